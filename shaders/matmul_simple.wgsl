@@ -1,0 +1,114 @@
+// Matrix product, the form that works everywhere: C = alpha * A * B (+ bias) (+ C).
+//
+//   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
+//
+// Any M, N, K, row stride and offset; nothing outside the matrices is read or written.
+//
+// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner stride:
+//   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
+//   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
+//   bias  f32[N], read only if flags bit 0 is set
+//   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
+//
+// Grid: x = ceil(N / 64), y = ceil(M / 8), z = batch. A workgroup is 32 invocations along the columns; each makes 8 rows
+// of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU driver.
+// A size that does not divide the tile repeats the last row or column and does not store it.
+
+struct Params {
+    m: u32, n: u32, k: u32, inner: u32,
+    lda: u32, ldb: u32, ldc: u32, flags: u32,
+    a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
+    a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
+    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
+}
+
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+const ADD_BIAS: u32 = 1u;
+const ACCUMULATE: u32 = 2u;
+
+// The first element of matrix z.
+fn matrix_start(z: u32, offset: u32, outer: u32, inner: u32) -> u32 {
+    return offset + (z / params.inner) * outer + (z % params.inner) * inner;
+}
+
+fn store(start: u32, row: u32, col: u32, product: f32) {
+    if (row >= params.m || col >= params.n) {
+        return;
+    }
+    let at = start + row * params.ldc + col;
+    var value = params.alpha * product;
+    if ((params.flags & ADD_BIAS) != 0u) {
+        value += bias[col];
+    }
+    if ((params.flags & ACCUMULATE) != 0u) {
+        value += c[at];
+    }
+    c[at] = value;
+}
+
+fn store_rows(start: u32, row: u32, col: u32, product: vec4<f32>) {
+    store(start, row, col, product.x);
+    store(start, row + 1u, col, product.y);
+    store(start, row + 2u, col, product.z);
+    store(start, row + 3u, col, product.w);
+}
+
+// All three layouts: A's element (m, k) is at m * a_m + k * a_k, B's element (k, n) at k * b_k + n * b_n.
+fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32) {
+    let a_start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
+    let b_start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
+    let c_start = matrix_start(group.z, params.c_offset, params.c_outer, params.c_inner);
+    let row = group.y * 8u;
+    let left_col = group.x * 64u + lane;
+    let right_col = left_col + 32u;
+
+    let last_row = vec4<u32>(params.m - 1u);
+    var a_top = a_start + min(row + vec4<u32>(0u, 1u, 2u, 3u), last_row) * a_m;
+    var a_low = a_start + min(row + vec4<u32>(4u, 5u, 6u, 7u), last_row) * a_m;
+    var b_left = b_start + min(left_col, params.n - 1u) * b_n;
+    var b_right = b_start + min(right_col, params.n - 1u) * b_n;
+
+    // Rows 0 to 3 and 4 to 7 of this invocation's two columns.
+    var top_left = vec4<f32>();
+    var low_left = vec4<f32>();
+    var top_right = vec4<f32>();
+    var low_right = vec4<f32>();
+    for (var k = 0u; k < params.k; k++) {
+        let top = vec4<f32>(a[a_top.x], a[a_top.y], a[a_top.z], a[a_top.w]);
+        let low = vec4<f32>(a[a_low.x], a[a_low.y], a[a_low.z], a[a_low.w]);
+        let left = vec4<f32>(b[b_left]);
+        let right = vec4<f32>(b[b_right]);
+        top_left = fma(top, left, top_left);
+        low_left = fma(low, left, low_left);
+        top_right = fma(top, right, top_right);
+        low_right = fma(low, right, low_right);
+        a_top += vec4<u32>(a_k);
+        a_low += vec4<u32>(a_k);
+        b_left += b_k;
+        b_right += b_k;
+    }
+    store_rows(c_start, row, left_col, top_left);
+    store_rows(c_start, row + 4u, left_col, low_left);
+    store_rows(c_start, row, right_col, top_right);
+    store_rows(c_start, row + 4u, right_col, low_right);
+}
+
+@compute @workgroup_size(32)
+fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    multiply(group, lane, params.lda, 1u, params.ldb, 1u);
+}
+
+@compute @workgroup_size(32)
+fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    multiply(group, lane, params.lda, 1u, 1u, params.ldb);
+}
+
+@compute @workgroup_size(32)
+fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    multiply(group, lane, 1u, params.lda, params.ldb, 1u);
+}

@@ -1,0 +1,147 @@
+//! Where gradients go: a table for leaves and intermediate values, the gradient arena for parameters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{GraphNode, Kind, node_of};
+use crate::error::{Error, Result};
+use crate::gpu::{Access, Gpu, Grid, Kernel, Params, params, wgsl};
+use crate::shape::DType;
+use crate::tensor::Tensor;
+
+/// The gradients of a backward pass that do not belong to parameters.
+#[derive(Default)]
+pub struct Gradients {
+    table: HashMap<*const GraphNode, (Arc<GraphNode>, Tensor)>,
+}
+
+impl Gradients {
+    /// The gradient of a leaf made by [`Tensor::requires_grad`]; `None` if the result did not depend on it.
+    pub fn get(&self, leaf: &Tensor) -> Option<&Tensor> {
+        let node = node_of(leaf)?;
+        self.table.get(&Arc::as_ptr(&node)).map(|(_, grad)| grad)
+    }
+
+    pub(super) fn put(&mut self, node: &Arc<GraphNode>, grad: Tensor) {
+        self.table.insert(Arc::as_ptr(node), (node.clone(), grad));
+    }
+
+    pub(super) fn take(&mut self, node: &Arc<GraphNode>) -> Option<Tensor> {
+        self.table.remove(&Arc::as_ptr(node)).map(|(_, grad)| grad)
+    }
+}
+
+/// Where a kernel writes a parent's gradient.
+pub struct Destination {
+    /// The memory, of the parent's shape.
+    pub tensor: Tensor,
+    /// Whether to add to what is there. If false the memory is uninitialised and every element must be written.
+    pub accumulate: bool,
+}
+
+impl Destination {
+    /// `accumulate` as the flag that kernels take.
+    pub fn flag(&self) -> u32 {
+        u32::from(self.accumulate)
+    }
+}
+
+/// The parents of an operation, as its backward rule sees them.
+pub struct ParentGradients<'a> {
+    gpu: &'a Gpu,
+    parents: &'a [Option<Arc<GraphNode>>],
+    grads: &'a mut Gradients,
+}
+
+impl<'a> ParentGradients<'a> {
+    pub(super) fn new(gpu: &'a Gpu, parents: &'a [Option<Arc<GraphNode>>], grads: &'a mut Gradients) -> Self {
+        ParentGradients { gpu, parents, grads }
+    }
+
+    fn parent(&self, i: usize) -> Option<&'a Arc<GraphNode>> {
+        self.parents.get(i)?.as_ref()
+    }
+
+    /// Whether the `i`-th parent is in the graph; if not, its gradient need not be computed.
+    pub fn wants(&self, i: usize) -> bool {
+        self.parent(i).is_some()
+    }
+
+    /// Where to write the gradient of the `i`-th parent, or `None` if nobody wants it. Fill it and drop it before asking
+    /// for the next: two parents may be the same tensor.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn destination(&mut self, i: usize) -> Result<Option<Destination>> {
+        let Some(node) = self.parent(i) else { return Ok(None) };
+        if let Kind::Parameter { grad, filled } = &node.kind {
+            let accumulate = filled.swap(true, Ordering::Relaxed);
+            return Ok(Some(Destination { tensor: grad.clone(), accumulate }));
+        }
+        let Some(existing) = self.grads.take(node) else {
+            let tensor = Tensor::empty(self.gpu, node.info.dtype, node.info.shape)?;
+            self.grads.put(node, tensor.clone());
+            return Ok(Some(Destination { tensor, accumulate: false }));
+        };
+        // Memory that is shared with another gradient must not be added to in place.
+        let tensor = if existing.buffer().is_sole() { existing } else { copy_of(&existing)? };
+        self.grads.put(node, tensor.clone());
+        Ok(Some(Destination { tensor, accumulate: true }))
+    }
+
+    /// Makes `grad` (part of) the gradient of the `i`-th parent without copying where it is the first. For operations
+    /// whose gradient is `dy` itself, or a view of it.
+    ///
+    /// # Errors
+    /// If the shape is not the parent's, or the device has no room.
+    pub fn give(&mut self, i: usize, grad: Tensor) -> Result<()> {
+        let Some(node) = self.parent(i) else { return Ok(()) };
+        if node.info != grad.info() {
+            let what = "a gradient differs from its value";
+            return Err(Error::Mismatch { op: "backward", what, lhs: node.info, rhs: grad.info() });
+        }
+        if matches!(node.kind, Kind::Parameter { .. }) || self.grads.table.contains_key(&Arc::as_ptr(node)) {
+            if let Some(to) = self.destination(i)? {
+                add_or_copy(&grad, &to)?;
+            }
+        } else {
+            self.grads.put(node, grad);
+        }
+        Ok(())
+    }
+}
+
+params!(AccumulateParams { n: u32 });
+
+static ACCUMULATE: Kernel = Kernel {
+    name: "accumulate",
+    sources: &[wgsl!("accumulate.wgsl"), wgsl!("lib/grid.wgsl")],
+    entry: "accumulate",
+    bindings: &[Access::Read, Access::Write],
+    params: AccumulateParams::FIELDS,
+};
+
+pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE];
+
+fn copy_of(tensor: &Tensor) -> Result<Tensor> {
+    let copy = tensor.empty_like()?;
+    tensor.gpu().copy(tensor.buffer(), copy.buffer());
+    Ok(copy)
+}
+
+fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
+    debug_assert_eq!(grad.dtype(), DType::F32);
+    let gpu = grad.gpu();
+    if !to.accumulate {
+        gpu.copy(grad.buffer(), to.tensor.buffer());
+        return Ok(());
+    }
+    let n = grad.numel();
+    gpu.dispatch(
+        &ACCUMULATE,
+        &AccumulateParams { n: n as u32 },
+        &[grad.buffer(), to.tensor.buffer()],
+        Grid::linear(n.div_ceil(4), 64),
+    )
+}

@@ -1,0 +1,180 @@
+//! Parameters: named tensors that training changes, side by side in arenas with their gradients.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{GraphNode, Kind, is_recording};
+use crate::error::{Error, Result};
+use crate::gpu::{Arena, BufferView, Gpu, Place};
+use crate::shape::DType;
+use crate::tensor::{Tensor, checked_shape};
+
+/// A tensor that training changes. Clones are the same parameter.
+#[derive(Clone)]
+pub struct Parameter(Arc<Inner>);
+
+struct Inner {
+    path: String,
+    value: Tensor,
+    grad: Tensor,
+    place: Place,
+    /// Whether `grad` holds a gradient; if not its memory is stale and the next backward overwrites it.
+    filled: Arc<AtomicBool>,
+    trainable: AtomicBool,
+}
+
+impl Parameter {
+    /// Its name, as in checkpoints: `blocks.0.attn.qkv.weight`.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// The value as a leaf of the graph, so that backward fills [`Parameter::grad`]; plain where it is frozen or inside
+    /// [`super::no_grad`].
+    pub fn tensor(&self) -> Tensor {
+        if !is_recording() || !self.is_trainable() {
+            return self.value();
+        }
+        let kind = Kind::Parameter { grad: self.0.grad.clone(), filled: self.0.filled.clone() };
+        self.value().with_node(GraphNode::new(self.0.value.info(), 0, kind))
+    }
+
+    /// The value outside any graph.
+    pub fn value(&self) -> Tensor {
+        self.0.value.clone()
+    }
+
+    /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none.
+    pub fn grad(&self) -> Option<Tensor> {
+        self.0.filled.load(Ordering::Relaxed).then(|| self.0.grad.clone())
+    }
+
+    /// Overwrites the value.
+    ///
+    /// # Errors
+    /// If the number of values differs.
+    pub fn set(&self, values: &[f32]) -> Result<()> {
+        if values.len() != self.0.value.numel() {
+            let what = format!("{} values do not fit {}", values.len(), self.0.value.info());
+            return Err(Error::Parameter { name: self.0.path.clone(), what });
+        }
+        self.0.value.gpu().upload(bytemuck::cast_slice(values), self.0.value.buffer())
+    }
+
+    /// Whether it takes part in training.
+    pub fn is_trainable(&self) -> bool {
+        self.0.trainable.load(Ordering::Relaxed)
+    }
+
+    /// Freezes (`false`) or thaws it. A frozen parameter has no gradient and no optimiser touches it.
+    pub fn set_trainable(&self, trainable: bool) {
+        self.0.trainable.store(trainable, Ordering::Relaxed);
+        if !trainable {
+            self.0.filled.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.0.place
+    }
+}
+
+/// All parameters of a model, in the order in which they were added.
+pub struct Parameters {
+    gpu: Gpu,
+    values: Arena,
+    grads: Arena,
+    list: Vec<Parameter>,
+    by_path: HashMap<String, usize>,
+}
+
+impl Parameters {
+    /// An empty collection on `gpu`.
+    pub fn new(gpu: &Gpu) -> Self {
+        let (values, grads) = (Arena::new(gpu), Arena::new(gpu));
+        Parameters { gpu: gpu.clone(), values, grads, list: Vec::new(), by_path: HashMap::new() }
+    }
+
+    /// Adds a parameter with its initial values.
+    ///
+    /// # Errors
+    /// If the path is taken, the number of values does not fit the shape, or the device has no room.
+    pub fn add(&mut self, path: impl Into<String>, shape: &[usize], values: &[f32]) -> Result<Parameter> {
+        let path = path.into();
+        if self.by_path.contains_key(&path) {
+            return Err(Error::Parameter { name: path, what: "the name is taken".to_owned() });
+        }
+        let shape = checked_shape("Parameters::add", shape)?;
+        let bytes = shape.numel() as u64 * DType::F32.size();
+        let (place, value) = self.values.take(bytes)?;
+        let (_, grad) = self.grads.take(bytes)?;
+        let tensor = |view| Tensor::from_view(&self.gpu, DType::F32, shape, view);
+        let parameter = Parameter(Arc::new(Inner {
+            path: path.clone(),
+            value: tensor(value),
+            grad: tensor(grad),
+            place,
+            filled: Arc::default(),
+            trainable: AtomicBool::new(true),
+        }));
+        parameter.set(values)?;
+        self.by_path.insert(path, self.list.len());
+        self.list.push(parameter.clone());
+        Ok(parameter)
+    }
+
+    /// The parameter of that path.
+    pub fn get(&self, path: &str) -> Option<&Parameter> {
+        self.by_path.get(path).map(|&i| &self.list[i])
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
+        self.list.iter()
+    }
+
+    /// How many parameters there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many numbers they hold together.
+    pub fn numel(&self) -> usize {
+        self.list.iter().map(|p| p.0.value.numel()).sum()
+    }
+
+    /// Forgets all gradients: the next backward pass overwrites instead of adding.
+    pub fn zero_grad(&self) {
+        self.list.iter().for_each(|p| p.0.filled.store(false, Ordering::Relaxed));
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Values and gradients, segment by segment, for optimisers.
+    pub(crate) fn segments(&self) -> Vec<(BufferView, BufferView)> {
+        self.values.segments().zip(self.grads.segments()).collect()
+    }
+
+    /// An arena of zeros of the same layout, for an optimiser's moments.
+    pub(crate) fn twin(&self) -> Result<Arena> {
+        self.values.twin()
+    }
+}
+
+impl<'a> IntoIterator for &'a Parameters {
+    type Item = &'a Parameter;
+    type IntoIter = std::slice::Iter<'a, Parameter>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -1,0 +1,87 @@
+//! Checkpoints: named f32 tensors and text, in safetensors files.
+//!
+//! Files are not trusted. A header is checked against the file's size before anything of its claims is believed, no more
+//! memory is asked for than the file's size warrants, and a file that is cut short, lies or contradicts itself is an
+//! [`Error::File`] that names the file, the byte and the fault. Writing replaces a file as a whole or
+//! not at all.
+//!
+//! [`match_parameters`] then says which of a model's parameters a checkpoint holds.
+//! Format: <https://huggingface.co/docs/safetensors>.
+
+mod matching;
+mod read;
+mod write;
+
+use std::collections::BTreeMap;
+
+pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
+pub use read::{read, read_bytes};
+pub use write::{to_bytes, write};
+
+use crate::error::{Error, Result};
+
+/// The key of the text entries in a safetensors header, which no tensor can have as its name.
+const METADATA_KEY: &str = "__metadata__";
+
+/// The longest header that the format allows, in bytes.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// How much of a name, or of a parser's complaint, a message repeats.
+const MAX_QUOTED: usize = 200;
+
+/// A tensor in host memory, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// The sizes, outermost first; of any rank, since files have them.
+    pub shape: Vec<usize>,
+    /// The values, as many as the product of the sizes.
+    pub data: Vec<f32>,
+}
+
+/// A tensor that was not read, because its elements are not f32, f16 or bf16.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedTensor {
+    /// The element type, as safetensors names it: "I64".
+    pub dtype: String,
+    /// The sizes.
+    pub shape: Vec<usize>,
+}
+
+/// What a checkpoint file holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// The tensors by name. f16 and bf16 are widened to f32, which is exact.
+    pub tensors: BTreeMap<String, HostTensor>,
+    /// The file's text entries.
+    pub metadata: BTreeMap<String, String>,
+    /// Tensors of other types, such as the step counters that other frameworks save beside the weights. They are an error
+    /// only where one is asked for.
+    pub skipped: BTreeMap<String, SkippedTensor>,
+}
+
+impl Checkpoint {
+    /// The tensor of that name.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if there is none, or it is of a type that is not read.
+    pub fn get(&self, name: &str) -> Result<&HostTensor> {
+        if let Some(tensor) = self.tensors.get(name) {
+            return Ok(tensor);
+        }
+        let what = match self.skipped.get(name) {
+            Some(skipped) => format!("is {}{:?} in the checkpoint, not f32, f16 or bf16", skipped.dtype, skipped.shape),
+            None => "is not in the checkpoint".to_owned(),
+        };
+        Err(Error::Parameter { name: name.to_owned(), what })
+    }
+}
+
+/// Text from a file, for a message: without control characters, and cut to a bearable length.
+fn quoted(text: &str) -> String {
+    let mut short: String =
+        text.chars().take(MAX_QUOTED).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(MAX_QUOTED).is_some() {
+        short.push('…');
+    }
+    short
+}

@@ -1,0 +1,154 @@
+//! Writing safetensors: the same bytes for the same content, and a file that is replaced whole or not at all.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use tempfile::NamedTempFile;
+
+use super::{HostTensor, MAX_HEADER, METADATA_KEY};
+use crate::error::{Error, Result};
+
+/// Values converted to bytes at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// Writes tensors, as f32, and text entries to a safetensors file.
+///
+/// The content goes to a temporary file beside it, which is synced and then renamed over `path`, so that `path` holds the
+/// old content or the new one, whatever stops the program or the machine. A killed process may leave the temporary file
+/// (`.name.*.tmp`). A symbolic link is replaced, not followed. The bytes depend on the arguments alone.
+///
+/// # Errors
+/// [`Error::Parameter`] if a tensor's shape and data disagree or its name is reserved, [`Error::File`] if `path` names no
+/// file or the names and texts exceed the format's 100 MB, [`Error::Io`] if the system refuses. The old file is then
+/// untouched.
+pub fn write(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, HostTensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let header = header(path, tensors, metadata)?;
+    let Some(name) = path.file_name() else {
+        return Err(Error::file(path, "is not the name of a file"));
+    };
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let io = |e| Error::io(path, e);
+
+    let temporary = temporary_file(folder, &name.to_string_lossy()).map_err(io)?;
+    let mut writer = BufWriter::new(temporary.as_file());
+    encode(&mut writer, &header, tensors).map_err(io)?;
+    writer.flush().map_err(io)?;
+    drop(writer);
+    // Without this, a crash after the rename could leave the new name with no content.
+    temporary.as_file().sync_all().map_err(io)?;
+    temporary.persist(path).map_err(|e| io(e.error))?;
+    sync_folder(folder).map_err(io)
+}
+
+/// The bytes that [`write()`] would put into a file.
+///
+/// # Errors
+/// As for [`write()`], but for the system's.
+pub fn to_bytes(tensors: &BTreeMap<String, HostTensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let memory = Path::new("checkpoint in memory");
+    let mut bytes = Vec::new();
+    encode(&mut bytes, &header(memory, tensors, metadata)?, tensors).map_err(|e| Error::io(memory, e))?;
+    Ok(bytes)
+}
+
+/// A new file in `folder` that disappears unless it is renamed, with the permissions of an ordinary one.
+fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
+    let prefix = format!(".{name}.");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Less what the process's umask takes away. The default would keep the file from everyone but its owner.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+/// Makes a rename in `folder` last. File systems that cannot sync a folder say so, which is no reason to fail.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::File::open(folder)?.sync_all() {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        result => result,
+    }
+}
+
+/// Elsewhere a folder cannot be opened to sync it.
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// A header entry, in the format's words.
+#[derive(Serialize)]
+struct Entry<'a> {
+    dtype: &'static str,
+    shape: &'a [usize],
+    data_offsets: (usize, usize),
+}
+
+/// The header's text, padded with spaces so that the data starts at a multiple of 8 bytes.
+fn header(path: &Path, tensors: &BTreeMap<String, HostTensor>, metadata: &BTreeMap<String, String>) -> Result<String> {
+    let mut fields = Vec::with_capacity(1 + tensors.len());
+    if !metadata.is_empty() {
+        fields.push(field(path, METADATA_KEY, metadata)?);
+    }
+    let mut offset = 0;
+    for (name, tensor) in tensors {
+        let end = offset + byte_size(name, tensor)?;
+        fields.push(field(path, name, &Entry { dtype: "F32", shape: &tensor.shape, data_offsets: (offset, end) })?);
+        offset = end;
+    }
+    let mut header = format!("{{{}}}", fields.join(","));
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    if header.len() as u64 > MAX_HEADER {
+        let what = format!("names and texts take {} bytes, the format allows at most {MAX_HEADER}", header.len());
+        return Err(Error::file(path, what));
+    }
+    Ok(header)
+}
+
+/// `"name":value` in JSON.
+fn field(path: &Path, name: &str, value: &impl Serialize) -> Result<String> {
+    let json = |e: serde_json::Error| Error::io(path, e.into());
+    let name = serde_json::to_string(name).map_err(json)?;
+    let value = serde_json::to_string(value).map_err(json)?;
+    Ok(format!("{name}:{value}"))
+}
+
+fn byte_size(name: &str, tensor: &HostTensor) -> Result<usize> {
+    let fault = |what: String| Error::Parameter { name: name.to_owned(), what };
+    if name == METADATA_KEY {
+        return Err(fault("is a reserved name in a checkpoint".to_owned()));
+    }
+    let numel = tensor.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+    if numel != Some(tensor.data.len()) {
+        return Err(fault(format!("has shape {:?} but {} values", tensor.shape, tensor.data.len())));
+    }
+    Ok(size_of_val(tensor.data.as_slice()))
+}
+
+fn encode(writer: &mut impl Write, header: &str, tensors: &BTreeMap<String, HostTensor>) -> io::Result<()> {
+    writer.write_all(&(header.len() as u64).to_le_bytes())?;
+    writer.write_all(header.as_bytes())?;
+    let mut bytes = [0; CHUNK * 4];
+    for values in tensors.values().flat_map(|tensor| tensor.data.chunks(CHUNK)) {
+        let part = &mut bytes[..values.len() * 4];
+        for (bytes, value) in part.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
+        }
+        writer.write_all(part)?;
+    }
+    Ok(())
+}

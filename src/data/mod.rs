@@ -1,0 +1,103 @@
+//! Data sets, photos, augmentation and the loader. Nothing here knows of a GPU: a batch is bytes, labels and the numbers
+//! of its samples.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `split` | [`Split`]: labelled samples, in memory or as photos on disk; dividing them by class |
+//! | `digits`, `cifar`, `folder` | the data sets: [`digits`], [`cifar10`] and [`cifar100`], [`image_folder`] |
+//! | `image` | [`Image`]: decoding photos, with limits |
+//! | `resize` | bicubic resizing, equal to Pillow's |
+//! | `transform` | [`Transform`]: from a picture to a sample `u8[3, S, S]` |
+//! | `loader` | [`Loader`]: samples to batches, on threads, ahead of time |
+//! | `random` | random numbers by key |
+//!
+//! Everything random depends on a seed and on what it is for, never on timing: equal settings give equal batches, on any
+//! number of threads, from any position.
+//!
+//! ```
+//! use wgrad::data::{Loader, LoaderOptions, Position, digits};
+//!
+//! let data = digits()?;
+//! let loader = Loader::new(&data.train, data.train_transform(32), LoaderOptions::training(64, 7))?;
+//! for batch in loader.batches_from(Position::default())?.take(3) {
+//!     let batch = batch?;
+//!     assert_eq!(batch.images.len(), 64 * 3 * 32 * 32);
+//!     assert_eq!(batch.labels.len(), 64);
+//! }
+//! # Ok::<(), wgrad::Error>(())
+//! ```
+
+mod cifar;
+mod digits;
+mod folder;
+mod image;
+mod loader;
+mod random;
+mod resize;
+mod split;
+mod transform;
+
+pub use cifar::{cifar10, cifar100};
+pub use digits::digits;
+pub use folder::{FolderOptions, image_folder};
+pub use image::{Image, MAX_PIXELS, MAX_SIDE};
+pub use loader::{Batch, Batches, Loader, LoaderOptions, Position, Skipped};
+pub use resize::Window;
+pub use split::Split;
+pub use transform::{Crop, Key, Padding, Transform};
+
+/// Labelled pictures in three splits, and how they are best shown to a model.
+#[derive(Clone, Debug)]
+pub struct DataSet {
+    /// What it is called in reports.
+    pub name: String,
+    /// The name of each class; a label is a place in this list.
+    pub class_names: Vec<String>,
+    /// What the model learns from.
+    pub train: Split,
+    /// What is measured during training: to choose settings and the best checkpoint.
+    pub validation: Split,
+    /// What is measured once, at the end. May be empty.
+    pub test: Split,
+    /// The pixels' mean and deviation, for a model trained from scratch. A pretrained one brings its own.
+    pub normalization: Normalization,
+    /// The crop in training.
+    pub train_crop: Crop,
+    /// The crop in evaluation.
+    pub eval_crop: Crop,
+    /// Whether a mirrored sample still belongs to its class.
+    pub flip: bool,
+}
+
+impl DataSet {
+    /// The transform for training a model whose input is `size` × `size`.
+    pub fn train_transform(&self, size: u32) -> Transform {
+        Transform { size, crop: self.train_crop, flip: self.flip }
+    }
+
+    /// The transform for evaluating a model whose input is `size` × `size`: nothing in it is random.
+    pub fn eval_transform(&self, size: u32) -> Transform {
+        Transform { size, crop: self.eval_crop, flip: false }
+    }
+}
+
+/// Mean and standard deviation of the red, green and blue values, on the scale 0..=1. A model sees
+/// (value / 255 − mean) / std.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalization {
+    /// The mean of each channel.
+    pub mean: [f32; 3],
+    /// The standard deviation of each channel.
+    pub std: [f32; 3],
+}
+
+impl Normalization {
+    /// ImageNet's, which most pretrained models were trained with.
+    pub const IMAGENET: Self = Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    /// From 0..=1 to −1..=1: the original Vision Transformers (timm's `augreg` checkpoints) and Inception.
+    pub const INCEPTION: Self = Normalization { mean: [0.5; 3], std: [0.5; 3] };
+    /// CIFAR-10's training set.
+    pub const CIFAR: Self = Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
+    /// The embedded digits' training split.
+    pub const DIGITS: Self = Normalization { mean: [0.3053; 3], std: [0.3760; 3] };
+}

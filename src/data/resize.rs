@@ -1,0 +1,171 @@
+//! Bicubic resizing, bit for bit as Pillow's `Image.resize(size, BICUBIC)`: what timm and torchvision feed their models.
+//!
+//! Along one axis, output pixel *i* of a window that starts at `start` and is `length` long has its centre at
+//! c = start + (i + 1/2)·s in the source, s = length / size. It is the weighted mean of the source pixels that lie within
+//! 2·max(s, 1) of c, with Keys' cubic kernel (a = −1/2) stretched by max(s, 1): that stretching is the antialiasing.
+//! Columns are resized first, rows second; in between, values are rounded to 8 bits.
+
+use super::image::{Image, check_side};
+use crate::error::{Error, Result};
+
+/// Weights are integers in units of 2⁻²². A sum of weights is 1 and the sum of their magnitudes below 2, so that a
+/// weighted sum of bytes stays below 2³¹.
+const WEIGHT_BITS: u32 = 22;
+
+/// A rectangle in a source picture, in pixels that need not be whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// Distance from the left edge.
+    pub left: f64,
+    /// Distance from the top edge.
+    pub top: f64,
+    /// Width.
+    pub width: f64,
+    /// Height.
+    pub height: f64,
+}
+
+impl Image<'_> {
+    /// The whole picture, resized to `width` × `height`. The aspect ratio is not kept.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0 or above [`super::MAX_SIDE`].
+    pub fn resize(&self, width: u32, height: u32) -> Result<Image<'static>> {
+        let all = Window { left: 0.0, top: 0.0, width: f64::from(self.width()), height: f64::from(self.height()) };
+        self.resize_window(all, width, height)
+    }
+
+    /// A window of the picture, resized to `width` × `height`. Pixels around the window take part where the kernel
+    /// reaches them, so this equals resizing the whole picture and then cropping, at the cost of the crop alone.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0 or above [`super::MAX_SIDE`], or the window is empty or leaves the picture.
+    pub fn resize_window(&self, window: Window, width: u32, height: u32) -> Result<Image<'static>> {
+        check_side("data.resize", "width", width)?;
+        check_side("data.resize", "height", height)?;
+        let columns = Axis::new("window width", self.width(), window.left, window.width, width)?;
+        let rows = Axis::new("window height", self.height(), window.top, window.height, height)?;
+
+        // Only the source rows that the second pass reads.
+        let first = rows.spans.iter().map(|span| span.start).min().unwrap_or(0);
+        let end = rows.spans.iter().map(|span| span.start + span.count).max().unwrap_or(0);
+        let source_row = self.width() as usize * 3;
+        let row = width as usize * 3;
+        let mut narrow = vec![0; (end - first) * row];
+        let source_rows = self.pixels()[first * source_row..end * source_row].chunks_exact(source_row);
+        for (output, source) in narrow.chunks_exact_mut(row).zip(source_rows) {
+            resize_row(source, &columns, output);
+        }
+
+        let mut pixels = vec![0; height as usize * row];
+        let mut sums = vec![0i32; row];
+        for (output, span) in pixels.chunks_exact_mut(row).zip(&rows.spans) {
+            let start = (span.start - first) * row;
+            mix_rows(&narrow[start..start + span.count * row], rows.weights(span), &mut sums, output);
+        }
+        Image::new(width, height, pixels)
+    }
+}
+
+/// One row: `u8[W, 3]` to `u8[width, 3]`.
+fn resize_row(source: &[u8], columns: &Axis, output: &mut [u8]) {
+    for (pixel, span) in output.chunks_exact_mut(3).zip(&columns.spans) {
+        let taps = source[span.start * 3..(span.start + span.count) * 3].chunks_exact(3);
+        let mut sums = [HALF; 3];
+        for (tap, &weight) in taps.zip(columns.weights(span)) {
+            for (sum, &value) in sums.iter_mut().zip(tap) {
+                *sum += weight * i32::from(value);
+            }
+        }
+        for (value, sum) in pixel.iter_mut().zip(sums) {
+            *value = to_byte(sum);
+        }
+    }
+}
+
+/// Rows: the weighted sum of as many rows as there are weights, each as long as `output`.
+fn mix_rows(source: &[u8], weights: &[i32], sums: &mut [i32], output: &mut [u8]) {
+    sums.fill(HALF);
+    for (row, &weight) in source.chunks_exact(sums.len()).zip(weights) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum += weight * i32::from(value);
+        }
+    }
+    for (value, &sum) in output.iter_mut().zip(&*sums) {
+        *value = to_byte(sum);
+    }
+}
+
+/// Makes the shift in [`to_byte`] round to nearest.
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
+
+/// A weighted sum as a byte: the cubic kernel overshoots at edges, what leaves 0..=255 is cut off.
+fn to_byte(sum: i32) -> u8 {
+    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
+}
+
+/// The source pixels `start..start + count` that make one output pixel.
+struct Span {
+    start: usize,
+    count: usize,
+    /// Where its weights start in [`Axis::weights`].
+    weights: usize,
+}
+
+/// How one axis is resized: a span and its weights for each output pixel.
+struct Axis {
+    spans: Vec<Span>,
+    weights: Vec<i32>,
+}
+
+impl Axis {
+    fn new(name: &'static str, source: u32, start: f64, length: f64, size: u32) -> Result<Self> {
+        let source_length = f64::from(source);
+        // A window computed from a ratio may stick out by rounding errors; NaN fails every comparison.
+        if !(start >= 0.0 && length > 0.0 && start + length <= source_length * (1.0 + 1e-9)) {
+            let expected = format!("a positive length inside the picture's {source} pixels");
+            return Err(Error::argument("data.resize", name, expected, format!("{length} from {start}")));
+        }
+        let scale = length / f64::from(size);
+        let stretch = scale.max(1.0);
+        let reach = 2.0 * stretch;
+        let shrink = 1.0 / stretch;
+        let mut axis = Axis { spans: Vec::with_capacity(size as usize), weights: Vec::new() };
+        let mut weights = Vec::new();
+        for index in 0..size {
+            let centre = start + (f64::from(index) + 0.5) * scale;
+            let first = (centre - reach + 0.5).max(0.0) as usize;
+            let end = (centre + reach + 0.5).min(source_length) as usize;
+            weights.clear();
+            weights.extend((first..end).map(|x| cubic((x as f64 - centre + 0.5) * shrink)));
+            axis.push(first, &weights);
+        }
+        Ok(axis)
+    }
+
+    /// Adds a span with its weights brought to sum 1 and to integers.
+    fn push(&mut self, start: usize, weights: &[f64]) {
+        let normalise = 1.0 / weights.iter().sum::<f64>();
+        self.spans.push(Span { start, count: weights.len(), weights: self.weights.len() });
+        let unit = f64::from(1u32 << WEIGHT_BITS);
+        self.weights.extend(weights.iter().map(|weight| (weight * normalise * unit).round() as i32));
+    }
+
+    fn weights(&self, span: &Span) -> &[i32] {
+        &self.weights[span.weights..span.weights + span.count]
+    }
+}
+
+/// Keys' cubic convolution kernel with a = −1/2 (R. G. Keys, "Cubic convolution interpolation for digital image
+/// processing", 1981).
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}

@@ -1,0 +1,152 @@
+//! Labelled samples: in memory, or photos on disk.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::image::{Image, check_side};
+use super::random::{Purpose, keyed, shuffle};
+use crate::error::{Error, Result};
+
+/// Labelled samples of one purpose: training, validation or test. Cloning one, or taking a part of one, copies no
+/// pixels.
+#[derive(Clone, Debug)]
+pub struct Split {
+    store: Arc<Store>,
+    /// u32[N]: where each sample lies in the store.
+    rows: Arc<[u32]>,
+    /// u32[N]: the class of each sample.
+    labels: Arc<[u32]>,
+}
+
+/// Where samples come from; splits of one data set share it.
+#[derive(Debug)]
+enum Store {
+    /// `u8[rows, height, width, 3]`.
+    Pixels { width: u32, height: u32, pixels: Vec<u8> },
+    /// One photo a row.
+    Files(Vec<PathBuf>),
+}
+
+impl Split {
+    /// Samples in memory, all of one size: `pixels` is `u8[N, height, width, 3]`, `labels` is `u32[N]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0 or too large, or the lengths do not fit together.
+    pub fn from_pixels(width: u32, height: u32, pixels: Vec<u8>, labels: Vec<u32>) -> Result<Self> {
+        check_side("data.split", "width", width)?;
+        check_side("data.split", "height", height)?;
+        let expected = labels.len() as u128 * u128::from(width) * u128::from(height) * 3;
+        if pixels.len() as u128 != expected {
+            let expected = format!("{expected} bytes for {} RGB samples of {width} x {height}", labels.len());
+            return Err(Error::argument("data.split", "pixels", expected, pixels.len()));
+        }
+        Self::new(Store::Pixels { width, height, pixels }, labels)
+    }
+
+    /// Photos on disk, decoded when they are needed, with a label for each.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there are not as many labels as files.
+    pub fn from_files(files: Vec<PathBuf>, labels: Vec<u32>) -> Result<Self> {
+        if files.len() != labels.len() {
+            let expected = format!("one for each of {} files", files.len());
+            return Err(Error::argument("data.split", "labels", expected, labels.len()));
+        }
+        Self::new(Store::Files(files), labels)
+    }
+
+    fn new(store: Store, labels: Vec<u32>) -> Result<Self> {
+        let count = u32::try_from(labels.len())
+            .map_err(|_| Error::argument("data.split", "samples", "fewer than 2^32", labels.len()))?;
+        Ok(Split { store: Arc::new(store), rows: (0..count).collect(), labels: labels.into() })
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The class of each sample, `u32[N]`.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// What a sample is called in messages: its file, or its number.
+    pub fn name(&self, sample: u32) -> String {
+        match (&*self.store, self.rows.get(sample as usize)) {
+            (Store::Files(files), Some(&row)) => files[row as usize].display().to_string(),
+            _ => format!("sample {sample}"),
+        }
+    }
+
+    /// A sample's picture: borrowed if it is in memory, decoded if it is a file.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such sample; what [`Image::open`] returns if it is a file.
+    pub fn image(&self, sample: u32) -> Result<Image<'_>> {
+        let row = *self.rows.get(sample as usize).ok_or_else(|| self.no_such(sample))? as usize;
+        match &*self.store {
+            Store::Files(files) => Image::open(&files[row]),
+            Store::Pixels { width, height, pixels } => {
+                let size = *width as usize * *height as usize * 3;
+                Image::new(*width, *height, Cow::Borrowed(&pixels[row * size..(row + 1) * size]))
+            }
+        }
+    }
+
+    /// The samples with these numbers, in this order. They are numbered anew from 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such sample.
+    pub fn subset(&self, samples: &[u32]) -> Result<Split> {
+        let pick = |&sample: &u32| {
+            let at = sample as usize;
+            let label = *self.labels.get(at).ok_or_else(|| self.no_such(sample))?;
+            Ok((self.rows[at], label))
+        };
+        let (rows, labels): (Vec<_>, Vec<_>) = samples.iter().map(pick).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Split { store: Arc::clone(&self.store), rows: rows.into(), labels: labels.into() })
+    }
+
+    /// Divides the samples into training, validation and test, class by class: of a class of n samples, validation gets
+    /// round(n · `validation`) and test round(n · `test`), drawn at random by `seed`; training gets the rest, which is
+    /// never nothing. Within each split, samples keep their order.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a share is negative or the two leave nothing for training.
+    pub fn divide(&self, validation: f64, test: f64, seed: u64) -> Result<[Split; 3]> {
+        if !(validation >= 0.0 && test >= 0.0 && validation + test < 1.0) {
+            let got = format!("{validation} and {test}");
+            return Err(Error::argument("data.split", "shares", "at least 0, with a sum below 1", got));
+        }
+        let mut by_class: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (sample, &label) in self.labels.iter().enumerate() {
+            by_class.entry(label).or_default().push(sample as u32);
+        }
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        for (label, mut samples) in by_class {
+            shuffle(&mut keyed(Purpose::Divide, seed, [u64::from(label), 0]), &mut samples);
+            let count = samples.len() as f64;
+            for (part, share) in [(1, validation), (2, test)] {
+                let wanted = (count * share).round() as usize;
+                // One stays: a class that is not trained on could never be recognised.
+                let kept = samples.len().saturating_sub(wanted).max(1);
+                parts[part].extend(samples.drain(kept..));
+            }
+            parts[0].extend(samples);
+        }
+        parts.iter_mut().for_each(|part| part.sort_unstable());
+        Ok([self.subset(&parts[0])?, self.subset(&parts[1])?, self.subset(&parts[2])?])
+    }
+
+    fn no_such(&self, sample: u32) -> Error {
+        Error::argument("data.split", "sample", format!("below {}", self.len()), sample)
+    }
+}

@@ -1,0 +1,174 @@
+//! The one error type of the crate.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::shape::{DType, Shape};
+
+/// What every fallible function of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A dtype with a shape, printed as `f32[8, 197, 768]`: what an error says about a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: Shape,
+}
+
+impl fmt::Display for TensorInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.dtype, self.shape)
+    }
+}
+
+/// Everything that can go wrong. Each variant names the operation with the shapes, the file with the offset, or the
+/// parameter, so that the message alone tells what to change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two tensors do not fit together.
+    #[error("{op}: {what}: lhs {lhs}, rhs {rhs}")]
+    Mismatch {
+        /// The operation, as named in [`crate::ops`].
+        op: &'static str,
+        /// What differs.
+        what: &'static str,
+        /// The first tensor.
+        lhs: TensorInfo,
+        /// The second tensor.
+        rhs: TensorInfo,
+    },
+    /// One tensor has a dtype or shape that the operation does not take.
+    #[error("{op}: {what}: got {got}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// What was expected.
+        what: &'static str,
+        /// The tensor that was given.
+        got: TensorInfo,
+    },
+    /// An argument or a setting is outside its range.
+    #[error("{op}: {name} must be {expected}, got {got}")]
+    Argument {
+        /// The operation, module or setting group.
+        op: &'static str,
+        /// The argument's name.
+        name: &'static str,
+        /// The range, in words.
+        expected: String,
+        /// The value, printed.
+        got: String,
+    },
+    /// A value on the device (a class label, a token index) was out of range; nothing was read or written for it.
+    #[error("{op}: {what} {value} is out of range, must be below {bound}")]
+    OutOfRange {
+        /// The operation whose kernel raised it.
+        op: &'static str,
+        /// What the value is: "label", "token index".
+        what: &'static str,
+        /// The offending value.
+        value: u32,
+        /// The exclusive upper bound.
+        bound: u32,
+    },
+    /// No adapter fits the request.
+    #[error("no GPU adapter {wanted}; available: {}", list(.available))]
+    NoAdapter {
+        /// The request in words.
+        wanted: String,
+        /// What the machine offers.
+        available: Vec<String>,
+    },
+    /// The adapter or device offers less than is needed.
+    #[error("{device}: limit {name} is {available}, but {needed} is needed{hint}")]
+    Limit {
+        /// The adapter's or device's name.
+        device: String,
+        /// wgpu's name of the limit.
+        name: &'static str,
+        /// What is needed.
+        needed: u64,
+        /// What there is.
+        available: u64,
+        /// A way out, or nothing. Starts with "; " if present.
+        hint: &'static str,
+    },
+    /// The driver refused or failed: out of memory, lost device, internal error.
+    #[error("{during}: {message}")]
+    Device {
+        /// What was being done.
+        during: &'static str,
+        /// The driver's words.
+        message: String,
+    },
+    /// A gradient was not finite: the update was skipped, weights are unchanged.
+    #[error("step {step}: the gradient of {parameter} is not finite; the weights were left unchanged")]
+    NonFinite {
+        /// The optimiser step, from 0.
+        step: u64,
+        /// The first bad parameter, by path.
+        parameter: String,
+    },
+    /// A parameter is missing, surplus, or does not fit the model.
+    #[error("parameter {name}: {what}")]
+    Parameter {
+        /// The parameter's path, timm's name.
+        name: String,
+        /// What is wrong, with the shapes.
+        what: String,
+    },
+    /// Backward was asked for where there is no graph.
+    #[error("{op}: {what}")]
+    Graph {
+        /// The call.
+        op: &'static str,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A file's content is wrong: truncated, lying about its size, of an unknown format.
+    #[error("{}{}: {what}", .path.display(), at(.offset))]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Byte offset where the trouble starts, if it has one.
+        offset: Option<u64>,
+        /// What is wrong.
+        what: String,
+    },
+    /// The operating system refused to read or write a file.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+fn at(offset: &Option<u64>) -> String {
+    offset.map_or_else(String::new, |o| format!(" at byte {o}"))
+}
+
+impl Error {
+    /// An [`Error::Argument`] with its value printed.
+    pub fn argument(op: &'static str, name: &'static str, expected: impl Into<String>, got: impl fmt::Display) -> Self {
+        Error::Argument { op, name, expected: expected.into(), got: got.to_string() }
+    }
+
+    /// An [`Error::File`] about `path`.
+    pub fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        Error::File { path: path.into(), offset: None, what: what.into() }
+    }
+
+    /// An [`Error::Io`] about `path`.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Error::Io { path: path.into(), source }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which adapter, with which limits and features.
+
+use super::Clock;
+use crate::error::{Error, Result};
+
+/// Which of several adapters to take when none is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Power {
+    /// The fastest: discrete before integrated.
+    #[default]
+    High,
+    /// The most frugal: integrated before discrete.
+    Low,
+}
+
+/// A particular adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdapterChoice {
+    /// By its place in [`crate::Gpu::adapters`].
+    Index(usize),
+    /// By a part of its name, upper or lower case.
+    Name(String),
+}
+
+impl std::str::FromStr for AdapterChoice {
+    type Err = std::convert::Infallible;
+
+    /// A number is an index, anything else a name.
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| AdapterChoice::Name(text.to_owned()), AdapterChoice::Index))
+    }
+}
+
+/// Which kind of kernel suits the device; see [`crate::ops`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KernelFamily {
+    /// One invocation works alone on its rows: CPU drivers, where workgroup memory and barriers are slow.
+    Lane,
+    /// A workgroup shares its work through workgroup memory: GPUs.
+    Workgroup,
+}
+
+/// How to open a [`crate::Gpu`].
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Preference among adapters when `adapter` is `None`.
+    pub power: Power,
+    /// A particular adapter, also a CPU driver.
+    pub adapter: Option<AdapterChoice>,
+    /// Ask only for wgpu's default limits, as a browser or a small device would give, though the adapter has more.
+    pub default_limits: bool,
+    /// Overrides the kernel family that the adapter suggests; for measurements and tests.
+    pub family: Option<KernelFamily>,
+}
+
+/// What is known of a device: a line for the user, and the facts by which kernels are chosen.
+#[derive(Clone, Debug)]
+pub struct AdapterInfo {
+    /// The adapter's name.
+    pub name: String,
+    /// Driver and its version, as the driver says.
+    pub driver: String,
+    /// Vulkan, Metal, Dx12, Gl or BrowserWebGpu.
+    pub backend: wgpu::Backend,
+    /// Discrete, integrated, virtual, CPU or other.
+    pub device_type: wgpu::DeviceType,
+}
+
+impl AdapterInfo {
+    pub(super) fn new(info: &wgpu::AdapterInfo) -> Self {
+        let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
+        AdapterInfo { name: info.name.clone(), driver, backend: info.backend, device_type: info.device_type }
+    }
+
+    /// Whether this is a driver that computes on the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Mesa's major version if the driver is Mesa's, such as 22 or 26.
+    pub fn mesa_version(&self) -> Option<u32> {
+        let rest = self.driver.split("Mesa ").nth(1)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+}
+
+impl std::fmt::Display for AdapterInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({:?}, {:?}", self.name, self.backend, self.device_type)?;
+        if !self.driver.is_empty() {
+            write!(f, ", {}", self.driver)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The default instance: every backend that is compiled in.
+pub(super) fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // Turns memory pressure into an error before the system starts to swap.
+    descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
+    wgpu::Instance::new(descriptor)
+}
+
+/// All adapters that can compute, best first for `power`.
+pub(super) async fn candidates(instance: &wgpu::Instance, power: Power) -> Vec<wgpu::Adapter> {
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
+    adapters.sort_by_key(|a| rank(&a.get_info(), power));
+    adapters
+}
+
+/// Smaller is better. A CPU driver comes last under either preference; OpenGL after the native backends.
+fn rank(info: &wgpu::AdapterInfo, power: Power) -> (u8, u8) {
+    let kind = match (info.device_type, power) {
+        (wgpu::DeviceType::DiscreteGpu, Power::High) | (wgpu::DeviceType::IntegratedGpu, Power::Low) => 0,
+        (wgpu::DeviceType::IntegratedGpu, Power::High) | (wgpu::DeviceType::DiscreteGpu, Power::Low) => 1,
+        (wgpu::DeviceType::VirtualGpu, _) => 2,
+        (wgpu::DeviceType::Other, _) => 3,
+        (wgpu::DeviceType::Cpu, _) => 4,
+    };
+    (kind, u8::from(info.backend == wgpu::Backend::Gl))
+}
+
+/// Picks the adapter that `options` ask for.
+pub(super) async fn choose(instance: &wgpu::Instance, options: &GpuOptions) -> Result<wgpu::Adapter> {
+    let mut adapters = candidates(instance, options.power).await;
+    let names: Vec<_> = adapters.iter().map(|a| AdapterInfo::new(&a.get_info()).to_string()).collect();
+    let (found, wanted) = match &options.adapter {
+        None => ((!adapters.is_empty()).then_some(0), "found; is a Vulkan, Metal or DX12 driver installed?".to_owned()),
+        Some(AdapterChoice::Index(i)) => ((*i < adapters.len()).then_some(*i), format!("has the number {i}")),
+        Some(AdapterChoice::Name(name)) => {
+            let lower = name.to_lowercase();
+            (names.iter().position(|n| n.to_lowercase().contains(&lower)), format!("is named {name:?}"))
+        }
+    };
+    let index = found.ok_or(Error::NoAdapter { wanted, available: names })?;
+    let adapter = adapters.swap_remove(index);
+    if options.adapter.is_none() && adapter.get_info().device_type == wgpu::DeviceType::Cpu {
+        log::warn!("no GPU found: using the CPU driver {}", AdapterInfo::new(&adapter.get_info()));
+    }
+    Ok(adapter)
+}
+
+/// Opens a device with the adapter's own limits, at least wgpu's defaults, and the features that some kernels can use.
+pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Result<(wgpu::Device, wgpu::Queue)> {
+    let clock = Clock::start();
+    let info = AdapterInfo::new(&adapter.get_info());
+    check_limits(&adapter.limits(), &info.name)?;
+    let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+    let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("wgrad"),
+        required_features: adapter.features() & useful,
+        required_limits,
+        ..Default::default()
+    };
+    let opened = adapter.request_device(&descriptor).await;
+    log::debug!("opened {info} in {:?}", clock.elapsed());
+    opened.map_err(|e| Error::Device { during: "opening the device", message: e.to_string() })
+}
+
+/// The limits that kernels rely on must be at least WebGPU's defaults.
+pub(super) fn check_limits(limits: &wgpu::Limits, device: &str) -> Result<()> {
+    let need = wgpu::Limits::default();
+    let pairs = [
+        (
+            "max_storage_buffers_per_shader_stage",
+            need.max_storage_buffers_per_shader_stage,
+            limits.max_storage_buffers_per_shader_stage,
+        ),
+        (
+            "max_compute_workgroup_storage_size",
+            need.max_compute_workgroup_storage_size,
+            limits.max_compute_workgroup_storage_size,
+        ),
+        (
+            "max_compute_invocations_per_workgroup",
+            need.max_compute_invocations_per_workgroup,
+            limits.max_compute_invocations_per_workgroup,
+        ),
+        ("max_compute_workgroup_size_x", need.max_compute_workgroup_size_x, limits.max_compute_workgroup_size_x),
+        (
+            "max_compute_workgroups_per_dimension",
+            need.max_compute_workgroups_per_dimension,
+            limits.max_compute_workgroups_per_dimension,
+        ),
+        ("max_bind_groups", need.max_bind_groups, limits.max_bind_groups),
+    ];
+    let sizes = [
+        (
+            "max_storage_buffer_binding_size",
+            need.max_storage_buffer_binding_size,
+            limits.max_storage_buffer_binding_size,
+        ),
+        ("max_buffer_size", need.max_buffer_size, limits.max_buffer_size),
+    ];
+    let all = pairs.into_iter().map(|(name, need, have)| (name, u64::from(need), u64::from(have))).chain(sizes);
+    for (name, needed, available) in all {
+        if available < needed {
+            return Err(Error::Limit { device: device.to_owned(), name, needed, available, hint: "" });
+        }
+    }
+    Ok(())
+}

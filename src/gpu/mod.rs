@@ -1,0 +1,495 @@
+//! The device layer, and the only place that talks to wgpu: adapters, memory, kernels, recorded commands, read-back.
+//!
+//! A [`Gpu`] is a cheap handle; clones share one device. Work is *recorded* by [`Gpu::dispatch`] and its kin, encoded
+//! and submitted a few dozen commands at a time, and never waited for until a [`Readback`] is asked for its bytes.
+//! Nothing here is global: several `Gpu`s, also on one adapter, do not know of each other.
+
+mod adapter;
+mod arena;
+mod fault;
+mod kernel;
+mod pool;
+mod profiler;
+mod readback;
+mod recorder;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use adapter::{AdapterChoice, AdapterInfo, GpuOptions, KernelFamily, Power};
+pub use kernel::{Access, Grid, Kernel, Params, Source, joined_source};
+pub use pool::MemoryUse;
+pub use profiler::ProfileRow;
+pub use readback::Readback;
+
+pub(crate) use arena::{Arena, Place};
+pub(crate) use fault::Fault;
+pub(crate) use kernel::{MAX_GROUPS, params, wgsl};
+
+use crate::error::{Error, Result};
+use kernel::{Clock, KernelCache, PARAMS_WINDOW};
+use pool::{Buffer, Pool, class_of};
+use profiler::Profiler;
+use recorder::{Command, RawView, Recorder};
+
+/// A device that computes. Clones are handles of the same device.
+#[derive(Clone, Debug)]
+pub struct Gpu(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: AdapterInfo,
+    limits: wgpu::Limits,
+    family: KernelFamily,
+    params_layout: wgpu::BindGroupLayout,
+    pool: Arc<Pool>,
+    state: Mutex<State>,
+    /// First error that the driver reported outside an error scope; filled only on devices that we opened.
+    error: Arc<Mutex<Option<String>>>,
+    /// The sticky flag of [`fault`].
+    faults: BufferView,
+}
+
+#[derive(Debug)]
+struct State {
+    recorder: Recorder,
+    kernels: KernelCache,
+    profiler: Option<Profiler>,
+}
+
+/// A range of device memory. It keeps the memory alive.
+#[derive(Clone, Debug)]
+pub struct BufferView {
+    buffer: Arc<Buffer>,
+    offset: u64,
+    size: u64,
+}
+
+impl BufferView {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Byte offset in [`BufferView::wgpu_buffer`].
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The wgpu buffer, for a host program's own passes. Its contents are what has been recorded so far once
+    /// [`Gpu::flush`] has been called.
+    pub fn wgpu_buffer(&self) -> &wgpu::Buffer {
+        &self.buffer.raw.buffer
+    }
+
+    /// Whether no other handle shares this memory.
+    pub(crate) fn is_sole(&self) -> bool {
+        Arc::strong_count(&self.buffer) == 1
+    }
+
+    fn raw(&self) -> RawView {
+        RawView { raw: self.buffer.raw.clone(), offset: self.offset, size: self.size }
+    }
+
+    /// A part of this range, from byte `offset`; offsets are multiples of 256.
+    fn part(&self, offset: u64, size: u64) -> BufferView {
+        BufferView { buffer: self.buffer.clone(), offset: self.offset + offset, size }
+    }
+}
+
+/// What has been done so far, for reports and benches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuStats {
+    /// Kernel dispatches recorded.
+    pub dispatches: u64,
+    /// Command buffers submitted.
+    pub submissions: u64,
+    /// Time spent compiling shaders and pipelines.
+    pub compile_time: Duration,
+}
+
+impl Gpu {
+    /// Opens the fastest adapter; a CPU driver only where there is nothing else, with a line in the log.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], [`Error::Limit`] where the adapter is below wgpu's default limits, [`Error::Device`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn new() -> Result<Self> {
+        Self::with_options(&GpuOptions::default())
+    }
+
+    /// [`Gpu::request`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Gpu::new`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn with_options(options: &GpuOptions) -> Result<Self> {
+        pollster::block_on(Self::request(options))
+    }
+
+    /// Opens the adapter that `options` ask for.
+    ///
+    /// # Errors
+    /// As [`Gpu::new`].
+    pub async fn request(options: &GpuOptions) -> Result<Self> {
+        let instance = adapter::instance();
+        let adapter = adapter::choose(&instance, options).await?;
+        let (device, queue) = adapter::open(&adapter, options).await?;
+        let info = AdapterInfo::new(&adapter.get_info());
+        let error = Arc::new(Mutex::new(None));
+        watch(&device, &error);
+        Self::assemble(device, queue, info, options.family, error)
+    }
+
+    /// Embeds the engine on a program's own device and queue. No callback is installed and nothing is asked of the
+    /// device: the program keeps reporting loss and errors, and supplies a new device after a loss.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the device was opened with less than wgpu's default compute limits.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Result<Self> {
+        let info = AdapterInfo::new(&adapter.map_or_else(|| device.adapter_info(), wgpu::Adapter::get_info));
+        adapter::check_limits(&device.limits(), &info.name)?;
+        Self::assemble(device, queue, info, None, Arc::default())
+    }
+
+    fn assemble(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        info: AdapterInfo,
+        family: Option<KernelFamily>,
+        error: Arc<Mutex<Option<String>>>,
+    ) -> Result<Self> {
+        let params_layout = kernel::params_layout(&device);
+        let recorder = Recorder::new(&device, &params_layout);
+        let pool = Arc::new(Pool::default());
+        let faults =
+            BufferView { buffer: Arc::new(pool.adopt(storage_buffer(&device, 256)?)), offset: 0, size: fault::SIZE };
+        let suggested = if info.is_cpu() { KernelFamily::Lane } else { KernelFamily::Workgroup };
+        Ok(Gpu(Arc::new(Inner {
+            limits: device.limits(),
+            state: Mutex::new(State { recorder, kernels: KernelCache::default(), profiler: None }),
+            family: family.unwrap_or(suggested),
+            device,
+            queue,
+            info,
+            params_layout,
+            pool,
+            error,
+            faults,
+        })))
+    }
+
+    /// The machine's adapters in the order of [`AdapterChoice::Index`], best first for `power`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn adapters(power: Power) -> Vec<AdapterInfo> {
+        let adapters = pollster::block_on(adapter::candidates(&adapter::instance(), power));
+        adapters.iter().map(|a| AdapterInfo::new(&a.get_info())).collect()
+    }
+
+    /// The adapter's name, driver and kind.
+    pub fn info(&self) -> &AdapterInfo {
+        &self.0.info
+    }
+
+    /// Which kind of kernel is used.
+    pub fn family(&self) -> KernelFamily {
+        self.0.family
+    }
+
+    /// The wgpu device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The wgpu queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// Device memory held by this `Gpu`.
+    pub fn memory(&self) -> MemoryUse {
+        self.0.pool.memory()
+    }
+
+    /// Starts a new measurement of peak memory.
+    pub fn reset_peak_memory(&self) {
+        self.0.pool.reset_peak();
+    }
+
+    /// Counters since the device was opened.
+    pub fn stats(&self) -> GpuStats {
+        let state = self.state();
+        GpuStats {
+            dispatches: state.recorder.dispatches,
+            submissions: state.recorder.submissions,
+            compile_time: state.kernels.compile_time(),
+        }
+    }
+
+    /// Whether two handles are of one device.
+    pub fn same(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in another thread while recording cannot leave a half-written command: lists grow by whole items.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- memory ----
+
+    /// Device memory of `size` bytes, contents undefined.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] above the device's binding size, [`Error::Device`] when memory is exhausted.
+    pub(crate) fn alloc(&self, size: u64) -> Result<BufferView> {
+        let limit = self.0.limits.max_storage_buffer_binding_size;
+        if size > limit {
+            return Err(Error::Limit {
+                device: self.0.info.name.clone(),
+                name: "max_storage_buffer_binding_size",
+                needed: size,
+                available: limit,
+                hint: "; a smaller batch or model makes smaller tensors",
+            });
+        }
+        // A class may exceed the limit that the size itself keeps.
+        let class = class_of(size).min(limit.max(size.next_multiple_of(16)));
+        let buffer = match self.0.pool.take(class) {
+            Some(buffer) => buffer,
+            None => self.0.pool.adopt(self.new_storage(class)?),
+        };
+        Ok(BufferView { buffer: Arc::new(buffer), offset: 0, size: size.next_multiple_of(16) })
+    }
+
+    /// A new buffer from the driver; when that fails, once more after the pool has let go of what it can.
+    fn new_storage(&self, size: u64) -> Result<wgpu::Buffer> {
+        storage_buffer(&self.0.device, size).or_else(|_| {
+            self.flush();
+            self.forget(&self.0.pool.trim());
+            storage_buffer(&self.0.device, size)
+        })
+    }
+
+    fn create_buffer(
+        &self,
+        label: &'static str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+        mapped: bool,
+    ) -> Result<wgpu::Buffer> {
+        create_buffer(&self.0.device, label, size, usage, mapped)
+    }
+
+    /// Copies `bytes` to the start of `to`, in order with the recorded commands.
+    pub(crate) fn upload(&self, bytes: &[u8], to: &BufferView) -> Result<()> {
+        let size = (bytes.len() as u64).next_multiple_of(4);
+        if size == 0 || size > to.size {
+            return Err(Error::argument("upload", "bytes", format!("1 to {}", to.size), bytes.len()));
+        }
+        let staging = self.create_buffer("upload", size, wgpu::BufferUsages::COPY_SRC, true)?;
+        let mapped = staging.get_mapped_range_mut(..);
+        let mut mapped = mapped.map_err(|e| Error::Device { during: "upload", message: e.to_string() })?;
+        mapped.slice(..bytes.len()).copy_from_slice(bytes);
+        drop(mapped);
+        staging.unmap();
+        self.record(Command::Upload { staging, to: to.raw(), size });
+        Ok(())
+    }
+
+    /// Copies the whole of `from` to `to`.
+    pub(crate) fn copy(&self, from: &BufferView, to: &BufferView) {
+        self.record(Command::Copy { from: from.raw(), to: to.raw() });
+    }
+
+    /// Sets every byte of `to` to zero.
+    pub(crate) fn clear(&self, to: &BufferView) {
+        self.record(Command::Clear { to: to.raw() });
+    }
+
+    // ---- commands ----
+
+    /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a grid above the device's limit; [`Error::Device`] if the kernel does not compile.
+    pub(crate) fn dispatch<P: Params>(
+        &self,
+        kernel: &'static Kernel,
+        params: &P,
+        buffers: &[&BufferView],
+        grid: Grid,
+    ) -> Result<()> {
+        let bytes = bytemuck::bytes_of(params);
+        debug_assert!(P::FIELDS == kernel.params && bytes.len() as u64 <= PARAMS_WINDOW, "{}", kernel.name);
+        debug_assert_eq!(buffers.len(), kernel.bindings.len(), "{}", kernel.name);
+        self.check_grid(kernel.name, grid)?;
+        let mut state = self.state();
+        let pipeline = match state.kernels.get(kernel) {
+            Some(pipeline) => pipeline,
+            None => state.kernels.compile(&self.0.device, &self.0.params_layout, kernel)?,
+        };
+        let params = state.recorder.push_params(bytes);
+        let command = Command::Dispatch {
+            pipeline,
+            bindings: kernel.bindings,
+            buffers: buffers.iter().map(|view| view.raw()).collect(),
+            params,
+            groups: grid.groups,
+        };
+        self.push(&mut state, command, grid.flops);
+        Ok(())
+    }
+
+    fn check_grid(&self, _kernel: &'static str, grid: Grid) -> Result<()> {
+        let limit = self.0.limits.max_compute_workgroups_per_dimension;
+        let most = grid.groups.into_iter().max().unwrap_or(0);
+        if most > limit {
+            return Err(Error::Limit {
+                device: self.0.info.name.clone(),
+                name: "max_compute_workgroups_per_dimension",
+                needed: u64::from(most),
+                available: u64::from(limit),
+                hint: "; a smaller batch makes smaller grids",
+            });
+        }
+        Ok(())
+    }
+
+    fn record(&self, command: Command) {
+        self.push(&mut self.state(), command, 0);
+    }
+
+    fn push(&self, state: &mut State, command: Command, flops: u64) {
+        if state.recorder.push(command, flops) {
+            self.submit(state);
+        }
+    }
+
+    fn submit(&self, state: &mut State) -> Option<wgpu::SubmissionIndex> {
+        let State { recorder, profiler, .. } = state;
+        recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut())
+    }
+
+    /// Submits what has been recorded, without waiting. A host program calls this before its own pass reads a result.
+    pub fn flush(&self) -> Option<wgpu::SubmissionIndex> {
+        self.submit(&mut self.state())
+    }
+
+    /// Submits and waits until the device is idle.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost or has reported an error.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(&self) -> Result<()> {
+        self.flush();
+        let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
+        polled.map_err(|e| Error::Device { during: "waiting for the device", message: e.to_string() })?;
+        self.take_error()
+    }
+
+    /// Says that an optimiser step has ended: submits it, and lets go of memory that no recent step has used.
+    pub fn end_step(&self) {
+        self.flush();
+        self.forget(&self.0.pool.end_step());
+    }
+
+    /// Releases all memory that no live tensor holds.
+    pub fn trim(&self) {
+        self.flush();
+        self.forget(&self.0.pool.trim());
+    }
+
+    fn forget(&self, released: &[u64]) {
+        self.state().recorder.forget(released);
+    }
+
+    /// Asks for the contents of `views`, without waiting.
+    pub(crate) fn read(&self, views: &[&BufferView]) -> Result<Readback> {
+        Readback::start(self, views)
+    }
+
+    // ---- faults and errors ----
+
+    /// The flag that kernels raise for values out of range, as their `fault_flag` binding.
+    pub(crate) fn faults(&self) -> BufferView {
+        self.0.faults.clone()
+    }
+
+    fn clear_faults(&self) {
+        self.clear(&self.0.faults);
+    }
+
+    /// The first error that the driver has reported since the last call.
+    fn take_error(&self) -> Result<()> {
+        let taken = self.0.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.map_or(Ok(()), |message| Err(Error::Device { during: "computing", message }))
+    }
+
+    // ---- profile ----
+
+    /// Starts to time each kernel. Steps are slower while this is on.
+    pub fn start_profile(&self) {
+        self.flush();
+        self.state().profiler = Some(Profiler::new(&self.0.device, &self.0.queue));
+    }
+
+    /// Stops timing; the totals by kernel, most expensive first. Empty if profiling was off.
+    pub fn take_profile(&self) -> Vec<ProfileRow> {
+        self.flush();
+        self.state().profiler.take().map_or_else(Vec::new, |p| p.rows())
+    }
+}
+
+/// Keeps the first error of a device that is ours; wgpu's default is to panic.
+fn watch(device: &wgpu::Device, error: &Arc<Mutex<Option<String>>>) {
+    let keep = |slot: &Arc<Mutex<Option<String>>>, message: String| {
+        log::error!("{message}");
+        slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+    };
+    let slot = error.clone();
+    device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| keep(&slot, e.to_string())));
+    let slot = error.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            keep(&slot, format!("device lost ({reason:?}): {message}"));
+        }
+    });
+}
+
+/// What an error scope caught. Native backends know at once; in a browser the answer comes too late to act on.
+fn scope_error(scope: wgpu::ErrorScopeGuard) -> Option<String> {
+    #[cfg(not(target_arch = "wasm32"))]
+    return pollster::block_on(scope.pop()).map(|e| e.to_string());
+    #[cfg(target_arch = "wasm32")]
+    {
+        drop(scope);
+        None
+    }
+}
+
+fn storage_buffer(device: &wgpu::Device, size: u64) -> Result<wgpu::Buffer> {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    create_buffer(device, "tensor", size, usage, false)
+}
+
+fn create_buffer(
+    device: &wgpu::Device,
+    label: &'static str,
+    size: u64,
+    usage: wgpu::BufferUsages,
+    mapped_at_creation: bool,
+) -> Result<wgpu::Buffer> {
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let valid = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation });
+    // Scopes are a stack: the inner one is popped first.
+    match scope_error(valid).or_else(|| scope_error(memory)) {
+        None => Ok(buffer),
+        Some(message) => {
+            Err(Error::Device { during: "allocating device memory", message: format!("{size} bytes: {message}") })
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The buffer pool: memory that a step frees is what the next step uses.
+//!
+//! Sizes are rounded up to classes that waste at most an eighth. A buffer goes back to its class when its last handle
+//! drops, and may be handed out again at once, even while recorded commands still name it: commands run in the order
+//! in which they were recorded, so the earlier ones are done with it before the later ones begin.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A wgpu buffer with an identity that caches can use as a key.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) id: u64,
+    pub(crate) size: u64,
+}
+
+/// A handle to pooled device memory. Cloning an `Arc` of it shares the memory; the last drop gives it back.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    pub(crate) raw: Arc<Raw>,
+    home: Arc<Pool>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.home.give_back(self.raw.clone());
+    }
+}
+
+/// How much device memory is held, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Held by live tensors now.
+    pub live: u64,
+    /// Held by the pool in total, live and free.
+    pub allocated: u64,
+    /// The largest `live` so far.
+    pub peak_live: u64,
+    /// The largest `allocated` so far.
+    pub peak_allocated: u64,
+}
+
+#[derive(Debug, Default)]
+struct Free {
+    raw: Vec<(Arc<Raw>, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    classes: BTreeMap<u64, Free>,
+    memory: MemoryUse,
+    next_id: u64,
+    tick: u64,
+}
+
+/// The free lists of one [`crate::Gpu`].
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    state: Mutex<State>,
+}
+
+/// After this many ticks without use a free buffer is released to the driver.
+const IDLE_TICKS: u64 = 8;
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means that another thread panicked between two plain counters; the lists stay sound.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A free buffer of the class of `size` bytes, if there is one.
+    pub(crate) fn take(self: &Arc<Self>, size: u64) -> Option<Buffer> {
+        let mut state = self.lock();
+        let (raw, _) = state.classes.get_mut(&class_of(size))?.raw.pop()?;
+        state.now_live(raw.size);
+        Some(Buffer { raw, home: self.clone() })
+    }
+
+    /// Takes charge of a new wgpu buffer whose size is a class.
+    pub(crate) fn adopt(self: &Arc<Self>, buffer: wgpu::Buffer) -> Buffer {
+        let mut state = self.lock();
+        state.next_id += 1;
+        let raw = Arc::new(Raw { id: state.next_id, size: buffer.size(), buffer });
+        state.memory.allocated += raw.size;
+        state.memory.peak_allocated = state.memory.peak_allocated.max(state.memory.allocated);
+        state.now_live(raw.size);
+        Buffer { raw, home: self.clone() }
+    }
+
+    fn give_back(&self, raw: Arc<Raw>) {
+        let mut state = self.lock();
+        state.memory.live -= raw.size;
+        let tick = state.tick;
+        state.classes.entry(raw.size).or_default().raw.push((raw, tick));
+    }
+
+    pub(crate) fn memory(&self) -> MemoryUse {
+        self.lock().memory
+    }
+
+    pub(crate) fn reset_peak(&self) {
+        let mut state = self.lock();
+        state.memory.peak_live = state.memory.live;
+        state.memory.peak_allocated = state.memory.allocated;
+    }
+
+    /// Marks the end of a step and releases what no recent step has used; returns the ids of the released buffers.
+    pub(crate) fn end_step(&self) -> Vec<u64> {
+        let mut state = self.lock();
+        state.tick += 1;
+        let oldest = state.tick.saturating_sub(IDLE_TICKS);
+        state.release(|used| used < oldest)
+    }
+
+    /// Releases every free buffer; returns their ids.
+    pub(crate) fn trim(&self) -> Vec<u64> {
+        self.lock().release(|_| true)
+    }
+}
+
+impl State {
+    fn now_live(&mut self, size: u64) {
+        self.memory.live += size;
+        self.memory.peak_live = self.memory.peak_live.max(self.memory.live);
+    }
+
+    fn release(&mut self, idle: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut gone = Vec::new();
+        for free in self.classes.values_mut() {
+            free.raw.retain(|(raw, used)| {
+                let drop = idle(*used);
+                if drop {
+                    self.memory.allocated -= raw.size;
+                    gone.push(raw.id);
+                }
+                !drop
+            });
+        }
+        self.classes.retain(|_, free| !free.raw.is_empty());
+        gone
+    }
+}
+
+/// The smallest class that holds `size` bytes: eight classes an octave, at least 256 bytes.
+pub(crate) fn class_of(size: u64) -> u64 {
+    let size = size.max(256);
+    let step = (1u64 << size.ilog2()) / 8;
+    size.div_ceil(step) * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class_of;
+
+    #[test]
+    fn classes_hold_their_size_and_waste_at_most_an_eighth() {
+        for size in (1..5000).chain([65_537, 1 << 20, (1 << 27) - 3]) {
+            let class = class_of(size);
+            assert!(class >= size && class.is_multiple_of(4) && class_of(class) == class, "{size} -> {class}");
+            assert!(size < 256 || class - size <= size / 8, "{size} -> {class}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Commands as data: recorded by the ops, encoded and submitted here.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::kernel::{Access, PARAMS_WINDOW, Pipeline};
+use super::pool::Raw;
+use super::profiler::Profiler;
+
+/// A range of a buffer, as a command keeps it: without the pool handle, so that recording does not hold memory back.
+#[derive(Clone, Debug)]
+pub(crate) struct RawView {
+    pub(crate) raw: Arc<Raw>,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+/// One thing for the device to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Dispatch {
+        pipeline: Arc<Pipeline>,
+        bindings: &'static [Access],
+        buffers: Vec<RawView>,
+        /// Byte offset of the `Params` in this submission's ring.
+        params: u32,
+        groups: [u32; 3],
+    },
+    Copy {
+        from: RawView,
+        to: RawView,
+    },
+    Upload {
+        staging: wgpu::Buffer,
+        to: RawView,
+        size: u64,
+    },
+    Download {
+        from: RawView,
+        staging: wgpu::Buffer,
+        at: u64,
+    },
+    Clear {
+        to: RawView,
+    },
+}
+
+/// A submission is cut after this many commands, so that the device starts early, …
+const MAX_COMMANDS: usize = 96;
+/// … or after this much work: some systems kill a submission that runs for two seconds, and this is about a second on
+/// the slowest GPUs in laptops.
+const MAX_FLOPS: u64 = 200_000_000_000;
+
+type GroupKey = (&'static [Access], Vec<(u64, u64, u64)>);
+
+/// What has been recorded and not yet submitted, and the bind groups that commands share.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    commands: Vec<Command>,
+    params: Vec<u8>,
+    flops: u64,
+    ring: wgpu::Buffer,
+    ring_group: wgpu::BindGroup,
+    align: usize,
+    groups: HashMap<GroupKey, wgpu::BindGroup>,
+    pub(crate) dispatches: u64,
+    pub(crate) submissions: u64,
+    last: Option<wgpu::SubmissionIndex>,
+}
+
+impl Recorder {
+    pub(crate) fn new(device: &wgpu::Device, layout: &wgpu::BindGroupLayout) -> Self {
+        let align = device.limits().min_uniform_buffer_offset_alignment as usize;
+        let slot = (PARAMS_WINDOW as usize).next_multiple_of(align) as u64;
+        let ring = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params ring"),
+            size: slot * MAX_COMMANDS as u64 + PARAMS_WINDOW,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let window = wgpu::BufferBinding { buffer: &ring, offset: 0, size: wgpu::BufferSize::new(PARAMS_WINDOW) };
+        let ring_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("params ring"),
+            layout,
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) }],
+        });
+        Recorder {
+            commands: Vec::new(),
+            params: Vec::new(),
+            flops: 0,
+            ring,
+            ring_group,
+            align,
+            groups: HashMap::new(),
+            dispatches: 0,
+            submissions: 0,
+            last: None,
+        }
+    }
+
+    /// Puts a dispatch's `Params` into the ring and returns their offset.
+    pub(crate) fn push_params(&mut self, bytes: &[u8]) -> u32 {
+        let at = self.params.len();
+        self.params.extend_from_slice(bytes);
+        self.params.resize(self.params.len().next_multiple_of(self.align), 0);
+        at as u32
+    }
+
+    /// Appends a command; says whether the list should be submitted now.
+    pub(crate) fn push(&mut self, command: Command, flops: u64) -> bool {
+        self.dispatches += u64::from(matches!(command, Command::Dispatch { .. }));
+        self.commands.push(command);
+        self.flops += flops;
+        self.commands.len() >= MAX_COMMANDS || self.flops >= MAX_FLOPS
+    }
+
+    /// Forgets the bind groups of released buffers.
+    pub(crate) fn forget(&mut self, released: &[u64]) {
+        if !released.is_empty() {
+            let gone: HashSet<_> = released.iter().collect();
+            self.groups.retain(|(_, buffers), _| !buffers.iter().any(|(id, _, _)| gone.contains(id)));
+        }
+    }
+
+    /// Encodes and submits everything recorded, in order. Does not wait. Returns the newest submission.
+    pub(crate) fn submit(
+        &mut self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        profiler: Option<&mut Profiler>,
+    ) -> Option<wgpu::SubmissionIndex> {
+        if self.commands.is_empty() {
+            return self.last.clone();
+        }
+        if !self.params.is_empty() {
+            queue.write_buffer(&self.ring, 0, &self.params);
+        }
+        let commands = std::mem::take(&mut self.commands);
+        let submission = match profiler {
+            None => self.submit_all(device, queue, &commands),
+            Some(profiler) => self.submit_timed(device, queue, &commands, profiler),
+        };
+        self.submissions += 1;
+        self.params.clear();
+        self.flops = 0;
+        self.last = Some(submission);
+        self.last.clone()
+    }
+
+    /// The ordinary way: neighbouring dispatches share one compute pass.
+    fn submit_all(
+        &mut self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        commands: &[Command],
+    ) -> wgpu::SubmissionIndex {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
+            if is_dispatch(&run[0]) {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for command in run {
+                    self.encode_dispatch(device, &mut pass, command);
+                }
+            } else {
+                run.iter().for_each(|command| encode_transfer(&mut encoder, command));
+            }
+        }
+        queue.submit([encoder.finish()])
+    }
+
+    /// The profiler's way: a pass of its own for each dispatch, with timestamps around it where the device has them,
+    /// else a submission of its own that is waited for.
+    fn submit_timed(
+        &mut self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        commands: &[Command],
+        profiler: &mut Profiler,
+    ) -> wgpu::SubmissionIndex {
+        profiler.begin(device, commands.iter().filter(|c| is_dispatch(c)).count());
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut names = Vec::new();
+        for command in commands {
+            let Command::Dispatch { pipeline, .. } = command else {
+                encode_transfer(&mut encoder, command);
+                continue;
+            };
+            let descriptor = profiler.pass_descriptor(names.len());
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            self.encode_dispatch(device, &mut pass, command);
+            drop(pass);
+            names.push(pipeline.name);
+            if !profiler.has_timestamps() {
+                let full = std::mem::replace(&mut encoder, device.create_command_encoder(&Default::default()));
+                profiler.time_on_host(device, queue, full, pipeline.name);
+            }
+        }
+        profiler.finish(device, queue, encoder, &names)
+    }
+
+    fn encode_dispatch(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>, command: &Command) {
+        if let Command::Dispatch { pipeline, bindings, buffers, params, groups } = command {
+            let key: GroupKey = (bindings, buffers.iter().map(|b| (b.raw.id, b.offset, b.size)).collect());
+            let group = self.groups.entry(key).or_insert_with(|| bind_group(device, &pipeline.layout, buffers));
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, &*group, &[]);
+            pass.set_bind_group(1, &self.ring_group, &[*params]);
+            pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
+        }
+    }
+}
+
+fn is_dispatch(command: &Command) -> bool {
+    matches!(command, Command::Dispatch { .. })
+}
+
+fn bind_group(device: &wgpu::Device, layout: &wgpu::BindGroupLayout, buffers: &[RawView]) -> wgpu::BindGroup {
+    let entries: Vec<_> = buffers
+        .iter()
+        .enumerate()
+        .map(|(i, view)| wgpu::BindGroupEntry {
+            binding: i as u32,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &view.raw.buffer,
+                offset: view.offset,
+                size: wgpu::BufferSize::new(view.size),
+            }),
+        })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+}
+
+fn encode_transfer(encoder: &mut wgpu::CommandEncoder, command: &Command) {
+    match command {
+        Command::Copy { from, to } => {
+            encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, &to.raw.buffer, to.offset, from.size);
+        }
+        Command::Upload { staging, to, size } => {
+            encoder.copy_buffer_to_buffer(staging, 0, &to.raw.buffer, to.offset, *size);
+        }
+        Command::Download { from, staging, at } => {
+            encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, staging, *at, from.size);
+        }
+        Command::Clear { to } => encoder.clear_buffer(&to.raw.buffer, to.offset, Some(to.size)),
+        Command::Dispatch { .. } => {}
+    }
+}

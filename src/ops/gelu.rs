@@ -1,0 +1,83 @@
+//! GELU, the exact form: x·Φ(x), with Φ the normal distribution's cumulative function (Hendrycks and Gimpel, 2016).
+
+use super::{expect_f32, vec4_grid};
+use crate::autograd::{Backward, ParentGradients, record};
+use crate::error::Result;
+use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::tensor::Tensor;
+
+params!(GeluParams { n: u32, accumulate: u32 });
+
+static FORWARD: Kernel = Kernel {
+    name: "gelu.forward",
+    sources: &[wgsl!("gelu.wgsl"), wgsl!("lib/grid.wgsl")],
+    entry: "forward",
+    bindings: &[Access::Read, Access::Write],
+    params: GeluParams::FIELDS,
+};
+
+static BACKWARD: Kernel = Kernel {
+    name: "gelu.backward",
+    entry: "backward",
+    bindings: &[Access::Read, Access::Read, Access::Write],
+    ..FORWARD
+};
+
+pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
+
+/// GELU of every element, exact (with erf, as PyTorch's default): `f32[..]` to the same shape.
+///
+/// # Errors
+/// If `x` is not f32.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    expect_f32("gelu", x)?;
+    let y = x.empty_like()?;
+    let params = GeluParams { n: x.numel() as u32, accumulate: 0 };
+    x.gpu().dispatch(&FORWARD, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
+    Ok(record(y, &[x], || Rule { x: x.detach() }))
+}
+
+struct Rule {
+    x: Tensor,
+}
+
+impl Backward for Rule {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let Some(dx) = parents.destination(0)? else { return Ok(()) };
+        let n = self.x.numel();
+        let params = GeluParams { n: n as u32, accumulate: dx.flag() };
+        let buffers = [self.x.buffer(), dy.buffer(), dx.tensor.buffer()];
+        dy.gpu().dispatch(&BACKWARD, &params, &buffers, vec4_grid(n))
+    }
+}
+
+/// The same on the CPU, slowly.
+pub mod reference {
+    /// Φ(x) by the series Φ(x) = ½ + φ(x)·(x + x³/3 + x⁵/15 + …), which converges for every x.
+    fn normal_cdf(x: f64) -> f64 {
+        if x.abs() > 12.0 {
+            return if x > 0.0 { 1.0 } else { 0.0 };
+        }
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= x * x / (2 * n + 1) as f64;
+            sum += term;
+        }
+        0.5 + sum * normal_density(x)
+    }
+
+    fn normal_density(x: f64) -> f64 {
+        (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+    }
+
+    /// y = x·Φ(x).
+    pub fn forward(x: &[f32]) -> Vec<f32> {
+        x.iter().map(|&x| (f64::from(x) * normal_cdf(x.into())) as f32).collect()
+    }
+
+    /// dx = dy·(Φ(x) + x·φ(x)).
+    pub fn backward(x: &[f32], dy: &[f32]) -> Vec<f32> {
+        let slope = |x: f64| normal_cdf(x) + x * normal_density(x);
+        x.iter().zip(dy).map(|(&x, &dy)| (f64::from(dy) * slope(x.into())) as f32).collect()
+    }
+}

@@ -1,0 +1,215 @@
+//! Tensors: a dtype, a shape, a range of device memory, and perhaps a place in a gradient graph.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result, TensorInfo};
+use crate::gpu::{BufferView, Gpu, Readback};
+use crate::shape::{DType, Shape};
+
+/// A tensor's place in a gradient graph. Opaque here; [`crate::autograd`] knows what it is.
+pub trait Node: Any + wgpu::WasmNotSendSync {
+    /// For the one downcast in [`crate::autograd`].
+    fn as_any(self: Arc<Self>) -> AnyNode;
+}
+
+/// What [`Node::as_any`] returns.
+#[cfg(not(target_arch = "wasm32"))]
+pub type AnyNode = Arc<dyn Any + Send + Sync>;
+/// What [`Node::as_any`] returns.
+#[cfg(target_arch = "wasm32")]
+pub type AnyNode = Arc<dyn Any>;
+
+/// An array on the device, row-major with the last axis contiguous. Clones share memory; tensors are not written to
+/// once made, except parameters by their optimiser.
+#[derive(Clone)]
+pub struct Tensor {
+    gpu: Gpu,
+    info: TensorInfo,
+    view: BufferView,
+    node: Option<Arc<dyn Node>>,
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let graph = if self.node.is_some() { ", in a graph" } else { "" };
+        write!(f, "Tensor({}{graph})", self.info)
+    }
+}
+
+/// Host types that a tensor can be made of and read into.
+pub trait Element: bytemuck::Pod + private::Sealed {
+    /// The device's name for it.
+    const DTYPE: DType;
+}
+
+mod private {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for u32 {}
+    impl Sealed for u8 {}
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+}
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
+}
+
+impl Tensor {
+    /// Uploads `data` as a tensor of the given sizes.
+    ///
+    /// # Errors
+    /// If `shape` is not a valid shape of `data.len()` elements, or the device has no room.
+    pub fn from_slice<T: Element>(gpu: &Gpu, shape: &[usize], data: &[T]) -> Result<Self> {
+        let sized = checked_shape("Tensor::from_slice", shape)?;
+        if sized.numel() != data.len() {
+            let expected = format!("{} values for shape {shape:?}", sized.numel());
+            return Err(Error::argument("Tensor::from_slice", "data", expected, data.len()));
+        }
+        let tensor = Self::empty(gpu, T::DTYPE, sized)?;
+        gpu.upload(bytemuck::cast_slice(data), &tensor.view)?;
+        Ok(tensor)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// If `shape` is not valid or the device has no room.
+    pub fn zeros(gpu: &Gpu, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let tensor = Self::empty(gpu, dtype, checked_shape("Tensor::zeros", shape)?)?;
+        gpu.clear(&tensor.view);
+        Ok(tensor)
+    }
+
+    /// A tensor whose contents are yet to be written by a kernel.
+    pub(crate) fn empty(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
+        let view = gpu.alloc(shape.numel() as u64 * dtype.size())?;
+        Ok(Self::from_view(gpu, dtype, shape, view))
+    }
+
+    /// An unwritten tensor of the same dtype and shape.
+    pub(crate) fn empty_like(&self) -> Result<Self> {
+        Self::empty(&self.gpu, self.dtype(), self.shape())
+    }
+
+    pub(crate) fn from_view(gpu: &Gpu, dtype: DType, shape: Shape, view: BufferView) -> Self {
+        Tensor { gpu: gpu.clone(), info: TensorInfo { dtype, shape }, view, node: None }
+    }
+
+    /// The same memory under another shape of as many elements, outside any graph.
+    pub(crate) fn with_shape(&self, shape: Shape) -> Self {
+        debug_assert_eq!(shape.numel(), self.numel());
+        Self::from_view(&self.gpu, self.dtype(), shape, self.view.clone())
+    }
+
+    pub(crate) fn with_node(self, node: Arc<dyn Node>) -> Self {
+        Tensor { node: Some(node), ..self }
+    }
+
+    pub(crate) fn node(&self) -> Option<&Arc<dyn Node>> {
+        self.node.as_ref()
+    }
+
+    /// The same memory outside any graph: nothing flows back through it.
+    pub fn detach(&self) -> Self {
+        Tensor { node: None, ..self.clone() }
+    }
+
+    /// The device that holds it.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Element type and shape, as errors print them.
+    pub fn info(&self) -> TensorInfo {
+        self.info
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.info.dtype
+    }
+
+    /// Shape.
+    pub fn shape(&self) -> Shape {
+        self.info.shape
+    }
+
+    /// Sizes, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        self.info.shape.dims()
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.info.shape.numel()
+    }
+
+    /// The memory, for a host program's own passes (see [`BufferView::wgpu_buffer`]).
+    pub fn buffer(&self) -> &BufferView {
+        &self.view
+    }
+
+    /// Asks for the contents without waiting; the device goes on meanwhile. Decode with [`Tensor::decode`].
+    ///
+    /// # Errors
+    /// If the host has no room for the copy.
+    pub fn read_later(&self) -> Result<Readback> {
+        self.gpu.read(&[&self.view])
+    }
+
+    /// The values in bytes that a [`Readback`] returned for this tensor.
+    ///
+    /// # Errors
+    /// If the dtype is not `T`'s.
+    pub fn decode<T: Element>(&self, bytes: &[u8]) -> Result<Vec<T>> {
+        if T::DTYPE != self.dtype() {
+            return Err(Error::Shape { op: "Tensor::decode", what: "read as another dtype", got: self.info });
+        }
+        let used = (self.numel() * size_of::<T>()).min(bytes.len());
+        Ok(bytemuck::pod_collect_to_vec(&bytes[..used]))
+    }
+
+    /// Downloads the values.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if a kernel met a bad label or index since the last read, [`Error::Device`] if the device
+    /// has failed, or if the dtype is not `T`'s.
+    pub async fn read<T: Element>(&self) -> Result<Vec<T>> {
+        let bytes = self.read_later()?.bytes().await?;
+        self.decode(bytes.first().map_or(&[], Vec::as_slice))
+    }
+
+    /// [`Tensor::read`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        pollster::block_on(self.read())
+    }
+
+    /// The value of a tensor with one f32 element, blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`], or if there is more than one element.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn item(&self) -> Result<f32> {
+        match self.to_vec::<f32>()?.as_slice() {
+            [value] => Ok(*value),
+            _ => Err(Error::Shape { op: "Tensor::item", what: "needs exactly one element", got: self.info }),
+        }
+    }
+}
+
+/// A shape, or an error in the name of `op`.
+pub(crate) fn checked_shape(op: &'static str, dims: &[usize]) -> Result<Shape> {
+    let expected = "at most 4 sizes, none 0, with a product below 2^32";
+    Shape::new(dims).ok_or_else(|| Error::argument(op, "shape", expected, format!("{dims:?}")))
+}

@@ -1,0 +1,38 @@
+//! What several test modules share: devices, random data, comparisons that say what differs.
+
+use wgrad::gpu::{Gpu, GpuOptions, KernelFamily};
+
+/// A device with exactly wgpu's default limits. A machine without an adapter fails here: tests are not skipped.
+pub fn gpu() -> Gpu {
+    open(None)
+}
+
+/// One device for each kernel family.
+pub fn each_family() -> [Gpu; 2] {
+    [open(Some(KernelFamily::Lane)), open(Some(KernelFamily::Workgroup))]
+}
+
+fn open(family: Option<KernelFamily>) -> Gpu {
+    Gpu::with_options(&GpuOptions { default_limits: true, family, ..Default::default() }).expect("a GPU or CPU driver")
+}
+
+/// Repeatable values in −1..1.
+pub fn values(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(n).collect()
+}
+
+/// Fails unless every value is within `tolerance` of the largest reference value.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), reference.len(), "{what}: lengths");
+    let largest = reference.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    let bad = got.iter().zip(reference).position(|(g, r)| !((g - r).abs() <= tolerance * largest));
+    if let Some(i) = bad {
+        panic!("{what}: index {i} of {}: got {}, reference {} (largest {largest})", got.len(), got[i], reference[i]);
+    }
+}

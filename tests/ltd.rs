@@ -1,0 +1,406 @@
+//! Random-LTD without a GPU: schedules, draws, accounting.
+
+use proptest::prelude::*;
+use wgrad::Error;
+use wgrad::ltd::{LayerTokens, Layers, RandomLtd, SampleKey, Schedule, Stage, sample_kept, sample_kept_batch};
+
+/// The name of the argument that was refused.
+fn refused<T: std::fmt::Debug>(result: wgrad::Result<T>) -> &'static str {
+    match result {
+        Err(Error::Argument { name, .. }) => name,
+        other => panic!("expected a refused argument, got {other:?}"),
+    }
+}
+
+fn pairs(stages: &[Stage]) -> Vec<(u64, usize)> {
+    stages.iter().map(|stage| (stage.first_step, stage.kept)).collect()
+}
+
+// Schedules.
+
+/// First step of each length in DeepSpeed's CIFAR-10 recipe, from its published log.
+#[test]
+fn fixed_linear_follows_deepspeed_to_the_step() {
+    let schedule = Schedule::fixed_linear(32, 197, 3910, 8).unwrap();
+    let expected = [
+        (0, 32),
+        (190, 40),
+        (380, 48),
+        (569, 56),
+        (759, 64),
+        (948, 72),
+        (1138, 80),
+        (1328, 88),
+        (1517, 96),
+        (1707, 104),
+        (1896, 112),
+        (2086, 120),
+        (2275, 128),
+        (2465, 136),
+        (2655, 144),
+        (2844, 152),
+        (3034, 160),
+        (3223, 168),
+        (3413, 176),
+        (3602, 184),
+        (3792, 192),
+        (3982, 197),
+    ];
+    assert_eq!(pairs(&schedule.stages(5474, 197)), expected);
+    for window in expected.windows(2) {
+        let ((first, kept), (next, _)) = (window[0], window[1]);
+        assert!((first..next).all(|step| schedule.kept_length(step) == kept));
+    }
+    assert!((3982..6000).all(|step| schedule.kept_length(step) == 197));
+}
+
+#[test]
+fn fixed_linear_keeps_the_quirks() {
+    // The minimum is rounded down, so it is no floor.
+    assert_eq!(Schedule::fixed_linear(66, 197, 100, 8).unwrap().kept_length(0), 64);
+    // Starting at the maximum, it is never updated and never rounded.
+    assert_eq!(Schedule::fixed_linear(100, 100, 10, 8).unwrap().kept_length(0), 100);
+    // One step before it reaches the maximum it is still a multiple.
+    assert_eq!(Schedule::fixed_linear(32, 197, 3910, 8).unwrap().kept_length(3981), 192);
+    assert_eq!(Schedule::fixed_linear(32, 197, 3910, 8).unwrap().kept_length(u64::MAX), 197);
+}
+
+#[test]
+fn linear_reaches_its_end_at_its_last_step() {
+    let schedule = Schedule::linear(66, 197, 3910, 8).unwrap();
+    assert_eq!(schedule.kept_length(0), 66);
+    assert_eq!(schedule.kept_length(3909), 192);
+    assert_eq!(schedule.kept_length(3910), 197);
+    assert_eq!(schedule.kept_length(u64::MAX), 197);
+    let lengths: Vec<usize> = schedule.stages(10_000, 197).iter().map(|stage| stage.kept).collect();
+    assert_eq!(lengths, [66, 72, 80, 88, 96, 104, 112, 120, 128, 136, 144, 152, 160, 168, 176, 184, 192, 197]);
+}
+
+#[test]
+fn by_tokens_counts_raw_tokens() {
+    let schedule = Schedule::by_tokens(128, 512, 16, 1000, 300).unwrap();
+    // 300 tokens a step: 900 after three steps, 1,200 after four.
+    assert_eq!([0, 3, 4, 7, 8].map(|step| schedule.kept_length(step)), [128, 128, 144, 160, 160]);
+    assert_eq!(schedule.kept_length(u64::MAX), 512);
+}
+
+#[test]
+fn schedules_refuse_what_makes_no_sense() {
+    assert_eq!(refused(Schedule::constant(0)), "kept");
+    assert_eq!(refused(Schedule::linear(0, 8, 10, 1)), "start");
+    assert_eq!(refused(Schedule::linear(9, 8, 10, 1)), "end");
+    assert_eq!(refused(Schedule::linear(4, 8, 0, 1)), "steps");
+    assert_eq!(refused(Schedule::linear(4, 8, 10, 0)), "granularity");
+    assert_eq!(refused(Schedule::fixed_linear(0, 8, 10, 1)), "min_value");
+    assert_eq!(refused(Schedule::fixed_linear(9, 8, 10, 1)), "max_value");
+    assert_eq!(refused(Schedule::fixed_linear(4, 8, 0, 1)), "require_steps");
+    assert_eq!(refused(Schedule::fixed_linear(4, 8, 10, 0)), "seq_per_step");
+    assert_eq!(refused(Schedule::fixed_linear(7, 197, 10, 8)), "min_value");
+    assert_eq!(refused(Schedule::by_tokens(1, 2, 0, 1, 1)), "increment");
+    assert_eq!(refused(Schedule::by_tokens(1, 2, 1, 0, 1)), "tokens_per_increment");
+    assert_eq!(refused(Schedule::by_tokens(1, 2, 1, 1, 0)), "tokens_per_step");
+    let message = Schedule::linear(9, 8, 10, 1).unwrap_err().to_string();
+    assert_eq!(message, "schedule linear: end must be start (9) to 4294967295, got 8");
+}
+
+fn any_schedule() -> impl Strategy<Value = Schedule> {
+    let lengths = || (1usize..300, 0usize..300).prop_map(|(start, rise)| (start, start + rise));
+    prop_oneof![
+        (1usize..300).prop_map(|kept| Schedule::constant(kept).unwrap()),
+        (lengths(), 1u64..500, 1usize..40)
+            .prop_map(|((start, end), steps, by)| Schedule::linear(start, end, steps, by).unwrap()),
+        (lengths(), 1u64..500, 1usize..40)
+            .prop_filter_map("min_value below seq_per_step", |((min, max), steps, by)| {
+                Schedule::fixed_linear(min, max, steps, by).ok()
+            }),
+        (lengths(), 1usize..40, 1u64..5000, 1u64..5000).prop_map(|((start, end), by, per_increment, per_step)| {
+            Schedule::by_tokens(start, end, by, per_increment, per_step).unwrap()
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn stages_are_what_stepping_through_finds(schedule in any_schedule(), steps in 0u64..1000, tokens in 1usize..300) {
+        let mut expected: Vec<(u64, usize)> = Vec::new();
+        for step in 0..steps {
+            let kept = schedule.kept_length(step).min(tokens);
+            prop_assert!(kept > 0);
+            match expected.last() {
+                Some(&(_, last)) if last == kept => {}
+                last => {
+                    prop_assert!(last.is_none_or(|&(_, last)| last < kept), "the length fell");
+                    expected.push((step, kept));
+                }
+            }
+        }
+        prop_assert_eq!(pairs(&schedule.stages(steps, tokens)), expected);
+    }
+
+    #[test]
+    fn linear_is_exact(start in 1usize..300, rise in 0usize..300, steps in 1u64..500, by in 1usize..40) {
+        let end = start + rise;
+        let schedule = Schedule::linear(start, end, steps, by).unwrap();
+        prop_assert_eq!(schedule.kept_length(steps), end);
+        for step in 0..steps {
+            let kept = schedule.kept_length(step);
+            prop_assert!(kept == start || (kept > start && kept < end && kept.is_multiple_of(by)));
+        }
+    }
+}
+
+// Draws.
+
+const KEY: SampleKey = SampleKey { seed: 42, step: 7, block: 3, sample: 11 };
+
+/// These pin the format: a change to them breaks resuming of every run made before.
+#[test]
+fn draws_are_golden() {
+    let draw = |key: SampleKey, tokens, kept, prefix| sample_kept(&key, tokens, kept, prefix).unwrap();
+    let zero = SampleKey { seed: 0, step: 0, block: 0, sample: 0 };
+    let most = SampleKey { seed: u64::MAX, step: u64::MAX, block: u32::MAX, sample: u64::MAX - 1 };
+    assert_eq!(draw(zero, 16, 8, 0), [2, 3, 4, 5, 6, 8, 11, 12]);
+    assert_eq!(draw(KEY, 197, 12, 0), [15, 37, 70, 78, 101, 120, 146, 153, 174, 179, 192, 195]);
+    assert_eq!(draw(KEY, 197, 12, 1), [0, 16, 38, 71, 79, 102, 121, 147, 175, 180, 193, 196]);
+    assert_eq!(draw(most, 1000, 5, 0), [55, 336, 785, 796, 829]);
+}
+
+#[test]
+fn each_part_of_the_key_matters() {
+    let keys = [
+        KEY,
+        SampleKey { seed: 43, ..KEY },
+        SampleKey { step: 8, ..KEY },
+        SampleKey { block: 4, ..KEY },
+        SampleKey { sample: 12, ..KEY },
+        // The same numbers in other places.
+        SampleKey { seed: 7, step: 42, ..KEY },
+        SampleKey { block: 11, sample: 3, ..KEY },
+    ];
+    let draws: Vec<Vec<u32>> = keys.iter().map(|key| sample_kept(key, 197, 64, 0).unwrap()).collect();
+    for (i, draw) in draws.iter().enumerate() {
+        assert!(!draws[..i].contains(draw), "{:?} repeats an earlier draw", keys[i]);
+    }
+}
+
+#[test]
+fn micro_batches_draw_what_the_batch_draws() {
+    let first = SampleKey { sample: 0, ..KEY };
+    let whole = sample_kept_batch(&first, 8, 65, 20, 1).unwrap();
+    let mut parts = sample_kept_batch(&first, 4, 65, 20, 1).unwrap();
+    parts.extend(sample_kept_batch(&SampleKey { sample: 4, ..first }, 4, 65, 20, 1).unwrap());
+    assert_eq!(whole, parts);
+    assert_eq!(whole[20..40], sample_kept(&SampleKey { sample: 1, ..first }, 65, 20, 1).unwrap());
+}
+
+#[test]
+fn draws_refuse_what_makes_no_sense() {
+    assert_eq!(refused(sample_kept(&KEY, 10, 0, 0)), "kept");
+    assert_eq!(refused(sample_kept(&KEY, 10, 11, 0)), "kept");
+    assert_eq!(refused(sample_kept(&KEY, 0, 0, 0)), "kept");
+    assert_eq!(refused(sample_kept(&KEY, 10, 3, 4)), "keep_prefix");
+    assert_eq!(refused(sample_kept(&KEY, usize::MAX, 3, 0)), "tokens");
+    assert_eq!(refused(sample_kept_batch(&KEY, 0, 10, 3, 0)), "batch");
+    assert_eq!(refused(sample_kept_batch(&KEY, usize::MAX, 10, 3, 0)), "batch");
+    assert_eq!(refused(sample_kept_batch(&SampleKey { sample: u64::MAX, ..KEY }, 2, 10, 3, 0)), "batch");
+}
+
+proptest! {
+    #[test]
+    fn draws_are_ascending_distinct_and_in_range(
+        (tokens, kept, prefix) in (1usize..400)
+            .prop_flat_map(|tokens| (Just(tokens), 1..=tokens))
+            .prop_flat_map(|(tokens, kept)| (Just(tokens), Just(kept), 0..=kept)),
+        (seed, step, block, sample) in any::<(u64, u64, u32, u32)>(),
+    ) {
+        let key = SampleKey { seed, step, block, sample: u64::from(sample) };
+        let draw = sample_kept(&key, tokens, kept, prefix).unwrap();
+        prop_assert_eq!(draw.len(), kept);
+        prop_assert!(draw.windows(2).all(|pair| pair[0] < pair[1]));
+        prop_assert!(draw.iter().all(|&index| (index as usize) < tokens));
+        prop_assert!(draw.iter().take(prefix).copied().eq(0..prefix as u32));
+    }
+}
+
+/// Pearson's statistic of `counts` against one expected count. With k cells its mean is about k and its standard
+/// deviation about √(2k); the keys are fixed, so a bound of four deviations never fails by chance.
+fn chi_squared(counts: &[u32], expected: f64) -> f64 {
+    counts.iter().map(|&count| (f64::from(count) - expected).powi(2) / expected).sum()
+}
+
+#[test]
+fn every_position_is_kept_equally_often() {
+    let (tokens, kept, prefix, draws) = (65, 20, 1, 20_000);
+    let first = SampleKey { sample: 0, ..KEY };
+    let mut counts = vec![0; tokens];
+    for index in sample_kept_batch(&first, draws, tokens, kept, prefix).unwrap() {
+        counts[index as usize] += 1;
+    }
+    assert_eq!(counts[0], draws as u32, "the prefix is always kept");
+    let rest = &counts[prefix..];
+    let expected = draws as f64 * (kept - prefix) as f64 / rest.len() as f64;
+    let bound = rest.len() as f64 + 4.0 * (2.0 * rest.len() as f64).sqrt();
+    let found = chi_squared(rest, expected);
+    assert!(found < bound, "chi² {found}, bound {bound}");
+}
+
+/// All 35 ways to keep 3 of 7, over each part of the key in turn.
+#[test]
+fn every_set_is_drawn_equally_often() {
+    let draws = 70_000;
+    let key_by_part: [fn(u64) -> SampleKey; 4] = [
+        |i| SampleKey { seed: i, ..KEY },
+        |i| SampleKey { step: i, ..KEY },
+        |i| SampleKey { block: i as u32, ..KEY },
+        |i| SampleKey { sample: i, ..KEY },
+    ];
+    for key in key_by_part {
+        let mut counts = std::collections::BTreeMap::new();
+        for i in 0..draws {
+            *counts.entry(sample_kept(&key(i), 7, 3, 0).unwrap()).or_insert(0) += 1;
+        }
+        let counts: Vec<u32> = counts.into_values().collect();
+        assert_eq!(counts.len(), 35);
+        let found = chi_squared(&counts, draws as f64 / 35.0);
+        assert!(found < 35.0 + 4.0 * 70f64.sqrt(), "chi² {found}");
+    }
+}
+
+/// A position kept by two neighbouring keys must be a coincidence: R²/T positions on average.
+#[test]
+fn neighbouring_draws_are_independent() {
+    let (tokens, kept, pairs) = (197u32, 64u32, 4000u64);
+    let mut shared = [0u64; 4];
+    for i in 0..pairs {
+        let key = SampleKey { seed: 1, step: 2 * i, block: 2 * i as u32, sample: 2 * i };
+        let draw = |key| sample_kept(&key, tokens as usize, kept as usize, 0).unwrap();
+        let base = draw(key);
+        let neighbours = [
+            SampleKey { seed: 2, ..key },
+            SampleKey { step: key.step + 1, ..key },
+            SampleKey { block: key.block + 1, ..key },
+            SampleKey { sample: key.sample + 1, ..key },
+        ];
+        for (shared, neighbour) in shared.iter_mut().zip(neighbours) {
+            *shared += draw(neighbour).iter().filter(|index| base.binary_search(index).is_ok()).count() as u64;
+        }
+    }
+    // Hypergeometric: mean R²/T, variance R²(T−R)²/(T²(T−1)).
+    let (t, r) = (f64::from(tokens), f64::from(kept));
+    let deviation = (r * r * (t - r) * (t - r) / (t * t * (t - 1.0)) / pairs as f64).sqrt();
+    for shared in shared {
+        let mean = shared as f64 / pairs as f64;
+        assert!((mean - r * r / t).abs() < 4.0 * deviation, "{mean} shared, expected {}", r * r / t);
+    }
+}
+
+// Accounting: the sums that DeepSpeed's own counter gives for its published runs.
+
+fn consumed(layers: Layers, schedule: &Schedule, batch: u64, tokens: u64, steps: u64) -> LayerTokens {
+    let mut sum = LayerTokens::default();
+    for step in 0..steps {
+        sum += layers.layer_tokens(batch, schedule.kept_length(step) as u64, tokens);
+    }
+    sum
+}
+
+#[test]
+fn consumed_layer_tokens_match_published_runs() {
+    let base = Layers { total: 12, ltd: 10 };
+    let vit = consumed(base, &Schedule::fixed_linear(32, 197, 3910, 8).unwrap(), 32, 197, 5474);
+    assert_eq!(vit.consumed, 305_784_192);
+    let gpt = consumed(base, &Schedule::fixed_linear(256, 1024, 400, 8).unwrap(), 4, 1024, 524);
+    assert_eq!(gpt.consumed, 19_534_848);
+    let medium = Layers { total: 24, ltd: 22 };
+    let gpt = consumed(medium, &Schedule::fixed_linear(128, 1024, 400, 8).unwrap(), 4, 1024, 524);
+    assert_eq!(gpt.consumed, 35_567_104);
+}
+
+/// The paper's shares, to the digits it prints.
+#[test]
+fn saved_shares_match_the_papers() {
+    let steps = 14 * 5005; // ImageNet, 14 epochs of batch 256, 66 to 197 over 80%
+    let imagenet = Schedule::fixed_linear(66, 197, steps * 8 / 10, 1).unwrap();
+    let share = 1.0 - consumed(Layers { total: 12, ltd: 10 }, &imagenet, 256, 197, steps).saved_share();
+    assert!((share - 0.777).abs() < 5e-4, "{share}");
+
+    let bert = Schedule::by_tokens(128, 512, 16, 38_000_000_000, 1024 * 512).unwrap();
+    let saved = consumed(Layers { total: 24, ltd: 22 }, &bert, 1024, 512, 2_000_000).saved_share();
+    assert!((saved - 0.3114).abs() < 5e-5, "{saved}");
+
+    let gpt = Schedule::by_tokens(128, 2048, 16, 1_750_000_000, 512 * 2048).unwrap();
+    let saved = consumed(Layers { total: 24, ltd: 22 }, &gpt, 512, 2048, 300_000_000_000 / (512 * 2048)).saved_share();
+    assert!((saved - 0.303).abs() < 5e-4, "{saved}");
+}
+
+#[test]
+fn layer_averages_are_rounded_down() {
+    let layers = Layers { total: 12, ltd: 10 };
+    assert_eq!(layers.averaged_tokens(32, 197), (197 * 2 + 32 * 10) / 12);
+    assert_eq!(layers.averaged_tokens(500, 197), 197);
+    assert_eq!(Layers { total: 0, ltd: 0 }.averaged_tokens(1, 2), 0);
+    assert_eq!(LayerTokens::default().saved_share(), 0.0);
+    assert_eq!(layers.layer_tokens(u64::MAX, 32, 197).consumed, u64::MAX);
+}
+
+// The settings as a whole.
+
+fn settings() -> RandomLtd {
+    RandomLtd::new(12, Schedule::linear(32, 197, 100, 8).unwrap()).unwrap()
+}
+
+#[test]
+fn all_blocks_but_the_ends_drop_tokens_by_default() {
+    let ltd = settings();
+    assert_eq!(ltd.ltd_blocks(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(ltd.layers(), Layers { total: 12, ltd: 10 });
+    assert_eq!((ltd.keep_prefix_tokens(), ltd.seed(), ltd.total_blocks()), (0, 0, 12));
+    assert_eq!(settings().with_blocks(&[11, 0, 5]).unwrap().ltd_blocks(), [0, 5, 11]);
+}
+
+#[test]
+fn settings_refuse_what_makes_no_sense() {
+    let schedule = settings().schedule().clone();
+    assert_eq!(refused(RandomLtd::new(2, schedule)), "total_blocks");
+    assert_eq!(refused(settings().with_blocks(&[])), "blocks");
+    assert_eq!(refused(settings().with_blocks(&[1, 12])), "blocks");
+    assert_eq!(refused(settings().with_blocks(&[3, 1, 3])), "blocks");
+    assert_eq!(refused(settings().with_keep_prefix(33)), "keep_prefix_tokens");
+    assert!(settings().with_keep_prefix(32).is_ok());
+    assert!(settings().check_length(33).is_ok());
+    assert_eq!(refused(settings().check_length(32)), "schedule");
+}
+
+#[test]
+fn a_plan_draws_for_the_dropping_blocks_only() {
+    let ltd = settings().with_blocks(&[2, 4]).unwrap().with_keep_prefix(1).unwrap().with_seed(42);
+    let plan = ltd.plan(7, 197);
+    assert_eq!((plan.step(), plan.tokens(), plan.kept(), plan.is_full()), (7, 197, 40, false));
+    let drawn = plan.draw(8, 4).unwrap();
+    assert_eq!(drawn.len(), 12);
+    for (block, indices) in drawn.iter().enumerate() {
+        assert_eq!(indices.is_some(), [2, 4].contains(&block));
+        assert_eq!(*indices, plan.draw_block(block, 8, 4).unwrap());
+        if let Some(indices) = indices {
+            let first = SampleKey { seed: 42, step: 7, block: block as u32, sample: 8 };
+            assert_eq!(*indices, sample_kept_batch(&first, 4, 197, 40, 1).unwrap());
+        }
+    }
+    assert_ne!(drawn[2], drawn[4]);
+    assert_eq!(plan.draw_block(99, 8, 4).unwrap(), None);
+    assert_eq!(plan.layer_tokens(4).consumed, 4 * (40 * 2 + 197 * 10));
+    assert_eq!(refused(plan.draw(0, 0)), "batch");
+}
+
+#[test]
+fn at_full_length_it_is_the_plain_model() {
+    let ltd = settings().with_keep_prefix(32).unwrap();
+    // The schedule's end, and models shorter than the schedule's start or than the prefix.
+    for (step, tokens) in [(100, 197), (0, 32), (0, 20), (0, 0)] {
+        let plan = ltd.plan(step, tokens);
+        assert!(plan.is_full());
+        assert_eq!(plan.kept(), tokens);
+        assert!(plan.draw(0, 4).unwrap().iter().all(Option::is_none));
+        assert_eq!(plan.layer_tokens(4).saved_share(), 0.0);
+    }
+}
