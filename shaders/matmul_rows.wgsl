@@ -2,20 +2,23 @@
 //
 //   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
 //
-// Any M, N, K. Row strides, offsets and batch strides must be multiples of 4 elements, since everything is read and
-// written as vec4. If N is no multiple of 4, the columns of C from N up to the next multiple of 4 are written too, with
-// products of whatever B's padding holds there (nt: of B's last row); the host keeps those columns free.
+// Any M, N, K from 1 up. Row strides, offsets and batch strides must be multiples of 4 elements, since everything is
+// read and written as vec4. If N is no multiple of 4, the columns of C from N up to the next multiple of 4 are
+// written too, with products of whatever B's padding holds there (nt: of B's last row); the host keeps those columns
+// free. No other padding takes part: it may hold anything. The last vec4 of a matrix may end up to 3 elements past
+// it; buffers allow for that.
 //
-// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner stride:
+// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner
+// stride:
 //   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
 //   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
 //   bias  f32[N], read only if flags bit 0 is set
 //   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
 //
 // Grid: x = ceil(N / 16), y = ceil(M / 64) (ceil(M / 32) with `tall` = false), z = batch. A workgroup is 8 lanes, a
-// subgroup of a CPU driver; each lane makes rows 4 * lane to 4 * lane + 3, with `tall` also those 32 further down, of all
-// 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane load of A serves 16 columns.
-// A size that does not divide the tile repeats the last row or column and does not store it.
+// subgroup of a CPU driver; each lane makes rows 4 * lane to 4 * lane + 3, with `tall` also those 32 further down, of
+// all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane load of A serves 16 columns. A
+// size that does not divide the tile repeats the last row or column and does not store it.
 
 struct Params {
     m: u32, n: u32, k: u32, inner: u32,
@@ -50,12 +53,16 @@ fn row_starts(start: u32, row: u32, rows: u32, stride: u32) -> vec4<u32> {
 
 // One row of C: sum + x[0] * b[0] + x[1] * b[1] + x[2] * b[2] + x[3] * b[3].
 fn add_row(sum: vec4<f32>, x: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
-    return fma(vec4<f32>(x.w), b[3], fma(vec4<f32>(x.z), b[2], fma(vec4<f32>(x.y), b[1], fma(vec4<f32>(x.x), b[0], sum))));
+    let half = fma(vec4<f32>(x.y), b[1], fma(vec4<f32>(x.x), b[0], sum));
+    return fma(vec4<f32>(x.w), b[3], fma(vec4<f32>(x.z), b[2], half));
 }
 
-// A 4x4 block of C, four steps of K: sum[i] is a row of C, x[i] the same row of A, b[j] is row j of B's.
+// A 4x4 block of C, four steps of K: sum[i] is a row of C, x[i] the same row of A, b[j] is row k + j of B.
 fn add_product(sum: mat4x4<f32>, x: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(add_row(sum[0], x[0], b), add_row(sum[1], x[1], b), add_row(sum[2], x[2], b), add_row(sum[3], x[3], b));
+    return mat4x4<f32>(
+        add_row(sum[0], x[0], b), add_row(sum[1], x[1], b),
+        add_row(sum[2], x[2], b), add_row(sum[3], x[3], b),
+    );
 }
 
 // The same for one step of K: x holds four rows' elements, b four columns'.

@@ -2,17 +2,18 @@
 //
 //   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
 //
-// Any M, N, K, row stride and offset; nothing outside the matrices is read or written.
+// Any M, N, K from 1 up, any row stride and offset; nothing outside the matrices is read or written.
 //
-// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner stride:
+// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner
+// stride:
 //   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
 //   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
 //   bias  f32[N], read only if flags bit 0 is set
 //   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
 //
-// Grid: x = ceil(N / 64), y = ceil(M / 8), z = batch. A workgroup is 32 invocations along the columns; each makes 8 rows
-// of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU driver.
-// A size that does not divide the tile repeats the last row or column and does not store it.
+// Grid: x = ceil(N / 64), y = ceil(M / 8), z = batch. A workgroup is 32 invocations along the columns; each makes 8
+// rows of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU
+// driver. A size that does not divide the tile repeats the last row or column and does not store it.
 
 struct Params {
     m: u32, n: u32, k: u32, inner: u32,

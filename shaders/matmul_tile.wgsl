@@ -1,19 +1,23 @@
-// Matrix product for GPUs: C = alpha * A * B (+ bias) (+ C). Square tiles go through workgroup memory, 16 steps of K a time.
+// Matrix product for GPUs: C = alpha * A * B (+ bias) (+ C).
+// Square tiles go through workgroup memory, 16 steps of K at a time.
 //
 //   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
 //
-// Any M, N, K. Row strides, offsets and batch strides must be multiples of 4 elements, since everything is read and
-// written as vec4. If N is no multiple of 4, the columns of C from N up to the next multiple of 4 are written too, with
-// products of whatever B's padding holds there (nt: of B's last row); the host keeps those columns free.
+// Any M, N, K from 1 up. Row strides, offsets and batch strides must be multiples of 4 elements, since everything is
+// read and written as vec4. If N is no multiple of 4, the columns of C from N up to the next multiple of 4 are
+// written too, with products of whatever B's padding holds there (nt: of B's last row); the host keeps those columns
+// free. No other padding takes part: it may hold anything. The last vec4 of a matrix may end up to 3 elements past
+// it; buffers allow for that.
 //
-// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner stride:
+// Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner
+// stride:
 //   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
 //   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
 //   bias  f32[N], read only if flags bit 0 is set
 //   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
 //
-// Grid: x = ceil(N / tile), y = ceil(M / tile), z = batch. `tile` is 64 (128 invocations, each 8 rows of 4 columns, 8.5 KiB
-// of workgroup memory) or 32 (64 invocations, each 4 rows of 4 columns, 4.5 KiB: for products of few tiles).
+// Grid: x = ceil(N / tile), y = ceil(M / tile), z = batch. `tile` is 64 (128 invocations, each 8 rows of 4 columns,
+// 8.5 KiB of workgroup memory) or 32 (64 invocations, each 4 rows of 4 columns, 4.5 KiB: for products of few tiles).
 // A size that does not divide the tile repeats the last row or column and does not store it; past the end of K both
 // tiles hold zeros.
 
@@ -40,7 +44,8 @@ const STEPS = vec4<u32>(0u, 1u, 2u, 3u);
 
 // Steps of K held in workgroup memory.
 const DEPTH: u32 = 16u;
-// vec4s from one step of K to the next. One more than a row has, so that the transposed writes meet fewer bank conflicts.
+// vec4s from one step of K to the next. One more than a row has, so that the transposed writes meet fewer bank
+// conflicts.
 override row_stride: u32 = tile / 4u + 1u;
 
 // Step k of A's tile: `tile` rows of A as vec4s of four rows; of B's tile: `tile` columns as vec4s of four columns.
@@ -76,7 +81,8 @@ fn straight(block: mat4x4<f32>, k: u32) -> mat4x4<f32> {
     );
 }
 
-// Where the four rows of a block start in a matrix stored along K: `line` is the first row of A (nn, nt) or of B (nt).
+// Where the four rows of a block start in a matrix stored along K: `line` is the first row of A (nn, nt) or of B
+// (nt).
 fn along_k(start: u32, line: u32, lines: u32, stride: u32, k: u32) -> vec4<u32> {
     return start + min(line + STEPS, vec4<u32>(lines - 1u)) * (stride / 4u) + min(k, params.k - 1u) / 4u;
 }
@@ -143,7 +149,8 @@ fn add_outer(sum: ptr<function, mat4x4<f32>>, x: vec4<f32>, y: vec4<f32>) {
     (*sum)[3] = fma(vec4<f32>(x.w), y, (*sum)[3]);
 }
 
-// One step of K for both blocks; a and b are vec4 positions in the tiles. The second block exists in the 64 tile only.
+// One step of K for both blocks; a and b are vec4 positions in the tiles. The second block exists in the 64 tile
+// only.
 fn add_step(top: ptr<function, mat4x4<f32>>, low: ptr<function, mat4x4<f32>>, a_at: u32, b_at: u32) {
     let y = b_tile[b_at];
     add_outer(top, a_tile[a_at], y);
@@ -200,8 +207,8 @@ fn store(group: vec3<u32>, mine: Share, top: mat4x4<f32>, low: mat4x4<f32>) {
     }
 }
 
-// The three entry points differ in how a block is fetched only. Each fetches the next blocks while the present tiles are
-// multiplied; the last fetch, past the end of K, repeats the last step and is not used.
+// The three entry points differ in how a block is fetched only. Each fetches the next blocks while the present tiles
+// are multiplied; the last fetch, past the end of K, repeats the last step and is not used.
 
 fn fetch_nn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     if (mine.brings_a) {

@@ -1,12 +1,57 @@
-//! wgrad
+//! A portable GPU training engine: WGSL compute shaders through [wgpu], a small autodiff engine, and on top of them Vision
+//! Transformers finetuned with random-LTD (random and layerwise token dropping, Yao et al., 2022) on any Vulkan, Metal or
+//! DX12 GPU.
+//!
+//! The layers, each using only those above it in this list:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`error`], [`shape`] | one error enum; element types and shapes |
+//! | [`gpu`] | the device: memory, kernels, recorded commands, read-back |
+//! | [`tensor`] | a shape on a range of device memory |
+//! | [`autograd`] | graph, gradients, parameters |
+//! | [`ops`] | differentiable operations with their kernels |
+//! | [`nn`] | modules, and the ViT |
+//! | [`ltd`], [`optim`], `data`, `checkpoint` | random-LTD; optimisers; data sets; safetensors |
+//! | `train` | the training loop |
+//!
+//! `data`, `checkpoint` and `train` need files, threads and a clock, and come with the default feature `train`. The rest
+//! builds for the browser too.
+//!
+//! ```
+//! use wgrad::{Gpu, Tensor, ops};
+//!
+//! let gpu = Gpu::new()?;
+//! let x = Tensor::from_slice(&gpu, &[2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])?.requires_grad()?;
+//! let loss = ops::sum(&ops::mul(&x, &x)?)?;
+//! let grads = loss.backward()?;
+//! assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+//! # Ok::<(), wgrad::Error>(())
+//! ```
+
 pub mod autograd;
+#[cfg(feature = "train")]
+pub mod checkpoint;
+#[cfg(feature = "train")]
+pub mod data;
 pub mod error;
 pub mod gpu;
+pub mod ltd;
+pub mod nn;
 pub mod ops;
+pub mod optim;
 pub mod shape;
 pub mod tensor;
+#[cfg(feature = "train")]
+pub mod train;
 
 pub use error::{Error, Result};
 pub use gpu::Gpu;
+pub use shape::{DType, Shape};
 pub use tensor::Tensor;
 pub use wgpu;
+
+/// Every kernel of the crate, for tests and tools that compile them all.
+pub fn kernels() -> Vec<&'static gpu::Kernel> {
+    [ops::kernels(), optim::kernels()].concat()
+}

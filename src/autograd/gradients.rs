@@ -120,6 +120,7 @@ static ACCUMULATE: Kernel = Kernel {
     entry: "accumulate",
     bindings: &[Access::Read, Access::Write],
     params: AccumulateParams::FIELDS,
+    constants: &[],
 };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE];

@@ -9,12 +9,14 @@
 //! Format: <https://huggingface.co/docs/safetensors>.
 
 mod matching;
+mod model;
 mod read;
 mod write;
 
 use std::collections::BTreeMap;
 
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
+pub use model::{class_names, download, load_parameters, save_vit, vit_config};
 pub use read::{read, read_bytes};
 pub use write::{to_bytes, write};
 

@@ -19,7 +19,7 @@ const INK: u32 = 16;
 /// The optical digits of the UCI Machine Learning Repository as scikit-learn's `load_digits` has them: 1,797 images of
 /// 8 × 8 grey values in ten classes, scaled from 0..=16 to 0..=255 and repeated for the three channels.
 ///
-/// They are divided by class with a fixed seed, always alike: 1,258 for training, 179 for validation, 360 for test.
+/// They are divided by class with a fixed seed, always alike: 1,259 for training, 179 for validation, 359 for test.
 /// In training, images move by up to one pixel; mirrored digits are other signs, so they are not mirrored.
 ///
 /// # Errors

@@ -99,5 +99,5 @@ impl Normalization {
     /// CIFAR-10's training set.
     pub const CIFAR: Self = Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
     /// The embedded digits' training split.
-    pub const DIGITS: Self = Normalization { mean: [0.3053; 3], std: [0.3760; 3] };
+    pub const DIGITS: Self = Normalization { mean: [0.3048; 3], std: [0.3760; 3] };
 }

@@ -111,7 +111,8 @@ impl Split {
             let label = *self.labels.get(at).ok_or_else(|| self.no_such(sample))?;
             Ok((self.rows[at], label))
         };
-        let (rows, labels): (Vec<_>, Vec<_>) = samples.iter().map(pick).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let (rows, labels): (Vec<_>, Vec<_>) =
+            samples.iter().map(pick).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         Ok(Split { store: Arc::clone(&self.store), rows: rows.into(), labels: labels.into() })
     }
 

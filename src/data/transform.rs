@@ -1,10 +1,11 @@
 //! From a picture of any size to one training sample of `u8[3, S, S]`: resizing, cropping, mirroring.
 
+use rand_pcg::Pcg32;
+
 use super::image::Image;
 use super::random::{Purpose, below, keyed};
 use super::resize::Window;
 use crate::error::{Error, Result};
-use rand_pcg::Pcg32;
 
 /// What a sample's augmentation depends on, and nothing else: not the thread, not the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ pub enum Access {
 /// the order of `bindings`; its `Params` are the uniform `@group(1) @binding(0)`.
 #[derive(Debug)]
 pub struct Kernel {
-    /// Unique name, `file.entry`, for caches, profiles and labels.
+    /// Unique name, `file.entry` and what else tells variants apart, for caches, profiles and labels.
     pub name: &'static str,
     /// The kernel's file, then the libraries that it uses.
     pub sources: &'static [Source],
@@ -45,6 +45,8 @@ pub struct Kernel {
     pub bindings: &'static [Access],
     /// Fields of `Params` with their WGSL types, each four bytes.
     pub params: &'static [(&'static str, &'static str)],
+    /// Values of the file's `override`s that differ from their defaults.
+    pub constants: &'static [(&'static str, f64)],
 }
 
 /// A struct of four-byte fields that a kernel reads as its uniform `Params`; made by [`params!`].
@@ -151,8 +153,8 @@ impl KernelCache {
             entry_point: Some(kernel.entry),
             // Kernels write their workgroup memory before they read it.
             compilation_options: wgpu::PipelineCompilationOptions {
+                constants: kernel.constants,
                 zero_initialize_workgroup_memory: false,
-                ..Default::default()
             },
             cache: None,
         });

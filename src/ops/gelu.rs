@@ -14,6 +14,7 @@ static FORWARD: Kernel = Kernel {
     entry: "forward",
     bindings: &[Access::Read, Access::Write],
     params: GeluParams::FIELDS,
+    constants: &[],
 };
 
 static BACKWARD: Kernel = Kernel {

@@ -15,6 +15,7 @@ static FORWARD_LANE: Kernel = Kernel {
     entry: "forward_lane",
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
     params: LayerNormParams::FIELDS,
+    constants: &[],
 };
 
 static FORWARD_GROUP: Kernel = Kernel { name: "layernorm.forward_group", entry: "forward_group", ..FORWARD_LANE };

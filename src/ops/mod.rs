@@ -8,21 +8,81 @@
 //! Where a kernel has two forms, [`crate::gpu::KernelFamily`] picks one: CPU drivers run barriers and workgroup memory
 //! slowly, GPUs live by them.
 
+pub mod add;
+pub mod attention;
+pub mod column_sum;
+pub mod concat_tokens;
+mod copy_rows;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embed_tokens;
 pub mod gelu;
+mod gemm;
+mod item;
 pub mod layernorm;
+pub mod matmul;
+pub mod mean_tokens;
+pub mod mul;
+pub mod patchify;
+pub mod random;
+pub mod reshape;
+pub mod scale;
+pub mod slice_tokens;
+pub mod softmax;
+pub mod sum;
+pub mod token_gather;
+pub mod token_indices;
+mod token_rows;
+pub mod token_scatter;
 
+pub use add::add;
+pub use attention::{Mask, attention};
+pub use concat_tokens::concat_tokens;
+pub use cross_entropy::{CrossEntropy, count_correct, cross_entropy};
+pub use dropout::{drop_path, dropout};
+pub use embed_tokens::embed_tokens;
 pub use gelu::gelu;
 pub use layernorm::layernorm;
+pub use matmul::{linear, matmul, matmul_nt, matmul_tn};
+pub use mean_tokens::mean_tokens;
+pub use mul::mul;
+pub use patchify::{Normalize, patchify};
+pub use random::RandomKey;
+pub use reshape::reshape;
+pub use scale::scale;
+pub use slice_tokens::slice_tokens;
+pub use softmax::softmax;
+pub use sum::{mean, sum};
+pub use token_gather::token_gather;
+pub use token_indices::TokenIndices;
+pub use token_scatter::token_scatter;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Grid, Kernel};
 use crate::shape::{DType, Shape};
 use crate::tensor::Tensor;
 
-/// Every kernel of the crate, for tests that compile them all.
+/// Every kernel of this layer and the one below, for tests that compile them all.
 pub fn kernels() -> Vec<&'static Kernel> {
-    let modules = [crate::autograd::KERNELS, gelu::KERNELS, layernorm::KERNELS];
-    modules.concat()
+    let modules = [
+        crate::autograd::KERNELS,
+        add::KERNELS,
+        column_sum::KERNELS,
+        copy_rows::KERNELS,
+        dropout::KERNELS,
+        embed_tokens::KERNELS,
+        mean_tokens::KERNELS,
+        mul::KERNELS,
+        scale::KERNELS,
+        sum::KERNELS,
+        cross_entropy::KERNELS,
+        patchify::KERNELS,
+        softmax::KERNELS,
+        token_rows::KERNELS,
+        gelu::KERNELS,
+        layernorm::KERNELS,
+    ];
+    [modules.concat(), gemm::kernels()].concat()
 }
 
 /// Invocations a workgroup of the kernels that treat each element by itself.
@@ -55,4 +115,16 @@ fn expect_match(op: &'static str, lhs: &Tensor, rhs: &Tensor, ok: bool, what: &'
 /// A shape that follows from shapes already checked; an error where their product overflows.
 fn shape(op: &'static str, dims: &[usize]) -> Result<Shape> {
     crate::tensor::checked_shape(op, dims)
+}
+
+/// A copy of `x` outside any graph.
+fn copy_of(x: &Tensor) -> Result<Tensor> {
+    let copy = x.empty_like()?;
+    x.gpu().copy(x.buffer(), copy.buffer());
+    Ok(copy)
+}
+
+/// `x` itself, outside any graph, if no other handle shares its memory, else a copy: what may be written to in place.
+fn sole_or_copy(x: &Tensor) -> Result<Tensor> {
+    if x.buffer().is_sole() { Ok(x.detach()) } else { copy_of(x) }
 }

@@ -1,0 +1,91 @@
+//! Finetunes a pretrained Vision Transformer with random-LTD, on any GPU.
+//!
+//!     cargo run --release --example vit_finetune
+//!     cargo run --release --example vit_finetune -- --compare
+//!     cargo run --release --example vit_finetune -- --data folder --data-dir my_photos --epochs 10
+//!
+//! With no arguments: the embedded checkpoint on the embedded digits. Last lines: a table of test accuracy, wall time,
+//! layer tokens and memory, and the folder that holds checkpoints, curves and a report.
+
+mod args;
+mod curves;
+mod progress;
+mod report;
+mod run;
+mod setup;
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use wgrad::gpu::{Gpu, GpuOptions, Power};
+
+use args::Args;
+use report::Report;
+use run::RunKind;
+use setup::Setup;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if args.list_adapters {
+        for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
+            println!("{i}: {adapter}");
+        }
+        return Ok(());
+    }
+    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
+    println!("adapter: {}", gpu.info());
+    if gpu.info().is_cpu() && args.adapter.is_none() {
+        println!("no GPU was found: computing on the CPU driver");
+    }
+    let stop = stop_on_interrupt()?;
+    let setup = Setup::new(&args)?;
+    println!("{setup}");
+    let folder = setup.create_folder(&args)?;
+
+    let kinds = if args.compare { vec![RunKind::Main, RunKind::FullLength] } else { vec![RunKind::Main] };
+    if args.compare {
+        run::warm_up(&gpu, &args, &setup)?;
+    }
+    let mut report = Report::new(gpu.info().to_string(), &args);
+    let mut history = report::History::create(&folder)?;
+    for kind in kinds {
+        let result = run::run(&gpu, &args, &setup, kind, &folder, &mut history, &stop);
+        // What has been measured so far is written also where a run fails.
+        history.flush()?;
+        curves::draw(&folder.join("curves.png"), &history)?;
+        report.runs.push(result?);
+        report.write(&folder)?;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    println!("\n{}", report.table());
+    println!("written to {}", folder.display());
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    std::io::stdout().flush()?;
+    Ok(())
+}
+
+/// The first Ctrl-C asks the run to end after its step; the second ends the program.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nending after this step; again to end at once");
+    })
+    .context("watching for Ctrl-C")?;
+    Ok(stop)
+}
+
+/// Whether progress can be drawn in place.
+fn is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}

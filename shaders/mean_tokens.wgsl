@@ -1,0 +1,67 @@
+// mean_tokens: y[b, c] = factor Σ x[b, t, c] over t = skip .. T - 1, factor = 1 / (T - skip).
+//
+//   x   Item[B, T, C]  read
+//   y   Item[B, C]     written
+//   dy  Item[B, C]     read (backward)
+//   dx  Item[B, T, C]  written, or added to (backward)
+//
+// Item is float or vec4 (tiles/), and width = C counts items. Grid of both: an invocation for each column, 64 a workgroup
+// along x, and samples along y; where that exceeds the device's limits, the loops stride on.
+
+struct Params { samples: u32, tokens: u32, skip: u32, width: u32, factor: f32, accumulate: u32 }
+
+@group(1) @binding(0) var<uniform> params: Params;
+
+// ---- forward ----
+
+@group(0) @binding(0) var<storage, read> x: array<Item>;
+@group(0) @binding(1) var<storage, read_write> y: array<Item>;
+
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    for (var sample = group.y; sample < params.samples; sample += groups.y) {
+        for (var column = group.x * 64u + lane; column < params.width; column += groups.x * 64u) {
+            var sum: Item;
+            for (var t = params.skip; t < params.tokens; t++) {
+                sum += x[(sample * params.tokens + t) * params.width + column];
+            }
+            y[sample * params.width + column] = params.factor * sum;
+        }
+    }
+}
+
+// ---- backward of y = factor Σ x: dx = factor dy for every token that was averaged, 0 for those skipped ----
+
+@group(0) @binding(0) var<storage, read> dy: array<Item>;
+@group(0) @binding(1) var<storage, read_write> dx: array<Item>;
+
+@compute @workgroup_size(64)
+fn backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    for (var sample = group.y; sample < params.samples; sample += groups.y) {
+        for (var column = group.x * 64u + lane; column < params.width; column += groups.x * 64u) {
+            let value = params.factor * dy[sample * params.width + column];
+            let base = sample * params.tokens * params.width + column;
+            if params.accumulate == 0u {
+                var zero: Item;
+                for (var t = 0u; t < params.skip; t++) {
+                    dx[base + t * params.width] = zero;
+                }
+                for (var t = params.skip; t < params.tokens; t++) {
+                    dx[base + t * params.width] = value;
+                }
+            } else {
+                for (var t = params.skip; t < params.tokens; t++) {
+                    dx[base + t * params.width] += value;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+// sum: the total of all elements, in two passes without atomics, so that its order never changes.
+//
+//   x         f32[n]         read
+//   partials  f32[partials]  written (sum_partials)
+//   total     f32[]          written: factor Σ x (sum_total)
+//   dy        f32[]          read (spread)
+//   dx        f32[n]         written, or added to: factor dy (spread)
+//
+// Any n: what lies in a buffer's padding is not added up, but may be written by `spread`. Uses lib/grid.wgsl.
+
+struct Params { n: u32, partials: u32, factor: f32, accumulate: u32 }
+
+@group(1) @binding(0) var<uniform> params: Params;
+
+// ---- forward ----
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> partials: array<f32>;
+
+// Four elements, those past the end as 0: the padding may hold anything, NaN too.
+fn load(i: u32) -> vec4<f32> {
+    let at = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u);
+    return select(vec4<f32>(0.0), x[i], at < vec4<u32>(params.n));
+}
+
+// The sum of elements 4k to 4k + 3 for k = first, first + stride, ..
+fn strided_sum(first: u32, stride: u32) -> f32 {
+    let length = (params.n + 3u) / 4u;
+    var sum = vec4<f32>(0.0);
+    for (var i = first; i < length; i += stride) {
+        sum += load(i);
+    }
+    return (sum.x + sum.y) + (sum.z + sum.w);
+}
+
+// Grid: an invocation for each partial sum, 64 a workgroup. Neighbours read neighbouring elements.
+@compute @workgroup_size(64)
+fn sum_partials(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = grid_group(group, groups) * 64u + lane;
+    if i < params.partials {
+        partials[i] = strided_sum(i, params.partials);
+    }
+}
+
+@group(0) @binding(1) var<storage, read_write> total: array<f32>; // f32[]
+
+var<workgroup> scratch: array<f32, 64>;
+
+// Grid: one workgroup.
+@compute @workgroup_size(64)
+fn sum_total(@builtin(local_invocation_index) lane: u32) {
+    scratch[lane] = strided_sum(lane, 64u);
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier(); // the sums of the level above are written
+        if lane < half {
+            scratch[lane] += scratch[lane + half];
+        }
+    }
+    if lane == 0u {
+        total[0] = params.factor * scratch[0];
+    }
+}
+
+// ---- backward of y = factor Σ x: dx = factor dy, the same for every element ----
+
+@group(0) @binding(0) var<storage, read> dy: array<f32>;
+@group(0) @binding(1) var<storage, read_write> dx: array<vec4<f32>>;
+
+// Grid: one invocation for four elements, 64 a workgroup, folded.
+@compute @workgroup_size(64)
+fn spread(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = grid_group(group, groups) * 64u + lane;
+    if i * 4u >= params.n {
+        return;
+    }
+    let value = vec4<f32>(params.factor * dy[0]);
+    if params.accumulate == 0u {
+        dx[i] = value;
+    } else {
+        dx[i] += value;
+    }
+}

@@ -1,0 +1,2 @@
+// What a kernel counts in, where every row is a multiple of four floats.
+alias Item = vec4<f32>;

@@ -1,0 +1,75 @@
+//! Models in and out of checkpoints.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters, write};
+use crate::autograd::Parameters;
+use crate::error::{Error, Result};
+use crate::nn::{Vit, VitConfig};
+
+/// Metadata key of a [`VitConfig`] in JSON.
+const CONFIG: &str = "config";
+/// Metadata key of the class names, a JSON list.
+const CLASS_NAMES: &str = "class_names";
+
+/// Reads every parameter back from the device, by path.
+///
+/// # Errors
+/// If the device fails.
+pub fn download(parameters: &Parameters) -> Result<BTreeMap<String, HostTensor>> {
+    let tensor = |p: &crate::autograd::Parameter| {
+        let value = p.value();
+        Ok((p.path().to_owned(), HostTensor { shape: value.dims().to_vec(), data: value.to_vec()? }))
+    };
+    parameters.iter().map(tensor).collect()
+}
+
+/// Sets the parameters that the checkpoint provides, and says which are new, missing or unused.
+///
+/// # Errors
+/// As [`match_parameters`]; nothing is changed then.
+pub fn load_parameters(
+    parameters: &Parameters,
+    checkpoint: &Checkpoint,
+    options: &MatchOptions<'_>,
+) -> Result<LoadReport> {
+    let wanted: Vec<_> = parameters.iter().map(|p| (p.path().to_owned(), p.value().dims().to_vec())).collect();
+    let report = match_parameters(&wanted, checkpoint, options)?;
+    for name in &report.loaded {
+        if let Some(parameter) = parameters.get(name) {
+            parameter.set(&checkpoint.get(name)?.data)?;
+        }
+    }
+    Ok(report)
+}
+
+/// Writes a model under timm's names; its sizes and its class names go into the metadata. The file appears whole or not
+/// at all.
+///
+/// # Errors
+/// If the device or the file system fails.
+pub fn save_vit(path: &Path, model: &Vit, class_names: &[String]) -> Result<()> {
+    let json = |what, e: serde_json::Error| Error::file(path, format!("{what} cannot be written: {e}"));
+    let config = serde_json::to_string(model.config()).map_err(|e| json("the configuration", e))?;
+    let names = serde_json::to_string(class_names).map_err(|e| json("the class names", e))?;
+    let metadata = BTreeMap::from([(CONFIG.to_owned(), config), (CLASS_NAMES.to_owned(), names)]);
+    write(path, &download(model.parameters())?, &metadata)
+}
+
+/// The model's sizes, if the file was written by [`save_vit`].
+///
+/// # Errors
+/// If the metadata is not a valid configuration.
+pub fn vit_config(checkpoint: &Checkpoint) -> Result<Option<VitConfig>> {
+    let Some(text) = checkpoint.metadata.get(CONFIG) else { return Ok(None) };
+    let config: VitConfig = serde_json::from_str(text)
+        .map_err(|e| Error::Parameter { name: CONFIG.to_owned(), what: format!("not a ViT's configuration: {e}") })?;
+    config.check()?;
+    Ok(Some(config))
+}
+
+/// The class names, if the file was written by [`save_vit`].
+pub fn class_names(checkpoint: &Checkpoint) -> Option<Vec<String>> {
+    serde_json::from_str(checkpoint.metadata.get(CLASS_NAMES)?).ok()
+}

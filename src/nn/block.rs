@@ -1,0 +1,114 @@
+//! A pre-norm transformer block, with random-LTD built in.
+
+use super::{Init, LayerNorm, Linear, Mode};
+use crate::error::Result;
+use crate::ops::{self, Mask, TokenIndices};
+use crate::tensor::Tensor;
+
+/// Multi-head self-attention: timm's `attn`.
+pub struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    /// `width` channels in `heads` heads.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn new(mut init: Init<'_>, width: usize, heads: usize, qkv_bias: bool) -> Result<Self> {
+        let qkv = Linear::new(init.at("qkv"), width, 3 * width, qkv_bias)?;
+        Ok(Attention { qkv, proj: Linear::new(init.at("proj"), width, width, true)?, heads })
+    }
+
+    /// `f32[B, T, C]` to the same shape.
+    ///
+    /// # Errors
+    /// As [`ops::attention`].
+    pub fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
+        self.proj.forward(&ops::attention(&self.qkv.forward(x)?, self.heads, mask)?)
+    }
+}
+
+/// Two linear layers with GELU between: timm's `mlp`.
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    /// `width` channels, `hidden` in between.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn new(mut init: Init<'_>, width: usize, hidden: usize) -> Result<Self> {
+        let fc1 = Linear::new(init.at("fc1"), width, hidden, true)?;
+        Ok(Mlp { fc1, fc2: Linear::new(init.at("fc2"), hidden, width, true)? })
+    }
+
+    fn forward(&self, x: &Tensor, mode: &Mode, dropout: f32, layer: u32) -> Result<Tensor> {
+        let hidden = ops::gelu(&self.fc1.forward(x)?)?;
+        let hidden = mode.dropout(hidden, dropout, layer)?;
+        mode.dropout(self.fc2.forward(&hidden)?, dropout, layer + 1)
+    }
+}
+
+/// How a block is built.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockConfig {
+    pub(super) width: usize,
+    pub(super) heads: usize,
+    pub(super) hidden: usize,
+    pub(super) qkv_bias: bool,
+    pub(super) dropout: f32,
+    pub(super) drop_path: f32,
+    pub(super) eps: f32,
+    /// First of the [`Block::RANDOM_LAYERS`] numbers that its random layers take.
+    pub(super) first_layer: u32,
+}
+
+/// x + attn(norm1(x)), then x + mlp(norm2(x)).
+pub struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    config: BlockConfig,
+}
+
+impl Block {
+    /// How many random layers a block has: three dropouts, two stochastic depths.
+    pub(super) const RANDOM_LAYERS: u32 = 5;
+
+    pub(super) fn new(mut init: Init<'_>, config: BlockConfig) -> Result<Self> {
+        let BlockConfig { width, heads, hidden, qkv_bias, eps, .. } = config;
+        Ok(Block {
+            norm1: LayerNorm::new(init.at("norm1"), width, eps)?,
+            attn: Attention::new(init.at("attn"), width, heads, qkv_bias)?,
+            norm2: LayerNorm::new(init.at("norm2"), width, eps)?,
+            mlp: Mlp::new(init.at("mlp"), width, hidden)?,
+            config,
+        })
+    }
+
+    /// `f32[B, T, C]` to the same shape. With `kept` only those rows go through the block, and the others pass it
+    /// unchanged (random-LTD, Yao et al., 2022). Takes `x` by value so that the scatter may work in place.
+    ///
+    /// # Errors
+    /// If the indices are not for this batch and length.
+    pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
+        let Some(kept) = kept else { return self.plain(&x, mode) };
+        let rows = self.plain(&ops::token_gather(&x, kept)?, mode)?;
+        ops::token_scatter(x, &rows, kept)
+    }
+
+    fn plain(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let BlockConfig { dropout, drop_path, first_layer, .. } = self.config;
+        let y = self.attn.forward(&self.norm1.forward(x)?, Mask::None)?;
+        let y = mode.drop_path(mode.dropout(y, dropout, first_layer)?, drop_path, first_layer + 1)?;
+        let x = ops::add(x, &y)?;
+        let y = self.mlp.forward(&self.norm2.forward(&x)?, mode, dropout, first_layer + 2)?;
+        ops::add(&x, &mode.drop_path(y, drop_path, first_layer + 4)?)
+    }
+}

@@ -1,0 +1,85 @@
+//! Names and initial values of parameters.
+
+use rand_pcg::Pcg32;
+use rand_pcg::rand_core::Rng;
+
+use crate::autograd::{Parameter, Parameters};
+use crate::error::Result;
+
+/// Adds parameters under a path. Every parameter's random values depend on the seed and its own path alone, so that
+/// adding a layer elsewhere does not change them.
+pub struct Init<'a> {
+    parameters: &'a mut Parameters,
+    prefix: String,
+    seed: u64,
+}
+
+impl<'a> Init<'a> {
+    /// At the root of `parameters`.
+    pub fn new(parameters: &'a mut Parameters, seed: u64) -> Self {
+        Init { parameters, prefix: String::new(), seed }
+    }
+
+    /// Below this path: `init.at("blocks.0").at("attn")`.
+    pub fn at(&mut self, name: &str) -> Init<'_> {
+        Init { prefix: self.path(name), parameters: &mut *self.parameters, seed: self.seed }
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// A parameter with one value everywhere.
+    ///
+    /// # Errors
+    /// As [`Parameters::add`].
+    pub fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Parameter> {
+        self.add(name, shape, |_| value)
+    }
+
+    /// A parameter from the normal distribution of deviation `std`, truncated at ±2 as `timm.layers.trunc_normal_`.
+    ///
+    /// # Errors
+    /// As [`Parameters::add`].
+    pub fn trunc_normal(&mut self, name: &str, shape: &[usize], std: f32) -> Result<Parameter> {
+        self.add(name, shape, |rng| {
+            loop {
+                let value = std * normal(rng);
+                if value.abs() <= 2.0 {
+                    return value;
+                }
+            }
+        })
+    }
+
+    /// A parameter from the uniform distribution over ±`bound`.
+    ///
+    /// # Errors
+    /// As [`Parameters::add`].
+    pub fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) -> Result<Parameter> {
+        self.add(name, shape, |rng| bound * (2.0 * unit(rng) as f32 - 1.0))
+    }
+
+    fn add(&mut self, name: &str, shape: &[usize], mut value: impl FnMut(&mut Pcg32) -> f32) -> Result<Parameter> {
+        let path = self.path(name);
+        let mut rng = Pcg32::new(self.seed, hash(&path));
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| value(&mut rng)).collect();
+        self.parameters.add(path, shape, &values)
+    }
+}
+
+/// FNV-1a of a path, as the random stream's number.
+fn hash(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Uniform in [0, 1).
+fn unit(rng: &mut Pcg32) -> f64 {
+    f64::from(rng.next_u32()) / 4_294_967_296.0
+}
+
+/// Standard normal (Box and Muller, 1958).
+fn normal(rng: &mut Pcg32) -> f32 {
+    let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
+    (radius * (2.0 * std::f64::consts::PI * unit(rng)).cos()) as f32
+}

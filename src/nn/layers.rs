@@ -1,0 +1,102 @@
+//! The small modules.
+
+use super::Init;
+use crate::autograd::Parameter;
+use crate::error::Result;
+use crate::ops::{self, Normalize};
+use crate::tensor::Tensor;
+
+/// Deviation of timm's initial weights of linear layers, class token and positions.
+pub(super) const INIT_STD: f32 = 0.02;
+
+/// y = x·Wᵀ + b over the last axis: `weight` is `f32[out, in]`, `bias` `f32[out]`.
+pub struct Linear {
+    /// `f32[out, in]`
+    pub weight: Parameter,
+    /// `f32[out]`
+    pub bias: Option<Parameter>,
+}
+
+impl Linear {
+    /// Weights truncated normal with deviation 0.02, bias zero, as timm.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn new(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
+        let weight = init.trunc_normal("weight", &[outputs, inputs], INIT_STD)?;
+        let bias = if bias { Some(init.constant("bias", &[outputs], 0.0)?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// `f32[.., in]` to `f32[.., out]`.
+    ///
+    /// # Errors
+    /// As [`ops::linear`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::linear(x, &self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor).as_ref())
+    }
+}
+
+/// Layer normalisation over the last axis with learned scale and shift.
+pub struct LayerNorm {
+    /// `f32[C]`
+    pub weight: Parameter,
+    /// `f32[C]`
+    pub bias: Parameter,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Scale 1, shift 0. timm's ViTs use an `eps` of 1e-6, PyTorch's default is 1e-5.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn new(mut init: Init<'_>, width: usize, eps: f32) -> Result<Self> {
+        let weight = init.constant("weight", &[width], 1.0)?;
+        Ok(LayerNorm { weight, bias: init.constant("bias", &[width], 0.0)?, eps })
+    }
+
+    /// `f32[.., C]` to the same shape.
+    ///
+    /// # Errors
+    /// As [`ops::layernorm`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layernorm(x, &self.weight.tensor(), &self.bias.tensor(), self.eps)
+    }
+}
+
+/// Cuts images into patches and projects each to C channels: timm's `patch_embed`, whose convolution has stride and
+/// kernel P, as a linear layer over flattened patches.
+pub struct PatchEmbed {
+    /// `f32[C, 3, P, P]`
+    pub weight: Parameter,
+    /// `f32[C]`
+    pub bias: Parameter,
+    patch: usize,
+    normalize: Normalize,
+}
+
+impl PatchEmbed {
+    /// Weights and bias uniform over ±1/√(3·P²), PyTorch's default for a convolution, which timm leaves in place.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn new(mut init: Init<'_>, patch: usize, channels: usize, normalize: Normalize) -> Result<Self> {
+        let bound = 1.0 / ((3 * patch * patch) as f32).sqrt();
+        let mut proj = init.at("proj");
+        let weight = proj.uniform("weight", &[channels, 3, patch, patch], bound)?;
+        Ok(PatchEmbed { weight, bias: proj.uniform("bias", &[channels], bound)?, patch, normalize })
+    }
+
+    /// `u8[B, 3, H, W]`, normalised on the way, or `f32[B, 3, H, W]`, taken as it is, to `f32[B, N, C]`.
+    ///
+    /// # Errors
+    /// As [`ops::patchify`].
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let normalize = (images.dtype() == crate::shape::DType::U8).then_some(&self.normalize);
+        let patches = ops::patchify(images, self.patch, normalize)?;
+        let weight = self.weight.tensor();
+        let flat = ops::reshape(&weight, &[weight.dims()[0], 3 * self.patch * self.patch])?;
+        ops::linear(&patches, &flat, Some(&self.bias.tensor()))
+    }
+}

@@ -1,0 +1,271 @@
+//! The Vision Transformer (Dosovitskiy et al., 2021), as timm's `VisionTransformer` builds it.
+
+use super::block::BlockConfig;
+use super::layers::INIT_STD;
+use super::{Block, Init, LayerNorm, Linear, Mode, PatchEmbed};
+use crate::autograd::{Parameter, Parameters};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::ops::{self, Normalize, TokenIndices};
+use crate::tensor::Tensor;
+
+/// What the head reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+pub enum Pool {
+    /// The class token.
+    #[default]
+    Token,
+    /// The mean of the patch tokens; the last norm then comes after it and is named `fc_norm`.
+    Avg,
+}
+
+/// A ViT's sizes, named as timm's arguments. The presets take 224×224 images in patches of 16 to 1,000 classes; change
+/// what differs: `VitConfig { num_classes: 10, ..VitConfig::tiny() }`.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+pub struct VitConfig {
+    /// Height and width of the images.
+    pub img_size: (usize, usize),
+    /// P.
+    pub patch_size: usize,
+    /// V.
+    pub num_classes: usize,
+    /// C.
+    pub embed_dim: usize,
+    /// L.
+    pub depth: usize,
+    /// H; divides C.
+    pub num_heads: usize,
+    /// F / C.
+    pub mlp_ratio: f32,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether there is a class token; without one `global_pool` must be the mean.
+    pub class_token: bool,
+    /// What the head reads.
+    pub global_pool: Pool,
+    /// Dropout before the head.
+    pub drop_rate: f32,
+    /// Dropout after the positions are added.
+    pub pos_drop_rate: f32,
+    /// Dropout after attention's projection and in the MLP.
+    pub proj_drop_rate: f32,
+    /// Stochastic depth of the last block; it rises linearly from 0 at the first.
+    pub drop_path_rate: f32,
+    /// Mean and deviation by which u8 images are normalised.
+    pub normalize: Normalize,
+}
+
+/// eps of every norm, as timm's.
+const EPS: f32 = 1e-6;
+
+impl VitConfig {
+    /// ViT-Ti/16: 192 wide, 12 deep, 3 heads, 5.7 M parameters.
+    pub fn tiny() -> Self {
+        Self::custom(192, 12, 3)
+    }
+
+    /// ViT-S/16: 384 wide, 12 deep, 6 heads, 22 M parameters.
+    pub fn small() -> Self {
+        Self::custom(384, 12, 6)
+    }
+
+    /// ViT-B/16: 768 wide, 12 deep, 12 heads, 86 M parameters.
+    pub fn base() -> Self {
+        Self::custom(768, 12, 12)
+    }
+
+    /// ViT-L/16: 1024 wide, 24 deep, 16 heads, 304 M parameters.
+    pub fn large() -> Self {
+        Self::custom(1024, 24, 16)
+    }
+
+    /// Any width, depth and number of heads, with the presets' other settings.
+    pub fn custom(embed_dim: usize, depth: usize, num_heads: usize) -> Self {
+        VitConfig {
+            img_size: (224, 224),
+            patch_size: 16,
+            num_classes: 1000,
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio: 4.0,
+            qkv_bias: true,
+            class_token: true,
+            global_pool: Pool::Token,
+            drop_rate: 0.0,
+            pos_drop_rate: 0.0,
+            proj_drop_rate: 0.0,
+            drop_path_rate: 0.0,
+            normalize: Normalize { mean: [0.5; 3], std: [0.5; 3] },
+        }
+    }
+
+    /// N: patches of an image.
+    pub fn patches(&self) -> usize {
+        let p = self.patch_size.max(1);
+        (self.img_size.0 / p) * (self.img_size.1 / p)
+    }
+
+    /// Tokens before the patches: 1 with a class token.
+    pub fn prefix_tokens(&self) -> usize {
+        usize::from(self.class_token)
+    }
+
+    /// T: all tokens.
+    pub fn tokens(&self) -> usize {
+        self.prefix_tokens() + self.patches()
+    }
+
+    /// F: width of the MLP's hidden layer.
+    pub fn hidden(&self) -> usize {
+        (self.embed_dim as f32 * self.mlp_ratio) as usize
+    }
+
+    /// Whether the sizes fit together.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the first that does not.
+    pub fn check(&self) -> Result<()> {
+        const OP: &str = "ViT";
+        let sizes = [
+            ("img_size", self.img_size.0.min(self.img_size.1)),
+            ("patch_size", self.patch_size),
+            ("num_classes", self.num_classes),
+            ("embed_dim", self.embed_dim),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+        ];
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 20).contains(size)) {
+            return Err(Error::argument(OP, name, "in 1..=1048576", size));
+        }
+        if self.img_size.0 % self.patch_size != 0 || self.img_size.1 % self.patch_size != 0 {
+            let got = format!("{:?}", self.img_size);
+            return Err(Error::argument(OP, "img_size", format!("a multiple of the patch size {}", self.patch_size), got));
+        }
+        if self.embed_dim % self.num_heads != 0 {
+            let expected = format!("a divisor of embed_dim {}", self.embed_dim);
+            return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
+        }
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
+            return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
+        }
+        if !self.class_token && self.global_pool == Pool::Token {
+            return Err(Error::argument(OP, "global_pool", "the mean where there is no class token", "the class token"));
+        }
+        let rates = [
+            ("drop_rate", self.drop_rate),
+            ("pos_drop_rate", self.pos_drop_rate),
+            ("proj_drop_rate", self.proj_drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ];
+        match rates.into_iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+            Some((name, rate)) => Err(Error::argument(OP, name, "in 0..1", rate)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A Vision Transformer for classification.
+pub struct Vit {
+    config: VitConfig,
+    parameters: Parameters,
+    cls_token: Option<Parameter>,
+    pos_embed: Parameter,
+    patch_embed: PatchEmbed,
+    blocks: Vec<Block>,
+    /// `norm`, or `fc_norm` behind the mean.
+    norm: LayerNorm,
+    head: Linear,
+}
+
+impl Vit {
+    /// A new model on `gpu` with timm's initial values, drawn from `seed`.
+    ///
+    /// # Errors
+    /// As [`VitConfig::check`], or if the device has no room.
+    pub fn new(gpu: &Gpu, config: VitConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        let mut parameters = Parameters::new(gpu);
+        let mut init = Init::new(&mut parameters, seed);
+        let width = config.embed_dim;
+        let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
+        let pos_embed = init.trunc_normal("pos_embed", &[1, config.tokens(), width], INIT_STD)?;
+        let patch_embed = PatchEmbed::new(init.at("patch_embed"), config.patch_size, width, config.normalize)?;
+        let blocks = (0..config.depth)
+            .map(|i| Block::new(init.at(&format!("blocks.{i}")), block_config(&config, i)))
+            .collect::<Result<_>>()?;
+        let norm_name = if config.global_pool == Pool::Avg { "fc_norm" } else { "norm" };
+        let norm = LayerNorm::new(init.at(norm_name), width, EPS)?;
+        let head = Linear::new(init.at("head"), width, config.num_classes, true)?;
+        Ok(Vit { config, parameters, cls_token, pos_embed, patch_embed, blocks, norm, head })
+    }
+
+    /// Logits: `u8[B, 3, H, W]` (normalised here) or `f32[B, 3, H, W]` (already normalised) to `f32[B, V]`.
+    ///
+    /// `kept` holds, for each block, the tokens that go through it (random-LTD), or is empty for the plain model.
+    ///
+    /// # Errors
+    /// If the images have another size, `kept` is neither empty nor one for each block, or the device fails.
+    pub fn forward(&self, images: &Tensor, kept: &[Option<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        let &[batch, 3, height, width] = images.dims() else {
+            return Err(Error::Shape { op: "ViT", what: "needs images [B, 3, H, W]", got: images.info() });
+        };
+        if (height, width) != self.config.img_size {
+            return Err(Error::Shape { op: "ViT", what: "the images are not of the model's img_size", got: images.info() });
+        }
+        if !kept.is_empty() && kept.len() != self.blocks.len() {
+            let expected = format!("empty or one for each of {} blocks", self.blocks.len());
+            return Err(Error::argument("ViT", "kept", expected, kept.len()));
+        }
+        let patches = self.patch_embed.forward(images)?;
+        let prefix = self.cls_token.as_ref().map(Parameter::tensor);
+        let x = ops::embed_tokens(&patches, prefix.as_ref(), &self.pos_embed.tensor())?;
+        let mut x = mode.dropout(x, self.config.pos_drop_rate, 0)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, kept.get(i).and_then(Option::as_ref), mode)?;
+        }
+        let pooled = self.norm.forward(&self.pool(&x, batch)?)?;
+        let last_layer = 1 + self.config.depth as u32 * Block::RANDOM_LAYERS;
+        self.head.forward(&mode.dropout(pooled, self.config.drop_rate, last_layer)?)
+    }
+
+    /// `f32[B, T, C]` to `f32[B, C]`. A norm treats each token by itself, so norming the class token alone after taking
+    /// it out gives what timm gets from norming all tokens first.
+    fn pool(&self, x: &Tensor, batch: usize) -> Result<Tensor> {
+        match self.config.global_pool {
+            Pool::Token => ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, self.config.embed_dim]),
+            Pool::Avg => ops::mean_tokens(x, self.config.prefix_tokens()),
+        }
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Its parameters, in timm's order and under timm's names.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        self.parameters.gpu()
+    }
+}
+
+fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
+    BlockConfig {
+        width: config.embed_dim,
+        heads: config.num_heads,
+        hidden: config.hidden(),
+        qkv_bias: config.qkv_bias,
+        dropout: config.proj_drop_rate,
+        // Linear from 0 at the first block to the full rate at the last.
+        drop_path: config.drop_path_rate * i as f32 / config.depth.saturating_sub(1).max(1) as f32,
+        eps: EPS,
+        first_layer: 1 + i as u32 * Block::RANDOM_LAYERS,
+    }
+}

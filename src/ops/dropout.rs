@@ -1,0 +1,146 @@
+//! Regularisation by chance: dropout (Srivastava et al., 2014) and drop-path, also called stochastic depth (Huang et al.,
+//! 2016). Only for training; in evaluation they are not called, or called with p = 0.
+
+use super::expect_f32;
+use super::item::{ByItem, sample_grid};
+use super::random::{Purpose, RandomKey, halves, threshold};
+use crate::autograd::{Backward, ParentGradients, record};
+use crate::error::{Error, Result};
+use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::tensor::Tensor;
+
+params!(DropoutParams {
+    samples: u32,
+    n: u32,
+    key_low: u32,
+    key_high: u32,
+    layer: u32,
+    first_low: u32,
+    first_high: u32,
+    threshold: u32,
+    scale: f32,
+    accumulate: u32,
+});
+
+static DROPOUT: Kernel = Kernel {
+    name: "dropout",
+    sources: &[wgsl!("dropout.wgsl"), wgsl!("lib/philox.wgsl"), wgsl!("tiles/scalar.wgsl")],
+    entry: "dropout",
+    bindings: &[Access::Read, Access::Write],
+    params: DropoutParams::FIELDS,
+    constants: &[],
+};
+
+static PATH_SCALAR: Kernel = Kernel { name: "drop_path.scalar", entry: "drop_path", ..DROPOUT };
+
+static PATH_VEC4: Kernel = Kernel {
+    name: "drop_path.vec4",
+    sources: &[wgsl!("dropout.wgsl"), wgsl!("lib/philox.wgsl"), wgsl!("tiles/vec4.wgsl")],
+    ..PATH_SCALAR
+};
+
+const PATH_FORMS: ByItem = ByItem { vec4: &PATH_VEC4, scalar: &PATH_SCALAR };
+
+pub(crate) const KERNELS: &[&Kernel] = &[&DROPOUT, &PATH_SCALAR, &PATH_VEC4];
+
+/// Sets each element to 0 with probability `p` and multiplies the others by 1 / (1 − p): `f32[B, ..]` to the same shape.
+/// The mask depends on `key` and on the element's place in its sample alone. With p = 0 it returns `x` itself.
+///
+/// # Errors
+/// If `x` is not f32, or p is not in 0 ≤ p < 1.
+pub fn dropout(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
+    drop_some("dropout", Purpose::Dropout, x, p, key)
+}
+
+/// Sets each sample (of the leading axis) to 0 with probability `p` and multiplies the others by 1 / (1 − p):
+/// `f32[B, ..]` to the same shape. For a residual branch, whose block is thereby left out for these samples. The mask
+/// depends on `key` and the sample's position alone. With p = 0 it returns `x` itself.
+///
+/// # Errors
+/// If `x` is not f32, or p is not in 0 ≤ p < 1.
+pub fn drop_path(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
+    drop_some("drop_path", Purpose::DropPath, x, p, key)
+}
+
+fn drop_some(op: &'static str, purpose: Purpose, x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
+    expect_f32(op, x)?;
+    if !(0.0..1.0).contains(&p) {
+        return Err(Error::argument(op, "p", "at least 0 and below 1", p));
+    }
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    let mask = Mask { purpose, p, key };
+    let y = x.empty_like()?;
+    mask.apply(x, &y, 0)?;
+    Ok(record(y, &[x], || mask))
+}
+
+/// All that is saved: the mask is made again when it is needed.
+struct Mask {
+    purpose: Purpose,
+    p: f32,
+    key: RandomKey,
+}
+
+/// Items of a sample that an invocation of drop_path treats with the one random word that it makes.
+const PATH_RUN: usize = 16;
+
+impl Mask {
+    fn apply(&self, x: &Tensor, y: &Tensor, accumulate: u32) -> Result<()> {
+        let samples = x.dims().first().copied().unwrap_or(1);
+        let sample = x.numel() / samples;
+        let (kernel, n, grid) = match self.purpose {
+            Purpose::Dropout => (&DROPOUT, sample, sample_grid(sample.div_ceil(4), samples)),
+            Purpose::DropPath => {
+                let (kernel, item) = PATH_FORMS.pick(sample);
+                (kernel, sample / item, sample_grid((sample / item).div_ceil(PATH_RUN), samples))
+            }
+        };
+        let [key_low, key_high] = self.key.words(self.purpose);
+        let [first_low, first_high] = halves(self.key.first_sample);
+        let params = DropoutParams {
+            samples: samples as u32,
+            n: n as u32,
+            key_low,
+            key_high,
+            layer: self.key.layer,
+            first_low,
+            first_high,
+            threshold: threshold(self.p),
+            scale: 1.0 / (1.0 - self.p),
+            accumulate,
+        };
+        x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], grid)
+    }
+}
+
+impl Backward for Mask {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let Some(dx) = parents.destination(0)? else { return Ok(()) };
+        self.apply(&dy, &dx.tensor, dx.flag())
+    }
+}
+
+/// The same on the CPU. Of dy they return the gradient of x.
+pub mod reference {
+    use crate::ops::random::{Purpose, RandomKey, reference::words, threshold};
+
+    /// dropout of `samples` samples.
+    pub fn dropout(x: &[f32], samples: usize, p: f32, key: RandomKey) -> Vec<f32> {
+        let word = |b, i: usize| words(&key, Purpose::Dropout, b, (i / 4) as u32)[i % 4];
+        drop_some(x, samples, p, word)
+    }
+
+    /// drop_path of `samples` samples.
+    pub fn drop_path(x: &[f32], samples: usize, p: f32, key: RandomKey) -> Vec<f32> {
+        drop_some(x, samples, p, |b, _| words(&key, Purpose::DropPath, b, 0)[0])
+    }
+
+    /// `word` gives the random word of a sample and an element in it.
+    fn drop_some(x: &[f32], samples: usize, p: f32, word: impl Fn(usize, usize) -> u32) -> Vec<f32> {
+        let (scale, n) = (1.0 / (1.0 - p), x.len() / samples);
+        let kept = |at: usize| word(at / n, at % n) >= threshold(p);
+        x.iter().enumerate().map(|(at, &v)| if kept(at) { v * scale } else { 0.0 }).collect()
+    }
+}

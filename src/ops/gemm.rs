@@ -1,0 +1,171 @@
+//! The matrix product beneath [`super::matmul`] and [`super::attention`]: strided and batched, with the kernel chosen by
+//! one pure function, [`choose`].
+
+use crate::error::Result;
+use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, Source, params, wgsl};
+
+/// Which operand is stored transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// A\[M, K\]·B\[K, N\]
+    Nn,
+    /// A\[M, K\]·B\[N, K\]ᵀ
+    Nt,
+    /// A\[K, M\]ᵀ·B\[K, N\]
+    Tn,
+}
+
+/// A batch of matrices in a buffer; all numbers in elements.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub(super) view: &'a BufferView,
+    pub(super) offset: usize,
+    /// From a row to the next.
+    pub(super) row: usize,
+    /// From a matrix to the next along the outer and the inner batch axis.
+    pub(super) step: [usize; 2],
+}
+
+impl<'a> Operand<'a> {
+    /// Matrices one after the other, `size` elements each.
+    pub(super) fn contiguous(view: &'a BufferView, row: usize, size: usize) -> Self {
+        Operand { view, offset: 0, row, step: [size, 0] }
+    }
+
+    /// Whether every row of every matrix starts at a multiple of four elements, so that it can be read as vec4.
+    fn is_aligned(&self) -> bool {
+        [self.offset, self.row, self.step[0], self.step[1]].iter().all(|v| v.is_multiple_of(4))
+    }
+}
+
+/// C = alpha · A·B (+ bias) (+ C), for each of `batch[0]`·`batch[1]` matrices.
+pub(super) struct Gemm<'a> {
+    pub(super) layout: Layout,
+    /// M, N, K.
+    pub(super) size: [usize; 3],
+    /// Outer and inner batch.
+    pub(super) batch: [usize; 2],
+    pub(super) a: Operand<'a>,
+    pub(super) b: Operand<'a>,
+    /// If its row is longer than N, the kernel may write finite values to the columns from N up to a multiple of 4.
+    pub(super) c: Operand<'a>,
+    pub(super) bias: Option<&'a BufferView>,
+    pub(super) alpha: f32,
+    pub(super) accumulate: bool,
+}
+
+params!(GemmParams {
+    m: u32, n: u32, k: u32, inner: u32,
+    lda: u32, ldb: u32, ldc: u32, flags: u32,
+    a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
+    a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
+    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
+});
+
+/// A form of the kernel in its three layouts, with the rows and columns of C that a workgroup makes.
+struct Form {
+    layouts: [Kernel; 3],
+    rows: usize,
+    columns: usize,
+}
+
+const SIMPLE_FILE: &[Source] = &[wgsl!("matmul_simple.wgsl")];
+const ROWS_FILE: &[Source] = &[wgsl!("matmul_rows.wgsl")];
+const TILE_FILE: &[Source] = &[wgsl!("matmul_tile.wgsl")];
+
+/// The names are those of the layouts in [`Layout`]'s order.
+const fn form(
+    names: [&'static str; 3],
+    sources: &'static [Source],
+    constants: &'static [(&'static str, f64)],
+    rows: usize,
+    columns: usize,
+) -> Form {
+    const BINDINGS: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Write];
+    let params = GemmParams::FIELDS;
+    Form {
+        layouts: [
+            Kernel { name: names[0], sources, entry: "nn", bindings: BINDINGS, params, constants },
+            Kernel { name: names[1], sources, entry: "nt", bindings: BINDINGS, params, constants },
+            Kernel { name: names[2], sources, entry: "tn", bindings: BINDINGS, params, constants },
+        ],
+        rows,
+        columns,
+    }
+}
+
+/// Any size and stride, on any device.
+static SIMPLE: Form =
+    form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILE, &[], 8, 64);
+/// CPU drivers, eight rows a lane.
+static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILE, &[], 64, 16);
+/// CPU drivers, four rows a lane, for a small M.
+static ROWS_32: Form =
+    form(["matmul_rows.nn.32", "matmul_rows.nt.32", "matmul_rows.tn.32"], ROWS_FILE, &[("tall", 0.0)], 32, 16);
+/// GPUs, through workgroup memory.
+static TILE_64: Form = form(["matmul_tile.nn", "matmul_tile.nt", "matmul_tile.tn"], TILE_FILE, &[], 64, 64);
+/// GPUs, where larger tiles would be too few to fill the device.
+static TILE_32: Form =
+    form(["matmul_tile.nn.32", "matmul_tile.nt.32", "matmul_tile.tn.32"], TILE_FILE, &[("tile", 32.0)], 32, 32);
+
+/// Every kernel of this file.
+pub(super) fn kernels() -> Vec<&'static Kernel> {
+    let forms = [&SIMPLE, &ROWS_64, &ROWS_32, &TILE_64, &TILE_32];
+    forms.into_iter().flat_map(|form| &form.layouts).collect()
+}
+
+/// The facts of a device by which [`choose`] ranks the forms.
+#[derive(Clone, Copy)]
+struct Facts {
+    family: KernelFamily,
+    /// Mesa's major version, if the driver is Mesa's.
+    mesa: Option<u32>,
+}
+
+/// Ranks the forms for a device and a shape; `aligned` says that every row can be read as vec4. The limits were read off
+/// lavapipe 22.3 and 26.2 (docs/benchmarks.md); for GPUs they stand on published figures.
+fn choose(facts: Facts, [m, n, _k]: [usize; 3], batch: usize, aligned: bool) -> &'static Form {
+    if !aligned {
+        return &SIMPLE;
+    }
+    let up = usize::next_multiple_of;
+    match facts.family {
+        KernelFamily::Lane => {
+            // The rows past M that a tall tile computes in vain, in percent, against what its better reuse gains.
+            let slack = if facts.mesa.is_some_and(|v| v >= 25) { 120 } else { 140 };
+            if 100 * up(m, 64) > slack * up(m, 32) { &ROWS_32 } else { &ROWS_64 }
+        }
+        KernelFamily::Workgroup => {
+            let few = m.div_ceil(64) * n.div_ceil(64) * batch < 128;
+            let wasteful = 2 * up(m, 64) * up(n, 64) > 3 * up(m, 32) * up(n, 32);
+            if few || wasteful { &TILE_32 } else { &TILE_64 }
+        }
+    }
+}
+
+const ADD_BIAS: u32 = 1;
+const ACCUMULATE: u32 = 2;
+
+/// Records the product.
+pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
+    let [m, n, k] = g.size;
+    let batch = g.batch[0] * g.batch[1];
+    let aligned = g.a.is_aligned() && g.b.is_aligned() && g.c.is_aligned();
+    let facts = Facts { family: gpu.family(), mesa: gpu.info().mesa_version() };
+    let form = choose(facts, g.size, batch, aligned);
+    let kernel = &form.layouts[g.layout as usize];
+    let bias_flag = if g.bias.is_some() { ADD_BIAS } else { 0 };
+    let accumulate_flag = if g.accumulate { ACCUMULATE } else { 0 };
+    let u = |v: usize| v as u32;
+    let params = GemmParams {
+        m: u(m), n: u(n), k: u(k), inner: u(g.batch[1]),
+        lda: u(g.a.row), ldb: u(g.b.row), ldc: u(g.c.row), flags: bias_flag | accumulate_flag,
+        a_offset: u(g.a.offset), b_offset: u(g.b.offset), c_offset: u(g.c.offset), alpha: g.alpha,
+        a_outer: u(g.a.step[0]), a_inner: u(g.a.step[1]), b_outer: u(g.b.step[0]), b_inner: u(g.b.step[1]),
+        c_outer: u(g.c.step[0]), c_inner: u(g.c.step[1]), pad0: 0, pad1: 0,
+    };
+    // Without a bias some readable buffer must stand in its binding; A is one that is only read.
+    let buffers = [g.a.view, g.b.view, g.bias.unwrap_or(g.a.view), g.c.view];
+    let grid = Grid::new(n.div_ceil(form.columns), m.div_ceil(form.rows), batch);
+    gpu.dispatch(kernel, &params, &buffers, grid.with_flops(2 * (m * n * k * batch) as u64))
+}

@@ -1,0 +1,101 @@
+//! Average pooling over tokens.
+
+use super::copy_rows::token_sizes;
+use super::item::{ByItem, sample_grid};
+use super::shape;
+use crate::autograd::{Backward, ParentGradients, record};
+use crate::error::{Error, Result};
+use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::shape::DType;
+use crate::tensor::Tensor;
+
+params!(MeanTokensParams { samples: u32, tokens: u32, skip: u32, width: u32, factor: f32, accumulate: u32 });
+
+static FORWARD_VEC4: Kernel = Kernel {
+    name: "mean_tokens.forward.vec4",
+    sources: &[wgsl!("mean_tokens.wgsl"), wgsl!("tiles/vec4.wgsl")],
+    entry: "forward",
+    bindings: &[Access::Read, Access::Write],
+    params: MeanTokensParams::FIELDS,
+    constants: &[],
+};
+
+static FORWARD_SCALAR: Kernel = Kernel {
+    name: "mean_tokens.forward.scalar",
+    sources: &[wgsl!("mean_tokens.wgsl"), wgsl!("tiles/scalar.wgsl")],
+    ..FORWARD_VEC4
+};
+
+static BACKWARD_VEC4: Kernel = Kernel { name: "mean_tokens.backward.vec4", entry: "backward", ..FORWARD_VEC4 };
+
+static BACKWARD_SCALAR: Kernel = Kernel { name: "mean_tokens.backward.scalar", entry: "backward", ..FORWARD_SCALAR };
+
+const FORWARD: ByItem = ByItem { vec4: &FORWARD_VEC4, scalar: &FORWARD_SCALAR };
+const BACKWARD: ByItem = ByItem { vec4: &BACKWARD_VEC4, scalar: &BACKWARD_SCALAR };
+
+pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD_VEC4, &FORWARD_SCALAR, &BACKWARD_VEC4, &BACKWARD_SCALAR];
+
+/// The mean over tokens `skip..T`: `f32[B, T, C]` to `f32[B, C]`. The pooling of a ViT without its `skip` prefix tokens.
+///
+/// # Errors
+/// If `x` is not `f32[B, T, C]`, or no token is left.
+pub fn mean_tokens(x: &Tensor, skip: usize) -> Result<Tensor> {
+    const OP: &str = "mean_tokens";
+    let [batch, tokens, width] = token_sizes(OP, x)?;
+    if skip >= tokens {
+        return Err(Error::argument(OP, "skip", format!("below the number of tokens, {tokens}"), skip));
+    }
+    let y = Tensor::empty(x.gpu(), DType::F32, shape(OP, &[batch, width])?)?;
+    let pool = Pool { batch, tokens, width, skip };
+    pool.dispatch(&FORWARD, x, &y, 0)?;
+    Ok(record(y, &[x], || pool))
+}
+
+struct Pool {
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    skip: usize,
+}
+
+impl Pool {
+    fn dispatch(&self, forms: &ByItem, from: &Tensor, to: &Tensor, accumulate: u32) -> Result<()> {
+        let (kernel, item) = forms.pick(self.width);
+        let width = self.width / item;
+        let params = MeanTokensParams {
+            samples: self.batch as u32,
+            tokens: self.tokens as u32,
+            skip: self.skip as u32,
+            width: width as u32,
+            factor: 1.0 / (self.tokens - self.skip) as f32,
+            accumulate,
+        };
+        from.gpu().dispatch(kernel, &params, &[from.buffer(), to.buffer()], sample_grid(width, self.batch))
+    }
+}
+
+impl Backward for Pool {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let Some(dx) = parents.destination(0)? else { return Ok(()) };
+        self.dispatch(&BACKWARD, &dy, &dx.tensor, dx.flag())
+    }
+}
+
+/// The same on the CPU, slowly.
+pub mod reference {
+    use crate::ops::column_sum::reference::column_sum;
+
+    /// The mean over tokens `skip..` of every sample of `tokens` rows of `width`.
+    pub fn forward(x: &[f32], tokens: usize, width: usize, skip: usize) -> Vec<f32> {
+        let sample = |sample: &[f32]| column_sum(&sample[skip * width..], width);
+        x.chunks(tokens * width).flat_map(sample).map(|sum| sum / (tokens - skip) as f32).collect()
+    }
+
+    /// dx.
+    pub fn backward(dy: &[f32], tokens: usize, width: usize, skip: usize) -> Vec<f32> {
+        let row =
+            |dy: &[f32], t: usize| dy.iter().map(|v| if t < skip { 0.0 } else { v / (tokens - skip) as f32 }).collect();
+        let sample = |dy| (0..tokens).flat_map(move |t| -> Vec<f32> { row(dy, t) });
+        dy.chunks(width).flat_map(sample).collect()
+    }
+}

@@ -1,0 +1,82 @@
+//! Random bits on the device, made where they are needed from a counter and a key. There is no generator and no state:
+//! forward and backward make the same mask twice, resuming a run makes the same masks again, and so do micro-batches,
+//! several machines and every vendor's GPU.
+//!
+//! The bits are a format, pinned by golden vectors in the tests. They are Philox4x32 with ten rounds (Salmon et al., 2011,
+//! "Parallel random numbers: as easy as 1, 2, 3"):
+//!
+//! - The key, low word first, is h after absorbing seed, step and the operation's number (dropout 1, drop_path 2), with
+//!   `h = 0`, then `h = finalise((h + 0x9e3779b97f4a7c15) xor word)` modulo 2⁶⁴, where `finalise` is SplitMix64's.
+//! - The counter is (index within the sample, layer, position of the sample in the global batch as low and high word).
+//! - An event of probability p happens where a word is below the integer nearest to p·2³².
+
+/// What random bits depend on, besides the operation and the element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RandomKey {
+    /// The run's seed.
+    pub seed: u64,
+    /// The optimiser step, from 0: not the micro-step.
+    pub step: u64,
+    /// A number of its own for each place in the model that draws.
+    pub layer: u32,
+    /// The position of this batch's first sample in the *global* batch, over all micro-batches and machines.
+    pub first_sample: u64,
+}
+
+/// An operation that draws, so that two of them with one key do not draw the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    Dropout = 1,
+    DropPath = 2,
+}
+
+impl RandomKey {
+    /// Philox's key.
+    pub(super) fn words(&self, purpose: Purpose) -> [u32; 2] {
+        halves([self.seed, self.step, purpose as u64].into_iter().fold(0, absorb))
+    }
+}
+
+/// The low and the high word.
+pub(super) fn halves(value: u64) -> [u32; 2] {
+    [value as u32, (value >> 32) as u32]
+}
+
+/// The bound below which a random word falls with probability `p`, from 0 to below 1.
+pub(super) fn threshold(p: f32) -> u32 {
+    (f64::from(p) * (1u64 << 32) as f64).round() as u32
+}
+
+fn absorb(hash: u64, word: u64) -> u64 {
+    finalise(hash.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ word)
+}
+
+/// SplitMix64's finaliser: a bijection in which every input bit reaches every output bit.
+fn finalise(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The same on the CPU.
+pub mod reference {
+    use super::{Purpose, RandomKey, halves};
+
+    /// Philox4x32 with ten rounds.
+    pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+        let ([mut a, mut b, mut c, mut d], [mut k, mut l]) = (counter, key);
+        for _ in 0..10 {
+            let first = halves(0xd251_1f53 * u64::from(a));
+            let second = halves(0xcd9e_8d57 * u64::from(c));
+            (a, b, c, d) = (second[1] ^ b ^ k, second[0], first[1] ^ d ^ l, first[0]);
+            (k, l) = (k.wrapping_add(0x9e37_79b9), l.wrapping_add(0xbb67_ae85));
+        }
+        [a, b, c, d]
+    }
+
+    /// Four words for `index` within the batch's sample number `sample`.
+    pub(in crate::ops) fn words(key: &RandomKey, purpose: Purpose, sample: usize, index: u32) -> [u32; 4] {
+        let [low, high] = halves(key.first_sample.wrapping_add(sample as u64));
+        philox4x32([index, key.layer, low, high], key.words(purpose))
+    }
+}

@@ -1,0 +1,308 @@
+//! Optimisers: one pass for the norm of all gradients, one for the update of all parameters, and no word to the host in
+//! between.
+//!
+//! The norm pass leaves the clip scale and a finite flag in a small state on the device, and the update reads them there:
+//! a NaN never reaches the weights, though the host learns of it a step later.
+
+mod schedule;
+mod state;
+
+pub use schedule::{LrSchedule, LrShape};
+pub use state::StepReport;
+
+use state::Table;
+
+use crate::autograd::Parameters;
+use crate::error::{Error, Result};
+use crate::gpu::{Access, Arena, BufferView, Grid, Kernel, Params, params, wgsl};
+use crate::shape::DType;
+use crate::tensor::{Tensor, checked_shape};
+
+params!(OptimParams {
+    elements: u32,
+    first_block: u32,
+    partials: u32,
+    nesterov: u32,
+    rate: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    max_norm: f32,
+    log_beta1: f32,
+    log_beta2: f32,
+});
+
+static NORM_PARTIAL: Kernel = Kernel {
+    name: "optim.norm_partial",
+    sources: &[wgsl!("optim.wgsl"), wgsl!("lib/grid.wgsl")],
+    entry: "norm_partial",
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
+    params: OptimParams::FIELDS,
+    constants: &[],
+};
+
+static NORM_TOTAL: Kernel = Kernel {
+    name: "optim.norm_total",
+    entry: "norm_total",
+    bindings: &[Access::Read, Access::Write],
+    ..NORM_PARTIAL
+};
+
+static ADAMW: Kernel = Kernel {
+    name: "optim.adamw",
+    entry: "adamw",
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Write,
+        Access::Write,
+        Access::Write,
+    ],
+    ..NORM_PARTIAL
+};
+
+static SGD: Kernel = Kernel {
+    name: "optim.sgd",
+    entry: "sgd",
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
+    ..NORM_PARTIAL
+};
+
+/// Every kernel of this module, for tests that compile them all.
+pub fn kernels() -> Vec<&'static Kernel> {
+    vec![&NORM_PARTIAL, &NORM_TOTAL, &ADAMW, &SGD]
+}
+
+/// Elements of a block in the arenas (256 bytes), and of a workgroup's share of the norm.
+const BLOCK: u64 = 64;
+const CHUNK: u64 = 4096;
+
+/// AdamW's settings, named as PyTorch's. The rate is given at each step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Decay of the first and second moment.
+    pub betas: (f32, f32),
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled decay, of the parameters that [`decays`].
+    pub weight_decay: f32,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 }
+    }
+}
+
+/// SGD's settings, named as PyTorch's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// Decay of the running direction; 0 is plain SGD.
+    pub momentum: f32,
+    /// Share of the gradient that is left out of the running direction.
+    pub dampening: f32,
+    /// Looks one step ahead.
+    pub nesterov: bool,
+    /// Added to the gradient, of the parameters that [`decays`].
+    pub weight_decay: f32,
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Sgd { momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 }
+    }
+}
+
+/// Which update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// Adam with decoupled weight decay.
+    AdamW(AdamW),
+    /// Stochastic gradient descent.
+    Sgd(Sgd),
+}
+
+impl Rule {
+    fn weight_decay(&self) -> f32 {
+        match self {
+            Rule::AdamW(r) => r.weight_decay,
+            Rule::Sgd(r) => r.weight_decay,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let fraction = |name, v: f32| {
+            let ok = (0.0..1.0).contains(&v);
+            if ok { Ok(()) } else { Err(Error::argument("optimiser", name, "in 0..1", v)) }
+        };
+        let weight_decay = self.weight_decay();
+        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
+            return Err(Error::argument("optimiser", "weight_decay", "finite and not negative", weight_decay));
+        }
+        match self {
+            Rule::AdamW(r) => {
+                fraction("betas.0", r.betas.0)?;
+                fraction("betas.1", r.betas.1)?;
+                let ok = r.eps > 0.0 && r.eps.is_finite();
+                if ok { Ok(()) } else { Err(Error::argument("optimiser", "eps", "positive", r.eps)) }
+            }
+            Rule::Sgd(r) => {
+                fraction("momentum", r.momentum)?;
+                let ok = !r.nesterov || (r.momentum > 0.0 && r.dampening == 0.0);
+                let expected = "false without momentum or with dampening";
+                if ok { Ok(()) } else { Err(Error::argument("optimiser", "nesterov", expected, true)) }
+            }
+        }
+    }
+}
+
+/// timm's grouping: no decay on biases, norms (rank 1), the class token and the positions.
+pub fn decays(path: &str, rank: usize) -> bool {
+    const NEVER: [&str; 4] = ["cls_token", "pos_embed", "reg_token", "dist_token"];
+    let name = path.rsplit('.').next().unwrap_or(path);
+    rank > 1 && name != "bias" && !NEVER.contains(&name)
+}
+
+/// Changes the parameters of a model by their gradients.
+pub struct Optimizer {
+    rule: Rule,
+    max_norm: Option<f32>,
+    segments: Vec<Segment>,
+    table: Table,
+    /// Partial sums of squares with the first bad parameter: `[partials, 2]`.
+    partial: Tensor,
+    partials: u32,
+    /// `State` of `shaders/optim.wgsl`.
+    state: Tensor,
+}
+
+/// A segment of the arenas.
+struct Segment {
+    value: BufferView,
+    grad: BufferView,
+    moments: Vec<BufferView>,
+    first_block: u32,
+    elements: u32,
+}
+
+impl Optimizer {
+    /// An optimiser for all of `parameters`; those added later are not seen. `max_norm` clips the gradient's global
+    /// 2-norm as `torch.nn.utils.clip_grad_norm_` does. Weight decay applies where `decay` says so for a path and rank:
+    /// [`decays`] is timm's choice.
+    ///
+    /// # Errors
+    /// If a setting is out of range, there are no parameters, or the device has no room for the moments.
+    pub fn new(
+        parameters: &Parameters,
+        rule: Rule,
+        max_norm: Option<f32>,
+        decay: impl Fn(&str, usize) -> bool,
+    ) -> Result<Self> {
+        rule.check()?;
+        if let Some(norm) = max_norm.filter(|n| !(*n > 0.0 && n.is_finite())) {
+            return Err(Error::argument("optimiser", "max_norm", "positive", norm));
+        }
+        if parameters.is_empty() {
+            return Err(Error::argument("optimiser", "parameters", "at least one", 0));
+        }
+        let gpu = parameters.gpu();
+        let moment_count = if matches!(rule, Rule::AdamW(_)) { 2 } else { 1 };
+        let moments: Vec<Arena> = (0..moment_count).map(|_| parameters.twin()).collect::<Result<_>>()?;
+        let segments = segments_of(parameters, &moments);
+        let partials: u64 = segments.iter().map(|s| u64::from(s.elements).div_ceil(CHUNK)).sum();
+        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials as usize, 2])?)?;
+        let state = Tensor::zeros(gpu, DType::U32, &[state::WORDS])?;
+        let rows = |p: &crate::autograd::Parameter| {
+            let weight_decay = if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 };
+            (weight_decay, 1.0)
+        };
+        let table = Table::new(parameters, rows)?;
+        Ok(Optimizer { rule, max_norm, segments, table, partial, partials: partials as u32, state })
+    }
+
+    /// Records one update with the learning rate `rate`, then forgets the gradients. Skipped on the device if a gradient
+    /// is not finite: see [`Optimizer::report`].
+    ///
+    /// # Errors
+    /// If the rate is negative or not finite, or the device fails.
+    pub fn step(&mut self, parameters: &Parameters, rate: f32) -> Result<()> {
+        if !(rate >= 0.0 && rate.is_finite()) {
+            return Err(Error::argument("optimiser", "rate", "finite and not negative", rate));
+        }
+        self.table.refresh(parameters)?;
+        self.norm()?;
+        self.update(rate)?;
+        parameters.zero_grad();
+        Ok(())
+    }
+
+    fn norm(&self) -> Result<()> {
+        let gpu = self.state.gpu();
+        let mut params = self.params(0.0);
+        params.partials = 0;
+        for s in &self.segments {
+            (params.elements, params.first_block) = (s.elements, s.first_block);
+            let buffers = [self.table.owner(), self.table.rows(), &s.grad, self.partial.buffer()];
+            let chunks = u64::from(s.elements).div_ceil(CHUNK) as usize;
+            gpu.dispatch(&NORM_PARTIAL, &params, &buffers, Grid::linear(chunks, 1))?;
+            params.partials += chunks as u32;
+        }
+        gpu.dispatch(&NORM_TOTAL, &params, &[self.partial.buffer(), self.state.buffer()], Grid::new(1, 1, 1))
+    }
+
+    fn update(&self, rate: f32) -> Result<()> {
+        let kernel = if matches!(self.rule, Rule::AdamW(_)) { &ADAMW } else { &SGD };
+        let mut params = self.params(rate);
+        for s in &self.segments {
+            (params.elements, params.first_block) = (s.elements, s.first_block);
+            let mut buffers = vec![self.table.owner(), self.table.rows(), &s.grad, self.state.buffer(), &s.value];
+            buffers.extend(&s.moments);
+            self.state.gpu().dispatch(kernel, &params, &buffers, Grid::linear(s.elements as usize, BLOCK as usize))?;
+        }
+        Ok(())
+    }
+
+    fn params(&self, rate: f32) -> OptimParams {
+        let (beta1, beta2, eps, nesterov) = match self.rule {
+            Rule::AdamW(r) => (r.betas.0, r.betas.1, r.eps, false),
+            Rule::Sgd(r) => (r.momentum, r.dampening, 0.0, r.nesterov),
+        };
+        let log = |beta: f32| f64::from(beta).ln() as f32;
+        OptimParams {
+            elements: 0,
+            first_block: 0,
+            partials: self.partials,
+            nesterov: u32::from(nesterov),
+            rate,
+            beta1,
+            beta2,
+            eps,
+            max_norm: self.max_norm.unwrap_or(0.0),
+            log_beta1: log(beta1),
+            log_beta2: log(beta2),
+        }
+    }
+
+    /// The device's account of the last recorded step: norm, finite or not. Read it back with other results, and
+    /// decode it with [`StepReport::decode`].
+    pub fn report(&self) -> &Tensor {
+        &self.state
+    }
+}
+
+fn segments_of(parameters: &Parameters, moments: &[Arena]) -> Vec<Segment> {
+    let mut first_block = 0;
+    let moments: Vec<Vec<BufferView>> = moments.iter().map(|m| m.segments().collect()).collect();
+    let views = parameters.segments().into_iter().enumerate();
+    views
+        .map(|(i, (value, grad))| {
+            let elements = (value.size() / DType::F32.size()) as u32;
+            let moments = moments.iter().map(|m| m[i].clone()).collect();
+            let segment = Segment { value, grad, moments, first_block, elements };
+            first_block += elements / BLOCK as u32;
+            segment
+        })
+        .collect()
+}

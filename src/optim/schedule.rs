@@ -1,0 +1,59 @@
+//! Learning rates over the steps of a run.
+
+use crate::error::{Error, Result};
+
+/// How the rate falls after warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LrShape {
+    /// min + (base − min)·(1 + cos πq)/2
+    #[default]
+    Cosine,
+    /// min + (base − min)·(1 − q)
+    Linear,
+    /// base
+    Constant,
+}
+
+/// A warm-up from 0, then [`LrShape`] down to `min` at the last step; q runs from 0 to 1 over the steps after warm-up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LrSchedule {
+    base: f32,
+    min: f32,
+    warmup: u64,
+    total: u64,
+    shape: LrShape,
+}
+
+impl LrSchedule {
+    /// `total` steps in all, of which the first `warmup` rise linearly to `base`.
+    ///
+    /// # Errors
+    /// If the rates are not finite with 0 ≤ min ≤ base, or there is no step, or none after warm-up.
+    pub fn new(shape: LrShape, base: f32, min: f32, warmup: u64, total: u64) -> Result<Self> {
+        const OP: &str = "learning rate";
+        if !(base.is_finite() && base >= 0.0) {
+            return Err(Error::argument(OP, "base", "finite and not negative", base));
+        }
+        if !(0.0..=base).contains(&min) {
+            return Err(Error::argument(OP, "min", format!("in 0..={base}"), min));
+        }
+        if warmup >= total {
+            return Err(Error::argument(OP, "warmup", format!("below the {total} steps of the run"), warmup));
+        }
+        Ok(LrSchedule { base, min, warmup, total, shape })
+    }
+
+    /// The rate of optimiser step `step`, from 0.
+    pub fn rate(&self, step: u64) -> f32 {
+        if step < self.warmup {
+            return self.base * (step + 1) as f32 / (self.warmup + 1) as f32;
+        }
+        let q = (step - self.warmup).min(self.total - self.warmup) as f64 / (self.total - self.warmup) as f64;
+        let left = match self.shape {
+            LrShape::Cosine => (1.0 + (std::f64::consts::PI * q).cos()) / 2.0,
+            LrShape::Linear => 1.0 - q,
+            LrShape::Constant => return self.base,
+        };
+        self.min + (self.base - self.min) * left as f32
+    }
+}

@@ -1,0 +1,129 @@
+//! What the optimiser's kernels know of each parameter, and what they tell the host.
+
+use super::BLOCK;
+use crate::autograd::{Parameter, Parameters};
+use crate::error::{Error, Result};
+use crate::gpu::BufferView;
+use crate::shape::DType;
+use crate::tensor::{Tensor, checked_shape};
+
+/// `Row` of `shaders/optim.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Row {
+    start: u32,
+    numel: u32,
+    is_active: u32,
+    weight_decay: f32,
+    rate_scale: f32,
+    id: u32,
+    pad: [u32; 2],
+}
+
+/// One row a parameter, and the parameter of each block of the arenas.
+pub(super) struct Table {
+    rows: Vec<Row>,
+    device_rows: Tensor,
+    device_owner: Tensor,
+}
+
+impl Table {
+    /// `treatment` gives a parameter's weight decay and the factor on its learning rate.
+    pub(super) fn new(parameters: &Parameters, treatment: impl Fn(&Parameter) -> (f32, f32)) -> Result<Self> {
+        let element = |bytes: u64| (bytes / DType::F32.size()) as u32;
+        let mut owner: Vec<Vec<u32>> = parameters.segments().iter().map(|(v, _)| blocks(v)).collect();
+        let mut rows = Vec::with_capacity(parameters.len());
+        for (id, parameter) in (0u32..).zip(parameters) {
+            let place = parameter.place();
+            let (start, numel) = (element(place.offset), element(place.size));
+            let (weight_decay, rate_scale) = treatment(parameter);
+            rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale, id, pad: [0; 2] });
+            let first = (start / BLOCK as u32) as usize;
+            owner[place.segment][first..first + (numel as usize).div_ceil(BLOCK as usize)].fill(id);
+        }
+        let gpu = parameters.gpu();
+        let owner = owner.concat();
+        let words = rows.len() * size_of::<Row>() / 4;
+        let device_rows = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
+        let device_owner = Tensor::from_slice(gpu, &[owner.len()], &owner)?;
+        Ok(Table { rows, device_rows, device_owner })
+    }
+
+    /// Marks which parameters have a gradient in this step; uploads the table if that has changed.
+    pub(super) fn refresh(&mut self, parameters: &Parameters) -> Result<()> {
+        let mut changed = false;
+        for (row, parameter) in self.rows.iter_mut().zip(parameters) {
+            let active = u32::from(parameter.is_trainable() && parameter.grad().is_some());
+            changed |= row.is_active != active;
+            row.is_active = active;
+        }
+        if !changed {
+            return Ok(());
+        }
+        let words: &[u32] = bytemuck::cast_slice(&self.rows);
+        self.device_rows.gpu().upload(bytemuck::cast_slice(words), self.device_rows.buffer())
+    }
+
+    pub(super) fn rows(&self) -> &BufferView {
+        self.device_rows.buffer()
+    }
+
+    pub(super) fn owner(&self) -> &BufferView {
+        self.device_owner.buffer()
+    }
+}
+
+fn blocks(segment: &BufferView) -> Vec<u32> {
+    vec![0; (segment.size() / DType::F32.size() / BLOCK) as usize]
+}
+
+/// Words of `State` in `shaders/optim.wgsl`.
+pub(super) const WORDS: usize = 6;
+
+/// The device's account of an optimiser step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Whether every gradient was finite and the update was applied.
+    pub finite: bool,
+    /// If not, the first offending parameter's place in [`Parameters`]; `None` if only the norm overflowed.
+    pub bad_parameter: Option<usize>,
+    /// 2-norm of all gradients, before clipping.
+    pub grad_norm: f32,
+    /// Updates applied so far.
+    pub applied: u64,
+    /// Updates skipped so far.
+    pub skipped: u64,
+}
+
+impl StepReport {
+    /// From the bytes of [`super::Optimizer::report`].
+    ///
+    /// # Errors
+    /// If the bytes are too few.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
+        let &[finite, bad, norm, _, applied, skipped, ..] = words.as_slice() else {
+            return Err(Error::argument("StepReport", "bytes", format!("{} words", WORDS), bytes.len()));
+        };
+        Ok(StepReport {
+            finite: finite != 0,
+            bad_parameter: (bad != u32::MAX).then_some(bad as usize),
+            grad_norm: f32::from_bits(norm),
+            applied: applied.into(),
+            skipped: skipped.into(),
+        })
+    }
+
+    /// An error that names the step and the parameter, if the update was skipped.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`]
+    pub fn check(&self, step: u64, parameters: &Parameters) -> Result<()> {
+        if self.finite {
+            return Ok(());
+        }
+        let parameter = self.bad_parameter.and_then(|i| parameters.iter().nth(i));
+        let parameter = parameter.map_or_else(|| "all parameters together (norm)".to_owned(), |p| p.path().to_owned());
+        Err(Error::NonFinite { step, parameter })
+    }
+}

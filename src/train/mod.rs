@@ -1,0 +1,13 @@
+//! The training loop in full view: batch → forward → loss → backward → clip → step → log.
+//!
+//! [`Trainer`] is one optimiser step after the other, for programs with a loop of their own; [`fit`] is the whole run with
+//! evaluation after each epoch and checkpoints. The host never waits inside a step: it records step *t* and then reads the
+//! results of step *t − 1*.
+
+mod evaluate;
+mod fit;
+mod step;
+
+pub use evaluate::{Evaluation, evaluate};
+pub use fit::{EpochMetrics, FitData, Observer, Outcome, Timing, fit};
+pub use step::{StepMetrics, TrainSettings, Trainer};

@@ -1,0 +1,25 @@
+//! What the tests of operations share.
+
+use crate::common::assert_close;
+use wgrad::{Gpu, Tensor};
+
+/// `data` on the device.
+pub fn upload(gpu: &Gpu, dims: &[usize], data: &[f32]) -> Tensor {
+    Tensor::from_slice(gpu, dims, data).unwrap()
+}
+
+/// `data` on the device, as a leaf of a graph.
+pub fn leaf(gpu: &Gpu, dims: &[usize], data: &[f32]) -> Tensor {
+    upload(gpu, dims, data).requires_grad().unwrap()
+}
+
+/// Differentiates `y` from the gradient `dy` and compares the gradients of the leaves.
+#[track_caller]
+pub fn assert_gradients(what: &str, y: &Tensor, dy: &[f32], expected: &[(&Tensor, &[f32])], tolerance: f32) {
+    let gradients = y.backward_from(&upload(y.gpu(), y.dims(), dy)).unwrap();
+    for (i, (leaf, reference)) in expected.iter().enumerate() {
+        let gradient = gradients.get(leaf).unwrap();
+        assert_eq!(gradient.dims(), leaf.dims(), "{what}: shape of gradient {i}");
+        assert_close(&format!("{what}: gradient {i}"), &gradient.to_vec().unwrap(), reference, tolerance);
+    }
+}

@@ -1,0 +1,240 @@
+//! Every kernel without a GPU: what the WGSL declares against what the host believes, and whether it can be lowered to
+//! every language that a driver may want.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::proc::BoundsCheckPolicies;
+use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};
+use wgrad::gpu::{Access, Kernel, joined_source};
+
+/// WebGPU's limits, which devices are opened with at least.
+const MAX_INVOCATIONS: u32 = 256;
+const MAX_WORKGROUP_BYTES: u32 = 16_384;
+const MAX_STORAGE_BUFFERS: usize = 8;
+/// Bytes of uniform memory that a dispatch sees.
+const MAX_PARAMS_BYTES: usize = 256;
+
+type Check = Result<(), String>;
+
+/// A kernel's module reduced to its entry point, with its constants in place.
+struct Lowered {
+    kernel: &'static Kernel,
+    module: Module,
+    info: ModuleInfo,
+}
+
+impl Lowered {
+    fn new(kernel: &'static Kernel) -> Result<Self, String> {
+        let text = joined_source(kernel.sources);
+        let module = naga::front::wgsl::parse_str(&text).map_err(|e| e.emit_to_string(&text))?;
+        let validate = |module: &Module| {
+            let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+            validator.validate(module).map_err(|e| e.emit_to_string(&text))
+        };
+        let info = validate(&module)?;
+        let constants = kernel.constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let entry = Some((ShaderStage::Compute, kernel.entry));
+        let (module, _) = process_overrides(&module, &info, entry, &constants).map_err(|e| e.to_string())?;
+        let module = module.into_owned();
+        let info = validate(&module)?;
+        Ok(Lowered { kernel, module, info })
+    }
+
+    fn entry(&self) -> Result<(usize, &naga::EntryPoint), String> {
+        let found = self.module.entry_points.iter().enumerate().find(|(_, e)| e.name == self.kernel.entry);
+        found.filter(|(_, e)| e.stage == ShaderStage::Compute).ok_or_else(|| "no such compute entry point".to_owned())
+    }
+
+    /// The global variables that the entry point uses, and how.
+    fn used(&self) -> Result<Vec<(&naga::GlobalVariable, GlobalUse)>, String> {
+        let info = self.info.get_entry_point(self.entry()?.0);
+        let all = self.module.global_variables.iter().map(|(handle, variable)| (variable, info[handle]));
+        Ok(all.filter(|(_, used)| !used.is_empty()).collect())
+    }
+}
+
+/// Runs `check` on every kernel and reports all that fail.
+#[track_caller]
+fn each_kernel(check: impl Fn(&Lowered) -> Check) {
+    let run = |kernel| {
+        Lowered::new(kernel).and_then(|lowered| check(&lowered)).err().map(|e| format!("{}: {e}", kernel.name))
+    };
+    let kernels = wgrad::kernels();
+    let failures: Vec<_> = kernels.iter().copied().filter_map(run).collect();
+    assert!(failures.is_empty(), "{} of {} kernels:\n{}", failures.len(), kernels.len(), failures.join("\n"));
+}
+
+fn expect(ok: bool, message: impl FnOnce() -> String) -> Check {
+    if ok { Ok(()) } else { Err(message()) }
+}
+
+/// Group 0 has exactly the declared bindings in order, each used as declared, and group 1 only the parameters.
+#[test]
+fn bindings_are_as_declared() {
+    each_kernel(|lowered| {
+        let mut storage = BTreeMap::new();
+        for (variable, used) in lowered.used()? {
+            let name = variable.name.as_deref().unwrap_or("?");
+            let binding = variable.binding.map(|b| (b.group, b.binding));
+            match (variable.space, binding) {
+                (AddressSpace::Storage { access }, Some((0, binding))) => {
+                    let declared = if access.contains(StorageAccess::STORE) { Access::Write } else { Access::Read };
+                    let writes = used.intersects(GlobalUse::WRITE | GlobalUse::ATOMIC);
+                    expect(writes == (declared == Access::Write), || {
+                        format!("{name}: {declared:?}, but used as {used:?}")
+                    })?;
+                    expect(storage.insert(binding, declared).is_none(), || {
+                        format!("two variables at binding {binding}")
+                    })?;
+                }
+                (AddressSpace::Uniform, Some((1, 0))) | (AddressSpace::WorkGroup | AddressSpace::Private, None) => {}
+                other => return Err(format!("{name}: unexpected {other:?}")),
+            }
+        }
+        let expected: BTreeMap<_, _> = (0u32..).zip(lowered.kernel.bindings.iter().copied()).collect();
+        expect(storage.len() <= MAX_STORAGE_BUFFERS, || format!("{} storage buffers", storage.len()))?;
+        expect(storage == expected, || format!("WGSL {storage:?}, host {expected:?}"))
+    });
+}
+
+/// `Params` has the host's fields: names, types, offsets.
+#[test]
+fn params_are_as_declared() {
+    each_kernel(|lowered| {
+        let used = lowered.used()?;
+        let uniform = used.iter().find(|(variable, _)| variable.space == AddressSpace::Uniform);
+        let (variable, _) = uniform.ok_or("does not use its Params")?;
+        let ty = &lowered.module.types[variable.ty];
+        let TypeInner::Struct { members, span } = &ty.inner else { return Err("Params is no struct".to_owned()) };
+        expect(ty.name.as_deref() == Some("Params"), || format!("the uniform is a {:?}, not Params", ty.name))?;
+        let mut fields = Vec::new();
+        for (i, member) in members.iter().enumerate() {
+            let name = member.name.clone().unwrap_or_default();
+            let TypeInner::Scalar(scalar) = lowered.module.types[member.ty].inner else {
+                return Err(format!("{name} is no scalar"));
+            };
+            let kind = match scalar.kind {
+                ScalarKind::Uint => "u32",
+                ScalarKind::Sint => "i32",
+                ScalarKind::Float => "f32",
+                other => return Err(format!("{name} is a {other:?}")),
+            };
+            let right = scalar.width == 4 && member.offset as usize == 4 * i;
+            expect(right, || format!("{name}: {} bytes at offset {}", scalar.width, member.offset))?;
+            fields.push((name, kind));
+        }
+        let expected: Vec<_> = lowered.kernel.params.iter().map(|(name, ty)| ((*name).to_owned(), *ty)).collect();
+        expect(fields == expected, || format!("WGSL {fields:?}, host {expected:?}"))?;
+        expect(*span as usize == 4 * fields.len() && *span as usize <= MAX_PARAMS_BYTES, || {
+            format!("{span} bytes of Params")
+        })
+    });
+}
+
+#[test]
+fn workgroups_fit_every_device() {
+    each_kernel(|lowered| {
+        let [x, y, z] = lowered.entry()?.1.workgroup_size;
+        expect(x * y * z <= MAX_INVOCATIONS && z <= 64, || format!("a workgroup of {x}x{y}x{z}"))?;
+        let workgroup = lowered.used()?.into_iter().filter(|(v, _)| v.space == AddressSpace::WorkGroup);
+        let size = |v: &naga::GlobalVariable| lowered.module.types[v.ty].inner.size(lowered.module.to_ctx());
+        let bytes: u32 = workgroup.map(|(v, _)| size(v).next_multiple_of(16)).sum();
+        expect(bytes <= MAX_WORKGROUP_BYTES, || format!("{bytes} bytes of workgroup memory"))
+    });
+}
+
+#[test]
+fn lowers_to_spirv() {
+    each_kernel(|lowered| {
+        let options = spv::Options { lang_version: (1, 0), ..Default::default() };
+        let pipeline =
+            spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: lowered.kernel.entry.to_owned() };
+        let words = spv::write_vec(&lowered.module, &lowered.info, &options, Some(&pipeline));
+        words.map(|_| ()).map_err(|e| e.to_string())
+    });
+}
+
+#[test]
+fn lowers_to_metal() {
+    each_kernel(|lowered| {
+        let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+        let pipeline = msl::PipelineOptions {
+            entry_point: Some((ShaderStage::Compute, lowered.kernel.entry.to_owned())),
+            ..Default::default()
+        };
+        let text = msl::write_string(&lowered.module, &lowered.info, &options, &pipeline);
+        let (_, names) = text.map_err(|e| e.to_string())?;
+        names.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| e.to_string()))
+    });
+}
+
+#[test]
+fn lowers_to_hlsl() {
+    each_kernel(|lowered| {
+        for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
+            let options = hlsl::Options { shader_model, ..Default::default() };
+            let pipeline =
+                hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, lowered.kernel.entry.to_owned())) };
+            let mut text = String::new();
+            let mut writer = hlsl::Writer::new(&mut text, &options, &pipeline);
+            let names = writer.write(&lowered.module, &lowered.info, None).map_err(|e| e.to_string())?;
+            names.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| e.to_string()))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn lowers_to_glsl() {
+    each_kernel(|lowered| {
+        let version = glsl::Version::Embedded { version: 310, is_webgl: false };
+        let options = glsl::Options { version, ..Default::default() };
+        let pipeline = glsl::PipelineOptions {
+            shader_stage: ShaderStage::Compute,
+            entry_point: lowered.kernel.entry.to_owned(),
+            multiview: None,
+        };
+        let mut text = String::new();
+        let policies = BoundsCheckPolicies::default();
+        let writer = glsl::Writer::new(&mut text, &lowered.module, &lowered.info, &options, &pipeline, policies);
+        writer.and_then(|mut writer| writer.write()).map(|_| ()).map_err(|e| e.to_string())
+    });
+}
+
+#[test]
+fn names_are_unique() {
+    let mut seen = BTreeSet::new();
+    let twice: Vec<_> = wgrad::kernels().iter().map(|k| k.name).filter(|name| !seen.insert(*name)).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+/// Caches tell modules apart by the names of their files.
+#[test]
+fn every_file_is_used_and_free_of_directives() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    let files: BTreeSet<_> =
+        files.iter().map(|path| path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/")).collect();
+    let kernels = wgrad::kernels();
+    let sources: Vec<_> = kernels.iter().flat_map(|kernel| kernel.sources).collect();
+    let used: BTreeSet<_> = sources.iter().map(|source| source.name.to_owned()).collect();
+    assert_eq!(files, used, "files below shaders/ and files that kernels name");
+    for source in sources {
+        let directive = source
+            .text
+            .lines()
+            .find(|line| ["enable ", "requires ", "diagnostic"].iter().any(|word| line.trim_start().starts_with(word)));
+        assert_eq!(directive, None, "{}: directives are the joiner's", source.name);
+    }
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}
