@@ -90,7 +90,8 @@ fn main() -> Result<()> {
     let model = Vit::new(&gpu, config, args.seed)?;
     println!("{} parameters, {} tokens", model.parameters().numel(), model.config().tokens());
 
-    let train = Loader::new(&data.train, data.train_transform(32), LoaderOptions::training(args.batch_size, args.seed))?;
+    let train =
+        Loader::new(&data.train, data.train_transform(32), LoaderOptions::training(args.batch_size, args.seed))?;
     let held_out = |split| Loader::new(split, data.eval_transform(32), LoaderOptions::evaluation(128));
     let steps = args.epochs * train.batches_per_epoch() as u64;
     let ltd = (args.ltd_start > 0).then(|| {

@@ -11,7 +11,7 @@ struct Params {
     count: u32, // batch * patches
     patches: u32, // in an image
     across: u32, // in a row of an image
-    patch: u32,
+    side: u32,
     width: u32,
     accumulate: u32,
     scale_r: f32,
@@ -28,20 +28,20 @@ const LANES = 64u;
 
 // The first pixel of a patch: an offset in `image`.
 fn corner(index: u32) -> u32 {
-    let patch = index % params.patches;
-    let image = index / params.patches * params.patches * 3u * params.patch * params.patch;
-    return image + (patch / params.across * params.width + patch % params.across) * params.patch;
+    let number = index % params.patches;
+    let image = index / params.patches * params.patches * 3u * params.side * params.side;
+    return image + (number / params.across * params.width + number % params.across) * params.side;
 }
 
 // A pixel's channel, and its distance from the patch's first.
 struct Place { channel: u32, offset: u32 }
 
 fn place_of(i: u32) -> Place {
-    let area = params.patch * params.patch;
+    let area = params.side * params.side;
     let channel = i / area;
     let inside = i - channel * area;
-    let py = inside / params.patch;
-    let px = inside - py * params.patch;
+    let py = inside / params.side;
+    let px = inside - py * params.side;
     return Place(channel, channel * params.patches * area + py * params.width + px);
 }
 
@@ -70,7 +70,7 @@ fn forward_u8(
         return;
     }
     let first = corner(index);
-    let size = 3u * params.patch * params.patch;
+    let size = 3u * params.side * params.side;
     for (var i = lane; i < size; i += LANES) {
         let place = place_of(i);
         let at = first + place.offset;
@@ -90,7 +90,7 @@ fn forward_f32(
         return;
     }
     let first = corner(index);
-    let size = 3u * params.patch * params.patch;
+    let size = 3u * params.side * params.side;
     for (var i = lane; i < size; i += LANES) {
         let place = place_of(i);
         y[index * size + i] = image[first + place.offset] * scale_of(place.channel) + shift_of(place.channel);
@@ -113,7 +113,7 @@ fn backward(
         return;
     }
     let first = corner(index);
-    let size = 3u * params.patch * params.patch;
+    let size = 3u * params.side * params.side;
     for (var i = lane; i < size; i += LANES) {
         let place = place_of(i);
         let value = dy[index * size + i] * scale_of(place.channel);

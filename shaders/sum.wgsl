@@ -1,14 +1,14 @@
 // sum: the total of all elements, in two passes without atomics, so that its order never changes.
 //
 //   x         f32[n]         read
-//   partials  f32[partials]  written (sum_partials)
+//   partials  f32[runs, 64]  written (sum_partials)
 //   total     f32[]          written: factor Σ x (sum_total)
 //   dy        f32[]          read (spread)
 //   dx        f32[n]         written, or added to: factor dy (spread)
 //
 // Any n: what lies in a buffer's padding is not added up, but may be written by `spread`. Uses lib/grid.wgsl.
 
-struct Params { n: u32, partials: u32, factor: f32, accumulate: u32 }
+struct Params { n: u32, runs: u32, rounds: u32, factor: f32, accumulate: u32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -23,26 +23,26 @@ fn load(i: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), x[i], at < vec4<u32>(params.n));
 }
 
-// The sum of elements 4k to 4k + 3 for k = first, first + stride, ..
-fn strided_sum(first: u32, stride: u32) -> f32 {
-    let length = (params.n + 3u) / 4u;
+// The sum of every 64th group of four elements from `first` on, at most `rounds` of them.
+fn lane_sum(first: u32, rounds: u32) -> f32 {
+    let end = min(first + rounds * 64u, (params.n + 3u) / 4u);
     var sum = vec4<f32>(0.0);
-    for (var i = first; i < length; i += stride) {
+    for (var i = first; i < end; i += 64u) {
         sum += load(i);
     }
     return (sum.x + sum.y) + (sum.z + sum.w);
 }
 
-// Grid: an invocation for each partial sum, 64 a workgroup. Neighbours read neighbouring elements.
+// Grid: 64 partial sums a workgroup, which reads one run of elements, `rounds` times 64 fours, neighbours side by side.
 @compute @workgroup_size(64)
 fn sum_partials(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = grid_group(group, groups) * 64u + lane;
-    if i < params.partials {
-        partials[i] = strided_sum(i, params.partials);
+    let run = grid_group(group, groups);
+    if run < params.runs {
+        partials[run * 64u + lane] = lane_sum(run * 64u * params.rounds + lane, params.rounds);
     }
 }
 
@@ -53,7 +53,7 @@ var<workgroup> scratch: array<f32, 64>;
 // Grid: one workgroup.
 @compute @workgroup_size(64)
 fn sum_total(@builtin(local_invocation_index) lane: u32) {
-    scratch[lane] = strided_sum(lane, 64u);
+    scratch[lane] = lane_sum(lane, params.rounds);
     for (var half = 32u; half > 0u; half /= 2u) {
         workgroupBarrier(); // the sums of the level above are written
         if lane < half {

@@ -29,6 +29,11 @@
 //! # Ok::<(), wgrad::Error>(())
 //! ```
 
+#![warn(unreachable_pub)]
+#![warn(clippy::exit, clippy::expect_used, clippy::panic, clippy::unreachable, clippy::unwrap_used)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod autograd;
 #[cfg(feature = "train")]
 pub mod checkpoint;

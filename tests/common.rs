@@ -36,3 +36,10 @@ pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) 
         panic!("{what}: index {i} of {}: got {}, reference {} (largest {largest})", got.len(), got[i], reference[i]);
     }
 }
+
+/// Leaves NaN in the free memory of the sizes given in elements, so that a kernel which reads what nobody has written
+/// shows.
+pub fn poison(gpu: &Gpu, sizes: &[usize]) {
+    let filled = |&n: &usize| wgrad::Tensor::from_slice(gpu, &[n], &vec![f32::NAN; n]).expect("memory");
+    drop(sizes.iter().map(filled).collect::<Vec<_>>());
+}

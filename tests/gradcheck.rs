@@ -12,6 +12,7 @@
 //! makes its gradient arrive first, so that the operation's backward *adds* to it.
 
 use crate::common::{each_family, values};
+use wgrad::ops::Mask;
 use wgrad::{Gpu, Result, Tensor, autograd, ops};
 
 struct Row {
@@ -39,24 +40,40 @@ const LINEAR: (f32, f64) = (0.25, 1e-4);
 /// Of smooth operations: an error of step² from the third derivative, and rounding.
 const SMOOTH: (f32, f64) = (1e-2, 2e-3);
 
+const KEY: ops::RandomKey = ops::RandomKey { seed: 1, step: 2, layer: 3, first_sample: 4 };
+
 const ROWS: &[Row] = &[
     row("add", &[&[2, 5, 12], &[2, 5, 12]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add rows", &[&[3, 5, 12], &[12]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add samples", &[&[3, 5, 7], &[5, 7]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add scalar", &[&[3, 5], &[]], LINEAR, |x| ops::add(&x[0], &x[1])),
+    row("attention", &[&[2, 5, 24]], SMOOTH, |x| ops::attention(&x[0], 2, Mask::None)),
+    row("attention, causal", &[&[1, 6, 18]], SMOOTH, |x| ops::attention(&x[0], 1, Mask::Causal)),
     row("concat_tokens", &[&[2, 3, 8], &[2, 1, 8], &[2, 4, 8]], LINEAR, |x| ops::concat_tokens(&[&x[0], &x[1], &x[2]])),
     row("cross_entropy", &[&[5, 7]], SMOOTH, |x| ops::cross_entropy(&x[0], &labels(&x[0])?, &Default::default())),
     row("cross_entropy, smoothed", &[&[5, 7]], SMOOTH, |x| {
         let settings = ops::CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3) };
         ops::cross_entropy(&x[0], &labels(&x[0])?, &settings)
     }),
+    row("drop_path", &[&[7, 3, 4]], LINEAR, |x| ops::drop_path(&x[0], 0.4, KEY)),
+    row("dropout", &[&[7, 13]], LINEAR, |x| ops::dropout(&x[0], 0.4, KEY)),
     row("embed_tokens", &[&[3, 5, 8], &[1, 2, 8], &[1, 7, 8]], LINEAR, |x| {
         ops::embed_tokens(&x[0], Some(&x[1]), &x[2])
     }),
     row("embed_tokens, no prefix", &[&[3, 5, 7], &[1, 5, 7]], LINEAR, |x| ops::embed_tokens(&x[0], None, &x[1])),
     row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0])),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
+    row("linear", &[&[2, 5, 8], &[12, 8], &[12]], LINEAR, |x| ops::linear(&x[0], &x[1], Some(&x[2]))),
+    row("linear, no bias", &[&[5, 7], &[3, 7]], LINEAR, |x| ops::linear(&x[0], &x[1], None)),
+    row("matmul", &[&[5, 8], &[8, 12]], LINEAR, |x| ops::matmul(&x[0], &x[1])),
+    row("matmul, batched", &[&[3, 5, 7], &[3, 7, 4]], LINEAR, |x| ops::matmul(&x[0], &x[1])),
+    row("matmul, shared", &[&[3, 5, 8], &[8, 4]], LINEAR, |x| ops::matmul(&x[0], &x[1])),
+    row("matmul_nt", &[&[5, 8], &[12, 8]], LINEAR, |x| ops::matmul_nt(&x[0], &x[1])),
+    row("matmul_nt, batched", &[&[2, 5, 8], &[2, 4, 8]], LINEAR, |x| ops::matmul_nt(&x[0], &x[1])),
+    row("matmul_tn", &[&[8, 12], &[8, 4]], LINEAR, |x| ops::matmul_tn(&x[0], &x[1])),
+    row("matmul_tn, batched", &[&[2, 5, 3], &[2, 5, 7]], LINEAR, |x| ops::matmul_tn(&x[0], &x[1])),
     row("mean", &[&[3, 7]], LINEAR, |x| ops::mean(&x[0])),
+    row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
     row("mul", &[&[5, 13], &[5, 13]], LINEAR, |x| ops::mul(&x[0], &x[1])),
     row("mul by itself", &[&[5, 13]], SMOOTH, |x| ops::mul(&x[0], &x[0])),
     row("patchify", &[&[2, 3, 4, 6]], LINEAR, |x| {
@@ -135,8 +152,7 @@ fn check(gpu: &Gpu, row: &Row) -> std::result::Result<(), String> {
             for at in sampled(gradient.len()) {
                 let difference = difference(row, &inputs, i, at, loss).map_err(|e| e.to_string())? + share(at);
                 let deviation = (f64::from(gradient[at]) - difference).abs() / largest;
-                // Written so that NaN fails.
-                if !(deviation <= row.tolerance) {
+                if deviation.is_nan() || deviation > row.tolerance {
                     return Err(format!(
                         "input {i} {:?}, element {at}, second use {second_use:?}: gradient {}, difference {difference}, \
                          off by {deviation:.1e} of the largest {largest}",

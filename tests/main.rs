@@ -1,5 +1,6 @@
 //! The one integration-test binary: a module for each concern.
 
+mod autograd;
 #[cfg(feature = "train")]
 mod checkpoint;
 mod common;
@@ -9,4 +10,10 @@ mod gradcheck;
 mod kernels;
 mod layers;
 mod ltd;
+mod memory;
+mod optim;
 mod shaders;
+#[cfg(feature = "train")]
+mod torch;
+#[cfg(feature = "train")]
+mod training;

@@ -57,11 +57,8 @@ impl Setup {
 
     /// Every sample of a split once.
     pub fn eval_loader(&self, args: &Args, split: &Split) -> Result<Loader> {
-        let options = LoaderOptions {
-            strict: args.strict,
-            threads: args.threads,
-            ..LoaderOptions::evaluation(self.batch_size)
-        };
+        let options =
+            LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(self.batch_size) };
         Ok(Loader::new(split, self.data.eval_transform(self.side()?), options)?)
     }
 
@@ -95,7 +92,10 @@ impl Setup {
         let tokens = self.config.tokens();
         let start = args.ltd_start.unwrap_or(tokens.div_ceil(2));
         let end = args.ltd_end.unwrap_or(tokens);
-        ensure!(start <= tokens && end <= tokens, "--ltd-start {start} and --ltd-end {end} must be at most {tokens} tokens");
+        ensure!(
+            start <= tokens && end <= tokens,
+            "--ltd-start {start} and --ltd-end {end} must be at most {tokens} tokens"
+        );
         let ramp = ((f64::from(args.ltd_ramp) * self.steps as f64) as u64).max(1);
         let schedule = match args.ltd {
             LtdKind::Off => return Ok(None),

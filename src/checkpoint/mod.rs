@@ -16,7 +16,7 @@ mod write;
 use std::collections::BTreeMap;
 
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
-pub use model::{class_names, download, load_parameters, save_vit, vit_config};
+pub use model::{class_names, download, embedded, load_parameters, save_vit, vit_config};
 pub use read::{read, read_bytes};
 pub use write::{to_bytes, write};
 

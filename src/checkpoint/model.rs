@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters, write};
+use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters, read_bytes, write};
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
 use crate::nn::{Vit, VitConfig};
@@ -12,6 +12,14 @@ use crate::nn::{Vit, VitConfig};
 const CONFIG: &str = "config";
 /// Metadata key of the class names, a JSON list.
 const CLASS_NAMES: &str = "class_names";
+
+/// The small ViT in assets/, pretrained on CIFAR-100 by `examples/vit_pretrain.rs`: patch 4, 32×32 pictures, 65 tokens.
+///
+/// # Errors
+/// None in a build whose asset is intact.
+pub fn embedded() -> Result<Checkpoint> {
+    read_bytes(include_bytes!("../../assets/vit_cifar100.safetensors"), "embedded checkpoint")
+}
 
 /// Reads every parameter back from the device, by path.
 ///

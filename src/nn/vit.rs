@@ -142,7 +142,12 @@ impl VitConfig {
         }
         if self.img_size.0 % self.patch_size != 0 || self.img_size.1 % self.patch_size != 0 {
             let got = format!("{:?}", self.img_size);
-            return Err(Error::argument(OP, "img_size", format!("a multiple of the patch size {}", self.patch_size), got));
+            return Err(Error::argument(
+                OP,
+                "img_size",
+                format!("a multiple of the patch size {}", self.patch_size),
+                got,
+            ));
         }
         if self.embed_dim % self.num_heads != 0 {
             let expected = format!("a divisor of embed_dim {}", self.embed_dim);
@@ -152,7 +157,12 @@ impl VitConfig {
             return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
         }
         if !self.class_token && self.global_pool == Pool::Token {
-            return Err(Error::argument(OP, "global_pool", "the mean where there is no class token", "the class token"));
+            return Err(Error::argument(
+                OP,
+                "global_pool",
+                "the mean where there is no class token",
+                "the class token",
+            ));
         }
         let rates = [
             ("drop_rate", self.drop_rate),
@@ -213,7 +223,11 @@ impl Vit {
             return Err(Error::Shape { op: "ViT", what: "needs images [B, 3, H, W]", got: images.info() });
         };
         if (height, width) != self.config.img_size {
-            return Err(Error::Shape { op: "ViT", what: "the images are not of the model's img_size", got: images.info() });
+            return Err(Error::Shape {
+                op: "ViT",
+                what: "the images are not of the model's img_size",
+                got: images.info(),
+            });
         }
         if !kept.is_empty() && kept.len() != self.blocks.len() {
             let expected = format!("empty or one for each of {} blocks", self.blocks.len());

@@ -45,7 +45,10 @@ pub fn attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
     gemm(gpu, &dims.product(Layout::Nt, [tokens, tokens, dims.width], q, k, scores, scale, false))?;
     let causal = (mask == Mask::Causal).then_some(tokens);
     softmax_rows(gpu, weights.buffer(), batch * heads * tokens, tokens, dims.stride(), causal)?;
-    gemm(gpu, &dims.product(Layout::Nn, [tokens, dims.width, tokens], scores, v, dims.heads(out.buffer()), 1.0, false))?;
+    gemm(
+        gpu,
+        &dims.product(Layout::Nn, [tokens, dims.width, tokens], scores, v, dims.heads(out.buffer()), 1.0, false),
+    )?;
     Ok(record(out, &[qkv], || Rule { qkv: qkv.detach(), weights, dims, scale }))
 }
 
@@ -73,12 +76,7 @@ impl Dims {
     /// Q, K and V in `f32[B, T, 3·C]`.
     fn qkv<'a>(&self, view: &'a BufferView) -> (Operand<'a>, Operand<'a>, Operand<'a>) {
         let row = 3 * self.channels();
-        let part = |i: usize| Operand {
-            view,
-            offset: i * self.channels(),
-            row,
-            step: [self.tokens * row, self.width],
-        };
+        let part = |i: usize| Operand { view, offset: i * self.channels(), row, step: [self.tokens * row, self.width] };
         (part(0), part(1), part(2))
     }
 
@@ -129,7 +127,10 @@ impl Backward for Rule {
         let (dq, dk, dv) = dims.qkv(to.tensor.buffer());
         let d_out = dims.heads(dy.buffer());
         // dV = Pᵀ dO
-        gemm(gpu, &dims.product(Layout::Tn, [tokens, width, tokens], dims.scores(weights.buffer()), d_out, dv, 1.0, add))?;
+        gemm(
+            gpu,
+            &dims.product(Layout::Tn, [tokens, width, tokens], dims.scores(weights.buffer()), d_out, dv, 1.0, add),
+        )?;
         // dP = dO Vᵀ, then in place dS
         let d_weights = weights.empty_like()?;
         let ds = dims.scores(d_weights.buffer());

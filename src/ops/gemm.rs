@@ -55,11 +55,26 @@ pub(super) struct Gemm<'a> {
 }
 
 params!(GemmParams {
-    m: u32, n: u32, k: u32, inner: u32,
-    lda: u32, ldb: u32, ldc: u32, flags: u32,
-    a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
-    a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
-    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
+    m: u32,
+    n: u32,
+    k: u32,
+    inner: u32,
+    lda: u32,
+    ldb: u32,
+    ldc: u32,
+    flags: u32,
+    a_offset: u32,
+    b_offset: u32,
+    c_offset: u32,
+    alpha: f32,
+    a_outer: u32,
+    a_inner: u32,
+    b_outer: u32,
+    b_inner: u32,
+    c_outer: u32,
+    c_inner: u32,
+    pad0: u32,
+    pad1: u32,
 });
 
 /// A form of the kernel in its three layouts, with the rows and columns of C that a workgroup makes.
@@ -95,8 +110,7 @@ const fn form(
 }
 
 /// Any size and stride, on any device.
-static SIMPLE: Form =
-    form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILE, &[], 8, 64);
+static SIMPLE: Form = form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILE, &[], 8, 64);
 /// CPU drivers, eight rows a lane.
 static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILE, &[], 64, 16);
 /// CPU drivers, four rows a lane, for a small M.
@@ -158,11 +172,26 @@ pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
     let accumulate_flag = if g.accumulate { ACCUMULATE } else { 0 };
     let u = |v: usize| v as u32;
     let params = GemmParams {
-        m: u(m), n: u(n), k: u(k), inner: u(g.batch[1]),
-        lda: u(g.a.row), ldb: u(g.b.row), ldc: u(g.c.row), flags: bias_flag | accumulate_flag,
-        a_offset: u(g.a.offset), b_offset: u(g.b.offset), c_offset: u(g.c.offset), alpha: g.alpha,
-        a_outer: u(g.a.step[0]), a_inner: u(g.a.step[1]), b_outer: u(g.b.step[0]), b_inner: u(g.b.step[1]),
-        c_outer: u(g.c.step[0]), c_inner: u(g.c.step[1]), pad0: 0, pad1: 0,
+        m: u(m),
+        n: u(n),
+        k: u(k),
+        inner: u(g.batch[1]),
+        lda: u(g.a.row),
+        ldb: u(g.b.row),
+        ldc: u(g.c.row),
+        flags: bias_flag | accumulate_flag,
+        a_offset: u(g.a.offset),
+        b_offset: u(g.b.offset),
+        c_offset: u(g.c.offset),
+        alpha: g.alpha,
+        a_outer: u(g.a.step[0]),
+        a_inner: u(g.a.step[1]),
+        b_outer: u(g.b.step[0]),
+        b_inner: u(g.b.step[1]),
+        c_outer: u(g.c.step[0]),
+        c_inner: u(g.c.step[1]),
+        pad0: 0,
+        pad1: 0,
     };
     // Without a bias some readable buffer must stand in its binding; A is one that is only read.
     let buffers = [g.a.view, g.b.view, g.bias.unwrap_or(g.a.view), g.c.view];

@@ -7,7 +7,7 @@ use crate::gpu::{Access, Grid, Kernel, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(SumParams { n: u32, partials: u32, factor: f32, accumulate: u32 });
+params!(SumParams { n: u32, runs: u32, rounds: u32, factor: f32, accumulate: u32 });
 
 static PARTIALS: Kernel = Kernel {
     name: "sum.partials",
@@ -40,28 +40,33 @@ pub fn mean(x: &Tensor) -> Result<Tensor> {
     scaled_sum("mean", x, 1.0 / x.numel() as f32)
 }
 
-/// Up to this many elements one workgroup adds up alone.
-const SMALL: usize = 4096;
-/// Elements that an invocation of the first pass adds up, …
-const PER_PARTIAL: usize = 64;
-/// … unless there would be more partial sums than the one workgroup of the second pass should add up.
-const MOST_PARTIALS: usize = 16_384;
+/// Elements that a workgroup reads in a round: four a lane.
+const ROUND: usize = 256;
+/// Up to this many rounds one workgroup adds up everything alone.
+const FEW_ROUNDS: usize = 16;
+/// Else the first pass is cut into runs of this many rounds, …
+const RUN_ROUNDS: usize = 16;
+/// … or longer ones, so that the one workgroup of the second pass has no more partial sums than those of so many runs.
+const MOST_RUNS: usize = 256;
 
 fn scaled_sum(op: &'static str, x: &Tensor, factor: f32) -> Result<Tensor> {
     expect_f32(op, x)?;
     let gpu = x.gpu();
     let y = Tensor::empty(gpu, DType::F32, shape(op, &[])?)?;
-    let n = x.numel();
+    let params = SumParams { n: 0, runs: 1, rounds: 0, factor, accumulate: 0 };
     let mut terms = x.detach();
-    if n > SMALL {
-        let partials = (n / PER_PARTIAL).min(MOST_PARTIALS);
-        terms = Tensor::empty(gpu, DType::F32, shape(op, &[partials])?)?;
-        let params = SumParams { n: n as u32, partials: partials as u32, factor, accumulate: 0 };
-        gpu.dispatch(&PARTIALS, &params, &[x.buffer(), terms.buffer()], Grid::linear(partials, 64))?;
+    let all = x.numel().div_ceil(ROUND);
+    if all > FEW_ROUNDS {
+        let rounds = all.div_ceil(MOST_RUNS).max(RUN_ROUNDS);
+        let runs = all.div_ceil(rounds);
+        terms = Tensor::empty(gpu, DType::F32, shape(op, &[runs, 64])?)?;
+        let params = SumParams { n: x.numel() as u32, runs: runs as u32, rounds: rounds as u32, ..params };
+        gpu.dispatch(&PARTIALS, &params, &[x.buffer(), terms.buffer()], Grid::linear(runs, 1))?;
     }
-    let params = SumParams { n: terms.numel() as u32, partials: 0, factor, accumulate: 0 };
+    let rounds = terms.numel().div_ceil(ROUND);
+    let params = SumParams { n: terms.numel() as u32, rounds: rounds as u32, ..params };
     gpu.dispatch(&TOTAL, &params, &[terms.buffer(), y.buffer()], Grid::new(1, 1, 1))?;
-    Ok(record(y, &[x], || Rule { n, factor }))
+    Ok(record(y, &[x], || Rule { n: x.numel(), factor }))
 }
 
 struct Rule {
@@ -72,7 +77,7 @@ struct Rule {
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
-        let params = SumParams { n: self.n as u32, partials: 0, factor: self.factor, accumulate: dx.flag() };
+        let params = SumParams { n: self.n as u32, runs: 0, rounds: 0, factor: self.factor, accumulate: dx.flag() };
         dy.gpu().dispatch(&SPREAD, &params, &[dy.buffer(), dx.tensor.buffer()], vec4_grid(self.n))
     }
 }

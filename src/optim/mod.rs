@@ -41,25 +41,13 @@ static NORM_PARTIAL: Kernel = Kernel {
     constants: &[],
 };
 
-static NORM_TOTAL: Kernel = Kernel {
-    name: "optim.norm_total",
-    entry: "norm_total",
-    bindings: &[Access::Read, Access::Write],
-    ..NORM_PARTIAL
-};
+static NORM_TOTAL: Kernel =
+    Kernel { name: "optim.norm_total", entry: "norm_total", bindings: &[Access::Read, Access::Write], ..NORM_PARTIAL };
 
 static ADAMW: Kernel = Kernel {
     name: "optim.adamw",
     entry: "adamw",
-    bindings: &[
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Read,
-        Access::Write,
-        Access::Write,
-        Access::Write,
-    ],
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Write],
     ..NORM_PARTIAL
 };
 

@@ -88,12 +88,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// As [`Trainer::step`], or if data cannot be read or checkpoints written.
-pub fn fit(
-    model: &Vit,
-    data: &FitData<'_>,
-    settings: TrainSettings,
-    observer: &mut dyn Observer,
-) -> Result<Outcome> {
+pub fn fit(model: &Vit, data: &FitData<'_>, settings: TrainSettings, observer: &mut dyn Observer) -> Result<Outcome> {
     if data.steps == 0 {
         return Err(Error::argument("fit", "steps", "at least 1", 0));
     }

@@ -1,0 +1,32 @@
+# make demo   finetune a small ViT with random-LTD, and at full length beside it
+# make test   all tests
+# make lint   formatting and clippy
+# make doc    the library's documentation
+# make ci     everything that continuous integration runs on Linux
+
+CARGO ?= cargo
+
+.PHONY: demo test lint doc ci driver
+
+demo: driver
+	$(CARGO) run --release --example vit_finetune -- --compare
+
+test: driver
+	$(CARGO) test --release
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+
+doc: export RUSTDOCFLAGS = -D warnings
+doc:
+	$(CARGO) doc --release --no-deps --lib --all-features
+
+ci:
+	.ci/run
+
+# Linux machines may lack a Vulkan driver; macOS and Windows bring Metal and DX12.
+driver:
+ifneq ($(OS),Windows_NT)
+	@.ci/vulkan-driver
+endif

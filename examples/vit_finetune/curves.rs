@@ -1,0 +1,121 @@
+//! curves.png: loss, accuracy and kept tokens over the steps, one line a run.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+use crate::report::{History, Row};
+
+/// Embedded, so that the picture is the same on a machine without fonts.
+const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
+
+const SIZE: (u32, u32) = (1000, 1100);
+const COLOURS: [RGBColor; 2] = [RGBColor(31, 90, 180), RGBColor(214, 96, 20)];
+const GREY: RGBColor = RGBColor(90, 90, 90);
+
+type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+
+/// One curve: a name, a colour, and points over steps.
+struct Curve {
+    name: String,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+    /// Single measurements get dots, a line of every step does not.
+    dots: bool,
+}
+
+/// Draws what has been measured so far; nothing if nothing has.
+pub fn draw(path: &Path, history: &History) -> Result<()> {
+    if history.rows.is_empty() {
+        return Ok(());
+    }
+    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
+    let mut runs: Vec<&'static str> = history.rows.iter().map(|r| r.run).collect();
+    runs.dedup();
+    let each = |value: fn(&[&Row]) -> Vec<(f64, f64)>, label: &str, dots: bool| -> Vec<Curve> {
+        let curve = |(i, run): (usize, &&'static str)| {
+            let rows: Vec<&Row> = history.rows.iter().filter(|r| r.run == *run).collect();
+            let name = if label.is_empty() { (*run).to_owned() } else { format!("{run}, {label}") };
+            Curve { name, colour: COLOURS[i % COLOURS.len()], points: value(&rows), dots }
+        };
+        runs.iter().enumerate().map(curve).collect()
+    };
+    let root = BitMapBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let areas = root.split_evenly((3, 1));
+    let mut losses = each(|rows| smoothed(rows, |r| r.loss.into()), "training", false);
+    losses.extend(each(|rows| measured(rows, |r| r.validation_loss), "validation", true));
+    panel(&areas[0], "Loss", &losses, SeriesLabelPosition::UpperRight)?;
+    let mut accuracies = each(|rows| smoothed(rows, |r| 100.0 * r.accuracy), "training", false);
+    accuracies.extend(each(|rows| measured(rows, |r| r.validation_accuracy.map(|a| 100.0 * a)), "validation", true));
+    panel(&areas[1], "Accuracy in %", &accuracies, SeriesLabelPosition::LowerRight)?;
+    let kept = each(|rows| rows.iter().map(|r| (r.step as f64, r.kept as f64)).collect(), "", false);
+    panel(&areas[2], "Kept tokens R", &kept, SeriesLabelPosition::LowerRight)?;
+    root.present()?;
+    Ok(())
+}
+
+/// A running mean over a fiftieth of the run.
+fn smoothed(rows: &[&Row], value: impl Fn(&Row) -> f64) -> Vec<(f64, f64)> {
+    let window = (rows.len() / 50).max(1);
+    let mean = |i: usize| {
+        let from = i.saturating_sub(window - 1);
+        rows[from..=i].iter().map(|r| value(r)).sum::<f64>() / (i + 1 - from) as f64
+    };
+    (0..rows.len()).map(|i| (rows[i].step as f64, mean(i))).collect()
+}
+
+fn measured(rows: &[&Row], value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {
+    rows.iter().filter_map(|r| value(r).map(|v| (r.step as f64, v))).collect()
+}
+
+fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (low, high) = values.filter(|v| v.is_finite()).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let margin = ((high - low) * 0.06).max(1e-3 * high.abs()).max(1e-6);
+    low - margin..high + margin
+}
+
+fn panel(area: &Area<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPosition) -> Result<()> {
+    let points = || curves.iter().flat_map(|c| &c.points);
+    let steps = 0.0..points().map(|p| p.0).fold(1.0, f64::max);
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 22).into_font().color(&BLACK))
+        .margin(14)
+        .x_label_area_size(38)
+        .y_label_area_size(64)
+        .build_cartesian_2d(steps, range(points().map(|p| p.1)))?;
+    chart
+        .configure_mesh()
+        .x_desc("optimiser step")
+        .label_style(("sans-serif", 15).into_font().color(&GREY))
+        .axis_desc_style(("sans-serif", 15).into_font().color(&GREY))
+        .x_label_formatter(&|v| format!("{v:.0}"))
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .axis_style(GREY)
+        .draw()?;
+    for curve in curves {
+        let style = curve.colour.mix(if curve.dots { 1.0 } else { 0.75 }).stroke_width(2);
+        let line = chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
+        line.label(&curve.name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], style));
+        if curve.dots {
+            let colour = curve.colour;
+            chart.draw_series(curve.points.iter().map(|&p| Circle::new(p, 4, colour.filled())))?;
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(legend)
+        .label_font(("sans-serif", 15))
+        .background_style(WHITE.mix(0.85))
+        .border_style(RGBColor(225, 225, 225))
+        .draw()?;
+    Ok(())
+}

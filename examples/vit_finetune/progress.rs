@@ -1,0 +1,134 @@
+//! What is shown while a run goes on: a bar on a terminal, plain lines elsewhere.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use wgrad::train::{EpochMetrics, Observer, StepMetrics};
+
+use crate::report::History;
+
+/// Plain lines come at most this often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Follows one run, and keeps its history.
+pub struct Progress<'a> {
+    run: &'static str,
+    total: u64,
+    per_epoch: u64,
+    history: &'a mut History,
+    stop: &'a AtomicBool,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    printed: Instant,
+    /// Running means that a reader can follow.
+    loss: f64,
+    accuracy: f64,
+    samples: u64,
+}
+
+impl<'a> Progress<'a> {
+    pub fn new(
+        run: &'static str,
+        total: u64,
+        per_epoch: u64,
+        history: &'a mut History,
+        stop: &'a Arc<AtomicBool>,
+    ) -> Self {
+        let bar = crate::is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix:12} {bar:24} {pos}/{len} {msg} [{eta} left]");
+            let bar = ProgressBar::new(total).with_prefix(run);
+            style.map_or(bar.clone(), |style| bar.with_style(style))
+        });
+        let now = Instant::now();
+        Progress {
+            run,
+            total,
+            per_epoch,
+            history,
+            stop,
+            bar,
+            started: now,
+            printed: now,
+            loss: f64::NAN,
+            accuracy: f64::NAN,
+            samples: 0,
+        }
+    }
+
+    /// Closes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn smooth(&mut self, m: &StepMetrics) {
+        let blend = |old: f64, new: f64| if old.is_nan() { new } else { 0.9 * old + 0.1 * new };
+        self.loss = blend(self.loss, m.loss.into());
+        self.accuracy = blend(self.accuracy, f64::from(m.correct) / m.samples as f64);
+        self.samples += m.samples as u64;
+    }
+
+    fn message(&self, m: &StepMetrics) -> String {
+        let rate = self.samples as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        format!(
+            "epoch {} loss {:.3} accuracy {:.1} % R {}/{} {rate:.0} images/s",
+            m.step / self.per_epoch + 1,
+            self.loss,
+            100.0 * self.accuracy,
+            m.kept,
+            m.tokens
+        )
+    }
+
+    fn print_plain(&mut self, m: &StepMetrics) {
+        let is_last = m.step + 1 == self.total;
+        if m.step > 0 && !is_last && self.printed.elapsed() < PLAIN_INTERVAL {
+            return;
+        }
+        self.printed = Instant::now();
+        let left = self.started.elapsed().as_secs_f64() / (m.step + 1) as f64 * (self.total - m.step - 1) as f64;
+        println!("{:12} {}/{} {} [{left:.0} s left]", self.run, m.step + 1, self.total, self.message(m));
+    }
+
+    fn flow(&self) -> ControlFlow<()> {
+        if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Observer for Progress<'_> {
+    fn step(&mut self, metrics: &StepMetrics) -> ControlFlow<()> {
+        self.smooth(metrics);
+        self.history.step(self.run, metrics, self.per_epoch);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(metrics.step + 1);
+                bar.set_message(self.message(metrics));
+            }
+            None => self.print_plain(metrics),
+        }
+        self.flow()
+    }
+
+    fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
+        self.history.epoch(self.run, metrics);
+        let line = format!(
+            "{:12} epoch {}: training loss {:.4}, accuracy {:.2} %; validation loss {:.4}, accuracy {:.2} %{}",
+            self.run,
+            metrics.epoch + 1,
+            metrics.train_loss,
+            100.0 * metrics.train_accuracy,
+            metrics.validation.loss,
+            100.0 * metrics.validation.accuracy,
+            if metrics.is_best { " (best)" } else { "" }
+        );
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{line}")),
+            None => println!("{line}"),
+        }
+        self.flow()
+    }
+}

@@ -1,0 +1,331 @@
+//! The graph: what flows where, how often, and what is refused.
+
+use crate::common::{assert_close, gpu, values};
+use wgrad::autograd::{Parameters, is_recording, no_grad};
+use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
+use wgrad::optim::{Optimizer, Rule, Sgd};
+use wgrad::{Error, Gpu, Result, Tensor};
+
+fn upload(gpu: &Gpu, data: &[f32]) -> Tensor {
+    Tensor::from_slice(gpu, &[data.len()], data).unwrap()
+}
+
+fn leaf(gpu: &Gpu, data: &[f32]) -> Tensor {
+    upload(gpu, data).requires_grad().unwrap()
+}
+
+/// The gradient of a leaf.
+fn gradient(loss: &Tensor, leaf: &Tensor) -> Vec<f32> {
+    loss.backward().unwrap().get(leaf).expect("a gradient").to_vec().unwrap()
+}
+
+#[test]
+fn leaf_used_several_times() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0, 3.0]);
+    // x + 2 x + x² + x
+    let square = ops::mul(&x, &x).unwrap();
+    let sum = ops::add(&ops::add(&x, &ops::scale(&x, 2.0).unwrap()).unwrap(), &square).unwrap();
+    let loss = ops::sum(&ops::add(&sum, &x).unwrap()).unwrap();
+    assert_eq!(gradient(&loss, &x), [6.0, 8.0, 10.0]);
+}
+
+/// Both sides of a diamond of unequal depth, and both diamonds of a chain, must have arrived before a node passes on.
+#[test]
+fn diamonds() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, -2.0]);
+    let diamond = |x: &Tensor| {
+        let long = ops::scale(&ops::scale(&ops::scale(x, 2.0).unwrap(), 3.0).unwrap(), 0.5).unwrap();
+        ops::add(&long, x).unwrap()
+    };
+    let y = diamond(&diamond(&x));
+    assert_eq!(y.to_vec::<f32>().unwrap(), [16.0, -32.0]);
+    assert_eq!(gradient(&ops::sum(&y).unwrap(), &x), [16.0, 16.0]);
+}
+
+/// add(x, x) gives one gradient to both parents, and add(x, y) the same memory to two: a later sum into one of them must
+/// not change the other.
+#[test]
+fn shared_gradients_are_not_added_to_in_place() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    let twice = ops::add(&x, &x).unwrap();
+    let four = ops::add(&twice, &twice).unwrap();
+    assert_eq!(gradient(&ops::sum(&four).unwrap(), &x), [4.0, 4.0]);
+
+    let (x, y) = (leaf(&gpu, &[1.0, 2.0]), leaf(&gpu, &[3.0, 4.0]));
+    let more = ops::scale(&x, 10.0).unwrap();
+    let loss = ops::sum(&ops::add(&ops::add(&x, &y).unwrap(), &more).unwrap()).unwrap();
+    let gradients = loss.backward().unwrap();
+    assert_eq!(gradients.get(&x).unwrap().to_vec::<f32>().unwrap(), [11.0, 11.0]);
+    assert_eq!(gradients.get(&y).unwrap().to_vec::<f32>().unwrap(), [1.0, 1.0]);
+}
+
+/// The gradient that the caller hands in is the caller's: it is not written to.
+#[test]
+fn given_gradient_is_left_alone() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    let dy = upload(&gpu, &[1.0, 10.0]);
+    let y = ops::add(&ops::add(&x, &x).unwrap(), &x).unwrap();
+    let gradients = y.backward_from(&dy).unwrap();
+    assert_eq!(gradients.get(&x).unwrap().to_vec::<f32>().unwrap(), [3.0, 30.0]);
+    assert_eq!(dy.to_vec::<f32>().unwrap(), [1.0, 10.0]);
+}
+
+#[test]
+fn branch_without_gradient_is_passed_over() {
+    let gpu = gpu();
+    let (x, y) = (leaf(&gpu, &[1.0, 2.0]), leaf(&gpu, &[3.0, 4.0]));
+    let unused = ops::scale(&y, 2.0).unwrap();
+    let loss = ops::sum(&ops::add(&x, &unused.detach()).unwrap()).unwrap();
+    let gradients = loss.backward().unwrap();
+    assert!(gradients.get(&y).is_none() && gradients.get(&unused).is_none() && gradients.get(&x).is_some());
+    assert!(gradients.get(&upload(&gpu, &[1.0])).is_none(), "not in any graph");
+}
+
+#[test]
+fn backward_of_a_leaf_is_one() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[3.0]);
+    assert_eq!(gradient(&x, &x), [1.0]);
+    let mut parameters = Parameters::new(&gpu);
+    let p = parameters.add("p", &[], &[3.0]).unwrap();
+    p.tensor().backward().unwrap();
+    p.tensor().backward().unwrap();
+    assert_eq!(p.grad().expect("a gradient").item().unwrap(), 2.0);
+}
+
+#[test]
+fn parameters_accumulate_until_cleared() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[3], &[1.0, 2.0, 3.0]).unwrap();
+    let unused = parameters.add("unused", &[3], &[0.0; 3]).unwrap();
+    let loss =
+        |factor: f32| ops::scale(&ops::sum(&ops::mul(&w.tensor(), &w.tensor()).unwrap()).unwrap(), factor).unwrap();
+    assert!(w.grad().is_none());
+    loss(1.0).backward().unwrap();
+    assert_eq!(w.grad().unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]);
+    loss(10.0).backward().unwrap();
+    assert_eq!(w.grad().unwrap().to_vec::<f32>().unwrap(), [22.0, 44.0, 66.0]);
+    parameters.zero_grad();
+    assert!(w.grad().is_none());
+    loss(-1.0).backward().unwrap();
+    assert_eq!(w.grad().unwrap().to_vec::<f32>().unwrap(), [-2.0, -4.0, -6.0]);
+    assert!(unused.grad().is_none());
+}
+
+#[test]
+fn frozen_parameters() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let a = parameters.add("a", &[2], &[1.0, 2.0]).unwrap();
+    let b = parameters.add("b", &[2], &[3.0, 4.0]).unwrap();
+    let step = |optimizer: &mut Optimizer| {
+        ops::sum(&ops::mul(&a.tensor(), &b.tensor()).unwrap()).unwrap().backward().unwrap();
+        let filled = (a.grad().is_some(), b.grad().is_some());
+        optimizer.step(&parameters, 1.0).unwrap();
+        filled
+    };
+    let rule = Rule::Sgd(Sgd { momentum: 0.0, weight_decay: 0.5, ..Sgd::default() });
+    let mut optimizer = Optimizer::new(&parameters, rule, None, |_, _| true).unwrap();
+    b.set_trainable(false);
+    assert_eq!(step(&mut optimizer), (true, false));
+    assert_eq!(a.value().to_vec::<f32>().unwrap(), [0.5 - 3.0, 1.0 - 4.0]);
+    assert_eq!(b.value().to_vec::<f32>().unwrap(), [3.0, 4.0]);
+    // Freezing forgets a gradient that is there.
+    ops::sum(&a.tensor()).unwrap().backward().unwrap();
+    a.set_trainable(false);
+    assert!(a.grad().is_none());
+    assert!(matches!(ops::sum(&a.tensor()).unwrap().backward(), Err(Error::Graph { .. })));
+    // Thawed, both learn.
+    a.set_trainable(true);
+    b.set_trainable(true);
+    assert_eq!(step(&mut optimizer), (true, true));
+    assert_eq!(b.value().to_vec::<f32>().unwrap(), [1.5 + 2.5, 2.0 + 3.0]);
+}
+
+#[test]
+fn names_are_unique_and_sizes_checked() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[2], &[1.0, 2.0]).unwrap();
+    assert!(matches!(parameters.add("w", &[2], &[1.0, 2.0]), Err(Error::Parameter { name, .. }) if name == "w"));
+    assert!(matches!(parameters.add("v", &[2], &[1.0]), Err(Error::Parameter { name, .. }) if name == "v"));
+    assert!(matches!(w.set(&[1.0; 3]), Err(Error::Parameter { name, .. }) if name == "w"));
+    assert!(parameters.get("v").is_none() && parameters.len() == 1);
+    assert_eq!(w.value().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+}
+
+#[test]
+fn no_grad_nests_and_is_restored() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    assert!(is_recording());
+    no_grad(|| {
+        no_grad(|| assert!(!is_recording()));
+        assert!(!is_recording(), "the inner one does not switch recording on");
+        let y = ops::sum(&x).unwrap();
+        assert!(matches!(y.backward(), Err(Error::Graph { op: "backward", .. })));
+    });
+    assert!(is_recording());
+    let panicked = std::panic::catch_unwind(|| no_grad(|| std::panic::resume_unwind(Box::new(()))));
+    assert!(panicked.is_err() && is_recording(), "restored after a panic");
+    assert_eq!(gradient(&ops::sum(&x).unwrap(), &x), [1.0, 1.0]);
+}
+
+/// One thread evaluates while another trains, on one device.
+#[test]
+fn no_grad_is_per_thread() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    let (inside, wait_inside) = std::sync::mpsc::channel();
+    let (done, wait_done) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let evaluation = scope.spawn(move || {
+            no_grad(|| {
+                inside.send(()).unwrap();
+                wait_done.recv().unwrap();
+                is_recording()
+            })
+        });
+        wait_inside.recv().unwrap();
+        assert!(is_recording());
+        assert_eq!(gradient(&ops::sum(&x).unwrap(), &x), [1.0, 1.0]);
+        done.send(()).unwrap();
+        assert!(!evaluation.join().unwrap());
+    });
+}
+
+/// Several threads record on one device at once; each gets its own results.
+#[test]
+fn threads_share_a_device() {
+    let gpu = gpu();
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let gpu = &gpu;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let data = values(seed * 100 + round, 1000);
+                    let x = leaf(gpu, &data);
+                    let loss = ops::sum(&ops::mul(&x, &x).unwrap()).unwrap();
+                    let expected: Vec<f32> = data.iter().map(|v| 2.0 * v).collect();
+                    assert_eq!(gradient(&loss, &x), expected, "thread {seed}, round {round}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn backward_twice_is_an_error() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    let y = ops::mul(&x, &x).unwrap();
+    let loss = ops::sum(&y).unwrap();
+    loss.backward().unwrap();
+    let message = loss.backward().err().expect("an error").to_string();
+    assert_eq!(message, "backward: the graph has been consumed");
+    // Also by way of another result of the same part.
+    let message = ops::sum(&y).unwrap().backward().err().expect("an error").to_string();
+    assert_eq!(message, "backward: the graph has been consumed");
+}
+
+#[test]
+fn backward_needs_a_scalar_in_a_graph() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    let message = |result: Result<()>| result.err().expect("an error").to_string();
+    let y = ops::scale(&x, 2.0).unwrap();
+    assert_eq!(message(y.backward().map(drop)), "backward: needs a scalar; else use backward_from: got f32[2]");
+    let dy = upload(&gpu, &[1.0; 3]);
+    assert_eq!(
+        message(y.backward_from(&dy).map(drop)),
+        "backward: the gradient has another shape: lhs f32[2], rhs f32[3]"
+    );
+    // Neither has consumed anything.
+    let gradients = y.backward_from(&upload(&gpu, &[1.0, 3.0])).unwrap();
+    assert_eq!(gradients.get(&x).unwrap().to_vec::<f32>().unwrap(), [2.0, 6.0]);
+    let plain = ops::sum(&x.detach()).unwrap();
+    assert_eq!(message(plain.backward().map(drop)), "backward: the tensor is in no graph");
+    let labels = Tensor::from_slice(&gpu, &[2], &[1u32, 2]).unwrap();
+    assert_eq!(message(labels.requires_grad().map(drop)), "requires_grad: only f32 has gradients: got u32[2]");
+}
+
+/// Nodes of the chain that a thread's stack could not hold if dropping or walking it were recursive.
+const DEEP: usize = 10_000;
+
+fn chain(x: &Tensor) -> Tensor {
+    (0..DEEP).fold(x.clone(), |y, _| ops::scale(&y, 1.0).unwrap())
+}
+
+#[test]
+fn deep_chain() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    drop(chain(&x));
+    let loss = ops::sum(&chain(&x)).unwrap();
+    assert_eq!(gradient(&loss, &x), [1.0, 1.0]);
+    drop(loss);
+}
+
+/// A chain whose every node has two ways to the next.
+#[test]
+fn deep_chain_of_diamonds() {
+    let gpu = gpu();
+    let x = leaf(&gpu, &[1.0, 2.0]);
+    let halve = |y: Tensor| ops::scale(&ops::add(&y, &y).unwrap(), 0.5).unwrap();
+    let y = (0..1000).fold(x.clone(), |y, _| halve(y));
+    assert_eq!(gradient(&ops::sum(&y).unwrap(), &x), [1.0, 1.0]);
+    drop((0..1000).fold(x.clone(), |y, _| halve(y)));
+}
+
+#[test]
+fn two_devices_do_not_mix() {
+    let (here, there) = (gpu(), gpu());
+    assert!(!here.same(&there) && here.same(&here.clone()));
+    let on = |gpu: &Gpu, dims: &[usize]| Tensor::from_slice(gpu, dims, &vec![1.0f32; dims.iter().product()]).unwrap();
+    let (x, y) = (on(&here, &[2, 4]), on(&there, &[2, 4]));
+    let vector = on(&there, &[4]);
+    let tokens = on(&here, &[1, 2, 4]);
+    let indices = TokenIndices::new(&there, 1, 1, 2, &[1]).unwrap();
+    let labels = Tensor::from_slice(&there, &[2], &[0u32, 1]).unwrap();
+    let square = on(&there, &[4, 4]);
+    let cases: Vec<(&str, Result<Tensor>)> = vec![
+        ("add", ops::add(&x, &y)),
+        ("add, repeated", ops::add(&x, &vector)),
+        ("mul", ops::mul(&x, &y)),
+        ("matmul", ops::matmul(&x, &square)),
+        ("matmul_nt", ops::matmul_nt(&x, &y)),
+        ("matmul_tn", ops::matmul_tn(&x, &y)),
+        ("linear", ops::linear(&x, &square, None)),
+        ("linear, bias", ops::linear(&x, &on(&here, &[4, 4]), Some(&vector))),
+        ("layernorm, weight", ops::layernorm(&x, &vector, &on(&here, &[4]), 1e-6)),
+        ("layernorm, bias", ops::layernorm(&x, &on(&here, &[4]), &vector, 1e-6)),
+        ("cross_entropy", ops::cross_entropy(&x, &labels, &CrossEntropy::default())),
+        ("count_correct", ops::count_correct(&x, &labels, None)),
+        ("concat_tokens", ops::concat_tokens(&[&tokens, &on(&there, &[1, 2, 4])])),
+        ("embed_tokens, prefix", ops::embed_tokens(&tokens, Some(&on(&there, &[1, 1, 4])), &on(&here, &[1, 3, 4]))),
+        ("embed_tokens, positions", ops::embed_tokens(&tokens, None, &on(&there, &[1, 2, 4]))),
+        ("token_gather", ops::token_gather(&tokens, &indices)),
+        ("token_scatter, indices", ops::token_scatter(tokens.clone(), &on(&here, &[1, 1, 4]), &indices)),
+        ("token_scatter, rows", {
+            let indices = TokenIndices::new(&here, 1, 1, 2, &[1]).unwrap();
+            ops::token_scatter(tokens.clone(), &on(&there, &[1, 1, 4]), &indices)
+        }),
+    ];
+    for (name, result) in cases {
+        let message = result.err().unwrap_or_else(|| panic!("{name} mixed two devices")).to_string();
+        assert!(message.contains("different devices"), "{name}: {message}");
+    }
+    let leaf = x.requires_grad().unwrap();
+    let result = ops::scale(&leaf, 2.0).unwrap().backward_from(&y);
+    assert!(result.err().expect("backward_from mixed two devices").to_string().contains("different devices"));
+    // Both work on.
+    for gpu in [&here, &there] {
+        let qkv = on(gpu, &[1, 2, 12]);
+        assert_close("attention", &ops::attention(&qkv, 1, Mask::None).unwrap().to_vec().unwrap(), &[1.0; 8], 1e-6);
+    }
+}

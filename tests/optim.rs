@@ -1,0 +1,306 @@
+//! The optimisers' kernels against the plain formulas in f64, over parameters of awkward sizes in several arena segments.
+
+use crate::common::{assert_close, each_family, gpu, poison, values};
+use wgrad::autograd::{Parameter, Parameters};
+use wgrad::ops;
+use wgrad::optim::{AdamW, Optimizer, Rule, Sgd, StepReport, decays};
+use wgrad::{Error, Gpu, Tensor};
+
+/// Path and number of elements. The large ones need segments of their own: the first segment is 1 MiB.
+const SIZES: &[(&str, usize)] = &[
+    ("one", 1),
+    ("fc.weight", 63),
+    ("fc.bias", 64),
+    ("norm", 65),
+    ("blocks.0.weight", 300_001),
+    ("wide.weight", 4_097),
+    ("never", 200),
+    ("sometimes", 129),
+    ("larger.weight", 600_000),
+    ("last", 7),
+];
+
+/// Has no gradient in any step.
+const NEVER: usize = 6;
+/// Has a gradient in even steps only.
+const SOMETIMES: usize = 7;
+
+fn decay_of(path: &str) -> bool {
+    path.ends_with("weight") || path == "never" || path == "sometimes"
+}
+
+fn has_gradient(index: usize, step: u64) -> bool {
+    index != NEVER && (index != SOMETIMES || step.is_multiple_of(2))
+}
+
+fn gradient(index: usize, step: u64, n: usize) -> Vec<f32> {
+    // Of different magnitudes, since Adam divides by them.
+    let scale = [1.0, 0.01, 30.0][index % 3];
+    values(1000 * step + index as u64, n).iter().map(|v| scale * v).collect()
+}
+
+fn model(gpu: &Gpu) -> (Parameters, Vec<Parameter>) {
+    let mut parameters = Parameters::new(gpu);
+    let add = |(i, &(path, n)): (usize, &(&str, usize))| parameters.add(path, &[n], &values(i as u64, n)).unwrap();
+    let list = SIZES.iter().enumerate().map(add).collect();
+    (parameters, list)
+}
+
+/// Fills the gradients by the graph: d (p · g) / dp = g.
+fn fill_gradients(gpu: &Gpu, list: &[Parameter], step: u64) {
+    for (i, p) in list.iter().enumerate().filter(|(i, _)| has_gradient(*i, step)) {
+        let n = p.value().numel();
+        let g = Tensor::from_slice(gpu, &[n], &gradient(i, step, n)).unwrap();
+        ops::sum(&ops::mul(&p.tensor(), &g).unwrap()).unwrap().backward().unwrap();
+    }
+}
+
+/// What a parameter looks like in f64.
+struct Plain {
+    value: Vec<f64>,
+    first: Vec<f64>,
+    second: Vec<f64>,
+}
+
+impl Plain {
+    fn new(index: usize, n: usize) -> Self {
+        let value = values(index as u64, n).iter().map(|&v| f64::from(v)).collect();
+        Plain { value, first: vec![0.0; n], second: vec![0.0; n] }
+    }
+
+    /// `t` counts steps from 1; `g` is clipped already.
+    fn step(&mut self, rule: &Rule, rate: f64, decays: bool, t: i32, g: &[f64]) {
+        for (i, &g) in g.iter().enumerate() {
+            match rule {
+                Rule::AdamW(r) => self.adamw(i, r, rate, decays, t, g),
+                Rule::Sgd(r) => self.sgd(i, r, rate, decays, t, g),
+            }
+        }
+    }
+
+    fn adamw(&mut self, i: usize, r: &AdamW, rate: f64, decays: bool, t: i32, g: f64) {
+        let (b1, b2) = (f64::from(r.betas.0), f64::from(r.betas.1));
+        let decay = if decays { f64::from(r.weight_decay) } else { 0.0 };
+        self.value[i] *= 1.0 - rate * decay;
+        self.first[i] = b1 * self.first[i] + (1.0 - b1) * g;
+        self.second[i] = b2 * self.second[i] + (1.0 - b2) * g * g;
+        let (m, v) = (self.first[i] / (1.0 - b1.powi(t)), self.second[i] / (1.0 - b2.powi(t)));
+        self.value[i] -= rate * m / (v.sqrt() + f64::from(r.eps));
+    }
+
+    fn sgd(&mut self, i: usize, r: &Sgd, rate: f64, decays: bool, t: i32, g: f64) {
+        let decay = if decays { f64::from(r.weight_decay) } else { 0.0 };
+        let momentum = f64::from(r.momentum);
+        let g = g + decay * self.value[i];
+        self.first[i] = if t == 1 { g } else { momentum * self.first[i] + (1.0 - f64::from(r.dampening)) * g };
+        self.value[i] -= rate * if r.nesterov { g + momentum * self.first[i] } else { self.first[i] };
+    }
+}
+
+fn report(optimizer: &Optimizer) -> StepReport {
+    StepReport::decode(&optimizer.report().read_later().unwrap().wait().unwrap().concat()).unwrap()
+}
+
+/// Five steps of `rule` at changing rates, beside the plain formulas.
+fn check(rule: Rule, max_norm: Option<f32>) {
+    for gpu in each_family() {
+        let (parameters, list) = model(&gpu);
+        poison(&gpu, &[1 << 18, 1 << 19, 1 << 20, 64, 128, 1 << 14]);
+        let mut optimizer = Optimizer::new(&parameters, rule, max_norm, |path, _| decay_of(path)).unwrap();
+        let mut plain: Vec<_> = SIZES.iter().enumerate().map(|(i, &(_, n))| Plain::new(i, n)).collect();
+        for step in 0..5u64 {
+            let rate = 0.01 / (step + 1) as f32;
+            fill_gradients(&gpu, &list, step);
+            optimizer.step(&parameters, rate).unwrap();
+            assert!(list.iter().all(|p| p.grad().is_none()), "gradients are forgotten");
+
+            let of = |i: usize| gradient(i, step, SIZES[i].1).iter().map(|&g| f64::from(g)).collect::<Vec<_>>();
+            let gradients: Vec<_> = (0..SIZES.len()).map(|i| has_gradient(i, step).then(|| of(i))).collect();
+            let norm = gradients.iter().flatten().flatten().map(|g| g * g).sum::<f64>().sqrt();
+            let scale = max_norm.map_or(1.0, |m| (f64::from(m) / (norm + 1e-6)).min(1.0));
+            for (i, g) in gradients.iter().enumerate() {
+                let Some(g) = g else { continue };
+                let clipped: Vec<_> = g.iter().map(|g| scale * g).collect();
+                plain[i].step(&rule, rate.into(), decay_of(SIZES[i].0), step as i32 + 1, &clipped);
+            }
+            let report = report(&optimizer);
+            assert!(report.finite && report.bad_parameter.is_none());
+            assert_eq!((report.applied, report.skipped), (step + 1, 0));
+            assert_close("norm", &[report.grad_norm], &[norm as f32], 1e-5);
+        }
+        for (i, p) in list.iter().enumerate() {
+            let expected: Vec<_> = plain[i].value.iter().map(|&v| v as f32).collect();
+            let what = format!("{} {rule:?} {max_norm:?} ({:?})", p.path(), gpu.family());
+            assert_close(&what, &p.value().to_vec().unwrap(), &expected, 1e-5);
+        }
+        assert_eq!(list[NEVER].value().to_vec::<f32>().unwrap(), values(NEVER as u64, SIZES[NEVER].1));
+    }
+}
+
+#[test]
+fn adamw() {
+    check(Rule::AdamW(AdamW::default()), None);
+}
+
+#[test]
+fn adamw_clipped_without_decay() {
+    check(Rule::AdamW(AdamW { betas: (0.8, 0.95), eps: 1e-3, weight_decay: 0.0 }), Some(1.0));
+}
+
+#[test]
+fn sgd_plain() {
+    check(Rule::Sgd(Sgd { momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 }), None);
+}
+
+#[test]
+fn sgd_with_momentum_and_decay_clipped() {
+    check(Rule::Sgd(Sgd { momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.1 }), Some(2.5));
+}
+
+#[test]
+fn sgd_with_dampening() {
+    check(Rule::Sgd(Sgd { momentum: 0.9, dampening: 0.3, nesterov: false, weight_decay: 0.0 }), None);
+}
+
+#[test]
+fn sgd_nesterov() {
+    check(Rule::Sgd(Sgd { momentum: 0.8, dampening: 0.0, nesterov: true, weight_decay: 0.01 }), None);
+}
+
+/// The clip leaves a norm below the bound alone.
+#[test]
+fn clip_does_nothing_below_its_bound() {
+    check(Rule::Sgd(Sgd::default()), Some(1e9));
+}
+
+/// A step before any gradient exists changes nothing, whatever device memory held before.
+#[test]
+fn step_without_gradients() {
+    let gpu = gpu();
+    let (parameters, list) = model(&gpu);
+    let ones = vec![1u32; 8 * SIZES.len()];
+    drop(Tensor::from_slice(&gpu, &[ones.len()], &ones).unwrap());
+    let mut optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, |_, _| true).unwrap();
+    optimizer.step(&parameters, 1.0).unwrap();
+    assert_eq!(report(&optimizer).grad_norm, 0.0);
+    for (i, p) in list.iter().enumerate() {
+        assert_eq!(p.value().to_vec::<f32>().unwrap(), values(i as u64, SIZES[i].1), "{}", p.path());
+    }
+}
+
+/// A gradient that is not finite: no weight and no moment changes, the offender is named, and training goes on.
+#[test]
+fn bad_gradient_is_skipped() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for gpu in each_family() {
+            let run = |with_bad: bool| {
+                let (parameters, list) = model(&gpu);
+                let mut optimizer =
+                    Optimizer::new(&parameters, Rule::AdamW(AdamW::default()), Some(1.0), decays).unwrap();
+                for step in 0..3 {
+                    if with_bad && step == 1 {
+                        let before: Vec<_> = list.iter().map(|p| p.value().to_vec::<f32>().unwrap()).collect();
+                        fill_gradients(&gpu, &list, 7);
+                        for (i, at) in [(8, 599_999), (4, 300_000)] {
+                            let mut g = vec![0.0; SIZES[i].1];
+                            g[at] = bad;
+                            let g = Tensor::from_slice(&gpu, &[g.len()], &g).unwrap();
+                            ops::sum(&ops::mul(&list[i].tensor(), &g).unwrap()).unwrap().backward().unwrap();
+                        }
+                        optimizer.step(&parameters, 0.1).unwrap();
+                        let report = report(&optimizer);
+                        assert_eq!((report.finite, report.bad_parameter), (false, Some(4)));
+                        assert_eq!((report.applied, report.skipped), (1, 1));
+                        let error = report.check(1, &parameters).unwrap_err();
+                        assert!(
+                            matches!(&error, Error::NonFinite { step: 1, parameter } if parameter == "blocks.0.weight"),
+                            "{error}"
+                        );
+                        for (p, before) in list.iter().zip(&before) {
+                            assert!(same_bits(&p.value().to_vec().unwrap(), before), "{} changed", p.path());
+                        }
+                    }
+                    fill_gradients(&gpu, &list, step);
+                    optimizer.step(&parameters, 0.01).unwrap();
+                    report(&optimizer).check(step, &parameters).unwrap();
+                }
+                list.iter().map(|p| p.value().to_vec::<f32>().unwrap()).collect::<Vec<_>>()
+            };
+            let (with, without) = (run(true), run(false));
+            for (i, (with, without)) in with.iter().zip(&without).enumerate() {
+                assert!(same_bits(with, without), "{} after a skipped step", SIZES[i].0);
+            }
+        }
+    }
+}
+
+/// Finite gradients whose squares overflow: skipped, and no parameter is blamed.
+#[test]
+fn overflowing_norm_is_skipped() {
+    for gpu in each_family() {
+        let mut parameters = Parameters::new(&gpu);
+        let p = parameters.add("p", &[2], &[1.0, 2.0]).unwrap();
+        let mut optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, decays).unwrap();
+        let g = Tensor::from_slice(&gpu, &[2], &[1e30f32, 1e30]).unwrap();
+        ops::sum(&ops::mul(&p.tensor(), &g).unwrap()).unwrap().backward().unwrap();
+        optimizer.step(&parameters, 1.0).unwrap();
+        let report = report(&optimizer);
+        assert_eq!((report.finite, report.bad_parameter), (false, None));
+        assert_eq!(p.value().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+    }
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+#[test]
+fn settings_are_checked() {
+    let gpu = gpu();
+    let (parameters, _) = model(&gpu);
+    let adamw = AdamW::default();
+    let sgd = Sgd::default();
+    let bad = [
+        (Rule::AdamW(AdamW { betas: (1.0, 0.9), ..adamw }), None, "betas.0"),
+        (Rule::AdamW(AdamW { betas: (0.9, f32::NAN), ..adamw }), None, "betas.1"),
+        (Rule::AdamW(AdamW { eps: 0.0, ..adamw }), None, "eps"),
+        (Rule::AdamW(AdamW { weight_decay: -1.0, ..adamw }), None, "weight_decay"),
+        (Rule::Sgd(Sgd { momentum: -0.1, ..sgd }), None, "momentum"),
+        (Rule::Sgd(Sgd { dampening: f32::NAN, ..sgd }), None, "dampening"),
+        (Rule::Sgd(Sgd { nesterov: true, momentum: 0.0, ..sgd }), None, "nesterov"),
+        (Rule::Sgd(Sgd { nesterov: true, dampening: 0.5, ..sgd }), None, "nesterov"),
+        (Rule::Sgd(sgd), Some(0.0), "max_norm"),
+        (Rule::Sgd(sgd), Some(f32::NAN), "max_norm"),
+    ];
+    for (rule, max_norm, setting) in bad {
+        match Optimizer::new(&parameters, rule, max_norm, decays).err() {
+            Some(Error::Argument { name, .. }) if name == setting => {}
+            other => panic!("{rule:?} {max_norm:?}: {other:?}"),
+        }
+    }
+    let empty = Parameters::new(&gpu);
+    assert!(matches!(
+        Optimizer::new(&empty, Rule::Sgd(sgd), None, decays).err(),
+        Some(Error::Argument { name: "parameters", .. })
+    ));
+    let mut optimizer = Optimizer::new(&parameters, Rule::Sgd(sgd), None, decays).unwrap();
+    for rate in [-1.0, f32::NAN, f32::INFINITY] {
+        assert!(matches!(optimizer.step(&parameters, rate), Err(Error::Argument { name: "rate", .. })));
+    }
+    assert!(StepReport::decode(&[0; 7]).is_err());
+}
+
+/// timm's grouping.
+#[test]
+fn what_decays() {
+    for (path, rank, expected) in [
+        ("blocks.0.attn.qkv.weight", 2, true),
+        ("patch_embed.proj.weight", 4, true),
+        ("blocks.0.attn.qkv.bias", 1, false),
+        ("norm.weight", 1, false),
+        ("cls_token", 3, false),
+        ("pos_embed", 3, false),
+    ] {
+        assert_eq!(decays(path, rank), expected, "{path}");
+    }
+}

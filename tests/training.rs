@@ -1,0 +1,612 @@
+//! The training loop: the same twice, random-LTD as it should be, bad steps, checkpoints, whole runs.
+
+use std::ops::ControlFlow;
+
+use crate::common::{assert_close, each_family, gpu, values};
+use wgrad::autograd::no_grad;
+use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
+use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Position, Split, Transform};
+use wgrad::ltd::{RandomLtd, Schedule};
+use wgrad::nn::{Mode, Pool, Vit, VitConfig};
+use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
+use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::train::{EpochMetrics, Evaluation, FitData, Observer, StepMetrics, TrainSettings, Trainer, evaluate, fit};
+use wgrad::{Error, Gpu, Tensor};
+
+const CLASSES: usize = 4;
+/// T of [`config`]: 16 patches and the class token.
+const TOKENS: usize = 17;
+const BATCH: usize = 6;
+
+/// 32 wide, 3 deep, 16×16 images in patches of 4.
+fn config() -> VitConfig {
+    VitConfig { img_size: (16, 16), patch_size: 4, num_classes: CLASSES, ..VitConfig::custom(32, 3, 2) }
+}
+
+/// With everything that is random in training.
+fn random_config() -> VitConfig {
+    VitConfig { drop_rate: 0.1, pos_drop_rate: 0.1, proj_drop_rate: 0.1, drop_path_rate: 0.3, ..config() }
+}
+
+fn settings(ltd: Option<RandomLtd>) -> TrainSettings {
+    TrainSettings {
+        rule: Rule::AdamW(AdamW::default()),
+        max_norm: Some(1.0),
+        rate: LrSchedule::new(LrShape::Constant, 1e-2, 0.0, 0, 1000).unwrap(),
+        loss: CrossEntropy { label_smoothing: 0.1, ignore_index: None },
+        ltd,
+        seed: 7,
+    }
+}
+
+fn ltd(kept: usize) -> RandomLtd {
+    RandomLtd::new(3, Schedule::constant(kept).unwrap()).unwrap().with_seed(3)
+}
+
+fn bytes(seed: u64, n: usize) -> Vec<u8> {
+    values(seed, n).iter().map(|v| (v * 127.0 + 128.0) as u8).collect()
+}
+
+fn batch(seed: u64, samples: usize) -> Batch {
+    Batch {
+        images: bytes(seed, samples * 3 * 16 * 16),
+        labels: (0..samples).map(|i| (i % CLASSES) as u32).collect(),
+        indices: (0..samples as u32).collect(),
+        position: Position::default(),
+    }
+}
+
+fn weights(model: &Vit) -> Vec<Vec<f32>> {
+    model.parameters().iter().map(|p| p.value().to_vec().unwrap()).collect()
+}
+
+fn bits(values: &[Vec<f32>]) -> Vec<Vec<u32>> {
+    values.iter().map(|v| v.iter().map(|v| v.to_bits()).collect()).collect()
+}
+
+#[track_caller]
+fn assert_same(model: &Vit, got: &[Vec<f32>], expected: &[Vec<f32>]) {
+    for ((p, got), expected) in model.parameters().iter().zip(bits(got)).zip(bits(expected)) {
+        let differs = got.iter().zip(&expected).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "{}: first difference", p.path());
+    }
+}
+
+// ---- the same twice ----
+
+#[test]
+fn one_seed_gives_one_result() {
+    for gpu in each_family() {
+        let run = |seed: u64| {
+            let model = Vit::new(&gpu, random_config(), 5).unwrap();
+            let mut trainer = Trainer::new(&model, TrainSettings { seed, ..settings(Some(ltd(9))) }).unwrap();
+            let mut losses = Vec::new();
+            for step in 0..8 {
+                losses.extend(trainer.step(&batch(step, BATCH)).unwrap());
+            }
+            losses.extend(trainer.finish().unwrap());
+            assert_eq!(losses.len(), 8);
+            (losses, weights(&model), model)
+        };
+        let ((losses, first, model), (again, second, _)) = (run(1), run(1));
+        assert_eq!(losses, again);
+        assert_same(&model, &first, &second);
+        let (_, other, _) = run(2);
+        assert_ne!(bits(&first), bits(&other), "the seed matters");
+    }
+}
+
+#[test]
+fn steps_report_what_they_did() {
+    let gpu = gpu();
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let schedule = Schedule::linear(5, TOKENS, 2, 1).unwrap();
+    let mut trainer = Trainer::new(&model, settings(Some(RandomLtd::new(3, schedule).unwrap()))).unwrap();
+    assert!(trainer.step(&batch(0, BATCH)).unwrap().is_none(), "nothing has been read yet");
+    let mut kept = Vec::new();
+    for step in 1..4u64 {
+        let metrics = trainer.step(&batch(step, BATCH)).unwrap().expect("the step before");
+        assert_eq!((metrics.step, metrics.samples, metrics.tokens), (step - 1, BATCH, TOKENS));
+        assert!(metrics.loss.is_finite() && metrics.grad_norm > 0.0 && metrics.correct <= BATCH as u32);
+        kept.push(metrics.kept);
+    }
+    let last = trainer.finish().unwrap().expect("the last step");
+    kept.push(last.kept);
+    assert_eq!((last.step, kept), (3, vec![5, 11, 17, 17]));
+    assert!(trainer.finish().unwrap().is_none() && trainer.steps() == 4);
+    let consumed = (0..4).map(|i| [5u64, 11, 17, 17][i] + 2 * 17).sum::<u64>() * BATCH as u64;
+    assert_eq!(trainer.layer_tokens().consumed, consumed);
+}
+
+/// Enough steps on one batch learn it, also with tokens dropped.
+#[test]
+fn learns_a_batch() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let mut trainer = Trainer::new(&model, settings(Some(ltd(9)))).unwrap();
+        let mut metrics = Vec::new();
+        for _ in 0..60 {
+            metrics.extend(trainer.step(&batch(1, BATCH)).unwrap());
+        }
+        let last = trainer.finish().unwrap().expect("a step");
+        assert!(last.loss < 0.6 && metrics[0].loss > 1.2 && last.correct == BATCH as u32, "{last:?}");
+    }
+}
+
+// ---- random-LTD ----
+
+const KEY: RandomKey = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
+
+fn images(gpu: &Gpu, samples: usize) -> Tensor {
+    Tensor::from_slice(gpu, &[samples, 3, 16, 16], &values(11, samples * 3 * 16 * 16)).unwrap()
+}
+
+/// Logits and all gradients of a step on two samples.
+fn pass(model: &Vit, images: &Tensor, kept: &[Option<TokenIndices>]) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let labels = Tensor::from_slice(model.gpu(), &[images.dims()[0]], &vec![1u32; images.dims()[0]]).unwrap();
+    model.parameters().zero_grad();
+    let logits = model.forward(images, kept, &Mode::Training(KEY)).unwrap();
+    ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().backward().unwrap();
+    let gradient = |p: &wgrad::autograd::Parameter| p.grad().expect("a gradient").to_vec().unwrap();
+    (logits.to_vec().unwrap(), model.parameters().iter().map(gradient).collect())
+}
+
+#[test]
+fn all_tokens_kept_is_the_plain_model() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, random_config(), 5).unwrap();
+        let images = images(&gpu, 2);
+        let (logits, gradients) = pass(&model, &images, &[]);
+        let positions: Vec<u32> = (0..2).flat_map(|_| 0..TOKENS as u32).collect();
+        let all = TokenIndices::new(&gpu, 2, TOKENS, TOKENS, &positions).unwrap();
+        let (ltd_logits, ltd_gradients) = pass(&model, &images, &[None, Some(all.clone()), Some(all)]);
+        assert_eq!(logits, ltd_logits);
+        for ((p, plain), kept) in model.parameters().iter().zip(&gradients).zip(&ltd_gradients) {
+            assert_eq!(plain, kept, "{}", p.path());
+        }
+        let (none_logits, _) = pass(&model, &images, &[None, None, None]);
+        assert_eq!(logits, none_logits);
+    }
+    // And the schedule at full length draws no indices at all.
+    let plan = ltd(TOKENS).plan(0, TOKENS).draw(0, 2).unwrap();
+    assert!(plan.iter().all(Option::is_none));
+}
+
+/// Evaluation, and training after the schedule's end, do not depend on random-LTD.
+#[test]
+fn random_ltd_ends_with_its_schedule() {
+    let gpu = gpu();
+    let run = |ltd: Option<RandomLtd>| {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let mut trainer = Trainer::new(&model, settings(ltd)).unwrap();
+        trainer.step(&batch(1, BATCH)).unwrap();
+        trainer.finish().unwrap();
+        weights(&model)
+    };
+    let over = Schedule::linear(5, TOKENS, 1, 1).unwrap();
+    assert_ne!(bits(&run(None)), bits(&run(Some(RandomLtd::new(3, over).unwrap()))), "step 0 drops");
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    for schedule in [Schedule::constant(TOKENS), Schedule::constant(TOKENS + 1)] {
+        let ltd = RandomLtd::new(3, schedule.unwrap()).unwrap();
+        let error = Trainer::new(&model, settings(Some(ltd))).err().expect("never drops a token");
+        assert!(matches!(error, Error::Argument { name: "schedule", .. }), "{error}");
+    }
+    let other_depth = RandomLtd::new(4, Schedule::constant(5).unwrap()).unwrap();
+    let error = Trainer::new(&model, settings(Some(other_depth))).err().expect("another depth");
+    assert!(matches!(error, Error::Argument { name: "total_blocks", .. }), "{error}");
+}
+
+/// What follows a block whose class token is dropped in every sample: the head on the embedded class token, as if there
+/// were no block. Its gradient is the identity through the block.
+#[test]
+fn dropped_rows_pass_a_block_unchanged() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, VitConfig { depth: 1, ..config() }, 5).unwrap();
+        let images = images(&gpu, 2);
+        let rows = [1u32, 4, 5, 9, 16, 2, 3, 4, 8, 15];
+        let kept = TokenIndices::new(&gpu, 2, 5, TOKENS, &rows).unwrap();
+        let (logits, gradients) = pass(&model, &images, &[Some(kept)]);
+
+        let parameter = |path: &str| model.parameters().get(path).unwrap();
+        let value = |path: &str| parameter(path).value().to_vec::<f32>().unwrap();
+        let embedded: Vec<f32> = value("cls_token").iter().zip(value("pos_embed")).map(|(c, p)| c + p).collect();
+        let both = Tensor::from_slice(&gpu, &[2, 32], &embedded.repeat(2)).unwrap().requires_grad().unwrap();
+        model.parameters().zero_grad();
+        let normed = ops::layernorm(&both, &parameter("norm.weight").value(), &parameter("norm.bias").value(), 1e-6);
+        let head = (parameter("head.weight").value(), parameter("head.bias").value());
+        let expected = ops::linear(&normed.unwrap(), &head.0, Some(&head.1)).unwrap();
+        assert_eq!(logits, expected.to_vec::<f32>().unwrap());
+
+        let labels = Tensor::from_slice(&gpu, &[2], &[1u32, 1]).unwrap();
+        let loss = ops::cross_entropy(&expected, &labels, &CrossEntropy::default()).unwrap();
+        let d_embedded = loss.backward().unwrap().get(&both).unwrap().to_vec::<f32>().unwrap();
+        let d_class: Vec<f32> = (0..32).map(|c| d_embedded[c] + d_embedded[32 + c]).collect();
+        for (p, gradient) in model.parameters().iter().zip(&gradients) {
+            match p.path() {
+                "cls_token" => assert_close("cls_token", gradient, &d_class, 1e-6),
+                // The class token's position is the first; the patches' outputs are not looked at.
+                "pos_embed" => {
+                    assert_close("pos_embed", &gradient[..32], &d_class, 1e-6);
+                    assert!(gradient[32..].iter().all(|g| *g == 0.0));
+                }
+                path if path.starts_with("blocks.") => assert!(gradient.iter().all(|g| *g == 0.0), "{path}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// With the mean of all patches as the output, every dropped row of a sample gets the same gradient, the mean's; a kept
+/// row's goes through the block.
+#[test]
+fn gradient_of_dropped_rows_is_the_identity() {
+    for gpu in each_family() {
+        let config = VitConfig { depth: 1, global_pool: Pool::Avg, class_token: false, ..config() };
+        let model = Vit::new(&gpu, config, 5).unwrap();
+        let rows = [0u32, 3, 9, 15];
+        let kept = TokenIndices::new(&gpu, 1, 4, 16, &rows).unwrap();
+        pass(&model, &images(&gpu, 1), &[Some(kept)]);
+        let gradient = model.parameters().get("pos_embed").unwrap().grad().unwrap().to_vec::<f32>().unwrap();
+        let row = |i: usize| &gradient[i * 32..(i + 1) * 32];
+        for i in (0..16).filter(|i| !rows.contains(i)) {
+            assert_eq!(row(i as usize), row(1), "row {i}");
+        }
+        for i in rows {
+            assert_ne!(row(i as usize), row(1), "row {i}");
+        }
+        assert!(row(1).iter().any(|g| *g != 0.0));
+    }
+}
+
+#[test]
+fn forward_checks_its_inputs() {
+    let gpu = gpu();
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let message = |images: &Tensor, kept: &[Option<TokenIndices>]| {
+        no_grad(|| model.forward(images, kept, &Mode::Evaluation)).unwrap_err().to_string()
+    };
+    let good = images(&gpu, 2);
+    let zeros = |dims: &[usize]| Tensor::zeros(&gpu, wgrad::DType::F32, dims).unwrap();
+    assert!(message(&zeros(&[2, 3, 16]), &[]).contains("needs images [B, 3, H, W]"));
+    assert!(message(&zeros(&[2, 1, 16, 16]), &[]).contains("needs images [B, 3, H, W]"));
+    assert!(message(&zeros(&[2, 3, 16, 20]), &[]).contains("not of the model's img_size"));
+    assert!(message(&good, &[None, None]).contains("one for each of 3 blocks"));
+    let other_batch = TokenIndices::new(&gpu, 1, 1, TOKENS, &[3]).unwrap();
+    message(&good, &[None, Some(other_batch), None]);
+    let other_length = TokenIndices::new(&gpu, 2, 1, 9, &[3, 4]).unwrap();
+    message(&good, &[None, Some(other_length), None]);
+}
+
+// ---- bad steps ----
+
+/// A loss that is not finite: the weights stay, the error names the step, and the next good step is what it would have
+/// been.
+#[test]
+fn step_that_is_not_finite() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let bias = model.parameters().get("head.bias").unwrap();
+        let mut trainer = Trainer::new(&model, settings(None)).unwrap();
+        trainer.step(&batch(1, BATCH)).unwrap();
+        trainer.finish().unwrap();
+        let before = weights(&model);
+        let good_bias = bias.value().to_vec::<f32>().unwrap();
+
+        bias.set(&[f32::NAN; CLASSES]).unwrap();
+        trainer.step(&batch(2, BATCH)).unwrap();
+        match trainer.finish() {
+            Err(Error::NonFinite { step: 1, parameter }) => assert_eq!(parameter, "cls_token", "the first of all"),
+            other => panic!("{other:?}"),
+        }
+        bias.set(&good_bias).unwrap();
+        assert_same(&model, &weights(&model), &before);
+
+        trainer.step(&batch(3, BATCH)).unwrap();
+        assert!(trainer.finish().unwrap().expect("a step").loss.is_finite());
+        let after = weights(&model);
+        assert_ne!(bits(&after), bits(&before));
+        assert!(after.iter().flatten().all(|v| v.is_finite()));
+    }
+}
+
+/// NaN that comes in with the images reaches every gradient and no weight.
+#[test]
+fn images_that_are_not_finite() {
+    use wgrad::optim::{Optimizer, StepReport, decays};
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let before = weights(&model);
+        let mut optimizer = Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), decays).unwrap();
+        let mut step = |pixels: &[f32]| {
+            let images = Tensor::from_slice(&gpu, &[2, 3, 16, 16], pixels).unwrap();
+            pass(&model, &images, &[]);
+            optimizer.step(model.parameters(), 0.1).unwrap();
+            StepReport::decode(&optimizer.report().read_later().unwrap().wait().unwrap().concat()).unwrap()
+        };
+        let mut pixels = values(11, 2 * 3 * 16 * 16);
+        pixels[700] = f32::NAN;
+        let report = step(&pixels);
+        assert!(!report.finite && report.bad_parameter.is_some());
+        assert_same(&model, &weights(&model), &before);
+        assert!(step(&values(11, 2 * 3 * 16 * 16)).finite);
+        assert_ne!(bits(&weights(&model)), bits(&before));
+    }
+}
+
+/// A label out of range is reported once, by the step that met it; the weights are what they are without that sample.
+#[test]
+fn label_out_of_range() {
+    for gpu in each_family() {
+        let run = |ignore_index| {
+            let model = Vit::new(&gpu, config(), 5).unwrap();
+            let loss = CrossEntropy { label_smoothing: 0.0, ignore_index };
+            let mut trainer = Trainer::new(&model, TrainSettings { loss, ..settings(None) }).unwrap();
+            let mut results = Vec::new();
+            for step in 0..5 {
+                let mut batch = batch(step, BATCH);
+                if step == 1 {
+                    batch.labels[2] = 99;
+                }
+                results.push(trainer.step(&batch).map(|m| m.map(|m| m.step)));
+            }
+            results.push(trainer.finish().map(|m| m.map(|m| m.step)));
+            (results, weights(&model), model)
+        };
+        let (results, bad, model) = run(None);
+        match results.as_slice() {
+            [Ok(None), Ok(Some(0)), Err(error), Ok(Some(2)), Ok(Some(3)), Ok(Some(4))] => assert!(
+                matches!(error, Error::OutOfRange { op: "cross_entropy", value: 99, bound: 4, .. }),
+                "{error}"
+            ),
+            other => panic!("{other:?}"),
+        }
+        let (results, ignored, _) = run(Some(99));
+        assert!(results.iter().all(Result::is_ok));
+        assert_same(&model, &bad, &ignored);
+    }
+}
+
+// ---- memory ----
+
+/// With R constant a step allocates nothing once it has warmed up.
+#[test]
+fn steady_steps_allocate_nothing() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, random_config(), 5).unwrap();
+        let mut trainer = Trainer::new(&model, settings(Some(ltd(9)))).unwrap();
+        let mut memory = Vec::new();
+        for step in 0..40 {
+            if step == 20 {
+                gpu.reset_peak_memory();
+            }
+            trainer.step(&batch(step, BATCH)).unwrap();
+            memory.push(gpu.memory());
+        }
+        let [steady @ .., last] = &memory[20..] else { panic!("steps") };
+        assert!(steady.iter().all(|m| m == last), "{:?}", &memory[20..]);
+        assert_eq!(last.peak_allocated, last.allocated, "no peak between the steps");
+    }
+}
+
+/// When R grows, the memory of the old sizes is let go within a few steps.
+#[test]
+fn memory_follows_the_kept_length() {
+    let gpu = gpu();
+    let config = VitConfig { img_size: (32, 32), ..config() };
+    let steps = 30;
+    let run = |ltd: Option<RandomLtd>| {
+        gpu.trim();
+        let model = Vit::new(&gpu, config.clone(), 5).unwrap();
+        let mut trainer = Trainer::new(&model, settings(ltd)).unwrap();
+        let images = bytes(1, BATCH * 3 * 32 * 32);
+        for step in 0..steps {
+            trainer.step(&Batch { images: images.clone(), ..batch(step, BATCH) }).unwrap();
+        }
+        gpu.memory().allocated
+    };
+    let plain = run(None);
+    let grown = run(Some(RandomLtd::new(3, Schedule::linear(8, 65, 15, 1).unwrap()).unwrap()));
+    assert!(grown as f64 <= 1.1 * plain as f64, "{grown} bytes after R has grown, {plain} without random-LTD");
+}
+
+// ---- evaluation, checkpoints, whole runs ----
+
+/// `n` samples whose class shows in their brightness.
+fn split(n: usize) -> Split {
+    let labels: Vec<u32> = (0..n).map(|i| (i % CLASSES) as u32).collect();
+    let noise = bytes(5, n * 16 * 16 * 3);
+    let pixel = |i: usize| (labels[i / (16 * 16 * 3)] * 60) as u8 + noise[i] / 16;
+    Split::from_pixels(16, 16, (0..noise.len()).map(pixel).collect(), labels).unwrap()
+}
+
+const WHOLE: Transform = Transform { size: 16, crop: Crop::Whole, flip: false };
+
+fn loader(n: usize, options: LoaderOptions) -> Loader {
+    Loader::new(&split(n), WHOLE, LoaderOptions { threads: 1, ..options }).unwrap()
+}
+
+#[test]
+fn evaluation_counts_every_sample_once() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, random_config(), 5).unwrap();
+        let whole = evaluate(&model, &loader(20, LoaderOptions::evaluation(20))).unwrap();
+        // Batches of 6, 6, 6 and 2.
+        let parts = evaluate(&model, &loader(20, LoaderOptions::evaluation(6))).unwrap();
+        assert_eq!((whole.samples, parts.samples), (20, 20));
+        assert_eq!(whole.accuracy, parts.accuracy);
+        assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
+
+        let batch = loader(20, LoaderOptions::evaluation(20)).epoch(0).unwrap().next().unwrap().unwrap();
+        let images = Tensor::from_slice(&gpu, &[20, 3, 16, 16], &batch.images).unwrap();
+        let logits = no_grad(|| model.forward(&images, &[], &Mode::Evaluation)).unwrap().to_vec::<f32>().unwrap();
+        let plain = CrossEntropy::default();
+        let loss = ops::cross_entropy::reference::forward(&logits, &batch.labels, &plain);
+        let correct = ops::cross_entropy::reference::count_correct(&logits, &batch.labels, None);
+        assert!((whole.loss - f64::from(loss)).abs() < 1e-5);
+        assert_eq!(whole.accuracy, f64::from(correct) / 20.0);
+        assert!(model.parameters().iter().all(|p| p.grad().is_none()));
+    }
+}
+
+#[test]
+fn evaluation_reports_bad_labels() {
+    let gpu = gpu();
+    let model = Vit::new(&gpu, VitConfig { num_classes: 3, ..config() }, 5).unwrap();
+    let error = evaluate(&model, &loader(20, LoaderOptions::evaluation(6))).unwrap_err();
+    assert!(matches!(error, Error::OutOfRange { what: "label", value: 3, bound: 3, .. }), "{error}");
+}
+
+fn names() -> Vec<String> {
+    (0..CLASSES).map(|i| format!("class {i}")).collect()
+}
+
+#[test]
+fn saved_model_is_the_same_model() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let model = Vit::new(&gpu, random_config(), 5).unwrap();
+    save_vit(&path, &model, &names()).unwrap();
+    let file = checkpoint::read(&path).unwrap();
+    assert_eq!(checkpoint::vit_config(&file).unwrap().as_ref(), Some(model.config()));
+    assert_eq!(checkpoint::class_names(&file), Some(names()));
+
+    let restored = Vit::new(&gpu, checkpoint::vit_config(&file).unwrap().unwrap(), 6).unwrap();
+    assert_ne!(bits(&weights(&restored)), bits(&weights(&model)));
+    let report = load_parameters(restored.parameters(), &file, &MatchOptions::default()).unwrap();
+    assert_eq!(report.loaded.len(), model.parameters().len());
+    assert!(report.new.is_empty() && report.missing.is_empty() && report.unused.is_empty());
+    assert_same(&model, &weights(&restored), &weights(&model));
+    let images = images(&gpu, 2);
+    let logits = |model: &Vit| {
+        no_grad(|| model.forward(&images, &[], &Mode::Evaluation)).unwrap().to_vec::<f32>().unwrap()
+    };
+    assert_eq!(logits(&model), logits(&restored));
+}
+
+#[test]
+fn other_classes_get_a_new_head() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    save_vit(&path, &model, &names()).unwrap();
+    let file = checkpoint::read(&path).unwrap();
+
+    let wider = Vit::new(&gpu, VitConfig { num_classes: 9, ..config() }, 6).unwrap();
+    let before = weights(&wider);
+    let error = load_parameters(wider.parameters(), &file, &MatchOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("head.weight"), "{error}");
+    assert_same(&wider, &weights(&wider), &before);
+    let report =
+        load_parameters(wider.parameters(), &file, &MatchOptions { head: &["head"], allow_missing: false }).unwrap();
+    let new: Vec<_> = report.new.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!(new, ["head.weight", "head.bias"]);
+    assert!(report.to_string().contains("2 new"), "{report}");
+    for (i, p) in wider.parameters().iter().enumerate() {
+        let value = p.value().to_vec::<f32>().unwrap();
+        if p.path().starts_with("head") {
+            assert_eq!(value, before[i], "{} keeps its initial values", p.path());
+        } else {
+            assert_eq!(value, model.parameters().get(p.path()).unwrap().value().to_vec::<f32>().unwrap());
+        }
+    }
+}
+
+/// Notes what it sees, and breaks after some steps or epochs.
+#[derive(Default)]
+struct Notes {
+    steps: Vec<StepMetrics>,
+    epochs: Vec<EpochMetrics>,
+    break_after_steps: Option<usize>,
+    break_after_epochs: Option<usize>,
+}
+
+fn break_at(count: usize, limit: Option<usize>) -> ControlFlow<()> {
+    if limit == Some(count) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+impl Observer for Notes {
+    fn step(&mut self, metrics: &StepMetrics) -> ControlFlow<()> {
+        self.steps.push(*metrics);
+        break_at(self.steps.len(), self.break_after_steps)
+    }
+
+    fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
+        self.epochs.push(metrics.clone());
+        break_at(self.epochs.len(), self.break_after_epochs)
+    }
+}
+
+/// Runs `fit` on 24 samples in batches of 6; returns its outcome, and what `best` and `last` score when read back.
+fn run_fit(gpu: &Gpu, steps: u64, notes: &mut Notes) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Vit::new(gpu, config(), 5).unwrap();
+    let (train, validation) = (loader(24, LoaderOptions::training(6, 1)), loader(10, LoaderOptions::evaluation(6)));
+    let data = FitData {
+        train: &train,
+        validation: &validation,
+        steps,
+        folder: Some(folder.path().to_owned()),
+        class_names: &names(),
+    };
+    let outcome = fit(&model, &data, settings(Some(ltd(9))), notes).unwrap();
+    let score = |name: &str| {
+        let file = checkpoint::read(folder.path().join(name)).ok()?;
+        let model = Vit::new(gpu, checkpoint::vit_config(&file).unwrap().unwrap(), 9).unwrap();
+        load_parameters(model.parameters(), &file, &MatchOptions::default()).unwrap();
+        Some(evaluate(&model, &validation).unwrap())
+    };
+    (outcome, score("best.safetensors"), score("last.safetensors"))
+}
+
+#[test]
+fn whole_run() {
+    for gpu in each_family() {
+        let mut notes = Notes::default();
+        // Four batches an epoch: two whole epochs and a half.
+        let (outcome, best, last) = run_fit(&gpu, 10, &mut notes);
+        assert_eq!((outcome.steps, outcome.samples, outcome.stopped), (10, 60, false));
+        assert_eq!(notes.steps.iter().map(|m| m.step).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        let ends: Vec<_> = notes.epochs.iter().map(|e| (e.epoch, e.steps)).collect();
+        assert_eq!(ends, [(0, 4), (1, 8), (2, 10)]);
+        let mean = notes.steps[4..8].iter().map(|m| f64::from(m.loss)).sum::<f64>() / 4.0;
+        assert!((notes.epochs[1].train_loss - mean).abs() < 1e-6);
+        let top = notes.epochs.iter().map(|e| e.validation.accuracy).fold(0.0, f64::max);
+        let (best_epoch, best_result) = outcome.best.expect("a best epoch");
+        assert_eq!(best_result.accuracy, top);
+        let flagged = notes.epochs.iter().rfind(|e| e.is_best).expect("a best epoch");
+        assert_eq!((flagged.epoch, flagged.validation), (best_epoch, best_result));
+        assert_eq!(best, Some(best_result), "best.safetensors is the best epoch's model");
+        assert_eq!(last, notes.epochs.last().map(|e| e.validation), "last.safetensors is the last model");
+    }
+}
+
+#[test]
+fn run_ended_by_the_observer() {
+    let gpu = gpu();
+    let mut notes = Notes { break_after_steps: Some(3), ..Notes::default() };
+    let (outcome, best, last) = run_fit(&gpu, 100, &mut notes);
+    // A step's results arrive while the next one runs, which is then finished, counted and saved.
+    assert!(outcome.stopped && outcome.steps == 4, "{outcome:?}");
+    assert_eq!(notes.steps.len(), 4);
+    assert_eq!(outcome.samples, 24);
+    assert_eq!(notes.epochs.len(), 1);
+    assert_eq!(last, Some(notes.epochs[0].validation));
+    assert_eq!(best, last);
+
+    let mut notes = Notes { break_after_epochs: Some(2), ..Notes::default() };
+    let (outcome, _, last) = run_fit(&gpu, 100, &mut notes);
+    assert!(outcome.stopped && outcome.steps == 8, "{outcome:?}");
+    assert_eq!(last, Some(notes.epochs[1].validation));
+}
+
+#[test]
+fn run_without_steps_is_an_error() {
+    let gpu = gpu();
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let train = loader(24, LoaderOptions::training(6, 1));
+    let data = FitData { train: &train, validation: &train, steps: 0, folder: None, class_names: &names() };
+    let error = fit(&model, &data, settings(None), &mut Notes::default()).unwrap_err();
+    assert!(matches!(error, Error::Argument { name: "steps", .. }), "{error}");
+}
