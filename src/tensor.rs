@@ -10,16 +10,9 @@ use crate::shape::{DType, Shape};
 
 /// A tensor's place in a gradient graph. Opaque here; [`crate::autograd`] knows what it is.
 pub trait Node: Any + wgpu::WasmNotSendSync {
-    /// For the one downcast in [`crate::autograd`].
-    fn as_any(self: Arc<Self>) -> AnyNode;
+    /// The handle itself in a box, for the one downcast in [`crate::autograd`].
+    fn as_any(self: Arc<Self>) -> Box<dyn Any>;
 }
-
-/// What [`Node::as_any`] returns.
-#[cfg(not(target_arch = "wasm32"))]
-pub type AnyNode = Arc<dyn Any + Send + Sync>;
-/// What [`Node::as_any`] returns.
-#[cfg(target_arch = "wasm32")]
-pub type AnyNode = Arc<dyn Any>;
 
 /// An array on the device, row-major with the last axis contiguous. Clones share memory; tensors are not written to
 /// once made, except parameters by their optimiser.

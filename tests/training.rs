@@ -316,7 +316,8 @@ fn images_that_are_not_finite() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let before = weights(&model);
-        let mut optimizer = Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), decays).unwrap();
+        let mut optimizer =
+            Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), decays).unwrap();
         let mut step = |pixels: &[f32]| {
             let images = Tensor::from_slice(&gpu, &[2, 3, 16, 16], pixels).unwrap();
             pass(&model, &images, &[]);
@@ -354,10 +355,9 @@ fn label_out_of_range() {
         };
         let (results, bad, model) = run(None);
         match results.as_slice() {
-            [Ok(None), Ok(Some(0)), Err(error), Ok(Some(2)), Ok(Some(3)), Ok(Some(4))] => assert!(
-                matches!(error, Error::OutOfRange { op: "cross_entropy", value: 99, bound: 4, .. }),
-                "{error}"
-            ),
+            [Ok(None), Ok(Some(0)), Err(error), Ok(Some(2)), Ok(Some(3)), Ok(Some(4))] => {
+                assert!(matches!(error, Error::OutOfRange { op: "cross_entropy", value: 99, bound: 4, .. }), "{error}")
+            }
             other => panic!("{other:?}"),
         }
         let (results, ignored, _) = run(Some(99));
@@ -478,9 +478,8 @@ fn saved_model_is_the_same_model() {
     assert!(report.new.is_empty() && report.missing.is_empty() && report.unused.is_empty());
     assert_same(&model, &weights(&restored), &weights(&model));
     let images = images(&gpu, 2);
-    let logits = |model: &Vit| {
-        no_grad(|| model.forward(&images, &[], &Mode::Evaluation)).unwrap().to_vec::<f32>().unwrap()
-    };
+    let logits =
+        |model: &Vit| no_grad(|| model.forward(&images, &[], &Mode::Evaluation)).unwrap().to_vec::<f32>().unwrap();
     assert_eq!(logits(&model), logits(&restored));
 }
 
@@ -539,7 +538,11 @@ impl Observer for Notes {
 }
 
 /// Runs `fit` on 24 samples in batches of 6; returns its outcome, and what `best` and `last` score when read back.
-fn run_fit(gpu: &Gpu, steps: u64, notes: &mut Notes) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
+fn run_fit(
+    gpu: &Gpu,
+    steps: u64,
+    notes: &mut Notes,
+) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
     let folder = tempfile::tempdir().unwrap();
     let model = Vit::new(gpu, config(), 5).unwrap();
     let (train, validation) = (loader(24, LoaderOptions::training(6, 1)), loader(10, LoaderOptions::evaluation(6)));

@@ -61,7 +61,7 @@ impl<'a> Report<'a> {
         let mut header = vec![String::new()];
         header.extend(self.runs.iter().map(|r| r.name.clone()));
         table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
-        let rows: [(&str, fn(&RunReport) -> String); 10] = [
+        let rows: [Line; 10] = [
             ("test accuracy", |r| format!("{:.2} %", 100.0 * r.test_accuracy)),
             ("wall time, training", |r| format!("{:.1} s", r.wall_seconds)),
             ("  of it waiting for data", |r| format!("{:.1} s", r.data_wait_seconds)),
@@ -80,6 +80,9 @@ impl<'a> Report<'a> {
         table
     }
 }
+
+/// A line of the table: what it shows, and how to print it.
+type Line = (&'static str, fn(&RunReport) -> String);
 
 /// 305784192 as 305,784,192.
 fn thousands(n: u64) -> String {

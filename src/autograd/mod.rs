@@ -8,6 +8,7 @@
 mod gradients;
 mod parameter;
 
+use std::any::Any;
 use std::cell::Cell;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -20,7 +21,7 @@ pub use parameter::{Parameter, Parameters};
 use crate::error::{Error, Result, TensorInfo};
 use crate::gpu::Gpu;
 use crate::shape::DType;
-use crate::tensor::{AnyNode, Node, Tensor};
+use crate::tensor::{Node, Tensor};
 
 /// The gradient of one operation: owns what forward saved.
 pub trait Backward: wgpu::WasmNotSendSync {
@@ -54,8 +55,8 @@ struct Step {
 }
 
 impl Node for GraphNode {
-    fn as_any(self: Arc<Self>) -> AnyNode {
-        self
+    fn as_any(self: Arc<Self>) -> Box<dyn Any> {
+        Box::new(self)
     }
 }
 
@@ -109,7 +110,7 @@ pub fn is_recording() -> bool {
 }
 
 fn node_of(tensor: &Tensor) -> Option<Arc<GraphNode>> {
-    tensor.node().and_then(|node| node.clone().as_any().downcast().ok())
+    tensor.node().and_then(|node| node.clone().as_any().downcast::<Arc<GraphNode>>().ok()).map(|node| *node)
 }
 
 /// Gives `output` its place in the graph of `parents`. `rule` is called, and thus anything saved, only if some parent
@@ -162,10 +163,11 @@ impl Tensor {
     /// [`Tensor::backward`] from a tensor of any shape, given the gradient `dy` of the final result with respect to it.
     ///
     /// # Errors
-    /// If the shapes differ, the tensor is in no graph, or its graph has been consumed.
+    /// If the shapes or devices differ, the tensor is in no graph, or its graph has been consumed.
     pub fn backward_from(&self, dy: &Tensor) -> Result<Gradients> {
-        if self.info() != dy.info() {
-            let what = "the gradient has another shape";
+        let is_here = self.gpu().same(dy.gpu());
+        if self.info() != dy.info() || !is_here {
+            let what = if is_here { "the gradient has another shape" } else { "the tensors are on different devices" };
             return Err(Error::Mismatch { op: "backward", what, lhs: self.info(), rhs: dy.info() });
         }
         let root = node_of(self).ok_or(Error::Graph { op: "backward", what: "the tensor is in no graph" })?;
@@ -196,7 +198,8 @@ impl Ord for Pending {
 fn walk(gpu: &Gpu, root: Arc<GraphNode>, dy: Tensor) -> Result<Gradients> {
     let mut grads = Gradients::default();
     let mut seen = HashSet::from([Arc::as_ptr(&root)]);
-    grads.put(&root, dy);
+    // As to a parent, since the root may itself be a parameter.
+    ParentGradients::new(gpu, &[Some(root.clone())], &mut grads).give(0, dy)?;
     let mut heap = BinaryHeap::from([Pending(root)]);
     while let Some(Pending(node)) = heap.pop() {
         if !matches!(node.kind, Kind::Op(_)) {

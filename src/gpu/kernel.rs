@@ -49,7 +49,7 @@ pub struct Kernel {
     pub constants: &'static [(&'static str, f64)],
 }
 
-/// A struct of four-byte fields that a kernel reads as its uniform `Params`; made by [`params!`].
+/// A struct of four-byte fields that a kernel reads as its uniform `Params`; made by the macro `params`.
 pub trait Params: bytemuck::Pod {
     /// Field names with WGSL types, in order.
     const FIELDS: &'static [(&'static str, &'static str)];

@@ -1,6 +1,6 @@
 //! The device layer, and the only place that talks to wgpu: adapters, memory, kernels, recorded commands, read-back.
 //!
-//! A [`Gpu`] is a cheap handle; clones share one device. Work is *recorded* by [`Gpu::dispatch`] and its kin, encoded
+//! A [`Gpu`] is a cheap handle; clones share one device. Work is *recorded* by `dispatch` and its kin, encoded
 //! and submitted a few dozen commands at a time, and never waited for until a [`Readback`] is asked for its bytes.
 //! Nothing here is global: several `Gpu`s, also on one adapter, do not know of each other.
 
@@ -325,7 +325,7 @@ impl Gpu {
         let bytes = bytemuck::bytes_of(params);
         debug_assert!(P::FIELDS == kernel.params && bytes.len() as u64 <= PARAMS_WINDOW, "{}", kernel.name);
         debug_assert_eq!(buffers.len(), kernel.bindings.len(), "{}", kernel.name);
-        self.check_grid(kernel.name, grid)?;
+        self.check_grid(grid)?;
         let mut state = self.state();
         let pipeline = match state.kernels.get(kernel) {
             Some(pipeline) => pipeline,
@@ -343,7 +343,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn check_grid(&self, _kernel: &'static str, grid: Grid) -> Result<()> {
+    fn check_grid(&self, grid: Grid) -> Result<()> {
         let limit = self.0.limits.max_compute_workgroups_per_dimension;
         let most = grid.groups.into_iter().max().unwrap_or(0);
         if most > limit {
@@ -416,10 +416,6 @@ impl Gpu {
     /// The flag that kernels raise for values out of range, as their `fault_flag` binding.
     pub(crate) fn faults(&self) -> BufferView {
         self.0.faults.clone()
-    }
-
-    fn clear_faults(&self) {
-        self.clear(&self.0.faults);
     }
 
     /// The first error that the driver has reported since the last call.

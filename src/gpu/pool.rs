@@ -69,10 +69,10 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free buffer of the class of `size` bytes, if there is one.
-    pub(crate) fn take(self: &Arc<Self>, size: u64) -> Option<Buffer> {
+    /// A free buffer of exactly `class` bytes, if there is one.
+    pub(crate) fn take(self: &Arc<Self>, class: u64) -> Option<Buffer> {
         let mut state = self.lock();
-        let (raw, _) = state.classes.get_mut(&class_of(size))?.raw.pop()?;
+        let (raw, _) = state.classes.get_mut(&class)?.raw.pop()?;
         state.now_live(raw.size);
         Some(Buffer { raw, home: self.clone() })
     }

@@ -67,11 +67,11 @@ impl Readback {
         }
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = gpu.create_buffer("read-back", size, usage, false)?;
-        let status = gpu.faults();
-        for (view, at) in std::iter::once((&status, 0)).chain(views.iter().copied().zip(ranges.iter().map(|r| r.0))) {
+        take_faults(gpu, &staging);
+        for (view, (at, _)) in views.iter().zip(&ranges) {
             let mut from = view.raw();
             from.size = from.size.next_multiple_of(4);
-            gpu.record(Command::Download { from, staging: staging.clone(), at });
+            gpu.record(Command::Download { from, staging: staging.clone(), at: *at });
         }
         let submission = gpu.flush();
         let mapped = Mapped::default();
@@ -83,8 +83,8 @@ impl Readback {
     /// Waits for the bytes, one vector for each range.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if a kernel met a label or index out of range since the last read; [`Error::Device`] if
-    /// the device was lost or has reported an error.
+    /// [`Error::OutOfRange`] if a kernel met a label or index out of range between the last read-back that was asked for
+    /// and this one; [`Error::Device`] if the device was lost or has reported an error.
     pub async fn bytes(self) -> Result<Vec<Vec<u8>>> {
         #[cfg(not(target_arch = "wasm32"))]
         self.poll_device()?;
@@ -93,7 +93,6 @@ impl Readback {
         self.gpu.take_error()?;
         let view = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         if let Some(error) = fault::decode(&view[..fault::SIZE as usize]) {
-            self.gpu.clear_faults();
             return Err(error);
         }
         Ok(self.ranges.iter().map(|&(at, size)| view[at as usize..(at + size) as usize].to_vec()).collect())
@@ -114,4 +113,14 @@ impl Readback {
     pub fn wait(self) -> Result<Vec<Vec<u8>>> {
         pollster::block_on(self.bytes())
     }
+}
+
+/// Copies the fault flag to the start of `staging` and lowers it, so that each fault is reported once, by the first
+/// read-back recorded after it, also where several are on their way. One lock, so that no other thread's kernel comes
+/// between the two.
+fn take_faults(gpu: &Gpu, staging: &wgpu::Buffer) {
+    let faults = gpu.faults();
+    let mut state = gpu.state();
+    gpu.push(&mut state, Command::Download { from: faults.raw(), staging: staging.clone(), at: 0 }, 0);
+    gpu.push(&mut state, Command::Clear { to: faults.raw() }, 0);
 }

@@ -25,7 +25,7 @@ impl Attention {
     /// `f32[B, T, C]` to the same shape.
     ///
     /// # Errors
-    /// As [`ops::attention`].
+    /// As [`ops::attention()`].
     pub fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
         self.proj.forward(&ops::attention(&self.qkv.forward(x)?, self.heads, mask)?)
     }

@@ -31,7 +31,7 @@ impl Linear {
     /// `f32[.., in]` to `f32[.., out]`.
     ///
     /// # Errors
-    /// As [`ops::linear`].
+    /// As [`ops::linear()`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor).as_ref())
     }
@@ -59,7 +59,7 @@ impl LayerNorm {
     /// `f32[.., C]` to the same shape.
     ///
     /// # Errors
-    /// As [`ops::layernorm`].
+    /// As [`ops::layernorm()`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layernorm(x, &self.weight.tensor(), &self.bias.tensor(), self.eps)
     }
@@ -91,7 +91,7 @@ impl PatchEmbed {
     /// `u8[B, 3, H, W]`, normalised on the way, or `f32[B, 3, H, W]`, taken as it is, to `f32[B, N, C]`.
     ///
     /// # Errors
-    /// As [`ops::patchify`].
+    /// As [`ops::patchify()`].
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let normalize = (images.dtype() == crate::shape::DType::U8).then_some(&self.normalize);
         let patches = ops::patchify(images, self.patch, normalize)?;

@@ -140,7 +140,7 @@ impl VitConfig {
         if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 20).contains(size)) {
             return Err(Error::argument(OP, name, "in 1..=1048576", size));
         }
-        if self.img_size.0 % self.patch_size != 0 || self.img_size.1 % self.patch_size != 0 {
+        if !self.img_size.0.is_multiple_of(self.patch_size) || !self.img_size.1.is_multiple_of(self.patch_size) {
             let got = format!("{:?}", self.img_size);
             return Err(Error::argument(
                 OP,
@@ -149,7 +149,7 @@ impl VitConfig {
                 got,
             ));
         }
-        if self.embed_dim % self.num_heads != 0 {
+        if !self.embed_dim.is_multiple_of(self.num_heads) {
             let expected = format!("a divisor of embed_dim {}", self.embed_dim);
             return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
         }

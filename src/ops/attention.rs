@@ -33,7 +33,8 @@ pub fn attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
     let &[batch, tokens, packed] = qkv.dims() else {
         return Err(Error::Shape { op: OP, what: "needs f32[B, T, 3·C]", got: qkv.info() });
     };
-    expect(OP, qkv, heads > 0 && packed % (3 * heads.max(1)) == 0, "the last axis must be 3·heads·D")?;
+    let divides = heads > 0 && heads <= packed && packed.is_multiple_of(3 * heads);
+    expect(OP, qkv, divides, "the last axis must be 3·heads·D")?;
     let dims = Dims { batch, heads, tokens, width: packed / 3 / heads };
     let gpu = qkv.gpu();
     let scores_shape = shape(OP, &[batch, heads, tokens, dims.stride()])?;

@@ -138,6 +138,7 @@ impl Rule {
             }
             Rule::Sgd(r) => {
                 fraction("momentum", r.momentum)?;
+                fraction("dampening", r.dampening)?;
                 let ok = !r.nesterov || (r.momentum > 0.0 && r.dampening == 0.0);
                 let expected = "false without momentum or with dampening";
                 if ok { Ok(()) } else { Err(Error::argument("optimiser", "nesterov", expected, true)) }

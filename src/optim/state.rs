@@ -46,7 +46,13 @@ impl Table {
         let words = rows.len() * size_of::<Row>() / 4;
         let device_rows = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
         let device_owner = Tensor::from_slice(gpu, &[owner.len()], &owner)?;
-        Ok(Table { rows, device_rows, device_owner })
+        let table = Table { rows, device_rows, device_owner };
+        table.upload()?;
+        Ok(table)
+    }
+
+    fn upload(&self) -> Result<()> {
+        self.device_rows.gpu().upload(bytemuck::cast_slice(&self.rows), self.device_rows.buffer())
     }
 
     /// Marks which parameters have a gradient in this step; uploads the table if that has changed.
@@ -57,11 +63,7 @@ impl Table {
             changed |= row.is_active != active;
             row.is_active = active;
         }
-        if !changed {
-            return Ok(());
-        }
-        let words: &[u32] = bytemuck::cast_slice(&self.rows);
-        self.device_rows.gpu().upload(bytemuck::cast_slice(words), self.device_rows.buffer())
+        if changed { self.upload() } else { Ok(()) }
     }
 
     pub(super) fn rows(&self) -> &BufferView {
@@ -103,7 +105,7 @@ impl StepReport {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
         let &[finite, bad, norm, _, applied, skipped, ..] = words.as_slice() else {
-            return Err(Error::argument("StepReport", "bytes", format!("{} words", WORDS), bytes.len()));
+            return Err(Error::argument("StepReport", "bytes", format!("{WORDS} words"), bytes.len()));
         };
         Ok(StepReport {
             finite: finite != 0,
