@@ -5,8 +5,8 @@
 //   elements are valid, else all `width`. What lies between width and stride is set to 0.
 //
 // Two forms of each pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of 64 a row
-// (GPUs). Any number of rows, any width. `stride` counts Items, four floats or one. Uses
-// lib/grid.wgsl, tiles/vec4.wgsl with tiles/columns_vec4.wgsl, or the scalar ones.
+// (GPUs). Any number of rows, any width. `stride` counts Items, four floats or one.
+// Uses lib/grid.wgsl, and tiles/vec4.wgsl with tiles/columns_vec4.wgsl, or the scalar ones.
 
 struct Params { rows: u32, width: u32, stride: u32, causal: u32 }
 

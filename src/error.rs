@@ -139,12 +139,12 @@ pub enum Error {
         what: String,
     },
     /// The operating system refused to read or write a file.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {error}", .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
+        /// The system's error. Part of the message, and so not repeated as its source.
+        error: std::io::Error,
     },
 }
 
@@ -168,7 +168,7 @@ impl Error {
     }
 
     /// An [`Error::Io`] about `path`.
-    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Error::Io { path: path.into(), source }
+    pub fn io(path: impl Into<PathBuf>, error: std::io::Error) -> Self {
+        Error::Io { path: path.into(), error }
     }
 }

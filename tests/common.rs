@@ -31,7 +31,9 @@ pub fn values(seed: u64, n: usize) -> Vec<f32> {
 pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) {
     assert_eq!(got.len(), reference.len(), "{what}: lengths");
     let largest = reference.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-    let bad = got.iter().zip(reference).position(|(g, r)| !((g - r).abs() <= tolerance * largest));
+    // A NaN fails too: it is not within anything.
+    let within = |g: f32, r: f32| (g - r).abs() <= tolerance * largest;
+    let bad = got.iter().zip(reference).position(|(g, r)| !within(*g, *r));
     if let Some(i) = bad {
         panic!("{what}: index {i} of {}: got {}, reference {} (largest {largest})", got.len(), got[i], reference[i]);
     }

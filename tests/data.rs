@@ -87,7 +87,7 @@ fn digits_are_all_there_and_divided_by_class() {
 fn digits_normalization_is_that_of_the_training_split() {
     let data = digits().unwrap();
     let images: Vec<_> = (0..data.train.len() as u32).map(|sample| data.train.image(sample).unwrap()).collect();
-    let values: Vec<f64> = images.iter().flat_map(|image| image.pixels()).map(|&v| f64::from(v) / 255.0).collect();
+    let values: Vec<f64> = images.iter().flat_map(Image::pixels).map(|&v| f64::from(v) / 255.0).collect();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
     let Normalization { mean: [said_mean, ..], std: [said_std, ..] } = Normalization::DIGITS;
@@ -149,7 +149,7 @@ fn write_cifar10(dir: &Path) {
     let names: String = (0..10).map(|class| format!("class{class}\n")).collect();
     fs::write(dir.join("batches.meta.txt"), names + "\n").unwrap();
     let labels: Vec<[u8; 1]> = (0..50).map(|n| [n % 10]).collect();
-    let labels: Vec<&[u8]> = labels.iter().map(|label| label.as_slice()).collect();
+    let labels: Vec<&[u8]> = labels.iter().map(<[u8; 1]>::as_slice).collect();
     fs::write(dir.join("data_batch_1.bin"), records(&labels)).unwrap();
     fs::write(dir.join("data_batch_10"), records(&labels)).unwrap();
     fs::write(dir.join("test_batch.bin"), records(&labels[..7])).unwrap();

@@ -29,9 +29,11 @@ impl Setup {
         let data = load_data(args)?;
         let (config, weights) = load_weights(args, &data)?;
         config.check()?;
-        let per_epoch = (data.train.len() / args.batch_size.max(1)) as u64;
+        let (batch, pictures) = (args.batch_size, data.train.len());
+        ensure!((1..=pictures).contains(&batch), "--batch-size {batch}: there are {pictures} training pictures");
+        let per_epoch = (pictures / batch) as u64;
         let steps = args.steps.unwrap_or(args.epochs * per_epoch);
-        ensure!(steps > 0, "nothing to do: no steps (epochs, steps and the training split must not be 0)");
+        ensure!(steps > 0, "nothing to do: --epochs and --steps must not be 0");
         Ok(Setup { data, config, weights, steps, batch_size: args.batch_size })
     }
 

@@ -50,6 +50,8 @@ impl Future for Mapped {
 pub struct Readback {
     gpu: Gpu,
     staging: wgpu::Buffer,
+    /// What to wait for. A browser awaits the mapping alone.
+    #[cfg(not(target_arch = "wasm32"))]
     submission: Option<wgpu::SubmissionIndex>,
     mapped: Mapped,
     ranges: Vec<(u64, u64)>,
@@ -73,11 +75,19 @@ impl Readback {
             from.size = from.size.next_multiple_of(4);
             gpu.record(Command::Download { from, staging: staging.clone(), at: *at });
         }
+        #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "a browser awaits the mapping alone"))]
         let submission = gpu.flush();
         let mapped = Mapped::default();
         let callback = mapped.clone();
         staging.map_async(wgpu::MapMode::Read, .., move |result| callback.set(result));
-        Ok(Readback { gpu: gpu.clone(), staging, submission, mapped, ranges })
+        Ok(Readback {
+            gpu: gpu.clone(),
+            staging,
+            #[cfg(not(target_arch = "wasm32"))]
+            submission,
+            mapped,
+            ranges,
+        })
     }
 
     /// Waits for the bytes, one vector for each range.

@@ -3,7 +3,7 @@
 use super::item::{ByItem, LANES};
 use crate::autograd::Destination;
 use crate::error::Result;
-use crate::gpu::{Access, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Grid, Kernel, KernelFamily, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -38,7 +38,7 @@ pub(super) fn first_columns_sum(x: &Tensor, rows: usize, stride: usize, width: u
     debug_assert!(rows * stride == x.numel() && width <= stride && width == to.tensor.numel());
     // Four divides both or the kernel goes float by float.
     let item = FORMS.pick(stride | width).1;
-    let slice = slice_length(rows, width / item);
+    let slice = slice_length(x.gpu().family(), rows, width / item);
     if slice >= rows {
         return sum_slices(x, rows, stride, width, slice, to);
     }
@@ -49,19 +49,23 @@ pub(super) fn first_columns_sum(x: &Tensor, rows: usize, stride: usize, width: u
     sum_slices(&partial.tensor, slices, width, width, slices, to)
 }
 
-/// As many invocations keep a GPU busy.
-const ENOUGH: usize = 32_768;
 /// A sum of fewer rows is not worth a second pass.
 const FEW_ROWS: usize = 64;
+/// On a CPU: so few that the rows of a slice stay in the cache while one lane after the other goes down them.
+const CPU_SLICE: usize = 16;
+/// As many invocations keep a GPU busy.
+const ENOUGH: usize = 32_768;
 
-/// Rows that an invocation of the first pass adds up: all of them if the columns alone fill the device, else about as
-/// many as then remain for the second pass.
-fn slice_length(rows: usize, columns: usize) -> usize {
+/// Rows that an invocation of the first pass adds up. On a GPU all of them if the columns alone fill the device, else
+/// about as many as then remain for the second pass.
+fn slice_length(family: KernelFamily, rows: usize, columns: usize) -> usize {
     if rows < FEW_ROWS {
         return rows;
     }
-    let slices = ENOUGH.div_ceil(columns).min(rows.isqrt());
-    rows.div_ceil(slices)
+    match family {
+        KernelFamily::Lane => CPU_SLICE,
+        KernelFamily::Workgroup => rows.div_ceil(ENOUGH.div_ceil(columns).min(rows.isqrt())),
+    }
 }
 
 fn sum_slices(x: &Tensor, rows: usize, stride: usize, width: usize, slice: usize, to: &Destination) -> Result<()> {
