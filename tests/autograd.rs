@@ -237,7 +237,7 @@ fn backward_twice_is_an_error() {
 fn backward_needs_a_scalar_in_a_graph() {
     let gpu = gpu();
     let x = leaf(&gpu, &[1.0, 2.0]);
-    let message = |result: Result<()>| result.err().expect("an error").to_string();
+    let message = |result: Result<()>| result.expect_err("an error").to_string();
     let y = ops::scale(&x, 2.0).unwrap();
     assert_eq!(message(y.backward().map(drop)), "backward: needs a scalar; else use backward_from: got f32[2]");
     let dy = upload(&gpu, &[1.0; 3]);

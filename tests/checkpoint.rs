@@ -439,7 +439,7 @@ fn pretrained() -> Checkpoint {
     Checkpoint { tensors, metadata: Texts::new(), skipped: BTreeMap::from([("steps".to_owned(), steps)]) }
 }
 
-const HEAD: MatchOptions<'_'> = MatchOptions { head: &["head"], allow_missing: false };
+const HEAD: MatchOptions<'_> = MatchOptions { head: &["head"], allow_missing: false };
 
 #[test]
 fn a_head_may_differ() {

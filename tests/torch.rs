@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::{assert_close, each_family};
 use safetensors::SafeTensors;
+use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{self, Checkpoint};
 use wgrad::nn::{Mode, Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
@@ -50,7 +51,7 @@ impl Reference {
     /// timm's model with its initial parameters.
     fn model(&self, gpu: &Gpu) -> Vit {
         let model = Vit::new(gpu, self.config.clone(), 0).unwrap();
-        let mut ours: Vec<_> = model.parameters().iter().map(|p| p.path()).collect();
+        let mut ours: Vec<_> = model.parameters().iter().map(Parameter::path).collect();
         ours.sort_unstable();
         assert_eq!(ours, self.names("param/").collect::<Vec<_>>(), "parameter names");
         for parameter in model.parameters() {

@@ -356,7 +356,7 @@ fn label_out_of_range() {
         let (results, bad, model) = run(None);
         match results.as_slice() {
             [Ok(None), Ok(Some(0)), Err(error), Ok(Some(2)), Ok(Some(3)), Ok(Some(4))] => {
-                assert!(matches!(error, Error::OutOfRange { op: "cross_entropy", value: 99, bound: 4, .. }), "{error}")
+                assert!(matches!(error, Error::OutOfRange { op: "cross_entropy", value: 99, bound: 4, .. }), "{error}");
             }
             other => panic!("{other:?}"),
         }
@@ -532,7 +532,7 @@ impl Observer for Notes {
     }
 
     fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
-        self.epochs.push(metrics.clone());
+        self.epochs.push(*metrics);
         break_at(self.epochs.len(), self.break_after_epochs)
     }
 }

@@ -56,14 +56,14 @@ impl Layout {
         let dc_at = |i: usize, j: usize| dc[i * n + j];
         // dA[i, q] = Σ_j dC[i, j] B[q, j], dB[q, j] = Σ_i A[i, q] dC[i, j]; stored transposed where A and B are.
         let da = match self {
-            Layout::Tn => product([k, m, n], &b_at, |j, i| dc_at(i, j)),
+            Layout::Tn => product([k, m, n], b_at, |j, i| dc_at(i, j)),
             _ => product([m, k, n], dc_at, |j, q| b_at(q, j)),
         };
         let db = match self {
-            Layout::Nt => product([n, k, m], |j, i| dc_at(i, j), &a_at),
+            Layout::Nt => product([n, k, m], |j, i| dc_at(i, j), a_at),
             _ => product([k, n, m], |q, i| a_at(i, q), dc_at),
         };
-        [product([m, n, k], &a_at, &b_at), da, db]
+        [product([m, n, k], a_at, b_at), da, db]
     }
 }
 
