@@ -94,52 +94,86 @@ impl std::fmt::Display for AdapterInfo {
     }
 }
 
-/// The default instance: every backend that is compiled in.
-pub(super) fn instance() -> wgpu::Instance {
+/// Native backends, then OpenGL, which is looked at only where the first tier has nothing that fits.
+const TIERS: [wgpu::Backends; 2] = [wgpu::Backends::PRIMARY, wgpu::Backends::SECONDARY];
+
+/// The adapters of one tier that can compute, best first for `power`.
+async fn candidates(backends: wgpu::Backends, power: Power) -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
     // Turns memory pressure into an error before the system starts to swap.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
-    wgpu::Instance::new(descriptor)
-}
-
-/// All adapters that can compute, best first for `power`.
-pub(super) async fn candidates(instance: &wgpu::Instance, power: Power) -> Vec<wgpu::Adapter> {
-    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    let mut adapters = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
     adapters.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     adapters.sort_by_key(|a| rank(&a.get_info(), power));
     adapters
 }
 
-/// Smaller is better. A CPU driver comes last under either preference; OpenGL after the native backends.
-fn rank(info: &wgpu::AdapterInfo, power: Power) -> (u8, u8) {
-    let kind = match (info.device_type, power) {
+/// All adapters, in the order of [`AdapterChoice::Index`].
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) async fn list(power: Power) -> Vec<AdapterInfo> {
+    let mut all = Vec::new();
+    for tier in TIERS {
+        all.extend(candidates(tier, power).await.iter().map(|a| AdapterInfo::new(&a.get_info())));
+    }
+    all
+}
+
+/// Smaller is better. A CPU driver comes last under either preference.
+fn rank(info: &wgpu::AdapterInfo, power: Power) -> u8 {
+    match (info.device_type, power) {
         (wgpu::DeviceType::DiscreteGpu, Power::High) | (wgpu::DeviceType::IntegratedGpu, Power::Low) => 0,
         (wgpu::DeviceType::IntegratedGpu, Power::High) | (wgpu::DeviceType::DiscreteGpu, Power::Low) => 1,
         (wgpu::DeviceType::VirtualGpu, _) => 2,
         (wgpu::DeviceType::Other, _) => 3,
         (wgpu::DeviceType::Cpu, _) => 4,
-    };
-    (kind, u8::from(info.backend == wgpu::Backend::Gl))
+    }
 }
 
 /// Picks the adapter that `options` ask for.
-pub(super) async fn choose(instance: &wgpu::Instance, options: &GpuOptions) -> Result<wgpu::Adapter> {
-    let mut adapters = candidates(instance, options.power).await;
-    let names: Vec<_> = adapters.iter().map(|a| AdapterInfo::new(&a.get_info()).to_string()).collect();
-    let (found, wanted) = match &options.adapter {
-        None => ((!adapters.is_empty()).then_some(0), "found; is a Vulkan, Metal or DX12 driver installed?".to_owned()),
-        Some(AdapterChoice::Index(i)) => ((*i < adapters.len()).then_some(*i), format!("has the number {i}")),
+pub(super) async fn choose(options: &GpuOptions) -> Result<wgpu::Adapter> {
+    let mut adapters = Vec::new();
+    for tier in TIERS {
+        adapters.extend(candidates(tier, options.power).await);
+        let infos: Vec<_> = adapters.iter().map(|a| AdapterInfo::new(&a.get_info())).collect();
+        // A CPU driver that nobody named waits for the next tier: an old GPU may have OpenGL alone.
+        let found = find(&infos, options.adapter.as_ref()).map(|i| &infos[i]);
+        if found.is_some_and(|info| options.adapter.is_some() || !info.is_cpu() || !opengl_may_find_a_gpu()) {
+            break;
+        }
+    }
+    adapters.sort_by_key(|a| options.adapter.is_none() && AdapterInfo::new(&a.get_info()).is_cpu());
+    let infos: Vec<_> = adapters.iter().map(|a| AdapterInfo::new(&a.get_info())).collect();
+    let Some(index) = find(&infos, options.adapter.as_ref()) else {
+        let wanted = match &options.adapter {
+            None => "found; is a Vulkan, Metal or DX12 driver installed?".to_owned(),
+            Some(AdapterChoice::Index(i)) => format!("has the number {i}"),
+            Some(AdapterChoice::Name(name)) => format!("is named {name:?}"),
+        };
+        return Err(Error::NoAdapter { wanted, available: infos.iter().map(ToString::to_string).collect() });
+    };
+    if options.adapter.is_none() && infos[index].is_cpu() {
+        log::warn!("no GPU found: using the CPU driver {}", infos[index]);
+    }
+    Ok(adapters.swap_remove(index))
+}
+
+/// Whether OpenGL could reach a GPU that Vulkan does not. On Linux every GPU that it drives has a node here; without one
+/// it would only find another CPU driver, and complain on the way of a missing display.
+fn opengl_may_find_a_gpu() -> bool {
+    !cfg!(target_os = "linux") || std::path::Path::new("/dev/dri").exists()
+}
+
+/// The place of the adapter that is asked for; the first where none is.
+fn find(infos: &[AdapterInfo], choice: Option<&AdapterChoice>) -> Option<usize> {
+    match choice {
+        None => (!infos.is_empty()).then_some(0),
+        Some(AdapterChoice::Index(i)) => (*i < infos.len()).then_some(*i),
         Some(AdapterChoice::Name(name)) => {
             let lower = name.to_lowercase();
-            (names.iter().position(|n| n.to_lowercase().contains(&lower)), format!("is named {name:?}"))
+            infos.iter().position(|info| info.to_string().to_lowercase().contains(&lower))
         }
-    };
-    let index = found.ok_or(Error::NoAdapter { wanted, available: names })?;
-    let adapter = adapters.swap_remove(index);
-    if options.adapter.is_none() && adapter.get_info().device_type == wgpu::DeviceType::Cpu {
-        log::warn!("no GPU found: using the CPU driver {}", AdapterInfo::new(&adapter.get_info()));
     }
-    Ok(adapter)
 }
 
 /// Opens a device with the adapter's own limits, at least wgpu's defaults, and the features that some kernels can use.

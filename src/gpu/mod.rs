@@ -134,8 +134,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::new`].
     pub async fn request(options: &GpuOptions) -> Result<Self> {
-        let instance = adapter::instance();
-        let adapter = adapter::choose(&instance, options).await?;
+        let adapter = adapter::choose(options).await?;
         let (device, queue) = adapter::open(&adapter, options).await?;
         let info = AdapterInfo::new(&adapter.get_info());
         let error = Arc::new(Mutex::new(None));
@@ -184,8 +183,7 @@ impl Gpu {
     /// The machine's adapters in the order of [`AdapterChoice::Index`], best first for `power`.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn adapters(power: Power) -> Vec<AdapterInfo> {
-        let adapters = pollster::block_on(adapter::candidates(&adapter::instance(), power));
-        adapters.iter().map(|a| AdapterInfo::new(&a.get_info())).collect()
+        pollster::block_on(adapter::list(power))
     }
 
     /// The adapter's name, driver and kind.
