@@ -3,7 +3,7 @@
 //
 // A row counts unless its label is the one to ignore or is out of range; the latter raises fault 1 (lib/fault.wgsl).
 // Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
-// 64 a row (GPUs). Any number of rows and classes. Uses lib/grid.wgsl.
+// 64 a row (GPUs). Any number of rows and classes. Uses lib/grid.wgsl and lib/reduce.wgsl.
 
 struct Params { rows: u32, classes: u32, ignores: u32, ignored: u32, smoothing: f32, accumulate: u32 }
 
@@ -19,38 +19,6 @@ const FAULT_LABEL = 1u;
 @group(0) @binding(3) var<storage, read_write> stats: array<vec4<f32>>; // f32[rows, 4], as below
 
 // What is kept of a row, as a vec4: loss, max(z), 1 / Σ exp(z - max(z)), and 1 if it counts, else 0.
-
-var<workgroup> scratch: array<vec2<f32>, LANES>;
-
-// Sum of `value` over the workgroup, the same in every invocation. Binary tree, so that the order never changes.
-fn group_sum(value: vec2<f32>, lane: u32) -> vec2<f32> {
-    scratch[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier(); // the partial sums of the level above are written
-        if lane < half {
-            scratch[lane] += scratch[lane + half];
-        }
-    }
-    workgroupBarrier(); // the total is written
-    let total = scratch[0];
-    workgroupBarrier(); // everyone has read it, before the next call overwrites it
-    return total;
-}
-
-// Largest `value` in the workgroup, the same in every invocation.
-fn group_max(value: f32, lane: u32) -> f32 {
-    scratch[lane].x = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier(); // the maxima of the level above are written
-        if lane < half {
-            scratch[lane].x = max(scratch[lane].x, scratch[lane + half].x);
-        }
-    }
-    workgroupBarrier(); // the largest is written
-    let largest = scratch[0].x;
-    workgroupBarrier(); // everyone has read it, before the next call overwrites it
-    return largest;
-}
 
 // Whether a row with this label counts; tells the host about a label out of range if `report`.
 fn counts(label: u32, report: bool) -> bool {
@@ -78,6 +46,25 @@ fn store_stats(row: u32, label: u32, largest: f32, sums: vec2<f32>) {
 
 // ---- forward: every row for itself ----
 
+// The largest of the logits `first`, `first + step`, ... of a row.
+fn largest_of(base: u32, first: u32, step: u32) -> f32 {
+    var largest = LOWEST;
+    for (var i = first; i < params.classes; i += step) {
+        largest = max(largest, logits[base + i]);
+    }
+    return largest;
+}
+
+// Σ exp(z - largest) and Σ (z - largest) over them.
+fn sums_of(base: u32, first: u32, step: u32, largest: f32) -> vec2<f32> {
+    var sums = vec2<f32>();
+    for (var i = first; i < params.classes; i += step) {
+        let z = logits[base + i] - largest;
+        sums += vec2<f32>(exp(z), z);
+    }
+    return sums;
+}
+
 // Grid: a row an invocation, 64 a workgroup, folded.
 @compute @workgroup_size(64)
 fn rows_lane(
@@ -95,16 +82,8 @@ fn rows_lane(
         return;
     }
     let base = row * params.classes;
-    var largest = LOWEST;
-    for (var i = 0u; i < params.classes; i++) {
-        largest = max(largest, logits[base + i]);
-    }
-    var sums = vec2<f32>();
-    for (var i = 0u; i < params.classes; i++) {
-        let z = logits[base + i] - largest;
-        sums += vec2<f32>(exp(z), z);
-    }
-    store_stats(row, label, largest, sums);
+    let largest = largest_of(base, 0u, 1u);
+    store_stats(row, label, largest, sums_of(base, 0u, 1u, largest));
 }
 
 // Grid: a row a workgroup, folded.
@@ -120,17 +99,8 @@ fn rows_group(
     }
     let label = labels[row];
     let base = row * params.classes;
-    var largest = LOWEST;
-    for (var i = lane; i < params.classes; i += LANES) {
-        largest = max(largest, logits[base + i]);
-    }
-    largest = group_max(largest, lane);
-    var sums = vec2<f32>();
-    for (var i = lane; i < params.classes; i += LANES) {
-        let z = logits[base + i] - largest;
-        sums += vec2<f32>(exp(z), z);
-    }
-    sums = group_sum(sums, lane);
+    let largest = reduce_max(largest_of(base, lane, LANES), lane);
+    let sums = reduce_sum2(sums_of(base, lane, LANES, largest), lane);
     if lane == 0u {
         if counts(label, true) {
             store_stats(row, label, largest, sums);
@@ -153,7 +123,7 @@ fn mean(@builtin(local_invocation_index) lane: u32) {
     for (var row = lane; row < params.rows; row += LANES) {
         sums += all_stats[row].xw;
     }
-    sums = group_sum(sums, lane);
+    sums = reduce_sum2(sums, lane);
     if lane == 0u {
         let each = select(0.0, 1.0 / sums.y, sums.y > 0.0);
         loss[0] = sums.x * each;
@@ -201,12 +171,17 @@ fn backward(
 
 @group(0) @binding(3) var<storage, read_write> correct: array<atomic<u32>>; // u32[1], zero before
 
-// 0 if logit `i` leaves the first place to the label's logit, else (also where either is NaN) 1.
-fn beats(base: u32, i: u32, label: u32) -> f32 {
-    let z = logits[base + i];
+// How many of the logits `first`, `first + step`, ... of a row do not leave the first place to the label's logit, also
+// where either is NaN.
+fn better_of(base: u32, first: u32, step: u32, label: u32) -> f32 {
     let own = logits[base + label];
-    let yields = z < own || (z == own && i >= label);
-    return select(1.0, 0.0, yields);
+    var better = 0.0;
+    for (var i = first; i < params.classes; i += step) {
+        let z = logits[base + i];
+        let yields = z < own || (z == own && i >= label);
+        better += select(1.0, 0.0, yields);
+    }
+    return better;
 }
 
 // Grid: a row an invocation, 64 a workgroup, folded.
@@ -224,11 +199,7 @@ fn correct_lane(
     if !counts(label, true) {
         return;
     }
-    var better = 0.0;
-    for (var i = 0u; i < params.classes; i++) {
-        better += beats(row * params.classes, i, label);
-    }
-    if better == 0.0 {
+    if better_of(row * params.classes, 0u, 1u, label) == 0.0 {
         atomicAdd(&correct[0], 1u);
     }
 }
@@ -248,11 +219,9 @@ fn correct_group(
     let valid = counts(label, lane == 0u);
     var better = 0.0;
     if valid {
-        for (var i = lane; i < params.classes; i += LANES) {
-            better += beats(row * params.classes, i, label);
-        }
+        better = better_of(row * params.classes, lane, LANES, label);
     }
-    better = group_sum(vec2<f32>(better, 0.0), lane).x;
+    better = reduce_sum(better, lane);
     if lane == 0u && valid && better == 0.0 {
         atomicAdd(&correct[0], 1u);
     }

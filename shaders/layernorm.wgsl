@@ -2,30 +2,13 @@
 //   hat = (x - mean) * inverse,  inverse = 1 / sqrt(variance + eps),  y = hat * weight + bias.
 //
 // Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
-// 64 a row (GPUs). Any number of rows, any width. Uses lib/grid.wgsl.
+// 64 a row (GPUs). Any number of rows, any width. Uses lib/grid.wgsl and lib/reduce.wgsl.
 
 struct Params { rows: u32, width: u32, eps: f32, accumulate: u32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 
 const LANES = 64u;
-
-var<workgroup> scratch: array<vec2<f32>, LANES>;
-
-// Sum of `value` over the workgroup, the same in every invocation. Binary tree, so that the order never changes.
-fn group_sum(value: vec2<f32>, lane: u32) -> vec2<f32> {
-    scratch[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier(); // the partial sums of the level above are written
-        if lane < half {
-            scratch[lane] += scratch[lane + half];
-        }
-    }
-    workgroupBarrier(); // the total is written
-    let total = scratch[0];
-    workgroupBarrier(); // everyone has read it, before the next call overwrites it
-    return total;
-}
 
 // ---- forward ----
 
@@ -34,6 +17,35 @@ fn group_sum(value: vec2<f32>, lane: u32) -> vec2<f32> {
 @group(0) @binding(2) var<storage, read> bias: array<f32>; // f32[width]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // f32[rows, width]
 @group(0) @binding(4) var<storage, read_write> stats: array<vec2<f32>>; // f32[rows, 2]: mean, inverse
+
+// Σ x over the elements `first`, `first + step`, ... of a row.
+fn sum_of(base: u32, first: u32, step: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = first; i < params.width; i += step) {
+        sum += x[base + i];
+    }
+    return sum;
+}
+
+// Σ (x - mean)² over them.
+fn squares_of(base: u32, first: u32, step: u32, mean: f32) -> f32 {
+    var squares = 0.0;
+    for (var i = first; i < params.width; i += step) {
+        let d = x[base + i] - mean;
+        squares += d * d;
+    }
+    return squares;
+}
+
+fn inverse_of(squares: f32) -> f32 {
+    return 1.0 / sqrt(squares / f32(params.width) + params.eps);
+}
+
+fn store_y(base: u32, first: u32, step: u32, mean: f32, inverse: f32) {
+    for (var i = first; i < params.width; i += step) {
+        y[base + i] = (x[base + i] - mean) * inverse * weight[i] + bias[i];
+    }
+}
 
 // Grid: a row an invocation, 64 a workgroup, folded.
 @compute @workgroup_size(64)
@@ -47,21 +59,10 @@ fn forward_lane(
         return;
     }
     let base = row * params.width;
-    var sum = 0.0;
-    for (var i = 0u; i < params.width; i++) {
-        sum += x[base + i];
-    }
-    let mean = sum / f32(params.width);
-    var squares = 0.0;
-    for (var i = 0u; i < params.width; i++) {
-        let d = x[base + i] - mean;
-        squares += d * d;
-    }
-    let inverse = 1.0 / sqrt(squares / f32(params.width) + params.eps);
+    let mean = sum_of(base, 0u, 1u) / f32(params.width);
+    let inverse = inverse_of(squares_of(base, 0u, 1u, mean));
     stats[row] = vec2<f32>(mean, inverse);
-    for (var i = 0u; i < params.width; i++) {
-        y[base + i] = (x[base + i] - mean) * inverse * weight[i] + bias[i];
-    }
+    store_y(base, 0u, 1u, mean, inverse);
 }
 
 // Grid: a row a workgroup, folded.
@@ -76,23 +77,12 @@ fn forward_group(
         return; // uniform: the whole workgroup leaves
     }
     let base = row * params.width;
-    var sum = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        sum += x[base + i];
-    }
-    let mean = group_sum(vec2<f32>(sum, 0.0), lane).x / f32(params.width);
-    var squares = 0.0;
-    for (var i = lane; i < params.width; i += LANES) {
-        let d = x[base + i] - mean;
-        squares += d * d;
-    }
-    let inverse = 1.0 / sqrt(group_sum(vec2<f32>(squares, 0.0), lane).x / f32(params.width) + params.eps);
+    let mean = reduce_sum(sum_of(base, lane, LANES), lane) / f32(params.width);
+    let inverse = inverse_of(reduce_sum(squares_of(base, lane, LANES, mean), lane));
     if lane == 0u {
         stats[row] = vec2<f32>(mean, inverse);
     }
-    for (var i = lane; i < params.width; i += LANES) {
-        y[base + i] = (x[base + i] - mean) * inverse * weight[i] + bias[i];
-    }
+    store_y(base, lane, LANES, mean, inverse);
 }
 
 // ---- backward of y = hat * weight + bias, with respect to x ----
@@ -102,19 +92,27 @@ fn forward_group(
 @group(0) @binding(3) var<storage, read> dy: array<f32>; // f32[rows, width]
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>; // f32[rows, width]
 
-// Row `row`, element `i`: (dhat, dhat * hat).
-fn moments(at: u32, i: u32, stat: vec2<f32>) -> vec2<f32> {
-    let dhat = dy[at] * weight[i];
-    return vec2<f32>(dhat, dhat * (x[at] - stat.x) * stat.y);
+// Σ (dhat, dhat * hat) over the elements `first`, `first + step`, ... of a row.
+fn moments_of(base: u32, first: u32, step: u32, stat: vec2<f32>) -> vec2<f32> {
+    var sum = vec2<f32>();
+    for (var i = first; i < params.width; i += step) {
+        let dhat = dy[base + i] * weight[i];
+        sum += vec2<f32>(dhat, dhat * (x[base + i] - stat.x) * stat.y);
+    }
+    return sum;
 }
 
-fn store_dx(at: u32, i: u32, stat: vec2<f32>, mean: vec2<f32>) {
-    let hat = (x[at] - stat.x) * stat.y;
-    let value = stat.y * (dy[at] * weight[i] - mean.x - hat * mean.y);
-    if params.accumulate == 0u {
-        dx[at] = value;
-    } else {
-        dx[at] += value;
+// mean: of dhat and of dhat * hat.
+fn store_dx(base: u32, first: u32, step: u32, stat: vec2<f32>, mean: vec2<f32>) {
+    for (var i = first; i < params.width; i += step) {
+        let at = base + i;
+        let hat = (x[at] - stat.x) * stat.y;
+        let value = stat.y * (dy[at] * weight[i] - mean.x - hat * mean.y);
+        if params.accumulate == 0u {
+            dx[at] = value;
+        } else {
+            dx[at] += value;
+        }
     }
 }
 
@@ -130,14 +128,8 @@ fn backward_lane(
     }
     let base = row * params.width;
     let stat = row_stats[row];
-    var sum = vec2<f32>();
-    for (var i = 0u; i < params.width; i++) {
-        sum += moments(base + i, i, stat);
-    }
-    let mean = sum / f32(params.width);
-    for (var i = 0u; i < params.width; i++) {
-        store_dx(base + i, i, stat, mean);
-    }
+    let mean = moments_of(base, 0u, 1u, stat) / f32(params.width);
+    store_dx(base, 0u, 1u, stat, mean);
 }
 
 @compute @workgroup_size(64)
@@ -152,14 +144,8 @@ fn backward_group(
     }
     let base = row * params.width;
     let stat = row_stats[row];
-    var sum = vec2<f32>();
-    for (var i = lane; i < params.width; i += LANES) {
-        sum += moments(base + i, i, stat);
-    }
-    let mean = group_sum(sum, lane) / f32(params.width);
-    for (var i = lane; i < params.width; i += LANES) {
-        store_dx(base + i, i, stat, mean);
-    }
+    let mean = reduce_sum2(moments_of(base, lane, LANES, stat), lane) / f32(params.width);
+    store_dx(base, lane, LANES, stat, mean);
 }
 
 // ---- backward with respect to weight and bias: dweight = Σ dy hat, dbias = Σ dy over rows ----

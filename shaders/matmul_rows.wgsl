@@ -19,14 +19,8 @@
 // subgroup of a CPU driver; each lane makes rows 4 * lane to 4 * lane + 3, with `tall` also those 32 further down, of
 // all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane load of A serves 16 columns. A
 // size that does not divide the tile repeats the last row or column and does not store it.
-
-struct Params {
-    m: u32, n: u32, k: u32, inner: u32,
-    lda: u32, ldb: u32, ldc: u32, flags: u32,
-    a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
-    a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
-    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
-}
+//
+// Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl and tiles/vec4.wgsl. Positions in buffers count vec4s.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
@@ -37,18 +31,9 @@ struct Params {
 // Eight rows a lane (a tile of 64 rows) or four (32 rows: for an M that would leave much of a tall tile empty).
 override tall: bool = true;
 
-const ADD_BIAS: u32 = 1u;
-const ACCUMULATE: u32 = 2u;
-const STEPS = vec4<u32>(0u, 1u, 2u, 3u);
-
-// The first vec4 of matrix z. From here on every stride, offset and column counts vec4s.
-fn matrix_start(z: u32, offset: u32, outer: u32, inner: u32) -> u32 {
-    return (offset + (z / params.inner) * outer + (z % params.inner) * inner) / 4u;
-}
-
 // Where four rows of a row-major matrix start; rows past the end repeat the last.
 fn row_starts(start: u32, row: u32, rows: u32, stride: u32) -> vec4<u32> {
-    return start + min(row + STEPS, vec4<u32>(rows - 1u)) * (stride / 4u);
+    return start + min(row + MATMUL_STEPS, vec4<u32>(rows - 1u)) * (stride / 4u);
 }
 
 // One row of C: sum + x[0] * b[0] + x[1] * b[1] + x[2] * b[2] + x[3] * b[3].
@@ -73,15 +58,7 @@ fn add_outer(sum: mat4x4<f32>, x: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
-// Four loads of A or B from four places, and one component of each.
-fn a_block(at: vec4<u32>) -> mat4x4<f32> {
-    return mat4x4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
-}
-
-fn b_block(at: vec4<u32>) -> mat4x4<f32> {
-    return mat4x4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
-}
-
+// One component of four vec4s of A or B.
 fn a_lane(at: vec4<u32>, i: u32) -> vec4<f32> {
     return vec4<f32>(a[at.x][i], a[at.y][i], a[at.z][i], a[at.w][i]);
 }
@@ -90,62 +67,35 @@ fn b_lane(at: vec4<u32>, i: u32) -> vec4<f32> {
     return vec4<f32>(b[at.x][i], b[at.y][i], b[at.z][i], b[at.w][i]);
 }
 
-fn store_row(at: u32, row: u32, col: u32, product: vec4<f32>) {
-    if (row >= params.m) {
-        return;
-    }
-    var value = params.alpha * product;
-    if ((params.flags & ADD_BIAS) != 0u) {
-        value += bias[col];
-    }
-    if ((params.flags & ACCUMULATE) != 0u) {
-        value += c[at];
-    }
-    c[at] = value;
-}
-
-// Writes a 4x4 block; `col` counts vec4s.
-fn store(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
-    if (col * 4u >= params.n) {
-        return;
-    }
-    let stride = params.ldc / 4u;
-    let at = matrix_start(z, params.c_offset, params.c_outer, params.c_inner) + row * stride + col;
-    store_row(at, row, col, block[0]);
-    store_row(at + stride, row + 1u, col, block[1]);
-    store_row(at + 2u * stride, row + 2u, col, block[2]);
-    store_row(at + 3u * stride, row + 3u, col, block[3]);
-}
-
 @compute @workgroup_size(8)
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.y * select(32u, 64u, tall) + 4u * lane;
     let col = group.x * 4u;
-    let a_start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
+    let a_start = matmul_a_start(group.z);
     let a_top = row_starts(a_start, row, params.m, params.lda);
     let a_low = row_starts(a_start, row + 32u, params.m, params.lda);
     let b_stride = params.ldb / 4u;
-    let b_start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
-    let b_col = b_start + min(col + STEPS, vec4<u32>((params.n - 1u) / 4u));
+    let b_start = matmul_b_start(group.z);
+    let b_col = b_start + min(col + MATMUL_STEPS, vec4<u32>((params.n - 1u) / 4u));
 
     var top0 = mat4x4<f32>(); var top1 = mat4x4<f32>(); var top2 = mat4x4<f32>(); var top3 = mat4x4<f32>();
     var low0 = mat4x4<f32>(); var low1 = mat4x4<f32>(); var low2 = mat4x4<f32>(); var low3 = mat4x4<f32>();
     let whole = params.k / 4u;
     for (var k = 0u; k < whole; k++) {
-        let x_top = a_block(a_top + k);
+        let x_top = matmul_a_block(a_top + k);
         var x_low = x_top;
-        if (tall) { x_low = a_block(a_low + k); }
-        let b_row = (4u * k + STEPS) * b_stride;
-        let b0 = b_block(b_col.x + b_row);
+        if (tall) { x_low = matmul_a_block(a_low + k); }
+        let b_row = (4u * k + MATMUL_STEPS) * b_stride;
+        let b0 = matmul_b_block(b_col.x + b_row);
         top0 = add_product(top0, x_top, b0);
         if (tall) { low0 = add_product(low0, x_low, b0); }
-        let b1 = b_block(b_col.y + b_row);
+        let b1 = matmul_b_block(b_col.y + b_row);
         top1 = add_product(top1, x_top, b1);
         if (tall) { low1 = add_product(low1, x_low, b1); }
-        let b2 = b_block(b_col.z + b_row);
+        let b2 = matmul_b_block(b_col.z + b_row);
         top2 = add_product(top2, x_top, b2);
         if (tall) { low2 = add_product(low2, x_low, b2); }
-        let b3 = b_block(b_col.w + b_row);
+        let b3 = matmul_b_block(b_col.w + b_row);
         top3 = add_product(top3, x_top, b3);
         if (tall) { low3 = add_product(low3, x_low, b3); }
     }
@@ -165,15 +115,15 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             low3 = add_outer(low3, x_low, b[b_at.w]);
         }
     }
-    store(group.z, row, col, top0);
-    store(group.z, row, col + 1u, top1);
-    store(group.z, row, col + 2u, top2);
-    store(group.z, row, col + 3u, top3);
+    matmul_store_block(group.z, row, col, top0);
+    matmul_store_block(group.z, row, col + 1u, top1);
+    matmul_store_block(group.z, row, col + 2u, top2);
+    matmul_store_block(group.z, row, col + 3u, top3);
     if (tall) {
-        store(group.z, row + 32u, col, low0);
-        store(group.z, row + 32u, col + 1u, low1);
-        store(group.z, row + 32u, col + 2u, low2);
-        store(group.z, row + 32u, col + 3u, low3);
+        matmul_store_block(group.z, row + 32u, col, low0);
+        matmul_store_block(group.z, row + 32u, col + 1u, low1);
+        matmul_store_block(group.z, row + 32u, col + 2u, low2);
+        matmul_store_block(group.z, row + 32u, col + 3u, low3);
     }
 }
 
@@ -181,11 +131,11 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.y * select(32u, 64u, tall) + 4u * lane;
     let col = group.x * 4u;
-    let a_start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
+    let a_start = matmul_a_start(group.z);
     let a_top = row_starts(a_start, row, params.m, params.lda);
     let a_low = row_starts(a_start, row + 32u, params.m, params.lda);
     // B's rows are C's columns: four of them for each vec4 column of C.
-    let b_start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
+    let b_start = matmul_b_start(group.z);
     let b_row0 = row_starts(b_start, 4u * col, params.n, params.ldb);
     let b_row1 = row_starts(b_start, 4u * col + 4u, params.n, params.ldb);
     let b_row2 = row_starts(b_start, 4u * col + 8u, params.n, params.ldb);
@@ -195,19 +145,19 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     var low0 = mat4x4<f32>(); var low1 = mat4x4<f32>(); var low2 = mat4x4<f32>(); var low3 = mat4x4<f32>();
     let whole = params.k / 4u;
     for (var k = 0u; k < whole; k++) {
-        let x_top = a_block(a_top + k);
+        let x_top = matmul_a_block(a_top + k);
         var x_low = x_top;
-        if (tall) { x_low = a_block(a_low + k); }
-        let b0 = transpose(b_block(b_row0 + k));
+        if (tall) { x_low = matmul_a_block(a_low + k); }
+        let b0 = transpose(matmul_b_block(b_row0 + k));
         top0 = add_product(top0, x_top, b0);
         if (tall) { low0 = add_product(low0, x_low, b0); }
-        let b1 = transpose(b_block(b_row1 + k));
+        let b1 = transpose(matmul_b_block(b_row1 + k));
         top1 = add_product(top1, x_top, b1);
         if (tall) { low1 = add_product(low1, x_low, b1); }
-        let b2 = transpose(b_block(b_row2 + k));
+        let b2 = transpose(matmul_b_block(b_row2 + k));
         top2 = add_product(top2, x_top, b2);
         if (tall) { low2 = add_product(low2, x_low, b2); }
-        let b3 = transpose(b_block(b_row3 + k));
+        let b3 = transpose(matmul_b_block(b_row3 + k));
         top3 = add_product(top3, x_top, b3);
         if (tall) { low3 = add_product(low3, x_low, b3); }
     }
@@ -230,15 +180,15 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             low3 = add_outer(low3, x_low, b3);
         }
     }
-    store(group.z, row, col, top0);
-    store(group.z, row, col + 1u, top1);
-    store(group.z, row, col + 2u, top2);
-    store(group.z, row, col + 3u, top3);
+    matmul_store_block(group.z, row, col, top0);
+    matmul_store_block(group.z, row, col + 1u, top1);
+    matmul_store_block(group.z, row, col + 2u, top2);
+    matmul_store_block(group.z, row, col + 3u, top3);
     if (tall) {
-        store(group.z, row + 32u, col, low0);
-        store(group.z, row + 32u, col + 1u, low1);
-        store(group.z, row + 32u, col + 2u, low2);
-        store(group.z, row + 32u, col + 3u, low3);
+        matmul_store_block(group.z, row + 32u, col, low0);
+        matmul_store_block(group.z, row + 32u, col + 1u, low1);
+        matmul_store_block(group.z, row + 32u, col + 2u, low2);
+        matmul_store_block(group.z, row + 32u, col + 3u, low3);
     }
 }
 
@@ -248,33 +198,33 @@ fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     let col = group.x * 4u;
     // A's columns are C's rows: one vec4 of A holds four rows' elements of one step of K.
     let a_stride = params.lda / 4u;
-    let a_start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
+    let a_start = matmul_a_start(group.z);
     let a_last = (params.m - 1u) / 4u;
     let a_top = a_start + min(row / 4u, a_last);
     let a_low = a_start + min(row / 4u + 8u, a_last);
     let b_stride = params.ldb / 4u;
-    let b_start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
-    let b_col = b_start + min(col + STEPS, vec4<u32>((params.n - 1u) / 4u));
+    let b_start = matmul_b_start(group.z);
+    let b_col = b_start + min(col + MATMUL_STEPS, vec4<u32>((params.n - 1u) / 4u));
 
     var top0 = mat4x4<f32>(); var top1 = mat4x4<f32>(); var top2 = mat4x4<f32>(); var top3 = mat4x4<f32>();
     var low0 = mat4x4<f32>(); var low1 = mat4x4<f32>(); var low2 = mat4x4<f32>(); var low3 = mat4x4<f32>();
     let whole = params.k / 4u * 4u;
     for (var k = 0u; k < whole; k += 4u) {
-        let a_row = (k + STEPS) * a_stride;
-        let x_top = transpose(a_block(a_top + a_row));
+        let a_row = (k + MATMUL_STEPS) * a_stride;
+        let x_top = transpose(matmul_a_block(a_top + a_row));
         var x_low = x_top;
-        if (tall) { x_low = transpose(a_block(a_low + a_row)); }
-        let b_row = (k + STEPS) * b_stride;
-        let b0 = b_block(b_col.x + b_row);
+        if (tall) { x_low = transpose(matmul_a_block(a_low + a_row)); }
+        let b_row = (k + MATMUL_STEPS) * b_stride;
+        let b0 = matmul_b_block(b_col.x + b_row);
         top0 = add_product(top0, x_top, b0);
         if (tall) { low0 = add_product(low0, x_low, b0); }
-        let b1 = b_block(b_col.y + b_row);
+        let b1 = matmul_b_block(b_col.y + b_row);
         top1 = add_product(top1, x_top, b1);
         if (tall) { low1 = add_product(low1, x_low, b1); }
-        let b2 = b_block(b_col.z + b_row);
+        let b2 = matmul_b_block(b_col.z + b_row);
         top2 = add_product(top2, x_top, b2);
         if (tall) { low2 = add_product(low2, x_low, b2); }
-        let b3 = b_block(b_col.w + b_row);
+        let b3 = matmul_b_block(b_col.w + b_row);
         top3 = add_product(top3, x_top, b3);
         if (tall) { low3 = add_product(low3, x_low, b3); }
     }
@@ -293,14 +243,14 @@ fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             low3 = add_outer(low3, x_low, b[b_at.w]);
         }
     }
-    store(group.z, row, col, top0);
-    store(group.z, row, col + 1u, top1);
-    store(group.z, row, col + 2u, top2);
-    store(group.z, row, col + 3u, top3);
+    matmul_store_block(group.z, row, col, top0);
+    matmul_store_block(group.z, row, col + 1u, top1);
+    matmul_store_block(group.z, row, col + 2u, top2);
+    matmul_store_block(group.z, row, col + 3u, top3);
     if (tall) {
-        store(group.z, row + 32u, col, low0);
-        store(group.z, row + 32u, col + 1u, low1);
-        store(group.z, row + 32u, col + 2u, low2);
-        store(group.z, row + 32u, col + 3u, low3);
+        matmul_store_block(group.z, row + 32u, col, low0);
+        matmul_store_block(group.z, row + 32u, col + 1u, low1);
+        matmul_store_block(group.z, row + 32u, col + 2u, low2);
+        matmul_store_block(group.z, row + 32u, col + 3u, low3);
     }
 }

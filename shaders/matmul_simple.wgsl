@@ -14,14 +14,8 @@
 // Grid: x = ceil(N / 64), y = ceil(M / 8), z = batch. A workgroup is 32 invocations along the columns; each makes 8
 // rows of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU
 // driver. A size that does not divide the tile repeats the last row or column and does not store it.
-
-struct Params {
-    m: u32, n: u32, k: u32, inner: u32,
-    lda: u32, ldb: u32, ldc: u32, flags: u32,
-    a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
-    a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
-    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
-}
+//
+// Uses lib/matmul.wgsl (Params) and tiles/scalar.wgsl.
 
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
@@ -29,27 +23,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-const ADD_BIAS: u32 = 1u;
-const ACCUMULATE: u32 = 2u;
-
-// The first element of matrix z.
-fn matrix_start(z: u32, offset: u32, outer: u32, inner: u32) -> u32 {
-    return offset + (z / params.inner) * outer + (z % params.inner) * inner;
-}
-
 fn store(start: u32, row: u32, col: u32, product: f32) {
-    if (row >= params.m || col >= params.n) {
-        return;
+    if (col < params.n) {
+        matmul_store(start + row * params.ldc + col, row, col, product);
     }
-    let at = start + row * params.ldc + col;
-    var value = params.alpha * product;
-    if ((params.flags & ADD_BIAS) != 0u) {
-        value += bias[col];
-    }
-    if ((params.flags & ACCUMULATE) != 0u) {
-        value += c[at];
-    }
-    c[at] = value;
 }
 
 fn store_rows(start: u32, row: u32, col: u32, product: vec4<f32>) {
@@ -61,9 +38,9 @@ fn store_rows(start: u32, row: u32, col: u32, product: vec4<f32>) {
 
 // All three layouts: A's element (m, k) is at m * a_m + k * a_k, B's element (k, n) at k * b_k + n * b_n.
 fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32) {
-    let a_start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
-    let b_start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
-    let c_start = matrix_start(group.z, params.c_offset, params.c_outer, params.c_inner);
+    let a_start = matmul_a_start(group.z);
+    let b_start = matmul_b_start(group.z);
+    let c_start = matmul_c_start(group.z);
     let row = group.y * 8u;
     let left_col = group.x * 64u + lane;
     let right_col = left_col + 32u;

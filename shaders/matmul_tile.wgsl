@@ -20,14 +20,8 @@
 // 8.5 KiB of workgroup memory) or 32 (64 invocations, each 4 rows of 4 columns, 4.5 KiB: for products of few tiles).
 // A size that does not divide the tile repeats the last row or column and does not store it; past the end of K both
 // tiles hold zeros.
-
-struct Params {
-    m: u32, n: u32, k: u32, inner: u32,
-    lda: u32, ldb: u32, ldc: u32, flags: u32,
-    a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
-    a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
-    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
-}
+//
+// Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl and tiles/vec4.wgsl. Positions in buffers count vec4s.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
@@ -37,10 +31,6 @@ struct Params {
 
 // Rows and columns of C a workgroup makes: 64 or 32.
 override tile: u32 = 64u;
-
-const ADD_BIAS: u32 = 1u;
-const ACCUMULATE: u32 = 2u;
-const STEPS = vec4<u32>(0u, 1u, 2u, 3u);
 
 // Steps of K held in workgroup memory.
 const DEPTH: u32 = 16u;
@@ -52,14 +42,9 @@ override row_stride: u32 = tile / 4u + 1u;
 var<workgroup> a_tile: array<vec4<f32>, DEPTH * row_stride>;
 var<workgroup> b_tile: array<vec4<f32>, DEPTH * row_stride>;
 
-// The first vec4 of matrix z. From here on strides and offsets count vec4s.
-fn matrix_start(z: u32, offset: u32, outer: u32, inner: u32) -> u32 {
-    return (offset + (z / params.inner) * outer + (z % params.inner) * inner) / 4u;
-}
-
 // Steps k to k + 3: which exist.
 fn steps_inside(k: u32) -> vec4<bool> {
-    return k + STEPS < vec4<u32>(params.k);
+    return k + MATMUL_STEPS < vec4<u32>(params.k);
 }
 
 // A 4x4 block, [step][row or column]. A matrix stored along K (A of nn and nt, B of nt) is turned on the way.
@@ -84,20 +69,12 @@ fn straight(block: mat4x4<f32>, k: u32) -> mat4x4<f32> {
 // Where the four rows of a block start in a matrix stored along K: `line` is the first row of A (nn, nt) or of B
 // (nt).
 fn along_k(start: u32, line: u32, lines: u32, stride: u32, k: u32) -> vec4<u32> {
-    return start + min(line + STEPS, vec4<u32>(lines - 1u)) * (stride / 4u) + min(k, params.k - 1u) / 4u;
+    return start + min(line + MATMUL_STEPS, vec4<u32>(lines - 1u)) * (stride / 4u) + min(k, params.k - 1u) / 4u;
 }
 
 // The same for a matrix whose rows are steps of K: `line` is the first column of A (tn) or of B (nn, tn).
 fn across_k(start: u32, line: u32, lines: u32, stride: u32, k: u32) -> vec4<u32> {
-    return start + min(k + STEPS, vec4<u32>(params.k - 1u)) * (stride / 4u) + min(line, lines - 1u) / 4u;
-}
-
-fn a_block(at: vec4<u32>) -> mat4x4<f32> {
-    return mat4x4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
-}
-
-fn b_block(at: vec4<u32>) -> mat4x4<f32> {
-    return mat4x4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+    return start + min(k + MATMUL_STEPS, vec4<u32>(params.k - 1u)) * (stride / 4u) + min(line, lines - 1u) / 4u;
 }
 
 // One invocation's share of the work: half of the workgroup brings A's tile, the other half B's, one 4x4 block each.
@@ -172,38 +149,12 @@ fn add_tiles(top: ptr<function, mat4x4<f32>>, low: ptr<function, mat4x4<f32>>, m
     }
 }
 
-fn store_row(at: u32, row: u32, col: u32, product: vec4<f32>) {
-    if (row >= params.m) {
-        return;
-    }
-    var value = params.alpha * product;
-    if ((params.flags & ADD_BIAS) != 0u) {
-        value += bias[col];
-    }
-    if ((params.flags & ACCUMULATE) != 0u) {
-        value += c[at];
-    }
-    c[at] = value;
-}
-
-fn store_block(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
-    if (col >= params.n) {
-        return;
-    }
-    let stride = params.ldc / 4u;
-    let at = matrix_start(z, params.c_offset, params.c_outer, params.c_inner) + row * stride + col / 4u;
-    store_row(at, row, col / 4u, block[0]);
-    store_row(at + stride, row + 1u, col / 4u, block[1]);
-    store_row(at + 2u * stride, row + 2u, col / 4u, block[2]);
-    store_row(at + 3u * stride, row + 3u, col / 4u, block[3]);
-}
-
 fn store(group: vec3<u32>, mine: Share, top: mat4x4<f32>, low: mat4x4<f32>) {
     let row = group.y * tile + mine.row;
-    let col = group.x * tile + mine.col;
-    store_block(group.z, row, col, top);
+    let col = (group.x * tile + mine.col) / 4u;
+    matmul_store_block(group.z, row, col, top);
     if (tile > 32u) {
-        store_block(group.z, row + 32u, col, low);
+        matmul_store_block(group.z, row + 32u, col, low);
     }
 }
 
@@ -212,13 +163,13 @@ fn store(group: vec3<u32>, mine: Share, top: mat4x4<f32>, low: mat4x4<f32>) {
 
 fn fetch_nn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     if (mine.brings_a) {
-        let start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
+        let start = matmul_a_start(group.z);
         let step = k + mine.along.x;
-        return turned(a_block(along_k(start, group.y * tile + mine.along.y, params.m, params.lda, step)), step);
+        return turned(matmul_a_block(along_k(start, group.y * tile + mine.along.y, params.m, params.lda, step)), step);
     }
-    let start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
+    let start = matmul_b_start(group.z);
     let step = k + mine.across.x;
-    return straight(b_block(across_k(start, group.x * tile + mine.across.y, params.n, params.ldb, step)), step);
+    return straight(matmul_b_block(across_k(start, group.x * tile + mine.across.y, params.n, params.ldb, step)), step);
 }
 
 @compute @workgroup_size(2u * tile)
@@ -241,11 +192,11 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 fn fetch_nt(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     let step = k + mine.along.x;
     if (mine.brings_a) {
-        let start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
-        return turned(a_block(along_k(start, group.y * tile + mine.along.y, params.m, params.lda, step)), step);
+        let start = matmul_a_start(group.z);
+        return turned(matmul_a_block(along_k(start, group.y * tile + mine.along.y, params.m, params.lda, step)), step);
     }
-    let start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
-    return turned(b_block(along_k(start, group.x * tile + mine.along.y, params.n, params.ldb, step)), step);
+    let start = matmul_b_start(group.z);
+    return turned(matmul_b_block(along_k(start, group.x * tile + mine.along.y, params.n, params.ldb, step)), step);
 }
 
 @compute @workgroup_size(2u * tile)
@@ -267,11 +218,12 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 fn fetch_tn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     let step = k + mine.across.x;
     if (mine.brings_a) {
-        let start = matrix_start(group.z, params.a_offset, params.a_outer, params.a_inner);
-        return straight(a_block(across_k(start, group.y * tile + mine.across.y, params.m, params.lda, step)), step);
+        let start = matmul_a_start(group.z);
+        let at = across_k(start, group.y * tile + mine.across.y, params.m, params.lda, step);
+        return straight(matmul_a_block(at), step);
     }
-    let start = matrix_start(group.z, params.b_offset, params.b_outer, params.b_inner);
-    return straight(b_block(across_k(start, group.x * tile + mine.across.y, params.n, params.ldb, step)), step);
+    let start = matmul_b_start(group.z);
+    return straight(matmul_b_block(across_k(start, group.x * tile + mine.across.y, params.n, params.ldb, step)), step);
 }
 
 @compute @workgroup_size(2u * tile)

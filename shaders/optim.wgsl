@@ -54,6 +54,11 @@ const NO_PARAMETER = 0xffffffffu;
 
 const CHUNK = 4096u;
 
+// The parameter to which block `block` of this segment belongs.
+fn row_of(block: u32) -> Row {
+    return table[owner[params.first_block + block]];
+}
+
 var<workgroup> sums: array<f32, LANES>;
 var<workgroup> bads: array<u32, LANES>;
 
@@ -62,7 +67,7 @@ fn finite(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
 }
 
-// Folds each lane's sum and smallest bad id into lane 0, in a fixed order.
+// Folds each lane's sum and smallest bad id into lane 0, in a fixed order. Not lib/reduce.wgsl: one tree serves both.
 fn fold(lane: u32, sum: f32, bad: u32) {
     sums[lane] = sum;
     bads[lane] = bad;
@@ -90,7 +95,7 @@ fn norm_partial(
     // A lane takes one block of 64 elements, so that it looks up one parameter.
     let block = chunk * (CHUNK / 64u) + lane;
     if block < blocks {
-        let row = table[owner[params.first_block + block]];
+        let row = row_of(block);
         let end = row.start + row.numel;
         if row.is_active != 0u {
             for (var i = block * 64u; i < min(block * 64u + 64u, end); i++) {
@@ -169,7 +174,7 @@ fn adamw(
     if i >= params.elements {
         return;
     }
-    let row = table[owner[params.first_block + block]];
+    let row = row_of(block);
     if !applies(i, row) {
         return;
     }
@@ -198,7 +203,7 @@ fn sgd(
     if i >= params.elements {
         return;
     }
-    let row = table[owner[params.first_block + block]];
+    let row = row_of(block);
     if !applies(i, row) {
         return;
     }

@@ -55,6 +55,10 @@ fn shift_of(channel: u32) -> f32 {
 
 // ---- forward ----
 
+fn normalised(value: f32, channel: u32) -> f32 {
+    return value * scale_of(channel) + shift_of(channel);
+}
+
 @group(0) @binding(0) var<storage, read> bytes: array<u32>;
 @group(0) @binding(0) var<storage, read> image: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -75,7 +79,7 @@ fn forward_u8(
         let place = place_of(i);
         let at = first + place.offset;
         let value = f32((bytes[at / 4u] >> (at % 4u * 8u)) & 0xffu);
-        y[index * size + i] = value * scale_of(place.channel) + shift_of(place.channel);
+        y[index * size + i] = normalised(value, place.channel);
     }
 }
 
@@ -93,7 +97,7 @@ fn forward_f32(
     let size = 3u * params.side * params.side;
     for (var i = lane; i < size; i += LANES) {
         let place = place_of(i);
-        y[index * size + i] = image[first + place.offset] * scale_of(place.channel) + shift_of(place.channel);
+        y[index * size + i] = normalised(image[first + place.offset], place.channel);
     }
 }
 

@@ -6,7 +6,7 @@
 //
 // Two forms of each pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of 64 a row
 // (GPUs). Any number of rows, any width. `stride` counts Items, four floats or one.
-// Uses lib/grid.wgsl, and tiles/vec4.wgsl with tiles/columns_vec4.wgsl, or the scalar ones.
+// Uses lib/grid.wgsl and lib/reduce.wgsl, and tiles/vec4.wgsl with tiles/columns_vec4.wgsl, or the scalar ones.
 
 struct Params { rows: u32, width: u32, stride: u32, causal: u32 }
 
@@ -14,38 +14,6 @@ struct Params { rows: u32, width: u32, stride: u32, causal: u32 }
 
 const LANES = 64u;
 const LOWEST = -3.4028234e38;
-
-var<workgroup> scratch: array<f32, LANES>;
-
-// Sum of `value` over the workgroup, the same in every invocation. Binary tree, so that the order never changes.
-fn group_sum(value: f32, lane: u32) -> f32 {
-    scratch[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier(); // the partial sums of the level above are written
-        if lane < half {
-            scratch[lane] += scratch[lane + half];
-        }
-    }
-    workgroupBarrier(); // the total is written
-    let total = scratch[0];
-    workgroupBarrier(); // everyone has read it, before the next call overwrites it
-    return total;
-}
-
-// Largest `value` in the workgroup, the same in every invocation.
-fn group_max(value: f32, lane: u32) -> f32 {
-    scratch[lane] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier(); // the maxima of the level above are written
-        if lane < half {
-            scratch[lane] = max(scratch[lane], scratch[lane + half]);
-        }
-    }
-    workgroupBarrier(); // the largest is written
-    let largest = scratch[0];
-    workgroupBarrier(); // everyone has read it, before the next call overwrites it
-    return largest;
-}
 
 // ---- forward ----
 
@@ -123,8 +91,8 @@ fn forward_group(
     }
     let base = row * params.stride;
     let valid = valid_width(row);
-    let largest = group_max(largest_of(base, lane, LANES, valid), lane);
-    let sum = group_sum(exponentiate(base, lane, LANES, valid, largest), lane);
+    let largest = reduce_max(largest_of(base, lane, LANES, valid), lane);
+    let sum = reduce_sum(exponentiate(base, lane, LANES, valid, largest), lane);
     finish(base, lane, LANES, valid, sum);
 }
 
@@ -181,6 +149,6 @@ fn backward_group(
         return; // uniform: the whole workgroup leaves
     }
     let base = row * params.stride;
-    let dot = group_sum(dot_of(base, lane, LANES), lane);
+    let dot = reduce_sum(dot_of(base, lane, LANES), lane);
     store_dz(base, lane, LANES, dot);
 }

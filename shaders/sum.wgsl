@@ -6,7 +6,8 @@
 //   dy        f32[]          read (spread)
 //   dx        f32[n]         written, or added to: factor dy (spread)
 //
-// Any n: what lies in a buffer's padding is not added up, but may be written by `spread`. Uses lib/grid.wgsl.
+// Any n: what lies in a buffer's padding is not added up, but may be written by `spread`. Uses lib/grid.wgsl
+// and lib/reduce.wgsl.
 
 struct Params { n: u32, runs: u32, rounds: u32, factor: f32, accumulate: u32 }
 
@@ -48,20 +49,12 @@ fn sum_partials(
 
 @group(0) @binding(1) var<storage, read_write> total: array<f32>; // f32[]
 
-var<workgroup> scratch: array<f32, 64>;
-
 // Grid: one workgroup.
 @compute @workgroup_size(64)
 fn sum_total(@builtin(local_invocation_index) lane: u32) {
-    scratch[lane] = lane_sum(lane, params.rounds);
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier(); // the sums of the level above are written
-        if lane < half {
-            scratch[lane] += scratch[lane + half];
-        }
-    }
+    let sum = reduce_sum(lane_sum(lane, params.rounds), lane);
     if lane == 0u {
-        total[0] = params.factor * scratch[0];
+        total[0] = params.factor * sum;
     }
 }
 

@@ -42,6 +42,7 @@ pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod ltd;
+mod mix;
 pub mod nn;
 pub mod ops;
 pub mod optim;

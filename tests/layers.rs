@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &["shape"]),
     ("shape", &["error"]),
+    ("mix", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "gpu", "tensor"]),
-    ("ops", &["error", "shape", "gpu", "tensor", "autograd"]),
+    ("ops", &["error", "shape", "mix", "gpu", "tensor", "autograd"]),
     ("nn", &["error", "shape", "gpu", "tensor", "autograd", "ops"]),
-    ("ltd", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
+    ("ltd", &["error", "shape", "mix", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("checkpoint", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error"]),
+    ("data", &["error", "mix"]),
     ("train", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "ltd", "optim", "checkpoint", "data"]),
 ];
 

@@ -43,13 +43,13 @@ pub struct Args {
     pub drop_path: f32,
 
     /// Passes over the training data.
-    #[arg(long, default_value_t = 8, help_heading = "Training")]
+    #[arg(long, default_value_t = 5, help_heading = "Training")]
     pub epochs: u64,
     /// Optimiser steps, instead of epochs.
     #[arg(long, help_heading = "Training")]
     pub steps: Option<u64>,
     /// Samples a step.
-    #[arg(long, default_value_t = 32, help_heading = "Training")]
+    #[arg(long, default_value_t = 16, help_heading = "Training")]
     pub batch_size: usize,
     /// Optimiser.
     #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw, help_heading = "Training")]

@@ -1,6 +1,5 @@
 // The float of an Item (tiles/scalar.wgsl), for kernels that reduce along a row.
 alias ItemColumns = u32;
-const ITEM = 1u;
 
 // The column of a row's item `i`.
 fn item_columns(i: u32) -> u32 {

@@ -1,6 +1,5 @@
 // The floats of an Item (tiles/vec4.wgsl), for kernels that reduce along a row.
 alias ItemColumns = vec4<u32>;
-const ITEM = 4u;
 
 // The columns of a row's item `i`.
 fn item_columns(i: u32) -> vec4<u32> {

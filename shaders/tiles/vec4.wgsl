@@ -1,2 +1,3 @@
 // What a kernel counts in, where every row is a multiple of four floats.
 alias Item = vec4<f32>;
+const ITEM = 4u; // floats in an Item

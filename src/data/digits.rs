@@ -4,7 +4,7 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 
-use super::{Crop, DataSet, Normalization, Padding, Split};
+use super::{Crop, DataSet, Normalization, Split};
 use crate::error::{Error, Result};
 
 /// scikit-learn's file, unchanged: a line has 64 values 0..=16, row by row, and the digit. See assets/README.md.
@@ -41,7 +41,7 @@ pub fn digits() -> Result<DataSet> {
         validation,
         test,
         normalization: Normalization::DIGITS,
-        train_crop: Crop::Pad { pixels: 1, padding: Padding::Zero },
+        train_crop: Crop::Whole,
         eval_crop: Crop::Whole,
         flip: false,
     })

@@ -3,6 +3,8 @@
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
+use crate::mix::{GOLDEN, finalise};
+
 /// What a stream of random numbers is for. Streams of different purposes are unrelated even under equal keys.
 #[derive(Clone, Copy)]
 pub(crate) enum Purpose {
@@ -14,19 +16,10 @@ pub(crate) enum Purpose {
     Augment = 3,
 }
 
-/// The output function of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
-/// a bijection of 64-bit words in which every input bit reaches every output bit.
-fn mix(word: u64) -> u64 {
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
-
-/// A generator for one purpose and key. The words are absorbed one after the other, `h = mix(h + word + GOLDEN)`, so
-/// that (1, 2) and (2, 1) differ; the last two states seed the generator and choose its stream.
+/// A generator for one purpose and key. The words are absorbed one after the other, `h = finalise(h + word + GOLDEN)`,
+/// so that (1, 2) and (2, 1) differ; the last two states seed the generator and choose its stream.
 pub(crate) fn keyed(purpose: Purpose, seed: u64, key: [u64; 2]) -> Pcg32 {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let absorb = |state: u64, word: u64| mix(state.wrapping_add(word).wrapping_add(GOLDEN));
+    let absorb = |state: u64, word: u64| finalise(state.wrapping_add(word).wrapping_add(GOLDEN));
     let state = [purpose as u64, seed, key[0], key[1]].into_iter().fold(0, absorb);
     Pcg32::new(state, absorb(state, 0))
 }

@@ -16,9 +16,7 @@ use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
 use crate::error::{Error, Result};
-
-/// 2⁶⁴ divided by the golden ratio, SplitMix64's increment.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+use crate::mix::absorb;
 
 /// What a draw depends on, besides the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,17 +34,9 @@ pub struct SampleKey {
 impl SampleKey {
     /// The generator of this key's draw.
     fn generator(&self) -> Pcg32 {
-        let absorb = |hash: u64, word: u64| finalise(hash.wrapping_add(GOLDEN) ^ word);
         let state = [self.seed, self.step, u64::from(self.block), self.sample].into_iter().fold(0, absorb);
         Pcg32::new(state, absorb(state, 0))
     }
-}
-
-/// SplitMix64's finaliser: a bijection in which every input bit reaches every output bit.
-fn finalise(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// An exactly uniform number below `bound`, which is not 0.

@@ -11,7 +11,7 @@ params!(CrossEntropyParams { rows: u32, classes: u32, ignores: u32, ignored: u32
 
 static ROWS_LANE: Kernel = Kernel {
     name: "cross_entropy.rows_lane",
-    sources: &[wgsl!("cross_entropy.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/fault.wgsl")],
+    sources: &[wgsl!("cross_entropy.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl"), wgsl!("lib/fault.wgsl")],
     entry: "rows_lane",
     bindings: &[Access::Read, Access::Read, Access::Write, Access::Write],
     params: CrossEntropyParams::FIELDS,

@@ -84,9 +84,11 @@ struct Form {
     columns: usize,
 }
 
-const SIMPLE_FILE: &[Source] = &[wgsl!("matmul_simple.wgsl")];
-const ROWS_FILE: &[Source] = &[wgsl!("matmul_rows.wgsl")];
-const TILE_FILE: &[Source] = &[wgsl!("matmul_tile.wgsl")];
+const SIMPLE_FILES: &[Source] = &[wgsl!("matmul_simple.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("tiles/scalar.wgsl")];
+const ROWS_FILES: &[Source] =
+    &[wgsl!("matmul_rows.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("lib/matmul_vec4.wgsl"), wgsl!("tiles/vec4.wgsl")];
+const TILE_FILES: &[Source] =
+    &[wgsl!("matmul_tile.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("lib/matmul_vec4.wgsl"), wgsl!("tiles/vec4.wgsl")];
 
 /// The names are those of the layouts in [`Layout`]'s order.
 const fn form(
@@ -110,17 +112,17 @@ const fn form(
 }
 
 /// Any size and stride, on any device.
-static SIMPLE: Form = form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILE, &[], 8, 64);
+static SIMPLE: Form = form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILES, &[], 8, 64);
 /// CPU drivers, eight rows a lane.
-static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILE, &[], 64, 16);
+static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILES, &[], 64, 16);
 /// CPU drivers, four rows a lane, for a small M.
 static ROWS_32: Form =
-    form(["matmul_rows.nn.32", "matmul_rows.nt.32", "matmul_rows.tn.32"], ROWS_FILE, &[("tall", 0.0)], 32, 16);
+    form(["matmul_rows.nn.32", "matmul_rows.nt.32", "matmul_rows.tn.32"], ROWS_FILES, &[("tall", 0.0)], 32, 16);
 /// GPUs, through workgroup memory.
-static TILE_64: Form = form(["matmul_tile.nn", "matmul_tile.nt", "matmul_tile.tn"], TILE_FILE, &[], 64, 64);
+static TILE_64: Form = form(["matmul_tile.nn", "matmul_tile.nt", "matmul_tile.tn"], TILE_FILES, &[], 64, 64);
 /// GPUs, where larger tiles would be too few to fill the device.
 static TILE_32: Form =
-    form(["matmul_tile.nn.32", "matmul_tile.nt.32", "matmul_tile.tn.32"], TILE_FILE, &[("tile", 32.0)], 32, 32);
+    form(["matmul_tile.nn.32", "matmul_tile.nt.32", "matmul_tile.tn.32"], TILE_FILES, &[("tile", 32.0)], 32, 32);
 
 /// Every kernel of this file.
 pub(super) fn kernels() -> Vec<&'static Kernel> {

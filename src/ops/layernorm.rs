@@ -11,7 +11,7 @@ params!(LayerNormParams { rows: u32, width: u32, eps: f32, accumulate: u32 });
 
 static FORWARD_LANE: Kernel = Kernel {
     name: "layernorm.forward_lane",
-    sources: &[wgsl!("layernorm.wgsl"), wgsl!("lib/grid.wgsl")],
+    sources: &[wgsl!("layernorm.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl")],
     entry: "forward_lane",
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
     params: LayerNormParams::FIELDS,

@@ -10,6 +10,8 @@
 //! - The counter is (index within the sample, layer, position of the sample in the global batch as low and high word).
 //! - An event of probability p happens where a word is below the integer nearest to p·2³².
 
+use crate::mix::absorb;
+
 /// What random bits depend on, besides the operation and the element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RandomKey {
@@ -45,17 +47,6 @@ pub(super) fn halves(value: u64) -> [u32; 2] {
 /// The bound below which a random word falls with probability `p`, from 0 to below 1.
 pub(super) fn threshold(p: f32) -> u32 {
     (f64::from(p) * (1u64 << 32) as f64).round() as u32
-}
-
-fn absorb(hash: u64, word: u64) -> u64 {
-    finalise(hash.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ word)
-}
-
-/// SplitMix64's finaliser: a bijection in which every input bit reaches every output bit.
-fn finalise(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The same on the CPU.

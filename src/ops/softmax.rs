@@ -14,6 +14,7 @@ static FORWARD_LANE: Kernel = Kernel {
     sources: &[
         wgsl!("softmax.wgsl"),
         wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/reduce.wgsl"),
         wgsl!("tiles/vec4.wgsl"),
         wgsl!("tiles/columns_vec4.wgsl"),
     ],
@@ -39,6 +40,7 @@ static FORWARD_LANE_SCALAR: Kernel = Kernel {
     sources: &[
         wgsl!("softmax.wgsl"),
         wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/reduce.wgsl"),
         wgsl!("tiles/scalar.wgsl"),
         wgsl!("tiles/columns_scalar.wgsl"),
     ],

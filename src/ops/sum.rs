@@ -11,7 +11,7 @@ params!(SumParams { n: u32, runs: u32, rounds: u32, factor: f32, accumulate: u32
 
 static PARTIALS: Kernel = Kernel {
     name: "sum.partials",
-    sources: &[wgsl!("sum.wgsl"), wgsl!("lib/grid.wgsl")],
+    sources: &[wgsl!("sum.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl")],
     entry: "sum_partials",
     bindings: &[Access::Read, Access::Write],
     params: SumParams::FIELDS,

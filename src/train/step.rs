@@ -60,6 +60,8 @@ pub struct Trainer<'a> {
     settings: TrainSettings,
     optimizer: Optimizer,
     step: u64,
+    /// R of the last step.
+    kept: Option<usize>,
     layer_tokens: LayerTokens,
     pending: Option<Pending>,
 }
@@ -78,7 +80,15 @@ impl<'a> Trainer<'a> {
             }
         }
         let optimizer = Optimizer::new(model.parameters(), settings.rule, settings.max_norm, decays)?;
-        Ok(Trainer { model, settings, optimizer, step: 0, layer_tokens: LayerTokens::default(), pending: None })
+        Ok(Trainer {
+            model,
+            settings,
+            optimizer,
+            step: 0,
+            kept: None,
+            layer_tokens: LayerTokens::default(),
+            pending: None,
+        })
     }
 
     /// Records one step on `batch` and returns what the step before it did, if there was one.
@@ -141,6 +151,10 @@ impl<'a> Trainer<'a> {
         };
         let plan = ltd.plan(self.step, tokens);
         self.layer_tokens += plan.layer_tokens(samples as u64);
+        if self.kept.replace(plan.kept()).is_some_and(|kept| kept != plan.kept()) {
+            // Buffers of the old length are of no more use; kept, they would lie beside those of the new.
+            gpu.trim();
+        }
         let upload = |positions: Vec<u32>| TokenIndices::new(gpu, samples, plan.kept(), tokens, &positions);
         plan.draw(0, samples)?.into_iter().map(|positions| positions.map(upload).transpose()).collect()
     }
