@@ -20,7 +20,7 @@ const INK: u32 = 16;
 /// 8 × 8 grey values in ten classes, scaled from 0..=16 to 0..=255 and repeated for the three channels.
 ///
 /// They are divided by class with a fixed seed, always alike: 1,259 for training, 179 for validation, 359 for test.
-/// In training, images move by up to one pixel; mirrored digits are other signs, so they are not mirrored.
+/// They are centred, so training shows them as they are; mirrored digits are other signs, so they are not mirrored.
 ///
 /// # Errors
 /// None in practice: the file is part of the program.
