@@ -1,10 +1,10 @@
 //! Trains the small checkpoint in assets/ from scratch on CIFAR-100.
 //!
-//!     cargo run --release --example vit_pretrain -- --data-dir cifar-100-binary --output vit_cifar100.safetensors
+//!     cargo run --release --example vit_pretrain -- --data-dir cifar-100-binary --epochs 8 --ltd-start 33
 //!
 //! Last lines: the validation accuracy of each epoch, then
 //!
-//!     test accuracy 0.3 (loss 2.8), written to vit_cifar100.safetensors
+//!     test accuracy 0.2420 (loss 3.1262), written to vit_cifar100.safetensors
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

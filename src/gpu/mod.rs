@@ -8,6 +8,7 @@ mod adapter;
 mod arena;
 mod fault;
 mod kernel;
+mod memory;
 mod pool;
 mod profiler;
 mod readback;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use adapter::{AdapterChoice, AdapterInfo, GpuOptions, KernelFamily, Power};
 pub use kernel::{Access, Grid, Kernel, Params, Source, joined_source};
+pub use memory::BufferView;
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;
@@ -28,9 +30,10 @@ pub(crate) use kernel::{MAX_GROUPS, params, wgsl};
 
 use crate::error::{Error, Result};
 use kernel::{Clock, KernelCache, PARAMS_WINDOW};
-use pool::{Buffer, Pool, class_of};
+use memory::storage_buffer;
+use pool::Pool;
 use profiler::Profiler;
-use recorder::{Command, RawView, Recorder};
+use recorder::{Command, Recorder};
 
 /// A device that computes. Clones are handles of the same device.
 #[derive(Clone, Debug)]
@@ -57,46 +60,6 @@ struct State {
     recorder: Recorder,
     kernels: KernelCache,
     profiler: Option<Profiler>,
-}
-
-/// A range of device memory. It keeps the memory alive.
-#[derive(Clone, Debug)]
-pub struct BufferView {
-    buffer: Arc<Buffer>,
-    offset: u64,
-    size: u64,
-}
-
-impl BufferView {
-    /// Bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Byte offset in [`BufferView::wgpu_buffer`].
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// The wgpu buffer, for a host program's own passes. Its contents are what has been recorded so far once
-    /// [`Gpu::flush`] has been called.
-    pub fn wgpu_buffer(&self) -> &wgpu::Buffer {
-        &self.buffer.raw.buffer
-    }
-
-    /// Whether no other handle shares this memory.
-    pub(crate) fn is_sole(&self) -> bool {
-        Arc::strong_count(&self.buffer) == 1
-    }
-
-    fn raw(&self) -> RawView {
-        RawView { raw: self.buffer.raw.clone(), offset: self.offset, size: self.size }
-    }
-
-    /// A part of this range, from byte `offset`; offsets are multiples of 256.
-    fn part(&self, offset: u64, size: u64) -> BufferView {
-        BufferView { buffer: self.buffer.clone(), offset: self.offset + offset, size }
-    }
 }
 
 /// What has been done so far, for reports and benches.
@@ -163,8 +126,7 @@ impl Gpu {
         let params_layout = kernel::params_layout(&device);
         let recorder = Recorder::new(&device, &params_layout);
         let pool = Arc::new(Pool::default());
-        let faults =
-            BufferView { buffer: Arc::new(pool.adopt(storage_buffer(&device, 256)?)), offset: 0, size: fault::SIZE };
+        let faults = BufferView::new(pool.adopt(storage_buffer(&device, 256)?), fault::SIZE);
         let suggested = if info.is_cpu() { KernelFamily::Lane } else { KernelFamily::Workgroup };
         Ok(Gpu(Arc::new(Inner {
             limits: device.limits(),
@@ -234,77 +196,6 @@ impl Gpu {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic in another thread while recording cannot leave a half-written command: lists grow by whole items.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    // ---- memory ----
-
-    /// Device memory of `size` bytes, contents undefined.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] above the device's binding size, [`Error::Device`] when memory is exhausted.
-    pub(crate) fn alloc(&self, size: u64) -> Result<BufferView> {
-        let limit = self.0.limits.max_storage_buffer_binding_size;
-        if size > limit {
-            return Err(Error::Limit {
-                device: self.0.info.name.clone(),
-                name: "max_storage_buffer_binding_size",
-                needed: size,
-                available: limit,
-                hint: "; a smaller batch or model makes smaller tensors",
-            });
-        }
-        // A class may exceed the limit that the size itself keeps.
-        let class = class_of(size).min(limit.max(size.next_multiple_of(16)));
-        let buffer = match self.0.pool.take(class) {
-            Some(buffer) => buffer,
-            None => self.0.pool.adopt(self.new_storage(class)?),
-        };
-        Ok(BufferView { buffer: Arc::new(buffer), offset: 0, size: size.next_multiple_of(16) })
-    }
-
-    /// A new buffer from the driver; when that fails, once more after the pool has let go of what it can.
-    fn new_storage(&self, size: u64) -> Result<wgpu::Buffer> {
-        storage_buffer(&self.0.device, size).or_else(|_| {
-            self.flush();
-            self.forget(&self.0.pool.trim());
-            storage_buffer(&self.0.device, size)
-        })
-    }
-
-    fn create_buffer(
-        &self,
-        label: &'static str,
-        size: u64,
-        usage: wgpu::BufferUsages,
-        mapped: bool,
-    ) -> Result<wgpu::Buffer> {
-        create_buffer(&self.0.device, label, size, usage, mapped)
-    }
-
-    /// Copies `bytes` to the start of `to`, in order with the recorded commands.
-    pub(crate) fn upload(&self, bytes: &[u8], to: &BufferView) -> Result<()> {
-        let size = (bytes.len() as u64).next_multiple_of(4);
-        if size == 0 || size > to.size {
-            return Err(Error::argument("upload", "bytes", format!("1 to {}", to.size), bytes.len()));
-        }
-        let staging = self.create_buffer("upload", size, wgpu::BufferUsages::COPY_SRC, true)?;
-        let mapped = staging.get_mapped_range_mut(..);
-        let mut mapped = mapped.map_err(|e| Error::Device { during: "upload", message: e.to_string() })?;
-        mapped.slice(..bytes.len()).copy_from_slice(bytes);
-        drop(mapped);
-        staging.unmap();
-        self.record(Command::Upload { staging, to: to.raw(), size });
-        Ok(())
-    }
-
-    /// Copies the whole of `from` to `to`.
-    pub(crate) fn copy(&self, from: &BufferView, to: &BufferView) {
-        self.record(Command::Copy { from: from.raw(), to: to.raw() });
-    }
-
-    /// Sets every byte of `to` to zero.
-    pub(crate) fn clear(&self, to: &BufferView) {
-        self.record(Command::Clear { to: to.raw() });
     }
 
     // ---- commands ----
@@ -461,29 +352,5 @@ fn scope_error(scope: wgpu::ErrorScopeGuard) -> Option<String> {
     {
         drop(scope);
         None
-    }
-}
-
-fn storage_buffer(device: &wgpu::Device, size: u64) -> Result<wgpu::Buffer> {
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    create_buffer(device, "tensor", size, usage, false)
-}
-
-fn create_buffer(
-    device: &wgpu::Device,
-    label: &'static str,
-    size: u64,
-    usage: wgpu::BufferUsages,
-    mapped_at_creation: bool,
-) -> Result<wgpu::Buffer> {
-    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let valid = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let buffer = device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation });
-    // Scopes are a stack: the inner one is popped first.
-    match scope_error(valid).or_else(|| scope_error(memory)) {
-        None => Ok(buffer),
-        Some(message) => {
-            Err(Error::Device { during: "allocating device memory", message: format!("{size} bytes: {message}") })
-        }
     }
 }

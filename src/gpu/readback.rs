@@ -63,9 +63,9 @@ impl Readback {
         let mut ranges = Vec::with_capacity(views.len());
         let mut size = fault::SIZE;
         for view in views {
-            ranges.push((size, view.size));
+            ranges.push((size, view.size()));
             // Copies are in words of four bytes.
-            size += view.size.next_multiple_of(4);
+            size += view.size().next_multiple_of(4);
         }
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = gpu.create_buffer("read-back", size, usage, false)?;
