@@ -130,7 +130,6 @@ impl Bench {
         drop(logits);
         loss.backward()?;
         self.optimizer.step(self.model.parameters(), 1e-4)?;
-        gpu.end_step();
         let host_ms = started.elapsed().as_secs_f64() * 1e3;
         loss.item()?;
         self.step += 1;

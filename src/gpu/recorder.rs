@@ -51,6 +51,10 @@ const MAX_COMMANDS: usize = 96;
 /// the slowest GPUs in laptops.
 const MAX_FLOPS: u64 = 200_000_000_000;
 
+/// More bind groups than any training step has: beyond, a program's buffers come in ever new combinations, and the cache is
+/// begun anew.
+const MAX_GROUPS: usize = 1 << 14;
+
 type GroupKey = (&'static [Access], Vec<(u64, u64, u64)>);
 
 /// What has been recorded and not yet submitted, and the bind groups that commands share.
@@ -200,6 +204,9 @@ impl Recorder {
 
     fn encode_dispatch(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>, command: &Command) {
         if let Command::Dispatch { pipeline, bindings, buffers, params, groups } = command {
+            if self.groups.len() >= MAX_GROUPS {
+                self.groups.clear();
+            }
             let key: GroupKey = (bindings, buffers.iter().map(|b| (b.raw.id, b.offset, b.size)).collect());
             let group = self.groups.entry(key).or_insert_with(|| bind_group(device, &pipeline.layout, buffers));
             pass.set_pipeline(&pipeline.pipeline);

@@ -211,7 +211,8 @@ impl Optimizer {
         Ok(Optimizer { rule, max_norm, segments, table, partial, partials: partials as u32, state })
     }
 
-    /// Records one update with the learning rate `rate`, then forgets the gradients. Skipped on the device if a gradient
+    /// Records one update with the learning rate `rate`, forgets the gradients, and ends the step
+    /// ([`Gpu::end_step`](crate::Gpu::end_step)). Skipped on the device if a gradient
     /// is not finite: see [`Optimizer::report`].
     ///
     /// # Errors
@@ -224,6 +225,7 @@ impl Optimizer {
         self.norm()?;
         self.update(rate)?;
         parameters.zero_grad();
+        parameters.gpu().end_step();
         Ok(())
     }
 

@@ -98,7 +98,6 @@ impl<'a> Trainer<'a> {
     /// recorded since with a gradient that is not finite. [`Error::OutOfRange`] if a label was.
     pub fn step(&mut self, batch: &Batch) -> Result<Option<StepMetrics>> {
         let recorded = self.record(batch)?;
-        self.model.gpu().end_step();
         let previous = self.pending.replace(recorded);
         previous.map(|p| self.resolve(p)).transpose()
     }
