@@ -43,7 +43,7 @@ pub struct Args {
     pub drop_path: f32,
 
     /// Passes over the training data.
-    #[arg(long, default_value_t = 5, help_heading = "Training")]
+    #[arg(long, default_value_t = 4, help_heading = "Training")]
     pub epochs: u64,
     /// Optimiser steps, instead of epochs.
     #[arg(long, help_heading = "Training")]
@@ -85,14 +85,14 @@ pub struct Args {
     /// How many tokens the LTD blocks keep over the steps; off trains at full length.
     #[arg(long, value_enum, default_value_t = LtdKind::Linear, help_heading = "Random-LTD")]
     pub ltd: LtdKind,
-    /// Tokens kept at first [default: half of them].
+    /// Tokens kept at first [default: three quarters of them].
     #[arg(long, help_heading = "Random-LTD")]
     pub ltd_start: Option<usize>,
     /// Tokens kept at the end of the schedule [default: all].
     #[arg(long, help_heading = "Random-LTD")]
     pub ltd_end: Option<usize>,
     /// Share of the steps over which the kept length rises.
-    #[arg(long, default_value_t = 0.8, help_heading = "Random-LTD")]
+    #[arg(long, default_value_t = 0.7, help_heading = "Random-LTD")]
     pub ltd_ramp: f32,
     /// The kept length is a multiple of this.
     #[arg(long, default_value_t = 8, help_heading = "Random-LTD")]

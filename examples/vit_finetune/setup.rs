@@ -92,7 +92,7 @@ impl Setup {
 
     fn ltd(&self, args: &Args) -> Result<Option<RandomLtd>> {
         let tokens = self.config.tokens();
-        let start = args.ltd_start.unwrap_or(tokens.div_ceil(2));
+        let start = args.ltd_start.unwrap_or((3 * tokens).div_ceil(4));
         let end = args.ltd_end.unwrap_or(tokens);
         ensure!(
             start <= tokens && end <= tokens,
