@@ -6,6 +6,9 @@
 
 CARGO ?= cargo
 
+# Mesa's device selection complains, at every start, on a machine without a login session.
+export XDG_RUNTIME_DIR ?= /tmp
+
 .PHONY: demo test lint doc ci driver
 
 demo: driver

@@ -102,7 +102,7 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<(Evalu
 }
 
 fn skipped(loader: &Loader) -> Vec<String> {
-    let lines: Vec<String> = loader.skipped().iter().map(|s| format!("{}: {}", s.name, s.reason)).collect();
+    let lines: Vec<String> = loader.skipped().into_iter().map(|s| s.reason).collect();
     for line in &lines {
         println!("skipped {line}");
     }
