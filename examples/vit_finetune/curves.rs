@@ -85,18 +85,22 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
 fn panel(area: &Area<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPosition) -> Result<()> {
     let points = || curves.iter().flat_map(|c| &c.points);
     let steps = 0.0..points().map(|p| p.0).fold(1.0, f64::max);
+    let values = range(points().map(|p| p.1));
+    // Whole numbers where they tell the grid lines apart.
+    let digits = if values.end - values.start > 8.0 { 0 } else { 2 };
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 22).into_font().color(&BLACK))
         .margin(14)
         .x_label_area_size(38)
         .y_label_area_size(64)
-        .build_cartesian_2d(steps, range(points().map(|p| p.1)))?;
+        .build_cartesian_2d(steps, values)?;
     chart
         .configure_mesh()
         .x_desc("optimiser step")
         .label_style(("sans-serif", 15).into_font().color(&GREY))
         .axis_desc_style(("sans-serif", 15).into_font().color(&GREY))
         .x_label_formatter(&|v| format!("{v:.0}"))
+        .y_label_formatter(&|v| format!("{v:.digits$}"))
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(225, 225, 225))
         .axis_style(GREY)
