@@ -43,7 +43,7 @@ pub struct Args {
     pub drop_path: f32,
 
     /// Passes over the training data.
-    #[arg(long, default_value_t = 5, help_heading = "Training")]
+    #[arg(long, default_value_t = 8, help_heading = "Training")]
     pub epochs: u64,
     /// Optimiser steps, instead of epochs.
     #[arg(long, help_heading = "Training")]
