@@ -91,6 +91,13 @@ impl Tensor {
         Self::empty(&self.gpu, self.dtype(), self.shape())
     }
 
+    /// A copy in memory of its own, outside any graph.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        let copy = self.empty_like()?;
+        self.gpu.copy(&self.view, &copy.view);
+        Ok(copy)
+    }
+
     pub(crate) fn from_view(gpu: &Gpu, dtype: DType, shape: Shape, view: BufferView) -> Self {
         Tensor { gpu: gpu.clone(), info: TensorInfo { dtype, shape }, view, node: None }
     }

@@ -85,7 +85,7 @@ impl<'a> ParentGradients<'a> {
             return Ok(Some(Destination { tensor, accumulate: false }));
         };
         // Memory that is shared with another gradient must not be added to in place.
-        let tensor = if existing.buffer().is_sole() { existing } else { copy_of(&existing)? };
+        let tensor = if existing.buffer().is_sole() { existing } else { existing.copied()? };
         self.grads.put(node, tensor.clone());
         Ok(Some(Destination { tensor, accumulate: true }))
     }
@@ -124,12 +124,6 @@ static ACCUMULATE: Kernel = Kernel {
 };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE];
-
-fn copy_of(tensor: &Tensor) -> Result<Tensor> {
-    let copy = tensor.empty_like()?;
-    tensor.gpu().copy(tensor.buffer(), copy.buffer());
-    Ok(copy)
-}
 
 fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
     debug_assert_eq!(grad.dtype(), DType::F32);

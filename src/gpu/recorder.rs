@@ -53,7 +53,7 @@ const MAX_FLOPS: u64 = 200_000_000_000;
 
 /// More bind groups than any training step has: beyond, a program's buffers come in ever new combinations, and the cache is
 /// begun anew.
-const MAX_GROUPS: usize = 1 << 14;
+const MAX_BIND_GROUPS: usize = 1 << 14;
 
 type GroupKey = (&'static [Access], Vec<(u64, u64, u64)>);
 
@@ -204,7 +204,7 @@ impl Recorder {
 
     fn encode_dispatch(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>, command: &Command) {
         if let Command::Dispatch { pipeline, bindings, buffers, params, groups } = command {
-            if self.groups.len() >= MAX_GROUPS {
+            if self.groups.len() >= MAX_BIND_GROUPS {
                 self.groups.clear();
             }
             let key: GroupKey = (bindings, buffers.iter().map(|b| (b.raw.id, b.offset, b.size)).collect());

@@ -117,14 +117,7 @@ fn shape(op: &'static str, dims: &[usize]) -> Result<Shape> {
     crate::tensor::checked_shape(op, dims)
 }
 
-/// A copy of `x` outside any graph.
-fn copy_of(x: &Tensor) -> Result<Tensor> {
-    let copy = x.empty_like()?;
-    x.gpu().copy(x.buffer(), copy.buffer());
-    Ok(copy)
-}
-
 /// `x` itself, outside any graph, if no other handle shares its memory, else a copy: what may be written to in place.
 fn sole_or_copy(x: &Tensor) -> Result<Tensor> {
-    if x.buffer().is_sole() { Ok(x.detach()) } else { copy_of(x) }
+    if x.buffer().is_sole() { Ok(x.detach()) } else { x.copied() }
 }

@@ -106,7 +106,7 @@ impl Forms {
 /// If `x` is not f32.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     expect_f32("softmax", x)?;
-    let y = super::copy_of(x)?;
+    let y = x.copied()?;
     let (rows, width) = (x.shape().rows(), x.shape().last());
     softmax_rows(x.gpu(), y.buffer(), rows, width, width, None)?;
     let saved = y.detach();
