@@ -1,15 +1,15 @@
 // accumulate: y += x, where a value has several consumers and their gradients add up.
 //
-//   x  f32[n]  read
-//   y  f32[n]  read, written
+//   x  Act[n / 4]  read
+//   y  Act[n / 4]  read, written
 //
 // Grid: one invocation for four elements, 64 a workgroup. Any n: buffers are padded to 16 bytes, and the padding may
-// be written. Uses lib/grid.wgsl.
+// be written. Uses lib/grid.wgsl and tiles/act_f32.wgsl or act_f16.wgsl.
 
 struct Params { n: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> x: array<Act>;
+@group(0) @binding(1) var<storage, read_write> y: array<Act>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
@@ -20,6 +20,6 @@ fn accumulate(
 ) {
     let i = grid_group(group, groups) * 64u + lane;
     if i * 4u < params.n {
-        y[i] += x[i];
+        y[i] = Act(vec4<f32>(y[i]) + vec4<f32>(x[i]));
     }
 }

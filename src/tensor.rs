@@ -80,8 +80,12 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A tensor whose contents are yet to be written by a kernel.
+    /// A tensor whose contents are yet to be written by a kernel. Every f16 tensor begins here, and so none exists on a
+    /// device whose kernels could not read it.
     pub(crate) fn empty(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
+        if dtype == DType::F16 && !gpu.has_f16() {
+            return Err(Error::argument("f16", "device", "one with half precision (SHADER_F16)", gpu.info()));
+        }
         let view = gpu.alloc(shape.numel() as u64 * dtype.size())?;
         Ok(Self::from_view(gpu, dtype, shape, view))
     }

@@ -12,6 +12,11 @@ pub fn each_family() -> [Gpu; 2] {
     [open(Some(KernelFamily::Lane)), open(Some(KernelFamily::Workgroup))]
 }
 
+/// A device for tests of half precision, or `None` where the driver has none: the one reason not to run a test.
+pub fn gpu_with_f16() -> Option<Gpu> {
+    Some(gpu()).filter(Gpu::has_f16)
+}
+
 fn open(family: Option<KernelFamily>) -> Gpu {
     Gpu::with_options(&GpuOptions { default_limits: true, family, ..Default::default() }).expect("a GPU or CPU driver")
 }

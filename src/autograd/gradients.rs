@@ -116,17 +116,22 @@ params!(AccumulateParams { n: u32 });
 
 static ACCUMULATE: Kernel = Kernel {
     name: "accumulate",
-    sources: &[wgsl!("accumulate.wgsl"), wgsl!("lib/grid.wgsl")],
+    sources: &[wgsl!("accumulate.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("tiles/act_f32.wgsl")],
     entry: "accumulate",
     bindings: &[Access::Read, Access::Write],
     params: AccumulateParams::FIELDS,
     constants: &[],
 };
 
-pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE];
+static ACCUMULATE_F16: Kernel = Kernel {
+    name: "accumulate.f16",
+    sources: &[wgsl!("accumulate.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("tiles/act_f16.wgsl", enable "f16")],
+    ..ACCUMULATE
+};
+
+pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE, &ACCUMULATE_F16];
 
 fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
-    debug_assert_eq!(grad.dtype(), DType::F32);
     let gpu = grad.gpu();
     if !to.accumulate {
         gpu.copy(grad.buffer(), to.tensor.buffer());
@@ -134,7 +139,7 @@ fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
     }
     let n = grad.numel();
     gpu.dispatch(
-        &ACCUMULATE,
+        if grad.dtype() == DType::F16 { &ACCUMULATE_F16 } else { &ACCUMULATE },
         &AccumulateParams { n: n as u32 },
         &[grad.buffer(), to.tensor.buffer()],
         Grid::linear(n.div_ceil(4), 64),

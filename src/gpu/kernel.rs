@@ -1,6 +1,6 @@
 //! Kernels as static data, and the caches of what the driver makes of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -12,12 +12,20 @@ pub struct Source {
     pub name: &'static str,
     /// Its text.
     pub text: &'static str,
+    /// The WGSL extension that it needs, such as `f16`.
+    pub enable: Option<&'static str>,
 }
 
-/// A [`Source`] from a path below `shaders/`.
+/// A [`Source`] from a path below `shaders/`, with the extension that it needs.
 macro_rules! wgsl {
     ($path:literal) => {
-        $crate::gpu::Source { name: $path, text: include_str!(concat!("../../shaders/", $path)) }
+        $crate::gpu::wgsl!($path, None)
+    };
+    ($path:literal, enable $extension:literal) => {
+        $crate::gpu::wgsl!($path, Some($extension))
+    };
+    ($path:literal, $enable:expr) => {
+        $crate::gpu::Source { name: $path, text: include_str!(concat!("../../shaders/", $path)), enable: $enable }
     };
 }
 pub(crate) use wgsl;
@@ -182,9 +190,12 @@ impl KernelCache {
     }
 }
 
-/// Joins a kernel's files, kernel first so that its line numbers stay true.
+/// Joins a kernel's files, kernel first so that its line numbers stay true. Extensions must be enabled before anything
+/// else, so they are put in front of the first line, on that line.
 pub fn joined_source(sources: &[Source]) -> String {
-    sources.iter().map(|s| s.text).collect::<Vec<_>>().join("\n")
+    let enables: BTreeSet<_> = sources.iter().filter_map(|s| s.enable).collect();
+    let enables: String = enables.iter().map(|extension| format!("enable {extension}; ")).collect();
+    enables + &sources.iter().map(|s| s.text).collect::<Vec<_>>().join("\n")
 }
 
 /// Makes the module without injected bounds checks and loop bounds, which have cost others a factor of 100.

@@ -158,6 +158,11 @@ impl Gpu {
         self.0.family
     }
 
+    /// Whether kernels can compute on [`crate::DType::F16`] tensors.
+    pub fn has_f16(&self) -> bool {
+        self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
     /// The wgpu device.
     pub fn device(&self) -> &wgpu::Device {
         &self.0.device

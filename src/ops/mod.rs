@@ -10,6 +10,7 @@
 
 pub mod add;
 pub mod attention;
+pub mod cast;
 pub mod column_sum;
 pub mod concat_tokens;
 mod copy_rows;
@@ -37,6 +38,7 @@ pub mod token_scatter;
 
 pub use add::add;
 pub use attention::{Mask, attention};
+pub use cast::cast;
 pub use concat_tokens::concat_tokens;
 pub use cross_entropy::{CrossEntropy, count_correct, cross_entropy};
 pub use dropout::{drop_path, dropout};
@@ -67,6 +69,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
     let modules = [
         crate::autograd::KERNELS,
         add::KERNELS,
+        cast::KERNELS,
         column_sum::KERNELS,
         copy_rows::KERNELS,
         dropout::KERNELS,

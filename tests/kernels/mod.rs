@@ -2,6 +2,7 @@
 
 mod add;
 mod attention;
+mod cast;
 mod concat_tokens;
 mod cross_entropy;
 mod dropout;
