@@ -15,10 +15,10 @@
 //   bias  f32[N], read only if flags bit 0 is set
 //   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
 //
-// Grid: x = ceil(N / 16), y = ceil(M / 64) (ceil(M / 32) with `tall` = false), z = batch. A workgroup is 8 lanes, a
-// subgroup of a CPU driver; each lane makes rows 4 * lane to 4 * lane + 3, with `tall` also those 32 further down, of
-// all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane load of A serves 16 columns. A
-// size that does not divide the tile repeats the last row or column and does not store it.
+// Grid: x = ceil(N / 16), y = ceil(rows / (8 * rows_a_lane)), z = batch; the rows from `first_row` on. A workgroup is 8
+// lanes, a subgroup of a CPU driver; each lane makes 4 neighbouring rows (2 where `rows_a_lane` is 2), and where it is 8
+// also those 32 further down, of all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane
+// load of A serves 16 columns. A size that does not divide the tile repeats the last row or column and does not store it.
 //
 // Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl and tiles/vec4.wgsl. Positions in buffers count vec4s.
 
@@ -28,8 +28,16 @@
 @group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-// Eight rows a lane (a tile of 64 rows) or four (32 rows: for an M that would leave much of a tall tile empty).
-override tall: bool = true;
+// Eight rows a lane (a tile of 64 rows), four (32 rows) or, in nn and nt, two (16 rows): for an M, or a rest of it, that
+// would leave much of a larger tile empty.
+override rows_a_lane: u32 = 8u;
+override tall: bool = rows_a_lane == 8u;
+override thin: bool = rows_a_lane == 2u;
+
+// The first of a lane's rows.
+fn first_row(tile: u32, lane: u32) -> u32 {
+    return params.first_row + tile * 8u * rows_a_lane + select(4u, 2u, thin) * lane;
+}
 
 // Where four rows of a row-major matrix start; rows past the end repeat the last.
 fn row_starts(start: u32, row: u32, rows: u32, stride: u32) -> vec4<u32> {
@@ -44,10 +52,12 @@ fn add_row(sum: vec4<f32>, x: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
 
 // A 4x4 block of C, four steps of K: sum[i] is a row of C, x[i] the same row of A, b[j] is row k + j of B.
 fn add_product(sum: mat4x4<f32>, x: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        add_row(sum[0], x[0], b), add_row(sum[1], x[1], b),
-        add_row(sum[2], x[2], b), add_row(sum[3], x[3], b),
-    );
+    let row0 = add_row(sum[0], x[0], b);
+    let row1 = add_row(sum[1], x[1], b);
+    if (thin) {
+        return mat4x4<f32>(row0, row1, sum[2], sum[3]);
+    }
+    return mat4x4<f32>(row0, row1, add_row(sum[2], x[2], b), add_row(sum[3], x[3], b));
 }
 
 // The same for one step of K: x holds four rows' elements, b four columns'.
@@ -56,6 +66,11 @@ fn add_outer(sum: mat4x4<f32>, x: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
         fma(vec4<f32>(x.x), b, sum[0]), fma(vec4<f32>(x.y), b, sum[1]),
         fma(vec4<f32>(x.z), b, sum[2]), fma(vec4<f32>(x.w), b, sum[3]),
     );
+}
+
+// Writes a lane's rows in one vec4 column of C.
+fn store(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
+    matmul_store_rows(z, row, col, block, select(4u, 2u, thin));
 }
 
 // One component of four vec4s of A or B.
@@ -69,7 +84,7 @@ fn b_lane(at: vec4<u32>, i: u32) -> vec4<f32> {
 
 @compute @workgroup_size(8)
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = group.y * select(32u, 64u, tall) + 4u * lane;
+    let row = first_row(group.y, lane);
     let col = group.x * 4u;
     let a_start = matmul_a_start(group.z);
     let a_top = row_starts(a_start, row, params.m, params.lda);
@@ -115,21 +130,21 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             low3 = add_outer(low3, x_low, b[b_at.w]);
         }
     }
-    matmul_store_block(group.z, row, col, top0);
-    matmul_store_block(group.z, row, col + 1u, top1);
-    matmul_store_block(group.z, row, col + 2u, top2);
-    matmul_store_block(group.z, row, col + 3u, top3);
+    store(group.z, row, col, top0);
+    store(group.z, row, col + 1u, top1);
+    store(group.z, row, col + 2u, top2);
+    store(group.z, row, col + 3u, top3);
     if (tall) {
-        matmul_store_block(group.z, row + 32u, col, low0);
-        matmul_store_block(group.z, row + 32u, col + 1u, low1);
-        matmul_store_block(group.z, row + 32u, col + 2u, low2);
-        matmul_store_block(group.z, row + 32u, col + 3u, low3);
+        store(group.z, row + 32u, col, low0);
+        store(group.z, row + 32u, col + 1u, low1);
+        store(group.z, row + 32u, col + 2u, low2);
+        store(group.z, row + 32u, col + 3u, low3);
     }
 }
 
 @compute @workgroup_size(8)
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = group.y * select(32u, 64u, tall) + 4u * lane;
+    let row = first_row(group.y, lane);
     let col = group.x * 4u;
     let a_start = matmul_a_start(group.z);
     let a_top = row_starts(a_start, row, params.m, params.lda);
@@ -180,21 +195,21 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             low3 = add_outer(low3, x_low, b3);
         }
     }
-    matmul_store_block(group.z, row, col, top0);
-    matmul_store_block(group.z, row, col + 1u, top1);
-    matmul_store_block(group.z, row, col + 2u, top2);
-    matmul_store_block(group.z, row, col + 3u, top3);
+    store(group.z, row, col, top0);
+    store(group.z, row, col + 1u, top1);
+    store(group.z, row, col + 2u, top2);
+    store(group.z, row, col + 3u, top3);
     if (tall) {
-        matmul_store_block(group.z, row + 32u, col, low0);
-        matmul_store_block(group.z, row + 32u, col + 1u, low1);
-        matmul_store_block(group.z, row + 32u, col + 2u, low2);
-        matmul_store_block(group.z, row + 32u, col + 3u, low3);
+        store(group.z, row + 32u, col, low0);
+        store(group.z, row + 32u, col + 1u, low1);
+        store(group.z, row + 32u, col + 2u, low2);
+        store(group.z, row + 32u, col + 3u, low3);
     }
 }
 
 @compute @workgroup_size(8)
 fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = group.y * select(32u, 64u, tall) + 4u * lane;
+    let row = first_row(group.y, lane);
     let col = group.x * 4u;
     // A's columns are C's rows: one vec4 of A holds four rows' elements of one step of K.
     let a_stride = params.lda / 4u;
@@ -243,14 +258,14 @@ fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
             low3 = add_outer(low3, x_low, b[b_at.w]);
         }
     }
-    matmul_store_block(group.z, row, col, top0);
-    matmul_store_block(group.z, row, col + 1u, top1);
-    matmul_store_block(group.z, row, col + 2u, top2);
-    matmul_store_block(group.z, row, col + 3u, top3);
+    store(group.z, row, col, top0);
+    store(group.z, row, col + 1u, top1);
+    store(group.z, row, col + 2u, top2);
+    store(group.z, row, col + 3u, top3);
     if (tall) {
-        matmul_store_block(group.z, row + 32u, col, low0);
-        matmul_store_block(group.z, row + 32u, col + 1u, low1);
-        matmul_store_block(group.z, row + 32u, col + 2u, low2);
-        matmul_store_block(group.z, row + 32u, col + 3u, low3);
+        store(group.z, row + 32u, col, low0);
+        store(group.z, row + 32u, col + 1u, low1);
+        store(group.z, row + 32u, col + 2u, low2);
+        store(group.z, row + 32u, col + 3u, low3);
     }
 }

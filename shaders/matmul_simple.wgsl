@@ -11,7 +11,7 @@
 //   bias  f32[N], read only if flags bit 0 is set
 //   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
 //
-// Grid: x = ceil(N / 64), y = ceil(M / 8), z = batch. A workgroup is 32 invocations along the columns; each makes 8
+// Grid: x = ceil(N / 64), y = ceil(rows / 8), z = batch; the rows from `first_row` on. A workgroup is 32 invocations along the columns; each makes 8
 // rows of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU
 // driver. A size that does not divide the tile repeats the last row or column and does not store it.
 //
@@ -41,7 +41,7 @@ fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32)
     let a_start = matmul_a_start(group.z);
     let b_start = matmul_b_start(group.z);
     let c_start = matmul_c_start(group.z);
-    let row = group.y * 8u;
+    let row = params.first_row + group.y * 8u;
     let left_col = group.x * 64u + lane;
     let right_col = left_col + 32u;
 

@@ -16,7 +16,7 @@
 //   bias  f32[N], read only if flags bit 0 is set
 //   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
 //
-// Grid: x = ceil(N / tile), y = ceil(M / tile), z = batch. `tile` is 64 (128 invocations, each 8 rows of 4 columns,
+// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; the rows from `first_row` on. `tile` is 64 (128 invocations, each 8 rows of 4 columns,
 // 8.5 KiB of workgroup memory) or 32 (64 invocations, each 4 rows of 4 columns, 4.5 KiB: for products of few tiles).
 // A size that does not divide the tile repeats the last row or column and does not store it; past the end of K both
 // tiles hold zeros.
@@ -149,12 +149,17 @@ fn add_tiles(top: ptr<function, mat4x4<f32>>, low: ptr<function, mat4x4<f32>>, m
     }
 }
 
+// The first row of a workgroup's tile.
+fn first_row(group: vec3<u32>) -> u32 {
+    return params.first_row + group.y * tile;
+}
+
 fn store(group: vec3<u32>, mine: Share, top: mat4x4<f32>, low: mat4x4<f32>) {
-    let row = group.y * tile + mine.row;
+    let row = first_row(group) + mine.row;
     let col = (group.x * tile + mine.col) / 4u;
-    matmul_store_block(group.z, row, col, top);
+    matmul_store_rows(group.z, row, col, top, 4u);
     if (tile > 32u) {
-        matmul_store_block(group.z, row + 32u, col, low);
+        matmul_store_rows(group.z, row + 32u, col, low, 4u);
     }
 }
 
@@ -165,7 +170,7 @@ fn fetch_nn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     if (mine.brings_a) {
         let start = matmul_a_start(group.z);
         let step = k + mine.along.x;
-        return turned(matmul_a_block(along_k(start, group.y * tile + mine.along.y, params.m, params.lda, step)), step);
+        return turned(matmul_a_block(along_k(start, first_row(group) + mine.along.y, params.m, params.lda, step)), step);
     }
     let start = matmul_b_start(group.z);
     let step = k + mine.across.x;
@@ -193,7 +198,7 @@ fn fetch_nt(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     let step = k + mine.along.x;
     if (mine.brings_a) {
         let start = matmul_a_start(group.z);
-        return turned(matmul_a_block(along_k(start, group.y * tile + mine.along.y, params.m, params.lda, step)), step);
+        return turned(matmul_a_block(along_k(start, first_row(group) + mine.along.y, params.m, params.lda, step)), step);
     }
     let start = matmul_b_start(group.z);
     return turned(matmul_b_block(along_k(start, group.x * tile + mine.along.y, params.n, params.ldb, step)), step);
@@ -219,7 +224,7 @@ fn fetch_tn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
     let step = k + mine.across.x;
     if (mine.brings_a) {
         let start = matmul_a_start(group.z);
-        let at = across_k(start, group.y * tile + mine.across.y, params.m, params.lda, step);
+        let at = across_k(start, first_row(group) + mine.across.y, params.m, params.lda, step);
         return straight(matmul_a_block(at), step);
     }
     let start = matmul_b_start(group.z);

@@ -5,13 +5,13 @@
 //   @group(0) @binding(3) var<storage, read_write> c: array<Item>;
 //   @group(1) @binding(0) var<uniform> params: Params;
 
-// Strides and offsets in elements.
+// Strides and offsets in elements. `first_row` is where a dispatch begins, if others make the rows before.
 struct Params {
     m: u32, n: u32, k: u32, inner: u32,
     lda: u32, ldb: u32, ldc: u32, flags: u32,
     a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
     a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
-    c_outer: u32, c_inner: u32, pad0: u32, pad1: u32,
+    c_outer: u32, c_inner: u32, first_row: u32,
 }
 
 const MATMUL_ADD_BIAS = 1u; // bits of flags

@@ -16,8 +16,9 @@ fn matmul_b_block(at: vec4<u32>) -> mat4x4<f32> {
     return mat4x4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
 }
 
-// Writes four rows of matrix z of C from `row` on, in the vec4 column `col`; what lies outside of C is left out.
-fn matmul_store_block(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
+// Writes the first `rows` of four rows of matrix z of C, which begin at `row`, in the vec4 column `col`; what lies outside
+// of C is left out.
+fn matmul_store_rows(z: u32, row: u32, col: u32, block: mat4x4<f32>, rows: u32) {
     if (col * 4u >= params.n) {
         return;
     }
@@ -25,6 +26,8 @@ fn matmul_store_block(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
     let at = matmul_c_start(z) + row * stride + col;
     matmul_store(at, row, col, block[0]);
     matmul_store(at + stride, row + 1u, col, block[1]);
-    matmul_store(at + 2u * stride, row + 2u, col, block[2]);
-    matmul_store(at + 3u * stride, row + 3u, col, block[3]);
+    if (rows > 2u) {
+        matmul_store(at + 2u * stride, row + 2u, col, block[2]);
+        matmul_store(at + 3u * stride, row + 3u, col, block[3]);
+    }
 }

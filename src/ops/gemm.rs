@@ -1,8 +1,11 @@
-//! The matrix product beneath [`super::matmul`] and [`super::attention`]: strided and batched, with the kernel chosen by
+//! The matrix product beneath [`super::matmul`] and [`super::attention`]: strided and batched, with the kernels chosen by
 //! one pure function, [`choose`].
 
+use std::ops::Range;
+
+use super::gemm_plan::{Facts, Plan, Shape, choose};
 use crate::error::Result;
-use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, Source, params, wgsl};
+use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, MAX_GROUPS, Params, Source, params, wgsl};
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +76,14 @@ params!(GemmParams {
     b_inner: u32,
     c_outer: u32,
     c_inner: u32,
-    pad0: u32,
-    pad1: u32,
+    first_row: u32,
 });
 
 /// A form of the kernel in its three layouts, with the rows and columns of C that a workgroup makes.
-struct Form {
+pub(super) struct Form {
     layouts: [Kernel; 3],
-    rows: usize,
-    columns: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 const SIMPLE_FILES: &[Source] = &[wgsl!("matmul_simple.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("tiles/scalar.wgsl")];
@@ -112,51 +114,26 @@ const fn form(
 }
 
 /// Any size and stride, on any device.
-static SIMPLE: Form = form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILES, &[], 8, 64);
+pub(super) static SIMPLE: Form =
+    form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILES, &[], 8, 64);
 /// CPU drivers, eight rows a lane.
-static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILES, &[], 64, 16);
+pub(super) static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILES, &[], 64, 16);
 /// CPU drivers, four rows a lane, for a small M.
-static ROWS_32: Form =
-    form(["matmul_rows.nn.32", "matmul_rows.nt.32", "matmul_rows.tn.32"], ROWS_FILES, &[("tall", 0.0)], 32, 16);
+pub(super) static ROWS_32: Form =
+    form(["matmul_rows.nn.32", "matmul_rows.nt.32", "matmul_rows.tn.32"], ROWS_FILES, &[("rows_a_lane", 4.0)], 32, 16);
+/// CPU drivers, two rows a lane, for a few rows that are left; not for the layout tn.
+pub(super) static ROWS_16: Form =
+    form(["matmul_rows.nn.16", "matmul_rows.nt.16", "matmul_rows.tn.16"], ROWS_FILES, &[("rows_a_lane", 2.0)], 16, 16);
 /// GPUs, through workgroup memory.
-static TILE_64: Form = form(["matmul_tile.nn", "matmul_tile.nt", "matmul_tile.tn"], TILE_FILES, &[], 64, 64);
+pub(super) static TILE_64: Form = form(["matmul_tile.nn", "matmul_tile.nt", "matmul_tile.tn"], TILE_FILES, &[], 64, 64);
 /// GPUs, where larger tiles would be too few to fill the device.
-static TILE_32: Form =
+pub(super) static TILE_32: Form =
     form(["matmul_tile.nn.32", "matmul_tile.nt.32", "matmul_tile.tn.32"], TILE_FILES, &[("tile", 32.0)], 32, 32);
 
 /// Every kernel of this file.
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    let forms = [&SIMPLE, &ROWS_64, &ROWS_32, &TILE_64, &TILE_32];
+    let forms = [&SIMPLE, &ROWS_64, &ROWS_32, &ROWS_16, &TILE_64, &TILE_32];
     forms.into_iter().flat_map(|form| &form.layouts).collect()
-}
-
-/// The facts of a device by which [`choose`] ranks the forms.
-#[derive(Clone, Copy)]
-struct Facts {
-    family: KernelFamily,
-    /// Mesa's major version, if the driver is Mesa's.
-    mesa: Option<u32>,
-}
-
-/// Ranks the forms for a device and a shape; `aligned` says that every row can be read as vec4. The limits were read off
-/// lavapipe 22.3 and 26.2 (docs/benchmarks.md); for GPUs they stand on published figures.
-fn choose(facts: Facts, [m, n, _k]: [usize; 3], batch: usize, aligned: bool) -> &'static Form {
-    if !aligned {
-        return &SIMPLE;
-    }
-    let up = usize::next_multiple_of;
-    match facts.family {
-        KernelFamily::Lane => {
-            // The rows past M that a tall tile computes in vain, in percent, against what its better reuse gains.
-            let slack = if facts.mesa.is_some_and(|v| v >= 25) { 120 } else { 140 };
-            if 100 * up(m, 64) > slack * up(m, 32) { &ROWS_32 } else { &ROWS_64 }
-        }
-        KernelFamily::Workgroup => {
-            let few = m.div_ceil(64) * n.div_ceil(64) * batch < 128;
-            let wasteful = 2 * up(m, 64) * up(n, 64) > 3 * up(m, 32) * up(n, 32);
-            if few || wasteful { &TILE_32 } else { &TILE_64 }
-        }
-    }
 }
 
 const ADD_BIAS: u32 = 1;
@@ -164,39 +141,63 @@ const ACCUMULATE: u32 = 2;
 
 /// Records the product.
 pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
-    let [m, n, k] = g.size;
-    let batch = g.batch[0] * g.batch[1];
-    let aligned = g.a.is_aligned() && g.b.is_aligned() && g.c.is_aligned();
-    let facts = Facts { family: gpu.family(), mesa: gpu.info().mesa_version() };
-    let form = choose(facts, g.size, batch, aligned);
-    let kernel = &form.layouts[g.layout as usize];
-    let bias_flag = if g.bias.is_some() { ADD_BIAS } else { 0 };
-    let accumulate_flag = if g.accumulate { ACCUMULATE } else { 0 };
-    let u = |v: usize| v as u32;
-    let params = GemmParams {
-        m: u(m),
-        n: u(n),
-        k: u(k),
-        inner: u(g.batch[1]),
-        lda: u(g.a.row),
-        ldb: u(g.b.row),
-        ldc: u(g.c.row),
-        flags: bias_flag | accumulate_flag,
-        a_offset: u(g.a.offset),
-        b_offset: u(g.b.offset),
-        c_offset: u(g.c.offset),
-        alpha: g.alpha,
-        a_outer: u(g.a.step[0]),
-        a_inner: u(g.a.step[1]),
-        b_outer: u(g.b.step[0]),
-        b_inner: u(g.b.step[1]),
-        c_outer: u(g.c.step[0]),
-        c_inner: u(g.c.step[1]),
-        pad0: 0,
-        pad1: 0,
+    let shape = Shape {
+        layout: g.layout,
+        size: g.size,
+        batch: g.batch[0] * g.batch[1],
+        aligned: g.a.is_aligned() && g.b.is_aligned() && g.c.is_aligned(),
     };
+    let facts = Facts { family: gpu.family(), mesa: gpu.info().mesa_version() };
+    let Plan { body, rest } = choose(facts, shape);
+    let rows = g.size[0];
+    let whole = if rest.is_some() { rows - rows % body.rows } else { rows };
+    run_rows(gpu, g, body, 0..whole)?;
+    rest.map_or(Ok(()), |form| run_rows(gpu, g, form, whole..rows))
+}
+
+/// Records the product's rows in `range`, in as many dispatches as the largest grid needs.
+fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &'static Form, range: Range<usize>) -> Result<()> {
+    let [_, n, k] = g.size;
+    let kernel = &form.layouts[g.layout as usize];
     // Without a bias some readable buffer must stand in its binding; A is one that is only read.
     let buffers = [g.a.view, g.b.view, g.bias.unwrap_or(g.a.view), g.c.view];
-    let grid = Grid::new(n.div_ceil(form.columns), m.div_ceil(form.rows), batch);
-    gpu.dispatch(kernel, &params, &buffers, grid.with_flops(2 * (m * n * k * batch) as u64))
+    let batch = g.batch[0] * g.batch[1];
+    let most = MAX_GROUPS as usize * form.rows;
+    for first_row in range.clone().step_by(most) {
+        let rows = most.min(range.end - first_row);
+        let grid = Grid::new(n.div_ceil(form.columns), rows.div_ceil(form.rows), batch);
+        let grid = grid.with_flops([2, rows, n, k, batch].into_iter().map(|v| v as u64).product());
+        gpu.dispatch(kernel, &g.params(first_row), &buffers, grid)?;
+    }
+    Ok(())
+}
+
+impl Gemm<'_> {
+    fn params(&self, first_row: usize) -> GemmParams {
+        let u = |v: usize| v as u32;
+        let [m, n, k] = self.size;
+        let bias_flag = if self.bias.is_some() { ADD_BIAS } else { 0 };
+        let accumulate_flag = if self.accumulate { ACCUMULATE } else { 0 };
+        GemmParams {
+            m: u(m),
+            n: u(n),
+            k: u(k),
+            inner: u(self.batch[1]),
+            lda: u(self.a.row),
+            ldb: u(self.b.row),
+            ldc: u(self.c.row),
+            flags: bias_flag | accumulate_flag,
+            a_offset: u(self.a.offset),
+            b_offset: u(self.b.offset),
+            c_offset: u(self.c.offset),
+            alpha: self.alpha,
+            a_outer: u(self.a.step[0]),
+            a_inner: u(self.a.step[1]),
+            b_outer: u(self.b.step[0]),
+            b_inner: u(self.b.step[1]),
+            c_outer: u(self.c.step[0]),
+            c_inner: u(self.c.step[1]),
+            first_row: u(first_row),
+        }
+    }
 }

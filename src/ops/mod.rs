@@ -19,6 +19,7 @@ pub mod dropout;
 pub mod embed_tokens;
 pub mod gelu;
 mod gemm;
+mod gemm_plan;
 mod item;
 pub mod layernorm;
 pub mod matmul;
