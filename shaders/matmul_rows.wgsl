@@ -1,6 +1,6 @@
-// Matrix product for CPU drivers: C = alpha * A * B (+ bias) (+ C). No workgroup memory; lanes lie along the rows.
+// Matrix product for CPU drivers: C = epilogue(A * B). No workgroup memory; lanes lie along the rows.
 //
-//   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
+//   nn: A [M, K], B [K, N]      nt: A [M, K], B [N, K] (weights)      tn: A [K, M], B [K, N]
 //
 // Any M, N, K from 1 up. Row strides, offsets and batch strides must be multiples of 4 elements, since everything is
 // read and written as vec4. If N is no multiple of 4, the columns of C from N up to the next multiple of 4 are
@@ -10,22 +10,20 @@
 //
 // Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner
 // stride:
-//   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
-//   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
-//   bias  f32[N], read only if flags bit 0 is set
-//   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
+//   a  nn, nt: [M, K], rows lda apart; tn: [K, M], rows lda apart
+//   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
+//   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
 // Grid: x = ceil(N / 16), y = ceil(rows / (8 * rows_a_lane)), z = batch; the rows from `first_row` on. A workgroup is 8
 // lanes, a subgroup of a CPU driver; each lane makes 4 neighbouring rows (2 where `rows_a_lane` is 2), and where it is 8
 // also those 32 further down, of all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane
 // load of A serves 16 columns. A size that does not divide the tile repeats the last row or column and does not store it.
 //
-// Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl and tiles/vec4.wgsl. Positions in buffers count vec4s.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl,
+// tiles/vec4.wgsl and one of epilogues/. Positions in buffers count vec4s.
 
-@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
+@group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Eight rows a lane (a tile of 64 rows), four (32 rows) or, in nn and nt, two (16 rows): for an M, or a rest of it, that
@@ -75,11 +73,11 @@ fn store(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
 
 // One component of four vec4s of A or B.
 fn a_lane(at: vec4<u32>, i: u32) -> vec4<f32> {
-    return vec4<f32>(a[at.x][i], a[at.y][i], a[at.z][i], a[at.w][i]);
+    return vec4<f32>(vec4<ElementA>(a[at.x][i], a[at.y][i], a[at.z][i], a[at.w][i]));
 }
 
 fn b_lane(at: vec4<u32>, i: u32) -> vec4<f32> {
-    return vec4<f32>(b[at.x][i], b[at.y][i], b[at.z][i], b[at.w][i]);
+    return vec4<f32>(vec4<ElementB>(b[at.x][i], b[at.y][i], b[at.z][i], b[at.w][i]));
 }
 
 @compute @workgroup_size(8)
@@ -118,16 +116,16 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     for (var k = 4u * whole; k < params.k; k++) {
         let b_at = b_col + k * b_stride;
         let x_top = a_lane(a_top + k / 4u, k % 4u);
-        top0 = add_outer(top0, x_top, b[b_at.x]);
-        top1 = add_outer(top1, x_top, b[b_at.y]);
-        top2 = add_outer(top2, x_top, b[b_at.z]);
-        top3 = add_outer(top3, x_top, b[b_at.w]);
+        top0 = add_outer(top0, x_top, matmul_b(b_at.x));
+        top1 = add_outer(top1, x_top, matmul_b(b_at.y));
+        top2 = add_outer(top2, x_top, matmul_b(b_at.z));
+        top3 = add_outer(top3, x_top, matmul_b(b_at.w));
         if (tall) {
             let x_low = a_lane(a_low + k / 4u, k % 4u);
-            low0 = add_outer(low0, x_low, b[b_at.x]);
-            low1 = add_outer(low1, x_low, b[b_at.y]);
-            low2 = add_outer(low2, x_low, b[b_at.z]);
-            low3 = add_outer(low3, x_low, b[b_at.w]);
+            low0 = add_outer(low0, x_low, matmul_b(b_at.x));
+            low1 = add_outer(low1, x_low, matmul_b(b_at.y));
+            low2 = add_outer(low2, x_low, matmul_b(b_at.z));
+            low3 = add_outer(low3, x_low, matmul_b(b_at.w));
         }
     }
     store(group.z, row, col, top0);
@@ -245,17 +243,17 @@ fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     }
     for (var k = whole; k < params.k; k++) {
         let b_at = b_col + k * b_stride;
-        let x_top = a[a_top + k * a_stride];
-        top0 = add_outer(top0, x_top, b[b_at.x]);
-        top1 = add_outer(top1, x_top, b[b_at.y]);
-        top2 = add_outer(top2, x_top, b[b_at.z]);
-        top3 = add_outer(top3, x_top, b[b_at.w]);
+        let x_top = matmul_a(a_top + k * a_stride);
+        top0 = add_outer(top0, x_top, matmul_b(b_at.x));
+        top1 = add_outer(top1, x_top, matmul_b(b_at.y));
+        top2 = add_outer(top2, x_top, matmul_b(b_at.z));
+        top3 = add_outer(top3, x_top, matmul_b(b_at.w));
         if (tall) {
-            let x_low = a[a_low + k * a_stride];
-            low0 = add_outer(low0, x_low, b[b_at.x]);
-            low1 = add_outer(low1, x_low, b[b_at.y]);
-            low2 = add_outer(low2, x_low, b[b_at.z]);
-            low3 = add_outer(low3, x_low, b[b_at.w]);
+            let x_low = matmul_a(a_low + k * a_stride);
+            low0 = add_outer(low0, x_low, matmul_b(b_at.x));
+            low1 = add_outer(low1, x_low, matmul_b(b_at.y));
+            low2 = add_outer(low2, x_low, matmul_b(b_at.z));
+            low3 = add_outer(low3, x_low, matmul_b(b_at.w));
         }
     }
     store(group.z, row, col, top0);

@@ -1,26 +1,24 @@
-// Matrix product, the form that works everywhere: C = alpha * A * B (+ bias) (+ C).
+// Matrix product, the form that works everywhere: C = epilogue(A * B).
 //
-//   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
+//   nn: A [M, K], B [K, N]      nt: A [M, K], B [N, K] (weights)      tn: A [K, M], B [K, N]
 //
 // Any M, N, K from 1 up, any row stride and offset; nothing outside the matrices is read or written.
 //
 // Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner
 // stride:
-//   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
-//   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
-//   bias  f32[N], read only if flags bit 0 is set
-//   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
+//   a  nn, nt: [M, K], rows lda apart; tn: [K, M], rows lda apart
+//   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
+//   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
 // Grid: x = ceil(N / 64), y = ceil(rows / 8), z = batch; the rows from `first_row` on. A workgroup is 32 invocations along the columns; each makes 8
 // rows of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU
 // driver. A size that does not divide the tile repeats the last row or column and does not store it.
 //
-// Uses lib/matmul.wgsl (Params) and tiles/scalar.wgsl.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_scalar.wgsl,
+// tiles/scalar.wgsl and one of epilogues/.
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(0) var<storage, read> a: array<ElementA>;
+@group(0) @binding(1) var<storage, read> b: array<ElementB>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn store(start: u32, row: u32, col: u32, product: f32) {
@@ -57,10 +55,10 @@ fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32)
     var top_right = vec4<f32>();
     var low_right = vec4<f32>();
     for (var k = 0u; k < params.k; k++) {
-        let top = vec4<f32>(a[a_top.x], a[a_top.y], a[a_top.z], a[a_top.w]);
-        let low = vec4<f32>(a[a_low.x], a[a_low.y], a[a_low.z], a[a_low.w]);
-        let left = vec4<f32>(b[b_left]);
-        let right = vec4<f32>(b[b_right]);
+        let top = vec4<f32>(vec4<ElementA>(a[a_top.x], a[a_top.y], a[a_top.z], a[a_top.w]));
+        let low = vec4<f32>(vec4<ElementA>(a[a_low.x], a[a_low.y], a[a_low.z], a[a_low.w]));
+        let left = vec4<f32>(f32(b[b_left]));
+        let right = vec4<f32>(f32(b[b_right]));
         top_left = fma(top, left, top_left);
         low_left = fma(low, left, low_left);
         top_right = fma(top, right, top_right);

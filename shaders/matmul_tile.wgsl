@@ -1,7 +1,7 @@
-// Matrix product for GPUs: C = alpha * A * B (+ bias) (+ C).
+// Matrix product for GPUs: C = epilogue(A * B).
 // Square tiles go through workgroup memory, 16 steps of K at a time.
 //
-//   nn: A f32[M, K], B f32[K, N]      nt: A f32[M, K], B f32[N, K] (weights)      tn: A f32[K, M], B f32[K, N]
+//   nn: A [M, K], B [K, N]      nt: A [M, K], B [N, K] (weights)      tn: A [K, M], B [K, N]
 //
 // Any M, N, K from 1 up. Row strides, offsets and batch strides must be multiples of 4 elements, since everything is
 // read and written as vec4. If N is no multiple of 4, the columns of C from N up to the next multiple of 4 are
@@ -11,36 +11,44 @@
 //
 // Bindings, each holding `batch` matrices; matrix z starts at offset + (z / inner) * outer + (z % inner) * inner
 // stride:
-//   a     nn, nt: f32[M, K], rows lda apart; tn: f32[K, M], rows lda apart
-//   b     nn, tn: f32[K, N], rows ldb apart; nt: f32[N, K], rows ldb apart
-//   bias  f32[N], read only if flags bit 0 is set
-//   c     f32[M, N], rows ldc apart; added to if flags bit 1 is set, else overwritten
+//   a  nn, nt: [M, K], rows lda apart; tn: [K, M], rows lda apart
+//   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
+//   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
-// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; the rows from `first_row` on. `tile` is 64 (128 invocations, each 8 rows of 4 columns,
-// 8.5 KiB of workgroup memory) or 32 (64 invocations, each 4 rows of 4 columns, 4.5 KiB: for products of few tiles).
+// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; the rows from `first_row` on. `tile` is
+//   128: 256 invocations, each four 4x4 blocks of C, 16 KiB of workgroup memory, for large products;
+//   64: 128 invocations, each two blocks, one below the other, 8 KiB;
+//   32: 64 invocations, each one block, 4 KiB, for products of few tiles.
 // A size that does not divide the tile repeats the last row or column and does not store it; past the end of K both
 // tiles hold zeros.
 //
-// Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl and tiles/vec4.wgsl. Positions in buffers count vec4s.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl,
+// tiles/vec4.wgsl and one of epilogues/. Positions in buffers count vec4s.
 
-@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
+@group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-// Rows and columns of C a workgroup makes: 64 or 32.
+// Rows and columns of C a workgroup makes: 128, 64 or 32.
 override tile: u32 = 64u;
+override two_down: bool = tile >= 64u;
+override two_across: bool = tile >= 128u;
 
 // Steps of K held in workgroup memory.
 const DEPTH: u32 = 16u;
-// vec4s from one step of K to the next. One more than a row has, so that the transposed writes meet fewer bank
-// conflicts.
-override row_stride: u32 = tile / 4u + 1u;
+// vec4s from one step of K to the next.
+override width: u32 = tile / 4u;
 
-// Step k of A's tile: `tile` rows of A as vec4s of four rows; of B's tile: `tile` columns as vec4s of four columns.
-var<workgroup> a_tile: array<vec4<f32>, DEPTH * row_stride>;
-var<workgroup> b_tile: array<vec4<f32>, DEPTH * row_stride>;
+// Step k of A's tile: `tile` rows of A as vec4s of four rows; of B's tile: `tile` columns as vec4s of four columns. Where
+// they lie in a step is `slot`.
+var<workgroup> a_tile: array<vec4<f32>, DEPTH * width>;
+var<workgroup> b_tile: array<vec4<f32>, DEPTH * width>;
+
+// Where vec4 `i` of step k lies: neighbours change places every four steps, so that transposed writes, whose steps are four
+// apart, meet fewer bank conflicts.
+fn slot(k: u32, i: u32) -> u32 {
+    return k * width + (i ^ (k / 4u % 4u));
+}
 
 // Steps k to k + 3: which exist.
 fn steps_inside(k: u32) -> vec4<bool> {
@@ -92,60 +100,74 @@ struct Share {
 
 fn share(index: u32) -> Share {
     let block = index % tile;
-    let width = tile / 4u;
+    // Of the blocks of C in a row or column of the tile, an invocation makes the first and, where it makes two, the one
+    // half a tile further.
+    let across = select(width, width / 2u, two_across);
     return Share(
         index < tile,
         vec2<u32>(block % 4u, block / 4u) * 4u,
         vec2<u32>(block / width, block % width) * 4u,
-        index / width * 4u,
-        index % width * 4u,
+        index / across * 4u,
+        index % across * 4u,
     );
 }
 
 // Puts a block into its tile; `place` is its first step and first row or column.
 fn put(brings_a: bool, place: vec2<u32>, block: mat4x4<f32>) {
-    let at = place.x * row_stride + place.y / 4u;
+    let at = slot(place.x, place.y / 4u);
     if (brings_a) {
         a_tile[at] = block[0];
-        a_tile[at + row_stride] = block[1];
-        a_tile[at + 2u * row_stride] = block[2];
-        a_tile[at + 3u * row_stride] = block[3];
+        a_tile[at + width] = block[1];
+        a_tile[at + 2u * width] = block[2];
+        a_tile[at + 3u * width] = block[3];
     } else {
         b_tile[at] = block[0];
-        b_tile[at + row_stride] = block[1];
-        b_tile[at + 2u * row_stride] = block[2];
-        b_tile[at + 3u * row_stride] = block[3];
+        b_tile[at + width] = block[1];
+        b_tile[at + 2u * width] = block[2];
+        b_tile[at + 3u * width] = block[3];
     }
+}
+
+// The blocks of C that an invocation makes: with the tile's sizes `top_left` alone, also `low_left`, or all four.
+struct Sums {
+    top_left: mat4x4<f32>,
+    low_left: mat4x4<f32>,
+    top_right: mat4x4<f32>,
+    low_right: mat4x4<f32>,
 }
 
 // One step of K for a 4x4 block of C: x holds four rows' elements of A, y four columns' of B; sum[i] is a row of C.
-fn add_outer(sum: ptr<function, mat4x4<f32>>, x: vec4<f32>, y: vec4<f32>) {
-    (*sum)[0] = fma(vec4<f32>(x.x), y, (*sum)[0]);
-    (*sum)[1] = fma(vec4<f32>(x.y), y, (*sum)[1]);
-    (*sum)[2] = fma(vec4<f32>(x.z), y, (*sum)[2]);
-    (*sum)[3] = fma(vec4<f32>(x.w), y, (*sum)[3]);
+fn outer(sum: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        fma(vec4<f32>(x.x), y, sum[0]), fma(vec4<f32>(x.y), y, sum[1]),
+        fma(vec4<f32>(x.z), y, sum[2]), fma(vec4<f32>(x.w), y, sum[3]),
+    );
 }
 
-// One step of K for both blocks; a and b are vec4 positions in the tiles. The second block exists in the 64 tile
-// only.
-fn add_step(top: ptr<function, mat4x4<f32>>, low: ptr<function, mat4x4<f32>>, a_at: u32, b_at: u32) {
-    let y = b_tile[b_at];
-    add_outer(top, a_tile[a_at], y);
-    if (tile > 32u) {
-        add_outer(low, a_tile[a_at + 8u], y);
+// One step of K for an invocation's blocks, whose first vec4s in the tiles are at a_at and b_at.
+fn add_step(sums: ptr<function, Sums>, a_at: u32, b_at: u32) {
+    let top = a_tile[a_at];
+    let left = b_tile[b_at];
+    (*sums).top_left = outer((*sums).top_left, top, left);
+    if (two_down) {
+        let low = a_tile[a_at + width / 2u];
+        (*sums).low_left = outer((*sums).low_left, low, left);
+        if (two_across) {
+            let right = b_tile[b_at + width / 2u];
+            (*sums).top_right = outer((*sums).top_right, top, right);
+            (*sums).low_right = outer((*sums).low_right, low, right);
+        }
     }
 }
 
-fn add_tiles(top: ptr<function, mat4x4<f32>>, low: ptr<function, mat4x4<f32>>, mine: Share) {
-    var a_at = mine.row / 4u;
-    var b_at = mine.col / 4u;
+fn add_tiles(sums: ptr<function, Sums>, mine: Share) {
     for (var k = 0u; k < DEPTH; k += 4u) {
-        add_step(top, low, a_at, b_at);
-        add_step(top, low, a_at + row_stride, b_at + row_stride);
-        add_step(top, low, a_at + 2u * row_stride, b_at + 2u * row_stride);
-        add_step(top, low, a_at + 3u * row_stride, b_at + 3u * row_stride);
-        a_at += 4u * row_stride;
-        b_at += 4u * row_stride;
+        let a_at = slot(k, mine.row / 4u);
+        let b_at = slot(k, mine.col / 4u);
+        add_step(sums, a_at, b_at);
+        add_step(sums, a_at + width, b_at + width);
+        add_step(sums, a_at + 2u * width, b_at + 2u * width);
+        add_step(sums, a_at + 3u * width, b_at + 3u * width);
     }
 }
 
@@ -154,12 +176,17 @@ fn first_row(group: vec3<u32>) -> u32 {
     return params.first_row + group.y * tile;
 }
 
-fn store(group: vec3<u32>, mine: Share, top: mat4x4<f32>, low: mat4x4<f32>) {
+fn store(group: vec3<u32>, mine: Share, sums: ptr<function, Sums>) {
+    let half = tile / 2u;
     let row = first_row(group) + mine.row;
     let col = (group.x * tile + mine.col) / 4u;
-    matmul_store_rows(group.z, row, col, top, 4u);
-    if (tile > 32u) {
-        matmul_store_rows(group.z, row + 32u, col, low, 4u);
+    matmul_store_rows(group.z, row, col, (*sums).top_left, 4u);
+    if (two_down) {
+        matmul_store_rows(group.z, row + half, col, (*sums).low_left, 4u);
+    }
+    if (two_across) {
+        matmul_store_rows(group.z, row, col + half / 4u, (*sums).top_right, 4u);
+        matmul_store_rows(group.z, row + half, col + half / 4u, (*sums).low_right, 4u);
     }
 }
 
@@ -181,17 +208,16 @@ fn fetch_nn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let mine = share(index);
     let place = select(mine.across, mine.along, mine.brings_a);
-    var top = mat4x4<f32>();
-    var low = mat4x4<f32>();
+    var sums = Sums();
     var block = fetch_nn(group, mine, 0u);
     for (var k = 0u; k < params.k; k += DEPTH) {
         put(mine.brings_a, place, block);
         workgroupBarrier(); // the tiles are whole before anyone reads them
         block = fetch_nn(group, mine, k + DEPTH);
-        add_tiles(&top, &low, mine);
+        add_tiles(&sums, mine);
         workgroupBarrier(); // everyone has read them before they are overwritten
     }
-    store(group, mine, top, low);
+    store(group, mine, &sums);
 }
 
 fn fetch_nt(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
@@ -207,17 +233,16 @@ fn fetch_nt(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
 @compute @workgroup_size(2u * tile)
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let mine = share(index);
-    var top = mat4x4<f32>();
-    var low = mat4x4<f32>();
+    var sums = Sums();
     var block = fetch_nt(group, mine, 0u);
     for (var k = 0u; k < params.k; k += DEPTH) {
         put(mine.brings_a, mine.along, block);
         workgroupBarrier(); // the tiles are whole before anyone reads them
         block = fetch_nt(group, mine, k + DEPTH);
-        add_tiles(&top, &low, mine);
+        add_tiles(&sums, mine);
         workgroupBarrier(); // everyone has read them before they are overwritten
     }
-    store(group, mine, top, low);
+    store(group, mine, &sums);
 }
 
 fn fetch_tn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
@@ -234,15 +259,14 @@ fn fetch_tn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
 @compute @workgroup_size(2u * tile)
 fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let mine = share(index);
-    var top = mat4x4<f32>();
-    var low = mat4x4<f32>();
+    var sums = Sums();
     var block = fetch_tn(group, mine, 0u);
     for (var k = 0u; k < params.k; k += DEPTH) {
         put(mine.brings_a, mine.across, block);
         workgroupBarrier(); // the tiles are whole before anyone reads them
         block = fetch_tn(group, mine, k + DEPTH);
-        add_tiles(&top, &low, mine);
+        add_tiles(&sums, mine);
         workgroupBarrier(); // everyone has read them before they are overwritten
     }
-    store(group, mine, top, low);
+    store(group, mine, &sums);
 }

@@ -65,6 +65,12 @@ const ROWS: &[Row] = &[
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("linear", &[&[2, 5, 8], &[12, 8], &[12]], LINEAR, |x| ops::linear(&x[0], &x[1], Some(&x[2]))),
     row("linear, no bias", &[&[5, 7], &[3, 7]], LINEAR, |x| ops::linear(&x[0], &x[1], None)),
+    row("linear_add", &[&[2, 5, 8], &[12, 8], &[12], &[2, 5, 12]], LINEAR, |x| {
+        ops::linear_add(&x[0], &x[1], &x[2], &x[3])
+    }),
+    row("linear_add, odd width", &[&[5, 7], &[3, 7], &[3], &[5, 3]], LINEAR, |x| {
+        ops::linear_add(&x[0], &x[1], &x[2], &x[3])
+    }),
     row("matmul", &[&[5, 8], &[8, 12]], LINEAR, |x| ops::matmul(&x[0], &x[1])),
     row("matmul, batched", &[&[3, 5, 7], &[3, 7, 4]], LINEAR, |x| ops::matmul(&x[0], &x[1])),
     row("matmul, shared", &[&[3, 5, 8], &[8, 4]], LINEAR, |x| ops::matmul(&x[0], &x[1])),
@@ -74,6 +80,18 @@ const ROWS: &[Row] = &[
     row("matmul_tn, batched", &[&[2, 5, 3], &[2, 5, 7]], LINEAR, |x| ops::matmul_tn(&x[0], &x[1])),
     row("mean", &[&[3, 7]], LINEAR, |x| ops::mean(&x[0])),
     row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
+    row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], None)),
+    row("mlp, odd width", &[&[5, 3], &[7, 3], &[7], &[5, 7], &[5], &[5, 5]], SMOOTH, |x| {
+        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], None)
+    }),
+    row("mlp, scattered", MLP_INTO, SMOOTH, |x| {
+        let into = (x[6].clone(), &kept(x[6].gpu())?);
+        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], Some(into))
+    }),
+    row("mlp, scattered in place", MLP_INTO, SMOOTH, |x| {
+        let into = (ops::scale(&x[6], 2.0)?, &kept(x[6].gpu())?);
+        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], Some(into))
+    }),
     row("mul", &[&[5, 13], &[5, 13]], LINEAR, |x| ops::mul(&x[0], &x[1])),
     row("mul by itself", &[&[5, 13]], SMOOTH, |x| ops::mul(&x[0], &x[0])),
     row("patchify", &[&[2, 3, 4, 6]], LINEAR, |x| {
@@ -94,6 +112,11 @@ const ROWS: &[Row] = &[
         ops::token_scatter(ops::scale(&x[0], 2.0)?, &x[1], &kept(x[0].gpu())?)
     }),
 ];
+
+/// x, the two layers' weights and biases, and the residual.
+const MLP: &[&[usize]] = &[&[2, 3, 8], &[12, 8], &[12], &[8, 12], &[8], &[2, 3, 8]];
+/// The same, and the full tensor.
+const MLP_INTO: &[&[usize]] = &[&[2, 3, 8], &[12, 8], &[12], &[8, 12], &[8], &[2, 3, 8], &[2, 5, 8]];
 
 /// Labels of the rows of `f32[5, V]` logits.
 fn labels(logits: &Tensor) -> Result<Tensor> {

@@ -1,21 +1,20 @@
-// What the matrix products share: their Params, where a matrix starts, how an element of C is finished.
+// What the matrix products share: their Params, where a matrix starts, which elements of C exist.
 //
-// Everything counts Items, one float or four (tiles/). Use: the kernel declares
-//   @group(0) @binding(2) var<storage, read> bias: array<Item>;
-//   @group(0) @binding(3) var<storage, read_write> c: array<Item>;
+// Everything counts Items, one float or four (tiles/vec4.wgsl, tiles/scalar.wgsl). Use: the kernel declares
 //   @group(1) @binding(0) var<uniform> params: Params;
+// and one file of epilogues/ finishes the elements of C and writes them. It declares the bindings from 2 on, c last, and
+//   fn epilogue_store(at: u32, row: u32, col: u32, sum: Item)
+// for item `col` of row `row`, which lies at `at` in C and in whatever has C's layout; sum is the element of A * B.
 
 // Strides and offsets in elements. `first_row` is where a dispatch begins, if others make the rows before.
 struct Params {
     m: u32, n: u32, k: u32, inner: u32,
-    lda: u32, ldb: u32, ldc: u32, flags: u32,
+    lda: u32, ldb: u32, ldc: u32, accumulate: u32,
     a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
     a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
     c_outer: u32, c_inner: u32, first_row: u32,
+    kept: u32, tokens: u32, fault: u32, // of epilogues/scatter.wgsl
 }
-
-const MATMUL_ADD_BIAS = 1u; // bits of flags
-const MATMUL_ACCUMULATE = 2u;
 
 // The first item of matrix z in a buffer.
 fn matmul_start(z: u32, offset: u32, outer: u32, inner: u32) -> u32 {
@@ -34,17 +33,9 @@ fn matmul_c_start(z: u32) -> u32 {
     return matmul_start(z, params.c_offset, params.c_outer, params.c_inner);
 }
 
-// Finishes and writes item `col` of row `row`, which lies at `at`; nothing if there is no such row.
-fn matmul_store(at: u32, row: u32, col: u32, product: Item) {
-    if (row >= params.m) {
-        return;
+// Hands an item to the epilogue; nothing if there is no such row.
+fn matmul_store(at: u32, row: u32, col: u32, sum: Item) {
+    if (row < params.m) {
+        epilogue_store(at, row, col, sum);
     }
-    var value = params.alpha * product;
-    if ((params.flags & MATMUL_ADD_BIAS) != 0u) {
-        value += bias[col];
-    }
-    if ((params.flags & MATMUL_ACCUMULATE) != 0u) {
-        value += c[at];
-    }
-    c[at] = value;
 }

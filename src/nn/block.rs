@@ -1,6 +1,7 @@
 //! A pre-norm transformer block, with random-LTD built in.
 
 use super::{Init, LayerNorm, Linear, Mode};
+use crate::autograd::Parameter;
 use crate::error::Result;
 use crate::ops::{self, Mask, TokenIndices};
 use crate::tensor::Tensor;
@@ -27,7 +28,17 @@ impl Attention {
     /// # Errors
     /// As [`ops::attention()`].
     pub fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
-        self.proj.forward(&ops::attention(&self.qkv.forward(x)?, self.heads, mask)?)
+        self.proj.forward(&self.heads(x, mask)?)
+    }
+
+    /// residual + [`Attention::forward`], added in the projection's own store.
+    fn forward_add(&self, x: &Tensor, mask: Mask, residual: &Tensor) -> Result<Tensor> {
+        self.proj.forward_add(&self.heads(x, mask)?, residual)
+    }
+
+    /// What the projection brings together.
+    fn heads(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
+        ops::attention(&self.qkv.forward(x)?, self.heads, mask)
     }
 }
 
@@ -51,6 +62,26 @@ impl Mlp {
         let hidden = ops::gelu(&self.fc1.forward(x)?)?;
         let hidden = mode.dropout(hidden, dropout, layer)?;
         mode.dropout(self.fc2.forward(&hidden)?, dropout, layer + 1)
+    }
+
+    /// residual + mlp(x), put `into` a full tensor where there is one, in two passes: for when nothing random happens in
+    /// between.
+    fn forward_add(&self, x: &Tensor, residual: &Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tensor> {
+        let [w1, w2] = [&self.fc1.weight, &self.fc2.weight].map(Parameter::tensor);
+        let [b1, b2] = [&self.fc1.bias, &self.fc2.bias].map(|b| b.as_ref().map(Parameter::tensor));
+        if let (Some(b1), Some(b2)) = (b1, b2) {
+            return ops::mlp(x, (&w1, &b1), (&w2, &b2), residual, into);
+        }
+        let y = ops::add(residual, &self.forward(x, &Mode::Evaluation, 0.0, 0)?)?;
+        scattered(y, into)
+    }
+}
+
+/// The rows put `into` a full tensor, where there is one.
+fn scattered(rows: Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tensor> {
+    match into {
+        Some((full, kept)) => ops::token_scatter(full, &rows, kept),
+        None => Ok(rows),
     }
 }
 
@@ -98,17 +129,29 @@ impl Block {
     /// # Errors
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
-        let Some(kept) = kept else { return self.plain(&x, mode) };
-        let rows = self.plain(&ops::token_gather(&x, kept)?, mode)?;
-        ops::token_scatter(x, &rows, kept)
+        match kept {
+            None => self.rows(&x, None, mode),
+            Some(kept) => {
+                let rows = ops::token_gather(&x, kept)?;
+                self.rows(&rows, Some((x, kept)), mode)
+            }
+        }
     }
 
-    fn plain(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+    /// The block on all rows of `x`; the result is put `into` a full tensor where there is one.
+    fn rows(&self, x: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
         let BlockConfig { dropout, drop_path, first_layer, .. } = self.config;
-        let y = self.attn.forward(&self.norm1.forward(x)?, Mask::None)?;
+        // Without them, each half ends in the product that adds it to the residual.
+        let random = mode.is_training() && (dropout > 0.0 || drop_path > 0.0);
+        let y = self.norm1.forward(x)?;
+        if !random {
+            let x = self.attn.forward_add(&y, Mask::None, x)?;
+            return self.mlp.forward_add(&self.norm2.forward(&x)?, &x, into);
+        }
+        let y = self.attn.forward(&y, Mask::None)?;
         let y = mode.drop_path(mode.dropout(y, dropout, first_layer)?, drop_path, first_layer + 1)?;
         let x = ops::add(x, &y)?;
         let y = self.mlp.forward(&self.norm2.forward(&x)?, mode, dropout, first_layer + 2)?;
-        ops::add(&x, &mode.drop_path(y, drop_path, first_layer + 4)?)
+        scattered(ops::add(&x, &mode.drop_path(y, drop_path, first_layer + 4)?)?, into)
     }
 }

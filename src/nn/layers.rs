@@ -35,6 +35,17 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor).as_ref())
     }
+
+    /// residual + y, `f32[.., out]`, added in the product's own store.
+    ///
+    /// # Errors
+    /// As [`ops::linear_add()`].
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => ops::linear_add(x, &self.weight.tensor(), &bias.tensor(), residual),
+            None => ops::add(residual, &self.forward(x)?),
+        }
+    }
 }
 
 /// Layer normalisation over the last axis with learned scale and shift.

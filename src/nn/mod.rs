@@ -27,6 +27,11 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Whether modules draw at random.
+    fn is_training(&self) -> bool {
+        matches!(self, Mode::Training(_))
+    }
+
     /// The key of random layer number `layer`, in training.
     fn key(&self, layer: u32) -> Option<RandomKey> {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! The scores are stored: softmax(Q·Kᵀ/√D) takes `f32[B, H, T, T]`, with rows padded to a multiple of four.
 
-use super::gemm::{Gemm, Layout, Operand, gemm};
+use super::gemm::{Epilogue, Gemm, Layout, Operand, gemm};
 use super::softmax::{softmax_rows, softmax_rows_backward};
 use super::{expect, expect_f32, shape};
 use crate::autograd::{Backward, ParentGradients, record};
@@ -104,7 +104,8 @@ impl Dims {
         alpha: f32,
         accumulate: bool,
     ) -> Gemm<'a> {
-        Gemm { layout, size, batch: [self.batch, self.heads], a, b, c, bias: None, alpha, accumulate }
+        let epilogue = Epilogue::Plain { alpha, accumulate };
+        Gemm { layout, size, batch: [self.batch, self.heads], types: [DType::F32; 3], a, b, c, epilogue }
     }
 }
 

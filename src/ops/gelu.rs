@@ -1,16 +1,23 @@
 //! GELU, the exact form: x·Φ(x), with Φ the normal distribution's cumulative function (Hendrycks and Gimpel, 2016).
 
-use super::{expect_f32, vec4_grid};
+use super::{expect_float, vec4_grid};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 params!(GeluParams { n: u32, accumulate: u32 });
 
 static FORWARD: Kernel = Kernel {
     name: "gelu.forward",
-    sources: &[wgsl!("gelu.wgsl"), wgsl!("lib/grid.wgsl")],
+    sources: &[
+        wgsl!("gelu.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/gelu.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/act_f32.wgsl"),
+    ],
     entry: "forward",
     bindings: &[Access::Read, Access::Write],
     params: GeluParams::FIELDS,
@@ -24,17 +31,32 @@ static BACKWARD: Kernel = Kernel {
     ..FORWARD
 };
 
-pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
+static FORWARD_F16: Kernel = Kernel {
+    name: "gelu.forward.f16",
+    sources: &[
+        wgsl!("gelu.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/gelu.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/act_f16.wgsl", enable "f16"),
+    ],
+    ..FORWARD
+};
 
-/// GELU of every element, exact (with erf, as PyTorch's default): `f32[..]` to the same shape.
+static BACKWARD_F16: Kernel = Kernel { name: "gelu.backward.f16", sources: FORWARD_F16.sources, ..BACKWARD };
+
+pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &FORWARD_F16, &BACKWARD_F16];
+
+/// GELU of every element, exact (with erf, as PyTorch's default): `f32[..]` or `f16[..]` to the same shape and dtype.
 ///
 /// # Errors
-/// If `x` is not f32.
+/// If `x` is neither f32 nor f16.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    expect_f32("gelu", x)?;
+    expect_float("gelu", x)?;
     let y = x.empty_like()?;
     let params = GeluParams { n: x.numel() as u32, accumulate: 0 };
-    x.gpu().dispatch(&FORWARD, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
+    let kernel = if x.dtype() == DType::F16 { &FORWARD_F16 } else { &FORWARD };
+    x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
     Ok(record(y, &[x], || Rule { x: x.detach() }))
 }
 
@@ -48,7 +70,8 @@ impl Backward for Rule {
         let n = self.x.numel();
         let params = GeluParams { n: n as u32, accumulate: dx.flag() };
         let buffers = [self.x.buffer(), dy.buffer(), dx.tensor.buffer()];
-        dy.gpu().dispatch(&BACKWARD, &params, &buffers, vec4_grid(n))
+        let kernel = if dy.dtype() == DType::F16 { &BACKWARD_F16 } else { &BACKWARD };
+        dy.gpu().dispatch(kernel, &params, &buffers, vec4_grid(n))
     }
 }
 

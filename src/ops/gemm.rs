@@ -1,11 +1,17 @@
-//! The matrix product beneath [`super::matmul`] and [`super::attention`]: strided and batched, with the kernels chosen by
-//! one pure function, [`choose`].
+//! The matrix product beneath [`super::matmul`], [`super::mlp`] and [`super::attention`]: strided and batched, with what
+//! follows it in the same pass, and with the kernels chosen by one pure function, [`choose`].
 
 use std::ops::Range;
 
+use super::TokenIndices;
+use super::column_sum::column_sum;
+use super::gemm_forms::{Ending, Form, Types};
 use super::gemm_plan::{Facts, Plan, Shape, choose};
-use crate::error::Result;
-use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, MAX_GROUPS, Params, Source, params, wgsl};
+use crate::autograd::Destination;
+use crate::error::{Error, Result};
+use crate::gpu::{BufferView, Fault, Gpu, Grid, MAX_GROUPS, Params, params};
+use crate::shape::DType;
+use crate::tensor::Tensor;
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,20 +47,50 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// C = alpha · A·B (+ bias) (+ C), for each of `batch[0]`·`batch[1]` matrices.
+/// What follows the product, in its own store.
+#[derive(Clone, Copy)]
+pub(super) enum Epilogue<'a> {
+    /// C = alpha · A·B, or C += it.
+    Plain { alpha: f32, accumulate: bool },
+    /// C = A·B + bias.
+    Bias(&'a BufferView),
+    /// h = A·B + bias, C = GELU(h); h has C's layout and type.
+    Gelu { bias: &'a BufferView, h: &'a BufferView },
+    /// C = (A·B) ⊙ GELU'(C): C holds h before and dh after.
+    GeluBackward,
+    /// C = A·B + bias + residual; the residual is f32 and has C's layout.
+    Residual { bias: &'a BufferView, residual: &'a BufferView },
+    /// The same for rows of kept tokens, which go to their places in C `f32[B, T, N]`; the residual is `f32[B, R, N]`.
+    Scatter { bias: &'a BufferView, residual: &'a BufferView, indices: &'a TokenIndices },
+}
+
+impl Epilogue<'_> {
+    fn ending(&self) -> Ending {
+        match self {
+            Epilogue::Plain { .. } => Ending::Plain,
+            Epilogue::Bias(_) => Ending::Bias,
+            Epilogue::Gelu { .. } => Ending::Gelu,
+            Epilogue::GeluBackward => Ending::GeluBackward,
+            Epilogue::Residual { .. } => Ending::Residual,
+            Epilogue::Scatter { .. } => Ending::Scatter,
+        }
+    }
+}
+
+/// A·B and what follows, for each of `batch[0]`·`batch[1]` matrices.
 pub(super) struct Gemm<'a> {
     pub(super) layout: Layout,
     /// M, N, K.
     pub(super) size: [usize; 3],
     /// Outer and inner batch.
     pub(super) batch: [usize; 2],
+    /// Of A, B and C.
+    pub(super) types: Types,
     pub(super) a: Operand<'a>,
     pub(super) b: Operand<'a>,
     /// If its row is longer than N, the kernel may write finite values to the columns from N up to a multiple of 4.
     pub(super) c: Operand<'a>,
-    pub(super) bias: Option<&'a BufferView>,
-    pub(super) alpha: f32,
-    pub(super) accumulate: bool,
+    pub(super) epilogue: Epilogue<'a>,
 }
 
 params!(GemmParams {
@@ -65,7 +101,7 @@ params!(GemmParams {
     lda: u32,
     ldb: u32,
     ldc: u32,
-    flags: u32,
+    accumulate: u32,
     a_offset: u32,
     b_offset: u32,
     c_offset: u32,
@@ -77,67 +113,13 @@ params!(GemmParams {
     c_outer: u32,
     c_inner: u32,
     first_row: u32,
+    kept: u32,
+    tokens: u32,
+    fault: u32,
 });
 
-/// A form of the kernel in its three layouts, with the rows and columns of C that a workgroup makes.
-pub(super) struct Form {
-    layouts: [Kernel; 3],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-}
-
-const SIMPLE_FILES: &[Source] = &[wgsl!("matmul_simple.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("tiles/scalar.wgsl")];
-const ROWS_FILES: &[Source] =
-    &[wgsl!("matmul_rows.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("lib/matmul_vec4.wgsl"), wgsl!("tiles/vec4.wgsl")];
-const TILE_FILES: &[Source] =
-    &[wgsl!("matmul_tile.wgsl"), wgsl!("lib/matmul.wgsl"), wgsl!("lib/matmul_vec4.wgsl"), wgsl!("tiles/vec4.wgsl")];
-
-/// The names are those of the layouts in [`Layout`]'s order.
-const fn form(
-    names: [&'static str; 3],
-    sources: &'static [Source],
-    constants: &'static [(&'static str, f64)],
-    rows: usize,
-    columns: usize,
-) -> Form {
-    const BINDINGS: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Write];
-    let params = GemmParams::FIELDS;
-    Form {
-        layouts: [
-            Kernel { name: names[0], sources, entry: "nn", bindings: BINDINGS, params, constants },
-            Kernel { name: names[1], sources, entry: "nt", bindings: BINDINGS, params, constants },
-            Kernel { name: names[2], sources, entry: "tn", bindings: BINDINGS, params, constants },
-        ],
-        rows,
-        columns,
-    }
-}
-
-/// Any size and stride, on any device.
-pub(super) static SIMPLE: Form =
-    form(["matmul_simple.nn", "matmul_simple.nt", "matmul_simple.tn"], SIMPLE_FILES, &[], 8, 64);
-/// CPU drivers, eight rows a lane.
-pub(super) static ROWS_64: Form = form(["matmul_rows.nn", "matmul_rows.nt", "matmul_rows.tn"], ROWS_FILES, &[], 64, 16);
-/// CPU drivers, four rows a lane, for a small M.
-pub(super) static ROWS_32: Form =
-    form(["matmul_rows.nn.32", "matmul_rows.nt.32", "matmul_rows.tn.32"], ROWS_FILES, &[("rows_a_lane", 4.0)], 32, 16);
-/// CPU drivers, two rows a lane, for a few rows that are left; not for the layout tn.
-pub(super) static ROWS_16: Form =
-    form(["matmul_rows.nn.16", "matmul_rows.nt.16", "matmul_rows.tn.16"], ROWS_FILES, &[("rows_a_lane", 2.0)], 16, 16);
-/// GPUs, through workgroup memory.
-pub(super) static TILE_64: Form = form(["matmul_tile.nn", "matmul_tile.nt", "matmul_tile.tn"], TILE_FILES, &[], 64, 64);
-/// GPUs, where larger tiles would be too few to fill the device.
-pub(super) static TILE_32: Form =
-    form(["matmul_tile.nn.32", "matmul_tile.nt.32", "matmul_tile.tn.32"], TILE_FILES, &[("tile", 32.0)], 32, 32);
-
-/// Every kernel of this file.
-pub(super) fn kernels() -> Vec<&'static Kernel> {
-    let forms = [&SIMPLE, &ROWS_64, &ROWS_32, &ROWS_16, &TILE_64, &TILE_32];
-    forms.into_iter().flat_map(|form| &form.layouts).collect()
-}
-
-const ADD_BIAS: u32 = 1;
-const ACCUMULATE: u32 = 2;
+/// The fields of the kernels' `Params`.
+pub(super) const PARAMS: &[(&str, &str)] = GemmParams::FIELDS;
 
 /// Records the product.
 pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
@@ -146,38 +128,92 @@ pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
         size: g.size,
         batch: g.batch[0] * g.batch[1],
         aligned: g.a.is_aligned() && g.b.is_aligned() && g.c.is_aligned(),
+        can_split: g.can_split(),
     };
     let facts = Facts { family: gpu.family(), mesa: gpu.info().mesa_version() };
-    let Plan { body, rest } = choose(facts, shape);
+    let Plan { body, rest, split } = choose(facts, shape)[0];
+    if split > 1 {
+        return run_split(gpu, g, body, split);
+    }
     let rows = g.size[0];
     let whole = if rest.is_some() { rows - rows % body.rows } else { rows };
     run_rows(gpu, g, body, 0..whole)?;
     rest.map_or(Ok(()), |form| run_rows(gpu, g, form, whole..rows))
 }
 
+/// Records a product of few tiles and a large K: `split` products of a share of K each, then their sum, always in the same
+/// order.
+fn run_split(gpu: &Gpu, g: &Gemm<'_>, form: &Form, split: usize) -> Result<()> {
+    let Epilogue::Plain { alpha, accumulate } = g.epilogue else { return run_rows(gpu, g, form, 0..g.size[0]) };
+    let [m, n, k] = g.size;
+    let share = k / split;
+    let partial = Tensor::empty(gpu, DType::F32, super::shape("matmul", &[split, m, n])?)?;
+    let parts = Gemm {
+        size: [m, n, share],
+        batch: [split, 1],
+        // The rows of both are steps of K.
+        a: Operand { step: [share * g.a.row, 0], ..g.a },
+        b: Operand { step: [share * g.b.row, 0], ..g.b },
+        c: Operand::contiguous(partial.buffer(), n, m * n),
+        epilogue: Epilogue::Plain { alpha, accumulate: false },
+        ..*g
+    };
+    run_rows(gpu, &parts, form, 0..m)?;
+    let c = Tensor::from_view(gpu, DType::F32, super::shape("matmul", &[m, n])?, g.c.view.clone());
+    column_sum(&partial, split, m * n, &Destination { tensor: c, accumulate })
+}
+
 /// Records the product's rows in `range`, in as many dispatches as the largest grid needs.
-fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &'static Form, range: Range<usize>) -> Result<()> {
+fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result<()> {
     let [_, n, k] = g.size;
-    let kernel = &form.layouts[g.layout as usize];
-    // Without a bias some readable buffer must stand in its binding; A is one that is only read.
-    let buffers = [g.a.view, g.b.view, g.bias.unwrap_or(g.a.view), g.c.view];
+    let Some(kernel) = form.kernel(g.layout, g.types, g.epilogue.ending()) else {
+        let got = format!("{:?} {:?} of {:?} in {}", g.layout, g.epilogue.ending(), g.types, form.name);
+        return Err(Error::argument("gemm", "element types", "a combination that has a kernel", got));
+    };
+    let faults = gpu.faults();
+    let buffers = g.buffers(&faults);
     let batch = g.batch[0] * g.batch[1];
     let most = MAX_GROUPS as usize * form.rows;
     for first_row in range.clone().step_by(most) {
         let rows = most.min(range.end - first_row);
         let grid = Grid::new(n.div_ceil(form.columns), rows.div_ceil(form.rows), batch);
-        let grid = grid.with_flops([2, rows, n, k, batch].into_iter().map(|v| v as u64).product());
-        gpu.dispatch(kernel, &g.params(first_row), &buffers, grid)?;
+        let flops = [2, rows, n, k, batch].into_iter().map(|v| v as u64).product();
+        gpu.dispatch(kernel, &g.params(first_row), &buffers, grid.with_flops(flops))?;
     }
     Ok(())
 }
 
-impl Gemm<'_> {
+impl<'a> Gemm<'a> {
+    /// Whether [`run_split`] can make it: a weight's gradient, by itself in its buffer.
+    fn can_split(&self) -> bool {
+        let alone = self.batch == [1, 1] && self.c.offset == 0 && self.c.row == self.size[1];
+        let plain = matches!(self.epilogue, Epilogue::Plain { .. }) && self.types[2] == DType::F32;
+        self.layout == Layout::Tn && plain && alone
+    }
+
+    /// In the order of the kernel's bindings.
+    fn buffers(&self, faults: &'a BufferView) -> Vec<&'a BufferView> {
+        let between: &[&BufferView] = match &self.epilogue {
+            Epilogue::Plain { .. } | Epilogue::GeluBackward => &[],
+            Epilogue::Bias(bias) => &[bias],
+            Epilogue::Gelu { bias, h } => &[bias, h],
+            Epilogue::Residual { bias, residual } => &[bias, residual],
+            Epilogue::Scatter { bias, residual, indices } => &[bias, residual, indices.positions().buffer(), faults],
+        };
+        [&[self.a.view, self.b.view], between, &[self.c.view]].concat()
+    }
+
     fn params(&self, first_row: usize) -> GemmParams {
         let u = |v: usize| v as u32;
         let [m, n, k] = self.size;
-        let bias_flag = if self.bias.is_some() { ADD_BIAS } else { 0 };
-        let accumulate_flag = if self.accumulate { ACCUMULATE } else { 0 };
+        let (alpha, accumulate) = match self.epilogue {
+            Epilogue::Plain { alpha, accumulate } => (alpha, accumulate),
+            _ => (1.0, false),
+        };
+        let (kept, tokens) = match self.epilogue {
+            Epilogue::Scatter { indices, .. } => (indices.kept(), indices.tokens()),
+            _ => (1, 1),
+        };
         GemmParams {
             m: u(m),
             n: u(n),
@@ -186,11 +222,11 @@ impl Gemm<'_> {
             lda: u(self.a.row),
             ldb: u(self.b.row),
             ldc: u(self.c.row),
-            flags: bias_flag | accumulate_flag,
+            accumulate: u32::from(accumulate),
             a_offset: u(self.a.offset),
             b_offset: u(self.b.offset),
             c_offset: u(self.c.offset),
-            alpha: self.alpha,
+            alpha,
             a_outer: u(self.a.step[0]),
             a_inner: u(self.a.step[1]),
             b_outer: u(self.b.step[0]),
@@ -198,6 +234,9 @@ impl Gemm<'_> {
             c_outer: u(self.c.step[0]),
             c_inner: u(self.c.step[1]),
             first_row: u(first_row),
+            kept: u(kept),
+            tokens: u(tokens),
+            fault: Fault::ScatterIndex as u32,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which form of the kernel makes which rows of a product.
 
-use super::gemm::{Form, Layout, ROWS_16, ROWS_32, ROWS_64, SIMPLE, TILE_32, TILE_64};
+use super::gemm::Layout;
+use super::gemm_forms::{Form, ROWS_16, ROWS_32, ROWS_64, SIMPLE, TILE_32, TILE_64, TILE_128};
 use crate::gpu::KernelFamily;
 
 /// The facts of a device by which [`choose`] ranks the forms.
@@ -21,6 +22,8 @@ pub(super) struct Shape {
     pub(super) batch: usize,
     /// Every row of every matrix can be read as vec4.
     pub(super) aligned: bool,
+    /// K may be split.
+    pub(super) can_split: bool,
 }
 
 /// How a product is cut.
@@ -30,51 +33,93 @@ pub(super) struct Plan {
     pub(super) body: &'static Form,
     /// Makes the rows that are left, in a dispatch of its own.
     pub(super) rest: Option<&'static Form>,
+    /// In how many products K is split, whose results are then added up.
+    pub(super) split: usize,
 }
 
-/// Picks the forms for a device and a shape. The limits were read off lavapipe 22.3 and 26.2 (docs/benchmarks.md); for
-/// GPUs they stand on published figures.
-pub(super) fn choose(facts: Facts, shape: Shape) -> Plan {
-    let whole = |body| Plan { body, rest: None };
-    if !shape.aligned {
-        return whole(&SIMPLE);
-    }
-    let [m, n, _] = shape.size;
-    match facts.family {
-        KernelFamily::Lane => choose_rows(facts, shape),
-        KernelFamily::Workgroup => {
-            let up = usize::next_multiple_of;
-            let few = m.div_ceil(64) * n.div_ceil(64) * shape.batch < 128;
-            let wasteful = 2 * up(m, 64) * up(n, 64) > 3 * up(m, 32) * up(n, 32);
-            whole(if few || wasteful { &TILE_32 } else { &TILE_64 })
+/// The plans for a device and a shape, by what they are expected to cost, the best first. The figures were read off lavapipe
+/// 22.3 and 26.2 (docs/benchmarks.md); for GPUs they stand on published ones.
+pub(super) fn choose(facts: Facts, shape: Shape) -> Vec<Plan> {
+    let mut plans = if !shape.aligned {
+        vec![(0.0, whole(&SIMPLE))]
+    } else {
+        match facts.family {
+            KernelFamily::Lane => rows_plans(facts, shape),
+            KernelFamily::Workgroup => tile_plans(shape),
         }
-    }
+    };
+    // Stable, so that of equal costs the first stays first.
+    plans.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    plans.into_iter().map(|(_, plan)| plan).collect()
 }
 
-/// The cheapest way to cover the rows, by what a tile of each form costs relative to one of 64 rows and what a dispatch
-/// costs by itself.
-fn choose_rows(facts: Facts, shape: Shape) -> Plan {
-    let [m, n, k] = shape.size.map(|size| size as u64);
-    // In thousandths of a tile of 64 rows, and in operations. The older driver gains more from tall tiles.
-    let (tile_32, tile_16, dispatch) =
-        if facts.mesa.is_some_and(|v| v >= 25) { (570, 400, 3_500_000) } else { (760, 600, 2_000_000) };
-    let dispatch = dispatch * 1000 / (2 * 64 * n * k * shape.batch as u64);
-    let thin = if shape.layout == Layout::Tn { None } else { Some((&ROWS_16, tile_16)) };
-    let forms = [Some((&ROWS_64, 1000)), Some((&ROWS_32, tile_32)), thin];
-    let mut best = (u64::MAX, Plan { body: &ROWS_64, rest: None });
-    for (body, tile) in forms.into_iter().flatten() {
-        let mut offer = |cost, rest| {
-            if cost < best.0 {
-                best = (cost, Plan { body, rest });
-            }
-        };
-        offer(tile * m.div_ceil(body.rows as u64), None);
-        let (whole, left) = (m / body.rows as u64, m % body.rows as u64);
-        for (rest, rest_tile) in forms.into_iter().flatten().filter(|(form, _)| form.rows < body.rows) {
-            if whole > 0 && left > 0 {
-                offer(dispatch + tile * whole + rest_tile * left.div_ceil(rest.rows as u64), Some(rest));
-            }
+fn whole(body: &'static Form) -> Plan {
+    Plan { body, rest: None, split: 1 }
+}
+
+/// Operations of all tiles of `form` that `rows` rows need, those of empty rows and columns included.
+fn tile_flops(form: &Form, rows: usize, shape: Shape) -> f64 {
+    let [_, n, k] = shape.size;
+    let up = |size: usize, tile: usize| size.next_multiple_of(tile) as f64;
+    2.0 * up(rows, form.rows) * up(n, form.columns) * k as f64 * shape.batch as f64
+}
+
+/// On CPU drivers: the ways to cover the rows by tiles of one height, or by one and a smaller one for the rest.
+fn rows_plans(facts: Facts, shape: Shape) -> Vec<(f64, Plan)> {
+    let rows = shape.size[0];
+    // What a row costs in a tile of 32 and of 16, relative to one of 64, and a dispatch, in operations of a tile of 64. The
+    // older driver gains more from tall tiles.
+    let (of_32, of_16, dispatch) =
+        if facts.mesa.is_some_and(|v| v >= 25) { (1.14, 1.6, 3.5e6) } else { (1.52, 2.4, 2e6) };
+    let thin = (shape.layout != Layout::Tn).then_some((&ROWS_16, of_16));
+    let forms: Vec<(&'static Form, f64)> =
+        [Some((&ROWS_64, 1.0)), Some((&ROWS_32, of_32)), thin].into_iter().flatten().collect();
+    let mut plans = Vec::new();
+    for &(body, cost) in &forms {
+        plans.push((dispatch + cost * tile_flops(body, rows, shape), whole(body)));
+        let left = rows % body.rows;
+        if left == 0 || left == rows {
+            continue;
+        }
+        for &(rest, rest_cost) in forms.iter().filter(|(rest, _)| rest.rows < body.rows) {
+            let made = cost * tile_flops(body, rows - left, shape) + rest_cost * tile_flops(rest, left, shape);
+            plans.push((2.0 * dispatch + made, Plan { rest: Some(rest), ..whole(body) }));
         }
     }
-    best.1
+    plans
+}
+
+/// As many invocations fill a GPU.
+const ENOUGH: f64 = 32_768.0;
+/// From here on K may be split: below, the sum of the parts costs more than it gains.
+const DEEP: usize = 2048;
+/// Steps of K that a part keeps at least.
+const SHARE: usize = 512;
+/// Most parts.
+const PARTS: usize = 32;
+
+/// On GPUs: larger tiles reuse more of what they load, smaller ones fill the device with smaller products.
+fn tile_plans(shape: Shape) -> Vec<(f64, Plan)> {
+    let [m, n, k] = shape.size;
+    let mut plans = Vec::new();
+    // The form, its invocations, and the share of the peak that it is expected to reach on a full device.
+    for (body, invocations, share) in [(&TILE_128, 256.0, 1.0), (&TILE_64, 128.0, 0.8), (&TILE_32, 64.0, 0.5)] {
+        let groups = (m.div_ceil(body.rows) * n.div_ceil(body.columns)) as f64 * shape.batch as f64;
+        let filled = groups * invocations / ENOUGH;
+        let time = |parts: f64| tile_flops(body, m, shape) / share / (filled * parts).min(1.0);
+        plans.push((time(1.0), whole(body)));
+        let split = if shape.can_split && k >= DEEP && filled < 0.5 { parts(k, 1.0 / filled) } else { 1 };
+        if split > 1 {
+            // Every part is written and read again, at about 16 operations an element.
+            let sum = 2.0 * 16.0 * (m * n * split) as f64;
+            plans.push((time(split as f64) + sum, Plan { split, ..whole(body) }));
+        }
+    }
+    plans
+}
+
+/// The number of equal parts of K next below `wanted`.
+fn parts(k: usize, wanted: f64) -> usize {
+    let most = (wanted.ceil() as usize).min(PARTS).min(k / SHARE);
+    (1..=most).rev().find(|parts| k.is_multiple_of(*parts)).unwrap_or(1)
 }

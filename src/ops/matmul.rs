@@ -1,7 +1,7 @@
 //! Matrix products, in the three layouts that a network and its gradients need, batched and with bias.
 
-use super::gemm::{Gemm, Layout, Operand, gemm};
-use super::{column_sum, expect, expect_f32, expect_match, shape};
+use super::gemm::{Epilogue, Gemm, Layout, Operand, gemm};
+use super::{cast, column_sum, expect, expect_f32, expect_float, expect_match, shape};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::shape::{DType, Shape};
@@ -33,26 +33,97 @@ pub fn matmul_tn(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// x·Wᵀ + bias over the last axis: `f32[.., K]`, `f32[N, K]`, `f32[N]` to `f32[.., N]`. The bias is added in the
-/// product's own store.
+/// product's own store. With an x of f16 the result is f16; sums are f32.
 ///
 /// # Errors
 /// As [`matmul`]; the bias must be `f32[N]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "linear";
-    for tensor in [Some(x), Some(weight), bias].into_iter().flatten() {
-        expect_f32(OP, tensor)?;
-    }
-    let &[out, inner] = weight.dims() else { return Err(not_a_matrix(OP, weight)) };
-    expect(OP, x, x.shape().rank() > 0, "needs at least one axis")?;
-    expect_match(OP, x, weight, x.shape().last() == inner, "inner sizes differ")?;
-    if let Some(bias) = bias {
-        expect_match(OP, weight, bias, bias.dims() == [out], "the bias must be f32[out]")?;
-    }
-    let y = Tensor::empty(x.gpu(), DType::F32, with_last(OP, x.shape(), out)?)?;
-    let size = [x.shape().rows(), out, inner];
-    run(Layout::Nt, 1, size, x, weight, bias, &y, false)?;
+    let layer = Layer::new(OP, x, weight, bias)?;
+    let y = Tensor::empty(x.gpu(), x.dtype(), with_last(OP, x.shape(), layer.size[1])?)?;
+    let plain = Epilogue::Plain { alpha: 1.0, accumulate: false };
+    layer.forward(x, &y, bias.map_or(plain, |bias| Epilogue::Bias(bias.buffer())))?;
     let parents: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
-    Ok(record(y, &parents, || Linear { x: x.detach(), weight: weight.detach(), size }))
+    Ok(record(y, &parents, || Linear { layer }))
+}
+
+/// x·Wᵀ + bias + residual: `f32[.., K]` or `f16[.., K]`, `f32[N, K]`, `f32[N]` and `f32[.., N]` to `f32[.., N]`, in one pass.
+///
+/// # Errors
+/// As [`linear`]; the residual must be f32 and have the result's shape.
+pub fn linear_add(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    const OP: &str = "linear_add";
+    let layer = Layer::new(OP, x, weight, Some(bias))?;
+    let shape = with_last(OP, x.shape(), layer.size[1])?;
+    expect_residual(OP, residual, x, shape)?;
+    let y = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    layer.forward(x, &y, Epilogue::Residual { bias: bias.buffer(), residual: residual.buffer() })?;
+    Ok(record(y, &[x, weight, bias, residual], || LinearAdd { layer }))
+}
+
+/// A residual is f32 and of the result's shape.
+pub(super) fn expect_residual(op: &'static str, residual: &Tensor, x: &Tensor, shape: Shape) -> Result<()> {
+    expect_f32(op, residual)?;
+    expect_match(op, x, residual, residual.shape() == shape, "the residual must have the result's shape")
+}
+
+/// What backward of a linear layer needs.
+pub(super) struct Layer {
+    pub(super) x: Tensor,
+    pub(super) weight: Tensor,
+    /// M, N, K of the forward product.
+    pub(super) size: [usize; 3],
+}
+
+impl Layer {
+    /// Checks the operands of x·Wᵀ + bias.
+    pub(super) fn new(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        expect_float(op, x)?;
+        for tensor in [Some(weight), bias].into_iter().flatten() {
+            expect_f32(op, tensor)?;
+        }
+        let &[out, inner] = weight.dims() else { return Err(not_a_matrix(op, weight)) };
+        expect(op, x, x.shape().rank() > 0, "needs at least one axis")?;
+        expect_match(op, x, weight, x.shape().last() == inner, "inner sizes differ")?;
+        if let Some(bias) = bias {
+            expect_match(op, weight, bias, bias.dims() == [out], "the bias must be f32[out]")?;
+        }
+        Ok(Layer { x: x.detach(), weight: weight.detach(), size: [x.shape().rows(), out, inner] })
+    }
+
+    /// y = epilogue(x Wᵀ)
+    pub(super) fn forward(&self, x: &Tensor, y: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
+        run(Layout::Nt, 1, self.size, x, &self.weight, y, epilogue)
+    }
+
+    /// dx = epilogue(dy W)
+    pub(super) fn input_gradient(&self, dy: &Tensor, dx: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
+        let [m, n, k] = self.size;
+        run(Layout::Nn, 1, [m, k, n], dy, &self.weight, dx, epilogue)
+    }
+
+    /// dW = dyᵀ x, and db = the sum of dy's rows, for the parents `weight` and `bias`.
+    pub(super) fn parameter_gradients(
+        &self,
+        dy: &Tensor,
+        parents: &mut ParentGradients<'_>,
+        weight: usize,
+        bias: usize,
+    ) -> Result<()> {
+        let [m, n, k] = self.size;
+        if let Some(dw) = parents.destination(weight)? {
+            run(Layout::Tn, 1, [n, k, m], dy, &self.x, &dw.tensor, add_to(dw.accumulate))?;
+        }
+        match parents.destination(bias)? {
+            Some(db) => column_sum::column_sum(&cast(&dy.detach(), DType::F32)?, m, n, &db),
+            None => Ok(()),
+        }
+    }
+}
+
+/// C = A·B, or C += it.
+pub(super) fn add_to(accumulate: bool) -> Epilogue<'static> {
+    Epilogue::Plain { alpha: 1.0, accumulate }
 }
 
 fn not_a_matrix(op: &'static str, tensor: &Tensor) -> crate::error::Error {
@@ -65,27 +136,30 @@ fn with_last(op: &'static str, x: Shape, last: usize) -> Result<Shape> {
 }
 
 struct Linear {
-    x: Tensor,
-    weight: Tensor,
-    /// M, N, K of the forward product.
-    size: [usize; 3],
+    layer: Layer,
 }
 
 impl Backward for Linear {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        let [m, n, k] = self.size;
-        // y[M, N] = x[M, K] W[N, K]ᵀ: dx = dy W
         if let Some(dx) = parents.destination(0)? {
-            run(Layout::Nn, 1, [m, k, n], &dy, &self.weight, None, &dx.tensor, dx.accumulate)?;
+            self.layer.input_gradient(&dy, &dx.tensor, add_to(dx.accumulate))?;
         }
-        // dW = dyᵀ x
-        if let Some(dw) = parents.destination(1)? {
-            run(Layout::Tn, 1, [n, k, m], &dy, &self.x, None, &dw.tensor, dw.accumulate)?;
+        self.layer.parameter_gradients(&dy, parents, 1, 2)
+    }
+}
+
+struct LinearAdd {
+    layer: Layer,
+}
+
+impl Backward for LinearAdd {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        if let Some(dx) = parents.destination(0)? {
+            self.layer.input_gradient(&dy, &dx.tensor, add_to(dx.accumulate))?;
         }
-        match parents.destination(2)? {
-            Some(db) => column_sum::column_sum(&dy, m, n, &db),
-            None => Ok(()),
-        }
+        self.layer.parameter_gradients(&dy, parents, 1, 2)?;
+        // y = .. + residual: its gradient is dy.
+        parents.give(3, dy)
     }
 }
 
@@ -105,7 +179,7 @@ fn product(op: &'static str, layout: Layout, a: &Tensor, b: &Tensor) -> Result<T
     let leading: usize = a_lead.iter().product();
     // A shared B sees all of A's rows as one tall matrix.
     let (batch, m) = if b_lead.is_empty() { (1, leading * m) } else { (leading, m) };
-    run(layout, batch, [m, n, k], a, b, None, &c, false)?;
+    run(layout, batch, [m, n, k], a, b, &c, add_to(false))?;
     Ok(record(c, &[a, b], || Product { layout, batch, size: [m, n, k], a: a.detach(), b: b.detach() }))
 }
 
@@ -136,26 +210,24 @@ impl Backward for Product {
             Layout::Tn => ((Layout::Nt, b, dc, [k, m, n]), (Layout::Nn, a, dc, [k, n, m])),
         };
         if let Some(da) = parents.destination(0)? {
-            run(la, batch, sa, a1, a2, None, &da.tensor, da.accumulate)?;
+            run(la, batch, sa, a1, a2, &da.tensor, add_to(da.accumulate))?;
         }
         if let Some(db) = parents.destination(1)? {
-            run(lb, batch, sb, b1, b2, None, &db.tensor, db.accumulate)?;
+            run(lb, batch, sb, b1, b2, &db.tensor, add_to(db.accumulate))?;
         }
         Ok(())
     }
 }
 
 /// One product of `batch` contiguous matrices of sizes `[M, N, K]`.
-#[expect(clippy::too_many_arguments, reason = "a product's operands; every caller names them all")]
 fn run(
     layout: Layout,
     batch: usize,
     [m, n, k]: [usize; 3],
     a: &Tensor,
     b: &Tensor,
-    bias: Option<&Tensor>,
     c: &Tensor,
-    accumulate: bool,
+    epilogue: Epilogue<'_>,
 ) -> Result<()> {
     let (lda, ldb) = (if layout == Layout::Tn { m } else { k }, if layout == Layout::Nt { k } else { n });
     gemm(
@@ -164,12 +236,11 @@ fn run(
             layout,
             size: [m, n, k],
             batch: [batch, 1],
+            types: [a.dtype(), b.dtype(), c.dtype()],
             a: Operand::contiguous(a.buffer(), lda, m * k),
             b: Operand::contiguous(b.buffer(), ldb, n * k),
             c: Operand::contiguous(c.buffer(), n, m * n),
-            bias: bias.map(Tensor::buffer),
-            alpha: 1.0,
-            accumulate,
+            epilogue,
         },
     )
 }

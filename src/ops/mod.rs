@@ -19,11 +19,13 @@ pub mod dropout;
 pub mod embed_tokens;
 pub mod gelu;
 mod gemm;
+mod gemm_forms;
 mod gemm_plan;
 mod item;
 pub mod layernorm;
 pub mod matmul;
 pub mod mean_tokens;
+pub mod mlp;
 pub mod mul;
 pub mod patchify;
 pub mod random;
@@ -46,8 +48,9 @@ pub use dropout::{drop_path, dropout};
 pub use embed_tokens::embed_tokens;
 pub use gelu::gelu;
 pub use layernorm::layernorm;
-pub use matmul::{linear, matmul, matmul_nt, matmul_tn};
+pub use matmul::{linear, linear_add, matmul, matmul_nt, matmul_tn};
 pub use mean_tokens::mean_tokens;
+pub use mlp::mlp;
 pub use mul::mul;
 pub use patchify::{Normalize, patchify};
 pub use random::RandomKey;
@@ -86,7 +89,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         gelu::KERNELS,
         layernorm::KERNELS,
     ];
-    [modules.concat(), gemm::kernels()].concat()
+    [modules.concat(), gemm_forms::kernels()].concat()
 }
 
 /// Invocations a workgroup of the kernels that treat each element by itself.
@@ -100,6 +103,11 @@ fn vec4_grid(numel: usize) -> Grid {
 /// The input must be f32.
 fn expect_f32(op: &'static str, x: &Tensor) -> Result<()> {
     expect(op, x, x.dtype() == DType::F32, "needs f32")
+}
+
+/// The input must be f32 or f16.
+fn expect_float(op: &'static str, x: &Tensor) -> Result<()> {
+    expect(op, x, matches!(x.dtype(), DType::F32 | DType::F16), "needs f32 or f16")
 }
 
 /// `ok`, or an error that says `what` was expected of `x`.

@@ -212,6 +212,6 @@ fn misfits_are_named() {
         "linear: the bias must be f32[out]: lhs f32[7, 8], rhs f32[8]"
     );
     let labels = Tensor::from_slice(&gpu, &[5, 8], &[0u32; 40]).unwrap();
-    assert_eq!(message(ops::linear(&labels, &b, None)), "linear: needs f32: got u32[5, 8]");
+    assert_eq!(message(ops::linear(&labels, &b, None)), "linear: needs f32 or f16: got u32[5, 8]");
     assert_eq!(message(ops::linear(&of(&[]), &of(&[7, 1]), None)), "linear: needs at least one axis: got f32[]");
 }

@@ -13,6 +13,7 @@ mod layernorm;
 mod matmul;
 mod mean_tokens;
 mod messages;
+mod mlp;
 mod mul;
 mod patchify;
 mod reshape;
