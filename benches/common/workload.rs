@@ -23,7 +23,7 @@ pub struct Workload {
 pub struct Step {
     /// From the first command to the loss on the host.
     pub total_ms: f64,
-    /// The host's part: until the last command was recorded.
+    /// Until the last command was recorded, with whatever submitting waits for.
     pub host_ms: f64,
     pub dispatches: u64,
 }

@@ -257,7 +257,7 @@ fn scatter_forward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
     };
     let prepare = move || -> Result<Call> {
         let scatter = scatter.clone();
-        Ok(Box::new(move || Ok(drop(scatter()?))))
+        Ok(Box::new(move || scatter().map(drop)))
     };
     Ok(Op::changing(prepare, check))
 }

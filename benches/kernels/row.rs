@@ -34,12 +34,14 @@ impl Shape {
     }
 }
 
+type Build = Box<dyn Fn(&Gpu) -> Result<Op>>;
+
 /// An operation that has not been built: building takes memory, and only rows that are asked for take it.
 pub struct Row {
     pub name: String,
     pub shape: String,
     pub cost: Cost,
-    pub build: Box<dyn Fn(&Gpu) -> Result<Op>>,
+    pub build: Build,
 }
 
 impl Row {
@@ -70,7 +72,7 @@ impl Op {
         let once = run.clone();
         let prepare = move || -> Result<Call> {
             let run = run.clone();
-            Ok(Box::new(move || Ok(drop(no_grad(run)?))))
+            Ok(Box::new(move || Ok(no_grad(run).map(drop)?)))
         };
         Op { check: Box::new(move || check(&no_grad(&once)?)), prepare: Box::new(prepare), single: false }
     }
@@ -84,7 +86,7 @@ impl Op {
         let (once, from) = (graph.clone(), dy.clone());
         let prepare = move || -> Result<Call> {
             let (y, dy) = (graph()?, dy.clone());
-            Ok(Box::new(move || Ok(drop(y.backward_from(&dy)?))))
+            Ok(Box::new(move || Ok(y.backward_from(&dy).map(drop)?)))
         };
         Op { check: Box::new(move || check(&once()?.backward_from(&from)?)), prepare: Box::new(prepare), single: false }
     }

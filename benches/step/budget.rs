@@ -3,8 +3,8 @@
 //!
 //! Three tables. The first has each operation's floating-point operations and bytes from shapes alone (`cost.rs`), with the
 //! least time in which the device could do them. In the second, operations and kernels meet in groups, since a kernel may
-//! serve several operations. The third has each kernel. Kernels are timed one by one, which makes the sum a little more
-//! than a step's time; the step itself is timed without that.
+//! serve several operations. The third has each kernel, timed one by one; the step itself is timed without that, and has
+//! the host's work, uploads and submissions besides.
 
 use anyhow::Result;
 use comfy_table::Table;
@@ -137,7 +137,7 @@ impl Budget {
     fn print(&self, bounds: &Bounds) {
         let Budget { case, tokens, kept, step_ms, host_ms, kernels_ms, .. } = self;
         let least: f64 = self.groups.iter().map(|group| group.least_ms).sum();
-        println!("{case}, {kept} of {tokens} tokens: {step_ms:.1} ms a step, of it the host {host_ms:.1} ms; ");
+        println!("{case}, {kept} of {tokens} tokens: {step_ms:.1} ms a step, recorded after {host_ms:.1} ms;");
         println!("kernels one by one {kernels_ms:.1} ms; least by the bounds {least:.1} ms\n");
         println!("{}\n\n{}\n\n{}\n", self.by_entry(bounds), self.by_group(), self.by_kernel());
     }
@@ -158,15 +158,18 @@ impl Budget {
         let header = ["group", "GFLOP", "MB", "least ms", "kernels' ms", "share", "GFLOP/s", "GB/s"];
         let mut table = report::table(&header, 1);
         for GroupTime { group, cost, least_ms, ms } in &self.groups {
+            // Kernels whose work is counted in another group, and work that another group's kernels do.
+            let counted = |text: String| if cost.bytes > 0.0 { text } else { "–".to_owned() };
+            let timed = |text: String| if *ms > 0.0 { counted(text) } else { "–".to_owned() };
             table.add_row([
                 group.name().to_owned(),
-                gflop(*cost),
-                mb(*cost),
-                format!("{least_ms:.2}"),
+                counted(gflop(*cost)),
+                counted(mb(*cost)),
+                counted(format!("{least_ms:.2}")),
                 format!("{ms:.2}"),
                 self.share(*ms),
-                rate(cost.flops, *ms),
-                rate(cost.bytes, *ms),
+                timed(format!("{:.1}", cost.flops / ms / 1e6)),
+                timed(format!("{:.1}", cost.bytes / ms / 1e6)),
             ]);
         }
         table
@@ -192,9 +195,4 @@ fn gflop(cost: Cost) -> String {
 
 fn mb(cost: Cost) -> String {
     format!("{:.1}", cost.bytes / 1e6)
-}
-
-/// 10⁹ units a second; nothing where there was no time.
-fn rate(units: f64, ms: f64) -> String {
-    if ms > 0.0 { format!("{:.1}", units / ms / 1e6) } else { "–".to_owned() }
 }

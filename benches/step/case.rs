@@ -107,3 +107,9 @@ impl FromStr for Ratio {
         Ok(Ratio(ratio))
     }
 }
+
+/// In which order a turn visits its models: every other turn backwards, so that a machine that grows slower or faster does
+/// not favour those at one end.
+pub fn order(count: usize, turn: usize) -> Vec<usize> {
+    if turn.is_multiple_of(2) { (0..count).collect() } else { (0..count).rev().collect() }
+}

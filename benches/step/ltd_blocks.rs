@@ -2,8 +2,8 @@
 //!
 //! A block cannot be built outside a model. So the time of a model of two blocks, the first and the last, which keep all
 //! tokens, is taken off that of the whole model: what remains are the blocks between, with their gathers and scatters. Both
-//! are timed in every turn, each after a step to warm up. A turn gives one ratio for each length, and the figures are medians
-//! over the turns. What does not shrink with R is listed apart.
+//! are timed in every turn, over a few steps after one to warm up. A turn gives one ratio for each length, and the figures are
+//! medians over the turns. What does not shrink with R is listed apart.
 
 use std::time::Instant;
 
@@ -12,10 +12,13 @@ use serde::Serialize;
 use wgrad::Gpu;
 use wgrad::nn::VitConfig;
 
-use crate::case::{Case, Ratio};
+use crate::case::{Case, Ratio, order};
 use crate::report;
 use crate::stats::median;
 use crate::workload::Workload;
+
+/// Timed steps of a model at one length in one turn.
+const STEPS: usize = 3;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -63,7 +66,7 @@ struct Fixed {
 }
 
 /// One step in its parts, the device idle between them, in milliseconds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Parts {
     draw: f64,
     forward: f64,
@@ -71,7 +74,7 @@ struct Parts {
     optimiser: f64,
 }
 
-/// A turn: the model of two blocks, then the whole model at each length.
+/// A turn: the model of two blocks, and the whole model at each length.
 struct Turn {
     ends: Parts,
     whole: Vec<Parts>,
@@ -92,22 +95,43 @@ fn measure(gpu: &Gpu, case: &Case, ratios: &[Ratio], turns: usize) -> Result<Cas
     let mut all = Vec::new();
     for turn in 0..turns {
         eprintln!("{case}: turn {} of {turns}", turn + 1);
-        let ends = parts(gpu, &mut ends)?;
-        let mut at = |kept: &usize| {
-            whole.keep(Some(*kept))?;
-            parts(gpu, &mut whole)
-        };
-        all.push(Turn { ends, whole: kept.iter().map(&mut at).collect::<Result<_>>()? });
+        all.push(one_turn(gpu, &mut ends, &mut whole, &kept, turn)?);
     }
     let lengths = kept.iter().enumerate().map(|(i, &kept)| length(&all, i, kept, tokens, width)).collect();
     Ok(CaseReport { case: case.to_string(), tokens, width, lengths, fixed: fixed(&all) })
 }
 
-/// A step after one to warm up.
+fn one_turn(gpu: &Gpu, ends: &mut Workload, whole: &mut Workload, kept: &[usize], turn: usize) -> Result<Turn> {
+    let mut found = Turn { ends: Parts::default(), whole: vec![Parts::default(); kept.len()] };
+    for i in order(kept.len() + 1, turn) {
+        match kept.get(i) {
+            Some(&length) => {
+                whole.keep(Some(length))?;
+                found.whole[i] = parts(gpu, whole)?;
+            }
+            // One past the lengths: the model of two blocks.
+            None => found.ends = parts(gpu, ends)?,
+        }
+    }
+    Ok(found)
+}
+
+/// The parts' medians over a few steps, after one to warm up.
 fn parts(gpu: &Gpu, workload: &mut Workload) -> Result<Parts> {
     gpu.trim();
     workload.step()?;
     gpu.wait()?;
+    let steps = (0..STEPS).map(|_| one_step(gpu, workload)).collect::<Result<Vec<Parts>>>()?;
+    let middle = |part: fn(&Parts) -> f64| median(steps.iter().map(part));
+    Ok(Parts {
+        draw: middle(|p| p.draw),
+        forward: middle(|p| p.forward),
+        backward: middle(|p| p.backward),
+        optimiser: middle(|p| p.optimiser),
+    })
+}
+
+fn one_step(gpu: &Gpu, workload: &mut Workload) -> Result<Parts> {
     let (kept, draw) = timed(gpu, || workload.draw())?;
     let (loss, forward) = timed(gpu, || workload.forward(&kept))?;
     let (_, backward) = timed(gpu, || Ok(loss.backward()?))?;

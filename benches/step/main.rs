@@ -5,7 +5,8 @@
 //!     cargo bench --bench step -- --budget --case ti-32-b8
 //!
 //! Lengths take turns, a step each after a step to warm up, so that what else the machine does hits all alike; ratios are
-//! taken within a turn, and medians over the turns. A step goes from the first command to the loss on the host.
+//! taken within a turn, and medians over the turns. A step goes from the first command to the loss on the host; `host` is
+//! the time until its last command was recorded, which includes waiting where a driver computes while work is submitted.
 //! `--ltd-blocks` times the LTD blocks alone (`ltd_blocks.rs`), `--budget` says where a step's time goes (`budget.rs`).
 //!
 //! Without `--case`: all cases but ViT-B.

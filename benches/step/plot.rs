@@ -15,8 +15,10 @@ const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
 const WIDTH: u32 = 900;
 const PANEL: u32 = 520;
 const GREY: RGBColor = RGBColor(90, 90, 90);
-/// What is drawn of each length, with its name and colour.
-const SERIES: [(&str, RGBColor, fn(&Length) -> f64); 3] = [
+/// A line: its name, its colour, and what it shows of each length.
+type Series = (&'static str, RGBColor, fn(&Length) -> f64);
+
+const SERIES: [Series; 3] = [
     ("forward", RGBColor(31, 90, 180), |l| l.forward_ratio),
     ("backward", RGBColor(214, 96, 20), |l| l.backward_ratio),
     ("both", RGBColor(20, 20, 20), |l| l.both_ratio),
@@ -58,7 +60,7 @@ fn panel(area: &DrawingArea<BitMapBackend<'_>, Shift>, case: &CaseReport, adapte
         .axis_style(GREY)
         .draw()?;
     let (tokens, width) = (case.tokens as f64, case.width as f64);
-    let operations = (0..=100).map(|i| f64::from(i) / 100.0).map(|x| (x, flop_ratio(x * tokens, tokens, width)));
+    let operations = (0..=10).map(|i| f64::from(i) / 10.0).map(|x| (x, flop_ratio(x * tokens, tokens, width)));
     let grey = RGBColor(150, 150, 150).stroke_width(2);
     let line = chart.draw_series(LineSeries::new(operations, grey))?;
     line.label("floating-point operations").legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], grey));

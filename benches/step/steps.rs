@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use wgrad::Gpu;
 
-use crate::case::{Case, Ratio};
+use crate::case::{Case, Ratio, order};
 use crate::cost::Cost;
 use crate::entries::{Entry, entries};
 use crate::report;
@@ -77,11 +77,12 @@ fn measure(gpu: &Gpu, case: &Case, ratios: &[Ratio], turns: usize) -> Result<Vec
     let mut lengths: Vec<Length> = kept.iter().map(|_| Length::default()).collect();
     for turn in 0..turns {
         eprintln!("{case}: turn {} of {turns}", turn + 1);
-        for (&kept, length) in kept.iter().zip(&mut lengths) {
+        for i in order(kept.len(), turn) {
+            let length = &mut lengths[i];
             // Memory of the last length would count as this one's.
             gpu.trim();
             gpu.reset_peak_memory();
-            workload.keep(Some(kept))?;
+            workload.keep(Some(kept[i]))?;
             workload.step()?;
             length.steps.push(workload.step()?);
             length.peak = length.peak.max(gpu.memory().peak_allocated);
