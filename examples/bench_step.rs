@@ -6,17 +6,21 @@
 //! program), `peak_device_mb`, `rss_mb` (growth of the process's peak since the device was opened), `dispatches` a step and
 //! `host_ms`, the host's time to record a step.
 
+#[path = "../benches/common/stats.rs"]
+mod stats;
+#[path = "../benches/common/workload.rs"]
+mod workload;
+
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
-use wgrad::Tensor;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Mode, Vit, VitConfig};
-use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
-use wgrad::optim::{AdamW, Optimizer, Rule, decays};
+use wgrad::nn::VitConfig;
+
+use stats::median;
+use workload::Workload;
 
 #[derive(Parser)]
 struct Args {
@@ -61,17 +65,18 @@ fn main() -> Result<()> {
         num_classes: 10,
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
-    let mut bench = Bench::new(&gpu, config, &args)?;
+    let mut workload = Workload::new(&gpu, config, args.batch)?;
+    workload.keep(args.ltd)?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;
     for step in 0..args.steps.max(1) {
-        steps.push(bench.step()?);
+        steps.push(workload.step()?);
         if step == 0 {
             first_step_ms = started.elapsed().as_secs_f64() * 1e3;
         }
     }
     if args.profile {
-        profile(&gpu, &mut bench)?;
+        profile(&gpu, &mut workload)?;
     }
     let half = &steps[steps.len() / 2..];
     let median_ms = median(half.iter().map(|s| s.total_ms));
@@ -89,68 +94,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-struct Step {
-    total_ms: f64,
-    host_ms: f64,
-    dispatches: u64,
-}
-
-/// A model with its optimiser and one batch on the device.
-struct Bench {
-    model: Vit,
-    optimizer: Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    ltd: Option<RandomLtd>,
-    step: u64,
-}
-
-impl Bench {
-    fn new(gpu: &Gpu, config: VitConfig, args: &Args) -> Result<Self> {
-        let model = Vit::new(gpu, config, 0)?;
-        let optimizer = Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), None, decays)?;
-        let pixels = args.batch * 3 * args.image * args.image;
-        // Any spread of values does: time does not depend on them.
-        let bytes: Vec<u8> = (0..pixels).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as u8).collect();
-        let images = Tensor::from_slice(gpu, &[args.batch, 3, args.image, args.image], &bytes)?;
-        let labels: Vec<u32> = (0..args.batch as u32).map(|i| i % 10).collect();
-        let labels = Tensor::from_slice(gpu, &[args.batch], &labels)?;
-        let ltd = args.ltd.map(|kept| RandomLtd::new(args.depth, Schedule::constant(kept)?)).transpose()?;
-        Ok(Bench { model, optimizer, images, labels, ltd, step: 0 })
-    }
-
-    /// One step, from the first command to the loss on the host.
-    fn step(&mut self) -> Result<Step> {
-        let (started, gpu) = (Instant::now(), self.model.gpu().clone());
-        let before = gpu.stats().dispatches;
-        let kept = self.draw()?;
-        let key = RandomKey { seed: 0, step: self.step, layer: 0, first_sample: 0 };
-        let logits = self.model.forward(&self.images, &kept, &Mode::Training(key))?;
-        let loss = ops::cross_entropy(&logits, &self.labels, &CrossEntropy::default())?;
-        drop(logits);
-        loss.backward()?;
-        self.optimizer.step(self.model.parameters(), 1e-4)?;
-        let host_ms = started.elapsed().as_secs_f64() * 1e3;
-        loss.item()?;
-        self.step += 1;
-        let total_ms = started.elapsed().as_secs_f64() * 1e3;
-        Ok(Step { total_ms, host_ms, dispatches: gpu.stats().dispatches - before })
-    }
-
-    fn draw(&self) -> Result<Vec<Option<TokenIndices>>> {
-        let Some(ltd) = &self.ltd else { return Ok(Vec::new()) };
-        let (tokens, batch) = (self.model.config().tokens(), self.labels.numel());
-        let plan = ltd.plan(self.step, tokens);
-        let upload = |rows: Vec<u32>| TokenIndices::new(self.model.gpu(), batch, plan.kept(), tokens, &rows);
-        let drawn = plan.draw(0, batch)?;
-        Ok(drawn.into_iter().map(|rows| rows.map(upload).transpose()).collect::<wgrad::Result<_>>()?)
-    }
-}
-
-fn profile(gpu: &Gpu, bench: &mut Bench) -> Result<()> {
+fn profile(gpu: &Gpu, workload: &mut Workload) -> Result<()> {
     gpu.start_profile();
-    bench.step()?;
-    bench.step()?;
+    workload.step()?;
+    workload.step()?;
     let rows = gpu.take_profile();
     let total: f64 = rows.iter().map(|r| r.total.as_secs_f64()).sum();
     for row in &rows {
@@ -159,12 +106,6 @@ fn profile(gpu: &Gpu, bench: &mut Bench) -> Result<()> {
     }
     println!("{:32} {:13.3} ms a step", "all kernels", total * 1e3 / 2.0);
     Ok(())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Largest resident size so far, in MB; only where the system tells (Linux).

@@ -1,0 +1,96 @@
+//! Times whole optimiser steps of a ViT at full length and with random-LTD.
+//!
+//!     cargo bench --bench step -- [--case ti-32-b8]... [--ltd-ratios 0.16,0.25,0.5,0.75,1] [--steps 5] [--json FILE]
+//!     cargo bench --bench step -- --ltd-blocks --case ti-224-b1 --plot FILE.png
+//!     cargo bench --bench step -- --budget --case ti-32-b8
+//!
+//! Lengths take turns, a step each after a step to warm up, so that what else the machine does hits all alike; ratios are
+//! taken within a turn, and medians over the turns. A step goes from the first command to the loss on the host; `host` is
+//! the time until its last command was recorded, which includes waiting where a driver computes while work is submitted.
+//! `--ltd-blocks` times the LTD blocks alone (`ltd_blocks.rs`), `--budget` says where a step's time goes (`budget.rs`).
+//!
+//! Without `--case`: all cases but ViT-B.
+
+#[path = "../common/bounds.rs"]
+mod bounds;
+mod budget;
+mod case;
+#[path = "../common/cost.rs"]
+mod cost;
+mod entries;
+mod ltd_blocks;
+mod plot;
+#[path = "../common/report.rs"]
+mod report;
+#[path = "../common/stats.rs"]
+mod stats;
+mod steps;
+#[path = "../common/workload.rs"]
+mod workload;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use wgrad::Gpu;
+use wgrad::gpu::{AdapterChoice, GpuOptions};
+
+use case::{Case, Ratio};
+
+#[derive(Parser)]
+#[command(about = "Times whole optimiser steps of a ViT at full length and with random-LTD")]
+struct Args {
+    /// A case by its name, or as WIDTH,DEPTH,HEADS,PATCH,IMAGE,BATCH; may be given several times.
+    #[arg(long = "case", default_values_t = Case::usual(), long_help = Case::help())]
+    cases: Vec<Case>,
+    /// R/T, the share of tokens that LTD blocks keep; 1 is full length. With `--budget` full length alone by default.
+    #[arg(long, value_delimiter = ',')]
+    ltd_ratios: Option<Vec<Ratio>>,
+    /// Timed steps at each length.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    steps: u32,
+    /// Adapter, by a part of its name or its number.
+    #[arg(long)]
+    adapter: Option<AdapterChoice>,
+    /// Times the blocks that drop tokens by themselves, against their share of operations.
+    #[arg(long)]
+    ltd_blocks: bool,
+    /// Draws what `--ltd-blocks` found.
+    #[arg(long, requires = "ltd_blocks", value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+    /// Lists each operation's work, each kernel's time, and what the device could do at best.
+    #[arg(long, conflicts_with = "ltd_blocks")]
+    budget: bool,
+    /// Writes the figures there as well.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl Args {
+    /// The ratios asked for, with full length at their end, which the others are compared with.
+    fn ratios(&self) -> Vec<Ratio> {
+        let mut ratios = self.ltd_ratios.clone().unwrap_or_else(Ratio::usual);
+        ratios.retain(|ratio| *ratio != Ratio::FULL);
+        ratios.push(Ratio::FULL);
+        ratios
+    }
+}
+
+fn main() -> Result<()> {
+    let args: Args = report::arguments();
+    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
+    println!("{}\n", gpu.info());
+    let (json, turns) = (args.json.as_deref(), args.steps as usize);
+    if args.budget {
+        let ratios = args.ltd_ratios.clone().unwrap_or_else(|| vec![Ratio::FULL]);
+        return report::write_json(json, &budget::run(&gpu, &args.cases, &ratios)?);
+    }
+    if args.ltd_blocks {
+        let found = ltd_blocks::run(&gpu, &args.cases, &args.ratios(), turns)?;
+        if let Some(path) = &args.plot {
+            plot::draw(path, &found)?;
+        }
+        return report::write_json(json, &found);
+    }
+    report::write_json(json, &steps::run(&gpu, &args.cases, &args.ratios(), turns)?)
+}
