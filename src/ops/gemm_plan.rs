@@ -123,3 +123,78 @@ fn parts(k: usize, wanted: f64) -> usize {
     let most = (wanted.ceil() as usize).min(PARTS).min(k / SHARE);
     (1..=most).rev().find(|parts| k.is_multiple_of(*parts)).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: Facts = Facts { family: KernelFamily::Lane, mesa: Some(26) };
+    const WORKGROUP: Facts = Facts { family: KernelFamily::Workgroup, mesa: None };
+
+    fn shape(layout: Layout, size: [usize; 3]) -> Shape {
+        Shape { layout, size, batch: 1, aligned: true, can_split: layout == Layout::Tn }
+    }
+
+    /// The best plan as words.
+    fn best(facts: Facts, shape: Shape) -> String {
+        let Plan { body, rest, split } = choose(facts, shape)[0];
+        let rest = rest.map_or(String::new(), |form| format!(" + {}", form.name));
+        format!("{}{rest} / {split}", body.name)
+    }
+
+    #[test]
+    fn rows_that_fill_no_tile_go_to_smaller_ones() {
+        for (rows, expected) in [
+            (512, "rows64 / 1"),
+            (520, "rows64 + rows16 / 1"),
+            (536, "rows64 + rows32 / 1"),
+            (264, "rows64 + rows16 / 1"),
+            (576, "rows64 / 1"),
+            (9, "rows16 / 1"),
+            (30, "rows32 / 1"),
+        ] {
+            assert_eq!(best(LANE, shape(Layout::Nt, [rows, 768, 192])), expected, "{rows} rows");
+        }
+    }
+
+    #[test]
+    fn gpu_tiles_follow_the_size() {
+        for (layout, size, expected) in [
+            (Layout::Nn, [4096, 4096, 4096], "tile128 / 1"),
+            (Layout::Nt, [1576, 768, 192], "tile64 / 1"),
+            (Layout::Nt, [20, 10, 192], "tile32 / 1"),
+            (Layout::Nt, [4096, 16, 512], "tile32 / 1"),
+        ] {
+            assert_eq!(best(WORKGROUP, shape(layout, size)), expected, "{layout:?} {size:?}");
+        }
+    }
+
+    #[test]
+    fn deep_products_of_few_tiles_are_split_evenly() {
+        let deep = shape(Layout::Tn, [192, 192, 64 * 197]);
+        let split = choose(WORKGROUP, deep)[0].split;
+        assert!(split > 1 && (64usize * 197).is_multiple_of(split), "{split}");
+        assert_eq!(choose(WORKGROUP, Shape { can_split: false, ..deep })[0].split, 1);
+        assert_eq!(choose(WORKGROUP, shape(Layout::Tn, [192, 192, 4099]))[0].split, 1, "a prime K");
+        assert_eq!(choose(LANE, deep)[0].split, 1);
+    }
+
+    /// Whatever is tried, it must fit: the ranking is what a tuning run may choose from.
+    #[test]
+    fn every_plan_can_run() {
+        for facts in [LANE, WORKGROUP, Facts { mesa: None, ..LANE }] {
+            for layout in [Layout::Nn, Layout::Nt, Layout::Tn] {
+                for size in [[1, 1, 1], [65, 64, 65], [4096, 20, 4096], [3, 5000, 8]] {
+                    let unaligned = Shape { aligned: false, ..shape(layout, size) };
+                    assert!(choose(facts, unaligned).iter().all(|plan| plan.body.name == "simple"));
+                    for plan in choose(facts, shape(layout, size)) {
+                        let forms = [Some(plan.body), plan.rest];
+                        let thin = forms.into_iter().flatten().any(|form| form.name == "rows16");
+                        assert!(!(thin && layout == Layout::Tn), "{layout:?} {size:?}");
+                        assert!(size[2].is_multiple_of(plan.split), "{layout:?} {size:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,8 +1,8 @@
-use super::support::{assert_gradients, leaf};
-use crate::common::{assert_close, each_family, poison, values};
+use super::support::{assert_gradients, leaf, upload};
+use crate::common::{assert_close, each_family, gpu_with_f16, poison, values};
 use wgrad::gpu::Gpu;
 use wgrad::ops::{self, column_sum::reference::column_sum, matmul::reference::product};
-use wgrad::{Result, Tensor};
+use wgrad::{DType, Result, Tensor};
 
 /// M, N, K of products that divide tiles, that do not, and that are smaller than a vec4.
 const SIZES: &[[usize; 3]] = &[
@@ -162,7 +162,89 @@ fn linear() {
                 let sum = ops::add(&out, &run()).unwrap();
                 // A bias gradient sums values that may cancel: its rounding is that of the terms.
                 assert_gradients(&what, &sum, &dy, &expected, 4e-5);
+                if with_bias {
+                    let residual = values(5, m * n);
+                    let tr = leaf(&gpu, &[1, m, n], &residual);
+                    y.iter_mut().zip(&residual).for_each(|(y, r)| *y += r);
+                    let out = ops::linear_add(&tx, &tw, &tb, &tr).unwrap();
+                    assert_close(&what, &out.to_vec().unwrap(), &y, 1e-5);
+                    assert_gradients(&what, &out, &dy, &[(&tr, &dy)], 0.0);
+                }
             }
+        }
+    }
+}
+
+/// Large enough for the largest tiles of a GPU, and not a multiple of them.
+#[test]
+fn matmul_of_many_tiles() {
+    for gpu in each_family() {
+        Layout::ALL.iter().for_each(|&layout| check(&gpu, layout, &[], [1409, 1412, 8]));
+        check(&gpu, Layout::Nn, &[3], [700, 1000, 4]);
+    }
+}
+
+/// A K so large that it is split, where that is worth it: evenly, or, if it is a prime, not at all.
+#[test]
+fn matmul_of_great_depth() {
+    for gpu in each_family() {
+        for k in [2048, 3 * 1009, 4099] {
+            check(&gpu, Layout::Tn, &[], [20, 36, k]);
+        }
+    }
+}
+
+/// More rows than one dispatch can make.
+#[test]
+fn matmul_of_very_many_rows() {
+    for gpu in each_family() {
+        let rows = 65_535 * 8 + 11;
+        let a = values(1, rows);
+        let (ta, tb) = (upload(&gpu, &[rows, 1], &a), upload(&gpu, &[1, 1], &[0.5]));
+        let expected: Vec<_> = a.iter().map(|v| 0.5 * v).collect();
+        let c = ops::matmul(&ta, &tb).unwrap();
+        assert_close("many rows", &c.to_vec().unwrap(), &expected, 0.0);
+    }
+}
+
+/// Half-precision activations: of their dtype is the result, but not what is added to a residual.
+#[test]
+fn linear_of_half_precision() {
+    if gpu_with_f16().is_none() {
+        return;
+    }
+    for gpu in each_family() {
+        for &[m, n, k] in SIZES.iter().chain(&[[20, 36, 2048], [2048, 20, 36], [1409, 1412, 8]]) {
+            let (x, w, b, dy) = (values(1, m * k), values(2, n * k), values(3, n), values(4, m * n));
+            let residual = values(5, m * n);
+            let [plain, dx, dw] = Layout::Nt.reference([m, n, k], &x, &w, &dy);
+            let with_bias: Vec<_> = plain.iter().zip(b.iter().cycle()).map(|(y, b)| y + b).collect();
+            let added: Vec<_> = with_bias.iter().zip(&residual).map(|(y, r)| y + r).collect();
+            let db = column_sum(&dy, n);
+            let leaves = || (leaf(&gpu, &[m, k], &x), leaf(&gpu, &[n, k], &w), leaf(&gpu, &[n], &b));
+            let what = format!("linear of f16 {:?} ({:?})", [m, n, k], gpu.family());
+
+            let (tx, tw, tb) = leaves();
+            let narrow = ops::cast(&tx, DType::F16).unwrap();
+            let y = ops::linear(&narrow, &tw, None).unwrap();
+            assert_eq!(y.dtype(), DType::F16, "{what}");
+            let y = ops::cast(&y, DType::F32).unwrap();
+            assert_close(&what, &y.to_vec().unwrap(), &plain, 1e-2);
+            assert_gradients(&what, &y, &dy, &[(&tx, &dx), (&tw, &dw)], 1e-2);
+
+            let (tx, tw, tb) = leaves();
+            let narrow = ops::cast(&tx, DType::F16).unwrap();
+            let biased = ops::cast(&ops::linear(&narrow, &tw, Some(&tb)).unwrap(), DType::F32).unwrap();
+            assert_close(&what, &biased.to_vec().unwrap(), &with_bias, 1e-2);
+            // A bias gradient sums values that may cancel.
+            assert_gradients(&what, &biased, &dy, &[(&tb, &db)], 4e-2);
+
+            let (tx, tw, tb) = leaves();
+            let tr = leaf(&gpu, &[m, n], &residual);
+            let y = ops::linear_add(&ops::cast(&tx, DType::F16).unwrap(), &tw, &tb, &tr).unwrap();
+            assert_eq!(y.dtype(), DType::F32, "{what}");
+            assert_close(&what, &y.to_vec().unwrap(), &added, 1e-2);
+            assert_gradients(&what, &y, &dy, &[(&tx, &dx), (&tw, &dw), (&tb, &db), (&tr, &dy)], 1e-2);
         }
     }
 }

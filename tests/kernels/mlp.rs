@@ -5,8 +5,15 @@ use wgrad::ops::mlp::reference;
 use wgrad::{DType, Error, Gpu, Tensor, ops};
 
 /// Rows, C, F and N: tiles filled and not, rows that go to a smaller tile, rows of any length.
-const SIZES: &[[usize; 4]] =
-    &[[1, 1, 1, 1], [7, 8, 12, 8], [33, 5, 7, 3], [65, 64, 68, 64], [72, 20, 100, 20], [197, 12, 65, 4]];
+const SIZES: &[[usize; 4]] = &[
+    [1, 1, 1, 1],
+    [7, 8, 12, 8],
+    [33, 5, 7, 3],
+    [65, 64, 68, 64],
+    [72, 20, 100, 20],
+    [197, 12, 65, 4],
+    [1409, 4, 1540, 4],
+];
 
 /// x, W1, b1, W2, b2 and residual.
 fn inputs([rows, c, f, n]: [usize; 4]) -> [Vec<f32>; 6] {
@@ -45,6 +52,34 @@ fn mlp() {
             let expected = reference::backward(slices(&data), &dy, rows);
             let pairs: Vec<_> = tensors.iter().zip(expected.iter().map(Vec::as_slice)).collect();
             assert_gradients(&what, &y, &dy, &pairs, 4e-5);
+        }
+    }
+}
+
+/// Enough rows and columns for the largest tiles of a GPU, against the operations one by one, in either precision.
+#[test]
+fn mlp_of_many_tiles() {
+    let [_, gpu] = each_family();
+    let dtypes = if gpu.has_f16() { &[DType::F32, DType::F16][..] } else { &[DType::F32] };
+    for &dtype in dtypes {
+        let size = [1409, 4, 1540, 4];
+        let (data, dy) = (inputs(size), values(9, size[0] * size[3]));
+        let [fused, composed] = [(); 2].map(|()| leaves(&gpu, size, &data));
+        let narrow = |t: &Tensor| ops::cast(t, dtype).unwrap();
+        let mut given = fused.clone();
+        given[0] = narrow(&fused[0]);
+        let y = run(&given, None).unwrap();
+        let [x, w1, b1, w2, b2, residual] = &composed;
+        let hidden = ops::gelu(&ops::linear(&narrow(x), w1, Some(b1)).unwrap()).unwrap();
+        let expected = ops::linear_add(&hidden, w2, b2, residual).unwrap();
+        let tolerance = if dtype == DType::F16 { 1e-2 } else { 4e-5 };
+        let what = format!("mlp {size:?} of {dtype}");
+        assert_close(&what, &y.to_vec().unwrap(), &expected.to_vec::<f32>().unwrap(), tolerance);
+        let dy = upload(&gpu, y.dims(), &dy);
+        let [got, expected] = [y, expected].map(|y| y.backward_from(&dy).unwrap());
+        for (i, (a, b)) in fused.iter().zip(&composed).enumerate() {
+            let [a, b] = [got.get(a), expected.get(b)].map(|g| g.unwrap().to_vec::<f32>().unwrap());
+            assert_close(&format!("{what}: gradient {i}"), &a, &b, tolerance);
         }
     }
 }
