@@ -10,15 +10,12 @@
 // Grid: x = ceil(N / 32), y = ceil(M / 32), z = batch. A workgroup is one subgroup of `lanes` invocations: cooperative
 // operations are a subgroup's. Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl and tiles/vec4.wgsl.
 
-@group(0) @binding(0) var<storage, read> a: array<A4>;
-@group(0) @binding(1) var<storage, read> b: array<B4>;
+@group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
+@group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Invocations of a subgroup of the device.
 override lanes: u32 = 8u;
-// Whether A's (tn) or B's (nt) tile is made of the matrix's columns.
-override a_columns: bool = false;
-override b_columns: bool = false;
 
 const TILE = 32u;
 const DEPTH = 16u;
@@ -37,14 +34,14 @@ fn load_a(start: u32, row: u32, col: u32, rows: u32, cols: u32) -> vec4<f32> {
     if row >= rows || col >= cols {
         return vec4<f32>();
     }
-    return masked(vec4<f32>(a[start + row * (params.lda / 4u) + col / 4u]), col, cols);
+    return masked(matmul_a(start + row * (params.lda / 4u) + col / 4u), col, cols);
 }
 
 fn load_b(start: u32, row: u32, col: u32, rows: u32, cols: u32) -> vec4<f32> {
     if row >= rows || col >= cols {
         return vec4<f32>();
     }
-    return masked(vec4<f32>(b[start + row * (params.ldb / 4u) + col / 4u]), col, cols);
+    return masked(matmul_b(start + row * (params.ldb / 4u) + col / 4u), col, cols);
 }
 
 // Four elements of a tile, `step` apart.
@@ -104,9 +101,9 @@ alias Left = coop_mat8x8<f16, A>;
 alias Right = coop_mat8x8<f16, B>;
 alias Sum = coop_mat8x8<f32, C>;
 
-@compute @workgroup_size(lanes)
-fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let row = group.y * TILE;
+// A workgroup's tile of C. Whether A's and B's tiles are made of the matrices' columns is the layout.
+fn product(group: vec3<u32>, lane: u32, a_columns: bool, b_columns: bool) {
+    let row = params.first_row + group.y * TILE;
     let col = group.x * TILE;
     let a_start = matmul_a_start(group.z);
     let b_start = matmul_b_start(group.z);
@@ -189,4 +186,19 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             matmul_store(c_start + r * (params.ldc / 4u) + c, r, c, sum);
         }
     }
+}
+
+@compute @workgroup_size(lanes)
+fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    product(group, lane, false, false);
+}
+
+@compute @workgroup_size(lanes)
+fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    product(group, lane, false, true);
+}
+
+@compute @workgroup_size(lanes)
+fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    product(group, lane, true, false);
 }
