@@ -31,8 +31,7 @@ impl Lowered {
         let text = joined_source(kernel.sources);
         let module = naga::front::wgsl::parse_str(&text).map_err(|e| e.emit_to_string(&text))?;
         let validate = |module: &Module| {
-            let half = if needs_f16(kernel) { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
-            let mut validator = Validator::new(ValidationFlags::all(), half);
+            let mut validator = Validator::new(ValidationFlags::all(), capabilities(kernel));
             validator.validate(module).map_err(|e| e.emit_to_string(&text))
         };
         let info = validate(&module)?;
@@ -57,9 +56,24 @@ impl Lowered {
     }
 }
 
-/// Whether a device needs half precision for it.
+/// Whether a device must have an extension for it.
+fn needs(kernel: &Kernel, extension: &str) -> bool {
+    kernel.sources.iter().any(|source| source.enable == Some(extension))
+}
+
 fn needs_f16(kernel: &Kernel) -> bool {
-    kernel.sources.iter().any(|source| source.enable == Some("f16"))
+    needs(kernel, "f16")
+}
+
+fn needs_matrix_units(kernel: &Kernel) -> bool {
+    needs(kernel, "wgpu_cooperative_matrix")
+}
+
+fn capabilities(kernel: &Kernel) -> Capabilities {
+    let mut all = Capabilities::empty();
+    all.set(Capabilities::SHADER_FLOAT16, needs_f16(kernel));
+    all.set(Capabilities::COOPERATIVE_MATRIX, needs_matrix_units(kernel));
+    all
 }
 
 /// Runs `check` on every kernel and reports all that fail.
@@ -166,7 +180,8 @@ fn lowers_to_spirv() {
 #[test]
 fn lowers_to_metal() {
     each_kernel(|lowered| {
-        let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+        let lang_version = if needs_matrix_units(lowered.kernel) { (2, 3) } else { (2, 0) };
+        let options = msl::Options { lang_version, ..Default::default() };
         let pipeline = msl::PipelineOptions {
             entry_point: Some((ShaderStage::Compute, lowered.kernel.entry.to_owned())),
             ..Default::default()
@@ -180,6 +195,9 @@ fn lowers_to_metal() {
 #[test]
 fn lowers_to_hlsl() {
     each_kernel(|lowered| {
+        if needs_matrix_units(lowered.kernel) {
+            return Ok(()); // naga has no such HLSL, and wgpu offers them on Vulkan and Metal alone
+        }
         // Below, there is no half precision.
         let old: &[_] = &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0];
         let models = if needs_f16(lowered.kernel) { &[hlsl::ShaderModel::V6_2] } else { old };

@@ -12,7 +12,10 @@ pub(super) struct Form {
     pub(super) rows: usize,
     /// Columns of C that a workgroup makes.
     pub(super) columns: usize,
-    variants: &'static [Variant],
+    /// Kernels of f32 alone.
+    full: &'static [Variant],
+    /// Kernels with an f16 operand or result.
+    half: &'static [Variant],
 }
 
 /// What happens to the sums: the file in `shaders/epilogues/`.
@@ -41,16 +44,21 @@ impl Form {
     /// The kernel, if the form has it: the table holds what operations ask for.
     pub(super) fn kernel(&self, layout: Layout, types: Types, ending: Ending) -> Option<&'static Kernel> {
         let fits = |v: &&Variant| v.layout == layout && v.types == types && v.ending == ending;
-        self.variants.iter().find(fits).map(|v| &v.kernel)
+        self.variants().find(fits).map(|v| &v.kernel)
+    }
+
+    fn variants(&self) -> impl Iterator<Item = &'static Variant> + use<> {
+        self.full.iter().chain(self.half)
     }
 }
 
 /// Every form.
-pub(super) static FORMS: [&Form; 7] = [&SIMPLE, &ROWS_64, &ROWS_32, &ROWS_16, &TILE_128, &TILE_64, &TILE_32];
+pub(super) static FORMS: [&Form; 9] =
+    [&SIMPLE, &ROWS_64, &ROWS_32, &ROWS_16, &TILE_128, &TILE_64, &TILE_32, &COOPERATIVE_8, &COOPERATIVE_32];
 
 /// Every kernel of this file.
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    FORMS.into_iter().flat_map(|form| form.variants).map(|v| &v.kernel).collect()
+    FORMS.into_iter().flat_map(Form::variants).map(|v| &v.kernel).collect()
 }
 
 const F32: [DType; 3] = [DType::F32; 3];
@@ -83,10 +91,20 @@ macro_rules! source {
     };
 }
 
+/// The WGSL extension that a file needs, if it needs one.
+macro_rules! extension {
+    () => {
+        None
+    };
+    ($name:literal) => {
+        Some($name)
+    };
+}
+
 /// One variant: `[form's name, tile's name] constants [form's files] layout ending [its libraries] types`.
 macro_rules! variant {
     (
-        [$form:literal $tile:literal] $constants:tt [$($file:literal)+]
+        [$form:literal $tile:literal] $constants:tt [$($file:literal $(enable $extension:literal)?)+]
         $layout:ident $entry:literal, $ending:ident $end:literal [$($library:literal)*], $types:ident $type:literal $mark:literal
     ) => {
         Variant {
@@ -96,7 +114,7 @@ macro_rules! variant {
             kernel: Kernel {
                 name: concat!($form, ".", $entry, ".", $end, $mark, $tile),
                 sources: &[
-                    $(source!(None, $file),)+
+                    $(source!(extension!($($extension)?), $file),)+
                     source!(if matches!($types, F32) { None } else { Some("f16") }, "tiles/matmul_" $type ".wgsl"),
                     source!(None, "epilogues/" $end ".wgsl"),
                     $(source!(None, $library),)*
@@ -110,8 +128,8 @@ macro_rules! variant {
     };
 }
 
-/// A form's variants: all that the operations ask for.
-macro_rules! variants {
+/// A form's variants in full precision: all that the operations ask for.
+macro_rules! full_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
             // What multiplies any two tensors, and the gradients of a layer.
@@ -124,7 +142,15 @@ macro_rules! variants {
             variant!($names $constants $files Nt "nt", Residual "residual" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], F32 "f32" ""),
             variant!($names $constants $files Nn "nn", GeluBackward "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
-            // The same with half-precision activations.
+        ]
+    };
+}
+
+/// The same with half-precision activations.
+macro_rules! half_variants {
+    ($names:tt $constants:tt $files:tt) => {
+        &[
+            // A layer's forward pass.
             variant!($names $constants $files Nt "nt", Plain "plain" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
             variant!($names $constants $files Nt "nt", Bias "bias" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
             variant!($names $constants $files Nt "nt", Gelu "gelu" ["lib/gelu.wgsl"], HALF_TO_HALF "f16_f32_f16" ".f16"),
@@ -151,7 +177,10 @@ pub(super) static SIMPLE: Form = Form {
     name: "simple",
     rows: 8,
     columns: 64,
-    variants: variants!(["matmul_simple" ""] [] [
+    full: full_variants!(["matmul_simple" ""] [] [
+        "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
+    ]),
+    half: half_variants!(["matmul_simple" ""] [] [
         "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
     ]),
 };
@@ -161,7 +190,10 @@ pub(super) static ROWS_64: Form = Form {
     name: "rows64",
     rows: 64,
     columns: 16,
-    variants: variants!(["matmul_rows" ""] [] [
+    full: full_variants!(["matmul_rows" ""] [] [
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    half: half_variants!(["matmul_rows" ""] [] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
@@ -171,7 +203,10 @@ pub(super) static ROWS_32: Form = Form {
     name: "rows32",
     rows: 32,
     columns: 16,
-    variants: variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
+    full: full_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    half: half_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
@@ -181,7 +216,10 @@ pub(super) static ROWS_16: Form = Form {
     name: "rows16",
     rows: 16,
     columns: 16,
-    variants: variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
+    full: full_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    half: half_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
@@ -191,7 +229,10 @@ pub(super) static TILE_128: Form = Form {
     name: "tile128",
     rows: 128,
     columns: 128,
-    variants: variants!(["matmul_tile" ".128"] [("tile", 128.0)] [
+    full: full_variants!(["matmul_tile" ".128"] [("tile", 128.0)] [
+        "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    half: half_variants!(["matmul_tile" ".128"] [("tile", 128.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
@@ -201,7 +242,10 @@ pub(super) static TILE_64: Form = Form {
     name: "tile64",
     rows: 64,
     columns: 64,
-    variants: variants!(["matmul_tile" ""] [] [
+    full: full_variants!(["matmul_tile" ""] [] [
+        "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    half: half_variants!(["matmul_tile" ""] [] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
@@ -211,7 +255,34 @@ pub(super) static TILE_32: Form = Form {
     name: "tile32",
     rows: 32,
     columns: 32,
-    variants: variants!(["matmul_tile" ".32"] [("tile", 32.0)] [
+    full: full_variants!(["matmul_tile" ".32"] [("tile", 32.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    half: half_variants!(["matmul_tile" ".32"] [("tile", 32.0)] [
+        "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+};
+
+/// Matrix units whose subgroups have 8 invocations. Narrows both operands to f16, so for products with an f16 operand only.
+pub(super) static COOPERATIVE_8: Form = Form {
+    name: "cooperative8",
+    rows: 32,
+    columns: 32,
+    full: &[],
+    half: half_variants!(["matmul_coop" ""] [] [
+        "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
+        "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+};
+
+/// The same for subgroups of 32 invocations.
+pub(super) static COOPERATIVE_32: Form = Form {
+    name: "cooperative32",
+    rows: 32,
+    columns: 32,
+    full: &[],
+    half: half_variants!(["matmul_coop" ".32"] [("lanes", 32.0)] [
+        "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
+        "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
