@@ -48,6 +48,8 @@ const ROWS: &[Row] = &[
     row("add samples", &[&[3, 5, 7], &[5, 7]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add scalar", &[&[3, 5], &[]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("attention", &[&[2, 5, 24]], SMOOTH, |x| ops::attention(&x[0], 2, Mask::None)),
+    row("attention, flash", &[&[2, 5, 96]], SMOOTH, |x| ops::attention_flash(&x[0], 2, Mask::None)),
+    row("attention, flash, causal", &[&[1, 6, 48]], SMOOTH, |x| ops::attention_flash(&x[0], 1, Mask::Causal)),
     row("attention, causal", &[&[1, 6, 18]], SMOOTH, |x| ops::attention(&x[0], 1, Mask::Causal)),
     row("concat_tokens", &[&[2, 3, 8], &[2, 1, 8], &[2, 4, 8]], LINEAR, |x| ops::concat_tokens(&[&x[0], &x[1], &x[2]])),
     row("cross_entropy", &[&[5, 7]], SMOOTH, |x| ops::cross_entropy(&x[0], &labels(&x[0])?, &Default::default())),

@@ -1,13 +1,11 @@
-//! Multi-head scaled-dot-product attention over packed queries, keys and values.
-//!
-//! The scores are stored: softmax(Q·Kᵀ/√D) takes `f32[B, H, T, T]`, with rows padded to a multiple of four.
+//! Multi-head scaled-dot-product attention over packed queries, keys and values: what is common to its forms, and the choice
+//! between them.
 
-use super::gemm::{Epilogue, Gemm, Layout, Operand, gemm};
-use super::softmax::{softmax_rows, softmax_rows_backward};
-use super::{expect, expect_f32, shape};
-use crate::autograd::{Backward, ParentGradients, record};
+use super::attention_flash::{attention_flash, has_form};
+use super::attention_stored::attention_stored;
+use super::expect;
 use crate::error::{Error, Result};
-use crate::gpu::BufferView;
+use crate::gpu::KernelFamily;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -22,126 +20,63 @@ pub enum Mask {
     Causal,
 }
 
-/// softmax(Q·Kᵀ/√D)·V for each head: `f32[B, T, 3·C]` to `f32[B, T, C]`. The last axis holds q, k and v side by side, each
-/// H heads of width D = C/H, as timm's `attn.qkv` makes it.
+/// softmax(Q·Kᵀ/√D)·V for each head: `f32` or `f16[B, T, 3·C]` to the same dtype `[B, T, C]`. The last axis holds q, k and v
+/// side by side, each H heads of width D = C/H, as timm's `attn.qkv` makes it. All sums are in f32.
+///
+/// [`attention_flash`] where it has a form for D and the device runs it well, else [`attention_stored`].
 ///
 /// # Errors
-/// If `qkv` is not `f32[B, T, 3·heads·D]`.
+/// If `qkv` is not `f32` or `f16[B, T, 3·heads·D]`.
 pub fn attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
-    const OP: &str = "attention";
-    expect_f32(OP, qkv)?;
-    let &[batch, tokens, packed] = qkv.dims() else {
-        return Err(Error::Shape { op: OP, what: "needs f32[B, T, 3·C]", got: qkv.info() });
-    };
-    let divides = heads > 0 && heads <= packed && packed.is_multiple_of(3 * heads);
-    expect(OP, qkv, divides, "the last axis must be 3·heads·D")?;
-    let dims = Dims { batch, heads, tokens, width: packed / 3 / heads };
     let gpu = qkv.gpu();
-    let scores_shape = shape(OP, &[batch, heads, tokens, dims.stride()])?;
-    let weights = Tensor::empty(gpu, DType::F32, scores_shape)?;
-    let out = Tensor::empty(gpu, DType::F32, shape(OP, &[batch, tokens, packed / 3])?)?;
-    let (q, k, v) = dims.qkv(qkv.buffer());
-    let scale = 1.0 / (dims.width as f32).sqrt();
-    let scores = dims.scores(weights.buffer());
-    gemm(gpu, &dims.product(Layout::Nt, [tokens, tokens, dims.width], q, k, scores, scale, false))?;
-    let causal = (mask == Mask::Causal).then_some(tokens);
-    softmax_rows(gpu, weights.buffer(), batch * heads * tokens, tokens, dims.stride(), causal)?;
-    gemm(
-        gpu,
-        &dims.product(Layout::Nn, [tokens, dims.width, tokens], scores, v, dims.heads(out.buffer()), 1.0, false),
-    )?;
-    Ok(record(out, &[qkv], || Rule { qkv: qkv.detach(), weights, dims, scale }))
+    let width = Dims::of(qkv, heads)?.width;
+    if has_form(width) && prefers_flash(gpu.family(), gpu.info().mesa_version()) {
+        attention_flash(qkv, heads, mask)
+    } else {
+        attention_stored(qkv, heads, mask)
+    }
 }
 
-/// The sizes, and how each matrix lies in memory.
+/// GPUs run the flash kernels well. Of CPU drivers, Mesa 26 does; Mesa 22.3 takes longer to compile them than they save
+/// (docs/tried.md), and of others nothing is known. `mesa` is Mesa's major version, if the driver is Mesa's.
+fn prefers_flash(family: KernelFamily, mesa: Option<u32>) -> bool {
+    match family {
+        KernelFamily::Lane => mesa.is_some_and(|version| version >= 25),
+        KernelFamily::Workgroup => true,
+    }
+}
+
+/// The sizes.
 #[derive(Clone, Copy)]
-struct Dims {
-    batch: usize,
-    heads: usize,
-    tokens: usize,
+pub(super) struct Dims {
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) tokens: usize,
     /// D.
-    width: usize,
+    pub(super) width: usize,
 }
 
 impl Dims {
-    /// From a row of scores to the next: T rounded up to whole vec4s.
-    fn stride(&self) -> usize {
-        self.tokens.next_multiple_of(4)
+    /// Those of a packed tensor, checked.
+    pub(super) fn of(qkv: &Tensor, heads: usize) -> Result<Self> {
+        const OP: &str = "attention";
+        expect(OP, qkv, matches!(qkv.dtype(), DType::F32 | DType::F16), "needs f32 or f16")?;
+        let &[batch, tokens, packed] = qkv.dims() else {
+            return Err(Error::Shape { op: OP, what: "needs [B, T, 3·C]", got: qkv.info() });
+        };
+        let divides = heads > 0 && heads <= packed && packed.is_multiple_of(3 * heads);
+        expect(OP, qkv, divides, "the last axis must be 3·heads·D")?;
+        Ok(Dims { batch, heads, tokens, width: packed / 3 / heads })
     }
 
     /// C.
-    fn channels(&self) -> usize {
+    pub(super) fn channels(&self) -> usize {
         self.heads * self.width
     }
 
-    /// Q, K and V in `f32[B, T, 3·C]`.
-    fn qkv<'a>(&self, view: &'a BufferView) -> (Operand<'a>, Operand<'a>, Operand<'a>) {
-        let row = 3 * self.channels();
-        let part = |i: usize| Operand { view, offset: i * self.channels(), row, step: [self.tokens * row, self.width] };
-        (part(0), part(1), part(2))
-    }
-
-    /// The heads in `f32[B, T, C]`.
-    fn heads<'a>(&self, view: &'a BufferView) -> Operand<'a> {
-        Operand { view, offset: 0, row: self.channels(), step: [self.tokens * self.channels(), self.width] }
-    }
-
-    /// `f32[B, H, T, stride]`.
-    fn scores<'a>(&self, view: &'a BufferView) -> Operand<'a> {
-        let size = self.tokens * self.stride();
-        Operand { view, offset: 0, row: self.stride(), step: [self.heads * size, size] }
-    }
-
-    /// A product for every head of every sample.
-    #[expect(clippy::too_many_arguments, reason = "a product's operands; every caller names them all")]
-    fn product<'a>(
-        &self,
-        layout: Layout,
-        size: [usize; 3],
-        a: Operand<'a>,
-        b: Operand<'a>,
-        c: Operand<'a>,
-        alpha: f32,
-        accumulate: bool,
-    ) -> Gemm<'a> {
-        let epilogue = Epilogue::Plain { alpha, accumulate };
-        Gemm { layout, size, batch: [self.batch, self.heads], types: [DType::F32; 3], a, b, c, epilogue }
-    }
-}
-
-struct Rule {
-    /// `f32[B, T, 3·C]`
-    qkv: Tensor,
-    /// softmax(Q·Kᵀ/√D): `f32[B, H, T, stride]`
-    weights: Tensor,
-    dims: Dims,
-    scale: f32,
-}
-
-impl Backward for Rule {
-    /// O = P·V, P = softmax(S), S = scale·Q·Kᵀ.
-    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        let Some(to) = parents.destination(0)? else { return Ok(()) };
-        let Rule { qkv, weights, dims, scale } = *self;
-        let (gpu, add) = (dy.gpu(), to.accumulate);
-        let (tokens, width) = (dims.tokens, dims.width);
-        let (q, k, v) = dims.qkv(qkv.buffer());
-        let (dq, dk, dv) = dims.qkv(to.tensor.buffer());
-        let d_out = dims.heads(dy.buffer());
-        // dV = Pᵀ dO
-        gemm(
-            gpu,
-            &dims.product(Layout::Tn, [tokens, width, tokens], dims.scores(weights.buffer()), d_out, dv, 1.0, add),
-        )?;
-        // dP = dO Vᵀ, then in place dS
-        let d_weights = weights.empty_like()?;
-        let ds = dims.scores(d_weights.buffer());
-        gemm(gpu, &dims.product(Layout::Nt, [tokens, tokens, width], d_out, v, ds, 1.0, false))?;
-        let rows = dims.batch * dims.heads * tokens;
-        softmax_rows_backward(gpu, weights.buffer(), d_weights.buffer(), rows, tokens, dims.stride())?;
-        // dQ = scale dS K, dK = scale dSᵀ Q
-        gemm(gpu, &dims.product(Layout::Nn, [tokens, width, tokens], ds, k, dq, scale, add))?;
-        gemm(gpu, &dims.product(Layout::Tn, [tokens, width, tokens], ds, q, dk, scale, add))
+    /// 1/√D.
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
     }
 }
 

@@ -10,6 +10,8 @@
 
 pub mod add;
 pub mod attention;
+pub mod attention_flash;
+pub mod attention_stored;
 pub mod cast;
 pub mod column_sum;
 pub mod concat_tokens;
@@ -41,6 +43,8 @@ pub mod token_scatter;
 
 pub use add::add;
 pub use attention::{Mask, attention};
+pub use attention_flash::attention_flash;
+pub use attention_stored::attention_stored;
 pub use cast::cast;
 pub use concat_tokens::concat_tokens;
 pub use cross_entropy::{CrossEntropy, count_correct, cross_entropy};
@@ -89,7 +93,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         gelu::KERNELS,
         layernorm::KERNELS,
     ];
-    [modules.concat(), gemm_forms::kernels()].concat()
+    [modules.concat(), attention_flash::kernels(), gemm_forms::kernels()].concat()
 }
 
 /// Invocations a workgroup of the kernels that treat each element by itself.

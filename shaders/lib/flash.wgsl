@@ -1,0 +1,200 @@
+// What the forms of flash attention share: Params, the bindings, where the parts of a head lie, reading and storing rows,
+// the softmax of a row that is met four keys at a time, and sums over blocks of four rows.
+//
+// Positions in qkv, out and their gradients count Acts, four elements. Uses tiles/act_*.wgsl (Act), tiles/head_*.wgsl
+// (HEAD4) and lib/grid.wgsl.
+
+struct Params {
+    tokens: u32, // T
+    heads: u32, // H
+    matrices: u32, // B * H
+    tiles: u32, // workgroups to a matrix
+    causal: u32, // 1: a query sees the keys up to its own position
+    accumulate: u32, // 1: gradients are added to what is there
+    scale: f32, // 1 / √D
+}
+
+// qkv is read by all; then what is forward's, and what is the two backward passes'.
+@group(0) @binding(0) var<storage, read> qkv: array<Act>;
+@group(1) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> out: array<Act>;
+@group(0) @binding(2) var<storage, read_write> lse: array<f32>;
+
+@group(0) @binding(1) var<storage, read> dy: array<Act>;
+@group(0) @binding(2) var<storage, read> row_lse: array<f32>; // lse
+@group(0) @binding(3) var<storage, read_write> dqkv: array<Act>;
+@group(0) @binding(4) var<storage, read_write> delta: array<f32>; // backward_q
+@group(0) @binding(5) var<storage, read> y: array<Act>; // backward_q: out
+@group(0) @binding(4) var<storage, read> row_delta: array<f32>; // backward_kv: delta
+
+// A row of a head: of q, k, v or out.
+alias Row = array<vec4<f32>, HEAD4>;
+
+// Four neighbours.
+const FLASH_STEPS = vec4<u32>(0u, 1u, 2u, 3u);
+const FLASH_LOWEST = -3.4028234e38;
+
+// The share of a workgroup.
+struct FlashTile {
+    matrix: u32, // b * H + h
+    first: u32, // its first row
+    last: u32, // the last row that there is
+    packed: u32, // from a row to the next, in qkv
+    channels: u32, // from a row to the next, in out; from q to k and from k to v
+    qkv: u32, // where q of row 0 starts
+    out: u32, // where out of row 0 starts
+}
+
+// A workgroup past the last matrix gets a tile past its end, of which nothing is stored. (It does not return early: what
+// follows a return costs CPU drivers a mask.)
+fn flash_tile(group: u32, rows: u32) -> FlashTile {
+    let matrix = min(group / params.tiles, params.matrices - 1u);
+    let surplus = group / params.tiles > matrix;
+    let channels = params.heads * HEAD4;
+    let token = (matrix / params.heads) * params.tokens;
+    let head = (matrix % params.heads) * HEAD4;
+    return FlashTile(
+        matrix,
+        select((group % params.tiles) * rows, params.tokens, surplus),
+        params.tokens - 1u,
+        3u * channels,
+        channels,
+        token * 3u * channels + head,
+        token * channels + head,
+    );
+}
+
+// x · y + sum
+fn flash_dot(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
+    return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
+}
+
+// Four sums, each with the product of x and a row.
+fn flash_dots(x: vec4<f32>, rows: mat4x4<f32>, sums: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(
+        flash_dot(x, rows[0], sums.x), flash_dot(x, rows[1], sums.y),
+        flash_dot(x, rows[2], sums.z), flash_dot(x, rows[3], sums.w),
+    );
+}
+
+// sum + Σ weights[j] * rows[j]
+fn flash_mix(weights: vec4<f32>, rows: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
+    let half = fma(vec4<f32>(weights.y), rows[1], fma(vec4<f32>(weights.x), rows[0], sum));
+    return fma(vec4<f32>(weights.w), rows[3], fma(vec4<f32>(weights.z), rows[2], half));
+}
+
+// A row's softmax, as far as its keys have been met.
+struct FlashSoftmax {
+    most: f32, // the largest score
+    sum: f32, // Σ exp(score - most)
+    shrink: f32, // what the newest block of keys makes of sums over the earlier ones
+    p: vec4<f32>, // exp(score - most) of that block
+}
+
+fn flash_softmax_start() -> FlashSoftmax {
+    return FlashSoftmax(FLASH_LOWEST, 0.0, 0.0, vec4<f32>());
+}
+
+// Takes in four more scores.
+fn flash_softmax(before: FlashSoftmax, scores: vec4<f32>, visible: vec4<bool>) -> FlashSoftmax {
+    let s = select(vec4<f32>(FLASH_LOWEST), scores, visible);
+    let most = max(before.most, max(max(s.x, s.y), max(s.z, s.w)));
+    let shrink = exp(before.most - most);
+    let p = flash_weights(scores, vec4<f32>(most), visible);
+    return FlashSoftmax(most, fma(before.sum, shrink, (p.x + p.y) + (p.z + p.w)), shrink, p);
+}
+
+// exp(score - lse), the softmax weights once lse is known; 0 where the query does not see the key.
+fn flash_weights(scores: vec4<f32>, lse: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
+    return select(vec4<f32>(), exp(scores - lse), visible);
+}
+
+// log Σ exp(score) over the whole row.
+fn flash_lse(softmax: FlashSoftmax) -> f32 {
+    return softmax.most + log(softmax.sum);
+}
+
+// The last key that the query in `row` sees.
+fn flash_last_key(row: u32) -> u32 {
+    return select(params.tokens - 1u, row, params.causal != 0u);
+}
+
+// Of four queries, those that are there and see the key in `row`.
+fn flash_seen_by(queries: vec4<u32>, row: u32) -> vec4<bool> {
+    return (queries >= vec4<u32>(flash_first_query(row))) & (queries < vec4<u32>(params.tokens));
+}
+
+// One past the last key that rows `first` to `first + rows - 1` see.
+fn flash_end(first: u32, rows: u32) -> u32 {
+    return select(params.tokens, min(params.tokens, first + rows), params.causal != 0u);
+}
+
+// The first query that sees a key in row `first` or after.
+fn flash_first_query(first: u32) -> u32 {
+    return select(0u, first, params.causal != 0u);
+}
+
+// Reads a row of qkv.
+fn flash_read(row: ptr<function, Row>, at: u32, scale: f32) {
+    for (var d = 0u; d < HEAD4; d++) {
+        (*row)[d] = scale * vec4<f32>(qkv[at + d]);
+    }
+}
+
+fn flash_store_out(tile: FlashTile, row: u32, o: ptr<function, Row>, softmax: FlashSoftmax) {
+    if row > tile.last {
+        return;
+    }
+    let inverse = 1.0 / softmax.sum;
+    let at = tile.out + row * tile.channels;
+    for (var d = 0u; d < HEAD4; d++) {
+        out[at + d] = Act((*o)[d] * inverse);
+    }
+    lse[tile.matrix * params.tokens + row] = flash_lse(softmax);
+}
+
+fn flash_store_gradient(at: u32, gradient: ptr<function, Row>, scale: f32) {
+    for (var d = 0u; d < HEAD4; d++) {
+        var value = scale * (*gradient)[d];
+        if params.accumulate != 0u {
+            value += vec4<f32>(dqkv[at + d]);
+        }
+        dqkv[at + d] = Act(value);
+    }
+}
+
+// Reads a row of dy, and returns its product with out's.
+fn flash_read_dy(row: ptr<function, Row>, at: u32) -> f32 {
+    var sum = 0.0;
+    for (var d = 0u; d < HEAD4; d++) {
+        (*row)[d] = vec4<f32>(dy[at + d]);
+        sum = flash_dot((*row)[d], vec4<f32>(y[at + d]), sum);
+    }
+    return sum;
+}
+
+fn flash_store_dq(tile: FlashTile, row: u32, dq: ptr<function, Row>, product: f32) {
+    if row > tile.last {
+        return;
+    }
+    flash_store_gradient(tile.qkv + row * tile.packed, dq, params.scale);
+    delta[tile.matrix * params.tokens + row] = product;
+}
+
+fn flash_store_dkv(tile: FlashTile, row: u32, dk: ptr<function, Row>, dv: ptr<function, Row>) {
+    if row > tile.last {
+        return;
+    }
+    let at = tile.qkv + tile.channels + row * tile.packed;
+    flash_store_gradient(at, dk, params.scale);
+    flash_store_gradient(at + tile.channels, dv, 1.0);
+}
+
+// What backward_kv reads of four queries besides their rows.
+fn flash_four_lse(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(row_lse[at.x], row_lse[at.y], row_lse[at.z], row_lse[at.w]);
+}
+
+fn flash_four_delta(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(row_delta[at.x], row_delta[at.y], row_delta[at.z], row_delta[at.w]);
+}

@@ -1,0 +1,2 @@
+// The width of a head: 128.
+const HEAD4 = 32u; // in vec4s

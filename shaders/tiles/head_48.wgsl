@@ -1,0 +1,2 @@
+// The width of a head: 48.
+const HEAD4 = 12u; // in vec4s
