@@ -3,30 +3,25 @@
 // Grid: ceil(T / 64) workgroups of 64 for each of B * H matrices, folded. An invocation owns a row of the tile, in
 // registers. The rows of the other side pass through workgroup memory, TILE at a time (8 KiB in full precision, for both of
 // k and v, or q and dy), fetched by neighbours from neighbouring addresses; then all invocations read the same address at a
-// time, four rows a step. Rows past the end repeat the last one; they are not stored, or not seen.
+// time, two rows a step. Rows past the end repeat the last one; they are not stored, or not seen.
 //
 // Uses lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
 
 const ROWS = 64u;
-const TILE = 256u / HEAD4 / 4u * 4u; // rows; whole steps of four
+const TILE = 256u / HEAD4 / 2u * 2u; // rows; whole steps of two
 
 var<workgroup> left: array<Act, TILE * HEAD4>; // k, or q
 var<workgroup> right: array<Act, TILE * HEAD4>; // v, or dy
 
-// Elements 4 d to 4 d + 3 of the four rows of a tile from `at` on.
-fn left_block(at: u32, d: u32) -> mat4x4<f32> {
+// Elements 4 d to 4 d + 3 of two rows of a tile, from row `at` on.
+fn left_block(at: u32, d: u32) -> mat2x4<f32> {
     let i = at * HEAD4 + d;
-    return mat4x4<f32>(
-        vec4<f32>(left[i]), vec4<f32>(left[i + HEAD4]), vec4<f32>(left[i + 2u * HEAD4]), vec4<f32>(left[i + 3u * HEAD4]),
-    );
+    return mat2x4<f32>(vec4<f32>(left[i]), vec4<f32>(left[i + HEAD4]));
 }
 
-fn right_block(at: u32, d: u32) -> mat4x4<f32> {
+fn right_block(at: u32, d: u32) -> mat2x4<f32> {
     let i = at * HEAD4 + d;
-    return mat4x4<f32>(
-        vec4<f32>(right[i]), vec4<f32>(right[i + HEAD4]),
-        vec4<f32>(right[i + 2u * HEAD4]), vec4<f32>(right[i + 3u * HEAD4]),
-    );
+    return mat2x4<f32>(vec4<f32>(right[i]), vec4<f32>(right[i + HEAD4]));
 }
 
 // Rows `first` and following of k and v.
@@ -60,12 +55,12 @@ fn forward(
         fetch_keys(tile, first, lane);
         workgroupBarrier(); // the tiles are whole before anyone reads them
         let count = min(TILE, end - first);
-        for (var j = 0u; j < count; j += 4u) {
-            var s = vec4<f32>();
+        for (var j = 0u; j < count; j += 2u) {
+            var s = vec2<f32>();
             for (var d = 0u; d < HEAD4; d++) {
                 s = flash_dots(q[d], left_block(j, d), s);
             }
-            softmax = flash_softmax(softmax, s, first + j + FLASH_STEPS <= vec4<u32>(flash_last_key(mine)));
+            softmax = flash_softmax(softmax, s, first + j + FLASH_STEPS <= vec2<u32>(flash_last_key(mine)));
             for (var d = 0u; d < HEAD4; d++) {
                 o[d] = flash_mix(softmax.p, right_block(j, d), softmax.shrink * o[d]);
             }
@@ -89,7 +84,7 @@ fn backward_q(
     flash_read(&q, tile.qkv + mine * tile.packed, params.scale);
     var dy_row: Row;
     let product = flash_read_dy(&dy_row, tile.out + mine * tile.channels);
-    let l = vec4<f32>(row_lse[tile.matrix * params.tokens + mine]);
+    let l = vec2<f32>(row_lse[tile.matrix * params.tokens + mine]);
     var dq = Row();
     let end = flash_end(tile.first, ROWS);
     for (var first = 0u; first < end; first += TILE) {
@@ -97,14 +92,14 @@ fn backward_q(
         fetch_keys(tile, first, lane);
         workgroupBarrier(); // the tiles are whole before anyone reads them
         let count = min(TILE, end - first);
-        for (var j = 0u; j < count; j += 4u) {
-            var s = vec4<f32>();
-            var dp = vec4<f32>();
+        for (var j = 0u; j < count; j += 2u) {
+            var s = vec2<f32>();
+            var dp = vec2<f32>();
             for (var d = 0u; d < HEAD4; d++) {
                 s = flash_dots(q[d], left_block(j, d), s);
                 dp = flash_dots(dy_row[d], right_block(j, d), dp);
             }
-            let visible = first + j + FLASH_STEPS <= vec4<u32>(flash_last_key(mine));
+            let visible = first + j + FLASH_STEPS <= vec2<u32>(flash_last_key(mine));
             let ds = flash_weights(s, l, visible) * (dp - product);
             for (var d = 0u; d < HEAD4; d++) {
                 dq[d] = flash_mix(ds, left_block(j, d), dq[d]);
@@ -145,13 +140,13 @@ fn backward_kv(
         fetch_queries(tile, first, lane);
         workgroupBarrier(); // the tiles are whole before anyone reads them
         let count = min(TILE, params.tokens - first);
-        for (var i = 0u; i < count; i += 4u) {
+        for (var i = 0u; i < count; i += 2u) {
             let queries = first + i + FLASH_STEPS;
-            let at = tile.matrix * params.tokens + min(queries, vec4<u32>(tile.last));
-            let l = flash_four_lse(at);
-            let product = flash_four_delta(at);
-            var s = vec4<f32>();
-            var dp = vec4<f32>();
+            let at = tile.matrix * params.tokens + min(queries, vec2<u32>(tile.last));
+            let l = flash_lse_at(at);
+            let product = flash_delta_at(at);
+            var s = vec2<f32>();
+            var dp = vec2<f32>();
             for (var d = 0u; d < HEAD4; d++) {
                 s = flash_dots(k[d], left_block(i, d), s);
                 dp = flash_dots(v[d], right_block(i, d), dp);

@@ -11,8 +11,8 @@
 // Any T from 1 up; D is 4 * HEAD4. Act is four elements in full or half precision, all sums are in full.
 //
 // Grid: ceil(T / 24) workgroups for each of B * H matrices, folded. A workgroup is 8 lanes, a subgroup of a CPU driver. A
-// lane owns rows `lane`, `lane + 8` and `lane + 16` of the tile, in registers, and meets the rows of the other side four at
-// a time. Their addresses are the same in all lanes: scalar loads, each of which serves three rows in eight lanes. Rows
+// lane owns rows `lane`, `lane + 8` and `lane + 16` of the tile, in registers, and meets the rows of the other side two at a
+// time. Their addresses are the same in all lanes: scalar loads, each of which serves three rows in eight lanes. Rows
 // past the end repeat the last one; they are not stored, or not seen.
 //
 // Uses lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
@@ -20,11 +20,9 @@
 const LANES = 8u;
 const ROWS = 24u;
 
-// Four rows' elements 4 d to 4 d + 3.
-fn qkv_block(at: vec4<u32>, d: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(qkv[at.x + d]), vec4<f32>(qkv[at.y + d]), vec4<f32>(qkv[at.z + d]), vec4<f32>(qkv[at.w + d]),
-    );
+// Two rows' elements 4 d to 4 d + 3.
+fn qkv_block(at: vec2<u32>, d: u32) -> mat2x4<f32> {
+    return mat2x4<f32>(vec4<f32>(qkv[at.x + d]), vec4<f32>(qkv[at.y + d]));
 }
 
 // ---- forward ----
@@ -46,20 +44,20 @@ fn forward(
     var o0 = Row(); var o1 = Row(); var o2 = Row();
     var soft0 = flash_softmax_start(); var soft1 = flash_softmax_start(); var soft2 = flash_softmax_start();
     let end = flash_end(tile.first, ROWS);
-    for (var j = 0u; j < end; j += 4u) {
+    for (var j = 0u; j < end; j += 2u) {
         let keys = j + FLASH_STEPS;
-        let k_at = tile.qkv + tile.channels + min(keys, vec4<u32>(tile.last)) * tile.packed;
+        let k_at = tile.qkv + tile.channels + min(keys, vec2<u32>(tile.last)) * tile.packed;
         let v_at = k_at + tile.channels;
-        var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>();
+        var s0 = vec2<f32>(); var s1 = vec2<f32>(); var s2 = vec2<f32>();
         for (var d = 0u; d < HEAD4; d++) {
             let k = qkv_block(k_at, d);
             s0 = flash_dots(q0[d], k, s0);
             s1 = flash_dots(q1[d], k, s1);
             s2 = flash_dots(q2[d], k, s2);
         }
-        soft0 = flash_softmax(soft0, s0, keys <= vec4<u32>(flash_last_key(mine.x)));
-        soft1 = flash_softmax(soft1, s1, keys <= vec4<u32>(flash_last_key(mine.y)));
-        soft2 = flash_softmax(soft2, s2, keys <= vec4<u32>(flash_last_key(mine.z)));
+        soft0 = flash_softmax(soft0, s0, keys <= vec2<u32>(flash_last_key(mine.x)));
+        soft1 = flash_softmax(soft1, s1, keys <= vec2<u32>(flash_last_key(mine.y)));
+        soft2 = flash_softmax(soft2, s2, keys <= vec2<u32>(flash_last_key(mine.z)));
         for (var d = 0u; d < HEAD4; d++) {
             let v = qkv_block(v_at, d);
             o0[d] = flash_mix(soft0.p, v, soft0.shrink * o0[d]);
@@ -75,15 +73,13 @@ fn forward(
 // ---- backward of s = q kᵀ / √D, p = exp(s - lse), out = p v: with dp = dy vᵀ and ds = p (dp - delta),
 //      dq = ds k / √D, dk = dsᵀ q / √D, dv = pᵀ dy. A pass for dq, which also leaves delta, then one for dk and dv ----
 
-fn dy_block(at: vec4<u32>, d: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(dy[at.x + d]), vec4<f32>(dy[at.y + d]), vec4<f32>(dy[at.z + d]), vec4<f32>(dy[at.w + d]),
-    );
+fn dy_block(at: vec2<u32>, d: u32) -> mat2x4<f32> {
+    return mat2x4<f32>(vec4<f32>(dy[at.x + d]), vec4<f32>(dy[at.y + d]));
 }
 
-// ds of a query and four keys.
-fn ds_of(s: vec4<f32>, dp: vec4<f32>, lse: f32, product: f32, keys: vec4<u32>, row: u32) -> vec4<f32> {
-    return flash_weights(s, vec4<f32>(lse), keys <= vec4<u32>(flash_last_key(row))) * (dp - product);
+// ds of a query and two keys.
+fn ds_of(s: vec2<f32>, dp: vec2<f32>, lse: f32, product: f32, keys: vec2<u32>, row: u32) -> vec2<f32> {
+    return flash_weights(s, vec2<f32>(lse), keys <= vec2<u32>(flash_last_key(row))) * (dp - product);
 }
 
 @compute @workgroup_size(8)
@@ -107,12 +103,12 @@ fn backward_q(
     let product = vec3<f32>(flash_read_dy(&dy0, dy_at.x), flash_read_dy(&dy1, dy_at.y), flash_read_dy(&dy2, dy_at.z));
     var dq0 = Row(); var dq1 = Row(); var dq2 = Row();
     let end = flash_end(tile.first, ROWS);
-    for (var j = 0u; j < end; j += 4u) {
+    for (var j = 0u; j < end; j += 2u) {
         let keys = j + FLASH_STEPS;
-        let k_at = tile.qkv + tile.channels + min(keys, vec4<u32>(tile.last)) * tile.packed;
+        let k_at = tile.qkv + tile.channels + min(keys, vec2<u32>(tile.last)) * tile.packed;
         let v_at = k_at + tile.channels;
-        var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>();
-        var dp0 = vec4<f32>(); var dp1 = vec4<f32>(); var dp2 = vec4<f32>();
+        var s0 = vec2<f32>(); var s1 = vec2<f32>(); var s2 = vec2<f32>();
+        var dp0 = vec2<f32>(); var dp1 = vec2<f32>(); var dp2 = vec2<f32>();
         for (var d = 0u; d < HEAD4; d++) {
             let k = qkv_block(k_at, d);
             s0 = flash_dots(q0[d], k, s0);
@@ -162,16 +158,16 @@ fn backward_kv(
     flash_read(&v2, row_v.z, 1.0);
     var dk0 = Row(); var dk1 = Row(); var dk2 = Row();
     var dv0 = Row(); var dv1 = Row(); var dv2 = Row();
-    for (var i = flash_first_query(tile.first); i < params.tokens; i += 4u) {
+    for (var i = flash_first_query(tile.first); i < params.tokens; i += 2u) {
         let queries = i + FLASH_STEPS;
-        let there = min(queries, vec4<u32>(tile.last));
+        let there = min(queries, vec2<u32>(tile.last));
         let q_at = tile.qkv + there * tile.packed;
         let dy_at = tile.out + there * tile.channels;
         let lse_at = tile.matrix * params.tokens + there;
-        let l = flash_four_lse(lse_at);
-        let product = flash_four_delta(lse_at);
-        var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>();
-        var dp0 = vec4<f32>(); var dp1 = vec4<f32>(); var dp2 = vec4<f32>();
+        let l = flash_lse_at(lse_at);
+        let product = flash_delta_at(lse_at);
+        var s0 = vec2<f32>(); var s1 = vec2<f32>(); var s2 = vec2<f32>();
+        var dp0 = vec2<f32>(); var dp1 = vec2<f32>(); var dp2 = vec2<f32>();
         for (var d = 0u; d < HEAD4; d++) {
             let q = qkv_block(q_at, d);
             s0 = flash_dots(k0[d], q, s0);

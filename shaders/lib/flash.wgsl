@@ -1,5 +1,5 @@
 // What the forms of flash attention share: Params, the bindings, where the parts of a head lie, reading and storing rows,
-// the softmax of a row that is met four keys at a time, and sums over blocks of four rows.
+// the softmax of a row that is met two keys at a time, and sums over blocks of two rows.
 //
 // Positions in qkv, out and their gradients count Acts, four elements. Uses tiles/act_*.wgsl (Act), tiles/head_*.wgsl
 // (HEAD4) and lib/grid.wgsl.
@@ -30,8 +30,8 @@ struct Params {
 // A row of a head: of q, k, v or out.
 alias Row = array<vec4<f32>, HEAD4>;
 
-// Four neighbours.
-const FLASH_STEPS = vec4<u32>(0u, 1u, 2u, 3u);
+// Two neighbours.
+const FLASH_STEPS = vec2<u32>(0u, 1u);
 const FLASH_LOWEST = -3.4028234e38;
 
 // The share of a workgroup.
@@ -69,18 +69,14 @@ fn flash_dot(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
-// Four sums, each with the product of x and a row.
-fn flash_dots(x: vec4<f32>, rows: mat4x4<f32>, sums: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(
-        flash_dot(x, rows[0], sums.x), flash_dot(x, rows[1], sums.y),
-        flash_dot(x, rows[2], sums.z), flash_dot(x, rows[3], sums.w),
-    );
+// Two sums, each with the product of x and a row.
+fn flash_dots(x: vec4<f32>, rows: mat2x4<f32>, sums: vec2<f32>) -> vec2<f32> {
+    return vec2<f32>(flash_dot(x, rows[0], sums.x), flash_dot(x, rows[1], sums.y));
 }
 
 // sum + Σ weights[j] * rows[j]
-fn flash_mix(weights: vec4<f32>, rows: mat4x4<f32>, sum: vec4<f32>) -> vec4<f32> {
-    let half = fma(vec4<f32>(weights.y), rows[1], fma(vec4<f32>(weights.x), rows[0], sum));
-    return fma(vec4<f32>(weights.w), rows[3], fma(vec4<f32>(weights.z), rows[2], half));
+fn flash_mix(weights: vec2<f32>, rows: mat2x4<f32>, sum: vec4<f32>) -> vec4<f32> {
+    return fma(vec4<f32>(weights.y), rows[1], fma(vec4<f32>(weights.x), rows[0], sum));
 }
 
 // A row's softmax, as far as its keys have been met.
@@ -88,25 +84,25 @@ struct FlashSoftmax {
     most: f32, // the largest score
     sum: f32, // Σ exp(score - most)
     shrink: f32, // what the newest block of keys makes of sums over the earlier ones
-    p: vec4<f32>, // exp(score - most) of that block
+    p: vec2<f32>, // exp(score - most) of that block
 }
 
 fn flash_softmax_start() -> FlashSoftmax {
-    return FlashSoftmax(FLASH_LOWEST, 0.0, 0.0, vec4<f32>());
+    return FlashSoftmax(FLASH_LOWEST, 0.0, 0.0, vec2<f32>());
 }
 
-// Takes in four more scores.
-fn flash_softmax(before: FlashSoftmax, scores: vec4<f32>, visible: vec4<bool>) -> FlashSoftmax {
-    let s = select(vec4<f32>(FLASH_LOWEST), scores, visible);
-    let most = max(before.most, max(max(s.x, s.y), max(s.z, s.w)));
+// Takes in two more scores.
+fn flash_softmax(before: FlashSoftmax, scores: vec2<f32>, visible: vec2<bool>) -> FlashSoftmax {
+    let s = select(vec2<f32>(FLASH_LOWEST), scores, visible);
+    let most = max(before.most, max(s.x, s.y));
     let shrink = exp(before.most - most);
-    let p = flash_weights(scores, vec4<f32>(most), visible);
-    return FlashSoftmax(most, fma(before.sum, shrink, (p.x + p.y) + (p.z + p.w)), shrink, p);
+    let p = flash_weights(scores, vec2<f32>(most), visible);
+    return FlashSoftmax(most, fma(before.sum, shrink, p.x + p.y), shrink, p);
 }
 
 // exp(score - lse), the softmax weights once lse is known; 0 where the query does not see the key.
-fn flash_weights(scores: vec4<f32>, lse: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
-    return select(vec4<f32>(), exp(scores - lse), visible);
+fn flash_weights(scores: vec2<f32>, lse: vec2<f32>, visible: vec2<bool>) -> vec2<f32> {
+    return select(vec2<f32>(), exp(scores - lse), visible);
 }
 
 // log Σ exp(score) over the whole row.
@@ -119,9 +115,9 @@ fn flash_last_key(row: u32) -> u32 {
     return select(params.tokens - 1u, row, params.causal != 0u);
 }
 
-// Of four queries, those that are there and see the key in `row`.
-fn flash_seen_by(queries: vec4<u32>, row: u32) -> vec4<bool> {
-    return (queries >= vec4<u32>(flash_first_query(row))) & (queries < vec4<u32>(params.tokens));
+// Of two queries, those that are there and see the key in `row`.
+fn flash_seen_by(queries: vec2<u32>, row: u32) -> vec2<bool> {
+    return (queries >= vec2<u32>(flash_first_query(row))) & (queries < vec2<u32>(params.tokens));
 }
 
 // One past the last key that rows `first` to `first + rows - 1` see.
@@ -190,11 +186,11 @@ fn flash_store_dkv(tile: FlashTile, row: u32, dk: ptr<function, Row>, dv: ptr<fu
     flash_store_gradient(at + tile.channels, dv, 1.0);
 }
 
-// What backward_kv reads of four queries besides their rows.
-fn flash_four_lse(at: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(row_lse[at.x], row_lse[at.y], row_lse[at.z], row_lse[at.w]);
+// What backward_kv reads of two queries besides their rows.
+fn flash_lse_at(at: vec2<u32>) -> vec2<f32> {
+    return vec2<f32>(row_lse[at.x], row_lse[at.y]);
 }
 
-fn flash_four_delta(at: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(row_delta[at.x], row_delta[at.y], row_delta[at.z], row_delta[at.w]);
+fn flash_delta_at(at: vec2<u32>) -> vec2<f32> {
+    return vec2<f32>(row_delta[at.x], row_delta[at.y]);
 }
