@@ -214,7 +214,7 @@ fn linear_of_half_precision() {
         return;
     }
     for gpu in each_family() {
-        for &[m, n, k] in SIZES.iter().chain(&[[20, 36, 2048], [2048, 20, 36], [1409, 1412, 8]]) {
+        for &[m, n, k] in SIZES.iter().chain(&[[20, 36, 2048], [2048, 20, 36]]) {
             let (x, w, b, dy) = (values(1, m * k), values(2, n * k), values(3, n), values(4, m * n));
             let residual = values(5, m * n);
             let [plain, dx, dw] = Layout::Nt.reference([m, n, k], &x, &w, &dy);
@@ -224,7 +224,7 @@ fn linear_of_half_precision() {
             let leaves = || (leaf(&gpu, &[m, k], &x), leaf(&gpu, &[n, k], &w), leaf(&gpu, &[n], &b));
             let what = format!("linear of f16 {:?} ({:?})", [m, n, k], gpu.family());
 
-            let (tx, tw, tb) = leaves();
+            let (tx, tw, _) = leaves();
             let narrow = ops::cast(&tx, DType::F16).unwrap();
             let y = ops::linear(&narrow, &tw, None).unwrap();
             assert_eq!(y.dtype(), DType::F16, "{what}");
