@@ -1,6 +1,7 @@
 //! Times whole optimiser steps of a ViT on random pictures that stay on the device.
 //!
-//!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] [--profile]
+//!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] \
+//!         [--checkpoint-blocks] [--profile]
 //!
 //! Last line: JSON with `median_ms` and `img_s` (of the second half of the steps), `first_step_ms` (since the start of the
 //! program), `peak_device_mb`, `rss_mb` (growth of the process's peak since the device was opened), `dispatches` a step and
@@ -30,6 +31,9 @@ struct Args {
     /// Tokens kept in all blocks but the first and last.
     #[arg(long)]
     ltd: Option<usize>,
+    /// Keep each block's input alone, and compute the rest again in backward.
+    #[arg(long)]
+    checkpoint_blocks: bool,
     /// Print the time of each kernel over two more steps.
     #[arg(long)]
     profile: bool,
@@ -102,6 +106,7 @@ struct Bench {
     images: Tensor,
     labels: Tensor,
     ltd: Option<RandomLtd>,
+    checkpoint_blocks: bool,
     step: u64,
 }
 
@@ -116,7 +121,7 @@ impl Bench {
         let labels: Vec<u32> = (0..args.batch as u32).map(|i| i % 10).collect();
         let labels = Tensor::from_slice(gpu, &[args.batch], &labels)?;
         let ltd = args.ltd.map(|kept| RandomLtd::new(args.depth, Schedule::constant(kept)?)).transpose()?;
-        Ok(Bench { model, optimizer, images, labels, ltd, step: 0 })
+        Ok(Bench { model, optimizer, images, labels, ltd, checkpoint_blocks: args.checkpoint_blocks, step: 0 })
     }
 
     /// One step, from the first command to the loss on the host.
@@ -125,7 +130,8 @@ impl Bench {
         let before = gpu.stats().dispatches;
         let kept = self.draw()?;
         let key = RandomKey { seed: 0, step: self.step, layer: 0, first_sample: 0 };
-        let logits = self.model.forward(&self.images, &kept, &Mode::Training(key))?;
+        let mode = if self.checkpoint_blocks { Mode::Checkpointed(key) } else { Mode::Training(key) };
+        let logits = self.model.forward(&self.images, &kept, &mode)?;
         let loss = ops::cross_entropy(&logits, &self.labels, &CrossEntropy::default())?;
         drop(logits);
         loss.backward()?;

@@ -77,11 +77,11 @@ impl Pool {
         Some(Buffer { raw, home: self.clone() })
     }
 
-    /// Takes charge of a new wgpu buffer whose size is a class.
-    pub(crate) fn adopt(self: &Arc<Self>, buffer: wgpu::Buffer) -> Buffer {
+    /// Takes charge of a new wgpu buffer of `class` bytes; in a dry run the buffer stands for that many.
+    pub(crate) fn adopt(self: &Arc<Self>, buffer: wgpu::Buffer, class: u64) -> Buffer {
         let mut state = self.lock();
         state.next_id += 1;
-        let raw = Arc::new(Raw { id: state.next_id, size: buffer.size(), buffer });
+        let raw = Arc::new(Raw { id: state.next_id, size: class, buffer });
         state.memory.allocated += raw.size;
         state.memory.peak_allocated = state.memory.peak_allocated.max(state.memory.allocated);
         state.now_live(raw.size);

@@ -1,11 +1,13 @@
 //! A pre-norm transformer block, with random-LTD built in.
 
 use super::{Init, LayerNorm, Linear, Mode};
+use crate::autograd::checkpoint;
 use crate::error::Result;
 use crate::ops::{self, Mask, TokenIndices};
 use crate::tensor::Tensor;
 
 /// Multi-head self-attention: timm's `attn`.
+#[derive(Clone)]
 pub struct Attention {
     qkv: Linear,
     proj: Linear,
@@ -32,6 +34,7 @@ impl Attention {
 }
 
 /// Two linear layers with GELU between: timm's `mlp`.
+#[derive(Clone)]
 pub struct Mlp {
     fc1: Linear,
     fc2: Linear,
@@ -69,6 +72,7 @@ pub(super) struct BlockConfig {
 }
 
 /// x + attn(norm1(x)), then x + mlp(norm2(x)).
+#[derive(Clone)]
 pub struct Block {
     norm1: LayerNorm,
     attn: Attention,
@@ -98,9 +102,18 @@ impl Block {
     /// # Errors
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
-        let Some(kept) = kept else { return self.plain(&x, mode) };
-        let rows = self.plain(&ops::token_gather(&x, kept)?, mode)?;
+        let Some(kept) = kept else { return self.rows(x, mode) };
+        // What is checkpointed lies between gather and scatter: of the input only the kept rows are stored.
+        let rows = self.rows(ops::token_gather(&x, kept)?, mode)?;
         ops::token_scatter(x, &rows, kept)
+    }
+
+    fn rows(&self, x: Tensor, mode: &Mode) -> Result<Tensor> {
+        if !matches!(mode, Mode::Checkpointed(_)) {
+            return self.plain(&x, mode);
+        }
+        let (block, mode) = (self.clone(), *mode);
+        checkpoint(x, move |x| block.plain(&x, &mode))
     }
 
     fn plain(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {

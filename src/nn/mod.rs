@@ -1,7 +1,7 @@
 //! Modules: parameters with a forward pass. Names, shapes and initial values are timm's, so that its checkpoints fit.
 //!
 //! A module owns handles of its [`crate::autograd::Parameter`]s; the collection they live in is
-//! [`crate::autograd::Parameters`]. `forward` borrows the module, takes tensors and a [`Mode`], and returns a tensor.
+//! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and returns a tensor.
 
 mod block;
 mod init;
@@ -24,6 +24,9 @@ pub enum Mode {
     Evaluation,
     /// Dropout and stochastic depth draw from this key; its `layer` is set by each module.
     Training(RandomKey),
+    /// As `Training`, with the same gradients bit for bit, but a block keeps its input alone: backward runs it a second
+    /// time ([`crate::autograd::checkpoint`]). For about a third more time, a step needs the memory of one block.
+    Checkpointed(RandomKey),
 }
 
 impl Mode {
@@ -31,7 +34,7 @@ impl Mode {
     fn key(&self, layer: u32) -> Option<RandomKey> {
         match self {
             Mode::Evaluation => None,
-            Mode::Training(key) => Some(RandomKey { layer, ..*key }),
+            Mode::Training(key) | Mode::Checkpointed(key) => Some(RandomKey { layer, ..*key }),
         }
     }
 
