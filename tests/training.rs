@@ -373,7 +373,7 @@ fn label_out_of_range() {
 
 // ---- memory ----
 
-/// With R constant a step allocates nothing once it has warmed up.
+/// With R constant a step allocates nothing once it has warmed up, and finds the bind groups of the step before.
 #[test]
 fn steady_steps_allocate_nothing() {
     for gpu in each_family() {
@@ -390,6 +390,11 @@ fn steady_steps_allocate_nothing() {
         let [steady @ .., last] = &memory[20..] else { panic!("steps") };
         assert!(steady.iter().all(|m| m == last), "{:?}", &memory[20..]);
         assert_eq!(last.peak_allocated, last.allocated, "no peak between the steps");
+        let before = gpu.stats();
+        trainer.step(&batch(40, BATCH)).unwrap();
+        let after = gpu.stats();
+        assert!(after.dispatches > before.dispatches);
+        assert_eq!(after.bind_groups, before.bind_groups);
     }
 }
 
@@ -401,29 +406,34 @@ fn memory_follows_the_kept_length() {
     let steps = 30;
     let run = |ltd: Option<RandomLtd>| {
         gpu.trim();
+        gpu.reset_peak_memory();
         let model = Vit::new(&gpu, config.clone(), 5).unwrap();
         let mut trainer = Trainer::new(&model, settings(ltd)).unwrap();
         let images = bytes(1, BATCH * 3 * 32 * 32);
         for step in 0..steps {
             trainer.step(&Batch { images: images.clone(), ..batch(step, BATCH) }).unwrap();
         }
-        gpu.memory().allocated
+        gpu.memory()
     };
     let plain = run(None);
     let grown = run(Some(RandomLtd::new(3, Schedule::linear(8, 65, 15, 1).unwrap()).unwrap()));
-    assert!(grown as f64 <= 1.1 * plain as f64, "{grown} bytes after R has grown, {plain} without random-LTD");
+    for (grown, plain) in [(grown.allocated, plain.allocated), (grown.peak_allocated, plain.peak_allocated)] {
+        assert!(grown as f64 <= 1.05 * plain as f64, "{grown} bytes with R growing, {plain} without random-LTD");
+    }
 }
 
 /// Dropped tokens never take more memory than all of them, at no length on the way.
 #[test]
 fn random_ltd_does_not_raise_the_peak() {
     for gpu in each_family() {
-        let big = VitConfig { img_size: (64, 64), ..VitConfig::custom(64, 6, 2) };
-        for (config, checkpoint_blocks) in [(big.clone(), false), (big, true)] {
+        let small = VitConfig { img_size: (32, 32), patch_size: 4, ..VitConfig::custom(64, 6, 4) };
+        let long = VitConfig { img_size: (64, 64), ..small.clone() };
+        let cases = [(&small, false), (&small, true), (&long, false)];
+        for (config, checkpoint_blocks) in cases {
             let tokens = config.tokens();
             let peak = |ltd| {
                 let settings = TrainSettings { checkpoint_blocks, ..settings(ltd) };
-                estimate(&gpu, &Workload { config: &config, settings: &settings, batch: 8, steps: 400 }).unwrap().peak
+                estimate(&gpu, &Workload { config, settings: &settings, batch: 8, steps: 400 }).unwrap().peak
             };
             let full = peak(None);
             let schedule = Schedule::linear(3, tokens, 300, 1).unwrap();
@@ -472,13 +482,13 @@ fn estimate_is_what_is_taken() {
 #[test]
 fn what_does_not_fit_names_what_would() {
     let gpu = gpu();
-    let config = VitConfig { img_size: (64, 64), ..VitConfig::custom(64, 6, 2) };
+    let config = VitConfig { img_size: (64, 64), patch_size: 4, ..VitConfig::custom(64, 6, 2) };
     let rising = RandomLtd::new(6, Schedule::linear(100, 256, 50, 1).unwrap()).unwrap();
     let settings = settings(Some(rising));
     let work = Workload { config: &config, settings: &settings, batch: 16, steps: 100 };
     let whole = check_memory(&gpu, &work, None).unwrap();
     assert_eq!(check_memory(&gpu, &work, Some(whole.peak)).unwrap(), whole);
-    let budget = whole.peak * 2 / 3;
+    let budget = whole.peak * 4 / 5;
     let found = remedies(&gpu, &work, Some(budget));
     let kinds: Vec<_> = found.iter().map(|r| (r.accumulate, r.checkpoint_blocks, r.longest.is_some())).collect();
     assert_eq!(kinds, [(2, false, false), (1, true, false), (1, false, true)]);

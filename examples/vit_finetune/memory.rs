@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
 use wgrad::gpu::Gpu;
-use wgrad::train::{MemoryEstimate, TrainSettings, Workload, available_memory, check_memory, estimate, remedies};
+use wgrad::train::{MemoryEstimate, TrainSettings, available_memory, check_memory, estimate, remedies};
 
 use crate::args::Args;
 use crate::setup::Setup;
@@ -38,7 +38,7 @@ pub fn table(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Table> {
     let header = columns.iter().map(|(name, _)| Cell::new(name).set_alignment(CellAlignment::Right));
     let header = std::iter::once(Cell::new("device memory in MB")).chain(header);
     table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
-    let rows: [(&str, fn(&MemoryEstimate) -> u64); 5] = [
+    let rows: [Line; 5] = [
         ("parameters", |e| e.parameters),
         ("gradients", |e| e.gradients),
         ("moments", |e| e.moments),
@@ -54,3 +54,6 @@ pub fn table(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Table> {
     }
     Ok(table)
 }
+
+/// A line of the table: what it shows, and where that stands.
+type Line = (&'static str, fn(&MemoryEstimate) -> u64);

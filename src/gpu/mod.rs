@@ -71,6 +71,8 @@ pub struct GpuStats {
     pub dispatches: u64,
     /// Command buffers submitted.
     pub submissions: u64,
+    /// Bind groups made; steps that repeat each other share theirs.
+    pub bind_groups: u64,
     /// Time spent compiling shaders and pipelines.
     pub compile_time: Duration,
 }
@@ -208,6 +210,7 @@ impl Gpu {
         GpuStats {
             dispatches: state.recorder.dispatches,
             submissions: state.recorder.submissions,
+            bind_groups: state.recorder.bind_groups,
             compile_time: state.kernels.compile_time(),
         }
     }
