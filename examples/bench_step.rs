@@ -1,6 +1,7 @@
 //! Times whole optimiser steps of a ViT on random pictures that stay on the device.
 //!
-//!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] [--profile]
+//!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] \
+//!         [--checkpoint-blocks] [--profile]
 //!
 //! Last line: JSON with `median_ms` and `img_s` (of the second half of the steps), `first_step_ms` (since the start of the
 //! program), `peak_device_mb`, `rss_mb` (growth of the process's peak since the device was opened), `dispatches` a step and
@@ -34,6 +35,9 @@ struct Args {
     /// Tokens kept in all blocks but the first and last.
     #[arg(long)]
     ltd: Option<usize>,
+    /// Keep each block's input alone, and compute the rest again in backward.
+    #[arg(long)]
+    checkpoint_blocks: bool,
     /// Print the time of each kernel over two more steps.
     #[arg(long)]
     profile: bool,

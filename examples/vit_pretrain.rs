@@ -105,6 +105,8 @@ fn main() -> Result<()> {
         loss: CrossEntropy { label_smoothing: 0.1, ignore_index: None },
         ltd: ltd.transpose()?,
         seed: args.seed,
+        accumulate: 1,
+        checkpoint_blocks: false,
     };
     let validation = held_out(&data.validation)?;
     let fit_data =

@@ -96,6 +96,14 @@ pub enum Error {
         /// A way out, or nothing. Starts with "; " if present.
         hint: &'static str,
     },
+    /// A training run that the device or the memory cannot hold, as found by a dry run before anything was allocated.
+    #[error("the run does not fit: {reason}; {}", way_out(.ways))]
+    DoesNotFit {
+        /// What is exceeded, and by how much.
+        reason: String,
+        /// Settings with which it fits, most like the present ones first.
+        ways: Vec<String>,
+    },
     /// The driver refused or failed: out of memory, lost device, internal error.
     #[error("{during}: {message}")]
     Device {
@@ -150,6 +158,13 @@ pub enum Error {
 
 fn list(items: &[String]) -> String {
     if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+fn way_out(ways: &[String]) -> String {
+    if ways.is_empty() {
+        return "no micro-batches and no checkpointing make it fit; a smaller model or picture would".to_owned();
+    }
+    format!("it fits with {}", ways.join(", or with "))
 }
 
 fn at(offset: &Option<u64>) -> String {

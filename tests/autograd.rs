@@ -1,7 +1,7 @@
 //! The graph: what flows where, how often, and what is refused.
 
 use crate::common::{assert_close, gpu, values};
-use wgrad::autograd::{Parameters, is_recording, no_grad};
+use wgrad::autograd::{Parameters, checkpoint, is_recording, no_grad};
 use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
 use wgrad::optim::{Optimizer, Rule, Sgd};
 use wgrad::{Error, Gpu, Result, Tensor};
@@ -328,4 +328,97 @@ fn two_devices_do_not_mix() {
         let qkv = on(gpu, &[1, 2, 12]);
         assert_close("attention", &ops::attention(&qkv, 1, Mask::None).unwrap().to_vec().unwrap(), &[1.0; 8], 1e-6);
     }
+}
+
+// ---- checkpoint ----
+
+/// Two parameters `[4, 4]`, and the part of a network that uses them.
+fn two_layers(gpu: &Gpu) -> (Parameters, impl Fn(Tensor) -> Result<Tensor> + Send + Sync + Clone + 'static) {
+    let mut parameters = Parameters::new(gpu);
+    let a = parameters.add("a", &[4, 4], &values(1, 16)).unwrap();
+    let b = parameters.add("b", &[4, 4], &values(2, 16)).unwrap();
+    let layers = move |x: Tensor| {
+        let hidden = ops::gelu(&ops::linear(&x, &a.tensor(), None)?)?;
+        ops::add(&x, &ops::linear(&hidden, &b.tensor(), None)?)
+    };
+    (parameters, layers)
+}
+
+fn gradients_of(parameters: &Parameters) -> Vec<Option<Vec<f32>>> {
+    parameters.iter().map(|p| p.grad().map(|g| g.to_vec().unwrap())).collect()
+}
+
+#[test]
+fn checkpoint_gives_the_same_gradients_and_keeps_less() {
+    let gpu = gpu();
+    let (parameters, layers) = two_layers(&gpu);
+    let x = Tensor::from_slice(&gpu, &[1000, 4], &values(3, 4000)).unwrap().requires_grad().unwrap();
+    let run = |forward: &dyn Fn(Tensor) -> Result<Tensor>| {
+        parameters.zero_grad();
+        let before = gpu.memory().live;
+        // Another consumer of x, before and after; two parts in a row.
+        let twice = ops::scale(&x, 2.0).unwrap();
+        let y = forward(forward(twice).unwrap()).unwrap();
+        let kept = gpu.memory().live - before;
+        let loss = ops::sum(&ops::add(&ops::mul(&y, &y).unwrap(), &x).unwrap()).unwrap();
+        let dx = gradient(&loss, &x);
+        (loss.item().unwrap(), dx, gradients_of(&parameters), kept)
+    };
+    let plain = run(&layers);
+    let part = layers.clone();
+    let checkpointed = run(&move |x| checkpoint(x, part.clone()));
+    assert_eq!((&plain.0, &plain.1, &plain.2), (&checkpointed.0, &checkpointed.1, &checkpointed.2));
+    assert!(checkpointed.3 * 2 < plain.3, "{} bytes of {}", checkpointed.3, plain.3);
+    // One in another.
+    let part = layers.clone();
+    let nested = run(&move |x| {
+        let part = part.clone();
+        checkpoint(x, move |x| checkpoint(x, part.clone()))
+    });
+    assert_eq!((plain.0, plain.1, plain.2), (nested.0, nested.1, nested.2));
+}
+
+/// Without a graph at its input, a part is walked for its parameters alone; where those are frozen it is not kept at all.
+#[test]
+fn checkpoint_of_what_is_frozen() {
+    let gpu = gpu();
+    let (parameters, layers) = two_layers(&gpu);
+    let x = Tensor::from_slice(&gpu, &[2, 4], &values(3, 8)).unwrap();
+    let run = |forward: &dyn Fn(Tensor) -> Result<Tensor>| {
+        parameters.zero_grad();
+        ops::sum(&forward(x.clone()).unwrap()).unwrap().backward().unwrap();
+        gradients_of(&parameters)
+    };
+    let part = layers.clone();
+    let checkpointed = move |x| checkpoint(x, part.clone());
+    let plain = run(&layers);
+    assert!(plain.iter().all(Option::is_some));
+    assert_eq!(plain, run(&checkpointed));
+    parameters.get("a").unwrap().set_trainable(false);
+    assert_eq!([None, plain[1].clone()], *run(&checkpointed));
+    parameters.get("b").unwrap().set_trainable(false);
+    assert!(matches!(ops::sum(&checkpointed(x.clone()).unwrap()).unwrap().backward(), Err(Error::Graph { .. })));
+    // Frozen, but on the way to what is below.
+    let leaf = x.requires_grad().unwrap();
+    let through = |y: Tensor| gradient(&ops::sum(&y).unwrap(), &leaf);
+    assert_eq!(through(layers(leaf.clone()).unwrap()), through(checkpointed(leaf.clone()).unwrap()));
+    no_grad(|| assert!(ops::sum(&checkpointed(leaf.clone()).unwrap()).unwrap().backward().is_err()));
+}
+
+#[test]
+fn checkpoint_refuses_what_it_would_cut_off() {
+    let gpu = gpu();
+    let (x, y) = (leaf(&gpu, &[1.0, 2.0]), leaf(&gpu, &[3.0, 4.0]));
+    let other = y.clone();
+    let message = checkpoint(x.clone(), move |x| ops::mul(&x, &other)).unwrap_err().to_string();
+    assert_eq!(message, "checkpoint: the function uses a tensor of a graph besides its input");
+    let other = y.detach();
+    let z = checkpoint(x.clone(), move |x| ops::mul(&x, &other)).unwrap();
+    assert_eq!(gradient(&ops::sum(&z).unwrap(), &x), [3.0, 4.0]);
+    let failed = checkpoint(x.clone(), |x| ops::reshape(&x, &[3]));
+    assert!(failed.is_err() && is_recording());
+    // What does nothing, and what forgets its input.
+    assert_eq!(gradient(&ops::sum(&checkpoint(x.clone(), Ok).unwrap()).unwrap(), &x), [1.0, 1.0]);
+    let constant = checkpoint(x.clone(), |x| ops::scale(&x.detach(), 2.0)).unwrap();
+    assert!(ops::sum(&constant).unwrap().backward().unwrap().get(&x).is_none());
 }

@@ -140,6 +140,53 @@ fn tensors_too_large_to_bind_are_an_error() {
     assert_eq!(largest.buffer().size(), limit as u64);
 }
 
+/// The same program on a dry run takes the same memory, and no other.
+#[test]
+fn dry_run_counts_what_the_device_takes() {
+    for gpu in each_family() {
+        let dry = gpu.dry_run().unwrap();
+        assert!(dry.is_dry_run() && !gpu.is_dry_run() && !dry.same(&gpu) && dry.family() == gpu.family());
+        let program = |gpu: &Gpu| {
+            gpu.reset_peak_memory();
+            let mut parameters = Parameters::new(gpu);
+            let w = parameters.add("w", &[70, 70], &values(1, 4900)).unwrap();
+            let x = Tensor::from_slice(gpu, &[50, 70], &values(2, 3500)).unwrap();
+            let y = ops::gelu(&ops::linear(&x, &w.tensor(), None).unwrap()).unwrap();
+            ops::sum(&y).unwrap().backward().unwrap();
+            let copy = ops::token_scatter(
+                ops::reshape(&y, &[1, 50, 70]).unwrap(),
+                &Tensor::zeros(gpu, wgrad::DType::F32, &[1, 2, 70]).unwrap(),
+                &TokenIndices::new(gpu, 1, 2, 50, &[3, 40]).unwrap(),
+            );
+            drop(copy.unwrap());
+            (y.to_vec::<f32>().unwrap(), gpu.memory(), w.grad().unwrap().to_vec::<f32>().unwrap())
+        };
+        let (zeros, counted, gradient) = program(&dry);
+        assert!(zeros.iter().chain(&gradient).all(|v| *v == 0.0));
+        let (_, taken, _) = program(&gpu);
+        assert_eq!(counted, taken);
+        assert_eq!((dry.stats().submissions, dry.stats().compile_time), Default::default());
+        dry.trim();
+        dry.wait().unwrap();
+    }
+}
+
+#[test]
+fn dry_run_checks_limits_and_does_not_mix() {
+    let gpu = gpu();
+    let dry = gpu.dry_run().unwrap();
+    let limit = gpu.device().limits().max_storage_buffer_binding_size as usize;
+    let too_large = Tensor::zeros(&dry, wgrad::DType::U8, &[limit + 1]);
+    assert!(matches!(too_large, Err(Error::Limit { name: "max_storage_buffer_binding_size", .. })));
+    // A hundred of the largest: more than the machine has.
+    let all: Vec<_> = (0..100).map(|_| Tensor::zeros(&dry, wgrad::DType::U8, &[limit]).unwrap()).collect();
+    assert_eq!(dry.memory().live, 100 * limit as u64 + 256);
+    drop(all);
+    assert!(gpu.memory().peak_allocated < 1000);
+    let (x, y) = (upload(&gpu, &[1.0]), upload(&dry, &[1.0]));
+    assert!(ops::add(&x, &y).unwrap_err().to_string().contains("different devices"));
+}
+
 /// A device that a host program has opened for itself.
 fn host_device(limits: wgpu::Limits) -> (wgpu::Adapter, wgpu::Device, wgpu::Queue) {
     pollster::block_on(async {

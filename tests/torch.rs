@@ -111,7 +111,7 @@ impl Inputs {
     /// (logits, loss)
     fn forward(&self, model: &Vit) -> (Tensor, Tensor) {
         let key = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
-        let logits = model.forward(&self.images, &self.kept, &Mode::Training(key)).unwrap();
+        let logits = model.forward(&self.images, &self.kept, &Mode::training(key)).unwrap();
         let loss = cross_entropy(&logits, &self.labels, &self.settings).unwrap();
         (logits, loss)
     }

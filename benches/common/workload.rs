@@ -76,7 +76,7 @@ impl Workload {
     /// The loss, in its graph.
     pub fn forward(&self, kept: &[Option<TokenIndices>]) -> Result<Tensor> {
         let key = RandomKey { seed: 0, step: self.step, layer: 0, first_sample: 0 };
-        let logits = self.model.forward(&self.images, kept, &Mode::Training(key))?;
+        let logits = self.model.forward(&self.images, kept, &Mode::training(key))?;
         Ok(ops::cross_entropy(&logits, &self.labels, &CrossEntropy::default())?)
     }
 

@@ -51,6 +51,12 @@ pub struct Args {
     /// Samples a step.
     #[arg(long, default_value_t = 16, help_heading = "Training")]
     pub batch_size: usize,
+    /// Micro-batches that a step is cut into: the same step in less memory.
+    #[arg(long, default_value_t = 1, help_heading = "Training")]
+    pub accumulate: usize,
+    /// Keep each block's input alone and compute the rest again in backward: the same step in less memory and more time.
+    #[arg(long, help_heading = "Training")]
+    pub checkpoint_blocks: bool,
     /// Optimiser.
     #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw, help_heading = "Training")]
     pub optimizer: OptimizerKind,
@@ -117,6 +123,14 @@ pub struct Args {
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]
     pub adapter: Option<AdapterChoice>,
+    /// Device memory that may be used, in MB [default: what is free, where the device shares the machine's memory].
+    #[arg(long, help_heading = "Device")]
+    #[serde(skip)]
+    pub memory: Option<u64>,
+    /// Print the memory that the run would take, and end.
+    #[arg(long, help_heading = "Device")]
+    #[serde(skip)]
+    pub estimate: bool,
     /// List the adapters and end.
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]

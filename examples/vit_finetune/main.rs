@@ -9,6 +9,7 @@
 
 mod args;
 mod curves;
+mod memory;
 mod progress;
 mod report;
 mod run;
@@ -43,6 +44,11 @@ fn main() -> Result<()> {
     let stop = stop_on_interrupt()?;
     let setup = Setup::new(&args)?;
     println!("{setup}");
+    if args.estimate {
+        println!("{}", memory::table(&gpu, &args, &setup)?);
+        return Ok(());
+    }
+    memory::check(&gpu, &args, &setup)?;
     let folder = setup.create_folder(&args)?;
 
     let kinds = if args.compare { vec![RunKind::Main, RunKind::FullLength] } else { vec![RunKind::Main] };

@@ -33,6 +33,8 @@ pub struct RunReport {
     /// Training steps and waiting for data; nothing of what is timed below.
     pub wall_seconds: f64,
     pub data_wait_seconds: f64,
+    /// The host's own work on the steps.
+    pub host_seconds: f64,
     pub evaluation_seconds: f64,
     pub checkpoint_seconds: f64,
     pub compilation_seconds: f64,
@@ -42,6 +44,17 @@ pub struct RunReport {
     pub images_per_second: f64,
     /// Pictures that could not be read.
     pub skipped: Vec<String>,
+}
+
+impl RunReport {
+    /// Of the wall time, in percent.
+    fn share(&self, seconds: f64) -> f64 {
+        100.0 * seconds / self.wall_seconds.max(1e-9)
+    }
+
+    fn host_ms(&self) -> f64 {
+        1e3 * self.host_seconds / self.steps.max(1) as f64
+    }
 }
 
 impl<'a> Report<'a> {
@@ -61,10 +74,13 @@ impl<'a> Report<'a> {
         let mut header = vec![String::new()];
         header.extend(self.runs.iter().map(|r| r.name.clone()));
         table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
-        let rows: [Line; 10] = [
+        let rows: [Line; 11] = [
             ("test accuracy", |r| format!("{:.2} %", 100.0 * r.test_accuracy)),
             ("wall time, training", |r| format!("{:.1} s", r.wall_seconds)),
-            ("  of it waiting for data", |r| format!("{:.1} s", r.data_wait_seconds)),
+            ("  of it waiting for data", |r| {
+                format!("{:.1} s ({:.1} %)", r.data_wait_seconds, r.share(r.data_wait_seconds))
+            }),
+            ("  host's work, a step", |r| format!("{:.1} ms ({:.1} %)", r.host_ms(), r.share(r.host_seconds))),
             ("evaluation", |r| format!("{:.1} s", r.evaluation_seconds)),
             ("compilation", |r| format!("{:.1} s", r.compilation_seconds)),
             ("images/s", |r| format!("{:.0}", r.images_per_second)),

@@ -95,6 +95,7 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<(Evalu
         println!("no test pictures: the test columns repeat the validation split");
     }
     let split = if setup.data.test.is_empty() { &setup.data.validation } else { &setup.data.test };
+    model.gpu().trim();
     let best = checkpoint::read(folder.join("best.safetensors"))?;
     load_parameters(model.parameters(), &best, &MatchOptions::default())?;
     let loader = setup.eval_loader(args, split)?;
@@ -123,6 +124,7 @@ fn report(name: &str, gpu: &Gpu, outcome: &Outcome, test: Evaluation, skipped: V
         steps: outcome.steps,
         stopped: outcome.stopped,
         wall_seconds,
+        host_seconds: timing.host.as_secs_f64(),
         data_wait_seconds: timing.data_wait.as_secs_f64(),
         evaluation_seconds: timing.evaluation.as_secs_f64(),
         checkpoint_seconds: timing.checkpoints.as_secs_f64(),

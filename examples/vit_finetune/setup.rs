@@ -11,7 +11,7 @@ use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::nn::{Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, Sgd};
-use wgrad::train::TrainSettings;
+use wgrad::train::{TrainSettings, Workload};
 
 use crate::args::{Args, Data, LrKind, LtdKind, OptimizerKind};
 
@@ -33,6 +33,11 @@ impl Setup {
         ensure!((1..=pictures).contains(&batch), "--batch-size {batch}: there are {pictures} training pictures");
         let per_epoch = (pictures / batch) as u64;
         let steps = args.steps.unwrap_or(args.epochs * per_epoch);
+        ensure!(
+            (1..=batch).contains(&args.accumulate),
+            "--accumulate {}: 1 to the batch size, {batch}",
+            args.accumulate
+        );
         ensure!(steps > 0, "nothing to do: --epochs and --steps must not be 0");
         Ok(Setup { data, config, weights, steps, batch_size: args.batch_size })
     }
@@ -59,8 +64,10 @@ impl Setup {
 
     /// Every sample of a split once.
     pub fn eval_loader(&self, args: &Args, split: &Split) -> Result<Loader> {
+        // No larger than a micro-batch, so that evaluation does not take more memory than training.
+        let batch_size = self.batch_size.div_ceil(args.accumulate.max(1));
         let options =
-            LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(self.batch_size) };
+            LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(batch_size) };
         Ok(Loader::new(split, self.data.eval_transform(self.side()?), options)?)
     }
 
@@ -87,7 +94,14 @@ impl Setup {
             loss: CrossEntropy { label_smoothing: args.label_smoothing, ignore_index: None },
             ltd: if with_ltd { self.ltd(args)? } else { None },
             seed: args.seed,
+            accumulate: args.accumulate,
+            checkpoint_blocks: args.checkpoint_blocks,
         })
+    }
+
+    /// A run with these settings, for estimates.
+    pub fn workload<'a>(&'a self, settings: &'a TrainSettings) -> Workload<'a> {
+        Workload { config: &self.config, settings, batch: self.batch_size, steps: self.steps }
     }
 
     fn ltd(&self, args: &Args) -> Result<Option<RandomLtd>> {

@@ -5,6 +5,7 @@
 //! rule the gradient of its output, and frees what the rule had saved as soon as it has run. The graph lives in the
 //! tensors themselves: there is no tape object, and several graphs can be built at once, also on several threads.
 
+mod checkpoint;
 mod gradients;
 mod parameter;
 
@@ -14,9 +15,12 @@ use std::collections::{BinaryHeap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use checkpoint::checkpoint;
 pub(crate) use gradients::KERNELS;
 pub use gradients::{Destination, Gradients, ParentGradients};
 pub use parameter::{Parameter, Parameters};
+
+use checkpoint::{Met, meet};
 
 use crate::error::{Error, Result, TensorInfo};
 use crate::gpu::Gpu;
@@ -93,6 +97,10 @@ thread_local! {
 
 /// Runs `f` without recording: outputs take part in no graph and nothing is saved.
 pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    with_recording(false, f)
+}
+
+fn with_recording<T>(on: bool, f: impl FnOnce() -> T) -> T {
     /// Restores the flag also when `f` unwinds.
     struct Restore(bool);
     impl Drop for Restore {
@@ -100,7 +108,7 @@ pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
             RECORDING.set(self.0);
         }
     }
-    let _restore = Restore(RECORDING.replace(false));
+    let _restore = Restore(RECORDING.replace(on));
     f()
 }
 
@@ -116,19 +124,25 @@ fn node_of(tensor: &Tensor) -> Option<Arc<GraphNode>> {
 /// Gives `output` its place in the graph of `parents`. `rule` is called, and thus anything saved, only if some parent
 /// is in a graph and recording is on.
 pub fn record<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: impl FnOnce() -> R) -> Tensor {
-    if !is_recording() {
-        return output;
-    }
+    if needs_grad(parents) { attach(output, parents, rule()) } else { output }
+}
+
+/// Gives `output` a place in a graph, also where none of its parents has one.
+fn attach<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: R) -> Tensor {
     let parents: Vec<_> = parents.iter().map(|t| node_of(t)).collect();
-    let Some(level) = parents.iter().flatten().map(|p| p.level + 1).max() else { return output };
-    let step = Step { parents, rule: Box::new(rule()) };
+    let level = 1 + parents.iter().flatten().map(|p| p.level).max().unwrap_or(0);
+    let step = Step { parents, rule: Box::new(rule) };
     let node = GraphNode::new(output.info(), level, Kind::Op(Mutex::new(Some(step))));
     output.with_node(node)
 }
 
 /// Whether [`record`] would record an operation on these parents: lets an operation skip work that only backward needs.
 pub fn needs_grad(parents: &[&Tensor]) -> bool {
-    is_recording() && parents.iter().any(|t| t.node().is_some())
+    let in_graph = parents.iter().any(|t| t.node().is_some());
+    if in_graph && !is_recording() {
+        meet(Met::Graph);
+    }
+    in_graph && is_recording()
 }
 
 impl Tensor {

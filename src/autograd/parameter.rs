@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{GraphNode, Kind, is_recording};
+use super::{GraphNode, Kind, Met, is_recording, meet};
 use crate::error::{Error, Result};
 use crate::gpu::{Arena, BufferView, Gpu, Place};
-use crate::shape::DType;
+use crate::shape::{DType, Shape};
 use crate::tensor::{Tensor, checked_shape};
 
 /// A tensor that training changes. Clones are the same parameter.
@@ -33,7 +33,11 @@ impl Parameter {
     /// The value as a leaf of the graph, so that backward fills [`Parameter::grad`]; plain where it is frozen or inside
     /// [`super::no_grad`].
     pub fn tensor(&self) -> Tensor {
-        if !is_recording() || !self.is_trainable() {
+        if !self.is_trainable() {
+            return self.value();
+        }
+        if !is_recording() {
+            meet(Met::Parameter);
             return self.value();
         }
         let kind = Kind::Parameter { grad: self.0.grad.clone(), filled: self.0.filled.clone() };
@@ -101,11 +105,21 @@ impl Parameters {
     /// # Errors
     /// If the path is taken, the number of values does not fit the shape, or the device has no room.
     pub fn add(&mut self, path: impl Into<String>, shape: &[usize], values: &[f32]) -> Result<Parameter> {
-        let path = path.into();
+        let (path, shape) = (path.into(), checked_shape("Parameters::add", shape)?);
+        if values.len() != shape.numel() {
+            let what = format!("{} values do not fit f32{shape}", values.len());
+            return Err(Error::Parameter { name: path, what });
+        }
+        let parameter = self.reserve(path, shape)?;
+        parameter.set(values)?;
+        Ok(parameter)
+    }
+
+    /// Adds a parameter whose values are yet to be set.
+    pub(crate) fn reserve(&mut self, path: String, shape: Shape) -> Result<Parameter> {
         if self.by_path.contains_key(&path) {
             return Err(Error::Parameter { name: path, what: "the name is taken".to_owned() });
         }
-        let shape = checked_shape("Parameters::add", shape)?;
         let bytes = shape.numel() as u64 * DType::F32.size();
         let (place, value) = self.values.take(bytes)?;
         let (_, grad) = self.grads.take(bytes)?;
@@ -118,7 +132,6 @@ impl Parameters {
             filled: Arc::default(),
             trainable: AtomicBool::new(true),
         }));
-        parameter.set(values)?;
         self.by_path.insert(path, self.list.len());
         self.list.push(parameter.clone());
         Ok(parameter)

@@ -77,6 +77,11 @@ impl AdapterInfo {
         self.device_type == wgpu::DeviceType::Cpu
     }
 
+    /// Whether device memory is the machine's own, as on CPU drivers and integrated GPUs.
+    pub fn shares_host_memory(&self) -> bool {
+        matches!(self.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu)
+    }
+
     /// Mesa's major version if the driver is Mesa's, such as 22 or 26.
     pub fn mesa_version(&self) -> Option<u32> {
         let rest = self.driver.split("Mesa ").nth(1)?;

@@ -61,7 +61,8 @@ impl Arena {
     pub(crate) fn twin(&self) -> Result<Self> {
         let mut segments = Vec::with_capacity(self.segments.len());
         for Segment { view, used } in &self.segments {
-            let twin = self.gpu.alloc(view.size())?;
+            // Twins do not grow: what is still free at a segment's end is left out.
+            let twin = self.gpu.alloc((*used).min(view.size()))?;
             self.gpu.clear(&twin);
             segments.push(Segment { view: twin, used: *used });
         }

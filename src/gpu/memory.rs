@@ -72,13 +72,17 @@ impl Gpu {
         let class = class_of(size).min(limit.max(size.next_multiple_of(16)));
         let buffer = match self.0.pool.take(class) {
             Some(buffer) => buffer,
-            None => self.0.pool.adopt(self.new_storage(class)?),
+            None => self.0.pool.adopt(self.new_storage(class)?, class),
         };
         Ok(BufferView::new(buffer, size.next_multiple_of(16)))
     }
 
     /// A new buffer from the driver; when that fails, once more after the pool has let go of what it can.
+    /// In a dry run, the one placeholder.
     fn new_storage(&self, size: u64) -> Result<wgpu::Buffer> {
+        if let Some(phantom) = &self.0.phantom {
+            return Ok(phantom.clone());
+        }
         storage_buffer(&self.0.device, size).or_else(|_| {
             self.flush();
             self.forget(&self.0.pool.trim());
@@ -102,13 +106,14 @@ impl Gpu {
         if size == 0 || size > to.size {
             return Err(Error::argument("upload", "bytes", format!("1 to {}", to.size), bytes.len()));
         }
+        let Some(mut state) = self.recording() else { return Ok(()) };
         let staging = self.create_buffer("upload", size, wgpu::BufferUsages::COPY_SRC, true)?;
         let mapped = staging.get_mapped_range_mut(..);
         let mut mapped = mapped.map_err(|e| Error::Device { during: "upload", message: e.to_string() })?;
         mapped.slice(..bytes.len()).copy_from_slice(bytes);
         drop(mapped);
         staging.unmap();
-        self.record(Command::Upload { staging, to: to.raw(), size });
+        self.push(&mut state, Command::Upload { staging, to: to.raw(), size }, 0);
         Ok(())
     }
 

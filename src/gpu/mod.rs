@@ -53,6 +53,8 @@ struct Inner {
     error: Arc<Mutex<Option<String>>>,
     /// The sticky flag of [`fault`].
     faults: BufferView,
+    /// In a dry run, what stands for every buffer.
+    phantom: Option<wgpu::Buffer>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub struct GpuStats {
     pub dispatches: u64,
     /// Command buffers submitted.
     pub submissions: u64,
+    /// Bind groups made; steps that repeat each other share theirs.
+    pub bind_groups: u64,
     /// Time spent compiling shaders and pipelines.
     pub compile_time: Duration,
 }
@@ -102,7 +106,7 @@ impl Gpu {
         let info = AdapterInfo::new(&adapter.get_info());
         let error = Arc::new(Mutex::new(None));
         watch(&device, &error);
-        Self::assemble(device, queue, info, options.family, error)
+        Self::assemble(device, queue, info, options.family, error, None)
     }
 
     /// Embeds the engine on a program's own device and queue. No callback is installed and nothing is asked of the
@@ -113,7 +117,26 @@ impl Gpu {
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Result<Self> {
         let info = AdapterInfo::new(&adapter.map_or_else(|| device.adapter_info(), wgpu::Adapter::get_info));
         adapter::check_limits(&device.limits(), &info.name)?;
-        Self::assemble(device, queue, info, None, Arc::default())
+        Self::assemble(device, queue, info, None, Arc::default(), None)
+    }
+
+    /// A handle of the same device on which programs run without computing: the pool hands out sizes with no memory
+    /// behind them, limits are checked as ever, commands are dropped, no kernel is compiled, and what is read back is
+    /// zeros. [`Gpu::memory`] then says what the same program takes on the device itself, to the byte.
+    ///
+    /// It is a device of its own to [`Gpu::same`]: its tensors do not mix with real ones.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no room for a few kilobytes.
+    pub fn dry_run(&self) -> Result<Self> {
+        let Inner { device, queue, info, family, .. } = &*self.0;
+        let phantom = storage_buffer(device, 256)?;
+        Self::assemble(device.clone(), queue.clone(), info.clone(), Some(*family), Arc::default(), Some(phantom))
+    }
+
+    /// Whether this is a [`Gpu::dry_run`].
+    pub fn is_dry_run(&self) -> bool {
+        self.0.phantom.is_some()
     }
 
     fn assemble(
@@ -122,11 +145,13 @@ impl Gpu {
         info: AdapterInfo,
         family: Option<KernelFamily>,
         error: Arc<Mutex<Option<String>>>,
+        phantom: Option<wgpu::Buffer>,
     ) -> Result<Self> {
         let params_layout = kernel::params_layout(&device);
         let recorder = Recorder::new(&device, &params_layout);
         let pool = Arc::new(Pool::default());
-        let faults = BufferView::new(pool.adopt(storage_buffer(&device, 256)?), fault::SIZE);
+        let fault_buffer = phantom.clone().map_or_else(|| storage_buffer(&device, 256), Ok)?;
+        let faults = BufferView::new(pool.adopt(fault_buffer, 256), fault::SIZE);
         let suggested = if info.is_cpu() { KernelFamily::Lane } else { KernelFamily::Workgroup };
         Ok(Gpu(Arc::new(Inner {
             limits: device.limits(),
@@ -139,6 +164,7 @@ impl Gpu {
             pool,
             error,
             faults,
+            phantom,
         })))
     }
 
@@ -189,6 +215,7 @@ impl Gpu {
         GpuStats {
             dispatches: state.recorder.dispatches,
             submissions: state.recorder.submissions,
+            bind_groups: state.recorder.bind_groups,
             compile_time: state.kernels.compile_time(),
         }
     }
@@ -205,6 +232,11 @@ impl Gpu {
 
     // ---- commands ----
 
+    /// Where commands go: nowhere in a dry run.
+    fn recording(&self) -> Option<MutexGuard<'_, State>> {
+        (!self.is_dry_run()).then(|| self.state())
+    }
+
     /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings.
     ///
     /// # Errors
@@ -220,7 +252,7 @@ impl Gpu {
         debug_assert!(P::FIELDS == kernel.params && bytes.len() as u64 <= PARAMS_WINDOW, "{}", kernel.name);
         debug_assert_eq!(buffers.len(), kernel.bindings.len(), "{}", kernel.name);
         self.check_grid(grid)?;
-        let mut state = self.state();
+        let Some(mut state) = self.recording() else { return Ok(()) };
         let pipeline = match state.kernels.get(kernel) {
             Some(pipeline) => pipeline,
             None => state.kernels.compile(&self.0.device, &self.0.params_layout, kernel)?,
@@ -253,7 +285,9 @@ impl Gpu {
     }
 
     fn record(&self, command: Command) {
-        self.push(&mut self.state(), command, 0);
+        if let Some(mut state) = self.recording() {
+            self.push(&mut state, command, 0);
+        }
     }
 
     fn push(&self, state: &mut State, command: Command, flops: u64) {

@@ -130,7 +130,7 @@ impl Readback {
 /// between the two.
 fn take_faults(gpu: &Gpu, staging: &wgpu::Buffer) {
     let faults = gpu.faults();
-    let mut state = gpu.state();
+    let Some(mut state) = gpu.recording() else { return };
     gpu.push(&mut state, Command::Download { from: faults.raw(), staging: staging.clone(), at: 0 }, 0);
     gpu.push(&mut state, Command::Clear { to: faults.raw() }, 0);
 }

@@ -69,6 +69,7 @@ pub(crate) struct Recorder {
     groups: HashMap<GroupKey, wgpu::BindGroup>,
     pub(crate) dispatches: u64,
     pub(crate) submissions: u64,
+    pub(crate) bind_groups: u64,
     last: Option<wgpu::SubmissionIndex>,
 }
 
@@ -98,6 +99,7 @@ impl Recorder {
             groups: HashMap::new(),
             dispatches: 0,
             submissions: 0,
+            bind_groups: 0,
             last: None,
         }
     }
@@ -208,7 +210,10 @@ impl Recorder {
                 self.groups.clear();
             }
             let key: GroupKey = (bindings, buffers.iter().map(|b| (b.raw.id, b.offset, b.size)).collect());
-            let group = self.groups.entry(key).or_insert_with(|| bind_group(device, &pipeline.layout, buffers));
+            let group = self.groups.entry(key).or_insert_with(|| {
+                self.bind_groups += 1;
+                bind_group(device, &pipeline.layout, buffers)
+            });
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, &*group, &[]);
             pass.set_bind_group(1, &self.ring_group, &[*params]);

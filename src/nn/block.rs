@@ -1,12 +1,13 @@
 //! A pre-norm transformer block, with random-LTD built in.
 
 use super::{Init, LayerNorm, Linear, Mode};
-use crate::autograd::Parameter;
+use crate::autograd::{Parameter, checkpoint};
 use crate::error::Result;
 use crate::ops::{self, Mask, TokenIndices};
 use crate::tensor::Tensor;
 
 /// Multi-head self-attention: timm's `attn`.
+#[derive(Clone)]
 pub struct Attention {
     qkv: Linear,
     proj: Linear,
@@ -43,6 +44,7 @@ impl Attention {
 }
 
 /// Two linear layers with GELU between: timm's `mlp`.
+#[derive(Clone)]
 pub struct Mlp {
     fc1: Linear,
     fc2: Linear,
@@ -72,7 +74,7 @@ impl Mlp {
         if let (Some(b1), Some(b2)) = (b1, b2) {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), residual, into);
         }
-        let y = ops::add(residual, &self.forward(x, &Mode::Evaluation, 0.0, 0)?)?;
+        let y = ops::add(residual, &self.forward(x, &Mode::evaluation(), 0.0, 0)?)?;
         scattered(y, into)
     }
 }
@@ -100,6 +102,7 @@ pub(super) struct BlockConfig {
 }
 
 /// x + attn(norm1(x)), then x + mlp(norm2(x)).
+#[derive(Clone)]
 pub struct Block {
     norm1: LayerNorm,
     attn: Attention,
@@ -130,16 +133,25 @@ impl Block {
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
         match kept {
-            None => self.rows(&x, None, mode),
+            None => self.rows(x, None, mode),
             Some(kept) => {
                 let rows = ops::token_gather(&x, kept)?;
-                self.rows(&rows, Some((x, kept)), mode)
+                self.rows(rows, Some((x, kept)), mode)
             }
         }
     }
 
     /// The block on all rows of `x`; the result is put `into` a full tensor where there is one.
-    fn rows(&self, x: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
+    fn rows(&self, x: Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
+        if !mode.is_checkpointed() {
+            return self.plain(&x, into, mode);
+        }
+        // What is checkpointed lies between gather and scatter: of the input only the kept rows are stored.
+        let (block, mode) = (self.clone(), *mode);
+        scattered(checkpoint(x, move |x| block.plain(&x, None, &mode))?, into)
+    }
+
+    fn plain(&self, x: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
         let BlockConfig { dropout, drop_path, first_layer, .. } = self.config;
         // Without them, each half ends in the product that adds it to the residual.
         let random = mode.is_training() && (dropout > 0.0 || drop_path > 0.0);

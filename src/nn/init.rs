@@ -5,6 +5,7 @@ use rand_pcg::rand_core::Rng;
 
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
+use crate::tensor::checked_shape;
 
 /// Adds parameters under a path. Every parameter's random values depend on the seed and its own path alone, so that
 /// adding a layer elsewhere does not change them.
@@ -63,8 +64,14 @@ impl<'a> Init<'a> {
     fn add(&mut self, name: &str, shape: &[usize], mut value: impl FnMut(&mut Pcg32) -> f32) -> Result<Parameter> {
         let path = self.path(name);
         let mut rng = Pcg32::new(self.seed, hash(&path));
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| value(&mut rng)).collect();
-        self.parameters.add(path, shape, &values)
+        let shape = checked_shape("Init", shape)?;
+        let parameter = self.parameters.reserve(path, shape)?;
+        // Nobody looks at values in a dry run, and drawing them would take most of its time.
+        if !self.parameters.gpu().is_dry_run() {
+            let values: Vec<f32> = (0..shape.numel()).map(|_| value(&mut rng)).collect();
+            parameter.set(&values)?;
+        }
+        Ok(parameter)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::tensor::Tensor;
 pub(super) const INIT_STD: f32 = 0.02;
 
 /// y = x·Wᵀ + b over the last axis: `weight` is `f32[out, in]`, `bias` `f32[out]`.
+#[derive(Clone)]
 pub struct Linear {
     /// `f32[out, in]`
     pub weight: Parameter,
@@ -49,6 +50,7 @@ impl Linear {
 }
 
 /// Layer normalisation over the last axis with learned scale and shift.
+#[derive(Clone)]
 pub struct LayerNorm {
     /// `f32[C]`
     pub weight: Parameter,

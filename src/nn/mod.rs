@@ -1,7 +1,7 @@
 //! Modules: parameters with a forward pass. Names, shapes and initial values are timm's, so that its checkpoints fit.
 //!
 //! A module owns handles of its [`crate::autograd::Parameter`]s; the collection they live in is
-//! [`crate::autograd::Parameters`]. `forward` borrows the module, takes tensors and a [`Mode`], and returns a tensor.
+//! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and returns a tensor.
 
 mod block;
 mod init;
@@ -15,29 +15,73 @@ pub use vit::{Pool, Vit, VitConfig};
 
 use crate::error::Result;
 use crate::ops::{self, RandomKey};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
-/// Training or evaluation.
+/// The element type of the activations inside the blocks. Weights, statistics, the residual stream, the loss and all sums are
+/// f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats, for devices that have them ([`crate::Gpu::has_f16`]): half the memory and traffic. Small gradients
+    /// vanish in them, so the loss must be scaled ([`crate::optim::LossScale`]).
+    F16,
+}
+
+/// Training or evaluation, and how.
 #[derive(Clone, Copy, Debug)]
-pub enum Mode {
-    /// No dropout, no stochastic depth. Wrap the pass in [`crate::autograd::no_grad`] to keep nothing for backward.
-    Evaluation,
-    /// Dropout and stochastic depth draw from this key; its `layer` is set by each module.
-    Training(RandomKey),
+pub struct Mode {
+    /// In training, where dropout and stochastic depth draw from; each module sets its `layer`.
+    key: Option<RandomKey>,
+    is_checkpointed: bool,
+    precision: Precision,
 }
 
 impl Mode {
+    /// No dropout, no stochastic depth. Wrap the pass in [`crate::autograd::no_grad`] to keep nothing for backward.
+    pub fn evaluation() -> Self {
+        Mode { key: None, is_checkpointed: false, precision: Precision::F32 }
+    }
+
+    /// Dropout and stochastic depth draw from `key`.
+    pub fn training(key: RandomKey) -> Self {
+        Mode { key: Some(key), ..Self::evaluation() }
+    }
+
+    /// With `on`, a block keeps its input alone, and backward runs it a second time ([`crate::autograd::checkpoint`]): the
+    /// same gradients bit for bit, for about a third more time, in the memory of one block.
+    pub fn checkpointed(self, on: bool) -> Self {
+        Mode { is_checkpointed: on, ..self }
+    }
+
+    /// With activations of this type.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Mode { precision, ..self }
+    }
+
     /// Whether modules draw at random.
     fn is_training(&self) -> bool {
-        matches!(self, Mode::Training(_))
+        self.key.is_some()
+    }
+
+    fn is_checkpointed(&self) -> bool {
+        self.is_checkpointed
+    }
+
+    /// The element type of activations inside a block.
+    fn activations(&self) -> DType {
+        match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::F16 => DType::F16,
+        }
     }
 
     /// The key of random layer number `layer`, in training.
     fn key(&self, layer: u32) -> Option<RandomKey> {
-        match self {
-            Mode::Evaluation => None,
-            Mode::Training(key) => Some(RandomKey { layer, ..*key }),
-        }
+        self.key.map(|key| RandomKey { layer, ..key })
     }
 
     fn dropout(&self, x: Tensor, p: f32, layer: u32) -> Result<Tensor> {

@@ -47,8 +47,8 @@ pub fn evaluate(model: &Vit, loader: &Loader) -> Result<Evaluation> {
 }
 
 fn record(model: &Vit, batch: &Batch) -> Result<(usize, Readback)> {
-    let (images, labels) = upload(model.gpu(), batch, model.config().img_size)?;
-    let logits = model.forward(&images, &[], &Mode::Evaluation)?;
+    let (images, labels) = upload(model.gpu(), batch, 0..batch.labels.len(), model.config().img_size)?;
+    let logits = model.forward(&images, &[], &Mode::evaluation())?;
     let loss = ops::cross_entropy(&logits, &labels, &CrossEntropy::default())?;
     let correct = ops::count_correct(&logits, &labels, None)?;
     Ok((batch.labels.len(), model.gpu().read(&[loss.buffer(), correct.buffer()])?))

@@ -58,6 +58,8 @@ pub struct Timing {
     pub training: Duration,
     /// Of `training`, waiting for data.
     pub data_wait: Duration,
+    /// Of `training`, the host's own work on the steps: see [`Trainer::host_time`].
+    pub host: Duration,
     /// Evaluation after each epoch.
     pub evaluation: Duration,
     /// Writing checkpoints.
@@ -164,7 +166,10 @@ impl<'a> Run<'a> {
     /// Measures, reports and saves.
     fn end_epoch(&mut self, epoch: u64) -> Result<()> {
         let started = Instant::now();
+        // Its batches are of other sizes: beside a step's memory, what they need would add to the peak.
+        self.model.gpu().trim();
         let validation = evaluate(self.model, self.data.validation)?;
+        self.model.gpu().trim();
         self.timing.evaluation += started.elapsed();
         let is_best = self.best.is_none_or(|(_, best)| validation.accuracy > best.accuracy);
         if is_best {
@@ -197,6 +202,7 @@ impl<'a> Run<'a> {
     }
 
     fn outcome(self) -> Outcome {
+        let host = self.trainer.host_time();
         let compilation = self.model.gpu().stats().compile_time - self.compiled_before;
         Outcome {
             steps: self.trainer.steps(),
@@ -204,7 +210,7 @@ impl<'a> Run<'a> {
             stopped: self.stopped && self.trainer.steps() < self.data.steps,
             best: self.best,
             layer_tokens: self.trainer.layer_tokens(),
-            timing: Timing { compilation, ..self.timing },
+            timing: Timing { compilation, host, ..self.timing },
         }
     }
 }

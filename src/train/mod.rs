@@ -4,10 +4,12 @@
 //! evaluation after each epoch and checkpoints. The host never waits inside a step: it records step *t* and then reads the
 //! results of step *t − 1*.
 
+mod estimate;
 mod evaluate;
 mod fit;
 mod step;
 
+pub use estimate::{MemoryEstimate, Remedy, Workload, available_memory, check_memory, estimate, remedies};
 pub use evaluate::{Evaluation, evaluate};
 pub use fit::{EpochMetrics, FitData, Observer, Outcome, Timing, fit};
 pub use step::{StepMetrics, TrainSettings, Trainer};

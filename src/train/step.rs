@@ -1,10 +1,13 @@
 //! One optimiser step.
 
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
 use crate::autograd::Parameters;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
-use crate::ltd::{LayerTokens, Layers, RandomLtd};
+use crate::ltd::{LayerTokens, Layers, RandomLtd, StepPlan};
 use crate::nn::{Mode, Vit};
 use crate::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use crate::optim::{LrSchedule, Optimizer, Rule, StepReport, decays};
@@ -25,6 +28,13 @@ pub struct TrainSettings {
     pub ltd: Option<RandomLtd>,
     /// Seeds dropout and stochastic depth. (Random-LTD and the data have their own.)
     pub seed: u64,
+    /// Micro-batches that a step's batch is cut into, at least 1: their gradients add up to the whole batch's, in the memory
+    /// of one. Tokens kept and dropout masks are those of the undivided batch. A batch of fewer samples is cut into single
+    /// ones.
+    pub accumulate: usize,
+    /// Keeps the input of each block alone and computes the rest again in backward: the same gradients bit for bit, for more
+    /// time and much less memory ([`Mode::checkpointed`]).
+    pub checkpoint_blocks: bool,
 }
 
 /// What one step did.
@@ -51,7 +61,16 @@ pub struct StepMetrics {
 /// A recorded step whose results are on their way.
 struct Pending {
     results: Readback,
+    /// Each micro-batch's share of the mean loss.
+    weights: Vec<f32>,
     metrics: StepMetrics,
+}
+
+/// The results of a micro-batch, on the device.
+struct Part {
+    loss: Tensor,
+    correct: Tensor,
+    weight: f32,
 }
 
 /// Trains a [`Vit`] step by step.
@@ -64,6 +83,7 @@ pub struct Trainer<'a> {
     kept: Option<usize>,
     layer_tokens: LayerTokens,
     pending: Option<Pending>,
+    host_time: Duration,
 }
 
 impl<'a> Trainer<'a> {
@@ -72,6 +92,9 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If a setting does not fit the model.
     pub fn new(model: &'a Vit, settings: TrainSettings) -> Result<Self> {
+        if settings.accumulate == 0 {
+            return Err(Error::argument("Trainer", "accumulate", "at least 1", 0));
+        }
         if let Some(ltd) = &settings.ltd {
             ltd.check_length(model.config().tokens())?;
             if ltd.total_blocks() != model.config().depth {
@@ -88,6 +111,7 @@ impl<'a> Trainer<'a> {
             kept: None,
             layer_tokens: LayerTokens::default(),
             pending: None,
+            host_time: Duration::ZERO,
         })
     }
 
@@ -97,7 +121,10 @@ impl<'a> Trainer<'a> {
     /// [`Error::NonFinite`] if that step's loss or gradient was not finite: its update was skipped, and so is every one
     /// recorded since with a gradient that is not finite. [`Error::OutOfRange`] if a label was.
     pub fn step(&mut self, batch: &Batch) -> Result<Option<StepMetrics>> {
+        let (started, compiled) = (Instant::now(), self.model.gpu().stats().compile_time);
         let recorded = self.record(batch)?;
+        let compiling = self.model.gpu().stats().compile_time - compiled;
+        self.host_time += started.elapsed().saturating_sub(compiling);
         let previous = self.pending.replace(recorded);
         previous.map(|p| self.resolve(p)).transpose()
     }
@@ -110,63 +137,108 @@ impl<'a> Trainer<'a> {
         self.pending.take().map(|p| self.resolve(p)).transpose()
     }
 
+    /// Records the whole step; nothing here waits for the device.
     fn record(&mut self, batch: &Batch) -> Result<Pending> {
         let samples = batch.labels.len();
-        let config = self.model.config();
-        let (images, labels) = upload(self.model.gpu(), batch, config.img_size)?;
-        let kept = self.draw(samples)?;
-        let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample: 0 };
-        let logits = self.model.forward(&images, &kept, &Mode::Training(key))?;
-        let loss = ops::cross_entropy(&logits, &labels, &self.settings.loss)?;
-        let correct = ops::count_correct(&logits.detach(), &labels, self.settings.loss.ignore_index)?;
-        drop(logits);
-        loss.backward()?;
+        let kept = self.begin(samples);
+        // What a step that failed half-way has left is not part of this one.
+        self.parameters().zero_grad();
+        let whole = self.counted(&batch.labels).max(1);
+        let parts: Vec<Part> = parts(samples, self.settings.accumulate)
+            .map(|range| self.accumulate(batch, range, whole))
+            .collect::<Result<_>>()?;
         let rate = self.settings.rate.rate(self.step);
         self.optimizer.step(self.model.parameters(), rate)?;
-        let views = [loss.buffer(), correct.buffer(), self.optimizer.report().buffer()];
+        let losses = parts.iter().map(|part| part.loss.buffer());
+        let correct = parts.iter().map(|part| part.correct.buffer());
+        let views: Vec<_> = losses.chain(correct).chain([self.optimizer.report().buffer()]).collect();
         let results = self.model.gpu().read(&views)?;
         let metrics = StepMetrics {
             step: self.step,
             loss: 0.0,
             correct: 0,
             samples,
-            kept: kept.iter().flatten().map(TokenIndices::kept).next().unwrap_or(config.tokens()),
-            tokens: config.tokens(),
+            kept,
+            tokens: self.model.config().tokens(),
             rate,
             grad_norm: 0.0,
         };
         self.step += 1;
-        Ok(Pending { results, metrics })
+        Ok(Pending { results, weights: parts.iter().map(|part| part.weight).collect(), metrics })
     }
 
-    /// This step's kept tokens for each block, and their account.
-    fn draw(&mut self, samples: usize) -> Result<Vec<Option<TokenIndices>>> {
-        let (gpu, config) = (self.model.gpu(), self.model.config());
-        let tokens = config.tokens();
-        let Some(ltd) = &self.settings.ltd else {
-            let all_plain = Layers { total: config.depth as u64, ltd: 0 };
-            self.layer_tokens += all_plain.layer_tokens(samples as u64, tokens as u64, tokens as u64);
-            return Ok(Vec::new());
-        };
-        let plan = ltd.plan(self.step, tokens);
-        self.layer_tokens += plan.layer_tokens(samples as u64);
-        if self.kept.replace(plan.kept()).is_some_and(|kept| kept != plan.kept()) {
+    /// Records optimiser step `step` and looks at no result: there is none on a dry run.
+    pub(super) fn rehearse(&mut self, step: u64, batch: &Batch) -> Result<()> {
+        self.step = step;
+        self.record(batch).map(drop)
+    }
+
+    /// Accounts for a step of `samples` samples and returns its R.
+    fn begin(&mut self, samples: usize) -> usize {
+        let plan = self.plan();
+        let all_plain = Layers { total: self.model.config().depth as u64, ltd: 0 };
+        let tokens = self.model.config().tokens();
+        let full = || all_plain.layer_tokens(samples as u64, tokens as u64, tokens as u64);
+        let kept = plan.map_or(tokens, |plan| plan.kept());
+        let layer_tokens = plan.map_or_else(full, |plan| plan.layer_tokens(samples as u64));
+        self.layer_tokens += layer_tokens;
+        if self.kept.replace(kept).is_some_and(|before| before != kept) {
             // Buffers of the old length are of no more use; kept, they would lie beside those of the new.
-            gpu.trim();
+            self.model.gpu().trim();
         }
-        let upload = |positions: Vec<u32>| TokenIndices::new(gpu, samples, plan.kept(), tokens, &positions);
-        plan.draw(0, samples)?.into_iter().map(|positions| positions.map(upload).transpose()).collect()
+        kept
+    }
+
+    fn plan(&self) -> Option<StepPlan<'_>> {
+        self.settings.ltd.as_ref().map(|ltd| ltd.plan(self.step, self.model.config().tokens()))
+    }
+
+    /// Labels that count in the mean loss.
+    fn counted(&self, labels: &[u32]) -> usize {
+        let (classes, ignored) = (self.model.config().num_classes, self.settings.loss.ignore_index);
+        labels.iter().filter(|&&label| (label as usize) < classes && Some(label) != ignored).count()
+    }
+
+    /// Adds the gradients of the samples in `range` of a batch in which `whole` labels count.
+    fn accumulate(&self, batch: &Batch, range: Range<usize>, whole: usize) -> Result<Part> {
+        let gpu = self.model.gpu();
+        let weight = (self.counted(&batch.labels[range.clone()]) as f64 / whole as f64) as f32;
+        let (images, labels) = upload(gpu, batch, range.clone(), self.model.config().img_size)?;
+        let kept = self.draw(range.clone())?;
+        let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample: range.start as u64 };
+        let mode = Mode::training(key).checkpointed(self.settings.checkpoint_blocks);
+        let logits = self.model.forward(&images, &kept, &mode)?;
+        let loss = ops::cross_entropy(&logits, &labels, &self.settings.loss)?;
+        let correct = ops::count_correct(&logits.detach(), &labels, self.settings.loss.ignore_index)?;
+        // The graph keeps what backward needs; from here on it alone decides when.
+        drop((images, logits));
+        loss.backward_from(&Tensor::from_slice(gpu, &[], &[weight])?)?;
+        Ok(Part { loss: loss.detach(), correct, weight })
+    }
+
+    /// The tokens that each block keeps of the samples in `range`.
+    fn draw(&self, range: Range<usize>) -> Result<Vec<Option<TokenIndices>>> {
+        let Some(plan) = self.plan() else { return Ok(Vec::new()) };
+        let samples = range.len();
+        let upload =
+            |positions: Vec<u32>| TokenIndices::new(self.model.gpu(), samples, plan.kept(), plan.tokens(), &positions);
+        let drawn = plan.draw(range.start as u64, samples)?;
+        drawn.into_iter().map(|positions| positions.map(upload).transpose()).collect()
     }
 
     fn resolve(&self, pending: Pending) -> Result<StepMetrics> {
-        let bytes = pending.results.wait()?;
-        let [loss, correct, report] = bytes.as_slice() else {
+        let Pending { results, weights, metrics } = pending;
+        let bytes = results.wait()?;
+        let Some((report, parts)) = bytes.split_last() else {
             return Err(Error::Graph { op: "Trainer::step", what: "results are missing" });
         };
         let report = StepReport::decode(report)?;
-        report.check(pending.metrics.step, self.parameters())?;
-        let metrics = pending.metrics;
-        Ok(StepMetrics { loss: f32_of(loss), correct: u32_of(correct), grad_norm: report.grad_norm, ..metrics })
+        report.check(metrics.step, self.parameters())?;
+        let (losses, correct) = parts.split_at(weights.len().min(parts.len()));
+        let loss =
+            losses.iter().zip(weights).map(|(loss, weight)| f64::from(f32_of(loss)) * f64::from(weight)).sum::<f64>();
+        let correct = correct.iter().map(|count| u32_of(count)).sum();
+        Ok(StepMetrics { loss: loss as f32, correct, grad_norm: report.grad_norm, ..metrics })
     }
 
     fn parameters(&self) -> &Parameters {
@@ -182,13 +254,36 @@ impl<'a> Trainer<'a> {
     pub fn layer_tokens(&self) -> LayerTokens {
         self.layer_tokens
     }
+
+    /// The host's own time in all steps so far: drawing, recording and submitting, without compiling kernels and without
+    /// waiting for results.
+    pub fn host_time(&self) -> Duration {
+        self.host_time
+    }
 }
 
-/// A batch on the device: `u8[B, 3, H, W]` and `u32[B]`.
-pub(super) fn upload(gpu: &Gpu, batch: &Batch, (height, width): (usize, usize)) -> Result<(Tensor, Tensor)> {
-    let samples = batch.labels.len();
-    let images = Tensor::from_slice(gpu, &[samples, 3, height, width], &batch.images)?;
-    Ok((images, Tensor::from_slice(gpu, &[samples], &batch.labels)?))
+/// `samples` in `count` nearly equal ranges, none of them empty.
+fn parts(samples: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = count.clamp(1, samples.max(1));
+    let start = move |i: usize| (samples as u128 * i as u128 / count as u128) as usize;
+    (0..count).map(move |i| start(i)..start(i + 1))
+}
+
+/// Samples `range` of a batch on the device: `u8[B, 3, H, W]` and `u32[B]`.
+pub(super) fn upload(
+    gpu: &Gpu,
+    batch: &Batch,
+    range: Range<usize>,
+    (height, width): (usize, usize),
+) -> Result<(Tensor, Tensor)> {
+    let (samples, sample) = (batch.labels.len(), 3 * height * width);
+    if batch.images.len() != samples * sample {
+        let expected = format!("{samples} pictures of 3·{height}·{width} bytes");
+        return Err(Error::argument("batch", "images", expected, format_args!("{} bytes", batch.images.len())));
+    }
+    let pixels = &batch.images[range.start * sample..range.end * sample];
+    let images = Tensor::from_slice(gpu, &[range.len(), 3, height, width], pixels)?;
+    Ok((images, Tensor::from_slice(gpu, &[range.len()], &batch.labels[range])?))
 }
 
 /// The first word of a read-back.
