@@ -18,7 +18,7 @@ use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::nn::VitConfig;
+use wgrad::nn::{Precision, VitConfig};
 
 use stats::median;
 use workload::Workload;
@@ -35,6 +35,9 @@ struct Args {
     /// Tokens kept in all blocks but the first and last.
     #[arg(long)]
     ltd: Option<usize>,
+    /// Element type of activations: f32 or f16.
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// Keep each block's input alone, and compute the rest again in backward.
     #[arg(long)]
     checkpoint_blocks: bool,
@@ -69,7 +72,8 @@ fn main() -> Result<()> {
         num_classes: 10,
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
-    let mut workload = Workload::new(&gpu, config, args.batch)?;
+    let mut workload = Workload::new(&gpu, config, args.batch, args.precision)?;
+    workload.checkpoint_blocks(args.checkpoint_blocks);
     workload.keep(args.ltd)?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;

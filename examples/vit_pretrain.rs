@@ -16,7 +16,7 @@ use wgrad::checkpoint::save_vit;
 use wgrad::data::{Loader, LoaderOptions, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Vit, VitConfig};
+use wgrad::nn::{Precision, Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{EpochMetrics, FitData, Observer, StepMetrics, TrainSettings, evaluate, fit};
@@ -106,6 +106,7 @@ fn main() -> Result<()> {
         ltd: ltd.transpose()?,
         seed: args.seed,
         accumulate: 1,
+        precision: Precision::F32,
         checkpoint_blocks: false,
     };
     let validation = held_out(&data.validation)?;

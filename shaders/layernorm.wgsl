@@ -1,68 +1,111 @@
-// Layer normalisation over rows of `width` elements:
+// Layer normalisation over rows of `width` items:
 //   hat = (x - mean) * inverse,  inverse = 1 / sqrt(variance + eps),  y = hat * weight + bias.
+// With `indices`, the rows are those of kept tokens in a full tensor, and are put side by side on the way.
 //
-// Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
-// 64 a row (GPUs). Any number of rows, any width. Uses lib/grid.wgsl and lib/reduce.wgsl.
+// x and parameters are Items, four floats or one; y and its gradient are as many activations (tiles/).
+// Forms: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of 64 a row (GPUs).
+// Any number of rows, any width. The backward pass is layernorm_backward.wgsl. Uses lib/grid.wgsl, lib/reduce.wgsl,
+// lib/fault.wgsl.
 
-struct Params { rows: u32, width: u32, eps: f32, accumulate: u32 }
+struct Params {
+    rows: u32,
+    width: u32,
+    eps: f32,
+    kept: u32, // R
+    tokens: u32, // T
+    fault: u32,
+}
 
 @group(1) @binding(0) var<uniform> params: Params;
 
 const LANES = 64u;
+const NARROW = 16u;
 
-// ---- forward ----
-
-@group(0) @binding(0) var<storage, read> x: array<f32>; // f32[rows, width]
-@group(0) @binding(1) var<storage, read> weight: array<f32>; // f32[width]
-@group(0) @binding(2) var<storage, read> bias: array<f32>; // f32[width]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>; // f32[rows, width]
+@group(0) @binding(0) var<storage, read> x: array<Item>; // f32[rows, width], or f32[batch, tokens, width]
+@group(0) @binding(1) var<storage, read> weight: array<Item>; // f32[width]
+@group(0) @binding(2) var<storage, read> bias: array<Item>; // f32[width]
+@group(0) @binding(3) var<storage, read_write> y: array<Act>; // Act[rows, width]
 @group(0) @binding(4) var<storage, read_write> stats: array<vec2<f32>>; // f32[rows, 2]: mean, inverse
 
-// Σ x over the elements `first`, `first + step`, ... of a row.
-fn sum_of(base: u32, first: u32, step: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = first; i < params.width; i += step) {
-        sum += x[base + i];
-    }
-    return sum;
-}
-
-// Σ (x - mean)² over them.
-fn squares_of(base: u32, first: u32, step: u32, mean: f32) -> f32 {
-    var squares = 0.0;
-    for (var i = first; i < params.width; i += step) {
-        let d = x[base + i] - mean;
-        squares += d * d;
-    }
-    return squares;
-}
-
 fn inverse_of(squares: f32) -> f32 {
-    return 1.0 / sqrt(squares / f32(params.width) + params.eps);
+    return 1.0 / sqrt(squares / f32(params.width * ITEM) + params.eps);
 }
 
-fn store_y(base: u32, first: u32, step: u32, mean: f32, inverse: f32) {
+fn store_y(start: u32, base: u32, first: u32, step: u32, stat: vec2<f32>) {
     for (var i = first; i < params.width; i += step) {
-        y[base + i] = (x[base + i] - mean) * inverse * weight[i] + bias[i];
+        y[base + i] = Act((x[start + i] - stat.x) * stat.y * weight[i] + bias[i]);
     }
 }
 
-// Grid: a row an invocation, 64 a workgroup, folded.
-@compute @workgroup_size(64)
+// ---- mean and inverse by one invocation, in one pass: chunks of four items, each exact by itself, are merged by the
+// formula of Chan, Golub and LeVeque (1979), so that nothing cancels ----
+
+struct Running {
+    mean: f32,
+    squares: f32, // Σ (x - mean)²
+}
+
+// A chunk of `count` items, merged into what `before` items gave.
+fn merge(all: Running, before: u32, mean: f32, squares: f32, count: u32) -> Running {
+    let share = f32(count) / f32(before + count);
+    let delta = mean - all.mean;
+    return Running(all.mean + delta * share, all.squares + squares + delta * delta * share * f32(before * ITEM));
+}
+
+fn stat_of(start: u32) -> vec2<f32> {
+    var all = Running(0.0, 0.0);
+    var i = 0u;
+    for (; i + 4u <= params.width; i += 4u) {
+        let a = x[start + i];
+        let b = x[start + i + 1u];
+        let c = x[start + i + 2u];
+        let d = x[start + i + 3u];
+        let mean = item_sum((a + b) + (c + d)) / f32(4u * ITEM);
+        let e = a - mean;
+        let f = b - mean;
+        let g = c - mean;
+        let h = d - mean;
+        all = merge(all, i, mean, item_sum(fma(e, e, f * f) + fma(g, g, h * h)), 4u);
+    }
+    for (; i < params.width; i++) {
+        let a = x[start + i];
+        let mean = item_sum(a) / f32(ITEM);
+        all = merge(all, i, mean, item_sum((a - mean) * (a - mean)), 1u);
+    }
+    return vec2<f32>(all.mean, inverse_of(all.squares));
+}
+
+// Grid: a row an invocation, NARROW a workgroup, folded.
+@compute @workgroup_size(16)
 fn forward_lane(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups) * LANES + lane;
+    let row = grid_group(group, groups) * NARROW + lane;
     if row >= params.rows {
         return;
     }
     let base = row * params.width;
-    let mean = sum_of(base, 0u, 1u) / f32(params.width);
-    let inverse = inverse_of(squares_of(base, 0u, 1u, mean));
-    stats[row] = vec2<f32>(mean, inverse);
-    store_y(base, 0u, 1u, mean, inverse);
+    let stat = stat_of(base);
+    stats[row] = stat;
+    store_y(base, base, 0u, 1u, stat);
+}
+
+// ---- the same by a workgroup: the row stays in the cache between the passes ----
+
+fn group_stat_of(start: u32, lane: u32) -> vec2<f32> {
+    var sum: Item;
+    for (var i = lane; i < params.width; i += LANES) {
+        sum += x[start + i];
+    }
+    let mean = reduce_sum(item_sum(sum), lane) / f32(params.width * ITEM);
+    var squares: Item;
+    for (var i = lane; i < params.width; i += LANES) {
+        let d = x[start + i] - mean;
+        squares += d * d;
+    }
+    return vec2<f32>(mean, inverse_of(reduce_sum(item_sum(squares), lane)));
 }
 
 // Grid: a row a workgroup, folded.
@@ -77,63 +120,63 @@ fn forward_group(
         return; // uniform: the whole workgroup leaves
     }
     let base = row * params.width;
-    let mean = reduce_sum(sum_of(base, lane, LANES), lane) / f32(params.width);
-    let inverse = inverse_of(reduce_sum(squares_of(base, lane, LANES, mean), lane));
+    let stat = group_stat_of(base, lane);
     if lane == 0u {
-        stats[row] = vec2<f32>(mean, inverse);
+        stats[row] = stat;
     }
-    store_y(base, lane, LANES, mean, inverse);
+    store_y(base, base, lane, LANES, stat);
 }
 
-// ---- backward of y = hat * weight + bias, with respect to x ----
-//   dhat = dy * weight;  dx = inverse * (dhat - mean(dhat) - hat * mean(dhat * hat))
+// ---- rows of kept tokens: packed[b, r] = x[b, indices[b, r]], y = its norm ----
+// An index that is not below `tokens` raises `fault`; its row counts as zeros, and nothing is read for it.
 
-@group(0) @binding(2) var<storage, read> row_stats: array<vec2<f32>>; // f32[rows, 2]
-@group(0) @binding(3) var<storage, read> dy: array<f32>; // f32[rows, width]
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>; // f32[rows, width]
+@group(0) @binding(5) var<storage, read> indices: array<u32>; // u32[batch, kept]
+@group(0) @binding(6) var<storage, read_write> fault_flag: FaultFlag;
+@group(0) @binding(7) var<storage, read_write> packed: array<Item>; // f32[rows, width]
 
-// Σ (dhat, dhat * hat) over the elements `first`, `first + step`, ... of a row.
-fn moments_of(base: u32, first: u32, step: u32, stat: vec2<f32>) -> vec2<f32> {
-    var sum = vec2<f32>();
+fn store_packed(start: u32, base: u32, first: u32, step: u32, stat: vec2<f32>) {
     for (var i = first; i < params.width; i += step) {
-        let dhat = dy[base + i] * weight[i];
-        sum += vec2<f32>(dhat, dhat * (x[base + i] - stat.x) * stat.y);
+        let value = x[start + i];
+        packed[base + i] = value;
+        y[base + i] = Act((value - stat.x) * stat.y * weight[i] + bias[i]);
     }
-    return sum;
 }
 
-// mean: of dhat and of dhat * hat.
-fn store_dx(base: u32, first: u32, step: u32, stat: vec2<f32>, mean: vec2<f32>) {
+fn store_missing(base: u32, first: u32, step: u32) {
     for (var i = first; i < params.width; i += step) {
-        let at = base + i;
-        let hat = (x[at] - stat.x) * stat.y;
-        let value = stat.y * (dy[at] * weight[i] - mean.x - hat * mean.y);
-        if params.accumulate == 0u {
-            dx[at] = value;
-        } else {
-            dx[at] += value;
-        }
+        packed[base + i] = Item();
+        y[base + i] = Act(bias[i]);
     }
 }
 
-@compute @workgroup_size(64)
-fn backward_lane(
+// Grid: a row an invocation, NARROW a workgroup, folded.
+@compute @workgroup_size(16)
+fn gather_lane(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups) * LANES + lane;
+    let row = grid_group(group, groups) * NARROW + lane;
     if row >= params.rows {
         return;
     }
     let base = row * params.width;
-    let stat = row_stats[row];
-    let mean = moments_of(base, 0u, 1u, stat) / f32(params.width);
-    store_dx(base, 0u, 1u, stat, mean);
+    let index = indices[row];
+    if index >= params.tokens {
+        fault_raise(params.fault, index, params.tokens);
+        stats[row] = vec2<f32>(0.0, inverse_of(0.0));
+        store_missing(base, 0u, 1u);
+        return;
+    }
+    let start = (row / params.kept * params.tokens + index) * params.width;
+    let stat = stat_of(start);
+    stats[row] = stat;
+    store_packed(start, base, 0u, 1u, stat);
 }
 
+// Grid: a row a workgroup, folded.
 @compute @workgroup_size(64)
-fn backward_group(
+fn gather_group(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
@@ -143,74 +186,21 @@ fn backward_group(
         return; // uniform: the whole workgroup leaves
     }
     let base = row * params.width;
-    let stat = row_stats[row];
-    let mean = reduce_sum2(moments_of(base, lane, LANES, stat), lane) / f32(params.width);
-    store_dx(base, lane, LANES, stat, mean);
-}
-
-// ---- backward with respect to weight and bias: dweight = Σ dy hat, dbias = Σ dy over rows ----
-// Two passes without atomics, so that the order of the sum never changes: first over slices of 32 rows, then over slices.
-
-const AFFINE_ROWS = 32u;
-
-@group(0) @binding(1) var<storage, read> slice_stats: array<vec2<f32>>; // f32[rows, 2]
-@group(0) @binding(2) var<storage, read> slice_dy: array<f32>; // f32[rows, width]
-@group(0) @binding(3) var<storage, read_write> partial: array<f32>; // f32[2, slices, width]: of dweight, of dbias
-
-fn slice_count() -> u32 {
-    return (params.rows + AFFINE_ROWS - 1u) / AFFINE_ROWS;
-}
-
-// Grid: an invocation for each slice and column, 64 a workgroup, folded.
-@compute @workgroup_size(64)
-fn backward_affine_partial(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let item = grid_group(group, groups) * LANES + lane;
-    let slices = slice_count();
-    if item >= slices * params.width {
-        return;
-    }
-    let column = item % params.width;
-    let first = item / params.width * AFFINE_ROWS;
-    let end = min(first + AFFINE_ROWS, params.rows);
-    var dweight = 0.0;
-    var dbias = 0.0;
-    for (var row = first; row < end; row++) {
-        let at = row * params.width + column;
-        let stat = slice_stats[row];
-        dweight += slice_dy[at] * (x[at] - stat.x) * stat.y;
-        dbias += slice_dy[at];
-    }
-    partial[item] = dweight;
-    partial[slices * params.width + item] = dbias;
-}
-
-@group(0) @binding(0) var<storage, read> sums: array<f32>; // f32[2, slices, width]
-@group(0) @binding(1) var<storage, read_write> total: array<f32>; // f32[width]
-
-// accumulate: bit 0 add to `total`, bit 1 take the bias half. Grid: an invocation for each column, 64 a workgroup.
-@compute @workgroup_size(64)
-fn backward_affine_total(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let column = grid_group(group, groups) * LANES + lane;
-    if column >= params.width {
-        return;
-    }
-    let slices = slice_count();
-    let half = (params.accumulate >> 1u) * slices * params.width;
-    var sum = 0.0;
-    for (var s = 0u; s < slices; s++) {
-        sum += sums[half + s * params.width + column];
-    }
-    if (params.accumulate & 1u) == 0u {
-        total[column] = sum;
+    let index = indices[row];
+    let exists = index < params.tokens;
+    // Without its row, the workgroup takes part in the barriers with another one's.
+    let start = select(0u, (row / params.kept * params.tokens + index) * params.width, exists);
+    var stat = group_stat_of(start, lane);
+    if exists {
+        store_packed(start, base, lane, LANES, stat);
     } else {
-        total[column] += sum;
+        stat = vec2<f32>(0.0, inverse_of(0.0));
+        store_missing(base, lane, LANES);
+    }
+    if lane == 0u {
+        stats[row] = stat;
+        if !exists {
+            fault_raise(params.fault, index, params.tokens);
+        }
     }
 }

@@ -81,7 +81,33 @@ fn scatter(
     }
 }
 
-// ---- rows of full = 0: what reaches the rows that `scatter` has overwritten ----
+// ---- packed = or += rows of full, which are then 0: what reaches the rows that `scatter` has put in, and what is left for
+// those that it has overwritten ----
+
+@group(0) @binding(2) var<storage, read_write> full: array<Item>;
+
+@compute @workgroup_size(64)
+fn take(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = grid_group(group, groups);
+    if row >= params.rows {
+        return;
+    }
+    let place = place_of(row, lane);
+    for (var i = lane; i < params.width; i += LANES) {
+        var value = Item();
+        if place != NOWHERE {
+            value = full[place + i];
+            full[place + i] = Item();
+        }
+        store(row * params.width + i, value);
+    }
+}
+
+// ---- rows of full = 0, where nobody wants them ----
 
 @group(0) @binding(2) var<storage, read_write> zeroed: array<Item>;
 

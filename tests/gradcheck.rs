@@ -13,7 +13,7 @@
 
 use crate::common::{each_family, values};
 use wgrad::ops::Mask;
-use wgrad::{Gpu, Result, Tensor, autograd, ops};
+use wgrad::{DType, Gpu, Result, Tensor, autograd, ops};
 
 struct Row {
     name: &'static str,
@@ -65,6 +65,11 @@ const ROWS: &[Row] = &[
     row("embed_tokens, no prefix", &[&[3, 5, 7], &[1, 5, 7]], LINEAR, |x| ops::embed_tokens(&x[0], None, &x[1])),
     row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0])),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
+    row("layernorm of fours", &[&[5, 12], &[12], &[12]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
+    row("gather_layernorm", &[&[2, 5, 8], &[8], &[8]], SMOOTH, |x| {
+        let (packed, y) = ops::gather_layernorm(&x[0], &kept(x[0].gpu())?, &x[1], &x[2], 1e-3, DType::F32)?;
+        ops::add(&packed, &y)
+    }),
     row("linear", &[&[2, 5, 8], &[12, 8], &[12]], LINEAR, |x| ops::linear(&x[0], &x[1], Some(&x[2]))),
     row("linear, no bias", &[&[5, 7], &[3, 7]], LINEAR, |x| ops::linear(&x[0], &x[1], None)),
     row("linear_add", &[&[2, 5, 8], &[12, 8], &[12], &[2, 5, 12]], LINEAR, |x| {

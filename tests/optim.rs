@@ -3,7 +3,7 @@
 use crate::common::{assert_close, each_family, gpu, poison, values};
 use wgrad::autograd::{Parameter, Parameters};
 use wgrad::ops;
-use wgrad::optim::{AdamW, Optimizer, Rule, Sgd, StepReport, decays};
+use wgrad::optim::{AdamW, LossScale, Optimizer, Rule, Sgd, StepReport, decays};
 use wgrad::{Error, Gpu, Tensor};
 
 /// Path and number of elements. The large ones need segments of their own: the first segment is 1 MiB.
@@ -48,10 +48,15 @@ fn model(gpu: &Gpu) -> (Parameters, Vec<Parameter>) {
 
 /// Fills the gradients by the graph: d (p · g) / dp = g.
 fn fill_gradients(gpu: &Gpu, list: &[Parameter], step: u64) {
+    fill_scaled(list, step, &Tensor::from_slice(gpu, &[], &[1.0f32]).unwrap());
+}
+
+/// The same times `scale`.
+fn fill_scaled(list: &[Parameter], step: u64, scale: &Tensor) {
     for (i, p) in list.iter().enumerate().filter(|(i, _)| has_gradient(*i, step)) {
         let n = p.value().numel();
-        let g = Tensor::from_slice(gpu, &[n], &gradient(i, step, n)).unwrap();
-        ops::sum(&ops::mul(&p.tensor(), &g).unwrap()).unwrap().backward().unwrap();
+        let g = Tensor::from_slice(scale.gpu(), &[n], &gradient(i, step, n)).unwrap();
+        ops::sum(&ops::mul(&p.tensor(), &g).unwrap()).unwrap().backward_from(scale).unwrap();
     }
 }
 
@@ -249,6 +254,109 @@ fn overflowing_norm_is_skipped() {
         let report = report(&optimizer);
         assert_eq!((report.finite, report.bad_parameter), (false, None));
         assert_eq!(p.value().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+    }
+}
+
+/// Makes the gradient of parameter 8 infinite at its last element.
+fn spoil(list: &[Parameter]) {
+    let mut g = vec![0.0; SIZES[8].1];
+    *g.last_mut().unwrap() = f32::INFINITY;
+    let g = Tensor::from_slice(list[8].value().gpu(), &[g.len()], &g).unwrap();
+    ops::sum(&ops::mul(&list[8].tensor(), &g).unwrap()).unwrap().backward().unwrap();
+}
+
+/// The loss scale halves at a bad step, which is left out without an error, grows after good ones, and ends at its floor
+/// with an error. The weights are those of the good steps alone, to the last bit, since the factors are powers of two.
+#[test]
+fn loss_scale_falls_and_grows() {
+    let settings = LossScale { initial: 8.0, growth: 2.0, backoff: 0.5, interval: 2, floor: 1.0 };
+    // (whether the step is good, the scale that it is taken with, whether its error is excused)
+    let steps = [
+        (true, 8.0, false),
+        (true, 8.0, false),
+        (false, 16.0, true),
+        (true, 8.0, false),
+        (false, 8.0, true),
+        (false, 4.0, true),
+        (false, 2.0, true),
+        (false, 1.0, false),
+        (true, 1.0, false),
+        (true, 1.0, false),
+        (true, 2.0, false),
+    ];
+    for rule in [Rule::AdamW(AdamW::default()), Rule::Sgd(Sgd::default())] {
+        for gpu in each_family() {
+            let (scaled, scaled_list) = model(&gpu);
+            let (plain, plain_list) = model(&gpu);
+            let mut one = Optimizer::new(&plain, rule, Some(1.0), decays).unwrap();
+            assert!(one.loss_scale().is_none());
+            let mut two = Optimizer::new(&scaled, rule, Some(1.0), decays).unwrap().with_loss_scale(settings).unwrap();
+            for (step, (is_good, scale, excused)) in (0..).zip(steps) {
+                assert_eq!(two.loss_scale().unwrap().item().unwrap(), scale, "before step {step}");
+                fill_scaled(&scaled_list, step, two.loss_scale().unwrap());
+                if !is_good {
+                    spoil(&scaled_list);
+                }
+                two.step(&scaled, 0.01).unwrap();
+                let got = report(&two);
+                assert_eq!((got.finite, got.loss_scale, got.excused), (is_good, scale, excused), "step {step}");
+                assert_eq!(got.check(step, &scaled).is_ok(), is_good || excused, "step {step}");
+                if is_good {
+                    fill_gradients(&gpu, &plain_list, step);
+                    one.step(&plain, 0.01).unwrap();
+                    assert_eq!(report(&one).grad_norm, got.grad_norm, "step {step}");
+                }
+            }
+            for (a, b) in scaled_list.iter().zip(&plain_list) {
+                assert!(same_bits(&a.value().to_vec().unwrap(), &b.value().to_vec().unwrap()), "{}", a.path());
+            }
+        }
+    }
+}
+
+/// A constant scale neither moves nor excuses.
+#[test]
+fn constant_loss_scale() {
+    for gpu in each_family() {
+        let (parameters, list) = model(&gpu);
+        let optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, decays).unwrap();
+        let mut optimizer = optimizer.with_loss_scale(LossScale::constant(1024.0)).unwrap();
+        for is_good in [true, false, true] {
+            fill_scaled(&list, 0, optimizer.loss_scale().unwrap());
+            if !is_good {
+                spoil(&list);
+            }
+            optimizer.step(&parameters, 0.01).unwrap();
+            let report = report(&optimizer);
+            assert_eq!((report.loss_scale, report.excused), (1024.0, false));
+            assert_eq!(report.check(0, &parameters).is_ok(), is_good);
+            assert_eq!(optimizer.loss_scale().unwrap().item().unwrap(), 1024.0);
+        }
+    }
+}
+
+#[test]
+fn loss_scale_settings_are_checked() {
+    let gpu = gpu();
+    let (parameters, _) = model(&gpu);
+    let good = LossScale::default();
+    let bad = [
+        (LossScale { initial: 0.0, ..good }, "initial"),
+        (LossScale { initial: f32::INFINITY, ..good }, "initial"),
+        (LossScale { growth: 0.5, ..good }, "growth"),
+        (LossScale { growth: f32::NAN, ..good }, "growth"),
+        (LossScale { backoff: 0.0, ..good }, "backoff"),
+        (LossScale { backoff: 1.5, ..good }, "backoff"),
+        (LossScale { interval: 0, ..good }, "interval"),
+        (LossScale { floor: 0.0, ..good }, "floor"),
+        (LossScale { floor: 1e6, ..good }, "floor"),
+    ];
+    for (settings, setting) in bad {
+        let optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, decays).unwrap();
+        match optimizer.with_loss_scale(settings).err() {
+            Some(Error::Argument { name, .. }) if name == setting => {}
+            other => panic!("{settings:?}: {other:?}"),
+        }
     }
 }
 

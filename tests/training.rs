@@ -7,7 +7,7 @@ use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
 use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Position, Split, Transform};
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Mode, Pool, Vit, VitConfig};
+use wgrad::nn::{Mode, Pool, Precision, Vit, VitConfig};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{
@@ -40,6 +40,7 @@ fn settings(ltd: Option<RandomLtd>) -> TrainSettings {
         ltd,
         seed: 7,
         accumulate: 1,
+        precision: Precision::F32,
         checkpoint_blocks: false,
     }
 }

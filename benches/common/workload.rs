@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Mode, Vit, VitConfig};
+use wgrad::nn::{Mode, Precision, Vit, VitConfig};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
-use wgrad::optim::{AdamW, Optimizer, Rule, decays};
+use wgrad::optim::{AdamW, LossScale, Optimizer, Rule, decays};
 use wgrad::{Gpu, Tensor};
 
 /// A model with its optimiser and one batch on the device.
@@ -16,6 +16,8 @@ pub struct Workload {
     images: Tensor,
     labels: Tensor,
     ltd: Option<RandomLtd>,
+    precision: Precision,
+    checkpoint_blocks: bool,
     step: u64,
 }
 
@@ -29,9 +31,14 @@ pub struct Step {
 }
 
 impl Workload {
-    pub fn new(gpu: &Gpu, config: VitConfig, batch: usize) -> Result<Self> {
+    /// A model of `config` and a batch; in half precision the loss is scaled.
+    pub fn new(gpu: &Gpu, config: VitConfig, batch: usize, precision: Precision) -> Result<Self> {
         let model = Vit::new(gpu, config, 0)?;
         let optimizer = Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), None, decays)?;
+        let optimizer = match precision {
+            Precision::F32 => optimizer,
+            Precision::F16 => optimizer.with_loss_scale(LossScale::default())?,
+        };
         let (height, width) = model.config().img_size;
         // Any spread of values does: time does not depend on them.
         let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16) as u8;
@@ -39,7 +46,7 @@ impl Workload {
         let images = Tensor::from_slice(gpu, &[batch, 3, height, width], &bytes)?;
         let labels: Vec<u32> = (0..batch).map(|i| (i % model.config().num_classes) as u32).collect();
         let labels = Tensor::from_slice(gpu, &[batch], &labels)?;
-        Ok(Workload { model, optimizer, images, labels, ltd: None, step: 0 })
+        Ok(Workload { model, optimizer, images, labels, ltd: None, precision, checkpoint_blocks: false, step: 0 })
     }
 
     /// From now on keeps this many tokens in all blocks but the first and last; `None` and the full length are the plain
@@ -50,12 +57,17 @@ impl Workload {
         Ok(())
     }
 
+    /// From now on keeps each block's input alone, and computes the rest again in backward.
+    pub fn checkpoint_blocks(&mut self, on: bool) {
+        self.checkpoint_blocks = on;
+    }
+
     /// One step, waiting for its loss.
     pub fn step(&mut self) -> Result<Step> {
         let (started, gpu) = (Instant::now(), self.model.gpu().clone());
         let before = gpu.stats().dispatches;
         let loss = self.forward(&self.draw()?)?;
-        loss.backward()?;
+        self.backward(&loss)?;
         self.update()?;
         let host_ms = started.elapsed().as_secs_f64() * 1e3;
         loss.item()?;
@@ -76,8 +88,18 @@ impl Workload {
     /// The loss, in its graph.
     pub fn forward(&self, kept: &[Option<TokenIndices>]) -> Result<Tensor> {
         let key = RandomKey { seed: 0, step: self.step, layer: 0, first_sample: 0 };
-        let logits = self.model.forward(&self.images, kept, &Mode::training(key))?;
+        let mode = Mode::training(key).checkpointed(self.checkpoint_blocks).with_precision(self.precision);
+        let logits = self.model.forward(&self.images, kept, &mode)?;
         Ok(ops::cross_entropy(&logits, &self.labels, &CrossEntropy::default())?)
+    }
+
+    /// Leaves the gradients of the loss, times its scale, in the parameters.
+    pub fn backward(&self, loss: &Tensor) -> Result<()> {
+        match self.optimizer.loss_scale() {
+            Some(scale) => loss.backward_from(scale)?,
+            None => loss.backward()?,
+        };
+        Ok(())
     }
 
     /// Lets the optimiser use the gradients, which ends the step.

@@ -12,7 +12,8 @@ use serde::Serialize;
 use wgrad::Gpu;
 use wgrad::nn::VitConfig;
 
-use crate::case::{Case, Ratio, order};
+use crate::Work;
+use crate::case::{Case, order};
 use crate::report;
 use crate::stats::median;
 use crate::workload::Workload;
@@ -80,18 +81,19 @@ struct Turn {
     whole: Vec<Parts>,
 }
 
-pub fn run(gpu: &Gpu, cases: &[Case], ratios: &[Ratio], turns: usize) -> Result<Report> {
-    let cases = cases.iter().map(|case| measure(gpu, case, ratios, turns)).collect::<Result<Vec<_>>>()?;
+pub fn run(gpu: &Gpu, cases: &[Case], work: &Work) -> Result<Report> {
+    let cases = cases.iter().map(|case| measure(gpu, case, work)).collect::<Result<Vec<_>>>()?;
     cases.iter().for_each(CaseReport::print);
     Ok(Report { adapter: gpu.info().to_string(), cases })
 }
 
-fn measure(gpu: &Gpu, case: &Case, ratios: &[Ratio], turns: usize) -> Result<CaseReport> {
+fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<CaseReport> {
+    let turns = work.turns;
     let config = case.config();
     let (tokens, width) = (config.tokens(), config.embed_dim);
-    let kept: Vec<usize> = ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
-    let mut ends = Workload::new(gpu, VitConfig { depth: 2, ..config.clone() }, case.batch())?;
-    let mut whole = Workload::new(gpu, config, case.batch())?;
+    let kept: Vec<usize> = work.ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
+    let mut ends = Workload::new(gpu, VitConfig { depth: 2, ..config.clone() }, case.batch(), work.precision)?;
+    let mut whole = Workload::new(gpu, config, case.batch(), work.precision)?;
     let mut all = Vec::new();
     for turn in 0..turns {
         eprintln!("{case}: turn {} of {turns}", turn + 1);
@@ -134,7 +136,7 @@ fn parts(gpu: &Gpu, workload: &mut Workload) -> Result<Parts> {
 fn one_step(gpu: &Gpu, workload: &mut Workload) -> Result<Parts> {
     let (kept, draw) = timed(gpu, || workload.draw())?;
     let (loss, forward) = timed(gpu, || workload.forward(&kept))?;
-    let (_, backward) = timed(gpu, || Ok(loss.backward()?))?;
+    let (_, backward) = timed(gpu, || workload.backward(&loss))?;
     let ((), optimiser) = timed(gpu, || workload.update())?;
     Ok(Parts { draw, forward, backward, optimiser })
 }

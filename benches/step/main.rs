@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 use wgrad::Gpu;
+use wgrad::nn::Precision;
 use wgrad::gpu::{AdapterChoice, GpuOptions};
 
 use case::{Case, Ratio};
@@ -49,6 +50,9 @@ struct Args {
     /// Timed steps at each length.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     steps: u32,
+    /// Element type of activations: f32 or f16.
+    #[arg(long, default_value = "f32", conflicts_with = "budget")]
+    precision: Precision,
     /// Adapter, by a part of its name or its number.
     #[arg(long)]
     adapter: Option<AdapterChoice>,
@@ -76,21 +80,30 @@ impl Args {
     }
 }
 
+/// What is done with each case.
+pub struct Work {
+    /// Full length at the end.
+    pub ratios: Vec<Ratio>,
+    pub precision: Precision,
+    pub turns: usize,
+}
+
 fn main() -> Result<()> {
     let args: Args = report::arguments();
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
     println!("{}\n", gpu.info());
-    let (json, turns) = (args.json.as_deref(), args.steps as usize);
+    let json = args.json.as_deref();
+    let work = Work { ratios: args.ratios(), precision: args.precision, turns: args.steps as usize };
     if args.budget {
         let ratios = args.ltd_ratios.clone().unwrap_or_else(|| vec![Ratio::FULL]);
         return report::write_json(json, &budget::run(&gpu, &args.cases, &ratios)?);
     }
     if args.ltd_blocks {
-        let found = ltd_blocks::run(&gpu, &args.cases, &args.ratios(), turns)?;
+        let found = ltd_blocks::run(&gpu, &args.cases, &work)?;
         if let Some(path) = &args.plot {
             plot::draw(path, &found)?;
         }
         return report::write_json(json, &found);
     }
-    report::write_json(json, &steps::run(&gpu, &args.cases, &args.ratios(), turns)?)
+    report::write_json(json, &steps::run(&gpu, &args.cases, &work)?)
 }

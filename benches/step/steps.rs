@@ -4,7 +4,8 @@ use anyhow::Result;
 use serde::Serialize;
 use wgrad::Gpu;
 
-use crate::case::{Case, Ratio, order};
+use crate::Work;
+use crate::case::{Case, order};
 use crate::cost::Cost;
 use crate::entries::{Entry, entries};
 use crate::report;
@@ -37,13 +38,13 @@ struct Line {
     peak_device_mb: f64,
 }
 
-pub fn run(gpu: &Gpu, cases: &[Case], ratios: &[Ratio], turns: usize) -> Result<Report> {
+pub fn run(gpu: &Gpu, cases: &[Case], work: &Work) -> Result<Report> {
     let header =
         ["case", "T", "R", "step, ms", "img/s", "time to full", "FLOPs to full", "GFLOP/s", "host, ms", "peak MB"];
     let mut table = report::table(&header, 1);
     let mut lines = Vec::new();
     for case in cases {
-        for line in measure(gpu, case, ratios, turns)? {
+        for line in measure(gpu, case, work)? {
             table.add_row([
                 line.case.clone(),
                 line.tokens.to_string(),
@@ -70,10 +71,11 @@ struct Length {
     peak: u64,
 }
 
-fn measure(gpu: &Gpu, case: &Case, ratios: &[Ratio], turns: usize) -> Result<Vec<Line>> {
-    let mut workload = Workload::new(gpu, case.config(), case.batch())?;
+fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
+    let turns = work.turns;
+    let mut workload = Workload::new(gpu, case.config(), case.batch(), work.precision)?;
     let tokens = case.config().tokens();
-    let kept: Vec<usize> = ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
+    let kept: Vec<usize> = work.ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
     let mut lengths: Vec<Length> = kept.iter().map(|_| Length::default()).collect();
     for turn in 0..turns {
         eprintln!("{case}: turn {} of {turns}", turn + 1);

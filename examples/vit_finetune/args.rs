@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
+use wgrad::Gpu;
 use wgrad::gpu::AdapterChoice;
+use wgrad::nn::Precision;
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
 #[derive(Parser, Clone, Debug, Serialize)]
@@ -57,6 +59,9 @@ pub struct Args {
     /// Keep each block's input alone and compute the rest again in backward: the same step in less memory and more time.
     #[arg(long, help_heading = "Training")]
     pub checkpoint_blocks: bool,
+    /// Element type of activations. `auto`: f16 on GPUs that have it.
+    #[arg(long, value_enum, default_value_t = PrecisionKind::F32, help_heading = "Training")]
+    pub precision: PrecisionKind,
     /// Optimiser.
     #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw, help_heading = "Training")]
     pub optimizer: OptimizerKind,
@@ -156,6 +161,24 @@ pub enum Data {
 pub enum OptimizerKind {
     Adamw,
     Sgd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    F32,
+    F16,
+    Auto,
+}
+
+impl PrecisionKind {
+    pub fn on(self, gpu: &Gpu) -> Precision {
+        match self {
+            PrecisionKind::F32 => Precision::F32,
+            PrecisionKind::F16 => Precision::F16,
+            PrecisionKind::Auto => Precision::auto(gpu),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

@@ -39,7 +39,7 @@ impl RunKind {
 pub fn warm_up(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<()> {
     for with_ltd in [true, false] {
         let (model, _) = setup.model(gpu, args.seed)?;
-        let mut trainer = Trainer::new(&model, setup.settings(args, with_ltd)?)?;
+        let mut trainer = Trainer::new(&model, setup.settings(args, gpu, with_ltd)?)?;
         let loader = setup.train_loader(args)?;
         for batch in loader.batches_from(Position::default())?.take(2) {
             trainer.step(&batch?)?;
@@ -79,7 +79,7 @@ pub fn run(
         folder: Some(folder.clone()),
         class_names: &setup.data.class_names,
     };
-    let settings = setup.settings(args, kind == RunKind::Main)?;
+    let settings = setup.settings(args, gpu, kind == RunKind::Main)?;
     let mut progress = Progress::new(name, setup.steps, train.batches_per_epoch() as u64, history, stop);
     let outcome = fit(&model, &data, settings, &mut progress);
     progress.finish();

@@ -78,7 +78,7 @@ impl Setup {
     }
 
     /// Settings of a run, with or without random-LTD.
-    pub fn settings(&self, args: &Args, with_ltd: bool) -> Result<TrainSettings> {
+    pub fn settings(&self, args: &Args, gpu: &Gpu, with_ltd: bool) -> Result<TrainSettings> {
         let warmup = (f64::from(args.warmup) * self.steps as f64) as u64;
         let (rule, default_rate) = rule(args);
         let rate = args.lr.unwrap_or(default_rate);
@@ -95,6 +95,7 @@ impl Setup {
             ltd: if with_ltd { self.ltd(args)? } else { None },
             seed: args.seed,
             accumulate: args.accumulate,
+            precision: args.precision.on(gpu),
             checkpoint_blocks: args.checkpoint_blocks,
         })
     }

@@ -4,6 +4,7 @@ use super::{Init, LayerNorm, Linear, Mode};
 use crate::autograd::{Parameter, checkpoint};
 use crate::error::Result;
 use crate::ops::{self, Mask, TokenIndices};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// Multi-head self-attention: timm's `attn`.
@@ -74,7 +75,8 @@ impl Mlp {
         if let (Some(b1), Some(b2)) = (b1, b2) {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), residual, into);
         }
-        let y = ops::add(residual, &self.forward(x, &Mode::evaluation(), 0.0, 0)?)?;
+        let y = ops::cast(&self.forward(x, &Mode::evaluation(), 0.0, 0)?, DType::F32)?;
+        let y = ops::add(residual, &y)?;
         scattered(y, into)
     }
 }
@@ -132,38 +134,55 @@ impl Block {
     /// # Errors
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
+        if mode.is_checkpointed() {
+            return self.checkpointed(x, kept, mode);
+        }
         match kept {
-            None => self.rows(x, None, mode),
+            None => self.plain(&x, mode),
             Some(kept) => {
-                let rows = ops::token_gather(&x, kept)?;
-                self.rows(rows, Some((x, kept)), mode)
+                let (rows, y) = self.norm1.gather_forward(&x, kept, mode.activations())?;
+                self.after_norm(&rows, &y, Some((x, kept)), mode)
             }
         }
     }
 
-    /// The block on all rows of `x`; the result is put `into` a full tensor where there is one.
-    fn rows(&self, x: Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
-        if !mode.is_checkpointed() {
-            return self.plain(&x, into, mode);
-        }
-        // What is checkpointed lies between gather and scatter: of the input only the kept rows are stored.
+    /// What is checkpointed lies between gather and scatter: of the input only the kept rows are stored.
+    fn checkpointed(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
         let (block, mode) = (self.clone(), *mode);
-        scattered(checkpoint(x, move |x| block.plain(&x, None, &mode))?, into)
+        let run = move |x| block.plain(&x, &mode);
+        match kept {
+            None => checkpoint(x, run),
+            Some(kept) => {
+                let rows = checkpoint(ops::token_gather(&x, kept)?, run)?;
+                ops::token_scatter(x, &rows, kept)
+            }
+        }
     }
 
-    fn plain(&self, x: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
+    fn plain(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        self.after_norm(x, &self.norm1.forward(x, mode.activations())?, None, mode)
+    }
+
+    /// The block on all rows of `x`, given norm1(x); the result is put `into` a full tensor where there is one.
+    fn after_norm(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        into: Option<(Tensor, &TokenIndices)>,
+        mode: &Mode,
+    ) -> Result<Tensor> {
         let BlockConfig { dropout, drop_path, first_layer, .. } = self.config;
-        // Without them, each half ends in the product that adds it to the residual.
-        let random = mode.is_training() && (dropout > 0.0 || drop_path > 0.0);
-        let y = self.norm1.forward(x)?;
-        if !random {
-            let x = self.attn.forward_add(&y, Mask::None, x)?;
-            return self.mlp.forward_add(&self.norm2.forward(&x)?, &x, into);
+        let dtype = mode.activations();
+        // Without randomness, each half ends in the product that adds it to the residual.
+        if !mode.is_training() || (dropout == 0.0 && drop_path == 0.0) {
+            let x = self.attn.forward_add(y, Mask::None, x)?;
+            return self.mlp.forward_add(&self.norm2.forward(&x, dtype)?, &x, into);
         }
-        let y = self.attn.forward(&y, Mask::None)?;
+        let y = ops::cast(&self.attn.forward(y, Mask::None)?, DType::F32)?;
         let y = mode.drop_path(mode.dropout(y, dropout, first_layer)?, drop_path, first_layer + 1)?;
         let x = ops::add(x, &y)?;
-        let y = self.mlp.forward(&self.norm2.forward(&x)?, mode, dropout, first_layer + 2)?;
-        scattered(ops::add(&x, &mode.drop_path(y, drop_path, first_layer + 4)?)?, into)
+        let y = self.mlp.forward(&self.norm2.forward(&x, dtype)?, mode, dropout, first_layer + 2)?;
+        let y = mode.drop_path(ops::cast(&y, DType::F32)?, drop_path, first_layer + 4)?;
+        scattered(ops::add(&x, &y)?, into)
     }
 }

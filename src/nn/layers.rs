@@ -3,7 +3,8 @@
 use super::Init;
 use crate::autograd::Parameter;
 use crate::error::Result;
-use crate::ops::{self, Normalize};
+use crate::ops::{self, Normalize, TokenIndices};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// Deviation of timm's initial weights of linear layers, class token and positions.
@@ -69,12 +70,20 @@ impl LayerNorm {
         Ok(LayerNorm { weight, bias: init.constant("bias", &[width], 0.0)?, eps })
     }
 
-    /// `f32[.., C]` to the same shape.
+    /// `f32[.., C]` to the same shape, of element type `dtype`.
     ///
     /// # Errors
-    /// As [`ops::layernorm()`].
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layernorm(x, &self.weight.tensor(), &self.bias.tensor(), self.eps)
+    /// As [`ops::layernorm_as()`].
+    pub fn forward(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        ops::layernorm_as(x, &self.weight.tensor(), &self.bias.tensor(), self.eps, dtype)
+    }
+
+    /// The kept rows of `f32[B, T, C]`, `f32[B, R, C]`, and what [`LayerNorm::forward`] makes of them, in one pass.
+    ///
+    /// # Errors
+    /// As [`ops::gather_layernorm()`].
+    pub fn gather_forward(&self, x: &Tensor, kept: &TokenIndices, dtype: DType) -> Result<(Tensor, Tensor)> {
+        ops::gather_layernorm(x, kept, &self.weight.tensor(), &self.bias.tensor(), self.eps, dtype)
     }
 }
 
@@ -106,7 +115,7 @@ impl PatchEmbed {
     /// # Errors
     /// As [`ops::patchify()`].
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let normalize = (images.dtype() == crate::shape::DType::U8).then_some(&self.normalize);
+        let normalize = (images.dtype() == DType::U8).then_some(&self.normalize);
         let patches = ops::patchify(images, self.patch, normalize)?;
         let weight = self.weight.tensor();
         let flat = ops::reshape(&weight, &[weight.dims()[0], 3 * self.patch * self.patch])?;

@@ -1,7 +1,8 @@
 //! Modules: parameters with a forward pass. Names, shapes and initial values are timm's, so that its checkpoints fit.
 //!
 //! A module owns handles of its [`crate::autograd::Parameter`]s; the collection they live in is
-//! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and returns a tensor.
+//! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and
+//! returns a tensor.
 
 mod block;
 mod init;
@@ -13,7 +14,8 @@ pub use init::Init;
 pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use vit::{Pool, Vit, VitConfig};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::ops::{self, RandomKey};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -29,6 +31,26 @@ pub enum Precision {
     /// 16-bit floats, for devices that have them ([`crate::Gpu::has_f16`]): half the memory and traffic. Small gradients
     /// vanish in them, so the loss must be scaled ([`crate::optim::LossScale`]).
     F16,
+}
+
+impl Precision {
+    /// Half precision on GPUs that have it, else full: a driver that computes on the CPU gains nothing by it.
+    pub fn auto(gpu: &Gpu) -> Self {
+        if gpu.has_f16() && !gpu.info().is_cpu() { Precision::F16 } else { Precision::F32 }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    /// `f32` or `f16`.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Precision::F32),
+            "f16" => Ok(Precision::F16),
+            _ => Err(Error::argument("Precision", "precision", "f32 or f16", text)),
+        }
+    }
 }
 
 /// Training or evaluation, and how.

@@ -7,6 +7,7 @@ use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ops::{self, Normalize, TokenIndices};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// What the head reads.
@@ -240,7 +241,7 @@ impl Vit {
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, kept.get(i).and_then(Option::as_ref), mode)?;
         }
-        let pooled = self.norm.forward(&self.pool(&x, batch)?)?;
+        let pooled = self.norm.forward(&self.pool(&x, batch)?, DType::F32)?;
         let last_layer = 1 + self.config.depth as u32 * Block::RANDOM_LAYERS;
         self.head.forward(&mode.dropout(pooled, self.config.drop_rate, last_layer)?)
     }

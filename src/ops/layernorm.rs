@@ -1,54 +1,145 @@
-//! Layer normalisation over the last axis (Ba et al., 2016).
+//! Layer normalisation over the last axis (Ba et al., 2016), by itself or of the kept tokens of random-LTD.
 
-use super::{expect, expect_f32, expect_match};
-use crate::autograd::{Backward, ParentGradients, needs_grad, record};
+use super::token_gather::GatherRule;
+use super::token_rows::channels_of;
+use super::{TokenIndices, expect, expect_f32, expect_match};
+use crate::autograd::{Backward, Destination, ParentGradients, needs_grad, record};
 use crate::error::Result;
-use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, params, wgsl};
+use crate::gpu::{Access, Fault, Gpu, Grid, Kernel, KernelFamily, MAX_GROUPS, Params, Source, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(LayerNormParams { rows: u32, width: u32, eps: f32, accumulate: u32 });
+params!(ForwardParams { rows: u32, width: u32, eps: f32, kept: u32, tokens: u32, fault: u32 });
+params!(BackwardParams { rows: u32, width: u32, slice: u32, flags: u32 });
 
-static FORWARD_LANE: Kernel = Kernel {
-    name: "layernorm.forward_lane",
-    sources: &[wgsl!("layernorm.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl")],
-    entry: "forward_lane",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
-    params: LayerNormParams::FIELDS,
-    constants: &[],
-};
+/// The kernels that depend on what x is read in and y written as.
+struct Form {
+    forward: ByFamily,
+    gather: ByFamily,
+    means: ByFamily,
+    columns: ByFamily,
+    totals: Kernel,
+    /// Floats in an item.
+    item: usize,
+}
 
-static FORWARD_GROUP: Kernel = Kernel { name: "layernorm.forward_group", entry: "forward_group", ..FORWARD_LANE };
+struct ByFamily {
+    lane: Kernel,
+    group: Kernel,
+}
 
-static BACKWARD_LANE: Kernel = Kernel {
-    name: "layernorm.backward_lane",
-    entry: "backward_lane",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
-    ..FORWARD_LANE
-};
+impl ByFamily {
+    /// The kernel, and how many invocations a workgroup of it has side by side.
+    fn pick(&'static self, gpu: &Gpu) -> (&'static Kernel, usize) {
+        match gpu.family() {
+            KernelFamily::Lane => (&self.lane, NARROW),
+            KernelFamily::Workgroup => (&self.group, LANES),
+        }
+    }
 
-static BACKWARD_GROUP: Kernel = Kernel { name: "layernorm.backward_group", entry: "backward_group", ..BACKWARD_LANE };
+    /// A kernel that takes a row an invocation or a row a workgroup.
+    fn by_row(&'static self, gpu: &Gpu, rows: usize) -> (&'static Kernel, Grid) {
+        match gpu.family() {
+            KernelFamily::Lane => (&self.lane, Grid::linear(rows, NARROW)),
+            KernelFamily::Workgroup => (&self.group, Grid::linear(rows, 1)),
+        }
+    }
+}
 
-static PARTIAL: Kernel = Kernel {
-    name: "layernorm.backward_affine_partial",
-    entry: "backward_affine_partial",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-    ..FORWARD_LANE
-};
-
-static TOTAL: Kernel = Kernel {
-    name: "layernorm.backward_affine_total",
-    entry: "backward_affine_total",
-    bindings: &[Access::Read, Access::Write],
-    ..FORWARD_LANE
-};
-
-pub(crate) const KERNELS: &[&Kernel] =
-    &[&FORWARD_LANE, &FORWARD_GROUP, &BACKWARD_LANE, &BACKWARD_GROUP, &PARTIAL, &TOTAL];
-
-/// Rows that one invocation of the first pass over the affine gradients adds up: `AFFINE_ROWS` in the shader.
-const AFFINE_ROWS: usize = 32;
+/// Invocations a workgroup, as in the shaders.
+const NARROW: usize = 16;
 const LANES: usize = 64;
+
+const FORWARD: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
+const GATHER: &[Access] = &[
+    Access::Read,
+    Access::Read,
+    Access::Read,
+    Access::Write,
+    Access::Write,
+    Access::Read,
+    Access::Write,
+    Access::Write,
+];
+const MEANS: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
+const COLUMNS: &[Access] =
+    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
+const TOTALS: &[Access] = &[Access::Read, Access::Write, Access::Write];
+
+const fn kernel(name: &'static str, sources: &'static [Source], entry: &'static str) -> Kernel {
+    Kernel { name, sources, entry, bindings: FORWARD, params: ForwardParams::FIELDS, constants: &[] }
+}
+
+const fn backward_kernel(
+    name: &'static str,
+    sources: &'static [Source],
+    entry: &'static str,
+    bindings: &'static [Access],
+) -> Kernel {
+    Kernel { name, sources, entry, bindings, params: BackwardParams::FIELDS, constants: &[] }
+}
+
+/// A form from the end of its kernels' names and its tiles.
+macro_rules! form {
+    ($suffix:literal, $item:literal, $($tile:expr),+) => {{
+        const FORWARDS: &[Source] = &[
+            wgsl!("layernorm.wgsl"),
+            wgsl!("lib/grid.wgsl"),
+            wgsl!("lib/reduce.wgsl"),
+            wgsl!("lib/fault.wgsl"),
+            $($tile),+
+        ];
+        const BACKWARDS: &[Source] =
+            &[wgsl!("layernorm_backward.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl"), $($tile),+];
+        Form {
+            forward: ByFamily {
+                lane: kernel(concat!("layernorm.forward_lane", $suffix), FORWARDS, "forward_lane"),
+                group: kernel(concat!("layernorm.forward_group", $suffix), FORWARDS, "forward_group"),
+            },
+            gather: ByFamily {
+                lane: Kernel {
+                    bindings: GATHER,
+                    ..kernel(concat!("layernorm.gather_lane", $suffix), FORWARDS, "gather_lane")
+                },
+                group: Kernel {
+                    bindings: GATHER,
+                    ..kernel(concat!("layernorm.gather_group", $suffix), FORWARDS, "gather_group")
+                },
+            },
+            means: ByFamily {
+                lane: backward_kernel(concat!("layernorm.means_lane", $suffix), BACKWARDS, "means_lane", MEANS),
+                group: backward_kernel(concat!("layernorm.means_group", $suffix), BACKWARDS, "means_group", MEANS),
+            },
+            columns: ByFamily {
+                lane: backward_kernel(concat!("layernorm.columns_lane", $suffix), BACKWARDS, "columns_lane", COLUMNS),
+                group: backward_kernel(concat!("layernorm.columns_group", $suffix), BACKWARDS, "columns_group", COLUMNS),
+            },
+            totals: backward_kernel(concat!("layernorm.totals", $suffix), BACKWARDS, "totals", TOTALS),
+            item: $item,
+        }
+    }};
+}
+
+static VEC4: Form =
+    form!("", 4, wgsl!("tiles/vec4.wgsl"), wgsl!("tiles/columns_vec4.wgsl"), wgsl!("tiles/act_f32.wgsl"));
+static VEC4_F16: Form = form!(
+    ".f16",
+    4,
+    wgsl!("tiles/vec4.wgsl"),
+    wgsl!("tiles/columns_vec4.wgsl"),
+    wgsl!("tiles/act_f16.wgsl", enable "f16")
+);
+static SCALAR: Form =
+    form!(".scalar", 1, wgsl!("tiles/scalar.wgsl"), wgsl!("tiles/columns_scalar.wgsl"), wgsl!("tiles/act_scalar.wgsl"));
+
+/// Every kernel of this file.
+pub(super) fn kernels() -> Vec<&'static Kernel> {
+    let families = |form: &'static Form| [&form.forward, &form.gather, &form.means, &form.columns];
+    let of = |form: &'static Form| {
+        families(form).into_iter().flat_map(|f| [&f.lane, &f.group]).chain([&form.totals]).collect::<Vec<_>>()
+    };
+    [&VEC4, &VEC4_F16, &SCALAR].into_iter().flat_map(of).collect()
+}
 
 /// y = (x − mean) / √(variance + eps) · weight + bias, over the last axis: `f32[.., C]`, `f32[C]`, `f32[C]` to
 /// `f32[.., C]`. The variance is the biased one, as PyTorch's.
@@ -56,40 +147,107 @@ const LANES: usize = 64;
 /// # Errors
 /// If weight or bias are not `f32[C]`, or eps is negative or not finite.
 pub fn layernorm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    const OP: &str = "layernorm";
-    expect_f32(OP, x)?;
-    let width = x.shape().last();
-    for affine in [weight, bias] {
-        expect_f32(OP, affine)?;
-        expect_match(OP, x, affine, affine.dims() == [width], "weight and bias must be f32[C] of x's last axis")?;
-    }
-    expect(OP, x, eps >= 0.0 && eps.is_finite(), "eps must be finite and not negative")?;
-    let gpu = x.gpu();
-    let rows = x.shape().rows();
-    let params = LayerNormParams { rows: rows as u32, width: width as u32, eps, accumulate: 0 };
-    let y = x.empty_like()?;
-    let stats = stats_of(gpu, rows)?;
+    layernorm_as(x, weight, bias, eps, DType::F32)
+}
+
+/// [`layernorm()`] with the result rounded to `dtype`, f32 or f16; everything is computed in f32.
+///
+/// # Errors
+/// As [`layernorm()`], or if f16 is asked for where C is no multiple of 4 or the device has none.
+pub fn layernorm_as(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, dtype: DType) -> Result<Tensor> {
+    let norm = Norm::new("layernorm", x, weight, bias, eps, dtype)?;
+    let (gpu, rows) = (x.gpu(), x.shape().rows());
+    let y = Tensor::empty(gpu, dtype, x.shape())?;
+    let stats = norm.stats(rows)?;
+    let params = norm.params(rows);
+    let (kernel, grid) = norm.form.forward.by_row(gpu, rows);
     let buffers = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
-    let (kernel, grid) = row_form(gpu, rows, &FORWARD_LANE, &FORWARD_GROUP);
     gpu.dispatch(kernel, &params, &buffers, grid)?;
-    let parents = [x, weight, bias];
-    let saved = needs_grad(&parents).then(|| x.detach());
-    Ok(match saved {
-        None => y,
-        Some(x) => record(y, &parents, || Rule { x, weight: weight.detach(), stats, params }),
-    })
+    Ok(norm.record(y, x, stats))
 }
 
-/// Mean and inverse deviation of each row: `f32[rows, 2]`.
-fn stats_of(gpu: &Gpu, rows: usize) -> Result<Tensor> {
-    Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[rows, 2])?)
+/// The rows of kept tokens, and their [`layernorm_as()`], in one pass: `f32[B, T, C]` and `u32[B, R]` to
+/// (`f32[B, R, C]`, `dtype[B, R, C]`). The first is what [`super::token_gather()`] gives.
+///
+/// # Errors
+/// As [`super::token_gather()`] and [`layernorm_as()`].
+pub fn gather_layernorm(
+    x: &Tensor,
+    indices: &TokenIndices,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f32,
+    dtype: DType,
+) -> Result<(Tensor, Tensor)> {
+    const OP: &str = "gather_layernorm";
+    let channels = channels_of(OP, x, indices)?;
+    let norm = Norm::new(OP, x, weight, bias, eps, dtype)?;
+    let (gpu, rows) = (x.gpu(), indices.batch() * indices.kept());
+    let shape = super::shape(OP, &[indices.batch(), indices.kept(), channels])?;
+    let (packed, y) = (Tensor::empty(gpu, DType::F32, shape)?, Tensor::empty(gpu, dtype, shape)?);
+    let stats = norm.stats(rows)?;
+    let (kept, tokens) = (indices.kept() as u32, indices.tokens() as u32);
+    let params = ForwardParams { kept, tokens, fault: Fault::GatherIndex as u32, ..norm.params(rows) };
+    let (kernel, grid) = norm.form.gather.by_row(gpu, rows);
+    let faults = gpu.faults();
+    let inputs = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
+    let buffers = [&inputs[..], &[indices.positions().buffer(), &faults, packed.buffer()]].concat();
+    gpu.dispatch(kernel, &params, &buffers, grid)?;
+    let packed = record(packed, &[x], || GatherRule::new(indices));
+    let y = norm.record(y, &packed, stats);
+    Ok((packed, y))
 }
 
-/// A row for each invocation, or a workgroup for each row.
-fn row_form(gpu: &Gpu, rows: usize, lane: &'static Kernel, group: &'static Kernel) -> (&'static Kernel, Grid) {
-    match gpu.family() {
-        KernelFamily::Lane => (lane, Grid::linear(rows, LANES)),
-        KernelFamily::Workgroup => (group, Grid::linear(rows, 1)),
+/// A checked call.
+struct Norm<'a> {
+    weight: &'a Tensor,
+    bias: &'a Tensor,
+    eps: f32,
+    form: &'static Form,
+}
+
+impl<'a> Norm<'a> {
+    fn new(op: &'static str, x: &Tensor, weight: &'a Tensor, bias: &'a Tensor, eps: f32, dtype: DType) -> Result<Self> {
+        expect_f32(op, x)?;
+        let width = x.shape().last();
+        for affine in [weight, bias] {
+            expect_f32(op, affine)?;
+            expect_match(op, x, affine, affine.dims() == [width], "weight and bias must be f32[C] of x's last axis")?;
+        }
+        expect(op, x, eps >= 0.0 && eps.is_finite(), "eps must be finite and not negative")?;
+        expect(op, x, matches!(dtype, DType::F32 | DType::F16), "gives f32 or f16")?;
+        let fours = width.is_multiple_of(4);
+        expect(op, x, fours || dtype == DType::F32, "gives f16 where the last axis is a multiple of 4")?;
+        let form = match (fours, dtype) {
+            (true, DType::F16) => &VEC4_F16,
+            (true, _) => &VEC4,
+            (false, _) => &SCALAR,
+        };
+        Ok(Norm { weight, bias, eps, form })
+    }
+
+    /// Mean and inverse deviation of each row: `f32[rows, 2]`.
+    fn stats(&self, rows: usize) -> Result<Tensor> {
+        Tensor::empty(self.weight.gpu(), DType::F32, super::shape("layernorm", &[rows, 2])?)
+    }
+
+    /// Without a gather.
+    fn params(&self, rows: usize) -> ForwardParams {
+        let width = (self.weight.numel() / self.form.item) as u32;
+        ForwardParams { rows: rows as u32, width, eps: self.eps, kept: 0, tokens: 0, fault: 0 }
+    }
+
+    /// Gives `y`, the norm of `x`, its place in the graph.
+    fn record(&self, y: Tensor, x: &Tensor, stats: Tensor) -> Tensor {
+        let parents = [x, self.weight, self.bias];
+        if !needs_grad(&parents) {
+            return y;
+        }
+        // Two destinations in one dispatch must not be the same memory.
+        let same = self.weight.buffer().wgpu_buffer() == self.bias.buffer().wgpu_buffer()
+            && self.weight.buffer().offset() == self.bias.buffer().offset();
+        let (x, weight, form) = (x.detach(), self.weight.detach(), self.form);
+        record(y, &parents, || Rule { x, weight, stats, form, weight_is_bias: same })
     }
 }
 
@@ -97,54 +255,101 @@ struct Rule {
     x: Tensor,
     weight: Tensor,
     stats: Tensor,
-    params: LayerNormParams,
+    form: &'static Form,
+    weight_is_bias: bool,
 }
+
+// As in `shaders/layernorm_backward.wgsl`.
+const WANTS_DX: u32 = 1;
+const ADD_DX: u32 = 2;
+const WANTS_AFFINE: u32 = 4;
+const WANTS_TOTAL: [u32; 2] = [8, 16];
+const ADD_TOTAL: [u32; 2] = [32, 64];
 
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        let gpu = dy.gpu().clone();
-        if let Some(dx) = parents.destination(0)? {
-            let params = LayerNormParams { accumulate: dx.flag(), ..self.params };
-            let buffers = [self.x.buffer(), self.weight.buffer(), self.stats.buffer(), dy.buffer(), dx.tensor.buffer()];
-            let (kernel, grid) = row_form(&gpu, self.params.rows as usize, &BACKWARD_LANE, &BACKWARD_GROUP);
-            gpu.dispatch(kernel, &params, &buffers, grid)?;
+        let means = self.means(&dy)?;
+        let dx = parents.destination(0)?;
+        let wants_affine = parents.wants(1) || parents.wants(2);
+        let (partial, slices) = self.columns(&dy, &means, dx, wants_affine)?;
+        if !wants_affine {
+            return Ok(());
         }
-        if parents.wants(1) || parents.wants(2) {
-            let partial = self.affine_partial(&gpu, &dy)?;
-            for (parent, half) in [(1, 0), (2, 1)] {
-                self.affine_total(&gpu, &partial, half, parent, parents)?;
-            }
+        if self.weight_is_bias {
+            let dweight = parents.destination(1)?;
+            self.totals(&partial, slices, [dweight, None])?;
+            let dbias = parents.destination(2)?;
+            return self.totals(&partial, slices, [None, dbias]);
         }
-        Ok(())
+        let totals = [parents.destination(1)?, parents.destination(2)?];
+        self.totals(&partial, slices, totals)
     }
 }
 
 impl Rule {
-    /// Column sums over slices of rows, for weight and bias: `f32[2, slices, C]`.
-    fn affine_partial(&self, gpu: &Gpu, dy: &Tensor) -> Result<Tensor> {
-        let width = self.params.width as usize;
-        let slices = (self.params.rows as usize).div_ceil(AFFINE_ROWS);
-        let partial = Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[2, slices, width])?)?;
-        let buffers = [self.x.buffer(), self.stats.buffer(), dy.buffer(), partial.buffer()];
-        gpu.dispatch(&PARTIAL, &self.params, &buffers, Grid::linear(slices * width, LANES))?;
-        Ok(partial)
+    fn rows(&self) -> usize {
+        self.x.shape().rows()
     }
 
-    fn affine_total(
+    fn params(&self) -> BackwardParams {
+        let width = self.weight.numel() / self.form.item;
+        BackwardParams { rows: self.rows() as u32, width: width as u32, slice: 0, flags: 0 }
+    }
+
+    /// The means of dhat and dhat·hat over each row: `f32[rows, 2]`.
+    fn means(&self, dy: &Tensor) -> Result<Tensor> {
+        let means = self.stats.empty_like()?;
+        let (kernel, grid) = self.form.means.by_row(dy.gpu(), self.rows());
+        let inputs = [&self.x, &self.stats, dy, &self.weight, &means];
+        dy.gpu().dispatch(kernel, &self.params(), &inputs.map(Tensor::buffer), grid)?;
+        Ok(means)
+    }
+
+    /// dx, and column sums over slices of rows, for weight and bias: `f32[2, slices, C]`, with the number of slices.
+    fn columns(
         &self,
-        gpu: &Gpu,
-        partial: &Tensor,
-        half: u32,
-        parent: usize,
-        parents: &mut ParentGradients<'_>,
-    ) -> Result<()> {
-        let Some(to) = parents.destination(parent)? else { return Ok(()) };
-        // `eps` is not used here; bit 1 of the flag picks the half.
-        let params = LayerNormParams { accumulate: to.flag() | half << 1, ..self.params };
-        let grid = Grid::linear(self.params.width as usize, LANES);
-        gpu.dispatch(&TOTAL, &params, &[partial.buffer(), to.tensor.buffer()], grid)
+        dy: &Tensor,
+        means: &Tensor,
+        dx: Option<Destination>,
+        wants_affine: bool,
+    ) -> Result<(Tensor, usize)> {
+        let (gpu, rows) = (dy.gpu(), self.rows());
+        let slice = SLICE.max(rows.div_ceil(MAX_GROUPS as usize));
+        let slices = rows.div_ceil(slice);
+        let dx_flags = dx.as_ref().map_or(0, |dx| if dx.accumulate { ADD_DX } else { WANTS_DX });
+        let flags = dx_flags | if wants_affine { WANTS_AFFINE } else { 0 };
+        let params = BackwardParams { slice: slice as u32, flags, ..self.params() };
+        let unused = || Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?);
+        let dx = dx.map_or_else(unused, |dx| Ok(dx.tensor))?;
+        let partial = match wants_affine {
+            true => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[2, slices, self.weight.numel()])?)?,
+            false => unused()?,
+        };
+        let (kernel, lanes) = self.form.columns.pick(gpu);
+        let inputs = [&self.x, &self.stats, dy, &self.weight, means, &dx, &partial];
+        let grid = Grid::new((params.width as usize).div_ceil(lanes), slices, 1);
+        gpu.dispatch(kernel, &params, &inputs.map(Tensor::buffer), grid)?;
+        Ok((partial, slices))
+    }
+
+    /// The totals that are wanted, of dweight and dbias.
+    fn totals(&self, partial: &Tensor, slices: usize, to: [Option<Destination>; 2]) -> Result<()> {
+        let gpu = partial.gpu();
+        let flag = |i: usize| to[i].as_ref().map_or(0, |to| WANTS_TOTAL[i] | (ADD_TOTAL[i] * to.flag()));
+        let params = BackwardParams { rows: slices as u32, flags: flag(0) | flag(1), ..self.params() };
+        let memory = |to: &Option<Destination>| match to {
+            Some(to) => Ok(to.tensor.clone()),
+            None => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?),
+        };
+        let (dweight, dbias) = (memory(&to[0])?, memory(&to[1])?);
+        let grid = Grid::new((params.width as usize).div_ceil(NARROW), 2, 1);
+        gpu.dispatch(&self.form.totals, &params, &[partial.buffer(), dweight.buffer(), dbias.buffer()], grid)
     }
 }
+
+/// Rows that a column's invocation goes down: enough that the sums over slices are few, and few enough that a short batch
+/// keeps a device busy.
+const SLICE: usize = 32;
 
 /// The same on the CPU, slowly.
 pub mod reference {

@@ -106,13 +106,14 @@ fn take_rows(dy: Tensor, indices: &TokenIndices, parents: &mut ParentGradients<'
     let rows = TokenRows::new(indices, channels, Fault::ScatterIndex);
     let packed = shape("mlp", &[indices.batch(), indices.kept(), channels])?;
     let packed = Tensor::empty(dy.gpu(), dy.dtype(), packed)?;
-    rows.gather(&dy, &packed, false)?;
-    if parents.wants(6) {
-        let full = sole_or_copy(&dy)?;
-        drop(dy);
-        rows.zero(&full)?;
-        parents.give(6, full)?;
+    if !parents.wants(6) {
+        rows.gather(&dy, &packed, false)?;
+        return Ok(packed);
     }
+    let full = sole_or_copy(&dy)?;
+    drop(dy);
+    rows.take(&full, &packed, false)?;
+    parents.give(6, full)?;
     Ok(packed)
 }
 

@@ -51,7 +51,7 @@ pub use cross_entropy::{CrossEntropy, count_correct, cross_entropy};
 pub use dropout::{drop_path, dropout};
 pub use embed_tokens::embed_tokens;
 pub use gelu::gelu;
-pub use layernorm::layernorm;
+pub use layernorm::{gather_layernorm, layernorm, layernorm_as};
 pub use matmul::{linear, linear_add, matmul, matmul_nt, matmul_tn};
 pub use mean_tokens::mean_tokens;
 pub use mlp::mlp;
@@ -91,9 +91,8 @@ pub fn kernels() -> Vec<&'static Kernel> {
         softmax::KERNELS,
         token_rows::KERNELS,
         gelu::KERNELS,
-        layernorm::KERNELS,
     ];
-    [modules.concat(), attention_flash::kernels(), gemm_forms::kernels()].concat()
+    [modules.concat(), attention_flash::kernels(), gemm_forms::kernels(), layernorm::kernels()].concat()
 }
 
 /// Invocations a workgroup of the kernels that treat each element by itself.

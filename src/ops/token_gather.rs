@@ -19,14 +19,21 @@ pub fn token_gather(x: &Tensor, indices: &TokenIndices) -> Result<Tensor> {
     let shape = super::shape(OP, &[indices.batch(), indices.kept(), channels])?;
     let y = Tensor::empty(x.gpu(), DType::F32, shape)?;
     TokenRows::new(indices, channels, Fault::GatherIndex).gather(x, &y, false)?;
-    Ok(record(y, &[x], || Rule { indices: indices.clone() }))
+    Ok(record(y, &[x], || GatherRule::new(indices)))
 }
 
-struct Rule {
+/// The rule of a gather, by itself or in one pass with what follows it.
+pub(super) struct GatherRule {
     indices: TokenIndices,
 }
 
-impl Backward for Rule {
+impl GatherRule {
+    pub(super) fn new(indices: &TokenIndices) -> Self {
+        GatherRule { indices: indices.clone() }
+    }
+}
+
+impl Backward for GatherRule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         if !dx.accumulate {

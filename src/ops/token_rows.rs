@@ -20,6 +20,13 @@ static GATHER: Kernel = Kernel {
 
 static SCATTER: Kernel = Kernel { name: "token_rows.scatter", entry: "scatter", ..GATHER };
 
+static TAKE: Kernel = Kernel {
+    name: "token_rows.take",
+    entry: "take",
+    bindings: &[Access::Read, Access::Write, Access::Write, Access::Write],
+    ..GATHER
+};
+
 static ZERO: Kernel = Kernel {
     name: "token_rows.zero",
     entry: "zero",
@@ -35,12 +42,16 @@ static GATHER_SCALAR: Kernel = Kernel {
 
 static SCATTER_SCALAR: Kernel = Kernel { name: "token_rows.scatter_scalar", entry: "scatter", ..GATHER_SCALAR };
 
+static TAKE_SCALAR: Kernel = Kernel { name: "token_rows.take_scalar", sources: GATHER_SCALAR.sources, ..TAKE };
+
 static ZERO_SCALAR: Kernel = Kernel { name: "token_rows.zero_scalar", sources: GATHER_SCALAR.sources, ..ZERO };
 
-pub(crate) const KERNELS: &[&Kernel] = &[&GATHER, &SCATTER, &ZERO, &GATHER_SCALAR, &SCATTER_SCALAR, &ZERO_SCALAR];
+pub(crate) const KERNELS: &[&Kernel] =
+    &[&GATHER, &SCATTER, &TAKE, &ZERO, &GATHER_SCALAR, &SCATTER_SCALAR, &TAKE_SCALAR, &ZERO_SCALAR];
 
 static GATHERS: ByItem = ByItem { vec4: &GATHER, scalar: &GATHER_SCALAR };
 static SCATTERS: ByItem = ByItem { vec4: &SCATTER, scalar: &SCATTER_SCALAR };
+static TAKES: ByItem = ByItem { vec4: &TAKE, scalar: &TAKE_SCALAR };
 static ZEROS: ByItem = ByItem { vec4: &ZERO, scalar: &ZERO_SCALAR };
 
 /// The rows of C channels that `indices` name, as seen by one operation.
@@ -64,6 +75,11 @@ impl<'a> TokenRows<'a> {
     /// The kept rows of `full` = `packed`, or += it.
     pub(super) fn scatter(&self, packed: &Tensor, full: &Tensor, accumulate: bool) -> Result<()> {
         self.dispatch(&SCATTERS, &[packed.buffer(), full.buffer()], accumulate)
+    }
+
+    /// `packed` = the kept rows of `full`, or += them, and the kept rows of `full` = 0.
+    pub(super) fn take(&self, full: &Tensor, packed: &Tensor, accumulate: bool) -> Result<()> {
+        self.dispatch(&TAKES, &[full.buffer(), packed.buffer()], accumulate)
     }
 
     /// The kept rows of `full` = 0.

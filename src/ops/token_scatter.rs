@@ -38,15 +38,15 @@ struct Rule {
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let rows = TokenRows::new(&self.indices, dy.shape().last(), Fault::ScatterIndex);
-        // First, because below `dy` may turn into dx in place.
-        if let Some(drows) = parents.destination(1)? {
-            rows.gather(&dy, &drows.tensor, drows.accumulate)?;
-        }
+        let drows = parents.destination(1)?;
         if !parents.wants(0) {
-            return Ok(());
+            return drows.map_or(Ok(()), |drows| rows.gather(&dy, &drows.tensor, drows.accumulate));
         }
         let dx = sole_or_copy(&dy)?;
-        rows.zero(&dx)?;
+        match drows {
+            Some(drows) => rows.take(&dx, &drows.tensor, drows.accumulate)?,
+            None => rows.zero(&dx)?,
+        }
         parents.give(0, dx)
     }
 }

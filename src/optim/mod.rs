@@ -4,17 +4,21 @@
 //! The norm pass leaves the clip scale and a finite flag in a small state on the device, and the update reads them there:
 //! a NaN never reaches the weights, though the host learns of it a step later.
 
+mod loss_scale;
+mod pass;
 mod schedule;
 mod state;
 
+pub use loss_scale::LossScale;
 pub use schedule::{LrSchedule, LrShape};
 pub use state::StepReport;
 
+use pass::{NORM_TOTAL, Pass};
 use state::Table;
 
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Arena, BufferView, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Arena, BufferView, Grid, Kernel, params};
 use crate::shape::DType;
 use crate::tensor::{Tensor, checked_shape};
 
@@ -30,42 +34,19 @@ params!(OptimParams {
     max_norm: f32,
     log_beta1: f32,
     log_beta2: f32,
+    growth: f32,
+    backoff: f32,
+    interval: u32,
+    floor: f32,
 });
-
-static NORM_PARTIAL: Kernel = Kernel {
-    name: "optim.norm_partial",
-    sources: &[wgsl!("optim.wgsl"), wgsl!("lib/grid.wgsl")],
-    entry: "norm_partial",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-    params: OptimParams::FIELDS,
-    constants: &[],
-};
-
-static NORM_TOTAL: Kernel =
-    Kernel { name: "optim.norm_total", entry: "norm_total", bindings: &[Access::Read, Access::Write], ..NORM_PARTIAL };
-
-static ADAMW: Kernel = Kernel {
-    name: "optim.adamw",
-    entry: "adamw",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Write],
-    ..NORM_PARTIAL
-};
-
-static SGD: Kernel = Kernel {
-    name: "optim.sgd",
-    entry: "sgd",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
-    ..NORM_PARTIAL
-};
 
 /// Every kernel of this module, for tests that compile them all.
 pub fn kernels() -> Vec<&'static Kernel> {
-    vec![&NORM_PARTIAL, &NORM_TOTAL, &ADAMW, &SGD]
+    pass::KERNELS.to_vec()
 }
 
-/// Elements of a block in the arenas (256 bytes), and of a workgroup's share of the norm.
-const BLOCK: u64 = 64;
-const CHUNK: u64 = 4096;
+/// Elements of a block in the arenas: 256 bytes.
+const BLOCK: usize = 64;
 
 /// AdamW's settings, named as PyTorch's. The rate is given at each step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -163,8 +144,11 @@ pub struct Optimizer {
     /// Partial sums of squares with the first bad parameter: `[partials, 2]`.
     partial: Tensor,
     partials: u32,
-    /// `State` of `shaders/optim.wgsl`.
+    /// `State` of `shaders/lib/optim.wgsl`.
     state: Tensor,
+    /// The factor on the loss of the next step, `f32[]`: 1 where no scaling was asked for.
+    scale: Tensor,
+    scaling: Option<LossScale>,
 }
 
 /// A segment of the arenas.
@@ -200,15 +184,45 @@ impl Optimizer {
         let moment_count = if matches!(rule, Rule::AdamW(_)) { 2 } else { 1 };
         let moments: Vec<Arena> = (0..moment_count).map(|_| parameters.twin()).collect::<Result<_>>()?;
         let segments = segments_of(parameters, &moments);
-        let partials: u64 = segments.iter().map(|s| u64::from(s.elements).div_ceil(CHUNK)).sum();
-        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials as usize, 2])?)?;
+        let norm = Pass::norm(gpu.family());
+        let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(norm.partial)).sum();
+        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials, 2])?)?;
         let state = Tensor::zeros(gpu, DType::U32, &[state::WORDS])?;
         let rows = |p: &crate::autograd::Parameter| {
             let weight_decay = if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 };
             (weight_decay, 1.0)
         };
         let table = Table::new(parameters, rows)?;
-        Ok(Optimizer { rule, max_norm, segments, table, partial, partials: partials as u32, state })
+        let (partials, scale) = (partials as u32, Tensor::from_slice(gpu, &[], &[1.0f32])?);
+        Ok(Optimizer { rule, max_norm, segments, table, partial, partials, state, scale, scaling: None })
+    }
+
+    /// The same for gradients of a loss that is multiplied by a factor, which the norm, the clip and the update take out
+    /// again: start each backward pass from [`Optimizer::loss_scale`]. For half precision, whose small gradients would
+    /// otherwise vanish.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or the device has no room.
+    pub fn with_loss_scale(self, settings: LossScale) -> Result<Self> {
+        settings.check()?;
+        let scale = Tensor::from_slice(self.state.gpu(), &[], &[settings.initial])?;
+        Ok(Optimizer { scale, scaling: Some(settings), ..self })
+    }
+
+    /// What the loss of the next step is to be multiplied by, `f32[]`; `None` where no scaling was asked for. Every
+    /// [`Optimizer::step`] may change the value, on the device.
+    ///
+    /// ```no_run
+    /// # fn f(loss: &wgrad::Tensor, optimizer: &wgrad::optim::Optimizer) -> wgrad::Result<()> {
+    /// match optimizer.loss_scale() {
+    ///     Some(scale) => loss.backward_from(scale)?,
+    ///     None => loss.backward()?,
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn loss_scale(&self) -> Option<&Tensor> {
+        self.scaling.is_some().then_some(&self.scale)
     }
 
     /// Records one update with the learning rate `rate`, forgets the gradients, and ends the step
@@ -231,26 +245,28 @@ impl Optimizer {
 
     fn norm(&self) -> Result<()> {
         let gpu = self.state.gpu();
+        let pass = Pass::norm(gpu.family());
         let mut params = self.params(0.0);
         params.partials = 0;
         for s in &self.segments {
             (params.elements, params.first_block) = (s.elements, s.first_block);
             let buffers = [self.table.owner(), self.table.rows(), &s.grad, self.partial.buffer()];
-            let chunks = u64::from(s.elements).div_ceil(CHUNK) as usize;
-            gpu.dispatch(&NORM_PARTIAL, &params, &buffers, Grid::linear(chunks, 1))?;
-            params.partials += chunks as u32;
+            gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
+            params.partials += s.elements.div_ceil(pass.partial as u32);
         }
-        gpu.dispatch(&NORM_TOTAL, &params, &[self.partial.buffer(), self.state.buffer()], Grid::new(1, 1, 1))
+        let buffers = [self.partial.buffer(), self.state.buffer(), self.scale.buffer()];
+        gpu.dispatch(&NORM_TOTAL, &params, &buffers, Grid::new(1, 1, 1))
     }
 
     fn update(&self, rate: f32) -> Result<()> {
-        let kernel = if matches!(self.rule, Rule::AdamW(_)) { &ADAMW } else { &SGD };
+        let gpu = self.state.gpu();
+        let pass = Pass::update(gpu.family(), &self.rule);
         let mut params = self.params(rate);
         for s in &self.segments {
             (params.elements, params.first_block) = (s.elements, s.first_block);
             let mut buffers = vec![self.table.owner(), self.table.rows(), &s.grad, self.state.buffer(), &s.value];
             buffers.extend(&s.moments);
-            self.state.gpu().dispatch(kernel, &params, &buffers, Grid::linear(s.elements as usize, BLOCK as usize))?;
+            gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
         }
         Ok(())
     }
@@ -261,6 +277,7 @@ impl Optimizer {
             Rule::Sgd(r) => (r.momentum, r.dampening, 0.0, r.nesterov),
         };
         let log = |beta: f32| f64::from(beta).ln() as f32;
+        let scaling = self.scaling.unwrap_or(LossScale::constant(1.0));
         OptimParams {
             elements: 0,
             first_block: 0,
@@ -273,6 +290,10 @@ impl Optimizer {
             max_norm: self.max_norm.unwrap_or(0.0),
             log_beta1: log(beta1),
             log_beta2: log(beta2),
+            growth: scaling.growth,
+            backoff: scaling.backoff,
+            interval: scaling.interval,
+            floor: scaling.floor,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::gpu::BufferView;
 use crate::shape::DType;
 use crate::tensor::{Tensor, checked_shape};
 
-/// `Row` of `shaders/optim.wgsl`.
+/// `Row` of `shaders/lib/optim.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Row {
@@ -38,8 +38,8 @@ impl Table {
             let (start, numel) = (element(place.offset), element(place.size));
             let (weight_decay, rate_scale) = treatment(parameter);
             rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale, id, pad: [0; 2] });
-            let first = (start / BLOCK as u32) as usize;
-            owner[place.segment][first..first + (numel as usize).div_ceil(BLOCK as usize)].fill(id);
+            let first = start as usize / BLOCK;
+            owner[place.segment][first..first + (numel as usize).div_ceil(BLOCK)].fill(id);
         }
         let gpu = parameters.gpu();
         let owner = owner.concat();
@@ -76,11 +76,11 @@ impl Table {
 }
 
 fn blocks(segment: &BufferView) -> Vec<u32> {
-    vec![0; (segment.size() / DType::F32.size() / BLOCK) as usize]
+    vec![0; (segment.size() / DType::F32.size()) as usize / BLOCK]
 }
 
-/// Words of `State` in `shaders/optim.wgsl`.
-pub(super) const WORDS: usize = 6;
+/// Words of `State` in `shaders/lib/optim.wgsl`.
+pub(super) const WORDS: usize = 11;
 
 /// The device's account of an optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,12 +89,16 @@ pub struct StepReport {
     pub finite: bool,
     /// If not, the first offending parameter's place in [`Parameters`]; `None` if only the norm overflowed.
     pub bad_parameter: Option<usize>,
-    /// 2-norm of all gradients, before clipping.
+    /// 2-norm of all gradients, before clipping and without the loss scale.
     pub grad_norm: f32,
     /// Updates applied so far.
     pub applied: u64,
     /// Updates skipped so far.
     pub skipped: u64,
+    /// What the gradients had been multiplied by ([`super::Optimizer::loss_scale`]); 1 without scaling.
+    pub loss_scale: f32,
+    /// Whether the update was skipped because the loss scale was too large, which has been lowered: no error.
+    pub excused: bool,
 }
 
 impl StepReport {
@@ -104,7 +108,7 @@ impl StepReport {
     /// If the bytes are too few.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]);
-        let &[finite, bad, norm, _, applied, skipped, ..] = words.as_slice() else {
+        let &[finite, bad, norm, _, applied, skipped, loss_scale, excused, ..] = words.as_slice() else {
             return Err(Error::argument("StepReport", "bytes", format!("{WORDS} words"), bytes.len()));
         };
         Ok(StepReport {
@@ -113,15 +117,17 @@ impl StepReport {
             grad_norm: f32::from_bits(norm),
             applied: applied.into(),
             skipped: skipped.into(),
+            loss_scale: f32::from_bits(loss_scale),
+            excused: excused != 0,
         })
     }
 
-    /// An error that names the step and the parameter, if the update was skipped.
+    /// An error that names the step and the parameter, if the update was skipped for another cause than the loss scale.
     ///
     /// # Errors
     /// [`Error::NonFinite`]
     pub fn check(&self, step: u64, parameters: &Parameters) -> Result<()> {
-        if self.finite {
+        if self.finite || self.excused {
             return Ok(());
         }
         let parameter = self.bad_parameter.and_then(|i| parameters.iter().nth(i));

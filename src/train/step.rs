@@ -8,9 +8,9 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
 use crate::ltd::{LayerTokens, Layers, RandomLtd, StepPlan};
-use crate::nn::{Mode, Vit};
+use crate::nn::{Mode, Precision, Vit};
 use crate::ops::{self, CrossEntropy, RandomKey, TokenIndices};
-use crate::optim::{LrSchedule, Optimizer, Rule, StepReport, decays};
+use crate::optim::{LossScale, LrSchedule, Optimizer, Rule, StepReport, decays};
 use crate::tensor::Tensor;
 
 /// What a training run needs besides a model and data.
@@ -32,6 +32,9 @@ pub struct TrainSettings {
     /// of one. Tokens kept and dropout masks are those of the undivided batch. A batch of fewer samples is cut into single
     /// ones.
     pub accumulate: usize,
+    /// The element type of activations; in half precision the loss is scaled dynamically ([`LossScale`]), and a step whose
+    /// gradient overflows is left out.
+    pub precision: Precision,
     /// Keeps the input of each block alone and computes the rest again in backward: the same gradients bit for bit, for more
     /// time and much less memory ([`Mode::checkpointed`]).
     pub checkpoint_blocks: bool,
@@ -103,6 +106,10 @@ impl<'a> Trainer<'a> {
             }
         }
         let optimizer = Optimizer::new(model.parameters(), settings.rule, settings.max_norm, decays)?;
+        let optimizer = match settings.precision {
+            Precision::F32 => optimizer,
+            Precision::F16 => optimizer.with_loss_scale(LossScale::default())?,
+        };
         Ok(Trainer {
             model,
             settings,
@@ -206,13 +213,18 @@ impl<'a> Trainer<'a> {
         let (images, labels) = upload(gpu, batch, range.clone(), self.model.config().img_size)?;
         let kept = self.draw(range.clone())?;
         let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample: range.start as u64 };
-        let mode = Mode::training(key).checkpointed(self.settings.checkpoint_blocks);
+        let TrainSettings { checkpoint_blocks, precision, .. } = self.settings;
+        let mode = Mode::training(key).checkpointed(checkpoint_blocks).with_precision(precision);
         let logits = self.model.forward(&images, &kept, &mode)?;
         let loss = ops::cross_entropy(&logits, &labels, &self.settings.loss)?;
         let correct = ops::count_correct(&logits.detach(), &labels, self.settings.loss.ignore_index)?;
         // The graph keeps what backward needs; from here on it alone decides when.
         drop((images, logits));
-        loss.backward_from(&Tensor::from_slice(gpu, &[], &[weight])?)?;
+        let share = match self.optimizer.loss_scale() {
+            Some(scale) => ops::scale(scale, weight)?,
+            None => Tensor::from_slice(gpu, &[], &[weight])?,
+        };
+        loss.backward_from(&share)?;
         Ok(Part { loss: loss.detach(), correct, weight })
     }
 

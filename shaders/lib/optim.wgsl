@@ -1,0 +1,57 @@
+// What the optimisers' passes share (optim_norm.wgsl, optim_update.wgsl).
+//
+// A segment of the arenas holds parameters side by side, each starting at a multiple of 64 elements: a block, which thus
+// belongs to one parameter. The gaps behind a parameter's last element hold zeros in values and moments; in gradients,
+// what lies before the next multiple of four may hold anything.
+
+struct Params {
+    elements: u32, // of this segment, with gaps
+    first_block: u32, // of this segment in `owner`
+    partials: u32, // rows of `partial` written so far, or in total
+    nesterov: u32, // sgd
+    rate: f32,
+    beta1: f32, // sgd: momentum
+    beta2: f32, // sgd: dampening
+    eps: f32,
+    max_norm: f32, // 0: no clipping
+    log_beta1: f32, // natural logarithms, from the host in double precision
+    log_beta2: f32,
+    growth: f32, // of the loss scale, after `interval` good steps
+    backoff: f32, // of the loss scale, after a bad one; 1: the scale is constant
+    interval: u32,
+    floor: f32, // of the loss scale
+}
+
+// A parameter's place in its segment and how it is treated.
+struct Row {
+    start: u32, // element
+    numel: u32,
+    is_active: u32, // 0: frozen or without a gradient in this step, left alone
+    weight_decay: f32,
+    rate_scale: f32,
+    id: u32, // in the order in which parameters were added
+    pad0: u32,
+    pad1: u32,
+}
+
+struct State {
+    is_finite: u32, // whether the last gradient was finite
+    bad_parameter: u32, // if not, the first offender's id
+    norm: f32, // of the last gradient, before clipping, without the loss scale
+    grad_scale: f32, // what the update multiplies gradients by: clips, and takes the loss scale out
+    applied: u32, // updates applied: Adam's t
+    skipped: u32, // updates skipped
+    loss_scale: f32, // by which the last gradient was multiplied
+    is_excused: u32, // whether the update was skipped only because the loss scale was too large
+    good_steps: u32, // since the loss scale last changed
+    correction1: f32, // 1 - beta1^t
+    correction2: f32, // 1 - beta2^t
+}
+
+const OPTIM_BLOCK = 64u; // elements
+const OPTIM_BLOCK_ITEMS = 16u; // vec4
+
+// The four elements from `first` of a gradient, with zeros from the parameter's end on.
+fn optim_gradient(g: vec4<f32>, first: u32, row: Row) -> vec4<f32> {
+    return select(vec4<f32>(), g, first - row.start + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(row.numel));
+}

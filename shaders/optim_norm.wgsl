@@ -1,0 +1,202 @@
+// The global norm of all gradients with its finite check, and what follows from it for the update, in two passes. Nothing
+// here needs the host: the scale and the flag go to the update in `state`.
+//
+// Blocks, gaps and the structs are explained in lib/optim.wgsl. Uses lib/grid.wgsl, lib/optim.wgsl.
+
+const LANES = 64u;
+const NO_PARAMETER = 0xffffffffu;
+
+@group(1) @binding(0) var<uniform> params: Params;
+
+// ---- first pass: sums of squares ----
+
+@group(0) @binding(0) var<storage, read> owner: array<u32>; // u32[blocks]
+@group(0) @binding(1) var<storage, read> table: array<Row>; // [parameters]
+@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>; // f32[elements]
+@group(0) @binding(3) var<storage, read_write> partial: array<vec2<u32>>; // [partials]: bits of the sum, first bad id
+
+// Not a comparison with itself: compilers may assume that there are no NaNs. The exponent's bits cannot be argued with.
+fn finite(v: f32) -> bool {
+    return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+}
+
+// Σ g² over the block's items `first`, `first + 2 step`, ... and those `step` behind them.
+fn squares_of(row: Row, block: u32, first: u32, step: u32) -> vec4<f32> {
+    var even = vec4<f32>();
+    var odd = vec4<f32>();
+    for (var i = first; i < OPTIM_BLOCK_ITEMS; i += 2u * step) {
+        let at = block * OPTIM_BLOCK_ITEMS + i;
+        let g = optim_gradient(grad[at], at * 4u, row);
+        let h = optim_gradient(grad[at + step], (at + step) * 4u, row);
+        even = fma(g, g, even);
+        odd = fma(h, h, odd);
+    }
+    return even + odd;
+}
+
+fn total_of(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+// The row's id, if one of all elements of its block is not finite.
+fn bad_of(row: Row, block: u32) -> u32 {
+    for (var at = block * OPTIM_BLOCK_ITEMS; at < (block + 1u) * OPTIM_BLOCK_ITEMS; at++) {
+        let g = optim_gradient(grad[at], at * 4u, row);
+        if !(finite(g.x) && finite(g.y) && finite(g.z) && finite(g.w)) {
+            return row.id;
+        }
+    }
+    return NO_PARAMETER;
+}
+
+// An element that is not finite makes its sum so. Few sums are not finite, and only those blocks are looked into: from
+// `first` to before `end`, `step` apart.
+fn first_bad(first: u32, end: u32, step: u32) -> u32 {
+    var bad = NO_PARAMETER;
+    for (var block = first; block < end; block += step) {
+        let row = table[owner[params.first_block + block]];
+        if row.is_active != 0u {
+            bad = min(bad, bad_of(row, block));
+        }
+    }
+    return bad;
+}
+
+// CPU drivers: every invocation takes RUN blocks, one after the other. Grid: an invocation for every RUN blocks, 64 a
+// workgroup, folded. Writes a partial for each.
+const RUN = 8u;
+
+@compute @workgroup_size(64)
+fn norm_partial_lane(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let run = grid_group(group, groups) * LANES + lane;
+    let first = run * RUN;
+    let end = min(first + RUN, params.elements / OPTIM_BLOCK);
+    if first >= end {
+        return;
+    }
+    var squares = vec4<f32>();
+    for (var block = first; block < end; block++) {
+        let row = table[owner[params.first_block + block]];
+        if row.is_active != 0u {
+            squares += squares_of(row, block, 0u, 1u);
+        }
+    }
+    let sum = total_of(squares);
+    var bad = NO_PARAMETER;
+    if !finite(sum) {
+        bad = first_bad(first, end, 1u);
+    }
+    partial[params.partials + run] = vec2<u32>(bitcast<u32>(sum), bad);
+}
+
+var<workgroup> sums: array<f32, LANES>;
+var<workgroup> bads: array<u32, LANES>;
+
+// Folds each lane's sum and smallest bad id into lane 0, in a fixed order. Not lib/reduce.wgsl: one tree serves both.
+fn fold(lane: u32, sum: f32, bad: u32) {
+    sums[lane] = sum;
+    bads[lane] = bad;
+    for (var step = LANES / 2u; step > 0u; step /= 2u) {
+        workgroupBarrier(); // the level above is written
+        if lane < step {
+            sums[lane] += sums[lane + step];
+            bads[lane] = min(bads[lane], bads[lane + step]);
+        }
+    }
+    workgroupBarrier(); // the total is written
+}
+
+// GPUs: SHARING invocations side by side share a block, so that neighbours read neighbours. Grid: a workgroup for every
+// CHUNK blocks, folded. Writes a partial for each.
+const SHARING = 8u;
+const CHUNK = 64u;
+
+@compute @workgroup_size(64)
+fn norm_partial_group(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let chunk = grid_group(group, groups);
+    let end = min(chunk * CHUNK + CHUNK, params.elements / OPTIM_BLOCK);
+    let first = chunk * CHUNK + lane / SHARING;
+    var squares = vec4<f32>();
+    for (var block = first; block < end; block += LANES / SHARING) {
+        let row = table[owner[params.first_block + block]];
+        if row.is_active != 0u {
+            squares += squares_of(row, block, lane % SHARING, SHARING);
+        }
+    }
+    let sum = total_of(squares);
+    var bad = NO_PARAMETER;
+    if !finite(sum) {
+        bad = first_bad(first, end, LANES / SHARING);
+    }
+    fold(lane, sum, bad);
+    if lane == 0u && chunk * CHUNK < end {
+        partial[params.partials + chunk] = vec2<u32>(bitcast<u32>(sums[0]), bads[0]);
+    }
+}
+
+// ---- second pass: the norm, the flag, the factor on gradients, the count, the loss scale. Grid: one workgroup. ----
+
+@group(0) @binding(0) var<storage, read> partials: array<vec2<u32>>; // [partials]
+@group(0) @binding(1) var<storage, read_write> state: State;
+@group(0) @binding(2) var<storage, read_write> loss_scale: array<f32>; // f32[1], 1 where none is asked for
+
+// 1 - exp(x) for x <= 0, without the cancellation near 0.
+fn one_minus_exp(x: f32) -> f32 {
+    let series = -x * (1.0 + x * (0.5 + x * (0.16666667 + x * 0.041666668)));
+    return select(1.0 - exp(x), series, x > -0.02);
+}
+
+// Lowers the loss scale after a bad step, raises it after `interval` good ones.
+fn adapt_loss_scale(ok: bool) {
+    let scale = loss_scale[0];
+    state.loss_scale = scale;
+    state.good_steps += 1u;
+    state.is_excused = 0u;
+    if !ok {
+        state.good_steps = 0u;
+        state.is_excused = u32(params.backoff < 1.0 && scale * params.backoff >= params.floor);
+        loss_scale[0] = max(scale * params.backoff, params.floor);
+    } else if state.good_steps == params.interval {
+        state.good_steps = 0u;
+        if finite(scale * params.growth) {
+            loss_scale[0] = scale * params.growth;
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn norm_total(@builtin(local_invocation_index) lane: u32) {
+    var sum = 0.0;
+    var bad = NO_PARAMETER;
+    for (var i = lane; i < params.partials; i += LANES) {
+        sum += bitcast<f32>(partials[i].x);
+        bad = min(bad, partials[i].y);
+    }
+    fold(lane, sum, bad);
+    if lane != 0u {
+        return;
+    }
+    let unscale = 1.0 / loss_scale[0];
+    let norm = sqrt(sums[0]) * unscale;
+    // Finite gradients whose squares overflow would give a useless scale: skipped too, without an offender.
+    let ok = bads[0] == NO_PARAMETER && finite(norm);
+    state.is_finite = u32(ok);
+    state.bad_parameter = bads[0];
+    state.norm = norm;
+    // torch.nn.utils.clip_grad_norm_: max_norm / (norm + 1e-6), at most 1
+    state.grad_scale = unscale * select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
+    state.applied += u32(ok);
+    state.skipped += u32(!ok);
+    let t = f32(state.applied);
+    state.correction1 = one_minus_exp(t * params.log_beta1);
+    state.correction2 = one_minus_exp(t * params.log_beta2);
+    adapt_loss_scale(ok);
+}

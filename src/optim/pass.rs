@@ -1,0 +1,78 @@
+//! The optimisers' kernels, and how they divide a segment of the arenas.
+
+use super::{BLOCK, OptimParams, Rule};
+use crate::gpu::{Access, Kernel, KernelFamily, Params, wgsl};
+
+static NORM_PARTIAL_LANE: Kernel = Kernel {
+    name: "optim.norm_partial_lane",
+    sources: &[wgsl!("optim_norm.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/optim.wgsl")],
+    entry: "norm_partial_lane",
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
+    params: OptimParams::FIELDS,
+    constants: &[],
+};
+
+static NORM_PARTIAL_GROUP: Kernel =
+    Kernel { name: "optim.norm_partial_group", entry: "norm_partial_group", ..NORM_PARTIAL_LANE };
+
+pub(super) static NORM_TOTAL: Kernel = Kernel {
+    name: "optim.norm_total",
+    entry: "norm_total",
+    bindings: &[Access::Read, Access::Write, Access::Write],
+    ..NORM_PARTIAL_LANE
+};
+
+static ADAMW_LANE: Kernel = Kernel {
+    name: "optim.adamw_lane",
+    sources: &[wgsl!("optim_update.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/optim.wgsl")],
+    entry: "adamw_lane",
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Write],
+    ..NORM_PARTIAL_LANE
+};
+
+static ADAMW_GROUP: Kernel = Kernel { name: "optim.adamw_group", entry: "adamw_group", ..ADAMW_LANE };
+
+static SGD_LANE: Kernel = Kernel {
+    name: "optim.sgd_lane",
+    entry: "sgd_lane",
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write],
+    ..ADAMW_LANE
+};
+
+static SGD_GROUP: Kernel = Kernel { name: "optim.sgd_group", entry: "sgd_group", ..SGD_LANE };
+
+/// Every kernel of the optimisers.
+pub(super) const KERNELS: &[&Kernel] =
+    &[&NORM_PARTIAL_LANE, &NORM_PARTIAL_GROUP, &NORM_TOTAL, &ADAMW_LANE, &ADAMW_GROUP, &SGD_LANE, &SGD_GROUP];
+
+/// A pass over a segment.
+pub(super) struct Pass {
+    pub(super) kernel: &'static Kernel,
+    /// Elements that a workgroup takes.
+    pub(super) group: usize,
+    /// Elements under each partial sum that it leaves.
+    pub(super) partial: usize,
+}
+
+impl Pass {
+    /// The first pass of the norm. The numbers are those of `shaders/optim_norm.wgsl`: 64 invocations with 8 blocks each,
+    /// or together with 64 blocks.
+    pub(super) fn norm(family: KernelFamily) -> Self {
+        match family {
+            KernelFamily::Lane => Pass { kernel: &NORM_PARTIAL_LANE, group: 512 * BLOCK, partial: 8 * BLOCK },
+            KernelFamily::Workgroup => Pass { kernel: &NORM_PARTIAL_GROUP, group: 64 * BLOCK, partial: 64 * BLOCK },
+        }
+    }
+
+    /// The update. The numbers are those of `shaders/optim_update.wgsl`: 32 blocks, or 64 invocations with 4 elements.
+    pub(super) fn update(family: KernelFamily, rule: &Rule) -> Self {
+        let (lane, group) = match rule {
+            Rule::AdamW(_) => (&ADAMW_LANE, &ADAMW_GROUP),
+            Rule::Sgd(_) => (&SGD_LANE, &SGD_GROUP),
+        };
+        match family {
+            KernelFamily::Lane => Pass { kernel: lane, group: 32 * BLOCK, partial: BLOCK },
+            KernelFamily::Workgroup => Pass { kernel: group, group: 4 * BLOCK, partial: BLOCK },
+        }
+    }
+}
