@@ -73,7 +73,7 @@ fn main() -> Result<()> {
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
     let mut workload = Workload::new(&gpu, config, args.batch, args.precision)?;
-    workload.checkpoint_blocks(args.checkpoint_blocks);
+    workload.checkpoint_blocks = args.checkpoint_blocks;
     workload.keep(args.ltd)?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;

@@ -17,7 +17,8 @@ pub struct Workload {
     labels: Tensor,
     ltd: Option<RandomLtd>,
     precision: Precision,
-    checkpoint_blocks: bool,
+    /// Keep each block's input alone, and compute the rest again in backward.
+    pub checkpoint_blocks: bool,
     step: u64,
 }
 
@@ -55,11 +56,6 @@ impl Workload {
         let depth = self.model.config().depth;
         self.ltd = kept.map(|kept| RandomLtd::new(depth, Schedule::constant(kept)?)).transpose()?;
         Ok(())
-    }
-
-    /// From now on keeps each block's input alone, and computes the rest again in backward.
-    pub fn checkpoint_blocks(&mut self, on: bool) {
-        self.checkpoint_blocks = on;
     }
 
     /// One step, waiting for its loss.

@@ -10,8 +10,8 @@ use anyhow::Result;
 use comfy_table::Table;
 use serde::Serialize;
 use wgrad::Gpu;
-use wgrad::nn::Precision;
 use wgrad::gpu::ProfileRow;
+use wgrad::nn::Precision;
 
 use crate::bounds::Bounds;
 use crate::case::{Case, Ratio};
@@ -77,7 +77,8 @@ pub fn run(gpu: &Gpu, cases: &[Case], ratios: &[Ratio]) -> Result<Report> {
 }
 
 fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budget> {
-    let (tokens, mut workload) = (case.config().tokens(), Workload::new(gpu, case.config(), case.batch(), Precision::F32)?);
+    let (tokens, mut workload) =
+        (case.config().tokens(), Workload::new(gpu, case.config(), case.batch(), Precision::F32)?);
     let kept = ratio.kept(tokens);
     workload.keep(Some(kept))?;
     workload.step()?;

@@ -33,8 +33,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 use wgrad::Gpu;
-use wgrad::nn::Precision;
 use wgrad::gpu::{AdapterChoice, GpuOptions};
+use wgrad::nn::Precision;
 
 use case::{Case, Ratio};
 
@@ -84,7 +84,9 @@ impl Args {
 pub struct Work {
     /// Full length at the end.
     pub ratios: Vec<Ratio>,
+    /// Of the activations.
     pub precision: Precision,
+    /// How often each length has its turn.
     pub turns: usize,
 }
 

@@ -164,13 +164,7 @@ impl Block {
     }
 
     /// The block on all rows of `x`, given norm1(x); the result is put `into` a full tensor where there is one.
-    fn after_norm(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        into: Option<(Tensor, &TokenIndices)>,
-        mode: &Mode,
-    ) -> Result<Tensor> {
+    fn after_norm(&self, x: &Tensor, y: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
         let BlockConfig { dropout, drop_path, first_layer, .. } = self.config;
         let dtype = mode.activations();
         // Without randomness, each half ends in the product that adds it to the residual.

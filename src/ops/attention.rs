@@ -28,22 +28,21 @@ pub enum Mask {
 /// # Errors
 /// If `qkv` is not `f32` or `f16[B, T, 3·heads·D]`.
 pub fn attention(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
-    let gpu = qkv.gpu();
-    let width = Dims::of(qkv, heads)?.width;
-    if has_form(width) && prefers_flash(gpu.family(), gpu.info().mesa_version()) {
+    let Dims { width, tokens, .. } = Dims::of(qkv, heads)?;
+    if has_form(width) && prefers_flash(qkv.gpu().family(), tokens) {
         attention_flash(qkv, heads, mask)
     } else {
         attention_stored(qkv, heads, mask)
     }
 }
 
-/// GPUs run the flash kernels well. Of CPU drivers, Mesa 26 does; Mesa 22.3 takes longer to compile them than they save
-/// (docs/tried.md), and of others nothing is known. `mesa` is Mesa's major version, if the driver is Mesa's.
-fn prefers_flash(family: KernelFamily, mesa: Option<u32>) -> bool {
-    match family {
-        KernelFamily::Lane => mesa.is_some_and(|version| version >= 25),
-        KernelFamily::Workgroup => true,
-    }
+/// From here on the scores are large enough for a CPU driver to gain by not storing them.
+const LONG: usize = 512;
+
+/// GPUs run the flash kernels well. CPU drivers take two to twelve seconds to compile them and are then hardly faster
+/// (docs/tried.md), so there they are for long sequences, whose scores take much memory.
+fn prefers_flash(family: KernelFamily, tokens: usize) -> bool {
+    family == KernelFamily::Workgroup || tokens >= LONG
 }
 
 /// The sizes.
