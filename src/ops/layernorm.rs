@@ -335,7 +335,7 @@ impl Rule {
     /// The totals that are wanted, of dweight and dbias.
     fn totals(&self, partial: &Tensor, slices: usize, to: [Option<Destination>; 2]) -> Result<()> {
         let gpu = partial.gpu();
-        let flag = |i: usize| to[i].as_ref().map_or(0, |to| WANTS_TOTAL[i] | ADD_TOTAL[i] * to.flag());
+        let flag = |i: usize| to[i].as_ref().map_or(0, |to| WANTS_TOTAL[i] | (ADD_TOTAL[i] * to.flag()));
         let params = BackwardParams { rows: slices as u32, flags: flag(0) | flag(1), ..self.params() };
         let memory = |to: &Option<Destination>| match to {
             Some(to) => Ok(to.tensor.clone()),
