@@ -1,15 +1,15 @@
 // column_sum: sums[s, c] = Σ x[r, c] over the rows r of slice s. Run a second time, over the slices, it gives the total;
 // without atomics, so that the order of the sum never changes.
 //
-//   x     Item[rows, width]    read; rows lie `stride` apart
+//   x     Act[rows, width]     read; rows lie `stride` apart
 //   sums  Item[slices, width]  written, or added to; slices = ceil(rows / slice)
 //
-// Grid: an invocation for each slice and column, 64 a workgroup, folded. Any size. Item is float or vec4 (tiles/), and
-// width and stride count items. Uses lib/grid.wgsl.
+// Grid: an invocation for each slice and column, 64 a workgroup, folded. Any size. Item is float or vec4, Act
+// as many activations (tiles/), and width and stride count items. Uses lib/grid.wgsl.
 
 struct Params { rows: u32, stride: u32, width: u32, slice: u32, accumulate: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<Item>;
+@group(0) @binding(0) var<storage, read> x: array<Act>;
 @group(0) @binding(1) var<storage, read_write> sums: array<Item>;
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -32,11 +32,11 @@ fn column_sum(
     var odd: Item;
     var row = first;
     for (; row + 1u < end; row += 2u) {
-        even += x[row * params.stride + column];
-        odd += x[(row + 1u) * params.stride + column];
+        even += Item(x[row * params.stride + column]);
+        odd += Item(x[(row + 1u) * params.stride + column]);
     }
     if row < end {
-        even += x[row * params.stride + column];
+        even += Item(x[row * params.stride + column]);
     }
     if params.accumulate == 0u {
         sums[item] = even + odd;

@@ -11,31 +11,50 @@ params!(ColumnSumParams { rows: u32, stride: u32, width: u32, slice: u32, accumu
 
 static VEC4: Kernel = Kernel {
     name: "column_sum.vec4",
-    sources: &[wgsl!("column_sum.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("tiles/vec4.wgsl")],
+    sources: &[wgsl!("column_sum.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("tiles/vec4.wgsl"), wgsl!("tiles/act_f32.wgsl")],
     entry: "column_sum",
     bindings: &[Access::Read, Access::Write],
     params: ColumnSumParams::FIELDS,
     constants: &[],
 };
 
+static VEC4_F16: Kernel = Kernel {
+    name: "column_sum.vec4.f16",
+    sources: &[
+        wgsl!("column_sum.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/act_f16.wgsl", enable "f16"),
+    ],
+    ..VEC4
+};
+
 static SCALAR: Kernel = Kernel {
     name: "column_sum.scalar",
-    sources: &[wgsl!("column_sum.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("tiles/scalar.wgsl")],
+    sources: &[
+        wgsl!("column_sum.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("tiles/scalar.wgsl"),
+        wgsl!("tiles/act_scalar.wgsl"),
+    ],
     ..VEC4
 };
 
 const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
 
-pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &SCALAR];
+pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &VEC4_F16, &SCALAR];
 
-/// Sums the rows of `x`, seen as `f32[rows, width]`, into `f32[width]`.
+/// Sums the rows of `x`, seen as `[rows, width]`, into `f32[width]`. `x` is f32, or f16 if width is a multiple of 4.
 pub(super) fn column_sum(x: &Tensor, rows: usize, width: usize, to: &Destination) -> Result<()> {
     first_columns_sum(x, rows, width, width, to)
 }
 
-/// Sums the first `width` columns of `x`, seen as `f32[rows, stride]`, into `f32[width]`.
+/// Sums the first `width` columns of `x`, seen as `[rows, stride]`, into `f32[width]`. `x` is f32, or f16 if both are
+/// multiples of 4.
 pub(super) fn first_columns_sum(x: &Tensor, rows: usize, stride: usize, width: usize, to: &Destination) -> Result<()> {
     debug_assert!(rows * stride == x.numel() && width <= stride && width == to.tensor.numel());
+    let fits = x.dtype() == DType::F32 || (x.dtype() == DType::F16 && (stride | width).is_multiple_of(4));
+    super::expect("column_sum", x, fits, "needs f32, or f16 rows of a multiple of 4")?;
     // Four divides both or the kernel goes float by float.
     let item = FORMS.pick(stride | width).1;
     let slice = slice_length(x.gpu().family(), rows, width / item);
@@ -69,7 +88,10 @@ fn slice_length(family: KernelFamily, rows: usize, columns: usize) -> usize {
 }
 
 fn sum_slices(x: &Tensor, rows: usize, stride: usize, width: usize, slice: usize, to: &Destination) -> Result<()> {
-    let (kernel, item) = FORMS.pick(stride | width);
+    let (mut kernel, item) = FORMS.pick(stride | width);
+    if x.dtype() == DType::F16 {
+        kernel = &VEC4_F16;
+    }
     let (stride, width) = (stride / item, width / item);
     let params = ColumnSumParams {
         rows: rows as u32,

@@ -1,12 +1,13 @@
 //! Regularisation by chance: dropout (Srivastava et al., 2014) and drop-path, also called stochastic depth (Huang et al.,
 //! 2016). Only for training; in evaluation they are not called, or called with p = 0.
 
-use super::expect_f32;
-use super::item::{ByItem, sample_grid};
+use super::expect;
+use super::item::sample_grid;
 use super::random::{Purpose, RandomKey, halves, threshold};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 params!(DropoutParams {
@@ -22,48 +23,100 @@ params!(DropoutParams {
     accumulate: u32,
 });
 
-static DROPOUT: Kernel = Kernel {
-    name: "dropout",
-    sources: &[wgsl!("dropout.wgsl"), wgsl!("lib/philox.wgsl"), wgsl!("tiles/scalar.wgsl")],
+static SCALAR: Kernel = Kernel {
+    name: "dropout.scalar",
+    sources: &[wgsl!("dropout.wgsl"), wgsl!("lib/dropout.wgsl"), wgsl!("lib/philox.wgsl")],
     entry: "dropout",
     bindings: &[Access::Read, Access::Write],
     params: DropoutParams::FIELDS,
     constants: &[],
 };
 
-static PATH_SCALAR: Kernel = Kernel { name: "drop_path.scalar", entry: "drop_path", ..DROPOUT };
+static VEC4: Kernel = Kernel {
+    name: "dropout.vec4",
+    sources: &[
+        wgsl!("dropout_fours.wgsl"),
+        wgsl!("lib/dropout.wgsl"),
+        wgsl!("lib/philox.wgsl"),
+        wgsl!("tiles/act_f32.wgsl"),
+    ],
+    ..SCALAR
+};
+
+static VEC4_F16: Kernel = Kernel {
+    name: "dropout.vec4.f16",
+    sources: &[
+        wgsl!("dropout_fours.wgsl"),
+        wgsl!("lib/dropout.wgsl"),
+        wgsl!("lib/philox.wgsl"),
+        wgsl!("tiles/act_f16.wgsl", enable "f16"),
+    ],
+    ..SCALAR
+};
+
+static PATH_SCALAR: Kernel = Kernel {
+    name: "drop_path.scalar",
+    sources: &[
+        wgsl!("drop_path.wgsl"),
+        wgsl!("lib/dropout.wgsl"),
+        wgsl!("lib/philox.wgsl"),
+        wgsl!("tiles/scalar.wgsl"),
+        wgsl!("tiles/act_scalar.wgsl"),
+    ],
+    entry: "drop_path",
+    ..SCALAR
+};
 
 static PATH_VEC4: Kernel = Kernel {
     name: "drop_path.vec4",
-    sources: &[wgsl!("dropout.wgsl"), wgsl!("lib/philox.wgsl"), wgsl!("tiles/vec4.wgsl")],
+    sources: &[
+        wgsl!("drop_path.wgsl"),
+        wgsl!("lib/dropout.wgsl"),
+        wgsl!("lib/philox.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/act_f32.wgsl"),
+    ],
     ..PATH_SCALAR
 };
 
-const PATH_FORMS: ByItem = ByItem { vec4: &PATH_VEC4, scalar: &PATH_SCALAR };
+static PATH_VEC4_F16: Kernel = Kernel {
+    name: "drop_path.vec4.f16",
+    sources: &[
+        wgsl!("drop_path.wgsl"),
+        wgsl!("lib/dropout.wgsl"),
+        wgsl!("lib/philox.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/act_f16.wgsl", enable "f16"),
+    ],
+    ..PATH_SCALAR
+};
 
-pub(crate) const KERNELS: &[&Kernel] = &[&DROPOUT, &PATH_SCALAR, &PATH_VEC4];
+pub(crate) const KERNELS: &[&Kernel] = &[&SCALAR, &VEC4, &VEC4_F16, &PATH_SCALAR, &PATH_VEC4, &PATH_VEC4_F16];
 
-/// Sets each element to 0 with probability `p` and multiplies the others by 1 / (1 − p): `f32[B, ..]` to the same shape.
+/// Sets each element to 0 with probability `p` and multiplies the others by 1 / (1 − p): f32 or f16 `[B, ..]` to the
+/// same dtype and shape.
 /// The mask depends on `key` and on the element's place in its sample alone. With p = 0 it returns `x` itself.
 ///
 /// # Errors
-/// If `x` is not f32, or p is not in 0 ≤ p < 1.
+/// If `x` is neither f32 nor f16 with samples of a multiple of 4 elements, or p is not in 0 ≤ p < 1.
 pub fn dropout(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
     drop_some("dropout", Purpose::Dropout, x, p, key)
 }
 
 /// Sets each sample (of the leading axis) to 0 with probability `p` and multiplies the others by 1 / (1 − p):
-/// `f32[B, ..]` to the same shape. For a residual branch, whose block is thereby left out for these samples. The mask
+/// f32 or f16 `[B, ..]` to the
+/// same dtype and shape. For a residual branch, whose block is thereby left out for these samples. The mask
 /// depends on `key` and the sample's position alone. With p = 0 it returns `x` itself.
 ///
 /// # Errors
-/// If `x` is not f32, or p is not in 0 ≤ p < 1.
+/// If `x` is neither f32 nor f16 with samples of a multiple of 4 elements, or p is not in 0 ≤ p < 1.
 pub fn drop_path(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
     drop_some("drop_path", Purpose::DropPath, x, p, key)
 }
 
 fn drop_some(op: &'static str, purpose: Purpose, x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
-    expect_f32(op, x)?;
+    let fits = x.dtype() == DType::F32 || (x.dtype() == DType::F16 && sample_of(x).is_multiple_of(4));
+    expect(op, x, fits, "needs f32, or f16 with samples of a multiple of 4 elements")?;
     if !(0.0..1.0).contains(&p) {
         return Err(Error::argument(op, "p", "at least 0 and below 1", p));
     }
@@ -74,6 +127,20 @@ fn drop_some(op: &'static str, purpose: Purpose, x: &Tensor, p: f32, key: Random
     let y = x.empty_like()?;
     mask.apply(x, &y, 0)?;
     Ok(record(y, &[x], || mask))
+}
+
+/// Elements of a sample.
+fn sample_of(x: &Tensor) -> usize {
+    x.numel() / x.dims().first().copied().unwrap_or(1)
+}
+
+/// The kernel for x's precision and for what its samples are a multiple of.
+fn pick(x: &Tensor, scalar: &'static Kernel, vec4: &'static Kernel, vec4_f16: &'static Kernel) -> &'static Kernel {
+    match x.dtype() {
+        DType::F16 => vec4_f16,
+        _ if sample_of(x).is_multiple_of(4) => vec4,
+        _ => scalar,
+    }
 }
 
 /// All that is saved: the mask is made again when it is needed.
@@ -88,13 +155,17 @@ const PATH_RUN: usize = 16;
 
 impl Mask {
     fn apply(&self, x: &Tensor, y: &Tensor, accumulate: u32) -> Result<()> {
-        let samples = x.dims().first().copied().unwrap_or(1);
-        let sample = x.numel() / samples;
+        let sample = sample_of(x);
+        let samples = x.numel() / sample;
         let (kernel, n, grid) = match self.purpose {
-            Purpose::Dropout => (&DROPOUT, sample, sample_grid(sample.div_ceil(4), samples)),
+            Purpose::Dropout => {
+                let kernel = pick(x, &SCALAR, &VEC4, &VEC4_F16);
+                (kernel, sample, sample_grid(sample.div_ceil(4), samples))
+            }
             Purpose::DropPath => {
-                let (kernel, item) = PATH_FORMS.pick(sample);
-                (kernel, sample / item, sample_grid((sample / item).div_ceil(PATH_RUN), samples))
+                let kernel = pick(x, &PATH_SCALAR, &PATH_VEC4, &PATH_VEC4_F16);
+                let items = if sample.is_multiple_of(4) { sample / 4 } else { sample };
+                (kernel, items, sample_grid(items.div_ceil(PATH_RUN), samples))
             }
         };
         let [key_low, key_high] = self.key.words(self.purpose);

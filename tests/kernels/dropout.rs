@@ -1,8 +1,8 @@
 use super::support::{assert_gradients, leaf, upload};
-use crate::common::{assert_close, each_family, values};
+use crate::common::{assert_close, each_family, gpu_with_f16, values};
 use wgrad::ops::dropout::reference;
 use wgrad::ops::{self, RandomKey, random::reference::philox4x32};
-use wgrad::{Gpu, Result, Tensor};
+use wgrad::{DType, Gpu, Result, Tensor};
 
 const KEY: RandomKey = RandomKey { seed: 42, step: 7, layer: 3, first_sample: 0 };
 
@@ -154,4 +154,22 @@ fn dropped_values_do_not_matter() {
             assert!(y.contains(&0.0) && y.iter().all(|&v| v == 0.0 || v == f32::INFINITY));
         }
     }
+}
+
+/// The masks in half precision are those of full precision.
+#[test]
+fn half_precision() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    let cases: [(Drop, Reference); 2] = [(ops::dropout, reference::dropout), (ops::drop_path, reference::drop_path)];
+    for (drop, reference) in cases {
+        let (x, dy) = (values(1, 7 * 197 * 4), values(2, 7 * 197 * 4));
+        let tx = leaf(&gpu, &[7, 197, 4], &x);
+        let y = drop(&ops::cast(&tx, DType::F16).unwrap(), 0.5, KEY).unwrap();
+        assert_eq!(y.dtype(), DType::F16);
+        let y = ops::cast(&y, DType::F32).unwrap();
+        assert_close("f16", &y.to_vec().unwrap(), &reference(&x, 7, 0.5, KEY), 1e-3);
+        assert_gradients("f16", &y, &dy, &[(&tx, &reference(&dy, 7, 0.5, KEY))], 1e-3);
+    }
+    let odd = ops::cast(&upload(&gpu, &[2, 3], &values(1, 6)), DType::F16).unwrap();
+    assert!(ops::dropout(&odd, 0.5, KEY).is_err());
 }
