@@ -6,6 +6,7 @@ use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
 use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Position, Split, Transform};
+use wgrad::gpu::KernelFamily;
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::nn::{Mode, Pool, Precision, Vit, VitConfig};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
@@ -429,8 +430,10 @@ fn random_ltd_does_not_raise_the_peak() {
     for gpu in each_family() {
         let small = VitConfig { img_size: (32, 32), patch_size: 4, ..VitConfig::custom(64, 6, 4) };
         let long = VitConfig { img_size: (64, 64), ..small.clone() };
-        let cases = [(&small, false), (&small, true), (&long, false)];
-        for (config, checkpoint_blocks) in cases {
+        // Stored scores, R² and T², do not share memory. Beside checkpointed blocks they would be most of the peak.
+        let stores_scores = gpu.family() == KernelFamily::Lane;
+        let cases = [(&small, false), (&small, true), (&long, false), (&long, true)];
+        for (config, checkpoint_blocks) in cases.into_iter().take(if stores_scores { 3 } else { 4 }) {
             let tokens = config.tokens();
             let peak = |ltd| {
                 let settings = TrainSettings { checkpoint_blocks, ..settings(ltd) };
@@ -503,8 +506,8 @@ fn what_does_not_fit_names_what_would() {
     {
         assert!(message.contains(part), "{message}");
     }
-    // A limit of the device: 128 MiB a binding do not hold one sample's scores of 300 in a batch.
-    let message = check_memory(&gpu, &Workload { batch: 300, ..work }, None).unwrap_err().to_string();
+    // A limit of the device: 128 MiB a binding do not hold the hidden layer of 600 samples.
+    let message = check_memory(&gpu, &Workload { batch: 600, ..work }, None).unwrap_err().to_string();
     assert!(message.contains("max_storage_buffer_binding_size") && message.contains("accumulate"), "{message}");
     let error = check_memory(&gpu, &work, Some(1000)).unwrap_err();
     assert!(error.to_string().contains("a smaller model"), "{error}");

@@ -234,16 +234,20 @@ impl Vit {
             let expected = format!("empty or one for each of {} blocks", self.blocks.len());
             return Err(Error::argument("ViT", "kept", expected, kept.len()));
         }
-        let patches = self.patch_embed.forward(images)?;
-        let prefix = self.cls_token.as_ref().map(Parameter::tensor);
-        let x = ops::embed_tokens(&patches, prefix.as_ref(), &self.pos_embed.tensor())?;
-        let mut x = mode.dropout(x, self.config.pos_drop_rate, 0)?;
+        let mut x = mode.dropout(self.embed(images)?, self.config.pos_drop_rate, 0)?;
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, kept.get(i).and_then(Option::as_ref), mode)?;
         }
         let pooled = self.norm.forward(&self.pool(&x, batch)?, DType::F32)?;
         let last_layer = 1 + self.config.depth as u32 * Block::RANDOM_LAYERS;
         self.head.forward(&mode.dropout(pooled, self.config.drop_rate, last_layer)?)
+    }
+
+    /// Images to `f32[B, T, C]`.
+    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        let patches = self.patch_embed.forward(images)?;
+        let prefix = self.cls_token.as_ref().map(Parameter::tensor);
+        ops::embed_tokens(&patches, prefix.as_ref(), &self.pos_embed.tensor())
     }
 
     /// `f32[B, T, C]` to `f32[B, C]`. A norm treats each token by itself, so norming the class token alone after taking

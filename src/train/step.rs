@@ -268,7 +268,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The host's own time in all steps so far: drawing, recording and submitting, without compiling kernels and without
-    /// waiting for results.
+    /// waiting for results. On CPU drivers submitting may wait for computing, and this be most of a step.
     pub fn host_time(&self) -> Duration {
         self.host_time
     }
