@@ -8,7 +8,7 @@ use crate::common::{assert_close, each_family};
 use safetensors::SafeTensors;
 use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{self, Checkpoint};
-use wgrad::nn::{Mode, Vit, VitConfig};
+use wgrad::nn::{Mode, Precision, Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{AdamW, Optimizer, Rule, Sgd, StepReport};
 use wgrad::{Gpu, Tensor};
@@ -110,8 +110,13 @@ struct Inputs {
 impl Inputs {
     /// (logits, loss)
     fn forward(&self, model: &Vit) -> (Tensor, Tensor) {
+        self.forward_in(model, Precision::F32)
+    }
+
+    fn forward_in(&self, model: &Vit, precision: Precision) -> (Tensor, Tensor) {
         let key = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
-        let logits = model.forward(&self.images, &self.kept, &Mode::training(key)).unwrap();
+        let mode = Mode::training(key).with_precision(precision);
+        let logits = model.forward(&self.images, &self.kept, &mode).unwrap();
         let loss = cross_entropy(&logits, &self.labels, &self.settings).unwrap();
         (logits, loss)
     }
@@ -148,6 +153,26 @@ fn check_gradients(file: &str) {
     }
 }
 
+/// With half-precision activations, and a loss scaled as training would scale it: within a hundredth.
+fn check_half_precision(file: &str) {
+    const SCALE: f32 = 1024.0;
+    let reference = Reference::read(file);
+    for gpu in each_family().into_iter().filter(Gpu::has_f16) {
+        let (model, inputs) = (reference.model(&gpu), reference.inputs(&gpu));
+        let what = |name: &str| format!("{file} {name} in f16 ({:?})", gpu.family());
+        let (logits, loss) = inputs.forward_in(&model, Precision::F16);
+        assert_close(&what("logits"), &logits.to_vec().unwrap(), reference.get("logits"), 1e-2);
+        assert_close(&what("loss"), &loss.to_vec().unwrap(), reference.get("loss"), 1e-3);
+        loss.backward_from(&Tensor::from_slice(&gpu, &[], &[SCALE]).unwrap()).unwrap();
+        for parameter in model.parameters() {
+            let name = format!("grad/{}", parameter.path());
+            let gradient: Vec<f32> = parameter.grad().unwrap().to_vec().unwrap();
+            let unscaled: Vec<f32> = gradient.iter().map(|g| g / SCALE).collect();
+            assert_close(&what(&name), &unscaled, reference.get(&name), 1e-2);
+        }
+    }
+}
+
 /// Ten steps: the losses on the way and a few parameters at the end.
 fn check_steps(file: &str, name: &str, rule: Rule, rate: f32) {
     let reference = Reference::read(file);
@@ -181,6 +206,16 @@ fn gradients() {
 #[test]
 fn gradients_with_random_ltd() {
     check_gradients(RANDOM_LTD);
+}
+
+#[test]
+fn gradients_in_half_precision() {
+    check_half_precision(PLAIN);
+}
+
+#[test]
+fn gradients_in_half_precision_with_random_ltd() {
+    check_half_precision(RANDOM_LTD);
 }
 
 #[test]

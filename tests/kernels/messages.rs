@@ -65,7 +65,10 @@ fn messages() {
             "embed_tokens: pos must be f32[1, P + N, C] with patches' N and C: lhs f32[2, 3, 4], rhs f32[1, 3, 4]",
         ),
         (ops::embed_tokens(&x, None, &u), "embed_tokens: needs f32: got u32[2, 3, 4]"),
-        (ops::dropout(&u, 0.5, key), "dropout: needs f32: got u32[2, 3, 4]"),
+        (
+            ops::dropout(&u, 0.5, key),
+            "dropout: needs f32, or f16 with samples of a multiple of 4 elements: got u32[2, 3, 4]",
+        ),
         (ops::dropout(&x, 1.0, key), "dropout: p must be at least 0 and below 1, got 1"),
         (ops::dropout(&x, f32::NAN, key), "dropout: p must be at least 0 and below 1, got NaN"),
         (ops::drop_path(&x, -0.1, key), "drop_path: p must be at least 0 and below 1, got -0.1"),
