@@ -859,9 +859,9 @@ fn tuning_is_kept_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let store = TuningStore::Folder(folder.path().join("new"));
     // As often as it takes to settle all within the budget of each.
-    let mut report = tuned(&first, &work, &store).unwrap();
+    let mut report = tuned(&first, &work, &store, TUNING_BUDGET).unwrap();
     while report.known + report.measured < report.asked {
-        report = tuned(&first, &work, &store).unwrap();
+        report = tuned(&first, &work, &store, TUNING_BUDGET).unwrap();
     }
     let table = first.tuning();
     assert!(report.asked > 10 && table.products.len() == report.asked, "{report:?}");
@@ -870,7 +870,7 @@ fn tuning_is_kept_on_disk() {
 
     // Another program.
     let second = gpu();
-    let again = tuned(&second, &work, &store).unwrap();
+    let again = tuned(&second, &work, &store, Duration::ZERO).unwrap();
     assert_eq!((again.known, again.measured, second.tuning()), (again.asked, 0, table.clone()));
     // What does not go to disk comes from nowhere.
     let report = tune(&second, &work, Duration::ZERO).unwrap();
@@ -891,14 +891,14 @@ fn tuning_is_kept_on_disk() {
     for text in hostile {
         std::fs::write(file, &text).unwrap();
         let fresh = gpu();
-        let report = tuned(&fresh, &work, &store).unwrap();
+        let report = tuned(&fresh, &work, &store, Duration::ZERO).unwrap();
         assert_eq!(report.known, 0, "{}", &text[..text.len().min(80)]);
-        // It is written anew.
-        let whole = std::fs::read_to_string(file).unwrap();
-        assert!(report.measured == 0 || whole.contains("\"products\""));
     }
+    // What was measured goes in its place.
+    assert!(tuned(&gpu(), &work, &store, TUNING_BUDGET).unwrap().measured > 0);
+    assert!(tuned(&gpu(), &work, &store, Duration::ZERO).unwrap().known > 0);
     std::fs::write(file, text.replace("\"split\": 1", "\"split\": 7").replace("rows", "columns")).unwrap();
-    assert_eq!(tuned(&gpu(), &work, &store).unwrap().known, 0, "no entry fits");
+    assert_eq!(tuned(&gpu(), &work, &store, Duration::ZERO).unwrap().known, 0, "no entry fits");
 }
 
 /// The table of one run is that of the next: the same losses to the last bit.
@@ -914,7 +914,9 @@ fn a_tuned_run_repeats() {
     let losses = |gpu: &Gpu| {
         let model = Vit::new(gpu, config.clone(), 5).unwrap();
         let mut trainer = Trainer::new(&model, settings.clone()).unwrap();
-        (0..4).for_each(|step| drop(trainer.step(&batch(step, BATCH)).unwrap()));
+        for step in 0..4 {
+            trainer.step(&batch(step, BATCH)).unwrap();
+        }
         trainer.finish().unwrap().unwrap()
     };
     assert_eq!(losses(&first), losses(&second));

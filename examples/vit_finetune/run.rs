@@ -10,7 +10,7 @@ use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
-use wgrad::train::{Evaluation, FitData, Outcome, Trainer, TuningStore, evaluate, fit, tuned};
+use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned};
 
 use crate::args::{Args, LtdKind, TuneKind};
 use crate::progress::Progress;
@@ -58,7 +58,7 @@ pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>>
     }
     let store = args.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
     let settings = setup.settings(args, gpu, true)?;
-    let report = tuned(gpu, &setup.workload(&settings), &store)?;
+    let report = tuned(gpu, &setup.workload(&settings), &store, TUNING_BUDGET)?;
     println!(
         "tuning: {} of {} kinds of products measured, {} known, {} changed, in {:.1} s",
         report.measured,

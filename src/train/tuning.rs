@@ -14,7 +14,7 @@ use crate::gpu::Gpu;
 use crate::nn::Vit;
 use crate::ops::{self, Demand, TuneReport, Tuning};
 
-/// The time that [`tuned`] takes at most, reading files not counted.
+/// A budget that is short beside any run and long enough for most models' products.
 pub const TUNING_BUDGET: Duration = Duration::from_secs(2);
 
 /// No table is as large, in bytes.
@@ -56,15 +56,15 @@ pub fn tune(gpu: &Gpu, work: &Workload<'_>, budget: Duration) -> Result<TuneRepo
     ops::tune(gpu, &demands(gpu, work)?, budget)
 }
 
-/// [`tune`] in [`TUNING_BUDGET`], beginning with what `store` has kept of earlier runs on this device; what is new is
+/// [`tune`], beginning with what `store` has kept of earlier runs on this device; what is new is
 /// written there. So the same run, later, begins at once and computes the same to the last bit. A file that cannot be
 /// read, written or believed is a warning in the log.
 ///
 /// # Errors
 /// As [`tune`].
-pub fn tuned(gpu: &Gpu, work: &Workload<'_>, store: &TuningStore) -> Result<TuneReport> {
+pub fn tuned(gpu: &Gpu, work: &Workload<'_>, store: &TuningStore, budget: Duration) -> Result<TuneReport> {
     let demands = demands(gpu, work)?;
-    let TuningStore::Folder(folder) = store else { return ops::tune(gpu, &demands, TUNING_BUDGET) };
+    let TuningStore::Folder(folder) = store else { return ops::tune(gpu, &demands, budget) };
     let device = Device::new(gpu);
     let path = folder.join(device.file_name());
     let warn = |error: Error| log::warn!("tuning results: {error}");
@@ -74,7 +74,7 @@ pub fn tuned(gpu: &Gpu, work: &Workload<'_>, store: &TuningStore) -> Result<Tune
     }) {
         load(gpu, tuning, &path);
     }
-    let report = ops::tune(gpu, &demands, TUNING_BUDGET)?;
+    let report = ops::tune(gpu, &demands, budget)?;
     if report.measured > 0 {
         write(&path, &Stored { device, tuning: gpu.tuning() }).unwrap_or_else(warn);
     }

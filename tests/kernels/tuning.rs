@@ -94,7 +94,6 @@ fn a_table_is_what_is_computed_with() {
         // Its like follows, others do not.
         assert_eq!(kernels(&gpu, "nt", [62, 64, 64]), [kernel]);
         for (layout, size) in [("nn", size), ("nt", [64, 64, 128])] {
-            assert_ne!(kernels(&gpu, layout, size), [kernel]);
             assert!(!kernels(&gpu, layout, size)[0].ends_with(".128"));
         }
         let table = gpu.tuning();
