@@ -1,11 +1,11 @@
 //! Times whole optimiser steps of a ViT on random pictures that stay on the device.
 //!
 //!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] \
-//!         [--checkpoint-blocks] [--profile]
+//!         [--checkpoint-blocks] [--profile] [--tune [--matrix-units]]
 //!
 //! Last line: JSON with `median_ms` and `img_s` (of the second half of the steps), `first_step_ms` (since the start of the
 //! program), `peak_device_mb`, `rss_mb` (growth of the process's peak since the device was opened), `dispatches` a step and
-//! `host_ms`, the host's time to record a step.
+//! `host_ms`, the host's time to record a step; with `--tune`, what it did as `tuning`.
 
 #[path = "../benches/common/stats.rs"]
 mod stats;
@@ -18,7 +18,11 @@ use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
+use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::nn::{Precision, VitConfig};
+use wgrad::ops::{CrossEntropy, TuneReport};
+use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::train::{self, TUNING_BUDGET, TrainSettings};
 
 use stats::median;
 use workload::Workload;
@@ -41,6 +45,12 @@ struct Args {
     /// Keep each block's input alone, and compute the rest again in backward.
     #[arg(long)]
     checkpoint_blocks: bool,
+    /// Measure which kernels are fastest before the first step.
+    #[arg(long)]
+    tune: bool,
+    /// Let tuning look at matrix units too (an experiment of wgpu's).
+    #[arg(long, requires = "tune")]
+    matrix_units: bool,
     /// Print the time of each kernel over two more steps.
     #[arg(long)]
     profile: bool,
@@ -59,12 +69,14 @@ struct Line {
     rss_mb: Option<f64>,
     dispatches: u64,
     host_ms: f64,
+    tuning: Option<TuneReport>,
 }
 
 fn main() -> Result<()> {
     let started = Instant::now();
     let args = Args::parse();
-    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
+    let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
+    let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
     let rss_before = peak_rss_mb();
     let config = VitConfig {
         img_size: (args.image, args.image),
@@ -75,6 +87,7 @@ fn main() -> Result<()> {
     let mut workload = Workload::new(&gpu, config, args.batch, args.precision)?;
     workload.checkpoint_blocks = args.checkpoint_blocks;
     workload.keep(args.ltd)?;
+    let tuning = args.tune.then(|| tune(&gpu, workload.model.config(), &args)).transpose()?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;
     for step in 0..args.steps.max(1) {
@@ -97,9 +110,28 @@ fn main() -> Result<()> {
         rss_mb: peak_rss_mb().zip(rss_before).map(|(after, before)| after - before),
         dispatches: steps[steps.len() - 1].dispatches,
         host_ms: median(half.iter().map(|s| s.host_ms)),
+        tuning,
     };
     println!("{}", serde_json::to_string(&line)?);
     Ok(())
+}
+
+/// Settles the kernels of this very step.
+fn tune(gpu: &Gpu, config: &VitConfig, args: &Args) -> Result<TuneReport> {
+    let keep = |kept| RandomLtd::new(config.depth, Schedule::constant(kept)?);
+    let settings = TrainSettings {
+        rule: Rule::AdamW(AdamW::default()),
+        max_norm: None,
+        rate: LrSchedule::new(LrShape::Constant, 1e-4, 0.0, 0, 1)?,
+        loss: CrossEntropy::default(),
+        ltd: args.ltd.map(keep).transpose()?,
+        seed: 0,
+        accumulate: 1,
+        precision: args.precision,
+        checkpoint_blocks: args.checkpoint_blocks,
+    };
+    let work = train::Workload { config, settings: &settings, batch: args.batch, steps: 1 };
+    Ok(train::tune(gpu, &work, TUNING_BUDGET)?)
 }
 
 fn profile(gpu: &Gpu, workload: &mut Workload) -> Result<()> {

@@ -136,6 +136,17 @@ pub struct Args {
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]
     pub estimate: bool,
+    /// Measure before the first step which kernels are fastest on this device. `off`: those that are expected to be, and so
+    /// the same on every run.
+    #[arg(long, value_enum, default_value_t = TuneKind::Off, help_heading = "Device")]
+    pub tune: TuneKind,
+    /// Folder that keeps what was measured [default: the user's cache].
+    #[arg(long, help_heading = "Device")]
+    #[serde(skip)]
+    pub tuning_cache: Option<PathBuf>,
+    /// Let --tune auto look at matrix units too, for half precision (an experiment of wgpu's).
+    #[arg(long, help_heading = "Device")]
+    pub matrix_units: bool,
     /// List the adapters and end.
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]
@@ -161,6 +172,13 @@ pub enum Data {
 pub enum OptimizerKind {
     Adamw,
     Sgd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TuneKind {
+    Auto,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

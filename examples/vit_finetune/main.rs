@@ -36,7 +36,8 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
+    let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
+    let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
     println!("adapter: {}", gpu.info());
     if gpu.info().is_cpu() && args.adapter.is_none() {
         println!("no GPU was found: computing on the CPU driver");
@@ -50,12 +51,13 @@ fn main() -> Result<()> {
     }
     memory::check(&gpu, &args, &setup)?;
     let folder = setup.create_folder(&args)?;
+    let tuning = run::tune(&gpu, &args, &setup)?;
 
     let kinds = if args.compare { vec![RunKind::Main, RunKind::FullLength] } else { vec![RunKind::Main] };
     if args.compare {
         run::warm_up(&gpu, &args, &setup)?;
     }
-    let mut report = Report::new(gpu.info().to_string(), &args);
+    let mut report = Report::new(gpu.info().to_string(), tuning, &args);
     let mut history = report::History::create(&folder)?;
     for kind in kinds {
         let result = run::run(&gpu, &args, &setup, kind, &folder, &mut history, &stop);

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
+use wgrad::ops::TuneReport;
 use wgrad::train::{EpochMetrics, StepMetrics};
 
 use crate::args::Args;
@@ -14,6 +15,8 @@ use crate::args::Args;
 #[derive(Serialize)]
 pub struct Report<'a> {
     pub adapter: String,
+    /// What was measured to choose kernels, if that was asked for.
+    pub tuning: Option<TuneReport>,
     pub settings: &'a Args,
     pub runs: Vec<RunReport>,
 }
@@ -58,8 +61,8 @@ impl RunReport {
 }
 
 impl<'a> Report<'a> {
-    pub fn new(adapter: String, settings: &'a Args) -> Self {
-        Report { adapter, settings, runs: Vec::new() }
+    pub fn new(adapter: String, tuning: Option<TuneReport>, settings: &'a Args) -> Self {
+        Report { adapter, tuning, settings, runs: Vec::new() }
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {

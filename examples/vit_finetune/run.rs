@@ -9,9 +9,10 @@ use wgrad::checkpoint::{self, MatchOptions, load_parameters};
 use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
-use wgrad::train::{Evaluation, FitData, Outcome, Trainer, evaluate, fit};
+use wgrad::ops::TuneReport;
+use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned};
 
-use crate::args::{Args, LtdKind};
+use crate::args::{Args, LtdKind, TuneKind};
 use crate::progress::Progress;
 use crate::report::{History, RunReport};
 use crate::setup::Setup;
@@ -48,6 +49,25 @@ pub fn warm_up(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<()> {
     }
     gpu.trim();
     Ok(())
+}
+
+/// Chooses kernels by measurement, where that is asked for.
+pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>> {
+    if args.tune == TuneKind::Off {
+        return Ok(None);
+    }
+    let store = args.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
+    let settings = setup.settings(args, gpu, true)?;
+    let report = tuned(gpu, &setup.workload(&settings), &store, TUNING_BUDGET)?;
+    println!(
+        "tuning: {} of {} kinds of products measured, {} known, {} changed, in {:.1} s",
+        report.measured,
+        report.asked,
+        report.known,
+        report.changed,
+        report.elapsed.as_secs_f64()
+    );
+    Ok(Some(report))
 }
 
 /// Trains and tests.

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
 pub use model::{class_names, download, embedded, load_parameters, save_vit, vit_config};
 pub use read::{read, read_bytes};
+pub(crate) use write::replace_file;
 pub use write::{to_bytes, write};
 
 use crate::error::{Error, Result};

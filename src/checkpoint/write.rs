@@ -1,6 +1,7 @@
 //! Writing safetensors: the same bytes for the same content, and a file that is replaced whole or not at all.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -30,6 +31,11 @@ pub fn write(
 ) -> Result<()> {
     let path = path.as_ref();
     let header = header(path, tensors, metadata)?;
+    replace_file(path, |writer| encode(writer, &header, tensors))
+}
+
+/// Gives `path` new content, as a whole or not at all, as [`write()`] says.
+pub(crate) fn replace_file(path: &Path, content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Err(Error::file(path, "is not the name of a file"));
     };
@@ -41,7 +47,7 @@ pub fn write(
 
     let temporary = temporary_file(folder, &name.to_string_lossy()).map_err(io)?;
     let mut writer = BufWriter::new(temporary.as_file());
-    encode(&mut writer, &header, tensors).map_err(io)?;
+    content(&mut writer).map_err(io)?;
     writer.flush().map_err(io)?;
     drop(writer);
     // Without this, a crash after the rename could leave the new name with no content.
@@ -78,7 +84,7 @@ fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
 /// Makes a rename in `folder` last. File systems that cannot sync a folder say so, which is no reason to fail.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    match std::fs::File::open(folder)?.sync_all() {
+    match File::open(folder)?.sync_all() {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         result => result,
     }

@@ -51,6 +51,10 @@ pub struct GpuOptions {
     pub default_limits: bool,
     /// Overrides the kernel family that the adapter suggests; for measurements and tests.
     pub family: Option<KernelFamily>,
+    /// Opens the device's matrix units for half-precision products, where there are any that kernels can use
+    /// ([`crate::Gpu::matrix_units`]). They are an experiment of wgpu's, wrong on some drivers and slow on others: a kernel
+    /// that uses them is taken only where tuning ([`crate::ops::tune`]) has found its results right and its time shorter.
+    pub matrix_units: bool,
 }
 
 /// What is known of a device: a line for the user, and the facts by which kernels are chosen.
@@ -181,22 +185,52 @@ fn find(infos: &[AdapterInfo], choice: Option<&AdapterChoice>) -> Option<usize> 
     }
 }
 
+/// A device as it was opened.
+pub(super) struct Opened {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    /// [`crate::Gpu::matrix_units`].
+    pub(super) matrix_units: Option<u32>,
+}
+
 /// Opens a device with the adapter's own limits, at least wgpu's defaults, and the features that some kernels can use.
-pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Result<(wgpu::Device, wgpu::Queue)> {
+pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Result<Opened> {
     let clock = Clock::start();
     let info = AdapterInfo::new(&adapter.get_info());
     check_limits(&adapter.limits(), &info.name)?;
     let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
     let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
-    let descriptor = wgpu::DeviceDescriptor {
+    let mut descriptor = wgpu::DeviceDescriptor {
         label: Some("wgrad"),
         required_features: adapter.features() & useful,
         required_limits,
         ..Default::default()
     };
+    let matrix_units = if options.matrix_units { matrix_units(adapter) } else { None };
+    if matrix_units.is_some() {
+        descriptor.required_features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        // SAFETY: what can go wrong is a bug of wgpu's in this feature. It was asked for by name, only kernels of this
+        // crate use it, and they do so after their results have been compared with the CPU's on this device.
+        descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+    }
     let opened = adapter.request_device(&descriptor).await;
     log::debug!("opened {info} in {:?}", clock.elapsed());
-    opened.map_err(|e| Error::Device { during: "opening the device", message: e.to_string() })
+    let (device, queue) = opened.map_err(|e| Error::Device { during: "opening the device", message: e.to_string() })?;
+    Ok(Opened { device, queue, matrix_units })
+}
+
+/// The invocations of a subgroup, if its matrix units are such as kernels are written for: products of 8×8 matrices of f16
+/// summed in f32, for subgroups that always have 8 or 32 invocations.
+fn matrix_units(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    let fits = |p: &wgpu::CooperativeMatrixProperties| {
+        [p.m_size, p.n_size, p.k_size] == [8; 3] && p.ab_type == F16 && p.cr_type == F32
+    };
+    let info = adapter.get_info();
+    let lanes = info.subgroup_min_size;
+    let there = adapter.features().contains(features) && adapter.cooperative_matrix_properties().iter().any(fits);
+    (there && lanes == info.subgroup_max_size && matches!(lanes, 8 | 32)).then_some(lanes)
 }
 
 /// The limits that kernels rely on must be at least WebGPU's defaults.

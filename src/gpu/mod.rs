@@ -6,6 +6,7 @@
 
 mod adapter;
 mod arena;
+mod attachments;
 mod fault;
 mod kernel;
 mod memory;
@@ -29,6 +30,8 @@ pub(crate) use fault::Fault;
 pub(crate) use kernel::{MAX_GROUPS, params, wgsl};
 
 use crate::error::{Error, Result};
+use adapter::Opened;
+use attachments::Attachments;
 use kernel::{Clock, KernelCache, PARAMS_WINDOW};
 use memory::storage_buffer;
 use pool::Pool;
@@ -55,6 +58,8 @@ struct Inner {
     faults: BufferView,
     /// In a dry run, what stands for every buffer.
     phantom: Option<wgpu::Buffer>,
+    matrix_units: Option<u32>,
+    attachments: Attachments,
 }
 
 #[derive(Debug)]
@@ -102,11 +107,11 @@ impl Gpu {
     /// As [`Gpu::new`].
     pub async fn request(options: &GpuOptions) -> Result<Self> {
         let adapter = adapter::choose(options).await?;
-        let (device, queue) = adapter::open(&adapter, options).await?;
+        let opened = adapter::open(&adapter, options).await?;
         let info = AdapterInfo::new(&adapter.get_info());
         let error = Arc::new(Mutex::new(None));
-        watch(&device, &error);
-        Self::assemble(device, queue, info, options.family, error, None)
+        watch(&opened.device, &error);
+        Self::assemble(opened, info, options.family, error, None, Attachments::default())
     }
 
     /// Embeds the engine on a program's own device and queue. No callback is installed and nothing is asked of the
@@ -117,7 +122,8 @@ impl Gpu {
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Result<Self> {
         let info = AdapterInfo::new(&adapter.map_or_else(|| device.adapter_info(), wgpu::Adapter::get_info));
         adapter::check_limits(&device.limits(), &info.name)?;
-        Self::assemble(device, queue, info, None, Arc::default(), None)
+        let opened = Opened { device, queue, matrix_units: None };
+        Self::assemble(opened, info, None, Arc::default(), None, Attachments::default())
     }
 
     /// A handle of the same device on which programs run without computing: the pool hands out sizes with no memory
@@ -129,9 +135,10 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if there is no room for a few kilobytes.
     pub fn dry_run(&self) -> Result<Self> {
-        let Inner { device, queue, info, family, .. } = &*self.0;
+        let Inner { device, queue, info, family, matrix_units, attachments, .. } = &*self.0;
         let phantom = storage_buffer(device, 256)?;
-        Self::assemble(device.clone(), queue.clone(), info.clone(), Some(*family), Arc::default(), Some(phantom))
+        let opened = Opened { device: device.clone(), queue: queue.clone(), matrix_units: *matrix_units };
+        Self::assemble(opened, info.clone(), Some(*family), Arc::default(), Some(phantom), attachments.share())
     }
 
     /// Whether this is a [`Gpu::dry_run`].
@@ -140,13 +147,14 @@ impl Gpu {
     }
 
     fn assemble(
-        device: wgpu::Device,
-        queue: wgpu::Queue,
+        opened: Opened,
         info: AdapterInfo,
         family: Option<KernelFamily>,
         error: Arc<Mutex<Option<String>>>,
         phantom: Option<wgpu::Buffer>,
+        attachments: Attachments,
     ) -> Result<Self> {
+        let Opened { device, queue, matrix_units } = opened;
         let params_layout = kernel::params_layout(&device);
         let recorder = Recorder::new(&device, &params_layout);
         let pool = Arc::new(Pool::default());
@@ -165,6 +173,8 @@ impl Gpu {
             error,
             faults,
             phantom,
+            matrix_units,
+            attachments,
         })))
     }
 
@@ -187,6 +197,18 @@ impl Gpu {
     /// Whether kernels can compute on [`crate::DType::F16`] tensors.
     pub fn has_f16(&self) -> bool {
         self.0.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Invocations of a subgroup of the device's matrix units, if they were asked for ([`GpuOptions::matrix_units`]) and
+    /// are such as kernels can use.
+    pub fn matrix_units(&self) -> Option<u32> {
+        self.0.matrix_units
+    }
+
+    /// The `T` that a layer above keeps for this device, made on first use. Dry runs share those that there are when they
+    /// begin.
+    pub(crate) fn attachment<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        self.0.attachments.get()
     }
 
     /// The wgpu device.

@@ -1,12 +1,13 @@
 //! The matrix product beneath [`super::matmul`], [`super::mlp`] and [`super::attention`]: strided and batched, with what
-//! follows it in the same pass, and with the kernels chosen by one pure function, [`choose`].
+//! follows it in the same pass, and with the kernels chosen by [`tuning::plan`].
 
 use std::ops::Range;
 
 use super::TokenIndices;
 use super::column_sum::column_sum;
 use super::gemm_forms::{Ending, Form, Types};
-use super::gemm_plan::{Facts, Plan, Shape, choose};
+use super::gemm_plan::{Plan, Product, Shape};
+use super::tuning;
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Fault, Gpu, Grid, MAX_GROUPS, Params, params};
@@ -14,7 +15,7 @@ use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// Which operand is stored transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Layout {
     /// A\[M, K\]·B\[K, N\]
     Nn,
@@ -123,15 +124,12 @@ pub(super) const PARAMS: &[(&str, &str)] = GemmParams::FIELDS;
 
 /// Records the product.
 pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
-    let shape = Shape {
-        layout: g.layout,
-        size: g.size,
-        batch: g.batch[0] * g.batch[1],
-        aligned: g.a.is_aligned() && g.b.is_aligned() && g.c.is_aligned(),
-        can_split: g.can_split(),
-    };
-    let facts = Facts { family: gpu.family(), mesa: gpu.info().mesa_version() };
-    let Plan { body, rest, split } = choose(facts, shape)[0];
+    run_plan(gpu, g, tuning::plan(gpu, g.product()))
+}
+
+/// Records the product as `plan` says, which is one of [`super::gemm_plan::choose`]'s for it.
+pub(super) fn run_plan(gpu: &Gpu, g: &Gemm<'_>, plan: Plan) -> Result<()> {
+    let Plan { body, rest, split } = plan;
     if split > 1 {
         return run_split(gpu, g, body, split);
     }
@@ -184,6 +182,19 @@ fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result
 }
 
 impl<'a> Gemm<'a> {
+    /// What its plan is chosen by.
+    fn product(&self) -> Product {
+        let shape = Shape {
+            layout: self.layout,
+            size: self.size,
+            batch: self.batch[0] * self.batch[1],
+            aligned: self.a.is_aligned() && self.b.is_aligned() && self.c.is_aligned(),
+            can_split: self.can_split(),
+            half: self.types.contains(&DType::F16),
+        };
+        Product { shape, types: self.types, ending: self.epilogue.ending() }
+    }
+
     /// Whether [`run_split`] can make it: a weight's gradient, by itself in its buffer.
     fn can_split(&self) -> bool {
         let alone = self.batch == [1, 1] && self.c.offset == 0 && self.c.row == self.size[1];

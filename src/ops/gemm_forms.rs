@@ -19,7 +19,7 @@ pub(super) struct Form {
 }
 
 /// What happens to the sums: the file in `shaders/epilogues/`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ending {
     Plain,
     Bias,

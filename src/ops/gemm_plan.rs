@@ -1,7 +1,9 @@
 //! Which form of the kernel makes which rows of a product.
 
 use super::gemm::Layout;
-use super::gemm_forms::{Form, ROWS_16, ROWS_32, ROWS_64, SIMPLE, TILE_32, TILE_64, TILE_128};
+use super::gemm_forms::{
+    COOPERATIVE_8, COOPERATIVE_32, Ending, Form, ROWS_16, ROWS_32, ROWS_64, SIMPLE, TILE_32, TILE_64, TILE_128, Types,
+};
 use crate::gpu::KernelFamily;
 
 /// The facts of a device by which [`choose`] ranks the forms.
@@ -10,10 +12,12 @@ pub(super) struct Facts {
     pub(super) family: KernelFamily,
     /// Mesa's major version, if the driver is Mesa's.
     pub(super) mesa: Option<u32>,
+    /// Invocations of a subgroup of matrix units whose results have been found right.
+    pub(super) matrix_units: Option<u32>,
 }
 
 /// What [`choose`] looks at in a product.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub(super) layout: Layout,
     /// M, N, K.
@@ -24,6 +28,36 @@ pub(super) struct Shape {
     pub(super) aligned: bool,
     /// K may be split.
     pub(super) can_split: bool,
+    /// An operand or the result is f16.
+    pub(super) half: bool,
+}
+
+/// What tells products apart that may want plans of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Product {
+    pub(super) shape: Shape,
+    /// Of A, B and C.
+    pub(super) types: Types,
+    pub(super) ending: Ending,
+}
+
+impl Product {
+    /// The product that stands for it and its like: sizes go up to the next of eight steps an octave.
+    pub(super) fn bucket(self) -> Product {
+        let Shape { size, batch, .. } = self.shape;
+        Product { shape: Shape { size: size.map(round_up), batch: round_up(batch), ..self.shape }, ..self }
+    }
+
+    /// Operations.
+    pub(super) fn flops(&self) -> f64 {
+        let [m, n, k] = self.shape.size.map(|v| v as f64);
+        2.0 * m * n * k * self.shape.batch as f64
+    }
+}
+
+/// The next size of which there are eight between a power of two and the next; up to 16 every size is one.
+fn round_up(size: usize) -> usize {
+    size.next_multiple_of(1 << size.max(8).ilog2().saturating_sub(3))
 }
 
 /// How a product is cut.
@@ -35,6 +69,14 @@ pub(super) struct Plan {
     pub(super) rest: Option<&'static Form>,
     /// In how many products K is split, whose results are then added up.
     pub(super) split: usize,
+}
+
+impl Plan {
+    /// Whether the two cut a product in the same way.
+    pub(super) fn same(&self, other: &Plan) -> bool {
+        let names = |plan: &Plan| (plan.body.name, plan.rest.map(|form| form.name), plan.split);
+        names(self) == names(other)
+    }
 }
 
 /// The plans for a device and a shape, by what they are expected to cost, the best first. The figures were read off lavapipe
@@ -50,10 +92,26 @@ pub(super) fn choose(facts: Facts, shape: Shape) -> Vec<Plan> {
     };
     // Stable, so that of equal costs the first stays first.
     plans.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-    plans.into_iter().map(|(_, plan)| plan).collect()
+    // Matrix units come last: measuring alone can prefer them.
+    plans.into_iter().map(|(_, plan)| plan).chain(matrix_plan(facts, shape)).collect()
 }
 
-fn whole(body: &'static Form) -> Plan {
+fn matrix_plan(facts: Facts, shape: Shape) -> Option<Plan> {
+    let form = matrix_form(facts.matrix_units?)?;
+    (shape.aligned && shape.half).then(|| whole(form))
+}
+
+/// The form for matrix units whose subgroups have `lanes` invocations.
+pub(super) fn matrix_form(lanes: u32) -> Option<&'static Form> {
+    match lanes {
+        8 => Some(&COOPERATIVE_8),
+        32 => Some(&COOPERATIVE_32),
+        _ => None,
+    }
+}
+
+/// A plan of one form and one dispatch.
+pub(super) fn whole(body: &'static Form) -> Plan {
     Plan { body, rest: None, split: 1 }
 }
 
@@ -128,11 +186,11 @@ fn parts(k: usize, wanted: f64) -> usize {
 mod tests {
     use super::*;
 
-    const LANE: Facts = Facts { family: KernelFamily::Lane, mesa: Some(26) };
-    const WORKGROUP: Facts = Facts { family: KernelFamily::Workgroup, mesa: None };
+    const LANE: Facts = Facts { family: KernelFamily::Lane, mesa: Some(26), matrix_units: None };
+    const WORKGROUP: Facts = Facts { family: KernelFamily::Workgroup, mesa: None, matrix_units: None };
 
     fn shape(layout: Layout, size: [usize; 3]) -> Shape {
-        Shape { layout, size, batch: 1, aligned: true, can_split: layout == Layout::Tn }
+        Shape { layout, size, batch: 1, aligned: true, can_split: layout == Layout::Tn, half: false }
     }
 
     /// The best plan as words.
@@ -195,6 +253,27 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+    #[test]
+    fn matrix_units_come_last_and_only_in_half_precision() {
+        for facts in [LANE, WORKGROUP] {
+            let facts = Facts { matrix_units: Some(8), ..facts };
+            let half = Shape { half: true, ..shape(Layout::Nt, [1000, 768, 192]) };
+            let names = |shape| choose(facts, shape).iter().map(|plan| plan.body.name).collect::<Vec<_>>();
+            assert_eq!(names(half).iter().filter(|name| name.starts_with("cooperative")).count(), 1);
+            assert_eq!(names(half).last(), Some(&"cooperative8"));
+            for without in [Shape { half: false, ..half }, Shape { aligned: false, ..half }] {
+                assert!(!names(without).contains(&"cooperative8"));
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_share_a_bucket_with_their_like() {
+        for (size, bucket) in [(1, 1), (9, 9), (16, 16), (17, 18), (192, 192), (197, 208), (1560, 1664), (1664, 1664)] {
+            assert_eq!(round_up(size), bucket, "{size}");
+            assert_eq!(round_up(bucket), bucket);
         }
     }
 }

@@ -26,6 +26,8 @@ mod gemm_plan;
 mod item;
 pub mod layernorm;
 pub mod matmul;
+#[cfg(not(target_arch = "wasm32"))]
+mod matrix_units;
 pub mod mean_tokens;
 pub mod mlp;
 pub mod mul;
@@ -40,6 +42,9 @@ pub mod token_gather;
 pub mod token_indices;
 mod token_rows;
 pub mod token_scatter;
+#[cfg(not(target_arch = "wasm32"))]
+mod tune;
+mod tuning;
 
 pub use add::add;
 pub use attention::{Mask, attention};
@@ -66,6 +71,9 @@ pub use sum::{mean, sum};
 pub use token_gather::token_gather;
 pub use token_indices::TokenIndices;
 pub use token_scatter::token_scatter;
+#[cfg(not(target_arch = "wasm32"))]
+pub use tune::{TuneReport, tune};
+pub use tuning::{Demand, TunedProduct, Tuning, demands};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Grid, Kernel};

@@ -82,7 +82,7 @@ pub fn estimate(gpu: &Gpu, work: &Workload<'_>) -> Result<MemoryEstimate> {
 }
 
 /// A batch of the right size, all zeros. The system gives zeroed memory when it is touched, and nobody touches this.
-fn blank_batch(config: &VitConfig, samples: usize) -> Result<Batch> {
+pub(super) fn blank_batch(config: &VitConfig, samples: usize) -> Result<Batch> {
     config.check()?;
     let bytes = [samples, 3, config.img_size.0, config.img_size.1].into_iter().try_fold(1usize, usize::checked_mul);
     let bytes = bytes.filter(|&bytes| samples > 0 && u32::try_from(bytes).is_ok());
@@ -98,7 +98,7 @@ fn blank_batch(config: &VitConfig, samples: usize) -> Result<Batch> {
 }
 
 /// The kept lengths to look at.
-fn stages(ltd: Option<&RandomLtd>, steps: u64, tokens: usize) -> Vec<Stage> {
+pub(super) fn stages(ltd: Option<&RandomLtd>, steps: u64, tokens: usize) -> Vec<Stage> {
     let all = ltd.map_or_else(|| vec![Stage { first_step: 0, kept: tokens }], |ltd| ltd.stages(steps, tokens));
     let count = all.len().min(MOST_STAGES);
     // The last one always, then evenly down.

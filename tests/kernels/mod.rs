@@ -23,3 +23,4 @@ mod sum;
 mod support;
 mod token_gather;
 mod token_scatter;
+mod tuning;
