@@ -134,7 +134,7 @@ impl Device {
 fn kernels_hash() -> u64 {
     let mut hash = Fnv::default();
     hash.add(env!("CARGO_PKG_VERSION").as_bytes());
-    for kernel in crate::kernels() {
+    for kernel in ops::kernels() {
         hash.add(format!("{} {:?}", kernel.name, kernel.constants).as_bytes());
         kernel.sources.iter().for_each(|source| hash.add(source.text.as_bytes()));
     }
