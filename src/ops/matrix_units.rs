@@ -15,9 +15,9 @@ const TOLERANCE: f64 = 1e-2;
 
 /// Compares a product of each layout with the CPU's.
 pub(super) fn are_right(gpu: &Gpu) -> bool {
-    let right = [Layout::Nn, Layout::Nt, Layout::Tn]
-        .into_iter()
-        .try_fold(true, |all, layout| Ok::<_, crate::Error>(all && agrees(gpu, layout)?));
+    let layouts = [Layout::Nn, Layout::Nt, Layout::Tn];
+    let right: Result<bool> =
+        layouts.into_iter().try_fold(true, |all, layout| Ok::<_, crate::Error>(all && agrees(gpu, layout)?));
     match &right {
         Ok(true) => {}
         Ok(false) => log::warn!("the matrix units of {} compute wrong results and are not used", gpu.info()),
