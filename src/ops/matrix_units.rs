@@ -16,8 +16,7 @@ const TOLERANCE: f64 = 1e-2;
 /// Compares a product of each layout with the CPU's.
 pub(super) fn are_right(gpu: &Gpu) -> bool {
     let layouts = [Layout::Nn, Layout::Nt, Layout::Tn];
-    let right: Result<bool> =
-        layouts.into_iter().try_fold(true, |all, layout| Ok::<_, crate::Error>(all && agrees(gpu, layout)?));
+    let right: Result<bool> = layouts.into_iter().try_fold(true, |all, layout| Ok(all && agrees(gpu, layout)?));
     match &right {
         Ok(true) => {}
         Ok(false) => log::warn!("the matrix units of {} compute wrong results and are not used", gpu.info()),
