@@ -27,19 +27,22 @@ fn only(entry: TunedProduct) -> Tuning {
     Tuning { products: vec![entry] }
 }
 
+/// A stored matrix: sizes and values.
+type Stored = ([usize; 2], Vec<f32>);
+
 /// The stored A and B of a product, and C by the CPU.
-fn operands(layout: &str, [m, n, k]: [usize; 3]) -> ([usize; 2], Vec<f32>, [usize; 2], Vec<f32>, Vec<f32>) {
+fn operands(layout: &str, [m, n, k]: [usize; 3]) -> (Stored, Stored, Vec<f32>) {
     let (a, b) = (values(1, m * k), values(2, n * k));
     let a_at = |i: usize, q: usize| if layout == "tn" { a[q * m + i] } else { a[i * k + q] };
     let b_at = |q: usize, j: usize| if layout == "nt" { b[j * k + q] } else { b[q * n + j] };
     let c = product([m, n, k], a_at, b_at);
     let a_dims = if layout == "tn" { [k, m] } else { [m, k] };
     let b_dims = if layout == "nt" { [n, k] } else { [k, n] };
-    (a_dims, a, b_dims, b, c)
+    ((a_dims, a), (b_dims, b), c)
 }
 
 fn multiply(gpu: &Gpu, layout: &str, size: [usize; 3]) -> Vec<f32> {
-    let (a_dims, a, b_dims, b, _) = operands(layout, size);
+    let ((a_dims, a), (b_dims, b), _) = operands(layout, size);
     let a = Tensor::from_slice(gpu, &a_dims, &a).unwrap();
     let b = Tensor::from_slice(gpu, &b_dims, &b).unwrap();
     let c = match layout {
