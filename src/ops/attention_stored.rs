@@ -1,5 +1,5 @@
 //! Attention with stored scores, on the kernels of the matrix product and the softmax: for head widths and devices that
-//! [`super::attention_flash`] has no form for, and what it is measured against.
+//! [`super::attention_flash()`] has no form for, and what it is measured against.
 
 use super::attention::{Dims, Mask};
 use super::cast::cast;

@@ -101,7 +101,7 @@ struct Device {
     backend: String,
     family: String,
     matrix_units: Option<u32>,
-    /// A hash of the crate's version and every kernel.
+    /// A hash of the crate's version and every kernel of an operation.
     kernels: String,
 }
 
