@@ -101,7 +101,7 @@ struct Device {
     backend: String,
     family: String,
     matrix_units: Option<u32>,
-    /// A hash of the crate's version and every kernel.
+    /// A hash of the crate's version and every kernel of an operation.
     kernels: String,
 }
 
@@ -134,7 +134,7 @@ impl Device {
 fn kernels_hash() -> u64 {
     let mut hash = Fnv::default();
     hash.add(env!("CARGO_PKG_VERSION").as_bytes());
-    for kernel in crate::kernels() {
+    for kernel in ops::kernels() {
         hash.add(format!("{} {:?}", kernel.name, kernel.constants).as_bytes());
         kernel.sources.iter().for_each(|source| hash.add(source.text.as_bytes()));
     }
