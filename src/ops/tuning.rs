@@ -169,6 +169,7 @@ fn entry(gpu: &Gpu, bucket: &Product) -> Option<Entry> {
 }
 
 /// Whether the product's like has a plan that stays.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn is_settled(gpu: &Gpu, product: Product) -> bool {
     entry(gpu, &product.bucket()).is_some()
 }
