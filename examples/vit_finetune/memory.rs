@@ -11,10 +11,12 @@ use crate::setup::Setup;
 /// Ends the program where the run would not fit, with the settings that would.
 pub fn check(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<()> {
     let settings = setup.settings(args, gpu, true)?;
-    check_memory(gpu, &setup.workload(&settings), budget(gpu, args)).context(
-        "--memory MB overrides what is there; the settings are --accumulate N, --checkpoint-blocks, --ltd-end R",
-    )?;
-    Ok(())
+    match check_memory(gpu, &setup.workload(&settings), budget(gpu, args)) {
+        Err(error @ wgrad::Error::DoesNotFit { .. }) => Err(error).context(
+            "--memory MB overrides what is there; the settings are --accumulate N, --checkpoint-blocks, --ltd-end R",
+        ),
+        checked => Ok(checked.map(drop)?),
+    }
 }
 
 fn budget(gpu: &Gpu, args: &Args) -> Option<u64> {
