@@ -207,6 +207,11 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 
 @compute @workgroup_size(8)
 fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    make_tn(group, lane);
+}
+
+// The whole of it, for matmul_rows_sums.wgsl too.
+fn make_tn(group: vec3<u32>, lane: u32) {
     let row = first_row(group.y, lane);
     let col = group.x * 4u;
     // A's columns are C's rows: one vec4 of A holds four rows' elements of one step of K.

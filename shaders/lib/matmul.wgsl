@@ -13,6 +13,7 @@ struct Params {
     a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
     a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
     c_outer: u32, c_inner: u32, first_row: u32,
+    accumulate_sums: u32, // of matmul_rows_sums.wgsl
     kept: u32, tokens: u32, fault: u32, // of epilogues/scatter.wgsl
 }
 

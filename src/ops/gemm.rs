@@ -10,7 +10,7 @@ use super::gemm_plan::{Plan, Product, Shape};
 use super::tuning;
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Fault, Gpu, Grid, MAX_GROUPS, Params, params};
+use crate::gpu::{BufferView, Fault, Gpu, Grid, KernelFamily, MAX_GROUPS, Params, params};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -53,6 +53,8 @@ impl<'a> Operand<'a> {
 pub(super) enum Epilogue<'a> {
     /// C = alpha · A·B, or C += it.
     Plain { alpha: f32, accumulate: bool },
+    /// C = A·B and sums = the sums of A's columns, each written or added to: layout tn, where [`makes_sums`] says so.
+    Sums { accumulate: bool, sums: &'a Destination },
     /// C = A·B + bias.
     Bias(&'a BufferView),
     /// h = A·B + bias, C = GELU(h); h has C's layout and type.
@@ -69,6 +71,7 @@ impl Epilogue<'_> {
     fn ending(&self) -> Ending {
         match self {
             Epilogue::Plain { .. } => Ending::Plain,
+            Epilogue::Sums { .. } => Ending::Sums,
             Epilogue::Bias(_) => Ending::Bias,
             Epilogue::Gelu { .. } => Ending::Gelu,
             Epilogue::GeluBackward => Ending::GeluBackward,
@@ -114,6 +117,7 @@ params!(GemmParams {
     c_outer: u32,
     c_inner: u32,
     first_row: u32,
+    accumulate_sums: u32,
     kept: u32,
     tokens: u32,
     fault: u32,
@@ -121,6 +125,12 @@ params!(GemmParams {
 
 /// The fields of the kernels' `Params`.
 pub(super) const PARAMS: &[(&str, &str)] = GemmParams::FIELDS;
+
+/// Whether every plan for a product of layout tn, with M and N as given, has the kernels of [`Epilogue::Sums`]: they are those
+/// of CPU drivers, where a dispatch costs much. On a GPU the sums want more invocations than have C's first columns.
+pub(super) fn makes_sums(gpu: &Gpu, m: usize, n: usize) -> bool {
+    gpu.family() == KernelFamily::Lane && (m | n).is_multiple_of(4)
+}
 
 /// Records the product.
 pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
@@ -205,6 +215,7 @@ impl<'a> Gemm<'a> {
     /// In the order of the kernel's bindings.
     fn buffers(&self, faults: &'a BufferView) -> Vec<&'a BufferView> {
         let between: &[&BufferView] = match &self.epilogue {
+            Epilogue::Sums { sums, .. } => return vec![self.a.view, self.b.view, self.c.view, sums.tensor.buffer()],
             Epilogue::Plain { .. } | Epilogue::GeluBackward => &[],
             Epilogue::Bias(bias) => &[bias],
             Epilogue::Gelu { bias, h } => &[bias, h],
@@ -219,7 +230,12 @@ impl<'a> Gemm<'a> {
         let [m, n, k] = self.size;
         let (alpha, accumulate) = match self.epilogue {
             Epilogue::Plain { alpha, accumulate } => (alpha, accumulate),
+            Epilogue::Sums { accumulate, .. } => (1.0, accumulate),
             _ => (1.0, false),
+        };
+        let accumulate_sums = match self.epilogue {
+            Epilogue::Sums { sums, .. } => sums.flag(),
+            _ => 0,
         };
         let (kept, tokens) = match self.epilogue {
             Epilogue::Scatter { indices, .. } => (indices.kept(), indices.tokens()),
@@ -245,6 +261,7 @@ impl<'a> Gemm<'a> {
             c_outer: u(self.c.step[0]),
             c_inner: u(self.c.step[1]),
             first_row: u(first_row),
+            accumulate_sums,
             kept: u(kept),
             tokens: u(tokens),
             fault: Fault::ScatterIndex as u32,

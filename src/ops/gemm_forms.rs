@@ -16,12 +16,15 @@ pub(super) struct Form {
     full: &'static [Variant],
     /// Kernels with an f16 operand or result.
     half: &'static [Variant],
+    /// Kernels that sum A's columns as well, for layout tn.
+    sums: &'static [Variant],
 }
 
 /// What happens to the sums: the file in `shaders/epilogues/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ending {
     Plain,
+    Sums,
     Bias,
     Gelu,
     GeluBackward,
@@ -48,7 +51,7 @@ impl Form {
     }
 
     fn variants(&self) -> impl Iterator<Item = &'static Variant> + use<> {
-        self.full.iter().chain(self.half)
+        self.full.iter().chain(self.half).chain(self.sums)
     }
 }
 
@@ -74,6 +77,7 @@ const fn bindings(ending: Ending) -> &'static [Access] {
     match ending {
         Ending::Plain | Ending::GeluBackward => &[Read, Read, Write],
         Ending::Bias => &[Read, Read, Read, Write],
+        Ending::Sums => &[Read, Read, Write, Write],
         Ending::Gelu => &[Read, Read, Read, Write, Write],
         Ending::Residual => &[Read, Read, Read, Read, Write],
         Ending::Scatter => &[Read, Read, Read, Read, Read, Write, Write],
@@ -172,6 +176,17 @@ macro_rules! half_variants {
     };
 }
 
+/// A layer's gradients of weight and bias in one pass, with activations of either precision.
+macro_rules! sums_variants {
+    ($names:tt $constants:tt $files:tt) => {
+        &[
+            variant!($names $constants $files Tn "tn_sums", Sums "plain" [], F32 "f32" ""),
+            variant!($names $constants $files Tn "tn_sums", Sums "plain" [], HALVES_TO_FULL "f16_f16_f32" ".f16"),
+            variant!($names $constants $files Tn "tn_sums", Sums "plain" [], MIXED_TO_FULL "f32_f16_f32" ".f32_f16"),
+        ]
+    };
+}
+
 /// Any size and stride, on any device.
 pub(super) static SIMPLE: Form = Form {
     name: "simple",
@@ -183,6 +198,7 @@ pub(super) static SIMPLE: Form = Form {
     half: half_variants!(["matmul_simple" ""] [] [
         "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
     ]),
+    sums: &[],
 };
 
 /// CPU drivers, eight rows a lane.
@@ -195,6 +211,9 @@ pub(super) static ROWS_64: Form = Form {
     ]),
     half: half_variants!(["matmul_rows" ""] [] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
+    sums: sums_variants!(["matmul_rows" ""] [] [
+        "matmul_rows.wgsl" "matmul_rows_sums.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
 
@@ -209,6 +228,9 @@ pub(super) static ROWS_32: Form = Form {
     half: half_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: sums_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
+        "matmul_rows.wgsl" "matmul_rows_sums.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+    ]),
 };
 
 /// CPU drivers, two rows a lane, for a few rows that are left; not for the layout tn.
@@ -222,6 +244,7 @@ pub(super) static ROWS_16: Form = Form {
     half: half_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: &[],
 };
 
 /// GPUs, through workgroup memory, for large products.
@@ -235,6 +258,7 @@ pub(super) static TILE_128: Form = Form {
     half: half_variants!(["matmul_tile" ".128"] [("tile", 128.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: &[],
 };
 
 /// GPUs, in between.
@@ -248,6 +272,7 @@ pub(super) static TILE_64: Form = Form {
     half: half_variants!(["matmul_tile" ""] [] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: &[],
 };
 
 /// GPUs, where larger tiles would be too few to fill the device, or mostly empty.
@@ -261,6 +286,7 @@ pub(super) static TILE_32: Form = Form {
     half: half_variants!(["matmul_tile" ".32"] [("tile", 32.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: &[],
 };
 
 /// Matrix units whose subgroups have 8 invocations. Narrows both operands to f16, so for products with an f16 operand only.
@@ -273,6 +299,7 @@ pub(super) static COOPERATIVE_8: Form = Form {
         "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
         "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: &[],
 };
 
 /// The same for subgroups of 32 invocations.
@@ -285,4 +312,5 @@ pub(super) static COOPERATIVE_32: Form = Form {
         "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
         "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
+    sums: &[],
 };

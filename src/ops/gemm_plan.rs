@@ -72,6 +72,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Whether its forms have the kernel that a product needs.
+    fn makes(&self, product: &Product) -> bool {
+        let Product { shape, types, ending } = *product;
+        [Some(self.body), self.rest]
+            .into_iter()
+            .flatten()
+            .all(|form| form.kernel(shape.layout, types, ending).is_some())
+    }
+
     /// Whether the two cut a product in the same way.
     pub(super) fn same(&self, other: &Plan) -> bool {
         let names = |plan: &Plan| (plan.body.name, plan.rest.map(|form| form.name), plan.split);
@@ -79,9 +88,16 @@ impl Plan {
     }
 }
 
+/// The plans for a device and a product, the best first.
+pub(super) fn plans(facts: Facts, product: &Product) -> Vec<Plan> {
+    let mut plans = choose(facts, product.shape);
+    plans.retain(|plan| plan.makes(product));
+    plans
+}
+
 /// The plans for a device and a shape, by what they are expected to cost, the best first. The figures were read off lavapipe
 /// 22.3 and 26.2 (docs/benchmarks.md); for GPUs they stand on published ones.
-pub(super) fn choose(facts: Facts, shape: Shape) -> Vec<Plan> {
+fn choose(facts: Facts, shape: Shape) -> Vec<Plan> {
     let mut plans = if !shape.aligned {
         vec![(0.0, whole(&SIMPLE))]
     } else {

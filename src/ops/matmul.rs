@@ -1,6 +1,6 @@
 //! Matrix products, in the three layouts that a network and its gradients need, batched and with bias.
 
-use super::gemm::{Epilogue, Gemm, Layout, Operand, gemm};
+use super::gemm::{Epilogue, Gemm, Layout, Operand, gemm, makes_sums};
 use super::{cast, column_sum, expect, expect_f32, expect_float, expect_match, shape};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
@@ -111,10 +111,18 @@ impl Layer {
         bias: usize,
     ) -> Result<()> {
         let [m, n, k] = self.size;
-        if let Some(dw) = parents.destination(weight)? {
-            run(Layout::Tn, 1, [n, k, m], dy, &self.x, &dw.tensor, add_to(dw.accumulate))?;
+        let (dw, db) = (parents.destination(weight)?, parents.destination(bias)?);
+        let size = [n, k, m];
+        if let (Some(dw), Some(db)) = (&dw, &db)
+            && makes_sums(dy.gpu(), n, k)
+        {
+            let both = Epilogue::Sums { accumulate: dw.accumulate, sums: db };
+            return run(Layout::Tn, 1, size, dy, &self.x, &dw.tensor, both);
         }
-        match parents.destination(bias)? {
+        if let Some(dw) = dw {
+            run(Layout::Tn, 1, size, dy, &self.x, &dw.tensor, add_to(dw.accumulate))?;
+        }
+        match db {
             // Column sums read halves by fours.
             Some(db) if !n.is_multiple_of(4) => column_sum::column_sum(&cast(&dy.detach(), DType::F32)?, m, n, &db),
             Some(db) => column_sum::column_sum(dy, m, n, &db),

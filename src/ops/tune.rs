@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::TokenIndices;
 use super::gemm::{Epilogue, Gemm, Layout, Operand, run_plan};
 use super::gemm_forms::Ending;
-use super::gemm_plan::{Facts, Plan, Product, Shape, choose};
+use super::gemm_plan::{Facts, Plan, Product, Shape, plans};
 use super::tuning::{Demand, facts, is_settled, settle, trust_matrix_units};
+use crate::autograd::Destination;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::shape::DType;
@@ -84,7 +85,7 @@ fn decide(gpu: &Gpu, product: Product, clock: &Budget) -> Result<Option<(Plan, b
     if clock.left().is_zero() {
         return Ok(None);
     }
-    let plans = candidates(gpu, product.shape);
+    let plans = candidates(gpu, &product);
     let scratch = match Scratch::new(gpu, product) {
         Ok(scratch) => scratch,
         Err(error) => {
@@ -111,10 +112,10 @@ fn decide(gpu: &Gpu, product: Product, clock: &Budget) -> Result<Option<(Plan, b
 }
 
 /// The best of the ranking, and matrix units, which stand at its end.
-fn candidates(gpu: &Gpu, shape: Shape) -> Vec<Plan> {
+fn candidates(gpu: &Gpu, product: &Product) -> Vec<Plan> {
     let facts = facts(gpu);
-    let all = choose(facts, shape);
-    let ranked = choose(Facts { matrix_units: None, ..facts }, shape).len();
+    let all = plans(facts, product);
+    let ranked = plans(Facts { matrix_units: None, ..facts }, product).len();
     let (ranked, matrix_units) = all.split_at(ranked.min(all.len()));
     ranked.iter().take(MOST_PLANS).chain(matrix_units).copied().collect()
 }
@@ -172,6 +173,7 @@ struct Scratch {
     b: Tensor,
     c: Tensor,
     bias: Tensor,
+    sums: Destination,
     /// What else has C's layout: h, or a residual.
     beside: Option<Tensor>,
     indices: Option<TokenIndices>,
@@ -187,7 +189,7 @@ impl Scratch {
         let beside = match ending {
             Ending::Gelu => Some(zeros(types[2], [m, n])?),
             Ending::Residual | Ending::Scatter => Some(zeros(DType::F32, [m, n])?),
-            Ending::Plain | Ending::Bias | Ending::GeluBackward => None,
+            Ending::Plain | Ending::Sums | Ending::Bias | Ending::GeluBackward => None,
         };
         // Every row is a token that is kept in its place.
         let places = || (0..m as u32).collect::<Vec<_>>();
@@ -199,6 +201,7 @@ impl Scratch {
             b: zeros(types[1], b)?,
             c: zeros(types[2], [m, n])?,
             bias: Tensor::zeros(gpu, DType::F32, &[row(n)])?,
+            sums: Destination { tensor: Tensor::zeros(gpu, DType::F32, &[row(m)])?, accumulate: false },
             beside,
             indices,
         })
@@ -214,6 +217,7 @@ impl Scratch {
     fn epilogue(&self) -> Epilogue<'_> {
         let bias = self.bias.buffer();
         match (self.product.ending, &self.beside, &self.indices) {
+            (Ending::Sums, ..) => Epilogue::Sums { accumulate: false, sums: &self.sums },
             (Ending::Bias, ..) => Epilogue::Bias(bias),
             (Ending::Gelu, Some(h), _) => Epilogue::Gelu { bias, h: h.buffer() },
             (Ending::GeluBackward, ..) => Epilogue::GeluBackward,

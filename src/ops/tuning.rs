@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use super::gemm::Layout;
-use super::gemm_forms::{Ending, Form, Types};
-use super::gemm_plan::{Facts, Plan, Product, Shape, choose, matrix_form};
+use super::gemm_forms::{Ending, SIMPLE, Types};
+use super::gemm_plan::{Facts, Plan, Product, Shape, matrix_form, plans, whole};
 use crate::gpu::Gpu;
 use crate::shape::DType;
 
@@ -49,6 +49,7 @@ const LAYOUTS: &[(&str, Layout)] = &[("nn", Layout::Nn), ("nt", Layout::Nt), ("t
 const TYPES: &[(&str, DType)] = &[("f32", DType::F32), ("f16", DType::F16)];
 const ENDINGS: &[(&str, Ending)] = &[
     ("plain", Ending::Plain),
+    ("sums", Ending::Sums),
     ("bias", Ending::Bias),
     ("gelu", Ending::Gelu),
     ("gelu_backward", Ending::GeluBackward),
@@ -99,12 +100,11 @@ impl TunedProduct {
         exist.then_some(Product { shape, types, ending: named(ENDINGS, &self.ending)? })
     }
 
-    /// The product and its plan, if this is one that [`choose`] offers and kernels exist for.
+    /// The product and its plan, if this is one that [`plans`] offers.
     fn entry(&self, facts: Facts) -> Option<Entry> {
         let product = self.product()?;
-        let plan = choose(facts, product.shape).into_iter().find(|plan| self.names(plan))?;
-        let exists = |form: &Form| form.kernel(product.shape.layout, product.types, product.ending).is_some();
-        [Some(plan.body), plan.rest].into_iter().flatten().all(exists).then_some(Entry { product, plan })
+        let plan = plans(facts, &product).into_iter().find(|plan| self.names(plan))?;
+        Some(Entry { product, plan })
     }
 
     fn names(&self, plan: &Plan) -> bool {
@@ -152,16 +152,17 @@ pub(super) fn facts(gpu: &Gpu) -> Facts {
     }
 }
 
-/// The plan for a product: the one that was found best, else the first of [`choose`]. In either case it is one of those
+/// The plan for a product: the one that was found best, else the first of [`plans`]. In either case it is one of those
 /// that fit this very product.
 pub(super) fn plan(gpu: &Gpu, product: Product) -> Plan {
     let bucket = product.bucket();
     if gpu.is_dry_run() {
         note(gpu, bucket, product);
     }
-    let candidates = choose(facts(gpu), product.shape);
+    let candidates = plans(facts(gpu), &product);
     let tuned = entry(gpu, &bucket).and_then(|entry| candidates.iter().find(|plan| plan.same(&entry.plan)));
-    *tuned.unwrap_or(&candidates[0])
+    // A product that nothing makes is refused where its kernel is looked up.
+    tuned.or(candidates.first()).copied().unwrap_or_else(|| whole(&SIMPLE))
 }
 
 fn entry(gpu: &Gpu, bucket: &Product) -> Option<Entry> {
@@ -198,7 +199,7 @@ pub fn demands(dry: &Gpu) -> Vec<Demand> {
     let noted = noted.0.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all: Vec<Demand> = noted.values().copied().collect();
     drop(noted);
-    all.retain(|demand| choose(facts, demand.product.shape).len() > 1);
+    all.retain(|demand| plans(facts, &demand.product).len() > 1);
     let work = |demand: &Demand| demand.product.flops() * demand.times as f64;
     // Of equal work, one order all the same: a table should not depend on that of a hash map.
     all.sort_by(|a, b| work(b).total_cmp(&work(a)).then_with(|| order(a).cmp(&order(b))));
