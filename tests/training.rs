@@ -747,6 +747,9 @@ fn trainer_drops_patches() {
 
 // ---- parts of a model, and parts of a rate ----
 
+/// Whether the parameter of a path is.
+type IsTrained = fn(&str) -> bool;
+
 /// Each way to freeze: what is frozen has no gradient, no part in the norm, and keeps its bits under decay and momentum;
 /// the gradients of the rest are those of the whole model.
 #[test]
@@ -755,7 +758,7 @@ fn frozen_parameters_stay() {
         let whole = Vit::new(&gpu, config(), 5).unwrap();
         let (_, all) = gradients_in(&whole, &images(&gpu, 2), &[], Mode::training(KEY));
         let all: Vec<Vec<f32>> = all.into_iter().map(Option::unwrap).collect();
-        let cases: [(Freeze, fn(&str) -> bool); 4] = [
+        let cases: [(Freeze, IsTrained); 4] = [
             (Freeze::AllButHead, |path| path.starts_with("head")),
             (Freeze::Blocks(0), |path| !["cls_token", "pos_embed"].contains(&path) && !path.starts_with("patch_embed")),
             (Freeze::Blocks(2), |path| ["blocks.2", "norm", "head"].iter().any(|name| path.starts_with(name))),

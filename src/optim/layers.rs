@@ -1,7 +1,5 @@
 //! Which layer a parameter belongs to, and learning rates that fall with depth.
 
-use crate::error::{Error, Result};
-
 /// First parts of the names of what lies below the first block.
 const STEM: [&str; 7] = ["cls_token", "pos_embed", "patch_embed", "reg_token", "dist_token", "norm_pre", "mask_token"];
 
@@ -21,10 +19,4 @@ pub fn layer(path: &str, depth: usize) -> usize {
 /// Source: Bao et al., 2022, arXiv 2106.08254 (BEiT), as its published finetuning does.
 pub fn layer_scale(path: &str, depth: usize, decay: f32) -> f32 {
     f64::from(decay).powf((depth + 1 - layer(path, depth)) as f64) as f32
-}
-
-/// Checks a factor for [`layer_scale`].
-pub(crate) fn check_layer_decay(decay: f32) -> Result<()> {
-    let ok = decay > 0.0 && decay <= 1.0;
-    if ok { Ok(()) } else { Err(Error::argument("layer-wise decay", "layer_decay", "above 0 and at most 1", decay)) }
 }

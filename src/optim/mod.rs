@@ -12,7 +12,6 @@ mod schedule;
 mod state;
 
 pub use ema::Ema;
-pub(crate) use layers::check_layer_decay;
 pub use layers::{layer, layer_scale};
 pub use loss_scale::LossScale;
 pub use schedule::{LrSchedule, LrShape};

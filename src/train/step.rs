@@ -11,7 +11,7 @@ use crate::gpu::{Gpu, Readback};
 use crate::ltd::{Kept, LayerTokens, TokenDrop};
 use crate::nn::{Mode, Precision, Vit};
 use crate::ops::{self, CrossEntropy, RandomKey, TokenIndices};
-use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, Rule, StepReport, check_layer_decay, decays, layer_scale};
+use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, Rule, StepReport, decays, layer_scale};
 use crate::tensor::Tensor;
 
 /// What a training run needs besides a model and data.
@@ -71,7 +71,9 @@ impl TrainSettings {
     fn optimizer(&self, model: &Vit) -> Result<Optimizer> {
         let (parameters, depth) = (model.parameters(), model.config().depth);
         let mut optimizer = Optimizer::new(parameters, self.rule, self.max_norm, decays)?;
-        check_layer_decay(self.layer_decay)?;
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            return Err(Error::argument("Trainer", "layer_decay", "above 0 and at most 1", self.layer_decay));
+        }
         if self.layer_decay < 1.0 {
             optimizer = optimizer.with_rate_scales(parameters, |path| layer_scale(path, depth, self.layer_decay))?;
         }
