@@ -20,7 +20,7 @@ use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::nn::{Precision, VitConfig};
-use wgrad::ops::{CrossEntropy, TuneReport};
+use wgrad::ops::TuneReport;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{self, TUNING_BUDGET, TrainSettings};
 
@@ -119,16 +119,12 @@ fn main() -> Result<()> {
 /// Settles the kernels of this very step.
 fn tune(gpu: &Gpu, config: &VitConfig, args: &Args) -> Result<TuneReport> {
     let keep = |kept| RandomLtd::new(config.depth, Schedule::constant(kept)?);
+    let rate = LrSchedule::new(LrShape::Constant, 1e-4, 0.0, 0, 1)?;
     let settings = TrainSettings {
-        rule: Rule::AdamW(AdamW::default()),
-        max_norm: None,
-        rate: LrSchedule::new(LrShape::Constant, 1e-4, 0.0, 0, 1)?,
-        loss: CrossEntropy::default(),
-        ltd: args.ltd.map(keep).transpose()?,
-        seed: 0,
-        accumulate: 1,
+        drop: args.ltd.map(keep).transpose()?.into(),
         precision: args.precision,
         checkpoint_blocks: args.checkpoint_blocks,
+        ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
     };
     let work = train::Workload { config, settings: &settings, batch: args.batch, steps: 1 };
     Ok(train::tune(gpu, &work, TUNING_BUDGET)?)

@@ -16,10 +16,10 @@ use wgrad::checkpoint::save_vit;
 use wgrad::data::{Loader, LoaderOptions, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Precision, Vit, VitConfig};
+use wgrad::nn::{Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
-use wgrad::train::{EpochMetrics, FitData, Observer, StepMetrics, TrainSettings, evaluate, fit};
+use wgrad::train::{EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
 
 #[derive(Parser)]
 struct Args {
@@ -98,21 +98,18 @@ fn main() -> Result<()> {
         let schedule = Schedule::linear(args.ltd_start, model.config().tokens(), steps * 4 / 5, 8)?;
         Ok::<_, wgrad::Error>(RandomLtd::new(args.depth, schedule)?.with_keep_prefix(1)?.with_seed(args.seed))
     });
+    let rate = LrSchedule::new(LrShape::Cosine, args.lr, args.lr / 100.0, steps / 20, steps)?;
     let settings = TrainSettings {
-        rule: Rule::AdamW(AdamW::default()),
         max_norm: Some(1.0),
-        rate: LrSchedule::new(LrShape::Cosine, args.lr, args.lr / 100.0, steps / 20, steps)?,
         loss: CrossEntropy { label_smoothing: 0.1, ignore_index: None },
-        ltd: ltd.transpose()?,
+        drop: ltd.transpose()?.into(),
         seed: args.seed,
-        accumulate: 1,
-        precision: Precision::F32,
-        checkpoint_blocks: false,
+        ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
     };
     let validation = held_out(&data.validation)?;
     let fit_data =
         FitData { train: &train, validation: &validation, steps, folder: None, class_names: &data.class_names };
-    fit(&model, &fit_data, settings, &mut Progress { started: Instant::now() })?;
+    fit(&model, &fit_data, settings, &FitOptions::default(), &mut Progress { started: Instant::now() })?;
 
     let test = evaluate(&model, &held_out(&data.test)?)?;
     save_vit(&args.output, &model, &data.class_names)?;

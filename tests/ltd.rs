@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use wgrad::Error;
-use wgrad::ltd::{LayerTokens, Layers, RandomLtd, SampleKey, Schedule, Stage, sample_kept, sample_kept_batch};
+use wgrad::ltd::{
+    Kept, LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenDrop, sample_kept,
+    sample_kept_batch,
+};
 
 /// The name of the argument that was refused.
 fn refused<T: std::fmt::Debug>(result: wgrad::Result<T>) -> &'static str {
@@ -403,4 +406,64 @@ fn at_full_length_it_is_the_plain_model() {
         assert!(plan.draw(0, 4).unwrap().iter().all(Option::is_none));
         assert_eq!(plan.layer_tokens(4).saved_share(), 0.0);
     }
+}
+
+// Patches dropped once.
+
+#[test]
+fn patch_drop_draws_one_set_for_all_blocks() {
+    let drop = TokenDrop::from(PatchDrop::new(40, 1).unwrap().with_seed(42).with_until(100));
+    let first = SampleKey { seed: 42, step: 7, block: u32::MAX, sample: 8 };
+    let expected = sample_kept_batch(&first, 4, 197, 40, 1).unwrap();
+    assert_eq!(drop.draw(7, 197, 8, 4).unwrap(), Kept::Patches(expected));
+    assert_eq!(drop.draw(100, 197, 8, 4).unwrap(), Kept::All);
+    assert_eq!((drop.kept_length(99, 197), drop.kept_length(100, 197)), (40, 197));
+    assert_eq!(drop.stages(1000, 197), [Stage { first_step: 0, kept: 40 }, Stage { first_step: 100, kept: 197 }]);
+    assert_eq!(drop.stages(100, 197), [Stage { first_step: 0, kept: 40 }]);
+    // All blocks run at R.
+    let tokens = drop.layer_tokens(7, 4, 12, 197);
+    assert_eq!((tokens.consumed, tokens.full), (4 * 12 * 40, 4 * 12 * 197));
+    assert_eq!(drop.layer_tokens(100, 4, 12, 197).saved_share(), 0.0);
+    let always = TokenDrop::from(PatchDrop::new(40, 1).unwrap());
+    assert_eq!(always.kept_length(u64::MAX - 1, 197), 40);
+    assert_eq!(TokenDrop::from(PatchDrop::new(40, 1).unwrap().with_until(0)).stages(5, 197).len(), 1);
+}
+
+#[test]
+fn patch_drop_by_share() {
+    let kept = |share, tokens, prefix| PatchDrop::share(share, tokens, prefix).unwrap().kept();
+    assert_eq!((kept(0.5, 197, 1), kept(0.3, 65, 1), kept(0.001, 65, 1), kept(0.5, 64, 0)), (99, 20, 2, 32));
+    for share in [0.0, 1.0, -0.5, f64::NAN] {
+        assert_eq!(refused(PatchDrop::share(share, 197, 1)), "share");
+    }
+    assert_eq!(refused(PatchDrop::share(0.5, 1, 1)), "tokens");
+    assert_eq!(refused(PatchDrop::new(1, 1)), "kept");
+    assert_eq!(refused(PatchDrop::new(0, 0)), "kept");
+    assert_eq!(refused(PatchDrop::new(usize::MAX, 0)), "kept");
+}
+
+#[test]
+fn drops_are_checked_against_the_model() {
+    let drop = TokenDrop::from(PatchDrop::new(40, 1).unwrap());
+    assert!(drop.check(12, 41, 1).is_ok());
+    assert_eq!(refused(drop.check(12, 40, 1)), "kept");
+    assert_eq!(refused(drop.check(12, 197, 5)), "keep_prefix");
+    assert!(TokenDrop::None.check(12, 197, 1).is_ok());
+    assert_eq!(refused(TokenDrop::from(settings()).check(11, 197, 1)), "total_blocks");
+    assert_eq!(refused(TokenDrop::from(settings()).check(12, 32, 1)), "schedule");
+}
+
+/// Random-LTD through the choice is random-LTD.
+#[test]
+fn random_ltd_as_a_choice() {
+    let (ltd, drop) = (settings(), TokenDrop::from(settings()));
+    let plan = ltd.plan(30, 197);
+    assert_eq!(drop.kept_length(30, 197), plan.kept());
+    assert_eq!(drop.draw(30, 197, 5, 2).unwrap(), Kept::Blocks(plan.draw(5, 2).unwrap()));
+    assert_eq!(drop.layer_tokens(30, 4, 12, 197), plan.layer_tokens(4));
+    assert_eq!(drop.stages(500, 197), ltd.stages(500, 197));
+    assert_eq!(drop.draw(100, 197, 0, 2).unwrap(), Kept::All);
+    let plain = TokenDrop::from(None);
+    assert_eq!((plain.draw(0, 197, 0, 2).unwrap(), plain.kept_length(0, 197)), (Kept::All, 197));
+    assert_eq!(plain.layer_tokens(0, 2, 12, 197).saved_share(), 0.0);
 }

@@ -3,7 +3,7 @@
 use crate::common::{assert_close, each_family, gpu, poison, values};
 use wgrad::autograd::{Parameter, Parameters};
 use wgrad::ops;
-use wgrad::optim::{AdamW, LossScale, Optimizer, Rule, Sgd, StepReport, decays};
+use wgrad::optim::{AdamW, Ema, LossScale, Optimizer, Rule, Sgd, StepReport, decays, layer, layer_scale};
 use wgrad::{Error, Gpu, Tensor};
 
 /// Path and number of elements. The large ones need segments of their own: the first segment is 1 MiB.
@@ -27,6 +27,15 @@ const SOMETIMES: usize = 7;
 
 fn decay_of(path: &str) -> bool {
     path.ends_with("weight") || path == "never" || path == "sometimes"
+}
+
+fn rate_scale(path: &str) -> f32 {
+    match path {
+        "norm" => 0.25,
+        "wide.weight" => 2.0,
+        "last" => 0.0,
+        _ => 1.0,
+    }
 }
 
 fn has_gradient(index: usize, step: u64) -> bool {
@@ -111,7 +120,8 @@ fn check(rule: Rule, max_norm: Option<f32>) {
     for gpu in each_family() {
         let (parameters, list) = model(&gpu);
         poison(&gpu, &[1 << 18, 1 << 19, 1 << 20, 64, 128, 1 << 14]);
-        let mut optimizer = Optimizer::new(&parameters, rule, max_norm, |path, _| decay_of(path)).unwrap();
+        let optimizer = Optimizer::new(&parameters, rule, max_norm, |path, _| decay_of(path)).unwrap();
+        let mut optimizer = optimizer.with_rate_scales(&parameters, rate_scale).unwrap();
         let mut plain: Vec<_> = SIZES.iter().enumerate().map(|(i, &(_, n))| Plain::new(i, n)).collect();
         for step in 0..5u64 {
             let rate = 0.01 / (step + 1) as f32;
@@ -126,7 +136,8 @@ fn check(rule: Rule, max_norm: Option<f32>) {
             for (i, g) in gradients.iter().enumerate() {
                 let Some(g) = g else { continue };
                 let clipped: Vec<_> = g.iter().map(|g| scale * g).collect();
-                plain[i].step(&rule, rate.into(), decay_of(SIZES[i].0), step as i32 + 1, &clipped);
+                let rate = f64::from(rate) * f64::from(rate_scale(SIZES[i].0));
+                plain[i].step(&rule, rate, decay_of(SIZES[i].0), step as i32 + 1, &clipped);
             }
             let report = report(&optimizer);
             assert!(report.finite && report.bad_parameter.is_none());
@@ -398,6 +409,87 @@ fn settings_are_checked() {
         assert!(matches!(optimizer.step(&parameters, rate), Err(Error::Argument { name: "rate", .. })));
     }
     assert!(StepReport::decode(&[0; 7]).is_err());
+    for scale in [-1.0, f32::NAN, f32::INFINITY] {
+        let error = optimizer.with_rate_scales(&parameters, |_| scale).err().expect("a bad factor");
+        assert!(matches!(error, Error::Argument { name: "rate scale", .. }), "{error}");
+        optimizer = Optimizer::new(&parameters, Rule::Sgd(sgd), None, decays).unwrap();
+    }
+    for decay in [-0.1, 1.0, f32::NAN] {
+        let error = optimizer.with_ema(&parameters, Ema { decay, warmup: true }).err().expect("a bad decay");
+        assert!(matches!(error, Error::Argument { name: "decay", .. }), "{error}");
+        optimizer = Optimizer::new(&parameters, Rule::Sgd(sgd), None, decays).unwrap();
+    }
+}
+
+/// The average follows every update but a skipped one, and changes places with the weights and back exactly.
+#[test]
+fn average_of_weights() {
+    for gpu in each_family() {
+        for ema in [Ema { decay: 0.75, warmup: false }, Ema { decay: 0.5, warmup: true }] {
+            let (parameters, list) = model(&gpu);
+            poison(&gpu, &[1 << 18, 1 << 19, 1 << 20]);
+            let optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, decays).unwrap();
+            let mut optimizer = optimizer.with_ema(&parameters, ema).unwrap();
+            let values_of = || list.iter().map(|p| p.value().to_vec::<f32>().unwrap()).collect::<Vec<_>>();
+            let mut average: Vec<Vec<f64>> =
+                values_of().iter().map(|v| v.iter().map(|&v| f64::from(v)).collect()).collect();
+            for step in 0..4 {
+                fill_gradients(&gpu, &list, step);
+                if step == 2 {
+                    spoil(&list);
+                }
+                optimizer.step(&parameters, 0.01).unwrap();
+                let decay = f64::from(ema.decay_at(step));
+                if step != 2 {
+                    for (a, w) in average.iter_mut().flatten().zip(values_of().iter().flatten()) {
+                        *a = decay * *a + (1.0 - decay) * f64::from(*w);
+                    }
+                }
+            }
+            let own = values_of();
+            optimizer.exchange_ema().unwrap();
+            for (i, got) in values_of().iter().enumerate() {
+                let expected: Vec<f32> = average[i].iter().map(|&v| v as f32).collect();
+                assert_close(&format!("{} {ema:?}", SIZES[i].0), got, &expected, 1e-6);
+            }
+            optimizer.exchange_ema().unwrap();
+            assert!(values_of().iter().zip(&own).all(|(a, b)| same_bits(a, b)));
+        }
+    }
+}
+
+/// timm's `ModelEmaV3.get_decay` with `use_warmup`, gamma 1 and power 2/3.
+#[test]
+fn decay_of_the_average_rises() {
+    let ema = Ema { decay: 0.9, warmup: true };
+    let got: Vec<f32> = [0, 1, 9, 30, 31, 100].map(|step| ema.decay_at(step)).to_vec();
+    assert_close("decay", &got, &[0.0, 0.370_039, 0.784_557, 0.898_664, 0.9, 0.9], 1e-5);
+    assert_eq!(Ema { decay: 0.9, warmup: false }.decay_at(0), 0.9);
+}
+
+/// As BEiT numbers them.
+#[test]
+fn layers_of_parameters() {
+    let expected = [
+        ("cls_token", 0),
+        ("pos_embed", 0),
+        ("reg_token", 0),
+        ("patch_embed.proj.weight", 0),
+        ("norm_pre.weight", 0),
+        ("blocks.0.norm1.weight", 1),
+        ("blocks.11.mlp.fc2.bias", 12),
+        ("norm.weight", 13),
+        ("fc_norm.bias", 13),
+        ("head.weight", 13),
+        ("blocks.99999999999999999999.x", 13),
+        ("blocks.18446744073709551615.x", 13),
+    ];
+    for (path, expected) in expected {
+        assert_eq!(layer(path, 12), expected, "{path}");
+    }
+    assert_eq!(layer_scale("head.bias", 12, 0.75), 1.0);
+    assert_close("block 11", &[layer_scale("blocks.11.x", 12, 0.75)], &[0.75], 1e-6);
+    assert_close("stem", &[layer_scale("cls_token", 12, 0.75)], &[0.75f32.powi(13)], 1e-6);
 }
 
 /// timm's grouping.

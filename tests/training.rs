@@ -8,13 +8,13 @@ use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
 use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Position, Split, Transform};
 use wgrad::gpu::KernelFamily;
-use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Mode, Pool, Precision, Vit, VitConfig};
+use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
+use wgrad::nn::{Mode, Pool, Vit, VitConfig};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
-use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
 use wgrad::train::{
-    EpochMetrics, Evaluation, FitData, Observer, StepMetrics, TUNING_BUDGET, TrainSettings, Trainer, TuningStore,
-    Workload, check_memory, estimate, evaluate, fit, remedies, tune, tuned,
+    EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, StepMetrics, TUNING_BUDGET, TrainSettings,
+    Trainer, TuningStore, Workload, check_memory, estimate, evaluate, fit, remedies, tune, tuned,
 };
 use wgrad::{Error, Gpu, Tensor};
 
@@ -33,19 +33,22 @@ fn random_config() -> VitConfig {
     VitConfig { drop_rate: 0.1, pos_drop_rate: 0.1, proj_drop_rate: 0.1, drop_path_rate: 0.3, ..config() }
 }
 
-fn settings(ltd: Option<RandomLtd>) -> TrainSettings {
+fn settings(drop: impl Into<TokenDrop>) -> TrainSettings {
     TrainSettings {
-        rule: Rule::AdamW(AdamW::default()),
         max_norm: Some(1.0),
-        rate: LrSchedule::new(LrShape::Constant, 1e-2, 0.0, 0, 1000).unwrap(),
         loss: CrossEntropy { label_smoothing: 0.1, ignore_index: None },
-        ltd,
+        drop: drop.into(),
         seed: 7,
-        accumulate: 1,
-        precision: Precision::F32,
-        checkpoint_blocks: false,
+        ..TrainSettings::new(Rule::AdamW(AdamW::default()), constant_rate(1e-2))
     }
 }
+
+fn constant_rate(rate: f32) -> LrSchedule {
+    LrSchedule::new(LrShape::Constant, rate, 0.0, 0, 1000).unwrap()
+}
+
+/// At rate 1 the weights then show the gradient.
+const PLAIN_SGD: Rule = Rule::Sgd(Sgd { momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
 
 fn ltd(kept: usize) -> RandomLtd {
     RandomLtd::new(3, Schedule::constant(kept).unwrap()).unwrap().with_seed(3)
@@ -87,7 +90,7 @@ fn one_seed_gives_one_result() {
     for gpu in each_family() {
         let run = |seed: u64| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
-            let mut trainer = Trainer::new(&model, TrainSettings { seed, ..settings(Some(ltd(9))) }).unwrap();
+            let mut trainer = Trainer::new(&model, TrainSettings { seed, ..settings(ltd(9)) }).unwrap();
             let mut losses = Vec::new();
             for step in 0..8 {
                 losses.extend(trainer.step(&batch(step, BATCH)).unwrap());
@@ -131,7 +134,7 @@ fn steps_report_what_they_did() {
 fn learns_a_batch() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings(Some(ltd(9)))).unwrap();
+        let mut trainer = Trainer::new(&model, settings(ltd(9))).unwrap();
         let mut metrics = Vec::new();
         for _ in 0..60 {
             metrics.extend(trainer.step(&batch(1, BATCH)).unwrap());
@@ -294,7 +297,7 @@ fn step_that_is_not_finite() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let bias = model.parameters().get("head.bias").unwrap();
-        let mut trainer = Trainer::new(&model, settings(None)).unwrap();
+        let mut trainer = Trainer::new(&model, settings(TokenDrop::None)).unwrap();
         trainer.step(&batch(1, BATCH)).unwrap();
         trainer.finish().unwrap();
         let before = weights(&model);
@@ -349,7 +352,7 @@ fn label_out_of_range() {
         let run = |ignore_index| {
             let model = Vit::new(&gpu, config(), 5).unwrap();
             let loss = CrossEntropy { label_smoothing: 0.0, ignore_index };
-            let mut trainer = Trainer::new(&model, TrainSettings { loss, ..settings(None) }).unwrap();
+            let mut trainer = Trainer::new(&model, TrainSettings { loss, ..settings(TokenDrop::None) }).unwrap();
             let mut results = Vec::new();
             for step in 0..5 {
                 let mut batch = batch(step, BATCH);
@@ -381,7 +384,7 @@ fn label_out_of_range() {
 fn steady_steps_allocate_nothing() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, random_config(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings(Some(ltd(9)))).unwrap();
+        let mut trainer = Trainer::new(&model, settings(ltd(9))).unwrap();
         let mut memory = Vec::new();
         for step in 0..40 {
             if step == 20 {
@@ -436,7 +439,7 @@ fn random_ltd_does_not_raise_the_peak() {
         let cases = [(&small, false), (&small, true), (&long, false), (&long, true)];
         for (config, checkpoint_blocks) in cases.into_iter().take(if stores_scores { 3 } else { 4 }) {
             let tokens = config.tokens();
-            let peak = |ltd| {
+            let peak = |ltd: Option<RandomLtd>| {
                 let settings = TrainSettings { checkpoint_blocks, ..settings(ltd) };
                 estimate(&gpu, &Workload { config, settings: &settings, batch: 8, steps: 400 }).unwrap().peak
             };
@@ -451,19 +454,23 @@ fn random_ltd_does_not_raise_the_peak() {
 /// What a dry run says before a run is what the run then takes.
 #[test]
 fn estimate_is_what_is_taken() {
-    let rising = || Some(RandomLtd::new(3, Schedule::linear(4, TOKENS, 6, 1).unwrap()).unwrap());
-    let cases: [(&str, Option<RandomLtd>, usize, bool); 6] = [
-        ("plain", None, 1, false),
-        ("random-LTD", Some(ltd(9)), 1, false),
-        ("rising R", rising(), 1, false),
-        ("checkpointed", None, 1, true),
-        ("accumulated", None, 4, false),
-        ("all", rising(), 4, true),
+    let rising = || TokenDrop::from(RandomLtd::new(3, Schedule::linear(4, TOKENS, 6, 1).unwrap()).unwrap());
+    let patches = |until| TokenDrop::from(PatchDrop::new(9, 1).unwrap().with_until(until));
+    let cases: [(&str, TokenDrop, usize, bool, Option<Ema>); 9] = [
+        ("plain", TokenDrop::None, 1, false, None),
+        ("random-LTD", ltd(9).into(), 1, false, None),
+        ("rising R", rising(), 1, false, None),
+        ("patches dropped", patches(u64::MAX), 1, false, None),
+        ("patches dropped at first", patches(4), 1, false, None),
+        ("checkpointed", TokenDrop::None, 1, true, None),
+        ("accumulated", TokenDrop::None, 4, false, None),
+        ("averaged", TokenDrop::None, 1, false, Some(Ema::default())),
+        ("all", rising(), 4, true, Some(Ema::default())),
     ];
-    for (name, ltd, accumulate, checkpoint_blocks) in cases {
+    for (name, drop, accumulate, checkpoint_blocks, ema) in cases {
         for gpu in each_family() {
             let config = random_config();
-            let settings = TrainSettings { accumulate, checkpoint_blocks, ..settings(ltd.clone()) };
+            let settings = TrainSettings { accumulate, checkpoint_blocks, ema, ..settings(drop.clone()) };
             let work = Workload { config: &config, settings: &settings, batch: BATCH, steps: 8 };
             let before = gpu.memory();
             let estimate = estimate(&gpu, &work).unwrap();
@@ -576,7 +583,7 @@ fn checkpointed_training_is_the_same_training() {
     for gpu in each_family() {
         let run = |checkpoint_blocks| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
-            let settings = TrainSettings { checkpoint_blocks, ..settings(Some(ltd(9))) };
+            let settings = TrainSettings { checkpoint_blocks, ..settings(ltd(9)) };
             let mut trainer = Trainer::new(&model, settings).unwrap();
             let mut metrics = Vec::new();
             for step in 0..5 {
@@ -597,15 +604,13 @@ fn micro_batches_add_up_to_the_batch() {
     for gpu in each_family() {
         let run = |accumulate, batch: &Batch, ignore_index| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
-            // Plain SGD at rate 1 without clipping: the weights show the gradient.
-            let sgd = wgrad::optim::Sgd { momentum: 0.0, weight_decay: 0.0, ..Default::default() };
             let settings = TrainSettings {
-                rule: Rule::Sgd(sgd),
+                rule: PLAIN_SGD,
                 max_norm: None,
-                rate: LrSchedule::new(LrShape::Constant, 1.0, 0.0, 0, 10).unwrap(),
+                rate: constant_rate(1.0),
                 loss: CrossEntropy { label_smoothing: 0.1, ignore_index },
                 accumulate,
-                ..settings(Some(ltd(9)))
+                ..settings(ltd(9))
             };
             let before = weights(&model);
             let mut trainer = Trainer::new(&model, settings).unwrap();
@@ -636,14 +641,268 @@ fn micro_batches_add_up_to_the_batch() {
 fn accumulating_nothing_is_an_error() {
     let gpu = gpu();
     let model = Vit::new(&gpu, config(), 5).unwrap();
-    let error = Trainer::new(&model, TrainSettings { accumulate: 0, ..settings(None) }).err().expect("an error");
+    let error =
+        Trainer::new(&model, TrainSettings { accumulate: 0, ..settings(TokenDrop::None) }).err().expect("an error");
     assert!(matches!(error, Error::Argument { name: "accumulate", .. }), "{error}");
-    let mut trainer = Trainer::new(&model, TrainSettings { accumulate: 2, ..settings(None) }).unwrap();
+    let mut trainer = Trainer::new(&model, TrainSettings { accumulate: 2, ..settings(TokenDrop::None) }).unwrap();
     let short = Batch { images: vec![0; 100], ..batch(1, BATCH) };
     assert!(matches!(trainer.step(&short), Err(Error::Argument { name: "images", .. })));
     let empty = Batch { images: vec![], labels: vec![], ..batch(1, BATCH) };
     assert!(trainer.step(&empty).is_err());
     assert!(trainer.step(&batch(1, BATCH)).is_ok() && trainer.finish().unwrap().is_some());
+}
+
+// ---- patches dropped ----
+
+/// Keeping the upper half of the patches is a model of pictures of half the height, with its positions: logits and all
+/// gradients, with everything that is random in training.
+#[test]
+fn dropped_patches_are_not_there() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, random_config(), 5).unwrap();
+        let small = Vit::new(&gpu, VitConfig { img_size: (8, 16), ..random_config() }, 6).unwrap();
+        for p in small.parameters() {
+            let value = model.parameters().get(p.path()).unwrap().value().to_vec::<f32>().unwrap();
+            p.set(&value[..p.value().numel()]).unwrap();
+        }
+        let pixels = values(11, 2 * 3 * 16 * 16);
+        let upper: Vec<f32> = pixels.chunks(16 * 16).flat_map(|channel| &channel[..8 * 16]).copied().collect();
+        let images = images(&gpu, 2);
+        let upper = Tensor::from_slice(&gpu, &[2, 3, 8, 16], &upper).unwrap();
+        let positions: Vec<u32> = (0..2).flat_map(|_| 0..9).collect();
+        let subset = TokenIndices::new(&gpu, 2, 9, TOKENS, &positions).unwrap();
+
+        let labels = Tensor::from_slice(&gpu, &[2], &[1u32, 3]).unwrap();
+        let learn = |model: &Vit, logits: Tensor| {
+            model.parameters().zero_grad();
+            ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().backward().unwrap();
+            logits.to_vec::<f32>().unwrap()
+        };
+        for checkpointed in [false, true] {
+            let mode = Mode::training(KEY).checkpointed(checkpointed);
+            let expected = learn(&small, small.forward(&upper, &[], &mode).unwrap());
+            let got = learn(&model, model.forward_subset(&images, &subset, &mode).unwrap());
+            assert_close("logits", &got, &expected, 1e-6);
+            for (p, expected) in model.parameters().iter().zip(small.parameters()) {
+                let got = p.grad().unwrap().to_vec::<f32>().unwrap();
+                let expected = expected.grad().unwrap().to_vec::<f32>().unwrap();
+                assert_close(p.path(), &got[..expected.len()], &expected, 1e-5);
+                assert!(got[expected.len()..].iter().all(|g| *g == 0.0), "{}: positions that are not there", p.path());
+            }
+        }
+    }
+}
+
+/// A trainer's step drops what the keyed draw says, whole or in micro-batches, and counts it.
+#[test]
+fn trainer_drops_patches() {
+    let gpu = gpu();
+    let drop = PatchDrop::new(7, 1).unwrap().with_seed(21).with_until(1);
+    let run = |drop: TokenDrop, accumulate| {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let rate = constant_rate(1.0);
+        let settings = TrainSettings { rule: PLAIN_SGD, max_norm: None, rate, accumulate, ..settings(drop) };
+        let mut trainer = Trainer::new(&model, settings).unwrap();
+        trainer.step(&batch(1, BATCH)).unwrap();
+        let first = trainer.finish().unwrap().unwrap();
+        let after = weights(&model);
+        trainer.step(&batch(2, BATCH)).unwrap();
+        (first, after, trainer.finish().unwrap().unwrap(), trainer.layer_tokens(), model)
+    };
+    let (first, after, second, tokens, model) = run(drop.clone().into(), 1);
+    assert_eq!((first.kept, second.kept, first.tokens), (7, TOKENS, TOKENS));
+    assert_eq!((tokens.consumed, tokens.full), (6 * 3 * (7 + 17), 6 * 3 * 34));
+
+    let fresh = Vit::new(&gpu, config(), 5).unwrap();
+    let before = weights(&fresh);
+    let key = SampleKey { seed: 21, step: 0, block: u32::MAX, sample: 0 };
+    let drawn = sample_kept_batch(&key, BATCH, TOKENS, 7, 1).unwrap();
+    assert!(drawn.chunks(7).all(|row| row[0] == 0), "the class token is always kept");
+    let subset = TokenIndices::new(&gpu, BATCH, 7, TOKENS, &drawn).unwrap();
+    let Batch { images, labels, .. } = batch(1, BATCH);
+    let images = Tensor::from_slice(&gpu, &[BATCH, 3, 16, 16], &images).unwrap();
+    let labels = Tensor::from_slice(&gpu, &[BATCH], &labels).unwrap();
+    let logits = fresh.forward_subset(&images, &subset, &Mode::training(KEY)).unwrap();
+    let smoothed = CrossEntropy { label_smoothing: 0.1, ignore_index: None };
+    let loss = ops::cross_entropy(&logits, &labels, &smoothed).unwrap();
+    loss.backward().unwrap();
+    assert_close("loss", &[first.loss], &[loss.item().unwrap()], 1e-6);
+    for ((p, before), after) in fresh.parameters().iter().zip(&before).zip(&after) {
+        let moved: Vec<f32> = before.iter().zip(after).map(|(a, b)| a - b).collect();
+        assert_close(p.path(), &moved, &p.grad().unwrap().to_vec().unwrap(), 1e-4);
+    }
+    let (_, parts, ..) = run(drop.clone().into(), 4);
+    for ((p, whole), parts) in model.parameters().iter().zip(&after).zip(&parts) {
+        assert_close(&format!("{} in parts", p.path()), parts, whole, 1e-4);
+    }
+    // From `until` on it is the plain model.
+    let (_, never, ..) = run(drop.with_until(0).into(), 1);
+    assert_eq!(bits(&never), bits(&run(TokenDrop::None, 1).1));
+
+    // A class token that could be dropped is refused.
+    let bare = PatchDrop::new(7, 0).unwrap();
+    let error = Trainer::new(&model, settings(bare)).err().expect("no prefix");
+    assert!(matches!(error, Error::Argument { name: "keep_prefix", .. }), "{error}");
+}
+
+// ---- parts of a model, and parts of a rate ----
+
+/// Whether the parameter of a path is.
+type IsTrained = fn(&str) -> bool;
+
+/// Each way to freeze: what is frozen has no gradient, no part in the norm, and keeps its bits under decay and momentum;
+/// the gradients of the rest are those of the whole model.
+#[test]
+fn frozen_parameters_stay() {
+    for gpu in each_family() {
+        let whole = Vit::new(&gpu, config(), 5).unwrap();
+        let (_, all) = gradients_in(&whole, &images(&gpu, 2), &[], Mode::training(KEY));
+        let all: Vec<Vec<f32>> = all.into_iter().map(Option::unwrap).collect();
+        let cases: [(Freeze, IsTrained); 4] = [
+            (Freeze::AllButHead, |path| path.starts_with("head")),
+            (Freeze::Blocks(0), |path| !["cls_token", "pos_embed"].contains(&path) && !path.starts_with("patch_embed")),
+            (Freeze::Blocks(2), |path| ["blocks.2", "norm", "head"].iter().any(|name| path.starts_with(name))),
+            (Freeze::AllButNormsAndBiases, |path| {
+                path.starts_with("head") || path.contains("norm") || path.ends_with("bias")
+            }),
+        ];
+        for (freeze, is_trained) in cases {
+            let model = Vit::new(&gpu, config(), 5).unwrap();
+            freeze.apply(&model).unwrap();
+            let (_, gradients) = gradients_in(&model, &images(&gpu, 2), &[], Mode::training(KEY));
+            for ((p, got), all) in model.parameters().iter().zip(&gradients).zip(&all) {
+                assert_eq!(got.is_some(), is_trained(p.path()), "{freeze:?} {}", p.path());
+                if let Some(got) = got {
+                    assert_close(p.path(), got, all, 1e-5);
+                }
+            }
+            let before = weights(&model);
+            let mut trainer = Trainer::new(&model, TrainSettings { freeze, ..settings(ltd(9)) }).unwrap();
+            for step in 0..3 {
+                trainer.step(&batch(step, BATCH)).unwrap();
+            }
+            trainer.finish().unwrap();
+            for ((p, before), after) in model.parameters().iter().zip(&before).zip(&weights(&model)) {
+                assert_eq!(before != after, is_trained(p.path()), "{freeze:?} {}", p.path());
+            }
+        }
+        let error = Freeze::Blocks(4).apply(&whole).unwrap_err();
+        assert!(matches!(error, Error::Argument { name: "blocks", .. }), "{error}");
+    }
+}
+
+/// Backward ends where nothing below is trained, and nothing is kept for it; the norm is that of what is trained.
+#[test]
+fn frozen_parameters_cost_nothing() {
+    let gpu = gpu();
+    let run = |freeze: Freeze| {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let settings = TrainSettings { freeze, ..settings(TokenDrop::None) };
+        let work = Workload { config: model.config(), settings: &settings, batch: BATCH, steps: 1 };
+        let activations = estimate(&gpu, &work).unwrap().activations;
+        let mut trainer = Trainer::new(&model, settings.clone()).unwrap();
+        let before = gpu.stats().dispatches;
+        trainer.step(&batch(1, BATCH)).unwrap();
+        let norm = trainer.finish().unwrap().unwrap().grad_norm;
+        (gpu.stats().dispatches - before, activations, norm)
+    };
+    let (all, head, half) = (run(Freeze::Nothing), run(Freeze::AllButHead), run(Freeze::Blocks(2)));
+    assert!(head.0 * 2 < all.0 && head.0 < half.0 && half.0 < all.0, "dispatches: {head:?} {half:?} {all:?}");
+    assert!(head.1 < half.1 && half.1 < all.1, "activations: {head:?} {half:?} {all:?}");
+    assert!(0.0 < head.2 && head.2 < half.2 && half.2 < all.2, "norms: {head:?} {half:?} {all:?}");
+}
+
+/// Under plain SGD each parameter moves by its gradient times its layer's factor.
+#[test]
+fn layer_wise_decay_of_the_rate() {
+    let gpu = gpu();
+    let run = |layer_decay| {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let rate = constant_rate(1.0);
+        let plain = settings(TokenDrop::None);
+        let settings = TrainSettings { rule: PLAIN_SGD, max_norm: None, rate, layer_decay, ..plain };
+        let before = weights(&model);
+        let mut trainer = Trainer::new(&model, settings)?;
+        trainer.step(&batch(1, BATCH))?;
+        trainer.finish()?;
+        let moved = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f32>>();
+        let moved: Vec<Vec<f32>> = before.iter().zip(&weights(&model)).map(moved).collect();
+        Ok::<_, Error>((moved, model))
+    };
+    let ((plain, model), (decayed, _)) = (run(1.0).unwrap(), run(0.5).unwrap());
+    for ((p, plain), decayed) in model.parameters().iter().zip(&plain).zip(&decayed) {
+        let expected: Vec<f32> = plain.iter().map(|v| v * layer_scale(p.path(), 3, 0.5)).collect();
+        assert_close(p.path(), decayed, &expected, 1e-3);
+    }
+    for bad in [0.0, -1.0, 1.5, f32::NAN] {
+        assert!(matches!(run(bad).err(), Some(Error::Argument { name: "layer_decay", .. })));
+    }
+}
+
+// ---- averaged weights ----
+
+/// With an average, a run measures and saves that; the model keeps its own weights, which are those of a run without.
+#[test]
+fn average_is_measured_and_saved() {
+    for gpu in each_family() {
+        let ema = Ema { decay: 0.9, warmup: true };
+        let train = |ema| {
+            let model = Vit::new(&gpu, config(), 5).unwrap();
+            let mut trainer = Trainer::new(&model, TrainSettings { ema, ..settings(ltd(9)) }).unwrap();
+            let mut average: Vec<Vec<f64>> =
+                weights(&model).iter().map(|w| w.iter().map(|&w| w.into()).collect()).collect();
+            for step in 0..6 {
+                trainer.step(&batch(step, BATCH)).unwrap();
+                trainer.finish().unwrap();
+                let decay = f64::from(ema.unwrap_or(Ema { decay: 0.0, warmup: false }).decay_at(step));
+                for (a, w) in average.iter_mut().flatten().zip(weights(&model).iter().flatten()) {
+                    *a = decay * *a + (1.0 - decay) * f64::from(*w);
+                }
+            }
+            let averaged = trainer.averaged(|| Ok(weights(&model))).unwrap();
+            (weights(&model), averaged, average, model)
+        };
+        let (plain, same, ..) = train(None);
+        assert_eq!(bits(&plain), bits(&same), "without an average there is nothing to exchange");
+        let (own, averaged, expected, model) = train(Some(ema));
+        assert_same(&model, &own, &plain);
+        for ((p, got), expected) in model.parameters().iter().zip(&averaged).zip(&expected) {
+            let expected: Vec<f32> = expected.iter().map(|&v| v as f32).collect();
+            assert_close(p.path(), got, &expected, 1e-6);
+        }
+        assert_ne!(bits(&own), bits(&averaged));
+
+        let mut notes = Notes::default();
+        let settings = TrainSettings { ema: Some(ema), ..settings(ltd(9)) };
+        let (outcome, best, last) = run_fit_with(&gpu, 8, settings, &FitOptions::default(), &mut notes);
+        assert_eq!(best, outcome.best.map(|(_, best)| best));
+        assert_eq!(last, notes.epochs.last().map(|epoch| epoch.validation));
+        let mut plain = Notes::default();
+        run_fit(&gpu, 8, &mut plain);
+        assert_eq!(plain.steps, notes.steps, "training does not see the average");
+        assert_ne!(plain.epochs[0].validation.loss, notes.epochs[0].validation.loss);
+    }
+}
+
+/// Weights that cannot change get no better.
+#[test]
+fn patience_ends_a_run() {
+    let gpu = gpu();
+    let still = TrainSettings { rate: constant_rate(0.0), ..settings(TokenDrop::None) };
+    let run = |patience, steps| {
+        let options = FitOptions { patience };
+        let mut notes = Notes::default();
+        let (outcome, ..) = run_fit_with(&gpu, steps, still.clone(), &options, &mut notes);
+        (outcome.steps, outcome.stopped, outcome.out_of_patience, notes.epochs.len())
+    };
+    assert_eq!(run(Some(2), 100), (12, false, true, 3));
+    assert_eq!(run(Some(2), 12), (12, false, false, 3), "the run's own end");
+    assert_eq!(run(None, 20), (20, false, false, 5));
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let train = loader(24, LoaderOptions::training(6, 1));
+    let data = FitData { train: &train, validation: &train, steps: 4, folder: None, class_names: &names() };
+    let error = fit(&model, &data, still, &FitOptions { patience: Some(0) }, &mut Notes::default()).unwrap_err();
+    assert!(matches!(error, Error::Argument { name: "patience", .. }), "{error}");
 }
 
 // ---- evaluation, checkpoints, whole runs ----
@@ -780,6 +1039,16 @@ fn run_fit(
     steps: u64,
     notes: &mut Notes,
 ) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
+    run_fit_with(gpu, steps, settings(ltd(9)), &FitOptions::default(), notes)
+}
+
+fn run_fit_with(
+    gpu: &Gpu,
+    steps: u64,
+    settings: TrainSettings,
+    options: &FitOptions,
+    notes: &mut Notes,
+) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
     let folder = tempfile::tempdir().unwrap();
     let model = Vit::new(gpu, config(), 5).unwrap();
     let (train, validation) = (loader(24, LoaderOptions::training(6, 1)), loader(10, LoaderOptions::evaluation(6)));
@@ -790,7 +1059,7 @@ fn run_fit(
         folder: Some(folder.path().to_owned()),
         class_names: &names(),
     };
-    let outcome = fit(&model, &data, settings(Some(ltd(9))), notes).unwrap();
+    let outcome = fit(&model, &data, settings, options, notes).unwrap();
     let score = |name: &str| {
         let file = checkpoint::read(folder.path().join(name)).ok()?;
         let model = Vit::new(gpu, checkpoint::vit_config(&file).unwrap().unwrap(), 9).unwrap();
@@ -847,7 +1116,8 @@ fn run_without_steps_is_an_error() {
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let train = loader(24, LoaderOptions::training(6, 1));
     let data = FitData { train: &train, validation: &train, steps: 0, folder: None, class_names: &names() };
-    let error = fit(&model, &data, settings(None), &mut Notes::default()).unwrap_err();
+    let error =
+        fit(&model, &data, settings(TokenDrop::None), &FitOptions::default(), &mut Notes::default()).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "steps", .. }), "{error}");
 }
 
@@ -908,7 +1178,7 @@ fn tuning_is_kept_on_disk() {
 #[test]
 fn a_tuned_run_repeats() {
     let config = config();
-    let settings = settings(Some(ltd(9)));
+    let settings = settings(ltd(9));
     let work = Workload { config: &config, settings: &settings, batch: BATCH, steps: 8 };
     let first = gpu();
     tune(&first, &work, TUNING_BUDGET).unwrap();

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
 use wgrad::gpu::Gpu;
+use wgrad::ltd::TokenDrop;
 use wgrad::train::{MemoryEstimate, TrainSettings, available_memory, check_memory, estimate, remedies};
 
 use crate::args::Args;
@@ -28,8 +29,8 @@ pub fn table(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Table> {
     let budget = budget(gpu, args);
     let settings = setup.settings(args, gpu, true)?;
     let mut columns = vec![("this run".to_owned(), estimate(gpu, &setup.workload(&settings))?)];
-    if settings.ltd.is_some() {
-        let full = TrainSettings { ltd: None, ..settings.clone() };
+    if settings.drop != TokenDrop::None {
+        let full = TrainSettings { drop: TokenDrop::None, ..settings.clone() };
         columns.push(("at full length".to_owned(), estimate(gpu, &setup.workload(&full))?));
     }
     if budget.is_some_and(|budget| columns[0].1.peak > budget) {

@@ -10,7 +10,9 @@ use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
-use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned};
+use wgrad::train::{
+    Evaluation, FitData, FitOptions, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned,
+};
 
 use crate::args::{Args, LtdKind, TuneKind};
 use crate::progress::Progress;
@@ -101,7 +103,7 @@ pub fn run(
     };
     let settings = setup.settings(args, gpu, kind == RunKind::Main)?;
     let mut progress = Progress::new(name, setup.steps, train.batches_per_epoch() as u64, history, stop);
-    let outcome = fit(&model, &data, settings, &mut progress);
+    let outcome = fit(&model, &data, settings, &FitOptions::default(), &mut progress);
     progress.finish();
     let outcome = outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;
     let (test, skipped_in_test) = test(args, setup, &model, &folder)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use wgrad::checkpoint::{self, Checkpoint, LoadReport, MatchOptions, load_parameters, vit_config};
 use wgrad::data::{self, DataSet, FolderOptions, Loader, LoaderOptions, Split};
 use wgrad::gpu::Gpu;
-use wgrad::ltd::{RandomLtd, Schedule};
+use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::{Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, Sgd};
@@ -87,16 +87,16 @@ impl Setup {
             LrKind::Linear => LrShape::Linear,
             LrKind::Constant => LrShape::Constant,
         };
+        let rate = LrSchedule::new(shape, rate, 0.0, warmup, self.steps)?;
         Ok(TrainSettings {
-            rule,
             max_norm: (args.clip_grad != 0.0).then_some(args.clip_grad),
-            rate: LrSchedule::new(shape, rate, 0.0, warmup, self.steps)?,
             loss: CrossEntropy { label_smoothing: args.label_smoothing, ignore_index: None },
-            ltd: if with_ltd { self.ltd(args)? } else { None },
+            drop: if with_ltd { self.ltd(args)?.into() } else { TokenDrop::None },
             seed: args.seed,
             accumulate: args.accumulate,
             precision: args.precision.on(gpu),
             checkpoint_blocks: args.checkpoint_blocks,
+            ..TrainSettings::new(rule, rate)
         })
     }
 

@@ -1,4 +1,4 @@
-// What the optimisers' passes share (optim_norm.wgsl, optim_update.wgsl).
+// What the optimisers' passes share (optim_norm.wgsl, optim_update.wgsl, optim_ema.wgsl).
 //
 // A segment of the arenas holds parameters side by side, each starting at a multiple of 64 elements: a block, which thus
 // belongs to one parameter. The gaps behind a parameter's last element hold zeros in values and moments; in gradients,
@@ -20,6 +20,7 @@ struct Params {
     backoff: f32, // of the loss scale, after a bad one; 1: the scale is constant
     interval: u32,
     floor: f32, // of the loss scale
+    ema_share: f32, // of the weights in their new running average: 1 - decay
 }
 
 // A parameter's place in its segment and how it is treated.

@@ -24,12 +24,16 @@
 //! ```
 //!
 //! In evaluation no plan is made: every block gets no indices.
+//!
+//! [`TokenDrop`] is the choice between it, [`PatchDrop`] and full length.
 
 mod accounting;
+mod drop;
 mod indices;
 mod schedule;
 
 pub use accounting::{LayerTokens, Layers};
+pub use drop::{Kept, PatchDrop, TokenDrop};
 pub use indices::{SampleKey, sample_kept, sample_kept_batch};
 pub use schedule::{Schedule, Stage};
 

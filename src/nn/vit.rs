@@ -220,7 +220,25 @@ impl Vit {
     /// # Errors
     /// If the images have another size, `kept` is neither empty nor one for each block, or the device fails.
     pub fn forward(&self, images: &Tensor, kept: &[Option<TokenIndices>], mode: &Mode) -> Result<Tensor> {
-        let &[batch, 3, height, width] = images.dims() else {
+        if !kept.is_empty() && kept.len() != self.blocks.len() {
+            let expected = format!("empty or one for each of {} blocks", self.blocks.len());
+            return Err(Error::argument("ViT", "kept", expected, kept.len()));
+        }
+        self.encode(self.embedded(images, mode)?, kept, mode)
+    }
+
+    /// [`Vit::forward`] where only the tokens in `subset` go on behind the position embedding, through every block
+    /// (PatchDropout, Liu et al., 2022). All tokens before the patches must be among them, at their places.
+    ///
+    /// # Errors
+    /// If the images have another size, `subset` is for another batch or length, or the device fails.
+    pub fn forward_subset(&self, images: &Tensor, subset: &TokenIndices, mode: &Mode) -> Result<Tensor> {
+        self.encode(ops::token_gather(&self.embedded(images, mode)?, subset)?, &[], mode)
+    }
+
+    /// Checked images to `f32[B, T, C]`, behind the dropout of the positions.
+    fn embedded(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let &[_, 3, height, width] = images.dims() else {
             return Err(Error::Shape { op: "ViT", what: "needs images [B, 3, H, W]", got: images.info() });
         };
         if (height, width) != self.config.img_size {
@@ -230,11 +248,12 @@ impl Vit {
                 got: images.info(),
             });
         }
-        if !kept.is_empty() && kept.len() != self.blocks.len() {
-            let expected = format!("empty or one for each of {} blocks", self.blocks.len());
-            return Err(Error::argument("ViT", "kept", expected, kept.len()));
-        }
-        let mut x = mode.dropout(self.embed(images)?, self.config.pos_drop_rate, 0)?;
+        mode.dropout(self.embed(images)?, self.config.pos_drop_rate, 0)
+    }
+
+    /// Embedded tokens, all of them or a subset, to logits.
+    fn encode(&self, mut x: Tensor, kept: &[Option<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        let batch = x.dims()[0];
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, kept.get(i).and_then(Option::as_ref), mode)?;
         }

@@ -4,15 +4,20 @@
 //! The norm pass leaves the clip scale and a finite flag in a small state on the device, and the update reads them there:
 //! a NaN never reaches the weights, though the host learns of it a step later.
 
+mod ema;
+mod layers;
 mod loss_scale;
 mod pass;
 mod schedule;
 mod state;
 
+pub use ema::Ema;
+pub use layers::{layer, layer_scale};
 pub use loss_scale::LossScale;
 pub use schedule::{LrSchedule, LrShape};
 pub use state::StepReport;
 
+use ema::Average;
 use pass::{NORM_TOTAL, Pass};
 use state::Table;
 
@@ -38,6 +43,7 @@ params!(OptimParams {
     backoff: f32,
     interval: u32,
     floor: f32,
+    ema_share: f32,
 });
 
 /// Every kernel of this module, for tests that compile them all.
@@ -149,6 +155,9 @@ pub struct Optimizer {
     /// The factor on the loss of the next step, `f32[]`: 1 where no scaling was asked for.
     scale: Tensor,
     scaling: Option<LossScale>,
+    ema: Option<Average>,
+    /// Steps recorded.
+    steps: u64,
 }
 
 /// A segment of the arenas.
@@ -188,13 +197,49 @@ impl Optimizer {
         let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(norm.partial)).sum();
         let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials, 2])?)?;
         let state = Tensor::zeros(gpu, DType::U32, &[state::WORDS])?;
-        let rows = |p: &crate::autograd::Parameter| {
-            let weight_decay = if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 };
-            (weight_decay, 1.0)
+        let decay_of = |p: &crate::autograd::Parameter| {
+            if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 }
         };
-        let table = Table::new(parameters, rows)?;
+        let table = Table::new(parameters, decay_of)?;
         let (partials, scale) = (partials as u32, Tensor::from_slice(gpu, &[], &[1.0f32])?);
-        Ok(Optimizer { rule, max_norm, segments, table, partial, partials, state, scale, scaling: None })
+        let (scaling, ema) = (None, None);
+        Ok(Optimizer { rule, max_norm, segments, table, partial, partials, state, scale, scaling, ema, steps: 0 })
+    }
+
+    /// The same with the learning rate of each parameter multiplied by what `scale` says for its path, weight decay
+    /// included: [`layer_scale`] is layer-wise decay. `parameters` are those that the optimiser was made for.
+    ///
+    /// # Errors
+    /// If a factor is negative or not finite, or the device fails.
+    pub fn with_rate_scales(mut self, parameters: &Parameters, scale: impl Fn(&str) -> f32) -> Result<Self> {
+        self.table.set_rate_scales(parameters, scale)?;
+        Ok(self)
+    }
+
+    /// The same with a running average of the weights, which starts from those of now. It takes the memory of one more set
+    /// of weights, and a pass over both sets at each step, which a skipped step skips.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or the device has no room.
+    pub fn with_ema(self, parameters: &Parameters, settings: Ema) -> Result<Self> {
+        Ok(Optimizer { ema: Some(Average::new(parameters, settings)?), ..self })
+    }
+
+    /// Whether a running average is kept.
+    pub fn has_ema(&self) -> bool {
+        self.ema.is_some()
+    }
+
+    /// Exchanges the weights with their running average, in place: evaluate or save the average, then call it once more
+    /// before the next step. Twice is exactly nothing. Without an average it does nothing.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn exchange_ema(&self) -> Result<()> {
+        match &self.ema {
+            Some(ema) => ema.exchange(&self.segments, &self.state, self.params(0.0)),
+            None => Ok(()),
+        }
     }
 
     /// The same for gradients of a loss that is multiplied by a factor, which the norm, the clip and the update take out
@@ -238,6 +283,10 @@ impl Optimizer {
         self.table.refresh(parameters)?;
         self.norm()?;
         self.update(rate)?;
+        if let Some(ema) = &self.ema {
+            ema.follow(&self.segments, &self.state, self.params(rate), self.steps)?;
+        }
+        self.steps += 1;
         parameters.zero_grad();
         parameters.gpu().end_step();
         Ok(())
@@ -294,6 +343,7 @@ impl Optimizer {
             backoff: scaling.backoff,
             interval: scaling.interval,
             floor: scaling.floor,
+            ema_share: 0.0,
         }
     }
 

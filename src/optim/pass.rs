@@ -41,9 +41,29 @@ static SGD_LANE: Kernel = Kernel {
 
 static SGD_GROUP: Kernel = Kernel { name: "optim.sgd_group", entry: "sgd_group", ..SGD_LANE };
 
+pub(super) static FOLLOW: Kernel = Kernel {
+    name: "optim.ema_follow",
+    sources: &[wgsl!("optim_ema.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/optim.wgsl")],
+    entry: "follow",
+    bindings: &[Access::Read, Access::Read, Access::Write],
+    ..NORM_PARTIAL_LANE
+};
+
+pub(super) static EXCHANGE: Kernel =
+    Kernel { name: "optim.ema_exchange", entry: "exchange", bindings: &[Access::Write, Access::Write], ..FOLLOW };
+
 /// Every kernel of the optimisers.
-pub(super) const KERNELS: &[&Kernel] =
-    &[&NORM_PARTIAL_LANE, &NORM_PARTIAL_GROUP, &NORM_TOTAL, &ADAMW_LANE, &ADAMW_GROUP, &SGD_LANE, &SGD_GROUP];
+pub(super) const KERNELS: &[&Kernel] = &[
+    &NORM_PARTIAL_LANE,
+    &NORM_PARTIAL_GROUP,
+    &NORM_TOTAL,
+    &ADAMW_LANE,
+    &ADAMW_GROUP,
+    &SGD_LANE,
+    &SGD_GROUP,
+    &FOLLOW,
+    &EXCHANGE,
+];
 
 /// A pass over a segment.
 pub(super) struct Pass {

@@ -28,16 +28,16 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// `treatment` gives a parameter's weight decay and the factor on its learning rate.
-    pub(super) fn new(parameters: &Parameters, treatment: impl Fn(&Parameter) -> (f32, f32)) -> Result<Self> {
+    /// `decay` gives a parameter's weight decay. All learn at the same rate, until [`Table::set_rate_scales`].
+    pub(super) fn new(parameters: &Parameters, decay: impl Fn(&Parameter) -> f32) -> Result<Self> {
         let element = |bytes: u64| (bytes / DType::F32.size()) as u32;
         let mut owner: Vec<Vec<u32>> = parameters.segments().iter().map(|(v, _)| blocks(v)).collect();
         let mut rows = Vec::with_capacity(parameters.len());
         for (id, parameter) in (0u32..).zip(parameters) {
             let place = parameter.place();
             let (start, numel) = (element(place.offset), element(place.size));
-            let (weight_decay, rate_scale) = treatment(parameter);
-            rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale, id, pad: [0; 2] });
+            let weight_decay = decay(parameter);
+            rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale: 1.0, id, pad: [0; 2] });
             let first = start as usize / BLOCK;
             owner[place.segment][first..first + (numel as usize).div_ceil(BLOCK)].fill(id);
         }
@@ -49,6 +49,18 @@ impl Table {
         let table = Table { rows, device_rows, device_owner };
         table.upload()?;
         Ok(table)
+    }
+
+    /// Sets the factor on each parameter's learning rate.
+    pub(super) fn set_rate_scales(&mut self, parameters: &Parameters, scale: impl Fn(&str) -> f32) -> Result<()> {
+        for (row, parameter) in self.rows.iter_mut().zip(parameters) {
+            let factor = scale(parameter.path());
+            if !(factor >= 0.0 && factor.is_finite()) {
+                return Err(Error::argument("optimiser", "rate scale", "finite and not negative", factor));
+            }
+            row.rate_scale = factor;
+        }
+        self.upload()
     }
 
     fn upload(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use super::{TrainSettings, Trainer};
 use crate::data::{Batch, Position};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::ltd::{RandomLtd, Schedule, Stage};
+use crate::ltd::{PatchDrop, RandomLtd, Schedule, Stage, TokenDrop};
 use crate::nn::{Vit, VitConfig};
 
 /// A run, as far as its memory depends on it.
@@ -29,7 +29,7 @@ pub struct MemoryEstimate {
     pub parameters: u64,
     /// Their gradients.
     pub gradients: u64,
-    /// What the optimiser keeps of them.
+    /// What the optimiser keeps of them: moments, and the running average if there is one.
     pub moments: u64,
     /// Activations, their gradients, and all else that a step holds at its peak.
     pub activations: u64,
@@ -66,7 +66,7 @@ pub fn estimate(gpu: &Gpu, work: &Workload<'_>) -> Result<MemoryEstimate> {
     let weights = (live() - empty) / 2;
     let mut trainer = Trainer::new(&model, settings.clone())?;
     let held = live() - empty;
-    for stage in stages(settings.ltd.as_ref(), steps, config.tokens()) {
+    for stage in stages(&settings.drop, steps, config.tokens()) {
         for _ in 0..REPEATS {
             trainer.rehearse(stage.first_step, &batch)?;
         }
@@ -98,8 +98,8 @@ pub(super) fn blank_batch(config: &VitConfig, samples: usize) -> Result<Batch> {
 }
 
 /// The kept lengths to look at.
-pub(super) fn stages(ltd: Option<&RandomLtd>, steps: u64, tokens: usize) -> Vec<Stage> {
-    let all = ltd.map_or_else(|| vec![Stage { first_step: 0, kept: tokens }], |ltd| ltd.stages(steps, tokens));
+pub(super) fn stages(drop: &TokenDrop, steps: u64, tokens: usize) -> Vec<Stage> {
+    let all = drop.stages(steps, tokens);
     let count = all.len().min(MOST_STAGES);
     // The last one always, then evenly down.
     (0..count).map(|i| all[all.len() - 1 - i * all.len() / count]).rev().collect()
@@ -112,7 +112,7 @@ pub struct Remedy {
     pub accumulate: usize,
     /// [`TrainSettings::checkpoint_blocks`].
     pub checkpoint_blocks: bool,
-    /// The most tokens that random-LTD may keep, where that must be lower.
+    /// The most tokens that may be kept where tokens are dropped, where that must be lower.
     pub longest: Option<usize>,
     /// The run with these.
     pub estimate: MemoryEstimate,
@@ -157,12 +157,12 @@ pub fn check_memory(gpu: &Gpu, work: &Workload<'_>, budget: Option<u64>) -> Resu
 }
 
 /// Settings that make a run fit the limits of the device and `budget`, in bytes, found by dry runs: the fewest
-/// micro-batches (by doubling); checkpointed blocks, with the fewest micro-batches if they alone do not do; and, under
-/// random-LTD, a lower largest kept length. The batch of an optimiser step stays the same. Each kind comes at most once.
+/// micro-batches (by doubling); checkpointed blocks, with the fewest micro-batches if they alone do not do; and, where
+/// tokens are dropped, a lower largest kept length. The batch of an optimiser step stays the same. Each kind comes at most once.
 pub fn remedies(gpu: &Gpu, work: &Workload<'_>, budget: Option<u64>) -> Vec<Remedy> {
     let attempt = |accumulate: usize, checkpoint_blocks: bool, longest: Option<usize>| {
-        let ltd = shortened(work.settings.ltd.as_ref(), longest)?;
-        let settings = TrainSettings { accumulate, checkpoint_blocks, ltd, ..work.settings.clone() };
+        let drop = shortened(&work.settings.drop, longest)?;
+        let settings = TrainSettings { accumulate, checkpoint_blocks, drop, ..work.settings.clone() };
         let estimate = estimate(gpu, &Workload { settings: &settings, ..*work }).ok()?;
         let fits = budget.is_none_or(|budget| estimate.peak <= budget);
         fits.then_some(Remedy { accumulate, checkpoint_blocks, longest, estimate })
@@ -186,20 +186,24 @@ fn doublings(from: usize, to: usize) -> impl Iterator<Item = usize> {
 /// Largest kept lengths below that of the schedule, by eighths of the full length.
 fn shorter(work: &Workload<'_>) -> impl Iterator<Item = usize> {
     let tokens = work.config.tokens();
-    let lengths = work.settings.ltd.as_ref().map(|ltd| {
-        let kept = |step| ltd.schedule().kept_length(step).min(tokens);
-        kept(0)..kept(work.steps.saturating_sub(1))
-    });
+    let kept = |step| work.settings.drop.kept_length(step, tokens);
+    let lengths = kept(0)..kept(work.steps.saturating_sub(1));
     let eighths = (1..8).rev().map(move |i| i * tokens / 8);
-    eighths.filter(move |r| lengths.as_ref().is_some_and(|lengths| lengths.contains(r)))
+    eighths.filter(move |r| lengths.contains(r))
 }
 
-/// The same blocks with `longest` tokens kept, if that is asked for; `None` if it is not possible.
-fn shortened(ltd: Option<&RandomLtd>, longest: Option<usize>) -> Option<Option<RandomLtd>> {
-    let (Some(ltd), Some(longest)) = (ltd, longest) else { return Some(ltd.cloned()) };
-    let constant = Schedule::constant(longest).ok()?;
-    let ltd = RandomLtd::new(ltd.total_blocks(), constant).and_then(|new| new.with_blocks(ltd.ltd_blocks()));
-    ltd.ok().map(Some)
+/// The same way of dropping with `longest` tokens kept at every step, if that is asked for; `None` if it is not possible.
+fn shortened(drop: &TokenDrop, longest: Option<usize>) -> Option<TokenDrop> {
+    let Some(longest) = longest else { return Some(drop.clone()) };
+    match drop {
+        TokenDrop::None => None,
+        TokenDrop::RandomLtd(ltd) => {
+            let constant = Schedule::constant(longest).ok()?;
+            let ltd = RandomLtd::new(ltd.total_blocks(), constant).and_then(|new| new.with_blocks(ltd.ltd_blocks()));
+            ltd.ok().map(TokenDrop::RandomLtd)
+        }
+        TokenDrop::PatchDrop(drop) => PatchDrop::new(longest, drop.keep_prefix_tokens()).ok().map(TokenDrop::PatchDrop),
+    }
 }
 
 /// Memory that is free for a run, in bytes: the machine's own where the device shares it, as CPU drivers and integrated

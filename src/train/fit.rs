@@ -25,6 +25,13 @@ pub struct FitData<'a> {
     pub class_names: &'a [String],
 }
 
+/// What a run may do besides.
+#[derive(Clone, Debug, Default)]
+pub struct FitOptions {
+    /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation accuracy.
+    pub patience: Option<u64>,
+}
+
 /// An epoch, or what of it was run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochMetrics {
@@ -77,6 +84,8 @@ pub struct Outcome {
     pub samples: u64,
     /// Whether the observer ended it early.
     pub stopped: bool,
+    /// Whether it ended early for want of progress ([`FitOptions::patience`]).
+    pub out_of_patience: bool,
     /// The best validation result, and the epoch it was reached in.
     pub best: Option<(u64, Evaluation)>,
     /// Layer tokens.
@@ -86,17 +95,27 @@ pub struct Outcome {
 }
 
 /// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split and
-/// saved; after a step that was not finite the files of the last epoch stay.
+/// saved; after a step that was not finite the files of the last epoch stay. With a running average
+/// ([`TrainSettings::ema`]) that is what is measured and saved; `model` keeps its own weights.
 ///
 /// # Errors
 /// As [`Trainer::step`], or if data cannot be read or checkpoints written.
-pub fn fit(model: &Vit, data: &FitData<'_>, settings: TrainSettings, observer: &mut dyn Observer) -> Result<Outcome> {
+pub fn fit(
+    model: &Vit,
+    data: &FitData<'_>,
+    settings: TrainSettings,
+    options: &FitOptions,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
     if data.steps == 0 {
         return Err(Error::argument("fit", "steps", "at least 1", 0));
     }
-    let mut run = Run::new(model, data, settings, observer)?;
+    if options.patience == Some(0) {
+        return Err(Error::argument("fit", "patience", "at least 1 epoch", 0));
+    }
+    let mut run = Run::new(model, data, settings, options, observer)?;
     let mut batches = data.train.batches_from(Position::default())?;
-    while run.trainer.steps() < data.steps && !run.stopped {
+    while run.trainer.steps() < data.steps && !run.stopped && !run.is_out_of_patience() {
         let started = Instant::now();
         let waited = batches.waited();
         let Some(batch) = batches.next() else { break };
@@ -122,6 +141,7 @@ pub fn fit(model: &Vit, data: &FitData<'_>, settings: TrainSettings, observer: &
 struct Run<'a> {
     model: &'a Vit,
     data: &'a FitData<'a>,
+    options: &'a FitOptions,
     observer: &'a mut dyn Observer,
     trainer: Trainer<'a>,
     timing: Timing,
@@ -129,6 +149,8 @@ struct Run<'a> {
     sums: (f64, u64, u64),
     samples: u64,
     best: Option<(u64, Evaluation)>,
+    /// Epochs since the best.
+    stale: u64,
     stopped: bool,
     compiled_before: Duration,
 }
@@ -138,17 +160,20 @@ impl<'a> Run<'a> {
         model: &'a Vit,
         data: &'a FitData<'a>,
         settings: TrainSettings,
+        options: &'a FitOptions,
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
         Ok(Run {
             model,
             data,
+            options,
             observer,
             trainer: Trainer::new(model, settings)?,
             timing: Timing::default(),
             sums: (0.0, 0, 0),
             samples: 0,
             best: None,
+            stale: 0,
             stopped: false,
             compiled_before: model.gpu().stats().compile_time,
         })
@@ -168,12 +193,14 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         // Its batches are of other sizes: beside a step's memory, what they need would add to the peak.
         self.model.gpu().trim();
-        let validation = evaluate(self.model, self.data.validation)?;
+        let validation = self.trainer.averaged(|| evaluate(self.model, self.data.validation))?;
         self.model.gpu().trim();
         self.timing.evaluation += started.elapsed();
         let is_best = self.best.is_none_or(|(_, best)| validation.accuracy > best.accuracy);
+        self.stale += 1;
         if is_best {
             self.best = Some((epoch, validation));
+            self.stale = 0;
         }
         self.save(is_best)?;
         let (loss, correct, samples) = std::mem::take(&mut self.sums);
@@ -193,21 +220,28 @@ impl<'a> Run<'a> {
     fn save(&mut self, is_best: bool) -> Result<()> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
         let started = Instant::now();
-        save_vit(&folder.join("last.safetensors"), self.model, self.data.class_names)?;
-        if is_best {
-            save_vit(&folder.join("best.safetensors"), self.model, self.data.class_names)?;
-        }
+        let save = |name: &str| save_vit(&folder.join(name), self.model, self.data.class_names);
+        self.trainer.averaged(|| {
+            save("last.safetensors")?;
+            if is_best { save("best.safetensors") } else { Ok(()) }
+        })?;
         self.timing.checkpoints += started.elapsed();
         Ok(())
     }
 
+    fn is_out_of_patience(&self) -> bool {
+        self.options.patience.is_some_and(|patience| self.stale >= patience)
+    }
+
     fn outcome(self) -> Outcome {
+        let is_early = self.trainer.steps() < self.data.steps;
         let host = self.trainer.host_time();
         let compilation = self.model.gpu().stats().compile_time - self.compiled_before;
         Outcome {
             steps: self.trainer.steps(),
             samples: self.samples,
-            stopped: self.stopped && self.trainer.steps() < self.data.steps,
+            stopped: self.stopped && is_early,
+            out_of_patience: !self.stopped && is_early && self.is_out_of_patience(),
             best: self.best,
             layer_tokens: self.trainer.layer_tokens(),
             timing: Timing { compilation, host, ..self.timing },

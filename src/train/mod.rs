@@ -7,11 +7,13 @@
 mod estimate;
 mod evaluate;
 mod fit;
+mod freeze;
 mod step;
 mod tuning;
 
 pub use estimate::{MemoryEstimate, Remedy, Workload, available_memory, check_memory, estimate, remedies};
 pub use evaluate::{Evaluation, evaluate};
-pub use fit::{EpochMetrics, FitData, Observer, Outcome, Timing, fit};
+pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
+pub use freeze::Freeze;
 pub use step::{StepMetrics, TrainSettings, Trainer};
 pub use tuning::{TUNING_BUDGET, TuningStore, tune, tuned};

@@ -3,14 +3,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::Freeze;
 use crate::autograd::Parameters;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
-use crate::ltd::{LayerTokens, Layers, RandomLtd, StepPlan};
+use crate::ltd::{Kept, LayerTokens, TokenDrop};
 use crate::nn::{Mode, Precision, Vit};
 use crate::ops::{self, CrossEntropy, RandomKey, TokenIndices};
-use crate::optim::{LossScale, LrSchedule, Optimizer, Rule, StepReport, decays};
+use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, Rule, StepReport, decays, layer_scale};
 use crate::tensor::Tensor;
 
 /// What a training run needs besides a model and data.
@@ -24,9 +25,15 @@ pub struct TrainSettings {
     pub rate: LrSchedule,
     /// The loss.
     pub loss: CrossEntropy,
-    /// Random-LTD; `None` trains at full length.
-    pub ltd: Option<RandomLtd>,
-    /// Seeds dropout and stochastic depth. (Random-LTD and the data have their own.)
+    /// Which tokens are dropped.
+    pub drop: TokenDrop,
+    /// What is not trained.
+    pub freeze: Freeze,
+    /// Layer-wise decay of the learning rate ([`layer_scale`]), above 0; 1 is none.
+    pub layer_decay: f32,
+    /// A running average of the weights, which then is what [`super::fit`] measures and saves.
+    pub ema: Option<Ema>,
+    /// Seeds dropout and stochastic depth. (Dropped tokens and the data have their own.)
     pub seed: u64,
     /// Micro-batches that a step's batch is cut into, at least 1: their gradients add up to the whole batch's, in the memory
     /// of one. Tokens kept and dropout masks are those of the undivided batch. A batch of fewer samples is cut into single
@@ -40,6 +47,46 @@ pub struct TrainSettings {
     pub checkpoint_blocks: bool,
 }
 
+impl TrainSettings {
+    /// The plainest training: all parameters at one rate, full length, full precision, no clipping, smoothing or averaging,
+    /// whole batches, seed 0. Change what differs: `TrainSettings { seed: 7, ..TrainSettings::new(rule, rate) }`.
+    pub fn new(rule: Rule, rate: LrSchedule) -> Self {
+        TrainSettings {
+            rule,
+            max_norm: None,
+            rate,
+            loss: CrossEntropy::default(),
+            drop: TokenDrop::None,
+            freeze: Freeze::Nothing,
+            layer_decay: 1.0,
+            ema: None,
+            seed: 0,
+            accumulate: 1,
+            precision: Precision::F32,
+            checkpoint_blocks: false,
+        }
+    }
+
+    /// What follows from them for the update of a model's parameters.
+    fn optimizer(&self, model: &Vit) -> Result<Optimizer> {
+        let (parameters, depth) = (model.parameters(), model.config().depth);
+        let mut optimizer = Optimizer::new(parameters, self.rule, self.max_norm, decays)?;
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            return Err(Error::argument("Trainer", "layer_decay", "above 0 and at most 1", self.layer_decay));
+        }
+        if self.layer_decay < 1.0 {
+            optimizer = optimizer.with_rate_scales(parameters, |path| layer_scale(path, depth, self.layer_decay))?;
+        }
+        if let Some(ema) = self.ema {
+            optimizer = optimizer.with_ema(parameters, ema)?;
+        }
+        match self.precision {
+            Precision::F32 => Ok(optimizer),
+            Precision::F16 => optimizer.with_loss_scale(LossScale::default()),
+        }
+    }
+}
+
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepMetrics {
@@ -51,7 +98,7 @@ pub struct StepMetrics {
     pub correct: u32,
     /// Samples in the batch.
     pub samples: usize,
-    /// R in the LTD blocks; T at full length.
+    /// R in the blocks that drop tokens; T at full length.
     pub kept: usize,
     /// T.
     pub tokens: usize,
@@ -90,7 +137,8 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A trainer at step 0. No weight decay on biases, norms, class token and positions, as timm.
+    /// A trainer at step 0, which freezes what the settings freeze. No weight decay on biases, norms, class token and
+    /// positions, as timm.
     ///
     /// # Errors
     /// If a setting does not fit the model.
@@ -98,18 +146,10 @@ impl<'a> Trainer<'a> {
         if settings.accumulate == 0 {
             return Err(Error::argument("Trainer", "accumulate", "at least 1", 0));
         }
-        if let Some(ltd) = &settings.ltd {
-            ltd.check_length(model.config().tokens())?;
-            if ltd.total_blocks() != model.config().depth {
-                let expected = format!("{}, the model's depth", model.config().depth);
-                return Err(Error::argument("random-LTD", "total_blocks", expected, ltd.total_blocks()));
-            }
-        }
-        let optimizer = Optimizer::new(model.parameters(), settings.rule, settings.max_norm, decays)?;
-        let optimizer = match settings.precision {
-            Precision::F32 => optimizer,
-            Precision::F16 => optimizer.with_loss_scale(LossScale::default())?,
-        };
+        let config = model.config();
+        settings.drop.check(config.depth, config.tokens(), config.prefix_tokens())?;
+        settings.freeze.apply(model)?;
+        let optimizer = settings.optimizer(model)?;
         Ok(Trainer {
             model,
             settings,
@@ -182,22 +222,14 @@ impl<'a> Trainer<'a> {
 
     /// Accounts for a step of `samples` samples and returns its R.
     fn begin(&mut self, samples: usize) -> usize {
-        let plan = self.plan();
-        let all_plain = Layers { total: self.model.config().depth as u64, ltd: 0 };
-        let tokens = self.model.config().tokens();
-        let full = || all_plain.layer_tokens(samples as u64, tokens as u64, tokens as u64);
-        let kept = plan.map_or(tokens, |plan| plan.kept());
-        let layer_tokens = plan.map_or_else(full, |plan| plan.layer_tokens(samples as u64));
-        self.layer_tokens += layer_tokens;
+        let (drop, config) = (&self.settings.drop, self.model.config());
+        let kept = drop.kept_length(self.step, config.tokens());
+        self.layer_tokens += drop.layer_tokens(self.step, samples as u64, config.depth, config.tokens());
         if self.kept.replace(kept).is_some_and(|before| before != kept) {
             // Buffers of the old length are of no more use; kept, they would lie beside those of the new.
             self.model.gpu().trim();
         }
         kept
-    }
-
-    fn plan(&self) -> Option<StepPlan<'_>> {
-        self.settings.ltd.as_ref().map(|ltd| ltd.plan(self.step, self.model.config().tokens()))
     }
 
     /// Labels that count in the mean loss.
@@ -211,11 +243,10 @@ impl<'a> Trainer<'a> {
         let gpu = self.model.gpu();
         let weight = (self.counted(&batch.labels[range.clone()]) as f64 / whole as f64) as f32;
         let (images, labels) = upload(gpu, batch, range.clone(), self.model.config().img_size)?;
-        let kept = self.draw(range.clone())?;
         let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample: range.start as u64 };
         let TrainSettings { checkpoint_blocks, precision, .. } = self.settings;
         let mode = Mode::training(key).checkpointed(checkpoint_blocks).with_precision(precision);
-        let logits = self.model.forward(&images, &kept, &mode)?;
+        let logits = self.forward(&images, range, &mode)?;
         let loss = ops::cross_entropy(&logits, &labels, &self.settings.loss)?;
         let correct = ops::count_correct(&logits.detach(), &labels, self.settings.loss.ignore_index)?;
         // The graph keeps what backward needs; from here on it alone decides when.
@@ -228,14 +259,20 @@ impl<'a> Trainer<'a> {
         Ok(Part { loss: loss.detach(), correct, weight })
     }
 
-    /// The tokens that each block keeps of the samples in `range`.
-    fn draw(&self, range: Range<usize>) -> Result<Vec<Option<TokenIndices>>> {
-        let Some(plan) = self.plan() else { return Ok(Vec::new()) };
-        let samples = range.len();
-        let upload =
-            |positions: Vec<u32>| TokenIndices::new(self.model.gpu(), samples, plan.kept(), plan.tokens(), &positions);
-        let drawn = plan.draw(range.start as u64, samples)?;
-        drawn.into_iter().map(|positions| positions.map(upload).transpose()).collect()
+    /// Logits of the samples in `range`, without the tokens that this step drops.
+    fn forward(&self, images: &Tensor, range: Range<usize>, mode: &Mode) -> Result<Tensor> {
+        let (gpu, tokens, samples) = (self.model.gpu(), self.model.config().tokens(), range.len());
+        let drop = &self.settings.drop;
+        let kept = drop.kept_length(self.step, tokens);
+        let upload = |positions: &[u32]| TokenIndices::new(gpu, samples, kept, tokens, positions);
+        match drop.draw(self.step, tokens, range.start as u64, samples)? {
+            Kept::All => self.model.forward(images, &[], mode),
+            Kept::Blocks(drawn) => {
+                let blocks = drawn.iter().map(|positions| positions.as_deref().map(upload).transpose());
+                self.model.forward(images, &blocks.collect::<Result<Vec<_>>>()?, mode)
+            }
+            Kept::Patches(positions) => self.model.forward_subset(images, &upload(&positions)?, mode),
+        }
     }
 
     fn resolve(&self, pending: Pending) -> Result<StepMetrics> {
@@ -255,6 +292,18 @@ impl<'a> Trainer<'a> {
 
     fn parameters(&self) -> &Parameters {
         self.model.parameters()
+    }
+
+    /// What `f` gives while the model has the running average for its weights ([`TrainSettings::ema`]); without one, while it
+    /// has its own. They are exchanged in place, which takes no memory, before and after.
+    ///
+    /// # Errors
+    /// Those of `f`, or if the device fails.
+    pub fn averaged<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.optimizer.exchange_ema()?;
+        let result = f();
+        self.optimizer.exchange_ema()?;
+        result
     }
 
     /// Steps recorded so far.

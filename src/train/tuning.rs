@@ -87,7 +87,7 @@ fn demands(gpu: &Gpu, work: &Workload<'_>) -> Result<Vec<Demand>> {
     let dry = gpu.dry_run()?;
     let model = Vit::new(&dry, config.clone(), 0)?;
     let mut trainer = Trainer::new(&model, settings.clone())?;
-    for stage in stages(settings.ltd.as_ref(), steps, config.tokens()) {
+    for stage in stages(&settings.drop, steps, config.tokens()) {
         trainer.rehearse(stage.first_step, &batch)?;
     }
     Ok(ops::demands(&dry))

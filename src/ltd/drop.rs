@@ -1,0 +1,214 @@
+//! The ways to drop tokens in training that a run chooses from.
+
+use super::{LayerTokens, Layers, RandomLtd, SampleKey, Stage, sample_kept_batch};
+use crate::error::{Error, Result};
+
+const OP: &str = "patch_drop";
+
+/// PatchDropout: of each sample one random set of R tokens goes through the whole model, from the position embedding on;
+/// the others leave it. Every step draws afresh; in evaluation nothing is dropped.
+/// Source: Liu et al., 2022, arXiv 2208.07220.
+///
+/// The draws are those of [`super::sample_kept`] with block number 2³²−1, which no block of a model has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchDrop {
+    kept: usize,
+    keep_prefix_tokens: usize,
+    until: u64,
+    seed: u64,
+}
+
+impl PatchDrop {
+    /// Keeps `kept` tokens of each sample, among them always the first `keep_prefix` (1 with a class token), at every step,
+    /// with seed 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless more tokens are kept than the prefix, and fewer than 2³².
+    pub fn new(kept: usize, keep_prefix: usize) -> Result<Self> {
+        if kept <= keep_prefix || u32::try_from(kept).is_err() {
+            let expected = format!("above the {keep_prefix} leading tokens that are always kept, and below 2^32");
+            return Err(Error::argument(OP, "kept", expected, kept));
+        }
+        Ok(PatchDrop { kept, keep_prefix_tokens: keep_prefix, until: u64::MAX, seed: 0 })
+    }
+
+    /// Keeps `share` of the patches of samples of `tokens` tokens, rounded down but at least one, behind the first
+    /// `keep_prefix` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `share` is above 0 and below 1 and there are more tokens than the prefix.
+    pub fn share(share: f64, tokens: usize, keep_prefix: usize) -> Result<Self> {
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::argument(OP, "share", "above 0 and below 1", share));
+        }
+        let patches = tokens.saturating_sub(keep_prefix);
+        if patches == 0 {
+            return Err(Error::argument(OP, "tokens", format!("above the {keep_prefix} that are always kept"), tokens));
+        }
+        Self::new(keep_prefix + ((share * patches as f64) as usize).max(1), keep_prefix)
+    }
+
+    /// Drops nothing from optimiser step `step` on, so that a run ends at full length.
+    pub fn with_until(mut self, step: u64) -> Self {
+        self.until = step;
+        self
+    }
+
+    /// Sets the seed of the draws.
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// R while tokens are dropped.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// How many leading tokens are never dropped.
+    pub fn keep_prefix_tokens(&self) -> usize {
+        self.keep_prefix_tokens
+    }
+
+    /// The first step at full length; 2⁶⁴−1 if there is none.
+    pub fn until(&self) -> u64 {
+        self.until
+    }
+
+    /// The seed of the draws.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn kept_length(&self, step: u64, tokens: usize) -> usize {
+        if step < self.until { self.kept.min(tokens) } else { tokens }
+    }
+
+    fn draw(&self, step: u64, tokens: usize, first_sample: u64, batch: usize) -> Result<Vec<u32>> {
+        let first = SampleKey { seed: self.seed, step, block: u32::MAX, sample: first_sample };
+        sample_kept_batch(&first, batch, tokens, self.kept, self.keep_prefix_tokens)
+    }
+}
+
+/// Which tokens a training run drops.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TokenDrop {
+    /// None: full length.
+    #[default]
+    None,
+    /// Some in each LTD block, which the next block sees again.
+    RandomLtd(RandomLtd),
+    /// Some for the whole depth.
+    PatchDrop(PatchDrop),
+}
+
+/// The kept positions of a batch under [`TokenDrop`], ascending and distinct for each sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// All tokens.
+    All,
+    /// For each block those that go through it, `u32[B, R]`, or `None` for all.
+    Blocks(Vec<Option<Vec<u32>>>),
+    /// Those that go through the model, `u32[B, R]`.
+    Patches(Vec<u32>),
+}
+
+impl From<Option<RandomLtd>> for TokenDrop {
+    fn from(ltd: Option<RandomLtd>) -> Self {
+        ltd.map_or(TokenDrop::None, TokenDrop::RandomLtd)
+    }
+}
+
+impl From<RandomLtd> for TokenDrop {
+    fn from(ltd: RandomLtd) -> Self {
+        TokenDrop::RandomLtd(ltd)
+    }
+}
+
+impl From<PatchDrop> for TokenDrop {
+    fn from(drop: PatchDrop) -> Self {
+        TokenDrop::PatchDrop(drop)
+    }
+}
+
+impl TokenDrop {
+    /// Checks the settings against a model of `depth` blocks and `tokens` tokens, of which the first `prefix` are no
+    /// patches.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if nothing would ever be dropped, random-LTD is for another depth, or patch dropping could drop
+    /// a token that is no patch.
+    pub fn check(&self, depth: usize, tokens: usize, prefix: usize) -> Result<()> {
+        match self {
+            TokenDrop::None => Ok(()),
+            TokenDrop::RandomLtd(ltd) => {
+                ltd.check_length(tokens)?;
+                if ltd.total_blocks() != depth {
+                    let expected = format!("{depth}, the model's depth");
+                    return Err(Error::argument("random-LTD", "total_blocks", expected, ltd.total_blocks()));
+                }
+                Ok(())
+            }
+            TokenDrop::PatchDrop(drop) => {
+                if drop.kept >= tokens {
+                    return Err(Error::argument(OP, "kept", format!("below the full length, {tokens}"), drop.kept));
+                }
+                if drop.keep_prefix_tokens < prefix {
+                    let expected = format!("at least {prefix}, the model's tokens before the patches");
+                    return Err(Error::argument(OP, "keep_prefix", expected, drop.keep_prefix_tokens));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// R at optimiser step `step`: of `tokens` tokens, those that the blocks that drop keep. It never falls.
+    pub fn kept_length(&self, step: u64, tokens: usize) -> usize {
+        match self {
+            TokenDrop::None => tokens,
+            TokenDrop::RandomLtd(ltd) => ltd.plan(step, tokens).kept(),
+            TokenDrop::PatchDrop(drop) => drop.kept_length(step, tokens),
+        }
+    }
+
+    /// All distinct kept lengths that steps `0..steps` visit, ascending, with the first step of each.
+    pub fn stages(&self, steps: u64, tokens: usize) -> Vec<Stage> {
+        match self {
+            TokenDrop::None => vec![Stage { first_step: 0, kept: tokens }],
+            TokenDrop::RandomLtd(ltd) => ltd.stages(steps, tokens),
+            TokenDrop::PatchDrop(drop) => {
+                let starts =
+                    [0, drop.until].map(|first_step| Stage { first_step, kept: drop.kept_length(first_step, tokens) });
+                let mut stages: Vec<Stage> = starts.into_iter().filter(|stage| stage.first_step < steps).collect();
+                stages.dedup_by_key(|stage| stage.kept);
+                stages
+            }
+        }
+    }
+
+    /// Layer tokens that step `step` consumes in a model of `depth` blocks with a global batch of `batch` samples.
+    pub fn layer_tokens(&self, step: u64, batch: u64, depth: usize, tokens: usize) -> LayerTokens {
+        let dropping = match self {
+            TokenDrop::None => 0,
+            TokenDrop::RandomLtd(ltd) => ltd.layers().ltd,
+            TokenDrop::PatchDrop(_) => depth as u64,
+        };
+        let layers = Layers { total: depth as u64, ltd: dropping };
+        layers.layer_tokens(batch, self.kept_length(step, tokens) as u64, tokens as u64)
+    }
+
+    /// Draws the kept tokens of samples `first_sample..first_sample + batch` of step `step`, counted in the *global* batch.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the batch is empty or `batch * R` exceeds 2³²−1.
+    pub fn draw(&self, step: u64, tokens: usize, first_sample: u64, batch: usize) -> Result<Kept> {
+        if self.kept_length(step, tokens) >= tokens {
+            return Ok(Kept::All);
+        }
+        match self {
+            TokenDrop::None => Ok(Kept::All),
+            TokenDrop::RandomLtd(ltd) => ltd.plan(step, tokens).draw(first_sample, batch).map(Kept::Blocks),
+            TokenDrop::PatchDrop(drop) => drop.draw(step, tokens, first_sample, batch).map(Kept::Patches),
+        }
+    }
+}

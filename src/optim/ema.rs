@@ -1,0 +1,84 @@
+//! A running average of the weights, which often does better than the weights themselves.
+
+use super::pass::{EXCHANGE, FOLLOW};
+use super::{BLOCK, OptimParams, Segment};
+use crate::autograd::Parameters;
+use crate::error::{Error, Result};
+use crate::gpu::{BufferView, Grid};
+use crate::tensor::Tensor;
+
+/// An exponential moving average of the weights: a ← d·a + (1 − d)·w after every update, from the weights at the start on.
+/// Source: timm's `ModelEmaV3`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ema {
+    /// d; the average looks back on about 1/(1 − d) updates.
+    pub decay: f32,
+    /// Lets d rise with the t-th step, from 0: d = min(decay, 1 − (1 + t)^(−2/3)). So a short run's average forgets the
+    /// weights that it started from.
+    pub warmup: bool,
+}
+
+impl Default for Ema {
+    fn default() -> Self {
+        Ema { decay: 0.9999, warmup: true }
+    }
+}
+
+impl Ema {
+    /// d at optimiser step `step`, from 0.
+    pub fn decay_at(&self, step: u64) -> f32 {
+        if !self.warmup {
+            return self.decay;
+        }
+        let rising = 1.0 - (1.0 + step as f64).powf(-2.0 / 3.0);
+        (rising as f32).min(self.decay)
+    }
+
+    fn check(&self) -> Result<()> {
+        let ok = (0.0..1.0).contains(&self.decay);
+        if ok { Ok(()) } else { Err(Error::argument("EMA", "decay", "in 0..1", self.decay)) }
+    }
+}
+
+/// The average on the device, in an arena of the layout of the weights'.
+pub(super) struct Average {
+    pub(super) settings: Ema,
+    pub(super) segments: Vec<BufferView>,
+}
+
+impl Average {
+    /// Starts from the weights as they are.
+    pub(super) fn new(parameters: &Parameters, settings: Ema) -> Result<Self> {
+        settings.check()?;
+        let segments: Vec<BufferView> = parameters.twin()?.segments().collect();
+        for ((value, _), average) in parameters.segments().iter().zip(&segments) {
+            parameters.gpu().copy(value, average);
+        }
+        Ok(Average { settings, segments })
+    }
+
+    /// Follows the update of step `step`, unless it was skipped.
+    pub(super) fn follow(&self, weights: &[Segment], state: &Tensor, params: OptimParams, step: u64) -> Result<()> {
+        let share = 1.0 - f64::from(self.settings.decay_at(step));
+        for (weights, average) in weights.iter().zip(&self.segments) {
+            let params = OptimParams { elements: weights.elements, ema_share: share as f32, ..params };
+            let buffers = [state.buffer(), &weights.value, average];
+            state.gpu().dispatch(&FOLLOW, &params, &buffers, grid(weights.elements))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the average in the place of the weights and the weights in its own.
+    pub(super) fn exchange(&self, weights: &[Segment], state: &Tensor, params: OptimParams) -> Result<()> {
+        for (weights, average) in weights.iter().zip(&self.segments) {
+            let params = OptimParams { elements: weights.elements, ..params };
+            state.gpu().dispatch(&EXCHANGE, &params, &[&weights.value, average], grid(weights.elements))?;
+        }
+        Ok(())
+    }
+}
+
+/// 64 invocations with four elements each.
+fn grid(elements: u32) -> Grid {
+    Grid::linear(elements as usize, 4 * BLOCK)
+}
