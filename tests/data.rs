@@ -11,11 +11,11 @@ use wgrad::data::{
 use wgrad::{Error, Result};
 
 /// The message of an expected error.
-fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
+pub fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
     result.expect_err("an error").to_string()
 }
 
-fn assert_mentions(message: &str, parts: &[&str]) {
+pub fn assert_mentions(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{part:?} is missing from {message:?}");
     }
@@ -29,7 +29,7 @@ fn class_counts(split: &Split, classes: usize) -> Vec<usize> {
 
 /// A picture of noise that any language makes alike: the high bytes of a linear congruential generator that starts at
 /// 65536·width + height.
-fn noise(width: u32, height: u32) -> Image<'static> {
+pub fn noise(width: u32, height: u32) -> Image<'static> {
     let mut state = width * 65536 + height;
     let next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -46,11 +46,11 @@ fn noise_split(count: u32, side: u32, classes: u32) -> Split {
 }
 
 /// The 64-bit FNV-1a hash.
-fn fnv(bytes: &[u8]) -> u64 {
+pub fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-fn channels_first(image: &Image<'_>) -> Vec<u8> {
+pub fn channels_first(image: &Image<'_>) -> Vec<u8> {
     (0..3).flat_map(|channel| image.pixels().iter().skip(channel).step_by(3).copied()).collect()
 }
 
@@ -502,7 +502,7 @@ fn the_evaluation_crop_equals_pillow() {
         ([5, 9, 28], 0.875, 0x356d_c643_18a8_7247),
     ];
     for ([width, height, size], fraction, expected) in hashes {
-        let transform = Transform { size, crop: Crop::Centre { fraction }, flip: false };
+        let transform = Transform::new(size, Crop::Centre { fraction });
         let mut sample = vec![0; transform.sample_bytes()];
         transform.apply(&noise(width, height), Key { seed: 1, epoch: 2, sample: 3 }, &mut sample).unwrap();
         assert_eq!(fnv(&sample), expected, "{width} x {height} to {size} at {fraction}");
@@ -525,7 +525,7 @@ fn resizing_refuses_sizes_and_windows_that_make_no_sense() {
 
 // Augmentation.
 
-fn apply(transform: Transform, image: &Image<'_>, sample: u32) -> Vec<u8> {
+pub fn apply(transform: Transform, image: &Image<'_>, sample: u32) -> Vec<u8> {
     let mut out = vec![0; transform.sample_bytes()];
     transform.apply(image, Key { seed: 11, epoch: 3, sample }, &mut out).unwrap();
     out
@@ -534,7 +534,7 @@ fn apply(transform: Transform, image: &Image<'_>, sample: u32) -> Vec<u8> {
 #[test]
 fn random_crops_are_windows_of_the_resized_photo() {
     let image = noise(40, 30);
-    let transform = Transform { size: 12, crop: Crop::Random { fraction: 0.8 }, flip: true };
+    let transform = Transform { flip: true, ..Transform::new(12, Crop::Random { fraction: 0.8 }) };
     let resized = image.resize(20, 15).unwrap();
     let mut windows = Vec::new();
     for (left, top) in (0..=8).flat_map(|left| (0..=3).map(move |top| (left, top))) {
@@ -568,7 +568,7 @@ fn padded_crops_are_windows_of_the_padded_picture() {
             let pixels: Vec<u8> = (top..top + 6).flat_map(|y| (left..left + 6).flat_map(move |x| at(y, x))).collect();
             windows.push(channels_first(&Image::new(6, 6, pixels).unwrap()));
         }
-        let transform = Transform { size: 6, crop: Crop::Pad { pixels: 2, padding }, flip: false };
+        let transform = Transform::new(6, Crop::Pad { pixels: 2, padding });
         let mut seen = vec![0; windows.len()];
         for sample in 0..1000 {
             let made = apply(transform, &image, sample);
@@ -582,7 +582,7 @@ fn padded_crops_are_windows_of_the_padded_picture() {
 fn padding_wider_than_the_picture_is_possible() {
     for (width, height) in [(1, 1), (2, 5)] {
         for padding in [Padding::Zero, Padding::Reflect] {
-            let transform = Transform { size: 3, crop: Crop::Pad { pixels: 20, padding }, flip: false };
+            let transform = Transform::new(3, Crop::Pad { pixels: 20, padding });
             (0..50).for_each(|sample| assert_eq!(apply(transform, &noise(width, height), sample).len(), 27));
         }
     }
@@ -591,7 +591,7 @@ fn padding_wider_than_the_picture_is_possible() {
 #[test]
 fn augmentation_depends_on_the_whole_key_and_evaluation_on_nothing() {
     let image = noise(40, 40);
-    let random = Transform { size: 8, crop: Crop::Random { fraction: 0.3 }, flip: true };
+    let random = Transform { flip: true, ..Transform::new(8, Crop::Random { fraction: 0.3 }) };
     let make = |transform: Transform, key: Key| {
         let mut out = vec![0; transform.sample_bytes()];
         transform.apply(&image, key, &mut out).unwrap();
@@ -602,7 +602,7 @@ fn augmentation_depends_on_the_whole_key_and_evaluation_on_nothing() {
     assert_eq!(make(random, key), make(random, key));
     assert!(others.iter().all(|&other| make(random, other) != make(random, key)));
     for crop in [Crop::Whole, Crop::Centre { fraction: 0.5 }] {
-        let fixed = Transform { size: 8, crop, flip: false };
+        let fixed = Transform::new(8, crop);
         assert!(others.iter().all(|&other| make(fixed, other) == make(fixed, key)));
     }
     // Pinned, so that a stored run can be continued by a later version.
@@ -611,7 +611,7 @@ fn augmentation_depends_on_the_whole_key_and_evaluation_on_nothing() {
 
 #[test]
 fn settings_out_of_range_are_named() {
-    let good = Transform { size: 8, crop: Crop::Whole, flip: false };
+    let good = Transform::new(8, Crop::Whole);
     assert_mentions(&refused(Transform { size: 0, ..good }.check()), &["size"]);
     assert_mentions(&refused(Transform { size: 5000, ..good }.check()), &["size"]);
     for fraction in [0.0, -1.0, 1.5, f64::NAN] {
@@ -625,7 +625,8 @@ fn settings_out_of_range_are_named() {
 
 // The loader.
 
-const MOVING: Transform = Transform { size: 8, crop: Crop::Pad { pixels: 2, padding: Padding::Reflect }, flip: true };
+const MOVING: Transform =
+    Transform { flip: true, ..Transform::new(8, Crop::Pad { pixels: 2, padding: Padding::Reflect }) };
 
 fn loader(split: &Split, options: LoaderOptions) -> Loader {
     Loader::new(split, MOVING, options).unwrap()
@@ -679,7 +680,7 @@ fn every_epoch_is_another_order_of_the_same_samples() {
 #[test]
 fn evaluation_sees_every_sample_once_in_order() {
     let split = noise_split(21, 8, 7);
-    let whole = Transform { size: 8, crop: Crop::Whole, flip: false };
+    let whole = Transform::new(8, Crop::Whole);
     let loader = Loader::new(&split, whole, LoaderOptions::evaluation(8)).unwrap();
     let batches: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
     assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [8, 8, 5]);

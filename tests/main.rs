@@ -1,5 +1,7 @@
 //! The one integration-test binary: a module for each concern.
 
+#[cfg(feature = "train")]
+mod augment;
 mod autograd;
 #[cfg(feature = "train")]
 mod checkpoint;

@@ -915,7 +915,7 @@ fn split(n: usize) -> Split {
     Split::from_pixels(16, 16, (0..noise.len()).map(pixel).collect(), labels).unwrap()
 }
 
-const WHOLE: Transform = Transform { size: 16, crop: Crop::Whole, flip: false };
+const WHOLE: Transform = Transform::new(16, Crop::Whole);
 
 fn loader(n: usize, options: LoaderOptions) -> Loader {
     Loader::new(&split(n), WHOLE, LoaderOptions { threads: 1, ..options }).unwrap()

@@ -88,6 +88,11 @@ impl<'a> Image<'a> {
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
+
+    /// The pixels, to change; copied first if they are borrowed.
+    pub fn pixels_mut(&mut self) -> &mut [u8] {
+        self.pixels.to_mut()
+    }
 }
 
 /// A side must be in 1..=[`MAX_SIDE`].

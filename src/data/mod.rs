@@ -7,7 +7,9 @@
 //! | `digits`, `cifar`, `folder` | the data sets: [`digits`], [`cifar10`] and [`cifar100`], [`image_folder`] |
 //! | `image` | [`Image`]: decoding photos, with limits |
 //! | `resize` | bicubic resizing, equal to Pillow's |
-//! | `transform` | [`Transform`]: from a picture to a sample `u8[3, S, S]` |
+//! | `crop` | [`Crop`]: which part of a picture becomes the sample |
+//! | `augment` | [`AutoAugment`], [`ColorJitter`], [`RandomErasing`], and the single [`Edit`]s |
+//! | `transform` | [`Transform`]: from a picture to a sample `u8[3, S, S]`, all of this in order |
 //! | `loader` | [`Loader`]: samples to batches, on threads, ahead of time |
 //! | `random` | random numbers by key |
 //!
@@ -27,7 +29,9 @@
 //! # Ok::<(), wgrad::Error>(())
 //! ```
 
+mod augment;
 mod cifar;
+mod crop;
 mod digits;
 mod folder;
 mod image;
@@ -37,14 +41,16 @@ mod resize;
 mod split;
 mod transform;
 
+pub use augment::{AutoAugment, ColorJitter, Edit, Fill, RandomErasing};
 pub use cifar::{cifar10, cifar100};
+pub use crop::{Crop, Padding};
 pub use digits::digits;
 pub use folder::{FolderOptions, image_folder};
 pub use image::{Image, MAX_PIXELS, MAX_SIDE};
 pub use loader::{Batch, Batches, Loader, LoaderOptions, Position, Skipped};
-pub use resize::Window;
+pub use resize::{Part, Window};
 pub use split::Split;
-pub use transform::{Crop, Key, Padding, Transform};
+pub use transform::{Key, Transform};
 
 /// Labelled pictures in three splits, and how they are best shown to a model.
 #[derive(Clone, Debug)]
@@ -70,14 +76,14 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// The transform for training a model whose input is `size` × `size`.
+    /// The transform for training a model whose input is `size` × `size`: crop and mirror, no further augmentation.
     pub fn train_transform(&self, size: u32) -> Transform {
-        Transform { size, crop: self.train_crop, flip: self.flip }
+        Transform { flip: self.flip, ..Transform::new(size, self.train_crop) }
     }
 
     /// The transform for evaluating a model whose input is `size` × `size`: nothing in it is random.
     pub fn eval_transform(&self, size: u32) -> Transform {
-        Transform { size, crop: self.eval_crop, flip: false }
+        Transform::new(size, self.eval_crop)
     }
 }
 
@@ -100,4 +106,9 @@ impl Normalization {
     pub const CIFAR: Self = Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
     /// The embedded digits' training split.
     pub const DIGITS: Self = Normalization { mean: [0.3048; 3], std: [0.3760; 3] };
+
+    /// The mean as a colour: what a model sees as 0.
+    pub fn mean_colour(&self) -> [u8; 3] {
+        self.mean.map(|mean| (mean * 255.0).round() as u8)
+    }
 }

@@ -30,6 +30,16 @@ pub(crate) fn below(rng: &mut Pcg32, bound: u32) -> u32 {
     ((u64::from(rng.next_u32()) * u64::from(bound)) >> 32) as u32
 }
 
+/// A number from 0 up to but not including 1, with 53 random bits.
+pub(crate) fn unit(rng: &mut Pcg32) -> f64 {
+    (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// A number between the two.
+pub(crate) fn uniform(rng: &mut Pcg32, (low, high): (f64, f64)) -> f64 {
+    low + (high - low) * unit(rng)
+}
+
 /// Shuffles in place (Fisher and Yates).
 pub(crate) fn shuffle(rng: &mut Pcg32, items: &mut [u32]) {
     for last in (1..items.len()).rev() {

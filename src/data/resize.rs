@@ -26,6 +26,19 @@ pub struct Window {
     pub height: f64,
 }
 
+/// A rectangle of whole pixels in a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Distance from the left edge.
+    pub left: u32,
+    /// Distance from the top edge.
+    pub top: u32,
+    /// Width, at least 1.
+    pub width: u32,
+    /// Height, at least 1.
+    pub height: u32,
+}
+
 impl Image<'_> {
     /// The whole picture, resized to `width` × `height`. The aspect ratio is not kept.
     ///
@@ -47,35 +60,98 @@ impl Image<'_> {
         let columns = Axis::new("window width", self.width(), window.left, window.width, width)?;
         let rows = Axis::new("window height", self.height(), window.top, window.height, height)?;
 
+        let rows_first = rows_first([self.width(), self.height()], window, width, height);
+        self.resample((0, 0, self.width()), &columns, &rows, rows_first)
+    }
+
+    /// A part of the picture, cut out and resized to `width` × `height`. Unlike with [`Image::resize_window`] nothing
+    /// around the part has a share in it, as if the part were a picture of its own; it is not copied.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0 or above [`super::MAX_SIDE`], or the part is empty or leaves the picture.
+    pub fn resize_part(&self, part: Part, width: u32, height: u32) -> Result<Image<'static>> {
+        check_side("data.resize", "width", width)?;
+        check_side("data.resize", "height", height)?;
+        let fits = |start: u32, length: u32, whole: u32| {
+            length > 0 && start.checked_add(length).is_some_and(|end| end <= whole)
+        };
+        if !fits(part.left, part.width, self.width()) || !fits(part.top, part.height, self.height()) {
+            let expected = format!("a part of {} x {} pixels", self.width(), self.height());
+            return Err(Error::argument("data.resize", "part", expected, format!("{part:?}")));
+        }
+        let [part_width, part_height] = [part.width, part.height].map(f64::from);
+        let columns = Axis::new("part width", part.width, 0.0, part_width, width)?;
+        let rows = Axis::new("part height", part.height, 0.0, part_height, height)?;
+        let whole = Window { left: 0.0, top: 0.0, width: part_width, height: part_height };
+        let rows_first = rows_first([part.width, part.height], whole, width, height);
+        self.resample((part.left, part.top, part.width), &columns, &rows, rows_first)
+    }
+
+    /// Resizes both axes; their pixels count from `left` and `top`, and of each row only `width` pixels are there.
+    fn resample(
+        &self,
+        (left, top, width): (u32, u32, u32),
+        columns: &Axis,
+        rows: &Axis,
+        rows_first: bool,
+    ) -> Result<Image<'static>> {
         // Only the source rows that are needed.
         let first = rows.spans.iter().map(|span| span.start).min().unwrap_or(0);
         let end = rows.spans.iter().map(|span| span.start + span.count).max().unwrap_or(0);
-        let row = self.width() as usize * 3;
-        let source = &self.pixels()[first * row..end * row];
-        let pixels = if self.rows_first(window, width, height) {
-            resize_columns(&resize_rows(source, row, first, &rows), row, &columns)
+        let (stride, top) = (self.width() as usize * 3, top as usize);
+        let pixels = &self.pixels()[(top + first) * stride..(top + end) * stride];
+        let source = Rows { pixels, stride, left: left as usize * 3, length: width as usize * 3 };
+        let output = if rows_first {
+            let resized = resize_rows(&source, first, rows);
+            resize_columns(&Rows::all(&resized, source.length), columns)
         } else {
-            resize_rows(&resize_columns(source, row, &columns), width as usize * 3, first, &rows)
+            let resized = resize_columns(&source, columns);
+            resize_rows(&Rows::all(&resized, columns.spans.len() * 3), first, rows)
         };
-        Image::new(width, height, pixels)
-    }
-
-    /// Pillow begins with the rows if the whole picture loses rows, and more than twice as many as columns.
-    fn rows_first(&self, window: Window, width: u32, height: u32) -> bool {
-        let lost = |source: u32, length: f64, size: u32| {
-            let source = f64::from(source);
-            source - (source * f64::from(size) / length).round()
-        };
-        let rows = lost(self.height(), window.height, height);
-        rows > 0.0 && rows > 2.0 * lost(self.width(), window.width, width)
+        Image::new(columns.spans.len() as u32, rows.spans.len() as u32, output)
     }
 }
 
-/// `u8[H, W, 3]` to `u8[H, width, 3]`; `row` is 3·W.
-fn resize_columns(source: &[u8], row: usize, columns: &Axis) -> Vec<u8> {
+/// Pillow begins with the rows if the whole picture loses rows, and more than twice as many as columns.
+fn rows_first([whole_width, whole_height]: [u32; 2], window: Window, width: u32, height: u32) -> bool {
+    let lost = |source: u32, length: f64, size: u32| {
+        let source = f64::from(source);
+        source - (source * f64::from(size) / length).round()
+    };
+    let rows = lost(whole_height, window.height, height);
+    rows > 0.0 && rows > 2.0 * lost(whole_width, window.width, width)
+}
+
+/// Rows of pixels, `u8[H, W, 3]`, or a part of each.
+struct Rows<'a> {
+    pixels: &'a [u8],
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// The first byte of the part, and how many it has.
+    left: usize,
+    length: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn all(pixels: &'a [u8], stride: usize) -> Self {
+        Rows { pixels, stride, left: 0, length: stride }
+    }
+
+    fn count(&self) -> usize {
+        self.pixels.len() / self.stride
+    }
+
+    fn row(&self, y: usize) -> &'a [u8] {
+        &self.pixels[y * self.stride + self.left..][..self.length]
+    }
+}
+
+/// `u8[H, W, 3]` to `u8[H, width, 3]`.
+fn resize_columns(source: &Rows<'_>, columns: &Axis) -> Vec<u8> {
     let output_row = columns.spans.len() * 3;
-    let mut output = vec![0; source.len() / row * output_row];
-    for (output, source) in output.chunks_exact_mut(output_row).zip(source.chunks_exact(row)) {
+    let mut output = vec![0; source.count() * output_row];
+    for (y, output) in output.chunks_exact_mut(output_row).enumerate() {
+        let source = source.row(y);
         for (pixel, span) in output.chunks_exact_mut(3).zip(&columns.spans) {
             let taps = source[span.start * 3..(span.start + span.count) * 3].chunks_exact(3);
             let mut sums = [HALF; 3];
@@ -92,16 +168,14 @@ fn resize_columns(source: &[u8], row: usize, columns: &Axis) -> Vec<u8> {
     output
 }
 
-/// `u8[H, W, 3]` to `u8[height, W, 3]`; `row` is 3·W, and the source's first row is the one that spans call `first`.
-fn resize_rows(source: &[u8], row: usize, first: usize, rows: &Axis) -> Vec<u8> {
-    let mut output = vec![0; rows.spans.len() * row];
-    let mut sums = vec![0; row];
-    for (output, span) in output.chunks_exact_mut(row).zip(&rows.spans) {
-        let start = span.start - first;
-        let taps = source[start * row..(start + span.count) * row].chunks_exact(row);
+/// `u8[H, W, 3]` to `u8[height, W, 3]`; the source's first row is the one that spans call `first`.
+fn resize_rows(source: &Rows<'_>, first: usize, rows: &Axis) -> Vec<u8> {
+    let mut output = vec![0; rows.spans.len() * source.length];
+    let mut sums = vec![0; source.length];
+    for (output, span) in output.chunks_exact_mut(source.length).zip(&rows.spans) {
         sums.fill(HALF);
-        for (tap, &weight) in taps.zip(rows.weights(span)) {
-            for (sum, &value) in sums.iter_mut().zip(tap) {
+        for (tap, &weight) in rows.weights(span).iter().enumerate() {
+            for (sum, &value) in sums.iter_mut().zip(source.row(span.start - first + tap)) {
                 *sum += weight * i32::from(value);
             }
         }
