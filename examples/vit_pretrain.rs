@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use wgrad::checkpoint::save_vit;
-use wgrad::data::{Loader, LoaderOptions, cifar100};
+use wgrad::data::{Crop, Loader, LoaderOptions, Transform, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::nn::{Vit, VitConfig};
@@ -41,6 +41,9 @@ struct Args {
     batch_size: usize,
     #[arg(long, default_value_t = 2e-3)]
     lr: f32,
+    /// Smallest share of a picture's area that is shown in training.
+    #[arg(long, default_value_t = 0.5)]
+    crop_scale: f64,
     /// Tokens kept in the middle blocks at first, rising to all of them; 0 trains at full length.
     #[arg(long, default_value_t = 0)]
     ltd_start: usize,
@@ -90,8 +93,9 @@ fn main() -> Result<()> {
     let model = Vit::new(&gpu, config, args.seed)?;
     println!("{} parameters, {} tokens", model.parameters().numel(), model.config().tokens());
 
-    let train =
-        Loader::new(&data.train, data.train_transform(32), LoaderOptions::training(args.batch_size, args.seed))?;
+    let crop = Crop::RandomResized { scale: (args.crop_scale, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0) };
+    let transform = Transform { crop, ..data.train_transform(32) };
+    let train = Loader::new(&data.train, transform, LoaderOptions::training(args.batch_size, args.seed))?;
     let held_out = |split| Loader::new(split, data.eval_transform(32), LoaderOptions::evaluation(128));
     let steps = args.epochs * train.batches_per_epoch() as u64;
     let ltd = (args.ltd_start > 0).then(|| {
