@@ -1,0 +1,91 @@
+//! The picture: accuracy against time, a point for each arm with the interval of its difference to full length.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+use crate::arms::{Arm, FULL, Kind};
+use crate::runs::Run;
+use crate::table::{Spread, differences, of, time_share};
+
+/// Embedded, so that the picture is the same on a machine without fonts.
+const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
+
+const SIZE: (u32, u32) = (1000, 640);
+const GREY: RGBColor = RGBColor(90, 90, 90);
+
+/// An arm's place in the picture.
+struct Point {
+    name: String,
+    colour: RGBColor,
+    /// Time over full length's.
+    time: f64,
+    /// Points of accuracy less full length's.
+    difference: f64,
+    half_width: f64,
+}
+
+fn colour(kind: Kind) -> RGBColor {
+    match kind {
+        Kind::Full | Kind::FullInTheTimeOf(_) => RGBColor(30, 30, 30),
+        Kind::Ltd { .. } => RGBColor(31, 90, 180),
+        Kind::Constant { .. } => RGBColor(120, 60, 160),
+        Kind::PatchDrop { .. } => RGBColor(214, 96, 20),
+    }
+}
+
+pub fn draw(path: &Path, arms: &[Arm], runs: &[Run]) -> Result<()> {
+    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
+    let points: Vec<Point> =
+        arms.iter().filter(|arm| !of(runs, &arm.name).is_empty()).map(|arm| point(arm, runs)).collect();
+    let low = points.iter().map(|p| p.difference - p.half_width).fold(-1.0, f64::min);
+    let high = points.iter().map(|p| p.difference + p.half_width).fold(1.0, f64::max);
+    let fastest = points.iter().map(|p| p.time).fold(1.0, f64::min);
+    let root = BitMapBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(
+            "Test accuracy less full length's, against training time",
+            ("sans-serif", 22).into_font().color(&BLACK),
+        )
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(60)
+        .build_cartesian_2d(fastest - 0.06..1.1, low - 0.3..high + 0.3)?;
+    chart
+        .configure_mesh()
+        .x_desc("time over full length's")
+        .y_desc("points; bars: 95 % of the mean")
+        .label_style(("sans-serif", 15).into_font().color(&GREY))
+        .axis_desc_style(("sans-serif", 15).into_font().color(&GREY))
+        .x_label_formatter(&|v| format!("{v:.1}"))
+        .y_label_formatter(&|v| format!("{v:.0}"))
+        .light_line_style(WHITE)
+        .bold_line_style(RGBColor(225, 225, 225))
+        .axis_style(GREY)
+        .draw()?;
+    for Point { name, colour, time, difference, half_width } in &points {
+        let bar = [(*time, difference - half_width), (*time, difference + half_width)];
+        chart.draw_series(LineSeries::new(bar, colour.stroke_width(2)))?;
+        chart.draw_series([Circle::new((*time, *difference), 5, colour.filled())])?;
+        let font = ("sans-serif", 14).into_font().color(colour);
+        chart.draw_series([Text::new(name.clone(), (time + 0.006, difference + 0.08), font)])?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn point(arm: &Arm, runs: &[Run]) -> Point {
+    let spread = Spread::of(&differences(runs, &arm.name));
+    let half_width = if arm.name == FULL { 0.0 } else { spread.half_width().unwrap_or_default() };
+    let difference = if spread.mean.is_nan() { 0.0 } else { spread.mean };
+    Point {
+        name: arm.name.clone(),
+        colour: colour(arm.kind),
+        time: time_share(runs, &arm.name),
+        difference,
+        half_width,
+    }
+}

@@ -1,0 +1,197 @@
+//! The runs, and the file that keeps their results.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
+use wgrad::data::{DataSet, Loader, LoaderOptions, Position, Split};
+use wgrad::gpu::Gpu;
+use wgrad::ltd::TokenDrop;
+use wgrad::nn::{Vit, VitConfig};
+use wgrad::ops::CrossEntropy;
+use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::train::{TrainSettings, Trainer, evaluate};
+
+use crate::arms::{Arm, Kind, all};
+use crate::timing::StepTimes;
+
+/// What all runs share.
+pub struct Study<'a> {
+    gpu: &'a Gpu,
+    data: DataSet,
+    /// A share of `data.train`, with as many pictures of each class.
+    train: Split,
+    weights: Checkpoint,
+    config: VitConfig,
+    steps: u64,
+    batch_size: usize,
+    lr: f32,
+}
+
+/// A line of runs.csv. Shares are in 0..=1.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// What other runs must share for a comparison.
+    pub settings: String,
+    pub arm: String,
+    pub seed: u64,
+    pub steps: u64,
+    pub test_accuracy: f64,
+    pub test_loss: f64,
+    /// Of the run, evaluation not counted; the machine may have had other work.
+    pub wall_seconds: f64,
+    /// Of the run, by the times of a step that were taken in turns.
+    pub step_seconds: f64,
+    pub layer_tokens: u64,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Run { arm, seed, test_accuracy, wall_seconds, step_seconds, .. } = self;
+        let accuracy = 100.0 * test_accuracy;
+        write!(f, "{arm:18} seed {seed}  {accuracy:.2} %  {wall_seconds:.0} s ({step_seconds:.0} s by steps)")
+    }
+}
+
+impl<'a> Study<'a> {
+    #[expect(clippy::too_many_arguments, reason = "a constructor that names what a study depends on")]
+    pub fn new(
+        gpu: &'a Gpu,
+        data: DataSet,
+        weights: Checkpoint,
+        config: VitConfig,
+        steps: u64,
+        pictures: usize,
+        batch_size: usize,
+        lr: f32,
+    ) -> Result<Self> {
+        let unused = 1.0 - pictures as f64 / data.train.len() as f64;
+        let [train, ..] = data.train.divide(unused, 0.0, 0)?;
+        Ok(Study { gpu, data, train, weights, config, steps, batch_size, lr })
+    }
+
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Of an arm that is not cut short.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// What runs must share to be compared.
+    pub fn settings(&self) -> String {
+        let (pictures, batch, steps, lr) = (self.train.len(), self.batch_size, self.steps, self.lr);
+        format!("{pictures} pictures, {steps} steps of {batch}, lr {lr}, on {}", self.gpu.info().name)
+    }
+
+    /// The embedded checkpoint with a new head.
+    pub fn model(&self, seed: u64) -> Result<Vit> {
+        let model = Vit::new(self.gpu, self.config.clone(), seed)?;
+        let options = MatchOptions { head: &["head"], allow_missing: false };
+        load_parameters(model.parameters(), &self.weights, &options)?;
+        Ok(model)
+    }
+
+    pub fn loader(&self, seed: u64) -> Result<Loader> {
+        let transform = self.data.train_transform(self.side());
+        Ok(Loader::new(&self.train, transform, LoaderOptions::training(self.batch_size, seed))?)
+    }
+
+    fn side(&self) -> u32 {
+        self.config.img_size.0 as u32
+    }
+
+    pub fn train_settings(&self, drop: TokenDrop, steps: u64, seed: u64) -> Result<TrainSettings> {
+        let rate = LrSchedule::new(LrShape::Cosine, self.lr, 0.0, steps / 10, steps)?;
+        Ok(TrainSettings {
+            max_norm: Some(1.0),
+            loss: CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() },
+            drop,
+            seed,
+            ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
+        })
+    }
+
+    /// Trains one arm and tests its last weights: with no choice of a checkpoint, the test pictures are seen once.
+    pub fn run(&self, arm: &Arm, seed: u64, times: &StepTimes) -> Result<Run> {
+        let (depth, tokens) = (self.config.depth, self.config.tokens());
+        let steps = match arm.kind {
+            Kind::FullInTheTimeOf(name) => {
+                let reference = all(tokens).into_iter().find(|arm| arm.name == name).context("no such arm")?;
+                let drop = reference.kind.drop(depth, tokens, self.steps, seed)?;
+                times.steps_in(times.run(&drop, self.steps, tokens)?, tokens)?
+            }
+            _ => self.steps,
+        };
+        let drop = arm.kind.drop(depth, tokens, steps, seed)?;
+        let step_seconds = times.run(&drop, steps, tokens)?;
+        let model = self.model(seed)?;
+        let loader = self.loader(seed)?;
+        let mut trainer = Trainer::new(&model, self.train_settings(drop, steps, seed)?)?;
+        let started = Instant::now();
+        for batch in loader.batches_from(Position::default())?.take(steps as usize) {
+            trainer.step(&batch?)?;
+        }
+        trainer.finish()?;
+        let wall_seconds = started.elapsed().as_secs_f64();
+        let test = Loader::new(&self.data.test, self.data.eval_transform(self.side()), LoaderOptions::evaluation(128))?;
+        let test = evaluate(&model, &test)?;
+        Ok(Run {
+            settings: self.settings(),
+            arm: arm.name.clone(),
+            seed,
+            steps,
+            test_accuracy: test.accuracy,
+            test_loss: test.loss,
+            wall_seconds,
+            step_seconds,
+            layer_tokens: trainer.layer_tokens().consumed,
+        })
+    }
+}
+
+/// The runs that have ended, here and in the file.
+pub struct Results {
+    writer: csv::Writer<File>,
+    runs: Vec<Run>,
+}
+
+impl Results {
+    /// Reads what is there; new runs will be appended.
+    pub fn open(path: &Path, settings: String) -> Result<Self> {
+        let mut runs: Vec<Run> = Vec::new();
+        if path.exists() {
+            let mut reader = csv::Reader::from_path(path).with_context(|| format!("reading {}", path.display()))?;
+            runs = reader
+                .deserialize()
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("reading {}", path.display()))?;
+        }
+        if let Some(other) = runs.iter().find(|run| run.settings != settings) {
+            ensure!(false, "{} is of another study ({}; this is {settings})", path.display(), other.settings);
+        }
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let writer = csv::WriterBuilder::new().has_headers(runs.is_empty()).from_writer(file);
+        Ok(Results { writer, runs })
+    }
+
+    pub fn has(&self, arm: &str, seed: u64) -> bool {
+        self.runs.iter().any(|run| run.arm == arm && run.seed == seed)
+    }
+
+    pub fn add(&mut self, run: Run) -> Result<()> {
+        self.writer.serialize(&run)?;
+        self.writer.flush()?;
+        self.runs.push(run);
+        Ok(())
+    }
+
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+}
