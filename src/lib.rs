@@ -46,6 +46,8 @@ mod mix;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+#[cfg(feature = "train")]
+mod resample;
 pub mod shape;
 pub mod tensor;
 #[cfg(feature = "train")]

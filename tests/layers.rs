@@ -8,6 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &["shape"]),
     ("shape", &["error"]),
     ("mix", &[]),
+    ("resample", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "gpu", "tensor"]),
@@ -15,9 +16,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("nn", &["error", "shape", "gpu", "tensor", "autograd", "ops"]),
     ("ltd", &["error", "shape", "mix", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
-    ("checkpoint", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
+    ("checkpoint", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "mix"]),
+    ("data", &["error", "mix", "resample"]),
     ("train", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "ltd", "optim", "checkpoint", "data"]),
 ];
 

@@ -59,7 +59,8 @@ fn main() -> Result<()> {
     println!("{}", gpu.info());
     let data = cifar10(&args.data_dir)?;
     let weights = checkpoint::embedded()?;
-    let config = checkpoint::vit_config(&weights)?.context("the embedded checkpoint does not say what model it is of")?;
+    let config =
+        checkpoint::vit_config(&weights)?.context("the embedded checkpoint does not say what model it is of")?;
     let config = VitConfig { num_classes: data.class_names.len(), ..config };
     let available = data.train.len();
     ensure!(

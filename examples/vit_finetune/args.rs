@@ -25,18 +25,23 @@ pub struct Args {
     #[arg(long, default_value_t = 0, help_heading = "Data")]
     pub threads: usize,
 
-    /// Checkpoint to start from (safetensors with timm's names, written by this program); the embedded one by default.
+    /// Checkpoint to start from; the embedded one by default. A safetensors file (this program's, or with timm's names), a
+    /// folder as timm or transformers save it, or, in a build with the feature hub, hub:OWNER/MODEL.
     #[arg(long, conflicts_with = "from_scratch", help_heading = "Model")]
     pub weights: Option<PathBuf>,
+    /// Heads of that checkpoint's model, where no file beside it tells.
+    #[arg(long, requires = "weights", help_heading = "Model")]
+    pub heads: Option<usize>,
     /// Start from random weights.
     #[arg(long, help_heading = "Model")]
     pub from_scratch: bool,
     /// Model when starting from scratch: tiny, small, base, large, or WIDTHxDEPTHxHEADS.
     #[arg(long, default_value = "64x6x4", requires = "from_scratch", help_heading = "Model")]
     pub model: String,
-    /// Side of the input pictures when starting from scratch.
-    #[arg(long, default_value_t = 32, requires = "from_scratch", help_heading = "Model")]
-    pub img_size: usize,
+    /// Side of the input pictures [default: the checkpoint's, whose position embeddings are resampled for another; 32 from
+    /// scratch].
+    #[arg(long, help_heading = "Model")]
+    pub img_size: Option<usize>,
     /// Side of a patch when starting from scratch.
     #[arg(long, default_value_t = 4, requires = "from_scratch", help_heading = "Model")]
     pub patch_size: usize,
@@ -121,6 +126,12 @@ pub struct Args {
     /// Folder for checkpoints, curves and reports [default: runs/N].
     #[arg(long, help_heading = "Output")]
     pub output: Option<PathBuf>,
+    /// Write the best weights as a folder for timm or for transformers too, into export/ of the run's folder.
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub export: Option<ExportKind>,
+    /// Element type of the exported weights.
+    #[arg(long, value_enum, default_value_t = StorageKind::F32, requires = "export", help_heading = "Output")]
+    pub export_precision: StorageKind,
     /// Print the report as JSON in the last line.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -197,6 +208,22 @@ impl PrecisionKind {
             PrecisionKind::Auto => Precision::auto(gpu),
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportKind {
+    /// `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it.
+    Timm,
+    /// `ViTForImageClassification.from_pretrained(FOLDER)` of transformers loads it.
+    Hf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StorageKind {
+    F32,
+    F16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

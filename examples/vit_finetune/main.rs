@@ -14,6 +14,7 @@ mod progress;
 mod report;
 mod run;
 mod setup;
+mod warnings;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use setup::Setup;
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    warnings::show();
     if args.list_adapters {
         for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
             println!("{i}: {adapter}");

@@ -107,6 +107,9 @@ pub fn run(
     progress.finish();
     let outcome = outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;
     let (test, skipped_in_test) = test(args, setup, &model, &folder)?;
+    if kind == RunKind::Main {
+        setup.export(args, &model, &folder)?;
+    }
     let skipped = [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
     report(name, gpu, &outcome, test, skipped)
 }

@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use wgrad::checkpoint::{self, Checkpoint, LoadReport, MatchOptions, load_parameters, vit_config};
-use wgrad::data::{self, DataSet, FolderOptions, Loader, LoaderOptions, Split};
+use wgrad::checkpoint::{
+    self, ExportOptions, LoadReport, MatchOptions, OpenOptions, Pretrained, Storage, export_hf, export_timm,
+    load_parameters,
+};
+use wgrad::data::{self, Crop, DataSet, FolderOptions, Loader, LoaderOptions, Split, Transform};
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::{Vit, VitConfig};
@@ -13,21 +16,26 @@ use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, Sgd};
 use wgrad::train::{TrainSettings, Workload};
 
-use crate::args::{Args, Data, LrKind, LtdKind, OptimizerKind};
+use crate::args::{Args, Data, ExportKind, LrKind, LtdKind, OptimizerKind, StorageKind};
 
 /// The data set, the model's sizes, and the weights to start from.
 pub struct Setup {
     pub data: DataSet,
     pub config: VitConfig,
-    weights: Option<(String, Checkpoint)>,
+    weights: Option<(String, Pretrained)>,
     pub steps: u64,
     batch_size: usize,
 }
 
 impl Setup {
     pub fn new(args: &Args) -> Result<Self> {
-        let data = load_data(args)?;
+        let mut data = load_data(args)?;
         let (config, weights) = load_weights(args, &data)?;
+        // Photos are evaluated on the part of them that the model is used to.
+        let crop_fraction = weights.as_ref().and_then(|(_, weights)| weights.crop_fraction);
+        if let (Crop::Centre { fraction }, Some(told)) = (&mut data.eval_crop, crop_fraction) {
+            *fraction = told.max(Transform::MIN_FRACTION);
+        }
         config.check()?;
         let (batch, pictures) = (args.batch_size, data.train.len());
         ensure!((1..=pictures).contains(&batch), "--batch-size {batch}: there are {pictures} training pictures");
@@ -45,9 +53,9 @@ impl Setup {
     /// A fresh model with the starting weights, and what was loaded.
     pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
         let model = Vit::new(gpu, self.config.clone(), seed)?;
-        let load = |(_, checkpoint): &(String, Checkpoint)| {
+        let load = |(_, weights): &(String, Pretrained)| {
             let options = MatchOptions { head: &["head"], allow_missing: false };
-            load_parameters(model.parameters(), checkpoint, &options)
+            load_parameters(model.parameters(), &weights.checkpoint, &options)
         };
         let report = self.weights.as_ref().map(load).transpose()?;
         Ok((model, report))
@@ -69,6 +77,27 @@ impl Setup {
         let options =
             LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(batch_size) };
         Ok(Loader::new(split, self.data.eval_transform(self.side()?), options)?)
+    }
+
+    /// Writes the model into `folder`, where that is asked for.
+    pub fn export(&self, args: &Args, model: &Vit, folder: &Path) -> Result<()> {
+        let Some(kind) = args.export else { return Ok(()) };
+        let folder = folder.join("export");
+        let crop_fraction = match self.data.eval_crop {
+            Crop::Centre { fraction } => Some(fraction),
+            _ => Some(1.0),
+        };
+        let storage = match args.export_precision {
+            StorageKind::F32 => Storage::F32,
+            StorageKind::F16 => Storage::F16,
+        };
+        let options = ExportOptions { class_names: &self.data.class_names, crop_fraction, storage };
+        match kind {
+            ExportKind::Timm => export_timm(&folder, model, &options)?,
+            ExportKind::Hf => export_hf(&folder, model, &options)?,
+        }
+        println!("exported to {}", folder.display());
+        Ok(())
     }
 
     fn side(&self) -> Result<u32> {
@@ -174,20 +203,43 @@ fn load_data(args: &Args) -> Result<DataSet> {
 }
 
 /// The model's sizes for this data's classes, and the checkpoint.
-fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(String, Checkpoint)>)> {
+fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(String, Pretrained)>)> {
     let num_classes = data.class_names.len();
     if args.from_scratch {
         let normalize = Normalize { mean: data.normalization.mean, std: data.normalization.std };
-        let (img_size, patch_size) = ((args.img_size, args.img_size), args.patch_size);
+        let side = args.img_size.unwrap_or(32);
+        let (img_size, patch_size) = ((side, side), args.patch_size);
         let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
         return Ok((VitConfig { drop_path_rate: args.drop_path, ..config }, None));
     }
-    let (name, checkpoint) = match &args.weights {
-        Some(path) => (path.display().to_string(), checkpoint::read(path)?),
-        None => ("the embedded checkpoint".to_owned(), checkpoint::embedded()?),
+    let (name, mut weights) = match &args.weights {
+        Some(path) => (path.display().to_string(), open_weights(path, &OpenOptions { heads: args.heads })?),
+        None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
     };
-    let config = vit_config(&checkpoint)?.with_context(|| format!("{name} does not say what model it is of"))?;
-    Ok((VitConfig { num_classes, drop_path_rate: args.drop_path, ..config }, Some((name, checkpoint))))
+    if let Some(side) = args.img_size {
+        weights.resize((side, side))?;
+    }
+    let config = weights.config.clone();
+    Ok((VitConfig { num_classes, drop_path_rate: args.drop_path, ..config }, Some((name, weights))))
+}
+
+/// A file, a folder, or a name on the Hub.
+fn open_weights(path: &Path, options: &OpenOptions) -> Result<Pretrained> {
+    match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
+        Some(name) => Ok(checkpoint::open(fetch(name)?, options)?),
+        None => Ok(checkpoint::open(path, options)?),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(name: &str) -> Result<PathBuf> {
+    println!("fetching {name}");
+    Ok(checkpoint::hub::fetch(name)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(name: &str) -> Result<PathBuf> {
+    bail!("--weights hub:{name}: this build is without the Hub; build it with --features hub")
 }
 
 fn preset(name: &str) -> Result<VitConfig> {

@@ -7,19 +7,49 @@
 //!
 //! [`match_parameters`] then says which of a model's parameters a checkpoint holds.
 //! Format: <https://huggingface.co/docs/safetensors>.
+//!
+//! [`open`] takes what others have published, from timm or transformers, file or folder, and says what model it is of;
+//! [`export_timm`] and [`export_hf`] write folders that those libraries load. Everything in between speaks timm's names.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `read`, `write` | safetensors |
+//! | `json`, `json_forms` | JSON files of limited size; values that come in several forms |
+//! | `shards` | checkpoints in several files |
+//! | `source` | [`open`], [`Pretrained`] |
+//! | `infer`, `config_json` | a model's sizes from shapes, and from timm's and transformers' `config.json` |
+//! | `huggingface` | names: transformers' to timm's and back |
+//! | `positions` | position embeddings for another image size |
+//! | `export` | folders for timm and transformers |
+//! | `matching`, `model` | a model's parameters beside a checkpoint's, in and out |
+//! | `hub` | checkpoints by name, with the feature `hub` |
 
+mod config_json;
+mod export;
+#[cfg(feature = "hub")]
+pub mod hub;
+mod huggingface;
+mod infer;
+mod json;
+mod json_forms;
 mod matching;
 mod model;
+mod positions;
 mod read;
+mod shards;
+mod source;
 mod write;
 
 use std::collections::BTreeMap;
 
+pub use export::{ExportOptions, export_hf, export_timm};
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
 pub use model::{class_names, download, embedded, load_parameters, save_vit, vit_config};
+pub use positions::resample_pos_embed;
 pub use read::{read, read_bytes};
+pub use source::{OpenOptions, Pretrained, open};
 pub(crate) use write::replace_file;
-pub use write::{to_bytes, write};
+pub use write::{Storage, to_bytes, write, write_as};
 
 use crate::error::{Error, Result};
 

@@ -58,11 +58,22 @@ pub fn load_parameters(
 /// # Errors
 /// If the device or the file system fails.
 pub fn save_vit(path: &Path, model: &Vit, class_names: &[String]) -> Result<()> {
+    write(path, &download(model.parameters())?, &vit_metadata(path, model.config(), class_names)?)
+}
+
+/// What the metadata says of a model. `path` is for an error.
+///
+/// # Errors
+/// None that are known: both values have a form in JSON.
+pub(super) fn vit_metadata(
+    path: &Path,
+    config: &VitConfig,
+    class_names: &[String],
+) -> Result<BTreeMap<String, String>> {
     let json = |what, e: serde_json::Error| Error::file(path, format!("{what} cannot be written: {e}"));
-    let config = serde_json::to_string(model.config()).map_err(|e| json("the configuration", e))?;
+    let config = serde_json::to_string(config).map_err(|e| json("the configuration", e))?;
     let names = serde_json::to_string(class_names).map_err(|e| json("the class names", e))?;
-    let metadata = BTreeMap::from([(CONFIG.to_owned(), config), (CLASS_NAMES.to_owned(), names)]);
-    write(path, &download(model.parameters())?, &metadata)
+    Ok(BTreeMap::from([(CONFIG.to_owned(), config), (CLASS_NAMES.to_owned(), names)]))
 }
 
 /// The model's sizes, if the file was written by [`save_vit`].

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::json::position;
 use super::{Checkpoint, HostTensor, MAX_HEADER, METADATA_KEY, SkippedTensor, quoted};
 use crate::error::{Error, Result};
 
@@ -211,13 +212,6 @@ fn byte_size(info: &TensorInfo) -> Option<usize> {
     let elements = info.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size))?;
     let bits = elements.checked_mul(info.dtype.bitsize())?;
     bits.is_multiple_of(8).then_some(bits / 8)
-}
-
-/// Where in `json` the parser stopped. It counts lines and columns from 1.
-fn position(json: &[u8], error: &serde_json::Error) -> usize {
-    let mut line_starts = json.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(i, _)| i + 1);
-    let line_start = error.line().checked_sub(2).and_then(|n| line_starts.nth(n)).unwrap_or(0);
-    line_start + error.column().saturating_sub(1)
 }
 
 /// A parsed header. Unlike the safetensors crate's, it refuses a name that occurs twice.

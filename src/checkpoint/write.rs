@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use half::f16;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -13,6 +14,40 @@ use crate::error::{Error, Result};
 
 /// Values converted to bytes at a time.
 const CHUNK: usize = 16 * 1024;
+
+/// The element type of tensors in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// 32-bit floats: what comes back is equal bit for bit.
+    #[default]
+    F32,
+    /// 16-bit floats, rounded to nearest: half the size.
+    F16,
+}
+
+impl Storage {
+    fn name(self) -> &'static str {
+        match self {
+            Storage::F32 => "F32",
+            Storage::F16 => "F16",
+        }
+    }
+
+    /// Bytes of an element.
+    fn width(self) -> usize {
+        match self {
+            Storage::F32 => 4,
+            Storage::F16 => 2,
+        }
+    }
+
+    fn append(self, values: &[f32], bytes: &mut Vec<u8>) {
+        match self {
+            Storage::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Storage::F16 => bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes())),
+        }
+    }
+}
 
 /// Writes tensors, as f32, and text entries to a safetensors file.
 ///
@@ -29,9 +64,22 @@ pub fn write(
     tensors: &BTreeMap<String, HostTensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    write_as(path, tensors, metadata, Storage::F32)
+}
+
+/// As [`write()`], with elements of a chosen type.
+///
+/// # Errors
+/// As [`write()`], and [`Error::Parameter`] if a finite value is beyond the type's range.
+pub fn write_as(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, HostTensor>,
+    metadata: &BTreeMap<String, String>,
+    storage: Storage,
+) -> Result<()> {
     let path = path.as_ref();
-    let header = header(path, tensors, metadata)?;
-    replace_file(path, |writer| encode(writer, &header, tensors))
+    let header = header(path, tensors, metadata, storage)?;
+    replace_file(path, |writer| encode(writer, &header, tensors, storage))
 }
 
 /// Gives `path` new content, as a whole or not at all, as [`write()`] says.
@@ -63,7 +111,8 @@ pub(crate) fn replace_file(path: &Path, content: impl FnOnce(&mut BufWriter<&Fil
 pub fn to_bytes(tensors: &BTreeMap<String, HostTensor>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let memory = Path::new("checkpoint in memory");
     let mut bytes = Vec::new();
-    encode(&mut bytes, &header(memory, tensors, metadata)?, tensors).map_err(|e| Error::io(memory, e))?;
+    let header = header(memory, tensors, metadata, Storage::F32)?;
+    encode(&mut bytes, &header, tensors, Storage::F32).map_err(|e| Error::io(memory, e))?;
     Ok(bytes)
 }
 
@@ -83,7 +132,7 @@ fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
 
 /// Makes a rename in `folder` last. File systems that cannot sync a folder say so, which is no reason to fail.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         result => result,
@@ -92,7 +141,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// Elsewhere a folder cannot be opened to sync it.
 #[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -105,15 +154,21 @@ struct Entry<'a> {
 }
 
 /// The header's text, padded with spaces so that the data starts at a multiple of 8 bytes.
-fn header(path: &Path, tensors: &BTreeMap<String, HostTensor>, metadata: &BTreeMap<String, String>) -> Result<String> {
+fn header(
+    path: &Path,
+    tensors: &BTreeMap<String, HostTensor>,
+    metadata: &BTreeMap<String, String>,
+    storage: Storage,
+) -> Result<String> {
     let mut fields = Vec::with_capacity(1 + tensors.len());
     if !metadata.is_empty() {
         fields.push(field(path, METADATA_KEY, metadata)?);
     }
     let mut offset = 0;
     for (name, tensor) in tensors {
-        let end = offset + byte_size(name, tensor)?;
-        fields.push(field(path, name, &Entry { dtype: "F32", shape: &tensor.shape, data_offsets: (offset, end) })?);
+        let end = offset + byte_size(name, tensor, storage)?;
+        let entry = Entry { dtype: storage.name(), shape: &tensor.shape, data_offsets: (offset, end) };
+        fields.push(field(path, name, &entry)?);
         offset = end;
     }
     let mut header = format!("{{{}}}", fields.join(","));
@@ -133,7 +188,7 @@ fn field(path: &Path, name: &str, value: &impl Serialize) -> Result<String> {
     Ok(format!("{name}:{value}"))
 }
 
-fn byte_size(name: &str, tensor: &HostTensor) -> Result<usize> {
+fn byte_size(name: &str, tensor: &HostTensor, storage: Storage) -> Result<usize> {
     let fault = |what: String| Error::Parameter { name: name.to_owned(), what };
     if name == METADATA_KEY {
         return Err(fault("is a reserved name in a checkpoint".to_owned()));
@@ -142,19 +197,28 @@ fn byte_size(name: &str, tensor: &HostTensor) -> Result<usize> {
     if numel != Some(tensor.data.len()) {
         return Err(fault(format!("has shape {:?} but {} values", tensor.shape, tensor.data.len())));
     }
-    Ok(size_of_val(tensor.data.as_slice()))
+    let is_lost = |value: &&f32| value.is_finite() && !f16::from_f32(**value).is_finite();
+    if storage == Storage::F16
+        && let Some(value) = tensor.data.iter().find(is_lost)
+    {
+        return Err(fault(format!("has the value {value}, beyond what f16 can hold")));
+    }
+    Ok(tensor.data.len() * storage.width())
 }
 
-fn encode(writer: &mut impl Write, header: &str, tensors: &BTreeMap<String, HostTensor>) -> io::Result<()> {
+fn encode(
+    writer: &mut impl Write,
+    header: &str,
+    tensors: &BTreeMap<String, HostTensor>,
+    storage: Storage,
+) -> io::Result<()> {
     writer.write_all(&(header.len() as u64).to_le_bytes())?;
     writer.write_all(header.as_bytes())?;
-    let mut bytes = [0; CHUNK * 4];
+    let mut bytes = Vec::with_capacity(CHUNK * storage.width());
     for values in tensors.values().flat_map(|tensor| tensor.data.chunks(CHUNK)) {
-        let part = &mut bytes[..values.len() * 4];
-        for (bytes, value) in part.as_chunks_mut().0.iter_mut().zip(values) {
-            *bytes = value.to_le_bytes();
-        }
-        writer.write_all(part)?;
+        bytes.clear();
+        storage.append(values, &mut bytes);
+        writer.write_all(&bytes)?;
     }
     Ok(())
 }

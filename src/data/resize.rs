@@ -1,13 +1,12 @@
 //! Bicubic resizing, bit for bit as Pillow's `Image.resize(size, BICUBIC)`: what timm and torchvision feed their models.
 //!
-//! Along one axis, output pixel *i* of a window that starts at `start` and is `length` long has its centre at
-//! c = start + (i + 1/2)·s in the source, s = length / size. It is the weighted mean of the source pixels that lie within
-//! 2·max(s, 1) of c, with Keys' cubic kernel (a = −1/2) stretched by max(s, 1): that stretching is the antialiasing.
-//! The two axes are resized one after the other, and in between values are rounded to 8 bits and cut off at 0 and 255. So
-//! their order shows. It is that of Pillow 13; earlier ones always began with the columns.
+//! The filter along one axis is that of [`crate::resample`]. The two axes are resized one after the other, and in between
+//! values are rounded to 8 bits and cut off at 0 and 255. So their order shows. It is that of Pillow 13; earlier ones always
+//! began with the columns.
 
 use super::image::{Image, check_side};
 use crate::error::{Error, Result};
+use crate::resample::Axis;
 
 /// Weights are integers in units of 2⁻²². A sum of weights is 1 and the sum of their magnitudes below 2, so that a
 /// weighted sum of bytes stays below 2³¹.
@@ -57,8 +56,8 @@ impl Image<'_> {
     pub fn resize_window(&self, window: Window, width: u32, height: u32) -> Result<Image<'static>> {
         check_side("data.resize", "width", width)?;
         check_side("data.resize", "height", height)?;
-        let columns = Axis::new("window width", self.width(), window.left, window.width, width)?;
-        let rows = Axis::new("window height", self.height(), window.top, window.height, height)?;
+        let columns = axis("window width", self.width(), window.left, window.width, width)?;
+        let rows = axis("window height", self.height(), window.top, window.height, height)?;
 
         let rows_first = rows_first([self.width(), self.height()], window, width, height);
         self.resample((0, 0, self.width()), &columns, &rows, rows_first)
@@ -80,8 +79,8 @@ impl Image<'_> {
             return Err(Error::argument("data.resize", "part", expected, format!("{part:?}")));
         }
         let [part_width, part_height] = [part.width, part.height].map(f64::from);
-        let columns = Axis::new("part width", part.width, 0.0, part_width, width)?;
-        let rows = Axis::new("part height", part.height, 0.0, part_height, height)?;
+        let columns = axis("part width", part.width, 0.0, part_width, width)?;
+        let rows = axis("part height", part.height, 0.0, part_height, height)?;
         let whole = Window { left: 0.0, top: 0.0, width: part_width, height: part_height };
         let rows_first = rows_first([part.width, part.height], whole, width, height);
         self.resample((part.left, part.top, part.width), &columns, &rows, rows_first)
@@ -91,8 +90,8 @@ impl Image<'_> {
     fn resample(
         &self,
         (left, top, width): (u32, u32, u32),
-        columns: &Axis,
-        rows: &Axis,
+        columns: &Axis<i32>,
+        rows: &Axis<i32>,
         rows_first: bool,
     ) -> Result<Image<'static>> {
         // Only the source rows that are needed.
@@ -147,7 +146,7 @@ impl<'a> Rows<'a> {
 }
 
 /// `u8[H, W, 3]` to `u8[H, width, 3]`.
-fn resize_columns(source: &Rows<'_>, columns: &Axis) -> Vec<u8> {
+fn resize_columns(source: &Rows<'_>, columns: &Axis<i32>) -> Vec<u8> {
     let output_row = columns.spans.len() * 3;
     let mut output = vec![0; source.count() * output_row];
     for (y, output) in output.chunks_exact_mut(output_row).enumerate() {
@@ -169,7 +168,7 @@ fn resize_columns(source: &Rows<'_>, columns: &Axis) -> Vec<u8> {
 }
 
 /// `u8[H, W, 3]` to `u8[height, W, 3]`; the source's first row is the one that spans call `first`.
-fn resize_rows(source: &Rows<'_>, first: usize, rows: &Axis) -> Vec<u8> {
+fn resize_rows(source: &Rows<'_>, first: usize, rows: &Axis<i32>) -> Vec<u8> {
     let mut output = vec![0; rows.spans.len() * source.length];
     let mut sums = vec![0; source.length];
     for (output, span) in output.chunks_exact_mut(source.length).zip(&rows.spans) {
@@ -194,68 +193,13 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
-/// The source pixels `start..start + count` that make one output pixel.
-struct Span {
-    start: usize,
-    count: usize,
-    /// Where its weights start in [`Axis::weights`].
-    weights: usize,
-}
-
-/// How one axis is resized: a span and its weights for each output pixel.
-struct Axis {
-    spans: Vec<Span>,
-    weights: Vec<i32>,
-}
-
-impl Axis {
-    fn new(name: &'static str, source: u32, start: f64, length: f64, size: u32) -> Result<Self> {
-        let source_length = f64::from(source);
-        // A window computed from a ratio may stick out by rounding errors; NaN fails every comparison.
-        if !(start >= 0.0 && length > 0.0 && start + length <= source_length * (1.0 + 1e-9)) {
-            let expected = format!("a positive length inside the picture's {source} pixels");
-            return Err(Error::argument("data.resize", name, expected, format!("{length} from {start}")));
-        }
-        let scale = length / f64::from(size);
-        let stretch = scale.max(1.0);
-        let reach = 2.0 * stretch;
-        let shrink = 1.0 / stretch;
-        let mut axis = Axis { spans: Vec::with_capacity(size as usize), weights: Vec::new() };
-        let mut weights = Vec::new();
-        for index in 0..size {
-            let centre = start + (f64::from(index) + 0.5) * scale;
-            let first = (centre - reach + 0.5).max(0.0) as usize;
-            let end = (centre + reach + 0.5).min(source_length) as usize;
-            weights.clear();
-            weights.extend((first..end).map(|x| cubic((x as f64 - centre + 0.5) * shrink)));
-            axis.push(first, &weights);
-        }
-        Ok(axis)
+/// How one axis is resized, with weights in units of 2⁻²².
+fn axis(name: &'static str, source: u32, start: f64, length: f64, size: u32) -> Result<Axis<i32>> {
+    // A window computed from a ratio may stick out by rounding errors; NaN fails every comparison.
+    if !(start >= 0.0 && length > 0.0 && start + length <= f64::from(source) * (1.0 + 1e-9)) {
+        let expected = format!("a positive length inside the picture's {source} pixels");
+        return Err(Error::argument("data.resize", name, expected, format!("{length} from {start}")));
     }
-
-    /// Adds a span with its weights brought to sum 1 and to integers.
-    fn push(&mut self, start: usize, weights: &[f64]) {
-        let normalise = 1.0 / weights.iter().sum::<f64>();
-        self.spans.push(Span { start, count: weights.len(), weights: self.weights.len() });
-        let unit = f64::from(1u32 << WEIGHT_BITS);
-        self.weights.extend(weights.iter().map(|weight| (weight * normalise * unit).round() as i32));
-    }
-
-    fn weights(&self, span: &Span) -> &[i32] {
-        &self.weights[span.weights..span.weights + span.count]
-    }
-}
-
-/// Keys' cubic convolution kernel with a = −1/2 (R. G. Keys, "Cubic convolution interpolation for digital image
-/// processing", 1981).
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
+    let unit = f64::from(1u32 << WEIGHT_BITS);
+    Ok(Axis::new(source as usize, start, length, size as usize).map(|weight| (weight * unit).round() as i32))
 }

@@ -93,7 +93,7 @@ pub struct PatchEmbed {
     /// `f32[C, 3, P, P]`
     pub weight: Parameter,
     /// `f32[C]`
-    pub bias: Parameter,
+    pub bias: Option<Parameter>,
     patch: usize,
     normalize: Normalize,
 }
@@ -103,11 +103,18 @@ impl PatchEmbed {
     ///
     /// # Errors
     /// As [`crate::autograd::Parameters::add`].
-    pub fn new(mut init: Init<'_>, patch: usize, channels: usize, normalize: Normalize) -> Result<Self> {
+    pub fn new(
+        mut init: Init<'_>,
+        patch: usize,
+        channels: usize,
+        has_bias: bool,
+        normalize: Normalize,
+    ) -> Result<Self> {
         let bound = 1.0 / ((3 * patch * patch) as f32).sqrt();
         let mut proj = init.at("proj");
         let weight = proj.uniform("weight", &[channels, 3, patch, patch], bound)?;
-        Ok(PatchEmbed { weight, bias: proj.uniform("bias", &[channels], bound)?, patch, normalize })
+        let bias = has_bias.then(|| proj.uniform("bias", &[channels], bound)).transpose()?;
+        Ok(PatchEmbed { weight, bias, patch, normalize })
     }
 
     /// `u8[B, 3, H, W]`, normalised on the way, or `f32[B, 3, H, W]`, taken as it is, to `f32[B, N, C]`.
@@ -119,6 +126,6 @@ impl PatchEmbed {
         let patches = ops::patchify(images, self.patch, normalize)?;
         let weight = self.weight.tensor();
         let flat = ops::reshape(&weight, &[weight.dims()[0], 3 * self.patch * self.patch])?;
-        ops::linear(&patches, &flat, Some(&self.bias.tensor()))
+        ops::linear(&patches, &flat, self.bias.as_ref().map(Parameter::tensor).as_ref())
     }
 }

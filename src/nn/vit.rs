@@ -17,7 +17,7 @@ pub enum Pool {
     /// The class token.
     #[default]
     Token,
-    /// The mean of the patch tokens; the last norm then comes after it and is named `fc_norm`.
+    /// The mean of the patch tokens; the last norm then comes after it, unless [`VitConfig::fc_norm`] says otherwise.
     Avg,
 }
 
@@ -42,8 +42,27 @@ pub struct VitConfig {
     pub mlp_ratio: f32,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
+    /// Whether the patch projection has a bias. timm's CLIP models, those with `pre_norm`, have none.
+    #[cfg_attr(feature = "train", serde(default = "yes"))]
+    pub patch_bias: bool,
     /// Whether there is a class token; without one `global_pool` must be the mean.
     pub class_token: bool,
+    /// Register tokens between class token and patches, timm's `reg_tokens`.
+    #[cfg_attr(feature = "train", serde(default))]
+    pub reg_tokens: usize,
+    /// Whether positions are those of the patches alone, and class and register tokens come without.
+    #[cfg_attr(feature = "train", serde(default))]
+    pub no_embed_class: bool,
+    /// Whether a norm, `norm_pre`, comes between the positions and the first block.
+    #[cfg_attr(feature = "train", serde(default))]
+    pub pre_norm: bool,
+    /// Whether the last norm comes after pooling, as `fc_norm`, or before it, as `norm`. By default after a mean and before
+    /// the class token is taken out.
+    #[cfg_attr(feature = "train", serde(default))]
+    pub fc_norm: Option<bool>,
+    /// Added to the variance in every norm.
+    #[cfg_attr(feature = "train", serde(default = "timms_eps"))]
+    pub eps: f32,
     /// What the head reads.
     pub global_pool: Pool,
     /// Dropout before the head.
@@ -58,8 +77,20 @@ pub struct VitConfig {
     pub normalize: Normalize,
 }
 
-/// eps of every norm, as timm's.
+/// eps of the norms in timm's ViTs.
 const EPS: f32 = 1e-6;
+
+/// What files of a time before the setting mean.
+#[cfg(feature = "train")]
+fn timms_eps() -> f32 {
+    EPS
+}
+
+/// As [`timms_eps`].
+#[cfg(feature = "train")]
+fn yes() -> bool {
+    true
+}
 
 impl VitConfig {
     /// ViT-Ti/16: 192 wide, 12 deep, 3 heads, 5.7 M parameters.
@@ -93,7 +124,13 @@ impl VitConfig {
             num_heads,
             mlp_ratio: 4.0,
             qkv_bias: true,
+            patch_bias: true,
             class_token: true,
+            reg_tokens: 0,
+            no_embed_class: false,
+            pre_norm: false,
+            fc_norm: None,
+            eps: EPS,
             global_pool: Pool::Token,
             drop_rate: 0.0,
             pos_drop_rate: 0.0,
@@ -109,9 +146,14 @@ impl VitConfig {
         (self.img_size.0 / p) * (self.img_size.1 / p)
     }
 
-    /// Tokens before the patches: 1 with a class token.
+    /// Tokens before the patches: the class token and the registers.
     pub fn prefix_tokens(&self) -> usize {
-        usize::from(self.class_token)
+        usize::from(self.class_token) + self.reg_tokens
+    }
+
+    /// Tokens of the prefix that have a position: all or none.
+    pub fn prefix_positions(&self) -> usize {
+        if self.no_embed_class { 0 } else { self.prefix_tokens() }
     }
 
     /// T: all tokens.
@@ -122,6 +164,11 @@ impl VitConfig {
     /// F: width of the MLP's hidden layer.
     pub fn hidden(&self) -> usize {
         (self.embed_dim as f32 * self.mlp_ratio) as usize
+    }
+
+    /// Whether the last norm comes after pooling.
+    pub fn has_fc_norm(&self) -> bool {
+        self.fc_norm.unwrap_or(self.global_pool == Pool::Avg)
     }
 
     /// Whether the sizes fit together.
@@ -165,6 +212,12 @@ impl VitConfig {
                 "the class token",
             ));
         }
+        if self.reg_tokens > 1 << 12 {
+            return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));
+        }
+        if !(self.eps.is_normal() && self.eps > 0.0 && self.eps < 1.0) {
+            return Err(Error::argument(OP, "eps", "between 0 and 1", self.eps));
+        }
         let rates = [
             ("drop_rate", self.drop_rate),
             ("pos_drop_rate", self.pos_drop_rate),
@@ -183,10 +236,12 @@ pub struct Vit {
     config: VitConfig,
     parameters: Parameters,
     cls_token: Option<Parameter>,
+    reg_token: Option<Parameter>,
     pos_embed: Parameter,
     patch_embed: PatchEmbed,
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
-    /// `norm`, or `fc_norm` behind the mean.
+    /// `norm`, or `fc_norm` behind the pooling.
     norm: LayerNorm,
     head: Linear,
 }
@@ -202,15 +257,22 @@ impl Vit {
         let mut init = Init::new(&mut parameters, seed);
         let width = config.embed_dim;
         let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
-        let pos_embed = init.trunc_normal("pos_embed", &[1, config.tokens(), width], INIT_STD)?;
-        let patch_embed = PatchEmbed::new(init.at("patch_embed"), config.patch_size, width, config.normalize)?;
+        let reg_token = match config.reg_tokens {
+            0 => None,
+            n => Some(init.trunc_normal("reg_token", &[1, n, width], 1e-6)?),
+        };
+        let positions = config.prefix_positions() + config.patches();
+        let pos_embed = init.trunc_normal("pos_embed", &[1, positions, width], INIT_STD)?;
+        let (patch, normalize) = (config.patch_size, config.normalize);
+        let patch_embed = PatchEmbed::new(init.at("patch_embed"), patch, width, config.patch_bias, normalize)?;
+        let norm_pre = config.pre_norm.then(|| LayerNorm::new(init.at("norm_pre"), width, config.eps)).transpose()?;
         let blocks = (0..config.depth)
             .map(|i| Block::new(init.at(&format!("blocks.{i}")), block_config(&config, i)))
             .collect::<Result<_>>()?;
-        let norm_name = if config.global_pool == Pool::Avg { "fc_norm" } else { "norm" };
-        let norm = LayerNorm::new(init.at(norm_name), width, EPS)?;
+        let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
+        let norm = LayerNorm::new(init.at(norm_name), width, config.eps)?;
         let head = Linear::new(init.at("head"), width, config.num_classes, true)?;
-        Ok(Vit { config, parameters, cls_token, pos_embed, patch_embed, blocks, norm, head })
+        Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, norm, head })
     }
 
     /// Logits: `u8[B, 3, H, W]` (normalised here) or `f32[B, 3, H, W]` (already normalised) to `f32[B, V]`.
@@ -254,10 +316,13 @@ impl Vit {
     /// Embedded tokens, all of them or a subset, to logits.
     fn encode(&self, mut x: Tensor, kept: &[Option<TokenIndices>], mode: &Mode) -> Result<Tensor> {
         let batch = x.dims()[0];
+        if let Some(norm) = &self.norm_pre {
+            x = norm.forward(&x, DType::F32)?;
+        }
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, kept.get(i).and_then(Option::as_ref), mode)?;
         }
-        let pooled = self.norm.forward(&self.pool(&x, batch)?, DType::F32)?;
+        let pooled = self.pool(&x, batch)?;
         let last_layer = 1 + self.config.depth as u32 * Block::RANDOM_LAYERS;
         self.head.forward(&mode.dropout(pooled, self.config.drop_rate, last_layer)?)
     }
@@ -265,16 +330,34 @@ impl Vit {
     /// Images to `f32[B, T, C]`.
     fn embed(&self, images: &Tensor) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
-        let prefix = self.cls_token.as_ref().map(Parameter::tensor);
-        ops::embed_tokens(&patches, prefix.as_ref(), &self.pos_embed.tensor())
+        let pos = self.pos_embed.tensor();
+        let prefix = self.prefix()?;
+        match (&prefix, self.config.no_embed_class) {
+            (Some(prefix), true) => with_prefix(&ops::embed_tokens(&patches, None, &pos)?, prefix),
+            _ => ops::embed_tokens(&patches, prefix.as_ref(), &pos),
+        }
     }
 
-    /// `f32[B, T, C]` to `f32[B, C]`. A norm treats each token by itself, so norming the class token alone after taking
-    /// it out gives what timm gets from norming all tokens first.
+    /// Class token and registers, `f32[1, P, C]`, if there are any.
+    fn prefix(&self) -> Result<Option<Tensor>> {
+        let [class, registers] = [&self.cls_token, &self.reg_token].map(|p| p.as_ref().map(Parameter::tensor));
+        match (class, registers) {
+            (Some(class), Some(registers)) => with_prefix(&registers, &class).map(Some),
+            (class, registers) => Ok(class.or(registers)),
+        }
+    }
+
+    /// `f32[B, T, C]` to `f32[B, C]`, normed. A norm treats each token by itself, so norming the class token alone after
+    /// taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
     fn pool(&self, x: &Tensor, batch: usize) -> Result<Tensor> {
+        let first_patch = self.config.prefix_tokens();
         match self.config.global_pool {
-            Pool::Token => ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, self.config.embed_dim]),
-            Pool::Avg => ops::mean_tokens(x, self.config.prefix_tokens()),
+            Pool::Token => {
+                let class = ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, self.config.embed_dim])?;
+                self.norm.forward(&class, DType::F32)
+            }
+            Pool::Avg if self.config.has_fc_norm() => self.norm.forward(&ops::mean_tokens(x, first_patch)?, DType::F32),
+            Pool::Avg => ops::mean_tokens(&self.norm.forward(x, DType::F32)?, first_patch),
         }
     }
 
@@ -294,6 +377,15 @@ impl Vit {
     }
 }
 
+/// `prefix`, `f32[1, P, C]`, before each sample of `x`, `f32[B, N, C]`: `f32[B, P + N, C]`.
+fn with_prefix(x: &Tensor, prefix: &Tensor) -> Result<Tensor> {
+    let (&[_, patches, width], &[_, rows, _]) = (x.dims(), prefix.dims()) else {
+        return Err(Error::Shape { op: "ViT", what: "needs tokens [B, N, C]", got: x.info() });
+    };
+    let no_positions = Tensor::zeros(x.gpu(), DType::F32, &[1, rows + patches, width])?;
+    ops::embed_tokens(x, Some(prefix), &no_positions)
+}
+
 fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
     BlockConfig {
         width: config.embed_dim,
@@ -303,7 +395,7 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
         dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.
         drop_path: config.drop_path_rate * i as f32 / config.depth.saturating_sub(1).max(1) as f32,
-        eps: EPS,
+        eps: config.eps,
         first_layer: 1 + i as u32 * Block::RANDOM_LAYERS,
     }
 }

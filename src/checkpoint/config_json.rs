@@ -1,0 +1,259 @@
+//! What `config.json` and `preprocessor_config.json` say, in timm's words and in transformers'.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::infer::Hints;
+use super::json::read_json;
+use super::json_forms::{Names, ShortSide, Sides};
+use super::quoted;
+use crate::error::{Error, Result};
+use crate::nn::{Pool, VitConfig};
+use crate::ops::Normalize;
+
+/// The file with the model's sizes.
+pub(super) const CONFIG_FILE: &str = "config.json";
+/// The file with the pictures' treatment.
+pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// Pillow's number of bicubic resampling.
+pub(super) const BICUBIC: u32 = 3;
+
+/// What the files beside the weights tell.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    pub(super) hints: Hints,
+    pub(super) class_names: Option<Vec<String>>,
+    pub(super) crop_fraction: Option<f64>,
+    claims: Vec<Claim>,
+}
+
+/// One of a configuration's sizes.
+type Size = fn(&VitConfig) -> usize;
+
+/// A size that the tensors' shapes tell too, and must agree with.
+#[derive(Debug)]
+struct Claim {
+    key: &'static str,
+    size: usize,
+    found: Size,
+}
+
+/// Those sizes that the file states.
+fn claims<const N: usize>(stated: [(&'static str, Option<usize>, Size); N]) -> Vec<Claim> {
+    stated.into_iter().filter_map(|(key, size, found)| size.map(|size| Claim { key, size, found })).collect()
+}
+
+/// timm's file. Old ones have everything at the top, new ones most of it in `pretrained_cfg`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TimmConfig {
+    architecture: Option<String>,
+    global_pool: Option<String>,
+    label_names: Option<Names>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+    crop_pct: Option<f64>,
+    /// Channels, height, width.
+    input_size: Option<[usize; 3]>,
+    model_args: Option<TimmArgs>,
+    pretrained_cfg: Option<Box<TimmConfig>>,
+}
+
+/// Arguments of timm's `VisionTransformer` in which a model differs from its architecture's name.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct TimmArgs {
+    img_size: Option<Sides>,
+    patch_size: Option<Sides>,
+    embed_dim: Option<usize>,
+    depth: Option<usize>,
+    num_heads: Option<usize>,
+    global_pool: Option<String>,
+    act_layer: Option<String>,
+    pool_include_prefix: bool,
+}
+
+/// Parts of timm's architecture names that stand for an activation which is not the exact GELU, or may.
+const OTHER_ACTIVATIONS: [&str; 2] = ["quickgelu", "siglip"];
+
+/// Reads timm's `config.json` in `folder`. A file there that is not timm's says nothing.
+pub(super) fn timm(folder: &Path) -> Result<Described> {
+    let path = folder.join(CONFIG_FILE);
+    let Some(mut top) = read_json::<TimmConfig>(&path)? else { return Ok(Described::default()) };
+    let Some(architecture) = top.architecture.take() else {
+        log::warn!("{}: names no architecture, and is left out", path.display());
+        return Ok(Described::default());
+    };
+    let inner = *top.pretrained_cfg.take().unwrap_or_default();
+    let args = top.model_args.or(inner.model_args).unwrap_or_default();
+    let activation = args.act_layer.as_deref().unwrap_or("gelu");
+    if OTHER_ACTIVATIONS.iter().any(|part| architecture.contains(part)) || activation != "gelu" {
+        let what = format!("{} with activation {} is not computed here", quoted(&architecture), quoted(activation));
+        return Err(Error::file(path, what));
+    }
+    if args.pool_include_prefix {
+        return Err(Error::file(path, "a mean with the prefix tokens is not computed here"));
+    }
+    let pool = args.global_pool.or(top.global_pool).or(inner.global_pool);
+    let input = top.input_size.or(inner.input_size).map(|[_, height, width]| (height, width));
+    let names = top.label_names.or(inner.label_names);
+    let patch = args.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
+    let claims = claims([
+        ("model_args.embed_dim", args.embed_dim, |config| config.embed_dim),
+        ("model_args.depth", args.depth, |config| config.depth),
+        ("model_args.patch_size", patch, |config| config.patch_size),
+    ]);
+    Ok(Described {
+        hints: Hints {
+            heads: args.num_heads,
+            img_size: args.img_size.map(|side| (side.height, side.width)).or(input),
+            global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
+            normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
+            is_published: !architecture.starts_with("test_"),
+            eps: None,
+        },
+        class_names: names.and_then(|names| names.in_order(&path)),
+        crop_fraction: fraction(&path, top.crop_pct.or(inner.crop_pct))?,
+        claims,
+    })
+}
+
+/// timm's names of pooling; nothing for a model without a head.
+fn pool_named(path: &Path, name: &str) -> Result<Option<Pool>> {
+    match name {
+        "" => Ok(None),
+        "token" => Ok(Some(Pool::Token)),
+        "avg" => Ok(Some(Pool::Avg)),
+        _ => Err(Error::file(path, format!("pooling {} is not computed here, only token and avg", quoted(name)))),
+    }
+}
+
+/// transformers' file.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct HfConfig {
+    model_type: Option<String>,
+    hidden_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    intermediate_size: Option<usize>,
+    hidden_act: Option<String>,
+    layer_norm_eps: Option<f32>,
+    image_size: Option<Sides>,
+    patch_size: Option<Sides>,
+    id2label: Option<Names>,
+}
+
+/// eps of transformers' ViTs where their file does not say.
+const HF_EPS: f32 = 1e-12;
+
+/// Reads transformers' `config.json` and `preprocessor_config.json` in `folder`.
+pub(super) fn huggingface(folder: &Path) -> Result<Described> {
+    let path = folder.join(CONFIG_FILE);
+    let Some(config) = read_json::<HfConfig>(&path)? else {
+        let hints = Hints { eps: Some(HF_EPS), ..Hints::default() };
+        return preprocessor(folder, Described { hints, ..Described::default() });
+    };
+    for (key, value, computed) in [
+        ("model_type", &config.model_type, &["vit", "deit"][..]),
+        // Both names stand for the exact one.
+        ("hidden_act", &config.hidden_act, &["gelu", "gelu_python"]),
+    ] {
+        if let Some(value) = value.as_deref().filter(|value| !computed.contains(value)) {
+            let what = format!("{key} {} is not computed here, only {}", quoted(value), computed.join(" and "));
+            return Err(Error::file(path, what));
+        }
+    }
+    let patch = config.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
+    let claims = claims([
+        ("hidden_size", config.hidden_size, |config| config.embed_dim),
+        ("num_hidden_layers", config.num_hidden_layers, |config| config.depth),
+        ("intermediate_size", config.intermediate_size, VitConfig::hidden),
+        ("patch_size", patch, |config| config.patch_size),
+    ]);
+    let described = Described {
+        hints: Hints {
+            heads: config.num_attention_heads,
+            eps: Some(config.layer_norm_eps.unwrap_or(HF_EPS)),
+            img_size: config.image_size.map(|side| (side.height, side.width)),
+            is_published: true,
+            ..Hints::default()
+        },
+        class_names: config.id2label.and_then(|names| names.in_order(&path)),
+        crop_fraction: None,
+        claims,
+    };
+    preprocessor(folder, described)
+}
+
+/// transformers' `preprocessor_config.json`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Preprocessor {
+    do_normalize: Option<bool>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    do_center_crop: Option<bool>,
+    size: Option<ShortSide>,
+    crop_size: Option<ShortSide>,
+    resample: Option<u32>,
+}
+
+/// Adds what `preprocessor_config.json` says, if it is there.
+fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
+    let path = folder.join(PREPROCESSOR_FILE);
+    let Some(file) = read_json::<Preprocessor>(&path)? else { return Ok(described) };
+    described.hints.normalize = if file.do_normalize == Some(false) {
+        Some(Normalize { mean: [0.0; 3], std: [1.0; 3] })
+    } else {
+        normalization(&path, file.image_mean, file.image_std)?
+    };
+    described.crop_fraction = match (file.do_center_crop, file.crop_size, file.size) {
+        (Some(true), Some(crop), Some(size)) => fraction(&path, Some((crop.0 / size.0).min(1.0)))?,
+        _ => Some(1.0),
+    };
+    if file.resample.is_some_and(|filter| filter != BICUBIC) {
+        log::warn!("{}: its model saw pictures resized by another filter than bicubic", path.display());
+    }
+    Ok(described)
+}
+
+/// Mean and deviation, if both are there.
+fn normalization(path: &Path, mean: Option<[f32; 3]>, std: Option<[f32; 3]>) -> Result<Option<Normalize>> {
+    let (Some(mean), Some(std)) = (mean, std) else { return Ok(None) };
+    if !mean.iter().all(|m| m.is_finite()) || !std.iter().all(|s| s.is_normal() && *s > 0.0) {
+        let what = format!("mean {mean:?} must be finite and deviation {std:?} positive");
+        return Err(Error::file(path, what));
+    }
+    Ok(Some(Normalize { mean, std }))
+}
+
+fn fraction(path: &Path, fraction: Option<f64>) -> Result<Option<f64>> {
+    match fraction.filter(|f| !(*f > 0.0 && *f <= 1.0)) {
+        Some(f) => Err(Error::file(path, format!("the crop must be a share of the picture in 0 to 1, got {f}"))),
+        None => Ok(fraction),
+    }
+}
+
+fn square(path: &Path, key: &str, Sides { height, width }: Sides) -> Result<usize> {
+    if height != width {
+        return Err(Error::file(path, format!("{key} {height} x {width} is not square")));
+    }
+    Ok(height)
+}
+
+/// Whether the file's claims are those of the tensors.
+///
+/// # Errors
+/// [`Error::File`] naming the first that is not.
+pub(super) fn check_claims(folder: &Path, described: &Described, config: &VitConfig) -> Result<()> {
+    match described.claims.iter().find(|claim| claim.size != (claim.found)(config)) {
+        Some(Claim { key, size, found }) => {
+            let what = format!("says {key} {size}, but the weights have {}", found(config));
+            Err(Error::file(folder.join(CONFIG_FILE), what))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,413 @@
+//! Folders that timm and transformers load.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::config_json::{BICUBIC, CONFIG_FILE, PREPROCESSOR_FILE};
+use super::model::vit_metadata;
+use super::source::{CROP_FRACTION, WEIGHTS_FILE};
+use super::write::sync_folder;
+use super::{HostTensor, Storage, download, huggingface, replace_file, write_as};
+use crate::error::{Error, Result};
+use crate::nn::{Pool, Vit, VitConfig};
+
+/// What an export says beside the weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExportOptions<'a> {
+    /// A name for each class, or none at all.
+    pub class_names: &'a [String],
+    /// timm's `crop_pct`, 0.875 by default. transformers' image processor of ViTs does not crop.
+    pub crop_fraction: Option<f64>,
+    /// The element type of the weights.
+    pub storage: Storage,
+}
+
+impl ExportOptions<'_> {
+    /// The classes' names, or transformers' default ones.
+    fn names(&self, config: &VitConfig) -> Result<Vec<String>> {
+        match self.class_names.len() {
+            0 => Ok((0..config.num_classes).map(|i| format!("LABEL_{i}")).collect()),
+            n if n == config.num_classes => Ok(self.class_names.to_vec()),
+            n => Err(Error::argument("export", "class_names", format!("none or {}", config.num_classes), n)),
+        }
+    }
+}
+
+/// Writes `model` as a folder that transformers loads: `ViTForImageClassification.from_pretrained(folder)`, and
+/// `AutoImageProcessor` for its pictures.
+///
+/// The folder is written beside its place, and then takes it. If there is an export already, that is first renamed to
+/// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
+/// name. A folder with any other content is not touched.
+///
+/// # Errors
+/// [`Error::Argument`] if transformers' ViT cannot express the model (mean pooling, registers, a first norm and the like):
+/// [`export_timm`] can. [`Error::File`] if the folder holds other files, [`Error::Io`] if the system refuses,
+/// [`Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
+pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
+    let config = model.config();
+    expressible(config)?;
+    let names = options.names(config)?;
+    let tensors = huggingface::from_timm(download(model.parameters())?)?;
+    // transformers asks for this entry.
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let contents = Contents {
+        config: json(folder, &HfConfig::new(config, &names, options.storage))?,
+        preprocessor: Some(json(folder, &HfPreprocessor::new(config))?),
+        tensors,
+        metadata,
+        storage: options.storage,
+    };
+    contents.write_folder(folder)
+}
+
+/// Writes `model` as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`. Its
+/// `model.safetensors` is a plain state dict, with this crate's own description in the metadata. Written as by [`export_hf`].
+///
+/// timm takes no eps from a file: its norms have 1e-6, CLIP's 1e-5. A model with another one computes slightly different
+/// values there, and a warning in the log says so.
+///
+/// # Errors
+/// As [`export_hf`], except that every model can be expressed.
+pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
+    let config = model.config();
+    let names = options.names(config)?;
+    let mut metadata = vit_metadata(folder, config, options.class_names)?;
+    if let Some(fraction) = options.crop_fraction {
+        metadata.insert(CROP_FRACTION.to_owned(), fraction.to_string());
+    }
+    let timm = TimmConfig::new(config, &names, options.crop_fraction.unwrap_or(0.875));
+    if config.eps != timm.eps() {
+        log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
+    }
+    let contents = Contents {
+        config: json(folder, &timm)?,
+        preprocessor: None,
+        tensors: download(model.parameters())?,
+        metadata,
+        storage: options.storage,
+    };
+    contents.write_folder(folder)
+}
+
+/// Whether transformers' ViT computes what this model does.
+fn expressible(config: &VitConfig) -> Result<()> {
+    let parts = [
+        ("global_pool", config.global_pool == Pool::Avg),
+        ("class_token", !config.class_token),
+        ("reg_tokens", config.reg_tokens > 0),
+        ("no_embed_class", config.no_embed_class),
+        ("pre_norm", config.pre_norm),
+        ("fc_norm", config.has_fc_norm()),
+        ("patch_bias", !config.patch_bias),
+    ];
+    match parts.into_iter().find(|(_, differs)| *differs) {
+        Some((name, _)) => {
+            let expected = "as in a plain ViT for transformers, which cannot express this model: export it for timm";
+            Err(Error::argument("export_hf", name, expected, "another setting"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn json(folder: &Path, value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value);
+    text.map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))
+}
+
+/// A folder's files.
+struct Contents {
+    config: String,
+    preprocessor: Option<String>,
+    tensors: BTreeMap<String, HostTensor>,
+    metadata: BTreeMap<String, String>,
+    storage: Storage,
+}
+
+impl Contents {
+    fn write_folder(&self, folder: &Path) -> Result<()> {
+        let places = Places::new(folder)?;
+        places.check()?;
+        let new = &places.new;
+        remove(new)?;
+        fs::create_dir(new).map_err(|e| Error::io(new, e))?;
+        write_as(new.join(WEIGHTS_FILE), &self.tensors, &self.metadata, self.storage)?;
+        let texts = [(CONFIG_FILE, Some(&self.config)), (PREPROCESSOR_FILE, self.preprocessor.as_ref())];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                replace_file(&new.join(name), |writer| writer.write_all(text.as_bytes()))?;
+            }
+        }
+        places.swap()
+    }
+}
+
+/// The folder, and the names beside it that it goes by while it is replaced.
+struct Places {
+    parent: PathBuf,
+    folder: PathBuf,
+    new: PathBuf,
+    old: PathBuf,
+}
+
+impl Places {
+    fn new(folder: &Path) -> Result<Self> {
+        let Some(name) = folder.file_name() else {
+            return Err(Error::file(folder, "is not the name of a folder"));
+        };
+        let parent = match folder.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let beside = |end: &str| parent.join(format!(".{}.{end}", name.to_string_lossy()));
+        let (new, old) = (beside("new"), beside("old"));
+        Ok(Places { folder: folder.to_owned(), parent, new, old })
+    }
+
+    /// That all three are exports or not there.
+    fn check(&self) -> Result<()> {
+        [&self.folder, &self.new, &self.old].into_iter().try_for_each(|folder| check_replaceable(folder))
+    }
+
+    fn swap(&self) -> Result<()> {
+        if self.folder.exists() {
+            remove(&self.old)?;
+            fs::rename(&self.folder, &self.old).map_err(|e| Error::io(&self.folder, e))?;
+        }
+        fs::rename(&self.new, &self.folder).map_err(|e| Error::io(&self.folder, e))?;
+        sync_folder(&self.parent).map_err(|e| Error::io(&self.parent, e))?;
+        remove(&self.old)
+    }
+}
+
+/// Removes an export, if it is there.
+fn remove(folder: &Path) -> Result<()> {
+    check_replaceable(folder)?;
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(folder, e)),
+        _ => Ok(()),
+    }
+}
+
+/// That there is nothing, or a folder with files of an export alone.
+fn check_replaceable(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| Error::io(folder, e))?,
+    };
+    let ours = [WEIGHTS_FILE, CONFIG_FILE, PREPROCESSOR_FILE];
+    for entry in entries {
+        let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
+        let name = name.to_string_lossy();
+        // A killed write leaves its temporary file.
+        let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
+        if !ours.contains(&name.as_ref()) && !is_temporary {
+            return Err(Error::file(
+                folder,
+                format!("is not replaced: it holds {name}, which is no part of an export"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A number for a square, else height and width.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Side {
+    Both(usize),
+    Each([usize; 2]),
+}
+
+impl Side {
+    fn new((height, width): (usize, usize)) -> Self {
+        if height == width { Side::Both(height) } else { Side::Each([height, width]) }
+    }
+}
+
+/// transformers' `config.json`.
+#[derive(Serialize)]
+struct HfConfig<'a> {
+    architectures: [&'static str; 1],
+    model_type: &'static str,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: &'static str,
+    hidden_dropout_prob: f32,
+    attention_probs_dropout_prob: f32,
+    layer_norm_eps: f32,
+    image_size: Side,
+    patch_size: usize,
+    num_channels: usize,
+    qkv_bias: bool,
+    id2label: BTreeMap<usize, &'a str>,
+    label2id: BTreeMap<&'a str, usize>,
+    dtype: &'static str,
+}
+
+impl<'a> HfConfig<'a> {
+    fn new(config: &VitConfig, names: &'a [String], storage: Storage) -> Self {
+        HfConfig {
+            architectures: ["ViTForImageClassification"],
+            model_type: "vit",
+            hidden_size: config.embed_dim,
+            num_hidden_layers: config.depth,
+            num_attention_heads: config.num_heads,
+            intermediate_size: config.hidden(),
+            hidden_act: "gelu",
+            hidden_dropout_prob: 0.0,
+            attention_probs_dropout_prob: 0.0,
+            layer_norm_eps: config.eps,
+            image_size: Side::new(config.img_size),
+            patch_size: config.patch_size,
+            num_channels: 3,
+            qkv_bias: config.qkv_bias,
+            id2label: names.iter().map(String::as_str).enumerate().collect(),
+            // Of equal names the first.
+            label2id: names.iter().map(String::as_str).enumerate().rev().map(|(i, name)| (name, i)).collect(),
+            dtype: match storage {
+                Storage::F32 => "float32",
+                Storage::F16 => "float16",
+            },
+        }
+    }
+}
+
+/// transformers' `preprocessor_config.json`.
+#[derive(Serialize)]
+struct HfPreprocessor {
+    image_processor_type: &'static str,
+    do_resize: bool,
+    size: BTreeMap<&'static str, usize>,
+    resample: u32,
+    do_rescale: bool,
+    rescale_factor: f64,
+    do_normalize: bool,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+impl HfPreprocessor {
+    fn new(config: &VitConfig) -> Self {
+        HfPreprocessor {
+            image_processor_type: "ViTImageProcessor",
+            do_resize: true,
+            size: BTreeMap::from([("height", config.img_size.0), ("width", config.img_size.1)]),
+            resample: BICUBIC,
+            do_rescale: true,
+            rescale_factor: 1.0 / 255.0,
+            do_normalize: true,
+            image_mean: config.normalize.mean,
+            image_std: config.normalize.std,
+        }
+    }
+}
+
+/// timm's `config.json`.
+#[derive(Serialize)]
+struct TimmConfig<'a> {
+    architecture: &'static str,
+    num_classes: usize,
+    num_features: usize,
+    global_pool: &'static str,
+    label_names: &'a [String],
+    model_args: TimmArgs,
+    pretrained_cfg: TimmPretrained,
+}
+
+/// Arguments of timm's `VisionTransformer`, all that may differ from the architecture named.
+#[derive(Serialize)]
+struct TimmArgs {
+    img_size: [usize; 2],
+    patch_size: usize,
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    mlp_ratio: f64,
+    qkv_bias: bool,
+    class_token: bool,
+    no_embed_class: bool,
+    reg_tokens: usize,
+    pre_norm: bool,
+    fc_norm: bool,
+    global_pool: &'static str,
+}
+
+#[derive(Serialize)]
+struct TimmPretrained {
+    input_size: [usize; 3],
+    fixed_input_size: bool,
+    num_classes: usize,
+    interpolation: &'static str,
+    crop_pct: f64,
+    crop_mode: &'static str,
+    mean: [f32; 3],
+    std: [f32; 3],
+    first_conv: &'static str,
+    classifier: &'static str,
+}
+
+/// Architectures of timm's whose settings are all overridden by the arguments, but for eps.
+const PLAIN: &str = "vit_base_patch16_224";
+const WITH_FIRST_NORM: &str = "vit_base_patch16_clip_224";
+
+impl<'a> TimmConfig<'a> {
+    fn new(config: &VitConfig, names: &'a [String], crop_pct: f64) -> Self {
+        let (height, width) = config.img_size;
+        let global_pool = match config.global_pool {
+            Pool::Token => "token",
+            Pool::Avg => "avg",
+        };
+        TimmConfig {
+            architecture: if config.pre_norm { WITH_FIRST_NORM } else { PLAIN },
+            num_classes: config.num_classes,
+            num_features: config.embed_dim,
+            global_pool,
+            label_names: names,
+            model_args: TimmArgs {
+                img_size: [height, width],
+                patch_size: config.patch_size,
+                embed_dim: config.embed_dim,
+                depth: config.depth,
+                num_heads: config.num_heads,
+                mlp_ratio: ratio(config.hidden(), config.embed_dim),
+                qkv_bias: config.qkv_bias,
+                class_token: config.class_token,
+                no_embed_class: config.no_embed_class,
+                reg_tokens: config.reg_tokens,
+                pre_norm: config.pre_norm,
+                fc_norm: config.has_fc_norm(),
+                global_pool,
+            },
+            pretrained_cfg: TimmPretrained {
+                input_size: [3, height, width],
+                fixed_input_size: true,
+                num_classes: config.num_classes,
+                interpolation: "bicubic",
+                crop_pct,
+                crop_mode: "center",
+                mean: config.normalize.mean,
+                std: config.normalize.std,
+                first_conv: "patch_embed.proj",
+                classifier: "head",
+            },
+        }
+    }
+
+    /// What timm's norms of this architecture have.
+    fn eps(&self) -> f32 {
+        if self.model_args.pre_norm { 1e-5 } else { 1e-6 }
+    }
+}
+
+/// F / C such that int(C · ratio), as timm computes it, is F again.
+fn ratio(hidden: usize, width: usize) -> f64 {
+    let ratio = hidden as f64 / width as f64;
+    if ((width as f64 * ratio) as usize) < hidden { ratio.next_up() } else { ratio }
+}

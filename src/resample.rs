@@ -1,0 +1,73 @@
+//! Bicubic resampling along one axis: which source samples make each new one, and with what weights. Shared by pictures,
+//! which are resized as Pillow does, and position embeddings, resized as PyTorch does with antialiasing: both use this filter.
+//!
+//! Of a window that starts at `start` and is `length` long, new sample *i* has its centre at c = start + (i + 1/2)·s in the
+//! source, s = length / size. It is the weighted mean of the source samples that lie within 2·max(s, 1) of c, with Keys'
+//! cubic kernel (a = −1/2) stretched by max(s, 1): that stretching is the antialiasing.
+
+/// The source samples `start..start + count` that make one new sample.
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) count: usize,
+    /// Where its weights start in [`Axis::weights`].
+    weights: usize,
+}
+
+/// How one axis is resampled: a span and its weights, of sum 1, for each new sample.
+pub(crate) struct Axis<W> {
+    pub(crate) spans: Vec<Span>,
+    weights: Vec<W>,
+}
+
+impl<W> Axis<W> {
+    pub(crate) fn weights(&self, span: &Span) -> &[W] {
+        &self.weights[span.weights..span.weights + span.count]
+    }
+
+    /// The same with other numbers for weights.
+    pub(crate) fn map<V>(self, weight: impl FnMut(W) -> V) -> Axis<V> {
+        Axis { spans: self.spans, weights: self.weights.into_iter().map(weight).collect() }
+    }
+}
+
+impl Axis<f64> {
+    /// `size` new samples of the window `length` long from `start`, in an axis of `source` samples. The window is not empty
+    /// and lies inside.
+    pub(crate) fn new(source: usize, start: f64, length: f64, size: usize) -> Self {
+        let scale = length / size as f64;
+        let stretch = scale.max(1.0);
+        let (reach, shrink) = (2.0 * stretch, 1.0 / stretch);
+        let mut axis = Axis { spans: Vec::with_capacity(size), weights: Vec::new() };
+        for index in 0..size {
+            let centre = start + (index as f64 + 0.5) * scale;
+            let first = (centre - reach + 0.5).max(0.0) as usize;
+            let end = (centre + reach + 0.5).min(source as f64) as usize;
+            axis.push(first, (first..end).map(|x| cubic((x as f64 - centre + 0.5) * shrink)));
+        }
+        axis
+    }
+
+    /// Adds a span with its weights brought to sum 1.
+    fn push(&mut self, start: usize, weights: impl Iterator<Item = f64>) {
+        let at = self.weights.len();
+        self.weights.extend(weights);
+        let added = &mut self.weights[at..];
+        let normalise = 1.0 / added.iter().sum::<f64>();
+        added.iter_mut().for_each(|weight| *weight *= normalise);
+        self.spans.push(Span { start, count: added.len(), weights: at });
+    }
+}
+
+/// Keys' cubic convolution kernel with a = −1/2 (R. G. Keys, "Cubic convolution interpolation for digital image
+/// processing", 1981).
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
