@@ -8,6 +8,8 @@ mod checkpoint;
 mod common;
 #[cfg(feature = "train")]
 mod data;
+#[cfg(feature = "train")]
+mod deepspeed;
 mod gradcheck;
 mod kernels;
 mod layers;

@@ -31,7 +31,11 @@ impl LossScale {
         LossScale { initial: scale, growth: 1.0, backoff: 1.0, interval: 1, floor: scale }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// Whether the settings are in range.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the first that is not.
+    pub fn check(&self) -> Result<()> {
         const OP: &str = "loss scale";
         let settings = [
             ("initial", self.initial, self.initial > 0.0 && self.initial.is_finite(), "positive"),

@@ -10,12 +10,14 @@ mod loss_scale;
 mod pass;
 mod schedule;
 mod state;
+mod warmup;
 
 pub use ema::Ema;
 pub use layers::{layer, layer_scale};
 pub use loss_scale::LossScale;
 pub use schedule::{LrSchedule, LrShape};
 pub use state::StepReport;
+pub use warmup::{AfterWarmup, DeepSpeedRate};
 
 use ema::Average;
 use pass::{NORM_TOTAL, Pass};
@@ -107,7 +109,11 @@ impl Rule {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Whether the settings are in range.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the first that is not.
+    pub fn check(&self) -> Result<()> {
         let fraction = |name, v: f32| {
             let ok = (0.0..1.0).contains(&v);
             if ok { Ok(()) } else { Err(Error::argument("optimiser", name, "in 0..1", v)) }

@@ -1,5 +1,6 @@
 //! Learning rates over the steps of a run.
 
+use super::DeepSpeedRate;
 use crate::error::{Error, Result};
 
 /// How the rate falls after warm-up.
@@ -14,9 +15,19 @@ pub enum LrShape {
     Constant,
 }
 
-/// A warm-up from 0, then [`LrShape`] down to `min` at the last step; q runs from 0 to 1 over the steps after warm-up.
+/// The learning rate as a function of the optimiser step: a warm-up from 0, then [`LrShape`] down to `min` at the last step,
+/// where q runs from 0 to 1 over the steps after warm-up; or one of DeepSpeed's.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LrSchedule {
+pub struct LrSchedule(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Shaped(Shaped),
+    DeepSpeed(DeepSpeedRate),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shaped {
     base: f32,
     min: f32,
     warmup: u64,
@@ -40,11 +51,37 @@ impl LrSchedule {
         if warmup >= total {
             return Err(Error::argument(OP, "warmup", format!("below the {total} steps of the run"), warmup));
         }
-        Ok(LrSchedule { base, min, warmup, total, shape })
+        Ok(LrSchedule(Kind::Shaped(Shaped { base, min, warmup, total, shape })))
+    }
+
+    /// The same rate at every step.
+    ///
+    /// # Errors
+    /// If it is negative or not finite.
+    pub fn constant(rate: f32) -> Result<Self> {
+        Self::new(LrShape::Constant, rate, 0.0, 0, 1)
+    }
+
+    /// One of DeepSpeed's schedules.
+    ///
+    /// # Errors
+    /// If a rate is negative or not finite, or there is no step of warm-up.
+    pub fn deepspeed(settings: DeepSpeedRate) -> Result<Self> {
+        settings.check()?;
+        Ok(LrSchedule(Kind::DeepSpeed(settings)))
     }
 
     /// The rate of optimiser step `step`, from 0.
     pub fn rate(&self, step: u64) -> f32 {
+        match &self.0 {
+            Kind::Shaped(shaped) => shaped.rate(step),
+            Kind::DeepSpeed(settings) => settings.rate(step),
+        }
+    }
+}
+
+impl Shaped {
+    fn rate(&self, step: u64) -> f32 {
         if step < self.warmup {
             return self.base * (step + 1) as f32 / (self.warmup + 1) as f32;
         }

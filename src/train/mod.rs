@@ -4,6 +4,7 @@
 //! evaluation after each epoch and checkpoints. The host never waits inside a step: it records step *t* and then reads the
 //! results of step *t − 1*.
 
+mod deepspeed;
 mod estimate;
 mod evaluate;
 mod fit;
@@ -11,6 +12,7 @@ mod freeze;
 mod step;
 mod tuning;
 
+pub use deepspeed::{DeepSpeedConfig, parse_deepspeed, read_deepspeed};
 pub use estimate::{MemoryEstimate, Remedy, Workload, available_memory, check_memory, estimate, remedies};
 pub use evaluate::{Evaluation, evaluate};
 pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};

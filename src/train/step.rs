@@ -39,9 +39,10 @@ pub struct TrainSettings {
     /// of one. Tokens kept and dropout masks are those of the undivided batch. A batch of fewer samples is cut into single
     /// ones.
     pub accumulate: usize,
-    /// The element type of activations; in half precision the loss is scaled dynamically ([`LossScale`]), and a step whose
-    /// gradient overflows is left out.
+    /// The element type of activations; in half precision the loss is scaled, and a step whose gradient overflows is left out.
     pub precision: Precision,
+    /// How the loss is scaled in half precision.
+    pub loss_scale: LossScale,
     /// Keeps the input of each block alone and computes the rest again in backward: the same gradients bit for bit, for more
     /// time and much less memory ([`Mode::checkpointed`]).
     pub checkpoint_blocks: bool,
@@ -63,6 +64,7 @@ impl TrainSettings {
             seed: 0,
             accumulate: 1,
             precision: Precision::F32,
+            loss_scale: LossScale::default(),
             checkpoint_blocks: false,
         }
     }
@@ -82,7 +84,7 @@ impl TrainSettings {
         }
         match self.precision {
             Precision::F32 => Ok(optimizer),
-            Precision::F16 => optimizer.with_loss_scale(LossScale::default()),
+            Precision::F16 => optimizer.with_loss_scale(self.loss_scale),
         }
     }
 }

@@ -1,0 +1,329 @@
+//! DeepSpeed's configuration files: what of them has a meaning here, and the names of what has not.
+
+mod section;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::TrainSettings;
+use crate::error::{Error, Result};
+use crate::ltd::{RandomLtd, Schedule, TokenDrop};
+use crate::nn::Precision;
+use crate::optim::{AdamW, AfterWarmup, DeepSpeedRate, LossScale, LrSchedule, Rule, Sgd};
+
+use section::{Notes, Section};
+
+/// No configuration is as large, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// More blocks than any model has.
+const MAX_LAYERS: usize = 1 << 16;
+
+/// The rate where an optimiser's `lr` is not given, as in DeepSpeed.
+const DEFAULT_RATE: f32 = 1e-3;
+
+/// What a DeepSpeed configuration says about a run on one device. What it leaves out is `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeepSpeedConfig {
+    /// Samples of an optimiser step: `train_batch_size`.
+    pub batch_size: usize,
+    /// Micro-batches of an optimiser step: `gradient_accumulation_steps`.
+    pub accumulate: usize,
+    /// `gradient_clipping`.
+    pub max_norm: Option<f32>,
+    /// `optimizer`: Adam (which is AdamW unless `adam_w_mode` is false), AdamW or SGD.
+    pub rule: Option<Rule>,
+    /// `scheduler` (`WarmupLR`, `WarmupDecayLR` or `WarmupCosineLR`), else the optimiser's `lr`.
+    pub rate: Option<LrSchedule>,
+    /// `fp16`, where it is enabled.
+    pub loss_scale: Option<LossScale>,
+    /// `data_efficiency.data_routing.random_ltd`, where it is enabled.
+    pub random_ltd: Option<RandomLtd>,
+    /// Keys without effect here, each a sentence that begins with the dotted path.
+    pub warnings: Vec<String>,
+}
+
+impl DeepSpeedConfig {
+    /// `settings` with what the file says in their place. The batch size is the data loader's.
+    pub fn apply(&self, settings: TrainSettings) -> TrainSettings {
+        TrainSettings {
+            rule: self.rule.unwrap_or(settings.rule),
+            rate: self.rate.unwrap_or(settings.rate),
+            max_norm: self.max_norm,
+            drop: self.random_ltd.clone().map_or(settings.drop, TokenDrop::RandomLtd),
+            accumulate: self.accumulate,
+            precision: if self.loss_scale.is_some() { Precision::F16 } else { settings.precision },
+            loss_scale: self.loss_scale.unwrap_or(settings.loss_scale),
+            ..settings
+        }
+    }
+}
+
+/// Reads a configuration from a file.
+///
+/// # Errors
+/// [`Error::Io`] if the system refuses; [`Error::File`], which names the key by its dotted path, if one is missing, of
+/// another type, out of range, or contradicts another.
+pub fn read_deepspeed(path: impl AsRef<Path>) -> Result<DeepSpeedConfig> {
+    let path = path.as_ref();
+    let io = |error| Error::io(path, error);
+    let mut text = Vec::new();
+    File::open(path).map_err(io)?.take(MAX_FILE + 1).read_to_end(&mut text).map_err(io)?;
+    parse(path, &text)
+}
+
+/// Reads a configuration from text, which `name` stands for in messages.
+///
+/// # Errors
+/// [`Error::File`] as [`read_deepspeed`].
+pub fn parse_deepspeed(name: &str, text: &str) -> Result<DeepSpeedConfig> {
+    parse(Path::new(name), text.as_bytes())
+}
+
+fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
+    if text.len() as u64 > MAX_FILE {
+        return Err(Error::file(file, format!("is larger than {MAX_FILE} bytes")));
+    }
+    let value = serde_json::from_slice(text).map_err(|error| Error::file(file, error.to_string()))?;
+    let notes = Notes { file, warnings: Default::default() };
+    let root = Section::root(&notes, &value)?;
+    let (batch_size, accumulate) = batch(&root)?;
+    let (rule, rate) = optimizer(&root)?.unzip();
+    let config = DeepSpeedConfig {
+        batch_size,
+        accumulate,
+        max_norm: clipping(&root)?,
+        rule,
+        rate: scheduler(&root, rate)?,
+        loss_scale: half_precision(&root)?,
+        random_ltd: random_ltd(&root, (batch_size, batch_size / accumulate))?,
+        warnings: Vec::new(),
+    };
+    root.warn_of_unknown();
+    drop(root);
+    Ok(DeepSpeedConfig { warnings: notes.warnings.into_inner(), ..config })
+}
+
+/// Samples and micro-batches of a step, any one of the three keys made up from the others. On one device
+/// `train_batch_size` is `train_micro_batch_size_per_gpu` times `gradient_accumulation_steps`.
+fn batch(root: &Section<'_>) -> Result<(usize, usize)> {
+    const BATCH: &str = "train_batch_size";
+    const MICRO: &str = "train_micro_batch_size_per_gpu";
+    const STEPS: &str = "gradient_accumulation_steps";
+    let sizes = [root.size(BATCH)?, root.size(MICRO)?, root.size(STEPS)?];
+    for (key, size) in [BATCH, MICRO, STEPS].into_iter().zip(sizes) {
+        if size == Some(0) {
+            return Err(root.error(key, "must be at least 1, is 0"));
+        }
+    }
+    let (batch, steps) = match sizes {
+        [Some(batch), Some(micro), steps] => (batch, steps.unwrap_or((batch / micro).max(1))),
+        [Some(batch), None, steps] => (batch, steps.unwrap_or(1)),
+        [None, Some(micro), steps] => (micro.saturating_mul(steps.unwrap_or(1)), steps.unwrap_or(1)),
+        [None, None, _] => return Err(root.error(BATCH, &format!("is missing, and so is {MICRO}"))),
+    };
+    let micro = sizes[1].unwrap_or(batch / steps);
+    if micro.checked_mul(steps) != Some(batch) {
+        let rule = format!("must be {MICRO} ({micro}) times {STEPS} ({steps}) on one device, is {batch}");
+        return Err(root.error(BATCH, &rule));
+    }
+    Ok((batch, steps))
+}
+
+fn clipping(root: &Section<'_>) -> Result<Option<f32>> {
+    let norm = root.number("gradient_clipping")?.unwrap_or(0.0);
+    if norm < 0.0 {
+        return Err(root.error("gradient_clipping", &format!("must not be negative, is {norm}")));
+    }
+    Ok((norm > 0.0).then_some(norm))
+}
+
+/// The update and its rate.
+fn optimizer(root: &Section<'_>) -> Result<Option<(Rule, f32)>> {
+    let Some(optimizer) = root.section("optimizer")? else { return Ok(None) };
+    let kind = optimizer.required("type", optimizer.text("type")?)?;
+    let empty = serde_json::Map::new();
+    let params = match optimizer.section("params")? {
+        Some(params) => params,
+        None => optimizer.below("params", &empty),
+    };
+    let rule = match kind.to_ascii_lowercase().as_str() {
+        "adam" => adam(&params, params.flag("adam_w_mode")?.unwrap_or(true))?,
+        "adamw" => adam(&params, true)?,
+        "sgd" => Rule::Sgd(Sgd {
+            momentum: params.number("momentum")?.unwrap_or(0.0),
+            dampening: params.number("dampening")?.unwrap_or(0.0),
+            nesterov: params.flag("nesterov")?.unwrap_or(false),
+            weight_decay: params.number("weight_decay")?.unwrap_or(0.0),
+        }),
+        _ => return Err(optimizer.error("type", &format!("must be Adam, AdamW or SGD, is {kind:?}"))),
+    };
+    rule.check().map_err(|error| params.refused(&error))?;
+    let rate = params.number("lr")?.unwrap_or(DEFAULT_RATE);
+    LrSchedule::constant(rate).map_err(|error| params.refused(&error))?;
+    params.warn_of_unknown();
+    optimizer.warn_of_unknown();
+    Ok(Some((rule, rate)))
+}
+
+/// Without decoupled decay (`adam_w_mode` false) there must be no decay.
+fn adam(params: &Section<'_>, is_decoupled: bool) -> Result<Rule> {
+    let weight_decay = params.number("weight_decay")?.unwrap_or(0.0);
+    if !is_decoupled && weight_decay != 0.0 {
+        return Err(params.error("adam_w_mode", "must be true where weight_decay is not 0, is false"));
+    }
+    for (key, only) in [("bias_correction", true), ("amsgrad", false)] {
+        if params.flag(key)?.is_some_and(|value| value != only) {
+            return Err(params.error(key, &format!("must be {only}, is {}", !only)));
+        }
+    }
+    let standard = AdamW::default();
+    let betas = params.pair("betas")?.unwrap_or(standard.betas);
+    Ok(Rule::AdamW(AdamW { betas, eps: params.number("eps")?.unwrap_or(standard.eps), weight_decay }))
+}
+
+/// The scheduler's rates, or `constant`, the optimiser's.
+fn scheduler(root: &Section<'_>, constant: Option<f32>) -> Result<Option<LrSchedule>> {
+    let section = root.section("scheduler")?;
+    let kind = section.as_ref().map(|s| s.text("type")).transpose()?.flatten();
+    let (Some(section), Some(kind)) = (section, kind) else {
+        return constant.map(LrSchedule::constant).transpose().map_err(|error| root.refused(&error));
+    };
+    let empty = serde_json::Map::new();
+    let params = match section.section("params")? {
+        Some(params) => params,
+        None => section.below("params", &empty),
+    };
+    let total = || params.required("total_num_steps", params.integer("total_num_steps")?);
+    let (min, max, after) = match kind {
+        "WarmupLR" => (0.0, constant.unwrap_or(DEFAULT_RATE), AfterWarmup::Constant),
+        "WarmupDecayLR" => (0.0, DEFAULT_RATE, AfterWarmup::Linear { total: total()? }),
+        "WarmupCosineLR" => {
+            let Some(rate) = constant else {
+                return Err(section.error("type", "is WarmupCosineLR, which needs the optimizer's lr"));
+            };
+            let floor = rate * params.number("cos_min_ratio")?.unwrap_or(1e-4);
+            let min = rate * params.number("warmup_min_ratio")?.unwrap_or(0.0);
+            (min, rate, AfterWarmup::Cosine { total: total()?, floor })
+        }
+        _ => {
+            let expected = "must be WarmupLR, WarmupDecayLR or WarmupCosineLR";
+            return Err(section.error("type", &format!("{expected}, is {kind:?}")));
+        }
+    };
+    let is_cosine = matches!(after, AfterWarmup::Cosine { .. });
+    let rate = DeepSpeedRate {
+        min: if is_cosine { min } else { params.number("warmup_min_lr")?.unwrap_or(min) },
+        max: if is_cosine { max } else { params.number("warmup_max_lr")?.unwrap_or(max) },
+        steps: params.integer("warmup_num_steps")?.unwrap_or(1000),
+        is_linear: choice(&params, "warmup_type", ["log", "linear"])?.unwrap_or(0) == 1,
+        after,
+    };
+    params.warn_of_unknown();
+    section.warn_of_unknown();
+    LrSchedule::deepspeed(rate).map(Some).map_err(|error| params.refused(&error))
+}
+
+/// Which of two texts a key has.
+fn choice(section: &Section<'_>, key: &'static str, choices: [&str; 2]) -> Result<Option<usize>> {
+    let Some(text) = section.text(key)? else { return Ok(None) };
+    let found = choices.iter().position(|choice| *choice == text);
+    let [first, second] = choices;
+    found.map(Some).ok_or_else(|| section.error(key, &format!("must be {first:?} or {second:?}, is {text:?}")))
+}
+
+fn half_precision(root: &Section<'_>) -> Result<Option<LossScale>> {
+    let Some(fp16) = root.section("fp16")? else { return Ok(None) };
+    let constant = fp16.number("loss_scale")?.unwrap_or(0.0);
+    let power = fp16.size("initial_scale_power")?.unwrap_or(16);
+    let interval = fp16.size("loss_scale_window")?.unwrap_or(1000);
+    let floor = fp16.number("min_loss_scale")?.unwrap_or(1.0);
+    if fp16.size("hysteresis")?.is_some_and(|hysteresis| hysteresis != 1) {
+        fp16.warn("hysteresis", "is not used: every overflow lowers the loss scale");
+    }
+    let is_enabled = fp16.flag("enabled")?.unwrap_or(false);
+    fp16.warn_of_unknown();
+    if power > 100 {
+        return Err(fp16.error("initial_scale_power", &format!("must be at most 100, is {power}")));
+    }
+    let scale = if constant > 0.0 {
+        LossScale::constant(constant)
+    } else {
+        let initial = 2f32.powi(power as i32);
+        LossScale { initial, growth: 2.0, backoff: 0.5, interval: interval as u32, floor }
+    };
+    scale.check().map_err(|error| fp16.refused(&error))?;
+    Ok(is_enabled.then_some(scale))
+}
+
+/// The section, whose batch sizes must be `batch`, whole and micro.
+fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<Option<RandomLtd>> {
+    let Some(efficiency) = root.section("data_efficiency")? else { return Ok(None) };
+    let seed = efficiency.integer("seed")?.unwrap_or(1234);
+    let is_on = |section: &Section<'_>| Ok::<_, Error>(section.flag("enabled")?.unwrap_or(false));
+    let is_efficient = is_on(&efficiency)?;
+    let mut found = None;
+    if let Some(routing) = efficiency.section("data_routing")? {
+        let is_routed = is_on(&routing)?;
+        if let Some(section) = routing.section("random_ltd")? {
+            if is_efficient && is_routed && is_on(&section)? {
+                found = Some(layers(&section, batch)?.with_seed(seed));
+                section.warn_of_unknown();
+            } else {
+                routing.warn("random_ltd", "is not enabled, or a section around it is not");
+            }
+        }
+        routing.warn_of_unknown();
+    }
+    efficiency.warn_of_unknown();
+    Ok(found)
+}
+
+fn layers(section: &Section<'_>, (batch, micro): (usize, usize)) -> Result<RandomLtd> {
+    let total = section.required("total_layer_num", section.size("total_layer_num")?)?;
+    if total > MAX_LAYERS {
+        return Err(section.error("total_layer_num", &format!("must be at most {MAX_LAYERS}, is {total}")));
+    }
+    let count = section.required("random_ltd_layer_num", section.size("random_ltd_layer_num")?)?;
+    let ids = section.required("random_ltd_layer_id", section.sizes("random_ltd_layer_id")?)?;
+    if ids.len() != count {
+        let what = format!("must name {count} layers, as random_ltd_layer_num says, names {}", ids.len());
+        return Err(section.error("random_ltd_layer_id", &what));
+    }
+    for (key, expected) in [("global_batch_size", batch), ("micro_batch_size", micro)] {
+        if let Some(size) = section.size(key)?.filter(|&size| size != expected) {
+            return Err(section.error(key, &format!("must be {expected}, as the whole file says, is {size}")));
+        }
+    }
+    // A ViT has no mask to cut, and its hidden states are in one order.
+    section.text("model_mask_name")?;
+    choice(section, "hidden_state_order", ["batch_seq_dim", "seq_batch_dim"])?;
+    if choice(section, "model_type", ["encoder", "decoder"])? == Some(1) {
+        section.warn("model_type", "is \"decoder\", but a Vision Transformer is an encoder");
+    }
+    if let Some(rates) = section.section("layer_token_lr_schedule")? {
+        if rates.flag("enabled")?.unwrap_or(false) {
+            return Err(rates.error("enabled", "must be false: DeepSpeed does not implement it either"));
+        }
+        rates.warn_of_unknown();
+    }
+    let ltd = RandomLtd::new(total, schedule(section)?).and_then(|ltd| ltd.with_blocks(&ids));
+    ltd.map_err(|error| section.refused(&error))
+}
+
+fn schedule(section: &Section<'_>) -> Result<Schedule> {
+    let schedule = section.required("random_ltd_schedule", section.section("random_ltd_schedule")?)?;
+    let min = schedule.required("min_value", schedule.size("min_value")?)?;
+    let max = schedule.required("max_value", schedule.size("max_value")?)?;
+    let kind = schedule.required("schedule_type", schedule.text("schedule_type")?)?;
+    if kind != "fixed_linear" {
+        return Err(schedule.error("schedule_type", &format!("must be \"fixed_linear\", is {kind:?}")));
+    }
+    let config = schedule.required("schedule_config", schedule.section("schedule_config")?)?;
+    let steps = config.required("require_steps", config.integer("require_steps")?)?;
+    let granularity = config.required("seq_per_step", config.size("seq_per_step")?)?;
+    config.warn_of_unknown();
+    schedule.warn_of_unknown();
+    Schedule::fixed_linear(min, max, steps, granularity).map_err(|error| schedule.refused(&error))
+}

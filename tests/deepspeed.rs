@@ -1,0 +1,452 @@
+//! DeepSpeed's configurations: the shipped recipes' values, and files that are wrong.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use wgrad::Error;
+use wgrad::ltd::{LayerTokens, RandomLtd, Schedule, TokenDrop};
+use wgrad::nn::Precision;
+use wgrad::optim::{AdamW, AfterWarmup, DeepSpeedRate, LossScale, LrSchedule, Rule, Sgd};
+use wgrad::train::{DeepSpeedConfig, TrainSettings, parse_deepspeed, read_deepspeed};
+
+/// The CIFAR-10 ViT recipe's values: 32 to 197 tokens over 3,910 steps.
+fn cifar() -> Value {
+    json!({
+        "train_batch_size": 32,
+        "train_micro_batch_size_per_gpu": 32,
+        "gradient_clipping": 1.0,
+        "optimizer": { "type": "SGD", "params": { "lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4 } },
+        "data_efficiency": {
+            "enabled": true,
+            "data_routing": {
+                "enabled": true,
+                "random_ltd": {
+                    "enabled": true,
+                    "total_layer_num": 12,
+                    "random_ltd_layer_num": 10,
+                    "random_ltd_layer_id": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+                    "model_mask_name": "attention_mask",
+                    "model_type": "encoder",
+                    "hidden_state_order": "batch_seq_dim",
+                    "random_ltd_schedule": {
+                        "min_value": 32,
+                        "max_value": 197,
+                        "schedule_type": "fixed_linear",
+                        "schedule_config": { "require_steps": 3910, "seq_per_step": 8 }
+                    }
+                }
+            }
+        }
+    })
+}
+
+const LTD: &str = "/data_efficiency/data_routing/random_ltd";
+
+fn read(value: &Value) -> wgrad::Result<DeepSpeedConfig> {
+    parse_deepspeed("ds_config.json", &value.to_string())
+}
+
+/// `value` with the members of `object` at a JSON pointer put in its place, or taken out where they are null.
+fn with(mut value: Value, at: &str, object: Value) -> Value {
+    let (Some(place), Value::Object(members)) = (value.pointer_mut(at).and_then(Value::as_object_mut), object) else {
+        panic!("no object at {at}")
+    };
+    for (key, member) in members {
+        if member.is_null() {
+            place.remove(&key)
+        } else {
+            place.insert(key, member)
+        };
+    }
+    value
+}
+
+/// What is said of a file that is refused.
+#[track_caller]
+fn refused(value: &Value) -> String {
+    match read(value) {
+        Err(error @ Error::File { .. }) => error.to_string(),
+        other => panic!("expected a refused file, got {other:?}"),
+    }
+}
+
+fn consumed(ltd: &RandomLtd, tokens: usize, batch: u64, steps: u64) -> u64 {
+    let mut sum = LayerTokens::default();
+    (0..steps).for_each(|step| sum += ltd.plan(step, tokens).layer_tokens(batch));
+    sum.consumed
+}
+
+/// First steps of some lengths, and the layer tokens that DeepSpeed counts.
+#[test]
+fn shipped_cifar_recipe() {
+    let config = read(&cifar()).unwrap();
+    let ltd = config.random_ltd.clone().unwrap();
+    let expected = RandomLtd::new(12, Schedule::fixed_linear(32, 197, 3910, 8).unwrap()).unwrap().with_seed(1234);
+    assert_eq!(ltd, expected);
+    assert_eq!((config.batch_size, config.accumulate, config.max_norm), (32, 1, Some(1.0)));
+    let sgd = Sgd { momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 };
+    assert_eq!((config.rule, config.rate), (Some(Rule::Sgd(sgd)), Some(LrSchedule::constant(1e-4).unwrap())));
+    assert_eq!((config.loss_scale, config.warnings.as_slice()), (None, [].as_slice()));
+    for (step, kept) in [(0, 32), (190, 40), (380, 48), (1896, 112), (3791, 184), (3792, 192), (3981, 192), (3982, 197)]
+    {
+        assert_eq!(ltd.schedule().kept_length(step), kept, "step {step}");
+    }
+    assert_eq!(consumed(&ltd, 197, 32, 5474), 305_784_192);
+}
+
+#[test]
+fn language_models_count_as_deepspeed_does() {
+    for (layers, min, expected) in [(12u64, 256, 19_534_848), (24, 128, 35_567_104)] {
+        let ids: Vec<u64> = (1..layers - 1).collect();
+        let schedule = json!({ "min_value": min, "max_value": 1024, "schedule_type": "fixed_linear",
+            "schedule_config": { "require_steps": 400, "seq_per_step": 8 } });
+        let ltd = json!({ "total_layer_num": layers, "random_ltd_layer_num": layers - 2, "random_ltd_layer_id": ids,
+            "model_type": "decoder", "hidden_state_order": "seq_batch_dim", "random_ltd_schedule": schedule });
+        let config = read(&with(
+            with(cifar(), LTD, ltd),
+            "",
+            json!({ "train_batch_size": 4,
+            "train_micro_batch_size_per_gpu": null }),
+        ))
+        .unwrap();
+        assert_eq!(consumed(&config.random_ltd.unwrap(), 1024, 4, 524), expected);
+        assert!(config.warnings[0].contains("random_ltd.model_type"), "{:?}", config.warnings);
+    }
+}
+
+#[test]
+fn settings_take_what_the_file_says() {
+    let plain = TrainSettings { seed: 9, ..TrainSettings::new(Rule::AdamW(AdamW::default()), constant(0.5)) };
+    let config = read(&with(
+        cifar(),
+        "",
+        json!({ "fp16": { "enabled": true }, "gradient_accumulation_steps": 4,
+        "train_micro_batch_size_per_gpu": 8 }),
+    ))
+    .unwrap();
+    let settings = config.apply(plain.clone());
+    assert_eq!((settings.rate, settings.max_norm, settings.accumulate), (constant(1e-4), Some(1.0), 4));
+    assert!(matches!(settings.rule, Rule::Sgd(_)) && matches!(settings.drop, TokenDrop::RandomLtd(_)));
+    let scale = LossScale { initial: 65536.0, growth: 2.0, backoff: 0.5, interval: 1000, floor: 1.0 };
+    assert_eq!((settings.precision, settings.loss_scale, settings.seed), (Precision::F16, scale, 9));
+
+    let bare = read(&json!({ "train_batch_size": 7 })).unwrap();
+    let settings = bare.apply(plain.clone());
+    assert_eq!((settings.rule, settings.rate, settings.max_norm), (plain.rule, plain.rate, None));
+    assert_eq!((settings.drop, settings.precision), (TokenDrop::None, Precision::F32));
+}
+
+fn constant(rate: f32) -> LrSchedule {
+    LrSchedule::constant(rate).unwrap()
+}
+
+/// Any one of the three sizes follows from the others.
+#[test]
+fn batch_sizes_agree() {
+    let sizes = |batch: Value, micro: Value, steps: Value| {
+        read(&json!({ "train_batch_size": batch, "train_micro_batch_size_per_gpu": micro,
+            "gradient_accumulation_steps": steps }))
+    };
+    for (batch, micro, steps, expected) in [
+        (json!(32), json!(8), json!(4), (32, 4)),
+        (json!(32), json!(8), Value::Null, (32, 4)),
+        (json!(32), Value::Null, json!(4), (32, 4)),
+        (Value::Null, json!(8), json!(4), (32, 4)),
+        (json!(32), Value::Null, Value::Null, (32, 1)),
+        (Value::Null, json!(8), Value::Null, (8, 1)),
+        (json!(3.2e1), json!(8), Value::Null, (32, 4)),
+    ] {
+        let config = sizes(batch, micro, steps).unwrap();
+        assert_eq!((config.batch_size, config.accumulate), expected);
+    }
+    for (batch, micro, steps, said) in [
+        (json!(32), json!(8), json!(2), "train_batch_size must be train_micro_batch_size_per_gpu (8) times"),
+        (json!(30), json!(8), Value::Null, "train_batch_size must be"),
+        (json!(3), json!(8), Value::Null, "train_batch_size must be"),
+        (json!(31), Value::Null, json!(2), "train_batch_size must be"),
+        (json!(2), Value::Null, json!(3), "train_batch_size must be"),
+        (Value::Null, Value::Null, json!(3), "train_batch_size is missing, and so is train_micro_batch_size_per_gpu"),
+        (json!(0), Value::Null, Value::Null, "train_batch_size must be at least 1"),
+        (json!(8), json!(0), Value::Null, "train_micro_batch_size_per_gpu must be at least 1"),
+        (json!(8), Value::Null, json!(0), "gradient_accumulation_steps must be at least 1"),
+        (json!("auto"), Value::Null, Value::Null, "train_batch_size must be a whole number"),
+        (json!(8.5), Value::Null, Value::Null, "train_batch_size must be a whole number"),
+        (json!(-8), Value::Null, Value::Null, "train_batch_size must be a whole number"),
+        (json!(1e300), Value::Null, Value::Null, "train_batch_size must be a whole number"),
+        (Value::Null, json!(4_000_000_000u64), json!(4_000_000_000u64), ""),
+    ] {
+        match sizes(batch, micro, steps) {
+            Err(error) => assert!(error.to_string().contains(said), "{error}"),
+            // More samples than any loader takes, but a product all the same.
+            Ok(config) => assert!(said.is_empty() && config.batch_size == 16_000_000_000_000_000_000),
+        }
+    }
+}
+
+#[test]
+fn optimizers() {
+    let rule = |kind: &str, params: Value| {
+        let optimizer = json!({ "type": kind, "params": params });
+        read(&with(cifar(), "", json!({ "optimizer": optimizer }))).map(|config| config.rule.unwrap())
+    };
+    let adam = AdamW { weight_decay: 0.0, ..AdamW::default() };
+    assert_eq!(rule("Adam", json!({})).unwrap(), Rule::AdamW(adam));
+    let params = json!({ "betas": [0.8, 0.99], "eps": 1e-6, "weight_decay": 0.1 });
+    let full = AdamW { betas: (0.8, 0.99), eps: 1e-6, weight_decay: 0.1 };
+    assert_eq!(rule("AdamW", params).unwrap(), Rule::AdamW(full));
+    assert_eq!(rule("adam", json!({ "adam_w_mode": false })).unwrap(), Rule::AdamW(adam));
+    let plain = Sgd { momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 };
+    assert_eq!(rule("SGD", json!({})).unwrap(), Rule::Sgd(plain));
+    for (kind, params, said) in [
+        ("Adam", json!({ "adam_w_mode": false, "weight_decay": 0.1 }), "optimizer.params.adam_w_mode must be true"),
+        ("Adam", json!({ "betas": [0.9] }), "optimizer.params.betas must be a list of two numbers"),
+        ("Adam", json!({ "betas": [1.5, 0.9] }), "optimizer.params: optimiser: betas.0 must be in 0..1"),
+        ("Adam", json!({ "amsgrad": true }), "optimizer.params.amsgrad must be false"),
+        ("AdamW", json!({ "lr": "fast" }), "optimizer.params.lr must be a number"),
+        ("AdamW", json!({ "lr": 1e99 }), "optimizer.params.lr must be a number"),
+        ("AdamW", json!({ "lr": -1.0 }), "optimizer.params: learning rate: base must be finite and not negative"),
+        ("SGD", json!({ "nesterov": true }), "nesterov must be false without momentum"),
+        ("OneBitAdam", json!({}), "optimizer.type must be Adam, AdamW or SGD, is \"OneBitAdam\""),
+    ] {
+        let error = rule(kind, params).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let none = with(cifar(), "", json!({ "optimizer": { "params": {} } }));
+    assert!(refused(&none).contains("optimizer.type is missing"));
+}
+
+/// Rates of single steps, worked out by hand from the formulas in the code's documentation.
+#[test]
+fn schedulers() {
+    let rates = |kind: &str, params: Value, steps: &[u64]| {
+        let scheduler = json!({ "type": kind, "params": params });
+        let config = read(&with(cifar(), "", json!({ "scheduler": scheduler })))?;
+        Ok::<_, Error>(steps.iter().map(|&step| config.rate.unwrap().rate(step)).collect::<Vec<_>>())
+    };
+    let close = |got: Vec<f32>, expected: &[f64]| {
+        for (got, expected) in got.iter().zip(expected) {
+            assert!((f64::from(*got) - expected).abs() <= 1e-6 * expected.abs() + 1e-12, "{got} {expected}");
+        }
+    };
+    let warm = json!({ "warmup_min_lr": 0.1, "warmup_max_lr": 1.1, "warmup_num_steps": 4, "warmup_type": "linear" });
+    close(rates("WarmupLR", warm, &[0, 1, 2, 4, 5, 99]).unwrap(), &[0.1, 0.1, 0.35, 0.85, 1.1, 1.1]);
+    // By logarithm: ln 2 / ln 4 is a half.
+    let log = json!({ "warmup_max_lr": 1.0, "warmup_num_steps": 4 });
+    close(rates("WarmupLR", log, &[0, 1, 2, 4, 5]).unwrap(), &[0.0, 0.0, 0.5, 1.0, 1.0]);
+    close(rates("WarmupLR", json!({}), &[2000]).unwrap(), &[1e-4]);
+    let decay = json!({ "warmup_max_lr": 1.0, "warmup_num_steps": 4, "warmup_type": "linear", "total_num_steps": 14 });
+    close(rates("WarmupDecayLR", decay, &[1, 3, 5, 10, 15, 20]).unwrap(), &[0.0, 0.5, 1.0, 0.5, 0.0, 0.0]);
+    let cosine = json!({ "warmup_num_steps": 4, "warmup_type": "linear", "total_num_steps": 12,
+        "warmup_min_ratio": 0.5, "cos_min_ratio": 0.1 });
+    let expected = [0.0, 0.5e-4, 0.75e-4, 0.55e-4, 0.1e-4, 0.1e-4];
+    close(rates("WarmupCosineLR", cosine, &[0, 1, 3, 8, 12, 50]).unwrap(), &expected);
+
+    for (kind, params, said) in [
+        ("WarmupDecayLR", json!({}), "scheduler.params.total_num_steps is missing"),
+        ("WarmupCosineLR", json!({}), "scheduler.params.total_num_steps is missing"),
+        ("WarmupLR", json!({ "warmup_num_steps": 0 }), "warm-up steps must be at least 1"),
+        ("WarmupLR", json!({ "warmup_max_lr": -1 }), "scheduler.params: learning rate: max must be finite"),
+        ("WarmupLR", json!({ "warmup_type": "slow" }), "scheduler.params.warmup_type must be \"log\" or \"linear\""),
+        ("OneCycle", json!({}), "scheduler.type must be WarmupLR"),
+    ] {
+        let error = rates(kind, params, &[]).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let alone = json!({ "optimizer": null, "scheduler": { "type": "WarmupCosineLR", "params": {} } });
+    assert!(refused(&with(cifar(), "", alone)).contains("needs the optimizer's lr"));
+    let rate = DeepSpeedRate { min: 0.0, max: 1.0, steps: u64::MAX, is_linear: false, after: AfterWarmup::Constant };
+    assert!(LrSchedule::deepspeed(rate).unwrap().rate(u64::MAX) <= 1.0);
+}
+
+#[test]
+fn half_precision() {
+    let scale = |fp16: Value| read(&with(cifar(), "", json!({ "fp16": fp16 })));
+    assert_eq!(scale(json!({ "enabled": false })).unwrap().loss_scale, None);
+    assert_eq!(scale(json!({ "loss_scale": 128 })).unwrap().loss_scale, None);
+    let constant = scale(json!({ "enabled": true, "loss_scale": 128 })).unwrap();
+    assert_eq!(constant.loss_scale, Some(LossScale::constant(128.0)));
+    let given = json!({ "enabled": true, "initial_scale_power": 4, "loss_scale_window": 50, "min_loss_scale": 2,
+        "hysteresis": 2 });
+    let given = scale(given).unwrap();
+    let expected = LossScale { initial: 16.0, growth: 2.0, backoff: 0.5, interval: 50, floor: 2.0 };
+    assert_eq!(given.loss_scale, Some(expected));
+    assert_eq!(given.warnings, ["fp16.hysteresis is not used: every overflow lowers the loss scale"]);
+    for (fp16, said) in [
+        (json!({ "initial_scale_power": 101 }), "fp16.initial_scale_power must be at most 100"),
+        (json!({ "loss_scale_window": 0 }), "fp16: loss scale: interval must be at least 1"),
+        (json!({ "min_loss_scale": 1e9 }), "fp16: loss scale: floor must be"),
+        (json!(true), "fp16 must be an object, is true"),
+    ] {
+        let error = scale(fp16).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+/// Every key that must be there, by name.
+#[test]
+fn missing_keys_are_named() {
+    for key in ["total_layer_num", "random_ltd_layer_num", "random_ltd_layer_id", "random_ltd_schedule"] {
+        let said = refused(&with(cifar(), LTD, json!({ key: null })));
+        assert!(said.contains(&format!("data_efficiency.data_routing.random_ltd.{key} is missing")), "{said}");
+    }
+    let schedule = &format!("{LTD}/random_ltd_schedule");
+    for key in ["min_value", "max_value", "schedule_type", "schedule_config"] {
+        let said = refused(&with(cifar(), schedule, json!({ key: null })));
+        assert!(said.contains(&format!("random_ltd.random_ltd_schedule.{key} is missing")), "{said}");
+    }
+    for key in ["require_steps", "seq_per_step"] {
+        let said = refused(&with(cifar(), &format!("{schedule}/schedule_config"), json!({ key: null })));
+        assert!(said.contains(&format!("random_ltd_schedule.schedule_config.{key} is missing")), "{said}");
+    }
+}
+
+#[test]
+fn bad_values_are_named() {
+    let schedule = &format!("{LTD}/random_ltd_schedule");
+    let config = &format!("{schedule}/schedule_config");
+    for (at, object, said) in [
+        (LTD, json!({ "total_layer_num": "twelve" }), "random_ltd.total_layer_num must be a whole number"),
+        (LTD, json!({ "total_layer_num": 4_000_000_000u64 }), "random_ltd.total_layer_num must be at most 65536"),
+        (LTD, json!({ "total_layer_num": 2 }), "total_blocks must be 3 to"),
+        (LTD, json!({ "random_ltd_layer_num": 9 }), "random_ltd.random_ltd_layer_id must name 9 layers"),
+        (LTD, json!({ "random_ltd_layer_id": [1, 2, 3, 4, 5, 6, 7, 8, 9, 12] }), "each once and below 12"),
+        (LTD, json!({ "random_ltd_layer_id": [1, 1, 3, 4, 5, 6, 7, 8, 9, 10] }), "each once and below 12"),
+        (
+            LTD,
+            json!({ "random_ltd_layer_id": [1, -1] }),
+            "random_ltd.random_ltd_layer_id must be a list of whole numbers",
+        ),
+        (LTD, json!({ "random_ltd_layer_id": 3 }), "random_ltd.random_ltd_layer_id must be a list"),
+        (LTD, json!({ "random_ltd_layer_num": 0, "random_ltd_layer_id": [] }), "at least one block"),
+        (LTD, json!({ "model_type": "both" }), "random_ltd.model_type must be \"encoder\" or \"decoder\""),
+        (LTD, json!({ "hidden_state_order": "dim" }), "random_ltd.hidden_state_order must be"),
+        (LTD, json!({ "model_mask_name": 7 }), "random_ltd.model_mask_name must be a text"),
+        (LTD, json!({ "global_batch_size": 33 }), "random_ltd.global_batch_size must be 32"),
+        (LTD, json!({ "micro_batch_size": 8 }), "random_ltd.micro_batch_size must be 32"),
+        (LTD, json!({ "enabled": "yes" }), "random_ltd.enabled must be true or false"),
+        (
+            LTD,
+            json!({ "layer_token_lr_schedule": { "enabled": true } }),
+            "layer_token_lr_schedule.enabled must be false",
+        ),
+        (
+            schedule,
+            json!({ "schedule_type": "fixed_root" }),
+            "schedule_type must be \"fixed_linear\", is \"fixed_root\"",
+        ),
+        (
+            schedule,
+            json!({ "min_value": 0 }),
+            "random_ltd_schedule: schedule fixed_linear: min_value must be at least 1",
+        ),
+        (schedule, json!({ "min_value": 7 }), "min_value must be at least seq_per_step, 8"),
+        (schedule, json!({ "max_value": 16 }), "max_value must be min_value (32) to"),
+        (config, json!({ "seq_per_step": 0 }), "seq_per_step must be at least 1"),
+        (config, json!({ "seq_per_step": 8.5 }), "schedule_config.seq_per_step must be a whole number"),
+        (config, json!({ "require_steps": 0 }), "require_steps must be at least 1"),
+        ("", json!({ "gradient_clipping": -1 }), "gradient_clipping must not be negative"),
+        ("", json!({ "data_efficiency": [] }), "data_efficiency must be an object"),
+        ("/data_efficiency", json!({ "seed": -1 }), "data_efficiency.seed must be a whole number"),
+    ] {
+        let error = refused(&with(cifar(), at, object));
+        assert!(error.contains(said) && error.starts_with("ds_config.json: "), "{error}");
+    }
+}
+
+#[test]
+fn keys_without_effect_are_named() {
+    let strange = json!({ "zero_optimization": { "stage": 2 }, "steps_per_print": 200, "line\nbreak": 1 });
+    let value = with(cifar(), "", strange);
+    let value = with(value, "/optimizer/params", json!({ "torch_adam": true }));
+    let value = with(value, LTD, json!({ "global_batch_size": 32, "keep": 3 }));
+    let mut warnings = read(&value).unwrap().warnings;
+    warnings.sort();
+    let expected = [
+        "data_efficiency.data_routing.random_ltd.keep is not used",
+        "line\\nbreak is not used",
+        "optimizer.params.torch_adam is not used",
+        "steps_per_print is not used",
+        "zero_optimization is not used",
+    ];
+    assert_eq!(warnings, expected);
+}
+
+#[test]
+fn what_is_not_enabled_is_off() {
+    for at in ["/data_efficiency", "/data_efficiency/data_routing", LTD] {
+        for enabled in [json!(false), Value::Null] {
+            let config = read(&with(cifar(), at, json!({ "enabled": enabled }))).unwrap();
+            assert_eq!(config.random_ltd, None);
+            let expected = ["data_efficiency.data_routing.random_ltd is not enabled, or a section around it is not"];
+            assert_eq!(config.warnings, expected);
+        }
+    }
+    assert_eq!(read(&with(cifar(), "", json!({ "data_efficiency": null }))).unwrap().random_ltd, None);
+    let seeded = read(&with(cifar(), "/data_efficiency", json!({ "seed": 7 }))).unwrap();
+    assert_eq!(seeded.random_ltd.unwrap().seed(), 7);
+}
+
+#[test]
+fn files_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ds_config.json");
+    assert!(matches!(read_deepspeed(&path), Err(Error::Io { .. })));
+    std::fs::write(&path, cifar().to_string()).unwrap();
+    assert_eq!(read_deepspeed(&path).unwrap(), read(&cifar()).unwrap());
+    let deep = format!("{{\"train_batch_size\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for text in ["", "{", "[]", "3", "null", "{\"train_batch_size\": 8,}", &deep, &" ".repeat((1 << 20) + 1)] {
+        std::fs::write(&path, text).unwrap();
+        let error = read_deepspeed(&path).unwrap_err();
+        assert!(matches!(error, Error::File { .. }) && error.to_string().len() < 500, "{error}");
+    }
+}
+
+/// Values of every kind.
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map("[a-z]{1,3}", inner, 0..3).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+/// JSON pointers of all values below.
+fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+    if let Value::Object(map) = value {
+        for (key, value) in map {
+            let at = format!("{at}/{key}");
+            pointers(value, &at, found);
+            found.push(at);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn no_value_panics(at in any::<prop::sample::Index>(), value in any_value(), cut in 0usize..1500) {
+        let mut config = with(cifar(), "", json!({
+            "scheduler": { "type": "WarmupDecayLR", "params": { "total_num_steps": 100, "warmup_num_steps": 10 } },
+            "fp16": { "enabled": true, "loss_scale": 0, "initial_scale_power": 16 },
+        }));
+        let mut all = Vec::new();
+        pointers(&config, "", &mut all);
+        *config.pointer_mut(&all[at.index(all.len())]).unwrap() = value;
+        if let Ok(read) = read(&config) {
+            read.rate.map(|rate| rate.rate(17));
+            read.random_ltd.map(|ltd| ltd.schedule().kept_length(17));
+        }
+        let text = config.to_string();
+        let cut = (0..=cut.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap();
+        prop_assert!(cut == text.len() || parse_deepspeed("cut", &text[..cut]).is_err());
+    }
+}
