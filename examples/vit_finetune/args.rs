@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use serde::Serialize;
-use wgrad::Gpu;
+use serde::{Deserialize, Serialize};
 use wgrad::gpu::AdapterChoice;
-use wgrad::nn::Precision;
+
+use crate::recipe::{Overrides, Recipe, RecipeName};
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
-#[derive(Parser, Clone, Debug, Serialize)]
+///
+/// Options of training, regularisation, augmentation and dropped tokens change the recipe's settings. All settings are printed at
+/// the start.
+#[derive(Parser, Clone, Debug, Serialize, Deserialize)]
 #[command(version, about)]
 pub struct Args {
     /// Data set.
@@ -23,6 +26,7 @@ pub struct Args {
     pub strict: bool,
     /// Threads that decode pictures; 0 takes as many as there are cores.
     #[arg(long, default_value_t = 0, help_heading = "Data")]
+    #[serde(skip)]
     pub threads: usize,
 
     /// Checkpoint to start from; the embedded one by default. A safetensors file (this program's, or with timm's names), a
@@ -45,86 +49,36 @@ pub struct Args {
     /// Side of a patch when starting from scratch.
     #[arg(long, default_value_t = 4, requires = "from_scratch", help_heading = "Model")]
     pub patch_size: usize,
-    /// Stochastic depth of the last block.
-    #[arg(long, default_value_t = 0.0, help_heading = "Model")]
-    pub drop_path: f32,
 
-    /// Passes over the training data.
-    #[arg(long, default_value_t = 8, help_heading = "Training")]
-    pub epochs: u64,
-    /// Optimiser steps, instead of epochs.
-    #[arg(long, help_heading = "Training")]
-    pub steps: Option<u64>,
-    /// Samples a step.
-    #[arg(long, default_value_t = 16, help_heading = "Training")]
-    pub batch_size: usize,
-    /// Micro-batches that a step is cut into: the same step in less memory.
-    #[arg(long, default_value_t = 1, help_heading = "Training")]
-    pub accumulate: usize,
-    /// Keep each block's input alone and compute the rest again in backward: the same step in less memory and more time.
-    #[arg(long, help_heading = "Training")]
-    pub checkpoint_blocks: bool,
-    /// Element type of activations. `auto`: f16 on GPUs that have it.
-    #[arg(long, value_enum, default_value_t = PrecisionKind::F32, help_heading = "Training")]
-    pub precision: PrecisionKind,
-    /// Optimiser.
-    #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw, help_heading = "Training")]
-    pub optimizer: OptimizerKind,
-    /// Learning rate [default: 1e-3 for AdamW, 1e-2 for SGD].
-    #[arg(long, help_heading = "Training")]
-    pub lr: Option<f32>,
-    /// Shape of the learning rate after warm-up.
-    #[arg(long, value_enum, default_value_t = LrKind::Cosine, help_heading = "Training")]
-    pub lr_schedule: LrKind,
-    /// Share of the steps that warm up.
-    #[arg(long, default_value_t = 0.1, help_heading = "Training")]
-    pub warmup: f32,
-    /// Weight decay [default: 0.05 for AdamW, 5e-4 for SGD].
-    #[arg(long, help_heading = "Training")]
-    pub weight_decay: Option<f32>,
-    /// SGD's momentum.
-    #[arg(long, default_value_t = 0.9, help_heading = "Training")]
-    pub momentum: f32,
-    /// SGD with Nesterov's look ahead.
-    #[arg(long, help_heading = "Training")]
-    pub nesterov: bool,
-    /// Largest norm of the gradient; 0 does not clip.
-    #[arg(long, default_value_t = 1.0, help_heading = "Training")]
-    pub clip_grad: f32,
-    /// Share of each target spread over all classes.
-    #[arg(long, default_value_t = 0.1, help_heading = "Training")]
-    pub label_smoothing: f32,
-    /// Seeds the order, augmentation, new weights and kept tokens.
+    /// Settings to begin with.
+    #[arg(long, value_enum, default_value_t, help_heading = "Training")]
+    pub recipe: RecipeName,
+    /// DeepSpeed configuration whose batch size, optimiser, schedules, fp16 and random-LTD replace the recipe's.
+    #[arg(long, value_name = "JSON", help_heading = "Training")]
+    pub ltd_config: Option<PathBuf>,
+    /// Seeds the order, augmentation, new weights and dropped tokens.
     #[arg(long, default_value_t = 0, help_heading = "Training")]
     pub seed: u64,
+    #[command(flatten)]
+    pub overrides: Overrides,
 
-    /// How many tokens the LTD blocks keep over the steps; off trains at full length.
-    #[arg(long, value_enum, default_value_t = LtdKind::Linear, help_heading = "Random-LTD")]
-    pub ltd: LtdKind,
-    /// Tokens kept at first [default: three quarters of them].
-    #[arg(long, help_heading = "Random-LTD")]
-    pub ltd_start: Option<usize>,
-    /// Tokens kept at the end of the schedule [default: all].
-    #[arg(long, help_heading = "Random-LTD")]
-    pub ltd_end: Option<usize>,
-    /// Share of the steps over which the kept length rises.
-    #[arg(long, default_value_t = 0.7, help_heading = "Random-LTD")]
-    pub ltd_ramp: f32,
-    /// The kept length is a multiple of this.
-    #[arg(long, default_value_t = 8, help_heading = "Random-LTD")]
-    pub ltd_granularity: usize,
-    /// Blocks that drop tokens, as 1,2,3 [default: all but the first and last].
-    #[arg(long, value_delimiter = ',', help_heading = "Random-LTD")]
-    pub ltd_blocks: Option<Vec<usize>>,
-    /// First tokens that are never dropped: 1 keeps the class token, 0 is the paper's.
-    #[arg(long, default_value_t = 1, help_heading = "Random-LTD")]
-    pub ltd_keep_prefix: usize,
+    /// Train again in other ways, and show all side by side: without a list at full length.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        num_args = 0..=1,
+        default_missing_value = "none",
+        help_heading = "Comparison"
+    )]
+    pub compare: Vec<Rival>,
+    /// Runs of each kind, with the seeds from --seed on.
+    #[arg(long, default_value_t = 1, help_heading = "Comparison")]
+    pub seeds: u64,
 
-    /// Train a second time at full length, and show both side by side.
-    #[arg(long, help_heading = "Output")]
-    pub compare: bool,
     /// Folder for checkpoints, curves and reports [default: runs/N].
     #[arg(long, help_heading = "Output")]
+    #[serde(skip)]
     pub output: Option<PathBuf>,
     /// Write the best weights as a folder for timm or for transformers too, into export/ of the run's folder.
     #[arg(long, value_enum, help_heading = "Output")]
@@ -135,10 +89,14 @@ pub struct Args {
     /// Print the report as JSON in the last line.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+
     /// Adapter, by number or a part of its name.
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]
     pub adapter: Option<AdapterChoice>,
+    /// Keep each block's input alone and compute the rest again in backward: the same step in less memory and more time.
+    #[arg(long, help_heading = "Device")]
+    pub checkpoint_blocks: bool,
     /// Device memory that may be used, in MB [default: what is free, where the device shares the machine's memory].
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]
@@ -164,8 +122,15 @@ pub struct Args {
     pub list_adapters: bool,
 }
 
+impl Args {
+    /// The recipe with what the options change of it.
+    pub fn recipe(&self) -> Recipe {
+        Recipe::named(self.recipe).with(&self.overrides)
+    }
+}
+
 /// Where the pictures come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Data {
     /// The embedded 1,797 handwritten digits.
@@ -178,39 +143,30 @@ pub enum Data {
     Folder,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+/// What the run is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    Adamw,
-    Sgd,
+pub enum Rival {
+    /// Full length.
+    None,
+    /// random-LTD with its schedule.
+    RandomLtd,
+    /// random-LTD that keeps its start length.
+    Constant,
+    /// PatchDropout.
+    Patchdrop,
+    /// Full length, for as many steps as take the time of the first run.
+    EqualTime,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TuneKind {
     Auto,
     Off,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PrecisionKind {
-    F32,
-    F16,
-    Auto,
-}
-
-impl PrecisionKind {
-    pub fn on(self, gpu: &Gpu) -> Precision {
-        match self {
-            PrecisionKind::F32 => Precision::F32,
-            PrecisionKind::F16 => Precision::F16,
-            PrecisionKind::Auto => Precision::auto(gpu),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExportKind {
     /// `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it.
@@ -219,30 +175,9 @@ pub enum ExportKind {
     Hf,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StorageKind {
     F32,
     F16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LrKind {
-    Cosine,
-    Linear,
-    Constant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LtdKind {
-    /// Full length throughout.
-    Off,
-    /// Rises linearly and ends at full length.
-    Linear,
-    /// DeepSpeed's schedule, with its quirks.
-    FixedLinear,
-    /// Keeps the start length throughout.
-    Constant,
 }

@@ -34,11 +34,11 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
         return Ok(());
     }
     register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
-    let mut runs: Vec<&'static str> = history.rows.iter().map(|r| r.run).collect();
+    let mut runs: Vec<&str> = history.rows.iter().map(|r| &*r.run).collect();
     runs.dedup();
     let each = |value: fn(&[&Row]) -> Vec<(f64, f64)>, label: &str, dots: bool| -> Vec<Curve> {
-        let curve = |(i, run): (usize, &&'static str)| {
-            let rows: Vec<&Row> = history.rows.iter().filter(|r| r.run == *run).collect();
+        let curve = |(i, run): (usize, &&str)| {
+            let rows: Vec<&Row> = history.rows.iter().filter(|r| &*r.run == *run).collect();
             let name = if label.is_empty() { (*run).to_owned() } else { format!("{run}, {label}") };
             Curve { name, colour: COLOURS[i % COLOURS.len()], points: value(&rows), dots }
         };

@@ -8,12 +8,16 @@
 //! layer tokens and memory, and the folder that holds checkpoints, curves and a report.
 
 mod args;
+mod arms;
 mod curves;
 mod memory;
 mod progress;
+mod recipe;
 mod report;
 mod run;
+mod settings;
 mod setup;
+mod values;
 mod warnings;
 
 use std::io::{IsTerminal, Write};
@@ -25,8 +29,9 @@ use clap::Parser;
 use wgrad::gpu::{Gpu, GpuOptions, Power};
 
 use args::Args;
+use arms::Arm;
 use report::Report;
-use run::RunKind;
+use run::Session;
 use setup::Setup;
 
 fn main() -> Result<()> {
@@ -55,14 +60,20 @@ fn main() -> Result<()> {
     let folder = setup.create_folder(&args)?;
     let tuning = run::tune(&gpu, &args, &setup)?;
 
-    let kinds = if args.compare { vec![RunKind::Main, RunKind::FullLength] } else { vec![RunKind::Main] };
-    if args.compare {
-        run::warm_up(&gpu, &args, &setup)?;
+    let session = Session { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };
+    let arms = Arm::all(&args, setup.recipe.drop);
+    if arms.len() > 1 {
+        for arm in &arms {
+            session.trial(arm.drop())?;
+        }
     }
-    let mut report = Report::new(gpu.info().to_string(), tuning, &args);
+    let mut report = Report::new(gpu.info().to_string(), tuning, &args, &setup.recipe);
     let mut history = report::History::create(&folder)?;
-    for kind in kinds {
-        let result = run::run(&gpu, &args, &setup, kind, &folder, &mut history, &stop);
+    // A seed at a time: what slows the machine for a while then slows all arms.
+    let seeds = args.seed..args.seed.saturating_add(args.seeds.max(1));
+    let runs = seeds.flat_map(|seed| arms.iter().map(move |&arm| (arm, seed)));
+    for (arm, seed) in runs {
+        let result = session.run(arm, seed, &report, &mut history);
         // What has been measured so far is written also where a run fails.
         history.flush()?;
         curves::draw(&folder.join("curves.png"), &history)?;

@@ -11,7 +11,7 @@ use crate::setup::Setup;
 
 /// Ends the program where the run would not fit, with the settings that would.
 pub fn check(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<()> {
-    let settings = setup.settings(args, gpu, true)?;
+    let settings = setup.main_settings(args, gpu)?;
     match check_memory(gpu, &setup.workload(&settings), budget(gpu, args)) {
         Err(error @ wgrad::Error::DoesNotFit { .. }) => Err(error).context(
             "--memory MB overrides what is there; the settings are --accumulate N, --checkpoint-blocks, --ltd-end R",
@@ -27,7 +27,7 @@ fn budget(gpu: &Gpu, args: &Args) -> Option<u64> {
 /// The run, the same at full length where it drops tokens, and settings that would make it fit if it does not.
 pub fn table(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Table> {
     let budget = budget(gpu, args);
-    let settings = setup.settings(args, gpu, true)?;
+    let settings = setup.main_settings(args, gpu)?;
     let mut columns = vec![("this run".to_owned(), estimate(gpu, &setup.workload(&settings))?)];
     if settings.drop != TokenDrop::None {
         let full = TrainSettings { drop: TokenDrop::None, ..settings.clone() };

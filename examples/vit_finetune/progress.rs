@@ -15,7 +15,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Follows one run, and keeps its history.
 pub struct Progress<'a> {
-    run: &'static str,
+    run: Arc<str>,
     total: u64,
     per_epoch: u64,
     history: &'a mut History,
@@ -30,16 +30,10 @@ pub struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    pub fn new(
-        run: &'static str,
-        total: u64,
-        per_epoch: u64,
-        history: &'a mut History,
-        stop: &'a Arc<AtomicBool>,
-    ) -> Self {
+    pub fn new(run: Arc<str>, total: u64, per_epoch: u64, history: &'a mut History, stop: &'a Arc<AtomicBool>) -> Self {
         let bar = crate::is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix:12} {bar:24} {pos}/{len} {msg} [{eta} left]");
-            let bar = ProgressBar::new(total).with_prefix(run);
+            let bar = ProgressBar::new(total).with_prefix(run.to_string());
             style.map_or(bar.clone(), |style| bar.with_style(style))
         });
         let now = Instant::now();
@@ -102,7 +96,7 @@ impl<'a> Progress<'a> {
 impl Observer for Progress<'_> {
     fn step(&mut self, metrics: &StepMetrics) -> ControlFlow<()> {
         self.smooth(metrics);
-        self.history.step(self.run, metrics, self.per_epoch);
+        self.history.step(&self.run, metrics, self.per_epoch);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(metrics.step + 1);
@@ -114,7 +108,7 @@ impl Observer for Progress<'_> {
     }
 
     fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
-        self.history.epoch(self.run, metrics);
+        self.history.epoch(&self.run, metrics);
         let line = format!(
             "{:12} epoch {}: training loss {:.4}, accuracy {:.2} %; validation loss {:.4}, accuracy {:.2} %{}",
             self.run,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
@@ -10,6 +11,8 @@ use wgrad::ops::TuneReport;
 use wgrad::train::{EpochMetrics, StepMetrics};
 
 use crate::args::Args;
+use crate::arms::Arm;
+use crate::recipe::{DropKind, Recipe};
 
 /// report.json.
 #[derive(Serialize)]
@@ -17,7 +20,8 @@ pub struct Report<'a> {
     pub adapter: String,
     /// What was measured to choose kernels, if that was asked for.
     pub tuning: Option<TuneReport>,
-    pub settings: &'a Args,
+    pub args: &'a Args,
+    pub recipe: &'a Recipe,
     pub runs: Vec<RunReport>,
 }
 
@@ -25,6 +29,9 @@ pub struct Report<'a> {
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {
     pub name: String,
+    /// Runs of an arm differ in their seed alone.
+    pub arm: &'static str,
+    pub seed: u64,
     pub test_accuracy: f64,
     pub test_loss: f64,
     /// The checkpoint that was tested: the one with the best validation accuracy.
@@ -33,6 +40,8 @@ pub struct RunReport {
     pub steps: u64,
     /// Whether it was ended before its last step.
     pub stopped: bool,
+    /// Whether it ended early for want of progress.
+    pub out_of_patience: bool,
     /// Training steps and waiting for data; nothing of what is timed below.
     pub wall_seconds: f64,
     pub data_wait_seconds: f64,
@@ -49,20 +58,9 @@ pub struct RunReport {
     pub skipped: Vec<String>,
 }
 
-impl RunReport {
-    /// Of the wall time, in percent.
-    fn share(&self, seconds: f64) -> f64 {
-        100.0 * seconds / self.wall_seconds.max(1e-9)
-    }
-
-    fn host_ms(&self) -> f64 {
-        1e3 * self.host_seconds / self.steps.max(1) as f64
-    }
-}
-
 impl<'a> Report<'a> {
-    pub fn new(adapter: String, tuning: Option<TuneReport>, settings: &'a Args) -> Self {
-        Report { adapter, tuning, settings, runs: Vec::new() }
+    pub fn new(adapter: String, tuning: Option<TuneReport>, args: &'a Args, recipe: &'a Recipe) -> Self {
+        Report { adapter, tuning, args, recipe, runs: Vec::new() }
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {
@@ -71,37 +69,87 @@ impl<'a> Report<'a> {
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// The runs side by side.
+    /// The arms side by side, each in the mean of its runs.
     pub fn table(&self) -> Table {
+        let mut arms: Vec<(&'static str, Vec<&RunReport>)> = Vec::new();
+        for run in &self.runs {
+            match arms.iter_mut().find(|(name, _)| *name == run.arm) {
+                Some((_, runs)) => runs.push(run),
+                None => arms.push((run.arm, vec![run])),
+            }
+        }
         let mut table = Table::new();
-        let mut header = vec![String::new()];
-        header.extend(self.runs.iter().map(|r| r.name.clone()));
+        let header = arms.iter().map(|(name, _)| Cell::new(name).set_alignment(CellAlignment::Right));
+        let header = std::iter::once(Cell::new("")).chain(header);
         table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
-        let rows: [Line; 11] = [
-            ("test accuracy", |r| format!("{:.2} %", 100.0 * r.test_accuracy)),
-            ("wall time, training", |r| format!("{:.1} s", r.wall_seconds)),
-            ("  of it waiting for data", |r| {
-                format!("{:.1} s ({:.1} %)", r.data_wait_seconds, r.share(r.data_wait_seconds))
-            }),
-            ("  host's work, a step", |r| format!("{:.1} ms ({:.1} %)", r.host_ms(), r.share(r.host_seconds))),
-            ("evaluation", |r| format!("{:.1} s", r.evaluation_seconds)),
-            ("compilation", |r| format!("{:.1} s", r.compilation_seconds)),
-            ("images/s", |r| format!("{:.0}", r.images_per_second)),
-            ("layer tokens", |r| thousands(r.layer_tokens)),
-            ("  saved", |r| format!("{:.1} %", 100.0 * r.layer_tokens_saved)),
-            ("peak device memory", |r| format!("{:.1} MB", r.peak_device_bytes as f64 / 1e6)),
-            ("pictures skipped", |r| r.skipped.len().to_string()),
-        ];
-        for (name, value) in rows {
-            let cells = self.runs.iter().map(|r| Cell::new(value(r)).set_alignment(CellAlignment::Right));
+        let mut row = |name: &str, value: &dyn Fn(&[&RunReport]) -> String| {
+            let cells = arms.iter().map(|(_, runs)| Cell::new(value(runs)).set_alignment(CellAlignment::Right));
             table.add_row(std::iter::once(Cell::new(name)).chain(cells));
+        };
+        row("test accuracy", &|runs| spread(runs, |r| 100.0 * r.test_accuracy, 2, " %"));
+        if arms.iter().any(|(_, runs)| runs.len() > 1) {
+            row("  less full length's, paired", &|runs| self.difference(runs));
+            row("runs", &|runs| runs.len().to_string());
+        }
+        for (name, value) in LINES {
+            row(name, &value);
         }
         table
     }
+
+    /// Points of accuracy less those of full length with the same seed.
+    fn difference(&self, runs: &[&RunReport]) -> String {
+        let full = Arm::Drop(DropKind::None).name();
+        let pair = |run: &RunReport| {
+            let rival = self.runs.iter().find(|other| other.arm == full && other.seed == run.seed)?;
+            Some(100.0 * (run.test_accuracy - rival.test_accuracy))
+        };
+        let differences: Vec<f64> = runs.iter().filter(|run| run.arm != full).filter_map(|run| pair(run)).collect();
+        if differences.is_empty() { String::new() } else { mean_and_deviation(&differences, 2, "") }
+    }
 }
 
-/// A line of the table: what it shows, and how to print it.
-type Line = (&'static str, fn(&RunReport) -> String);
+/// A line of the table: what it shows, and how to print it for an arm's runs.
+type Line = (&'static str, fn(&[&RunReport]) -> String);
+
+const LINES: [Line; 11] = [
+    ("steps", |runs| spread(runs, |r| r.steps as f64, 0, "")),
+    ("wall time, training", |runs| spread(runs, |r| r.wall_seconds, 1, " s")),
+    ("  of it waiting for data", |runs| share_of_wall(runs, |r| r.data_wait_seconds)),
+    ("  of it the host's work", |runs| share_of_wall(runs, |r| r.host_seconds)),
+    ("evaluation", |runs| spread(runs, |r| r.evaluation_seconds, 1, " s")),
+    ("compilation", |runs| spread(runs, |r| r.compilation_seconds, 1, " s")),
+    ("images/s", |runs| spread(runs, |r| r.images_per_second, 0, "")),
+    ("layer tokens", |runs| thousands(mean(runs, |r| r.layer_tokens as f64) as u64)),
+    ("  saved", |runs| format!("{:.1} %", 100.0 * mean(runs, |r| r.layer_tokens_saved))),
+    ("peak device memory", |runs| spread(runs, |r| r.peak_device_bytes as f64 / 1e6, 1, " MB")),
+    ("pictures skipped", |runs| format!("{:.0}", mean(runs, |r| r.skipped.len() as f64))),
+];
+
+fn mean(runs: &[&RunReport], value: impl Fn(&RunReport) -> f64) -> f64 {
+    runs.iter().map(|run| value(run)).sum::<f64>() / runs.len().max(1) as f64
+}
+
+/// The mean over the runs, and their standard deviation where there are several.
+fn spread(runs: &[&RunReport], value: impl Fn(&RunReport) -> f64, digits: usize, unit: &str) -> String {
+    mean_and_deviation(&runs.iter().map(|run| value(run)).collect::<Vec<_>>(), digits, unit)
+}
+
+fn mean_and_deviation(values: &[f64], digits: usize, unit: &str) -> String {
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    if values.len() < 2 {
+        return format!("{mean:.digits$}{unit}");
+    }
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let deviation = (squares / (values.len() - 1) as f64).sqrt();
+    format!("{mean:.digits$} ± {deviation:.digits$}{unit}")
+}
+
+/// Seconds, and their share of the training time.
+fn share_of_wall(runs: &[&RunReport], seconds: fn(&RunReport) -> f64) -> String {
+    let (part, whole) = (mean(runs, seconds), mean(runs, |r| r.wall_seconds));
+    format!("{part:.1} s ({:.1} %)", 100.0 * part / whole.max(1e-9))
+}
 
 /// 305784192 as 305,784,192.
 fn thousands(n: u64) -> String {
@@ -114,7 +162,7 @@ fn thousands(n: u64) -> String {
 /// A row of metrics.csv. The validation columns are filled at the last step of each epoch.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    pub run: &'static str,
+    pub run: Arc<str>,
     pub step: u64,
     pub epoch: u64,
     pub loss: f32,
@@ -142,9 +190,9 @@ impl History {
         Ok(History { writer, rows: Vec::new(), written: 0 })
     }
 
-    pub fn step(&mut self, run: &'static str, m: &StepMetrics, per_epoch: u64) {
+    pub fn step(&mut self, run: &Arc<str>, m: &StepMetrics, per_epoch: u64) {
         self.rows.push(Row {
-            run,
+            run: run.clone(),
             step: m.step,
             epoch: m.step / per_epoch,
             loss: m.loss,
@@ -158,8 +206,8 @@ impl History {
         });
     }
 
-    pub fn epoch(&mut self, run: &'static str, m: &EpochMetrics) {
-        if let Some(row) = self.rows.iter_mut().rev().find(|r| r.run == run) {
+    pub fn epoch(&mut self, run: &str, m: &EpochMetrics) {
+        if let Some(row) = self.rows.iter_mut().rev().find(|r| &*r.run == run) {
             row.validation_loss = Some(m.validation.loss);
             row.validation_accuracy = Some(m.validation.accuracy);
         }

@@ -1,8 +1,10 @@
 //! One run: train, then test the best checkpoint once.
 
-use std::path::Path;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
@@ -10,47 +12,25 @@ use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
-use wgrad::train::{
-    Evaluation, FitData, FitOptions, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned,
-};
+use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned};
 
-use crate::args::{Args, LtdKind, TuneKind};
+use crate::args::{Args, TuneKind};
+use crate::arms::Arm;
 use crate::progress::Progress;
-use crate::report::{History, RunReport};
+use crate::recipe::DropKind;
+use crate::report::{History, Report, RunReport};
 use crate::setup::Setup;
 
-/// Which of the runs that `--compare` sets side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunKind {
-    /// As the arguments say.
-    Main,
-    /// The same without random-LTD.
-    FullLength,
-}
+/// Steps of a model that is thrown away, and how many of them are not timed.
+const TRIAL: (usize, usize) = (8, 2);
 
-impl RunKind {
-    fn name(self, args: &Args) -> &'static str {
-        match self {
-            RunKind::Main if args.ltd != LtdKind::Off => "random-ltd",
-            RunKind::Main | RunKind::FullLength => "full-length",
-        }
-    }
-}
-
-/// Compiles every kernel that the runs will use, so that neither is timed with it: two steps of a model that is thrown
-/// away.
-pub fn warm_up(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<()> {
-    for with_ltd in [true, false] {
-        let (model, _) = setup.model(gpu, args.seed)?;
-        let mut trainer = Trainer::new(&model, setup.settings(args, gpu, with_ltd)?)?;
-        let loader = setup.train_loader(args)?;
-        for batch in loader.batches_from(Position::default())?.take(2) {
-            trainer.step(&batch?)?;
-        }
-        trainer.finish()?;
-    }
-    gpu.trim();
-    Ok(())
+/// What every run needs.
+pub struct Session<'a> {
+    pub gpu: &'a Gpu,
+    pub args: &'a Args,
+    pub setup: &'a Setup,
+    pub folder: &'a Path,
+    pub stop: &'a Arc<AtomicBool>,
 }
 
 /// Chooses kernels by measurement, where that is asked for.
@@ -59,7 +39,7 @@ pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>>
         return Ok(None);
     }
     let store = args.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
-    let settings = setup.settings(args, gpu, true)?;
+    let settings = setup.main_settings(args, gpu)?;
     let report = tuned(gpu, &setup.workload(&settings), &store, TUNING_BUDGET)?;
     println!(
         "tuning: {} of {} kinds of products measured, {} known, {} changed, in {:.1} s",
@@ -72,46 +52,100 @@ pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>>
     Ok(Some(report))
 }
 
-/// Trains and tests.
-pub fn run(
-    gpu: &Gpu,
-    args: &Args,
-    setup: &Setup,
-    kind: RunKind,
-    folder: &Path,
-    history: &mut History,
-    stop: &Arc<AtomicBool>,
-) -> Result<RunReport> {
-    let name = kind.name(args);
-    // The main run's checkpoints lie at the top of the folder, those of the run it is compared with below it.
-    let folder = if kind == RunKind::Main { folder.to_owned() } else { folder.join(name) };
-    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    gpu.trim();
-    gpu.reset_peak_memory();
-    let (model, loaded) = setup.model(gpu, args.seed)?;
-    if let Some(loaded) = loaded {
-        println!("{loaded}");
+impl Session<'_> {
+    /// Trains a model that is thrown away for a few steps, so that every kernel is compiled before a run is timed. Returns the
+    /// seconds of a step.
+    pub fn trial(&self, drop: DropKind) -> Result<f64> {
+        let Session { gpu, args, setup, .. } = *self;
+        let (steps, untimed) = TRIAL;
+        let (model, _) = setup.model(gpu, args.seed)?;
+        let mut trainer = Trainer::new(&model, setup.settings(args, gpu, drop, setup.steps, args.seed)?)?;
+        let loader = setup.train_loader(args, args.seed)?;
+        let mut started = Instant::now();
+        for (i, batch) in loader.batches_from(Position::default())?.take(steps).enumerate() {
+            if i == untimed {
+                trainer.finish()?;
+                started = Instant::now();
+            }
+            trainer.step(&batch?)?;
+        }
+        trainer.finish()?;
+        gpu.trim();
+        Ok(started.elapsed().as_secs_f64() / (steps - untimed) as f64)
     }
-    let train = setup.train_loader(args)?;
-    let validation = setup.eval_loader(args, &setup.data.validation)?;
-    let data = FitData {
-        train: &train,
-        validation: &validation,
-        steps: setup.steps,
-        folder: Some(folder.clone()),
-        class_names: &setup.data.class_names,
-    };
-    let settings = setup.settings(args, gpu, kind == RunKind::Main)?;
-    let mut progress = Progress::new(name, setup.steps, train.batches_per_epoch() as u64, history, stop);
-    let outcome = fit(&model, &data, settings, &FitOptions::default(), &mut progress);
-    progress.finish();
-    let outcome = outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;
-    let (test, skipped_in_test) = test(args, setup, &model, &folder)?;
-    if kind == RunKind::Main {
-        setup.export(args, &model, &folder)?;
+
+    /// Trains and tests.
+    pub fn run(&self, arm: Arm, seed: u64, report: &Report<'_>, history: &mut History) -> Result<RunReport> {
+        let Session { gpu, args, setup, .. } = *self;
+        let name = self.name(arm, seed);
+        let folder = self.run_folder(arm, seed)?;
+        let steps = self.steps(arm, seed, report)?;
+        gpu.trim();
+        gpu.reset_peak_memory();
+        let (model, loaded) = setup.model(gpu, seed)?;
+        if let Some(loaded) = loaded.filter(|_| report.runs.is_empty()) {
+            println!("{loaded}");
+        }
+        let train = setup.train_loader(args, seed)?;
+        let validation = setup.eval_loader(args, &setup.data.validation)?;
+        let data = FitData {
+            train: &train,
+            validation: &validation,
+            steps,
+            folder: Some(folder.clone()),
+            class_names: &setup.data.class_names,
+        };
+        let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
+        let mut progress =
+            Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
+        let outcome = fit(&model, &data, settings, &setup.fit_options(), &mut progress);
+        progress.finish();
+        let outcome =
+            outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;
+        let (test, skipped_in_test) = test(args, setup, &model, &folder)?;
+        if self.is_first(arm, seed) {
+            setup.export(args, &model, &folder)?;
+        }
+        let skipped = [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
+        run_report((name, arm, seed), gpu, &outcome, test, skipped)
     }
-    let skipped = [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
-    report(name, gpu, &outcome, test, skipped)
+
+    /// The arm's, with the seed where there are several.
+    fn name(&self, arm: Arm, seed: u64) -> String {
+        let mut name = arm.name().to_owned();
+        if self.args.seeds > 1 {
+            // A String takes whatever is written to it.
+            let _ = write!(name, "-seed{seed}");
+        }
+        name
+    }
+
+    fn is_first(&self, arm: Arm, seed: u64) -> bool {
+        arm == Arm::Drop(self.setup.recipe.drop) && seed == self.args.seed
+    }
+
+    /// The first run's checkpoints lie at the top of the folder, those of the others below it.
+    fn run_folder(&self, arm: Arm, seed: u64) -> Result<PathBuf> {
+        let top = self.folder.to_owned();
+        let folder = if self.is_first(arm, seed) { top } else { top.join(self.name(arm, seed)) };
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// The steps of a run. Those of [`Arm::EqualTime`] follow from the first arm's time and that of a step at full length: of
+    /// the runs with this seed, if there are such, else of a trial.
+    fn steps(&self, arm: Arm, seed: u64, report: &Report<'_>) -> Result<u64> {
+        if arm != Arm::EqualTime {
+            return Ok(self.setup.steps);
+        }
+        let run_of = |arm: Arm| report.runs.iter().find(|run| run.arm == arm.name() && run.seed == seed);
+        let main = run_of(Arm::Drop(self.setup.recipe.drop)).context("the first arm has not been run")?;
+        let step = match run_of(Arm::Drop(DropKind::None)) {
+            Some(full) => full.wall_seconds / full.steps as f64,
+            None => self.trial(DropKind::None)?,
+        };
+        Ok(((main.wall_seconds / step).round() as u64).max(2))
+    }
 }
 
 /// Reads the test split, once: with the weights that did best on the validation split.
@@ -135,19 +169,28 @@ fn skipped(loader: &Loader) -> Vec<String> {
     lines
 }
 
-fn report(name: &str, gpu: &Gpu, outcome: &Outcome, test: Evaluation, skipped: Vec<String>) -> Result<RunReport> {
+fn run_report(
+    (name, arm, seed): (String, Arm, u64),
+    gpu: &Gpu,
+    outcome: &Outcome,
+    test: Evaluation,
+    skipped: Vec<String>,
+) -> Result<RunReport> {
     let (best_epoch, validation) = outcome.best.unwrap_or_default();
     ensure!(outcome.steps > 0, "the run ended before its first step");
     let timing = outcome.timing;
     let wall_seconds = timing.training.saturating_sub(timing.compilation).as_secs_f64();
     Ok(RunReport {
-        name: name.to_owned(),
+        name,
+        arm: arm.name(),
+        seed,
         test_accuracy: test.accuracy,
         test_loss: test.loss,
         best_epoch: best_epoch + 1,
         validation_accuracy: validation.accuracy,
         steps: outcome.steps,
         stopped: outcome.stopped,
+        out_of_patience: outcome.out_of_patience,
         wall_seconds,
         host_seconds: timing.host.as_secs_f64(),
         data_wait_seconds: timing.data_wait.as_secs_f64(),

@@ -8,46 +8,43 @@ use wgrad::checkpoint::{
     self, ExportOptions, LoadReport, MatchOptions, OpenOptions, Pretrained, Storage, export_hf, export_timm,
     load_parameters,
 };
-use wgrad::data::{self, Crop, DataSet, FolderOptions, Loader, LoaderOptions, Split, Transform};
+use wgrad::data::{
+    self, ColorJitter, Crop, DataSet, FolderOptions, Loader, LoaderOptions, RandomErasing, Split, Transform,
+};
 use wgrad::gpu::Gpu;
-use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::{Vit, VitConfig};
-use wgrad::ops::{CrossEntropy, Normalize};
-use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, Sgd};
-use wgrad::train::{TrainSettings, Workload};
+use wgrad::ops::Normalize;
+use wgrad::train::{DeepSpeedConfig, read_deepspeed};
 
-use crate::args::{Args, Data, ExportKind, LrKind, LtdKind, OptimizerKind, StorageKind};
+use crate::args::{Args, Data, ExportKind, StorageKind};
+use crate::recipe::{CropKind, DropKind, Recipe};
 
-/// The data set, the model's sizes, and the weights to start from.
+/// The data set, the model's sizes, how to train, and the weights to start from.
 pub struct Setup {
     pub data: DataSet,
     pub config: VitConfig,
+    pub recipe: Recipe,
+    pub deepspeed: Option<DeepSpeedConfig>,
     weights: Option<(String, Pretrained)>,
     pub steps: u64,
-    batch_size: usize,
 }
 
 impl Setup {
     pub fn new(args: &Args) -> Result<Self> {
+        let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
+        let recipe = with_deepspeed(args.recipe(), deepspeed.as_ref());
         let mut data = load_data(args)?;
         let (config, weights) = load_weights(args, &data)?;
-        // Photos are evaluated on the part of them that the model is used to.
-        let crop_fraction = weights.as_ref().and_then(|(_, weights)| weights.crop_fraction);
-        if let (Crop::Centre { fraction }, Some(told)) = (&mut data.eval_crop, crop_fraction) {
-            *fraction = told.max(Transform::MIN_FRACTION);
-        }
+        let config = VitConfig { drop_path_rate: recipe.drop_path, ..config };
         config.check()?;
-        let (batch, pictures) = (args.batch_size, data.train.len());
+        choose_crops(&mut data, &recipe, weights.as_ref().and_then(|(_, weights)| weights.crop_fraction));
+        let (batch, pictures) = (recipe.batch_size, data.train.len());
         ensure!((1..=pictures).contains(&batch), "--batch-size {batch}: there are {pictures} training pictures");
-        let per_epoch = (pictures / batch) as u64;
-        let steps = args.steps.unwrap_or(args.epochs * per_epoch);
-        ensure!(
-            (1..=batch).contains(&args.accumulate),
-            "--accumulate {}: 1 to the batch size, {batch}",
-            args.accumulate
-        );
-        ensure!(steps > 0, "nothing to do: --epochs and --steps must not be 0");
-        Ok(Setup { data, config, weights, steps, batch_size: args.batch_size })
+        let micro = recipe.accumulate;
+        ensure!((1..=batch).contains(&micro), "--accumulate {micro}: 1 to the batch size, {batch}");
+        let steps = if recipe.steps > 0 { recipe.steps } else { recipe.epochs * (pictures / batch) as u64 };
+        ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
+        Ok(Setup { data, config, recipe, deepspeed, weights, steps })
     }
 
     /// A fresh model with the starting weights, and what was loaded.
@@ -61,19 +58,31 @@ impl Setup {
         Ok((model, report))
     }
 
-    pub fn train_loader(&self, args: &Args) -> Result<Loader> {
+    pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader> {
         let options = LoaderOptions {
             strict: args.strict,
             threads: args.threads,
-            ..LoaderOptions::training(self.batch_size, args.seed)
+            ..LoaderOptions::training(self.recipe.batch_size, seed)
         };
-        Ok(Loader::new(&self.data.train, self.data.train_transform(self.side()?), options)?)
+        Ok(Loader::new(&self.data.train, self.train_transform()?, options)?)
+    }
+
+    fn train_transform(&self) -> Result<Transform> {
+        let Recipe { auto_augment, color_jitter, erasing, .. } = self.recipe;
+        let jitter =
+            ColorJitter { brightness: color_jitter, contrast: color_jitter, saturation: color_jitter, hue: 0.0 };
+        Ok(Transform {
+            auto_augment: auto_augment.into(),
+            color_jitter: (color_jitter != 0.0).then_some(jitter),
+            erasing: (erasing != 0.0).then(|| RandomErasing::new(erasing)),
+            ..self.data.train_transform(self.side()?)
+        })
     }
 
     /// Every sample of a split once.
     pub fn eval_loader(&self, args: &Args, split: &Split) -> Result<Loader> {
         // No larger than a micro-batch, so that evaluation does not take more memory than training.
-        let batch_size = self.batch_size.div_ceil(args.accumulate.max(1));
+        let batch_size = self.recipe.batch_size.div_ceil(self.recipe.accumulate.max(1));
         let options =
             LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(batch_size) };
         Ok(Loader::new(split, self.data.eval_transform(self.side()?), options)?)
@@ -106,58 +115,6 @@ impl Setup {
         Ok(u32::try_from(height)?)
     }
 
-    /// Settings of a run, with or without random-LTD.
-    pub fn settings(&self, args: &Args, gpu: &Gpu, with_ltd: bool) -> Result<TrainSettings> {
-        let warmup = (f64::from(args.warmup) * self.steps as f64) as u64;
-        let (rule, default_rate) = rule(args);
-        let rate = args.lr.unwrap_or(default_rate);
-        let shape = match args.lr_schedule {
-            LrKind::Cosine => LrShape::Cosine,
-            LrKind::Linear => LrShape::Linear,
-            LrKind::Constant => LrShape::Constant,
-        };
-        let rate = LrSchedule::new(shape, rate, 0.0, warmup, self.steps)?;
-        Ok(TrainSettings {
-            max_norm: (args.clip_grad != 0.0).then_some(args.clip_grad),
-            loss: CrossEntropy { label_smoothing: args.label_smoothing, ignore_index: None },
-            drop: if with_ltd { self.ltd(args)?.into() } else { TokenDrop::None },
-            seed: args.seed,
-            accumulate: args.accumulate,
-            precision: args.precision.on(gpu),
-            checkpoint_blocks: args.checkpoint_blocks,
-            ..TrainSettings::new(rule, rate)
-        })
-    }
-
-    /// A run with these settings, for estimates.
-    pub fn workload<'a>(&'a self, settings: &'a TrainSettings) -> Workload<'a> {
-        Workload { config: &self.config, settings, batch: self.batch_size, steps: self.steps }
-    }
-
-    fn ltd(&self, args: &Args) -> Result<Option<RandomLtd>> {
-        let tokens = self.config.tokens();
-        let start = args.ltd_start.unwrap_or((3 * tokens).div_ceil(4));
-        let end = args.ltd_end.unwrap_or(tokens);
-        ensure!(
-            start <= tokens && end <= tokens,
-            "--ltd-start {start} and --ltd-end {end} must be at most {tokens} tokens"
-        );
-        let ramp = ((f64::from(args.ltd_ramp) * self.steps as f64) as u64).max(1);
-        let schedule = match args.ltd {
-            LtdKind::Off => return Ok(None),
-            LtdKind::Linear => Schedule::linear(start, end, ramp, args.ltd_granularity)?,
-            LtdKind::FixedLinear => Schedule::fixed_linear(start, end, ramp, args.ltd_granularity)?,
-            LtdKind::Constant => Schedule::constant(start)?,
-        };
-        let mut ltd = RandomLtd::new(self.config.depth, schedule)?;
-        if let Some(blocks) = &args.ltd_blocks {
-            ltd = ltd.with_blocks(blocks)?;
-        }
-        let ltd = ltd.with_keep_prefix(args.ltd_keep_prefix)?.with_seed(args.seed);
-        ltd.check_length(tokens)?;
-        Ok(Some(ltd))
-    }
-
     /// The run folder: the one that was asked for, or the next free number below `runs`.
     pub fn create_folder(&self, args: &Args) -> Result<PathBuf> {
         let folder = match &args.output {
@@ -165,8 +122,13 @@ impl Setup {
             None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
         };
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let text = serde_json::to_string_pretty(args)?;
-        std::fs::write(folder.join("args.json"), text).with_context(|| format!("writing to {}", folder.display()))?;
+        let texts = [
+            ("args.json", serde_json::to_string_pretty(args)?),
+            ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
+        ];
+        for (name, text) in texts {
+            std::fs::write(folder.join(name), text).with_context(|| format!("writing to {}", folder.display()))?;
+        }
         Ok(folder)
     }
 }
@@ -178,13 +140,38 @@ impl fmt::Display for Setup {
         writeln!(f, "data: {name}, {} classes, {n} training, {v} validation, {t} test pictures", class_names.len())?;
         let VitConfig { embed_dim, depth, num_heads, patch_size, img_size, .. } = self.config;
         let from = self.weights.as_ref().map_or("random weights", |(name, _)| name.as_str());
-        write!(
+        writeln!(
             f,
             "model: ViT {embed_dim} wide, {depth} deep, {num_heads} heads, patch {patch_size}, {}x{} pictures, {} tokens, from {from}",
             img_size.0,
             img_size.1,
             self.config.tokens()
-        )
+        )?;
+        write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
+        for warning in self.deepspeed.iter().flat_map(|config| &config.warnings) {
+            write!(f, "\nwarning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a DeepSpeed configuration says of a recipe's settings, in their place. Schedules are taken from it as they are.
+fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
+    let Some(config) = config else { return recipe };
+    let drop = if config.random_ltd.is_some() { DropKind::RandomLtd } else { recipe.drop };
+    Recipe { batch_size: config.batch_size, accumulate: config.accumulate, drop, ..recipe }
+}
+
+/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to.
+fn choose_crops(data: &mut DataSet, recipe: &Recipe, pretrained: Option<f64>) {
+    let are_photos = matches!(data.eval_crop, Crop::Centre { .. });
+    if recipe.crop == CropKind::RandomResized || (recipe.crop == CropKind::Auto && are_photos) {
+        data.train_crop = Crop::RandomResized { scale: (recipe.crop_scale, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0) };
+    }
+    let wanted = (recipe.eval_crop != 0.0).then_some(recipe.eval_crop);
+    let told = pretrained.map(|fraction| fraction.max(Transform::MIN_FRACTION));
+    if let (true, Some(fraction)) = (are_photos, wanted.or(told)) {
+        data.eval_crop = Crop::Centre { fraction };
     }
 }
 
@@ -210,7 +197,7 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(Strin
         let side = args.img_size.unwrap_or(32);
         let (img_size, patch_size) = ((side, side), args.patch_size);
         let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
-        return Ok((VitConfig { drop_path_rate: args.drop_path, ..config }, None));
+        return Ok((config, None));
     }
     let (name, mut weights) = match &args.weights {
         Some(path) => (path.display().to_string(), open_weights(path, &OpenOptions { heads: args.heads })?),
@@ -220,7 +207,7 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(Strin
         weights.resize((side, side))?;
     }
     let config = weights.config.clone();
-    Ok((VitConfig { num_classes, drop_path_rate: args.drop_path, ..config }, Some((name, weights))))
+    Ok((VitConfig { num_classes, ..config }, Some((name, weights))))
 }
 
 /// A file, a folder, or a name on the Hub.
@@ -252,20 +239,4 @@ fn preset(name: &str) -> Result<VitConfig> {
         (_, &[Ok(width), Ok(depth), Ok(heads)]) => VitConfig::custom(width, depth, heads),
         _ => bail!("--model {name}: expected tiny, small, base, large or WIDTHxDEPTHxHEADS"),
     })
-}
-
-/// The update, and the learning rate that suits it.
-fn rule(args: &Args) -> (Rule, f32) {
-    match args.optimizer {
-        OptimizerKind::Adamw => {
-            let defaults = AdamW::default();
-            let weight_decay = args.weight_decay.unwrap_or(defaults.weight_decay);
-            (Rule::AdamW(AdamW { weight_decay, ..defaults }), 1e-3)
-        }
-        OptimizerKind::Sgd => {
-            let defaults = Sgd::default();
-            let weight_decay = args.weight_decay.unwrap_or(defaults.weight_decay);
-            (Rule::Sgd(Sgd { momentum: args.momentum, nesterov: args.nesterov, weight_decay, ..defaults }), 1e-2)
-        }
-    }
 }

@@ -1,0 +1,349 @@
+//! How a run trains: everything but data, weights and device. One list makes the recipe, the options that change it, and
+//! what is printed and saved of it.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use wgrad::Gpu;
+use wgrad::nn::Precision;
+
+use crate::values::{Augment, BlockList, FreezeKind, Length};
+
+/// The recipes that have names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecipeName {
+    /// For a few hundred to some thousand pictures and a pretrained model.
+    #[default]
+    Default,
+    /// As DeepSpeed's own example finetunes on CIFAR-10 with random-LTD: SGD at a small constant rate for 14 epochs.
+    DeepspeedCifar,
+    /// The head alone, on features that stay as they are.
+    LinearProbe,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    Adamw,
+    Sgd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    F32,
+    F16,
+    Auto,
+}
+
+impl PrecisionKind {
+    pub fn on(self, gpu: &Gpu) -> Precision {
+        match self {
+            PrecisionKind::F32 => Precision::F32,
+            PrecisionKind::F16 => Precision::F16,
+            PrecisionKind::Auto => Precision::auto(gpu),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LrKind {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassWeights {
+    /// Every picture counts the same.
+    None,
+    /// Every class counts the same, however many pictures it has.
+    Balanced,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CropKind {
+    /// Random-resized for folders of photos, the data set's own for small pictures.
+    Auto,
+    /// The data set's own: padded and shifted, or a window of the resized picture.
+    Data,
+    /// A random part of random shape, resized.
+    RandomResized,
+}
+
+/// Which tokens a run drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropKind {
+    /// None: full length.
+    None,
+    /// Some in each LTD block, ever fewer (random-LTD).
+    RandomLtd,
+    /// As many in each LTD block throughout: random-LTD that keeps its start length.
+    Constant,
+    /// Some patches once, for all blocks (PatchDropout).
+    Patchdrop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LtdSchedule {
+    /// Rises linearly and ends at its end.
+    Linear,
+    /// DeepSpeed's schedule, with its quirks.
+    FixedLinear,
+}
+
+/// The recipe, and as options what differs from it.
+macro_rules! recipe {
+    ($($heading:literal { $($(#[doc = $doc:literal])+ $(#[clap($($clap:tt)*)])? $name:ident: $type:ty,)+ })+) => {
+        /// Everything that a run's training depends on besides data, weights, seed and device.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Recipe {
+            $($($(#[doc = $doc])+ pub $name: $type,)+)+
+        }
+
+        /// What differs from the named recipe.
+        #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
+        pub struct Overrides {
+            $($(
+                $(#[doc = $doc])+
+                #[arg(long, help_heading = $heading $(, $($clap)*)?)]
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$type>,
+            )+)+
+        }
+
+        impl Recipe {
+            /// The recipe with the options that were given in the place of its own.
+            pub fn with(mut self, overrides: &Overrides) -> Self {
+                $($(if let Some(value) = &overrides.$name { self.$name = value.clone(); })+)+
+                self
+            }
+
+            /// Headings with their settings, as options and values.
+            fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
+                vec![$(($heading, vec![$(entry(stringify!($name), &self.$name)),+])),+]
+            }
+        }
+    };
+}
+
+recipe! {
+    "Training" {
+        /// Passes over the training data
+        epochs: u64,
+        /// Optimiser steps, instead of epochs; 0 goes by epochs
+        steps: u64,
+        /// Samples a step
+        batch_size: usize,
+        /// Micro-batches that a step is cut into: the same step in less memory
+        accumulate: usize,
+        /// Element type of activations. `auto`: f16 on GPUs that have it
+        #[clap(value_enum)]
+        precision: PrecisionKind,
+        /// Optimiser
+        #[clap(value_enum)]
+        optimizer: OptimizerKind,
+        /// Learning rate; 0 goes by the model's width, 0.064 / width with AdamW and ten times as much with SGD
+        lr: f32,
+        /// Shape of the learning rate after warm-up
+        #[clap(value_enum)]
+        lr_schedule: LrKind,
+        /// Share of the steps that warm up
+        warmup: f32,
+        /// Layer-wise decay of the learning rate: each block's is so much of the next one's; 1 is none
+        layer_decay: f32,
+        /// Weight decay
+        weight_decay: f32,
+        /// SGD's momentum
+        momentum: f32,
+        /// SGD with Nesterov's look ahead
+        #[clap(num_args = 0..=1, default_missing_value = "true")]
+        nesterov: bool,
+        /// Largest norm of the gradient; 0 does not clip
+        clip_grad: f32,
+        /// Decay of a running average of the weights, which then is evaluated and saved; 0 keeps none
+        ema: f32,
+        /// What is not trained: none, all-but-head, all-but-norms-and-biases, or blocks=K for all up to the K-th block
+        freeze: FreezeKind,
+        /// End after so many epochs in a row without a better validation accuracy; 0 goes on
+        patience: u64,
+    }
+    "Regularisation" {
+        /// Share of each target spread over all classes
+        label_smoothing: f32,
+        /// Weight of a class in the loss
+        #[clap(value_enum)]
+        class_weights: ClassWeights,
+        /// Stochastic depth of the last block
+        drop_path: f32,
+        /// Mix pairs of pictures with a share from Beta(alpha, alpha); 0 does not
+        mixup: f64,
+        /// Paste a part of one picture into another, its area from Beta(alpha, alpha); 0 does not. With mixup too, one of the
+        /// two at random
+        cutmix: f64,
+    }
+    "Augmentation" {
+        /// Crop in training
+        #[clap(value_enum)]
+        crop: CropKind,
+        /// Smallest share of a picture's area in a random-resized crop
+        crop_scale: f64,
+        /// Random edits: none, trivial (TrivialAugment), or rand=OPS,MAGNITUDE (RandAugment)
+        auto_augment: Augment,
+        /// Strength of random changes in brightness, contrast and saturation; 0 makes none
+        color_jitter: f64,
+        /// Share of samples in which a random rectangle is painted over
+        erasing: f64,
+        /// Share of a photo's short side in evaluation: another crop than the checkpoint's; 0 keeps that
+        eval_crop: f64,
+    }
+    "Dropped tokens" {
+        /// Which tokens are dropped in training
+        #[clap(value_enum)]
+        drop: DropKind,
+        /// How the kept length rises
+        #[clap(value_enum)]
+        ltd_schedule: LtdSchedule,
+        /// Tokens kept at first, a number or a share such as 0.5
+        ltd_start: Length,
+        /// Tokens kept at the end of the schedule, a number or a share
+        ltd_end: Length,
+        /// Share of the steps over which the kept length rises
+        ltd_ramp: f32,
+        /// The kept length is a multiple of this
+        ltd_granularity: usize,
+        /// Blocks that drop tokens, as 1,2,3; auto is all but the first and last
+        ltd_blocks: BlockList,
+        /// First tokens that are never dropped: 1 keeps the class token, 0 is the paper's
+        ltd_keep_prefix: usize,
+        /// Share of the patches that PatchDropout keeps
+        patchdrop_keep: f64,
+        /// Share of the steps after which PatchDropout drops no more
+        patchdrop_until: f64,
+    }
+}
+
+/// `--name value`, without the dashes.
+fn entry(name: &str, value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    format!("{} {value}", name.replace('_', "-"))
+}
+
+impl Recipe {
+    pub fn named(name: RecipeName) -> Self {
+        match name {
+            RecipeName::Default => Self::default(),
+            RecipeName::DeepspeedCifar => Self::deepspeed_cifar(),
+            RecipeName::LinearProbe => Self::linear_probe(),
+        }
+    }
+
+    /// 32 of 197 tokens at first, all of them after 3,910 of 5,474 steps, at lr 1e-4 throughout.
+    fn deepspeed_cifar() -> Self {
+        Recipe {
+            epochs: 14,
+            batch_size: 128,
+            optimizer: OptimizerKind::Sgd,
+            lr: 1e-4,
+            lr_schedule: LrKind::Constant,
+            warmup: 0.0,
+            weight_decay: 5e-4,
+            label_smoothing: 0.0,
+            crop: CropKind::Data,
+            ltd_schedule: LtdSchedule::FixedLinear,
+            ltd_start: Length::Share(32.0 / 197.0),
+            ltd_ramp: 3910.0 / 5474.0,
+            ltd_keep_prefix: 0,
+            ..Self::default()
+        }
+    }
+
+    fn linear_probe() -> Self {
+        Recipe {
+            freeze: FreezeKind::AllButHead,
+            drop: DropKind::None,
+            lr: 3e-3,
+            weight_decay: 0.0,
+            label_smoothing: 0.0,
+            crop: CropKind::Data,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Recipe {
+            epochs: 10,
+            steps: 0,
+            batch_size: 16,
+            accumulate: 1,
+            precision: PrecisionKind::F32,
+            optimizer: OptimizerKind::Adamw,
+            lr: 0.0,
+            lr_schedule: LrKind::Cosine,
+            warmup: 0.1,
+            layer_decay: 1.0,
+            weight_decay: 0.05,
+            momentum: 0.9,
+            nesterov: false,
+            clip_grad: 1.0,
+            ema: 0.0,
+            freeze: FreezeKind::None,
+            patience: 0,
+            label_smoothing: 0.1,
+            class_weights: ClassWeights::None,
+            drop_path: 0.0,
+            mixup: 0.0,
+            cutmix: 0.0,
+            crop: CropKind::Auto,
+            crop_scale: 0.35,
+            auto_augment: Augment::None,
+            color_jitter: 0.0,
+            erasing: 0.0,
+            eval_crop: 0.0,
+            drop: DropKind::RandomLtd,
+            ltd_schedule: LtdSchedule::Linear,
+            ltd_start: Length::Share(0.75),
+            ltd_end: Length::Share(1.0),
+            ltd_ramp: 0.7,
+            ltd_granularity: 8,
+            ltd_blocks: BlockList::Auto,
+            ltd_keep_prefix: 1,
+            patchdrop_keep: 0.5,
+            patchdrop_until: 1.0,
+        }
+    }
+}
+
+/// In full: what a reader of a log needs to repeat the run.
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const WIDTH: usize = 110;
+        for (i, (heading, entries)) in self.sections().into_iter().enumerate() {
+            let mut line = format!("  {:15}", heading.to_lowercase());
+            if i > 0 {
+                writeln!(f)?;
+            }
+            for (j, entry) in entries.iter().enumerate() {
+                if line.len() + entry.len() + 2 > WIDTH {
+                    writeln!(f, "{line}")?;
+                    line = " ".repeat(17);
+                }
+                line += entry;
+                line += if j + 1 < entries.len() { ", " } else { "" };
+            }
+            write!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! From the recipe to the library's settings.
+
+use anyhow::{Result, ensure};
+use wgrad::gpu::Gpu;
+use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
+use wgrad::ops::CrossEntropy;
+use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd};
+use wgrad::train::{FitOptions, TrainSettings, Workload};
+
+use crate::args::Args;
+use crate::recipe::{DropKind, LrKind, LtdSchedule, OptimizerKind, Recipe};
+use crate::setup::Setup;
+use crate::values::BlockList;
+
+impl Setup {
+    /// Settings of a run of `steps` steps that drops tokens in this way.
+    pub fn settings(&self, args: &Args, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
+        let recipe = &self.recipe;
+        let (rule, rate) = rule(recipe, self.config.embed_dim);
+        let shape = match recipe.lr_schedule {
+            LrKind::Cosine => LrShape::Cosine,
+            LrKind::Linear => LrShape::Linear,
+            LrKind::Constant => LrShape::Constant,
+        };
+        let warmup = (f64::from(recipe.warmup) * steps as f64) as u64;
+        let settings = TrainSettings {
+            max_norm: (recipe.clip_grad != 0.0).then_some(recipe.clip_grad),
+            loss: CrossEntropy { label_smoothing: recipe.label_smoothing, ..CrossEntropy::default() },
+            freeze: recipe.freeze.into(),
+            layer_decay: recipe.layer_decay,
+            ema: (recipe.ema != 0.0).then_some(Ema { decay: recipe.ema, warmup: true }),
+            seed,
+            accumulate: recipe.accumulate,
+            precision: recipe.precision.on(gpu),
+            checkpoint_blocks: args.checkpoint_blocks,
+            ..TrainSettings::new(rule, LrSchedule::new(shape, rate, 0.0, warmup, steps)?)
+        };
+        let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
+        Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })
+    }
+
+    /// Of the run that the arguments describe, with the first seed.
+    pub fn main_settings(&self, args: &Args, gpu: &Gpu) -> Result<TrainSettings> {
+        self.settings(args, gpu, self.recipe.drop, self.steps, args.seed)
+    }
+
+    pub fn fit_options(&self) -> FitOptions {
+        FitOptions { patience: (self.recipe.patience > 0).then_some(self.recipe.patience) }
+    }
+
+    /// A run with these settings, for estimates.
+    pub fn workload<'a>(&'a self, settings: &'a TrainSettings) -> Workload<'a> {
+        Workload { config: &self.config, settings, batch: self.recipe.batch_size, steps: self.steps }
+    }
+
+    fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
+        let recipe = &self.recipe;
+        Ok(match kind {
+            DropKind::None => TokenDrop::None,
+            DropKind::RandomLtd => match self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone()) {
+                Some(ltd) => ltd.with_seed(seed).into(),
+                None => self.random_ltd(self.schedule(steps)?, seed)?.into(),
+            },
+            DropKind::Constant => {
+                let tokens = self.config.tokens();
+                self.random_ltd(Schedule::constant(recipe.ltd_start.of(tokens))?, seed)?.into()
+            }
+            DropKind::Patchdrop => {
+                let (tokens, prefix) = (self.config.tokens(), self.config.prefix_tokens());
+                let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, prefix)?.with_seed(seed);
+                let until = (recipe.patchdrop_until * steps as f64) as u64;
+                if recipe.patchdrop_until < 1.0 { drop.with_until(until) } else { drop }.into()
+            }
+        })
+    }
+
+    fn schedule(&self, steps: u64) -> Result<Schedule> {
+        let (recipe, tokens) = (&self.recipe, self.config.tokens());
+        let [start, end] = [recipe.ltd_start, recipe.ltd_end].map(|length| length.of(tokens));
+        ensure!(
+            start <= tokens && end <= tokens,
+            "--ltd-start {start} and --ltd-end {end} must be at most {tokens} tokens"
+        );
+        let ramp = ((f64::from(recipe.ltd_ramp) * steps as f64) as u64).max(1);
+        Ok(match recipe.ltd_schedule {
+            LtdSchedule::Linear => Schedule::linear(start, end, ramp, recipe.ltd_granularity)?,
+            LtdSchedule::FixedLinear => Schedule::fixed_linear(start, end, ramp, recipe.ltd_granularity)?,
+        })
+    }
+
+    fn random_ltd(&self, schedule: Schedule, seed: u64) -> Result<RandomLtd> {
+        let mut ltd = RandomLtd::new(self.config.depth, schedule)?;
+        if let BlockList::These(blocks) = &self.recipe.ltd_blocks {
+            ltd = ltd.with_blocks(blocks)?;
+        }
+        let ltd = ltd.with_keep_prefix(self.recipe.ltd_keep_prefix)?.with_seed(seed);
+        ltd.check_length(self.config.tokens())?;
+        Ok(ltd)
+    }
+}
+
+/// The update, and the learning rate: a wider model wants a smaller one.
+fn rule(recipe: &Recipe, width: usize) -> (Rule, f32) {
+    let (rule, by_width) = match recipe.optimizer {
+        OptimizerKind::Adamw => (Rule::AdamW(AdamW { weight_decay: recipe.weight_decay, ..AdamW::default() }), 0.064),
+        OptimizerKind::Sgd => {
+            let Recipe { momentum, nesterov, weight_decay, .. } = *recipe;
+            (Rule::Sgd(Sgd { momentum, nesterov, weight_decay, ..Sgd::default() }), 0.64)
+        }
+    };
+    (rule, if recipe.lr != 0.0 { recipe.lr } else { by_width / width as f32 })
+}

@@ -1,0 +1,200 @@
+//! Values of options that are more than a number or a name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use wgrad::data::AutoAugment;
+use wgrad::train::Freeze;
+
+/// Saved as they are written on the command line.
+macro_rules! as_text {
+    ($($type:ty),+) => {
+        $(
+            impl TryFrom<String> for $type {
+                type Error = Error;
+
+                fn try_from(text: String) -> Result<Self> {
+                    text.parse()
+                }
+            }
+
+            impl From<$type> for String {
+                fn from(value: $type) -> String {
+                    value.to_string()
+                }
+            }
+        )+
+    };
+}
+
+as_text!(Length, BlockList, FreezeKind, Augment);
+
+/// Some of a model's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Length {
+    Tokens(usize),
+    /// Above 0, at most 1.
+    Share(f64),
+}
+
+impl Length {
+    /// Of `tokens`, rounded up.
+    pub fn of(self, tokens: usize) -> usize {
+        match self {
+            Length::Tokens(count) => count,
+            // The share of 32 in 197 is 32 again.
+            Length::Share(share) => ((share * tokens as f64 - 1e-9).ceil() as usize).max(1),
+        }
+    }
+}
+
+impl FromStr for Length {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if !text.contains('.') {
+            return Ok(Length::Tokens(text.parse().context("a number of tokens, or a share such as 0.5")?));
+        }
+        let share: f64 = text.parse().context("a number of tokens, or a share such as 0.5")?;
+        ensure!(share > 0.0 && share <= 1.0, "a share above 0 and at most 1.0");
+        Ok(Length::Share(share))
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Length::Tokens(count) => write!(f, "{count}"),
+            // With a point, which tells it from a number of tokens.
+            Length::Share(share) => write!(f, "{share:?}"),
+        }
+    }
+}
+
+/// Blocks that drop tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum BlockList {
+    /// All but the first and last.
+    Auto,
+    These(Vec<usize>),
+}
+
+impl FromStr for BlockList {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "auto" {
+            return Ok(BlockList::Auto);
+        }
+        let blocks: Result<_, _> = text.split(',').map(|block| block.trim().parse()).collect();
+        Ok(BlockList::These(blocks.context("auto, or numbers as 1,2,3")?))
+    }
+}
+
+impl fmt::Display for BlockList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BlockList::Auto => f.write_str("auto"),
+            BlockList::These(blocks) => {
+                let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+                f.write_str(&blocks.join(","))
+            }
+        }
+    }
+}
+
+/// [`Freeze`] by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum FreezeKind {
+    None,
+    AllButHead,
+    AllButNormsAndBiases,
+    Blocks(usize),
+}
+
+impl From<FreezeKind> for Freeze {
+    fn from(kind: FreezeKind) -> Freeze {
+        match kind {
+            FreezeKind::None => Freeze::Nothing,
+            FreezeKind::AllButHead => Freeze::AllButHead,
+            FreezeKind::AllButNormsAndBiases => Freeze::AllButNormsAndBiases,
+            FreezeKind::Blocks(blocks) => Freeze::Blocks(blocks),
+        }
+    }
+}
+
+impl FromStr for FreezeKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const EXPECTED: &str = "none, all-but-head, all-but-norms-and-biases, or blocks=K";
+        Ok(match (text, text.strip_prefix("blocks=")) {
+            ("none", _) => FreezeKind::None,
+            ("all-but-head", _) => FreezeKind::AllButHead,
+            ("all-but-norms-and-biases", _) => FreezeKind::AllButNormsAndBiases,
+            (_, Some(blocks)) => FreezeKind::Blocks(blocks.parse().context(EXPECTED)?),
+            _ => bail!(EXPECTED),
+        })
+    }
+}
+
+impl fmt::Display for FreezeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FreezeKind::None => f.write_str("none"),
+            FreezeKind::AllButHead => f.write_str("all-but-head"),
+            FreezeKind::AllButNormsAndBiases => f.write_str("all-but-norms-and-biases"),
+            FreezeKind::Blocks(blocks) => write!(f, "blocks={blocks}"),
+        }
+    }
+}
+
+/// [`AutoAugment`] by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Augment {
+    None,
+    Trivial,
+    Rand { ops: u32, magnitude: u32 },
+}
+
+impl From<Augment> for AutoAugment {
+    fn from(augment: Augment) -> AutoAugment {
+        match augment {
+            Augment::None => AutoAugment::None,
+            Augment::Trivial => AutoAugment::Trivial,
+            Augment::Rand { ops, magnitude } => AutoAugment::Rand { ops, magnitude },
+        }
+    }
+}
+
+impl FromStr for Augment {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const EXPECTED: &str = "none, trivial, or rand=OPS,MAGNITUDE such as rand=2,9";
+        Ok(match (text, text.strip_prefix("rand=").and_then(|rest| rest.split_once(','))) {
+            ("none", _) => Augment::None,
+            ("trivial", _) => Augment::Trivial,
+            (_, Some((ops, magnitude))) => {
+                Augment::Rand { ops: ops.parse().context(EXPECTED)?, magnitude: magnitude.parse().context(EXPECTED)? }
+            }
+            _ => bail!(EXPECTED),
+        })
+    }
+}
+
+impl fmt::Display for Augment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Augment::None => f.write_str("none"),
+            Augment::Trivial => f.write_str("trivial"),
+            Augment::Rand { ops, magnitude } => write!(f, "rand={ops},{magnitude}"),
+        }
+    }
+}
