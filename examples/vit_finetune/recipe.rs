@@ -233,8 +233,9 @@ recipe! {
 
 /// `--name value`, without the dashes.
 fn entry(name: &str, value: &impl Serialize) -> String {
-    let value = serde_json::to_value(value).unwrap_or_default();
-    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // As JSON, without the quotes of names.
+    let value = serde_json::to_string(value).unwrap_or_default();
+    let value = value.trim_matches('"');
     format!("{} {value}", name.replace('_', "-"))
 }
 
@@ -330,14 +331,14 @@ impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const WIDTH: usize = 110;
         for (i, (heading, entries)) in self.sections().into_iter().enumerate() {
-            let mut line = format!("  {:15}", heading.to_lowercase());
+            let mut line = format!("  {:16}", heading.to_lowercase());
             if i > 0 {
                 writeln!(f)?;
             }
             for (j, entry) in entries.iter().enumerate() {
                 if line.len() + entry.len() + 2 > WIDTH {
-                    writeln!(f, "{line}")?;
-                    line = " ".repeat(17);
+                    writeln!(f, "{}", line.trim_end())?;
+                    line = " ".repeat(18);
                 }
                 line += entry;
                 line += if j + 1 < entries.len() { ", " } else { "" };
