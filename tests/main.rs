@@ -1,6 +1,8 @@
 //! The one integration-test binary: a module for each concern.
 
 #[cfg(feature = "train")]
+mod allocation;
+#[cfg(feature = "train")]
 mod augment;
 mod autograd;
 #[cfg(feature = "train")]
@@ -16,6 +18,8 @@ mod layers;
 mod ltd;
 mod memory;
 mod optim;
+#[cfg(feature = "train")]
+mod pretrained;
 mod shaders;
 #[cfg(feature = "train")]
 mod torch;

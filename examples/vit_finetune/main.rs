@@ -46,9 +46,6 @@ fn main() -> Result<()> {
     let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
     let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
     println!("adapter: {}", gpu.info());
-    if gpu.info().is_cpu() && args.adapter.is_none() {
-        println!("no GPU was found: computing on the CPU driver");
-    }
     let stop = stop_on_interrupt()?;
     let setup = Setup::new(&args)?;
     println!("{setup}");

@@ -1,0 +1,644 @@
+//! Published checkpoints in and out: layouts, what configurations come from, refusals, exports, hostile files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::allocation::peak;
+use crate::common::gpu;
+use proptest::prelude::*;
+use wgrad::Error;
+use wgrad::autograd::Parameter;
+use wgrad::checkpoint::{
+    ExportOptions, HostTensor, OpenOptions, Pretrained, Storage, download, export_hf, export_timm, open, read,
+    resample_pos_embed, save_vit, write, write_as,
+};
+use wgrad::nn::{Pool, Vit, VitConfig};
+use wgrad::ops::Normalize;
+
+type Tensors = BTreeMap<String, HostTensor>;
+
+const NO_TEXTS: &BTreeMap<String, String> = &BTreeMap::new();
+
+fn config() -> VitConfig {
+    VitConfig { img_size: (8, 8), patch_size: 2, num_classes: 3, ..VitConfig::custom(64, 2, 1) }
+}
+
+fn model(config: VitConfig) -> Vit {
+    let model = Vit::new(&gpu(), config, 5).unwrap();
+    // Biases and norms too get values that a mistake would show up in.
+    for (i, parameter) in model.parameters().iter().enumerate() {
+        let values: Vec<f32> = parameter.value().to_vec().unwrap();
+        let shifted: Vec<f32> = values.iter().enumerate().map(|(j, v)| v + (i * 100 + j) as f32 * 1e-4).collect();
+        parameter.set(&shifted).unwrap();
+    }
+    model
+}
+
+fn named(shape: &[usize]) -> HostTensor {
+    HostTensor { shape: shape.to_vec(), data: vec![0.25; shape.iter().product()] }
+}
+
+/// timm's tensors of a model of `config`, without a device.
+fn tensors_of(config: &VitConfig) -> Tensors {
+    let (c, f, p) = (config.embed_dim, config.hidden(), config.patch_size);
+    let mut shapes = vec![
+        ("cls_token".to_owned(), vec![1, 1, c]),
+        ("pos_embed".to_owned(), vec![1, config.tokens(), c]),
+        ("patch_embed.proj.weight".to_owned(), vec![c, 3, p, p]),
+        ("patch_embed.proj.bias".to_owned(), vec![c]),
+        ("norm.weight".to_owned(), vec![c]),
+        ("norm.bias".to_owned(), vec![c]),
+        ("head.weight".to_owned(), vec![config.num_classes, c]),
+        ("head.bias".to_owned(), vec![config.num_classes]),
+    ];
+    for i in 0..config.depth {
+        let layers = [
+            ("norm1", vec![c]),
+            ("attn.qkv", vec![3 * c, c]),
+            ("attn.proj", vec![c, c]),
+            ("norm2", vec![c]),
+            ("mlp.fc1", vec![f, c]),
+            ("mlp.fc2", vec![c, f]),
+        ];
+        for (layer, shape) in layers {
+            shapes.push((format!("blocks.{i}.{layer}.bias"), vec![shape[0]]));
+            shapes.push((format!("blocks.{i}.{layer}.weight"), shape));
+        }
+    }
+    shapes.into_iter().map(|(name, shape)| (name, named(&shape))).collect()
+}
+
+/// Opens `tensors` as a folder with these further files.
+fn open_with(tensors: &Tensors, files: &[(&str, &str)]) -> wgrad::Result<Pretrained> {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path().join("model.safetensors"), tensors, NO_TEXTS).unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    open(folder.path(), &OpenOptions::default())
+}
+
+#[track_caller]
+fn assert_refused(result: wgrad::Result<Pretrained>, parts: &[&str]) {
+    let message = result.expect_err("an error").to_string();
+    assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+}
+
+fn bits(tensors: &Tensors) -> Vec<(&String, &Vec<usize>, Vec<u32>)> {
+    tensors.iter().map(|(name, t)| (name, &t.shape, t.data.iter().map(|v| v.to_bits()).collect())).collect()
+}
+
+// In.
+
+#[test]
+fn sizes_come_from_shapes() {
+    let config = VitConfig { mlp_ratio: 2.6, ..config() };
+    let opened = open_with(&tensors_of(&config), &[]).unwrap();
+    assert_eq!(opened.config.hidden(), config.hidden());
+    assert_eq!(VitConfig { mlp_ratio: 2.6, ..opened.config }, config);
+    assert_eq!((opened.class_names, opened.crop_fraction), (None, None));
+}
+
+#[test]
+fn timms_config_tells_the_rest() {
+    let json = r#"{"architecture": "vit_small_patch16_224", "num_classes": 3, "label_names": ["a", "b", "c"],
+        "model_args": {"num_heads": 2}, "pretrained_cfg": {"input_size": [3, 4, 16], "crop_pct": 0.9,
+        "mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}}"#;
+    let opened = open_with(&tensors_of(&config()), &[("config.json", json)]).unwrap();
+    let normalize = Normalize { mean: [0.5, 0.4, 0.3], std: [0.1, 0.2, 0.3] };
+    assert_eq!(opened.config, VitConfig { num_heads: 2, img_size: (4, 16), normalize, ..config() });
+    assert_eq!(opened.class_names.unwrap(), ["a", "b", "c"]);
+    assert_eq!(opened.crop_fraction, Some(0.9));
+
+    // The older form, all at the top.
+    let json = r#"{"architecture": "vit_small_patch16_224", "crop_pct": 1.0, "mean": [0, 0, 0], "std": [1, 1, 1]}"#;
+    let opened = open_with(&tensors_of(&config()), &[("config.json", json)]).unwrap();
+    assert_eq!(opened.config.normalize, Normalize { mean: [0.0; 3], std: [1.0; 3] });
+    assert_eq!(opened.crop_fraction, Some(1.0));
+}
+
+#[test]
+fn contradictions_are_errors() {
+    let tensors = tensors_of(&config());
+    let with = |json: &str| open_with(&tensors, &[("config.json", json)]);
+    let args = |args: &str| with(&format!(r#"{{"architecture": "vit", "model_args": {{{args}}}}}"#));
+    assert_refused(args(r#""embed_dim": 32"#), &["config.json", "embed_dim 32", "the weights have 64"]);
+    assert_refused(args(r#""depth": 3"#), &["depth 3", "the weights have 2"]);
+    assert_refused(args(r#""num_heads": 3"#), &["num_heads", "divisor"]);
+    assert_refused(args(r#""num_heads": 0"#), &["num_heads"]);
+    assert_refused(args(r#""img_size": 64"#), &["pos_embed", "17 positions", "64 x 64"]);
+    assert_refused(args(r#""img_size": [1, 2, 3]"#), &["config.json", "two sizes"]);
+    assert_refused(args(r#""global_pool": "map""#), &["pooling map"]);
+    assert_refused(args(r#""act_layer": "quick_gelu""#), &["activation quick_gelu"]);
+    assert_refused(with(r#"{"architecture": "vit_base_patch16_clip_quickgelu_224"}"#), &["quickgelu"]);
+    let crop = r#"{"architecture": "vit", "pretrained_cfg": {"crop_pct": 1.5}}"#;
+    assert_refused(with(crop), &["crop", "1.5"]);
+    let std = r#"{"architecture": "vit", "mean": [0, 0, 0], "std": [1, 0, 1]}"#;
+    assert_refused(with(std), &["deviation"]);
+    assert_refused(with("{\"architecture\": \n !"), &["config.json at byte"]);
+}
+
+#[test]
+fn what_is_not_computed_is_refused_by_name() {
+    for (name, what) in [
+        ("blocks.0.ls1.gamma", "layer scale"),
+        ("blocks.1.gamma_1", "layer scale"),
+        ("dist_token", "distillation"),
+        ("head_dist.weight", "distillation"),
+        ("blocks.0.attn.q_norm.weight", "normed queries"),
+        ("blocks.0.mlp.w12.weight", "SwiGLU"),
+        ("blocks.0.mlp.fc1_g.weight", "SwiGLU"),
+        ("attn_pool.q.weight", "attention pooling"),
+        ("blocks.0.attns.0.qkv.weight", "parallel"),
+        ("patch_embed.backbone.stem.weight", "convolutional"),
+        ("something.else", "none of timm's"),
+        ("blocks.00.norm1.weight", "none of timm's"),
+    ] {
+        let mut tensors = tensors_of(&config());
+        tensors.insert(name.to_owned(), named(&[4]));
+        assert_refused(open_with(&tensors, &[]), &[name, what]);
+    }
+    // Harmless company.
+    let mut tensors = tensors_of(&config());
+    tensors.insert("pre_logits.fc.weight".to_owned(), named(&[64, 64]));
+    assert_eq!(open_with(&tensors, &[]).unwrap().config, config());
+}
+
+#[test]
+fn missing_and_misshapen_tensors_are_named() {
+    let without = |name: &str| {
+        let mut tensors = tensors_of(&config());
+        tensors.remove(name).unwrap();
+        open_with(&tensors, &[])
+    };
+    assert_refused(without("patch_embed.proj.weight"), &["patch_embed.proj.weight"]);
+    assert_refused(without("blocks.0.norm1.weight"), &["blocks.0", "blocks.0.norm1.weight is not in the checkpoint"]);
+    assert_refused(without("blocks.1.attn.qkv.weight"), &["blocks.1.attn.qkv.weight"]);
+    assert_refused(without("norm.weight"), &["norm.weight", "nor is fc_norm"]);
+    let with = |name: &str, shape: &[usize]| {
+        let mut tensors = tensors_of(&config());
+        tensors.insert(name.to_owned(), named(shape));
+        open_with(&tensors, &[])
+    };
+    assert_refused(with("patch_embed.proj.weight", &[64, 1, 2, 2]), &["[C, 3, P, P]"]);
+    assert_refused(with("patch_embed.proj.weight", &[0, 3, 2, 2]), &["[C, 3, P, P]"]);
+    assert_refused(with("pos_embed", &[1, 19, 64]), &["19 positions"]);
+    assert_refused(with("pos_embed", &[0, 64]), &["pos_embed"]);
+    // A small block after a large one: the model would take more memory than the file.
+    assert_refused(with("blocks.1.mlp.fc1.weight", &[1, 1]), &["blocks.1.mlp.fc1.weight", "[256, 64]"]);
+    assert_refused(with("reg_token", &[1, 2, 3]), &["reg_token"]);
+    // A model without a head can be finetuned.
+    let mut headless = tensors_of(&config());
+    headless.retain(|name, _| !name.starts_with("head."));
+    assert_eq!(open_with(&headless, &[]).unwrap().config, VitConfig { num_classes: 1, ..config() });
+}
+
+#[test]
+fn heads_are_guessed_told_or_asked_for() {
+    let wide = |width| tensors_of(&VitConfig { embed_dim: width, ..config() });
+    assert_eq!(open_with(&wide(192), &[]).unwrap().config.num_heads, 3);
+    assert_eq!(open_with(&wide(1280), &[]).unwrap().config.num_heads, 16);
+    assert_refused(open_with(&wide(48), &[]), &["num_heads", "width of 48"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("some.safetensors");
+    write(&file, &wide(48), NO_TEXTS).unwrap();
+    assert_eq!(open(&file, &OpenOptions { heads: Some(4) }).unwrap().config.num_heads, 4);
+}
+
+#[test]
+fn this_crates_files_say_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("best.safetensors");
+    let names = ["x", "y", "z"].map(str::to_owned);
+    save_vit(&path, &model(config()), &names).unwrap();
+    let opened = open(&path, &OpenOptions::default()).unwrap();
+    assert_eq!((opened.config, opened.class_names), (config(), Some(names.to_vec())));
+    // Written before some of the settings existed.
+    let embedded = Pretrained::embedded().unwrap();
+    assert_eq!((embedded.config.eps, embedded.config.patch_bias, embedded.config.reg_tokens), (1e-6, true, 0));
+    // A description that the tensors do not bear out.
+    let mut lying = read(&path).unwrap();
+    let big = serde_json::to_string(&VitConfig { embed_dim: 1 << 20, ..config() }).unwrap();
+    lying.metadata.insert("config".to_owned(), big);
+    write(&path, &lying.tensors, &lying.metadata).unwrap();
+    assert_refused(open(&path, &OpenOptions::default()), &["patch_embed.proj.weight", "1048576"]);
+}
+
+fn hf_reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/vit_hf")
+}
+
+#[test]
+fn a_folder_of_transformers_is_opened() {
+    let opened = open(hf_reference(), &OpenOptions::default()).unwrap();
+    let expected = VitConfig { img_size: (32, 32), patch_size: 8, num_classes: 5, ..VitConfig::custom(48, 2, 4) };
+    assert_eq!(opened.config, VitConfig { eps: 1e-12, ..expected });
+    assert_eq!(opened.class_names.unwrap(), ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4"]);
+}
+
+#[test]
+fn transformers_names_come_in_several_forms() {
+    let theirs = read(hf_reference().join("model.safetensors")).unwrap().tensors;
+    let json = r#"{"model_type": "vit", "num_attention_heads": 4}"#;
+    let whole = open_with(&theirs, &[("config.json", json)]).unwrap();
+    // A model without head has no prefix, but a pooler; deit's prefix is its own.
+    let renamed = |rename: &dyn Fn(&str) -> String| -> Tensors {
+        theirs.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect()
+    };
+    let mut bare = renamed(&|name| name.trim_start_matches("vit.").to_owned());
+    bare.retain(|name, _| !name.starts_with("classifier"));
+    bare.insert("pooler.dense.weight".to_owned(), named(&[48, 48]));
+    let bare = open_with(&bare, &[("config.json", json)]).unwrap();
+    assert_eq!(bare.config, VitConfig { num_classes: 1, ..whole.config.clone() });
+    let deit = renamed(&|name| name.replacen("vit.", "deit.", 1));
+    let deit_json = r#"{"model_type": "deit", "num_attention_heads": 4}"#;
+    let opened = open_with(&deit, &[("config.json", deit_json)]).unwrap();
+    assert_eq!(bits(&opened.checkpoint.tensors), bits(&whole.checkpoint.tensors));
+
+    let mut distilled = deit;
+    distilled.insert("deit.embeddings.distillation_token".to_owned(), named(&[1, 1, 48]));
+    assert_refused(open_with(&distilled, &[("config.json", deit_json)]), &["distillation_token", "distillation"]);
+    let mut twice = theirs.clone();
+    twice.insert("layernorm.weight".to_owned(), named(&[48]));
+    assert_refused(open_with(&twice, &[("config.json", json)]), &["layernorm.weight", "twice"]);
+    let mut no_key = theirs.clone();
+    no_key.remove("vit.encoder.layer.1.attention.attention.key.weight").unwrap();
+    assert_refused(open_with(&no_key, &[("config.json", json)]), &["blocks.1.attn.qkv.weight", "missing"]);
+    let dinov2 = r#"{"model_type": "dinov2"}"#;
+    assert_refused(open_with(&theirs, &[("config.json", dinov2)]), &["model_type dinov2"]);
+    let relu = r#"{"hidden_act": "relu"}"#;
+    assert_refused(open_with(&theirs, &[("config.json", relu)]), &["hidden_act relu"]);
+    let hidden = r#"{"hidden_size": 768}"#;
+    assert_refused(open_with(&theirs, &[("config.json", hidden)]), &["num_heads"]);
+    let hidden = r#"{"hidden_size": 768, "num_attention_heads": 4}"#;
+    assert_refused(open_with(&theirs, &[("config.json", hidden)]), &["hidden_size 768", "have 48"]);
+}
+
+#[test]
+fn labels_are_in_the_order_of_their_numbers() {
+    let tensors = tensors_of(&VitConfig { num_classes: 11, ..config() });
+    let names: Vec<String> = (0..11).map(|i| format!("class {i}")).collect();
+    let list: Vec<String> = names.iter().enumerate().map(|(i, name)| format!(r#""{i}": "{name}""#)).collect();
+    let json = format!(r#"{{"architecture": "vit", "label_names": {{{}}}}}"#, list.join(","));
+    assert_eq!(open_with(&tensors, &[("config.json", &json)]).unwrap().class_names.unwrap(), names);
+    for bad in [r#"{"0": "a", "12": "b"}"#, r#"["too", "few"]"#, r#""imagenet-1k""#, r#"{"x": "y"}"#] {
+        let json = format!(r#"{{"architecture": "vit", "label_names": {bad}}}"#);
+        assert_eq!(open_with(&tensors, &[("config.json", &json)]).unwrap().class_names, None, "{bad}");
+    }
+}
+
+#[test]
+fn the_preprocessor_tells_normalisation_and_crop() {
+    let theirs = read(hf_reference().join("model.safetensors")).unwrap().tensors;
+    let config = r#"{"num_attention_heads": 4}"#;
+    let with = |json: &str| open_with(&theirs, &[("config.json", config), ("preprocessor_config.json", json)]).unwrap();
+    let whole = with(r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3], "size": {"height": 32, "width": 32}}"#);
+    assert_eq!(whole.config.normalize, Normalize { mean: [0.1, 0.2, 0.3], std: [1.0, 2.0, 3.0] });
+    assert_eq!(whole.crop_fraction, Some(1.0));
+    let crop = r#""do_center_crop": true, "crop_size": {"height": 28, "width": 28}"#;
+    for size in ["32", r#"{"shortest_edge": 32}"#, r#"{"height": 32, "width": 40, "other": []}"#] {
+        assert_eq!(with(&format!(r#"{{{crop}, "size": {size}}}"#)).crop_fraction, Some(0.875));
+    }
+    assert_eq!(with(r#"{"do_normalize": false}"#).config.normalize.std, [1.0; 3]);
+}
+
+#[test]
+fn shards_are_one_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = tensors_of(&config());
+    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let in_shard = |shard: usize| -> Tensors {
+        all.iter().enumerate().filter(|(i, _)| i % 2 == shard).map(|(_, (n, t))| (n.clone(), t.clone())).collect()
+    };
+    for (shard, name) in names.iter().enumerate() {
+        write_as(folder.path().join(name), &in_shard(shard), NO_TEXTS, Storage::F16).unwrap();
+    }
+    let index = folder.path().join("model.safetensors.index.json");
+    let map: Vec<String> = all.keys().enumerate().map(|(i, n)| format!(r#""{n}": "{}""#, names[i % 2])).collect();
+    let write_index = |map: &[String]| fs::write(&index, format!(r#"{{"weight_map": {{{}}}}}"#, map.join(",")));
+    write_index(&map).unwrap();
+    let opened = open(folder.path(), &OpenOptions::default()).unwrap();
+    assert_eq!((opened.config, opened.checkpoint.tensors), (config(), all.clone()));
+
+    let missing = [map.clone(), vec![format!(r#""more": "{}""#, names[0])]].concat();
+    write_index(&missing).unwrap();
+    assert_refused(open(folder.path(), &OpenOptions::default()), &["tensor more is not in its file"]);
+    write_index(&map[1..]).unwrap();
+    assert_refused(open(folder.path(), &OpenOptions::default()), &["is here, but not by the index"]);
+    for path in ["../x.safetensors", "/etc/x.safetensors", "a/x.safetensors", "..", "C:\\\\x.safetensors", "passwd", ""]
+    {
+        write_index(&[format!(r#""x": "{path}""#)]).unwrap();
+        assert_refused(open(folder.path(), &OpenOptions::default()), &["not a safetensors file in this folder"]);
+    }
+    fs::remove_file(&index).unwrap();
+    assert_refused(open(folder.path(), &OpenOptions::default()), &["holds neither"]);
+}
+
+#[test]
+fn another_image_size_takes_other_positions() {
+    let mut opened = open_with(&tensors_of(&config()), &[]).unwrap();
+    opened.resize((12, 6)).unwrap();
+    assert_eq!(opened.config, VitConfig { img_size: (12, 6), ..config() });
+    let pos = opened.checkpoint.get("pos_embed").unwrap();
+    assert_eq!(pos.shape, [1, 19, 64]);
+    // A constant stays one.
+    assert!(pos.data.iter().all(|value| (value - 0.25).abs() < 1e-6));
+    assert!(matches!(opened.resize((13, 6)), Err(Error::Argument { name: "img_size", .. })));
+    let pos = named(&[1, 17, 4]);
+    for (from, to) in [((4, 5), (2, 2)), ((4, 4), (0, 2)), ((4, 4), (5000, 2)), ((usize::MAX, 2), (2, 2))] {
+        assert!(resample_pos_embed(&pos, 1, from, to).is_err());
+    }
+    assert!(resample_pos_embed(&named(&[1, 17, 0]), 1, (4, 4), (2, 2)).is_err());
+    assert_eq!(resample_pos_embed(&pos, 1, (4, 4), (4, 4)).unwrap(), pos);
+}
+
+// Out.
+
+fn names(classes: usize) -> Vec<String> {
+    (0..classes).map(|i| format!("class {i} \"ü\"")).collect()
+}
+
+/// A round trip through either export: configuration, names and weights, these bit for bit.
+#[test]
+fn exports_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let normalize = Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let config = VitConfig { img_size: (8, 4), num_classes: 12, eps: 1e-12, qkv_bias: false, normalize, ..config() };
+    let model = model(VitConfig { mlp_ratio: 2.5, ..config });
+    let class_names = names(12);
+    let options = ExportOptions { class_names: &class_names, crop_fraction: Some(0.9), storage: Storage::F32 };
+    let ours = download(model.parameters()).unwrap();
+    let hf = folder.path().join("hf");
+    export_hf(&hf, &model, &options).unwrap();
+    let timm = folder.path().join("timm");
+    export_timm(&timm, &model, &options).unwrap();
+    for (path, crop) in [(&hf, 1.0), (&timm, 0.9)] {
+        let opened = open(path, &OpenOptions::default()).unwrap();
+        assert_eq!(&opened.config, model.config());
+        assert_eq!(opened.class_names.as_ref(), Some(&class_names));
+        assert_eq!(opened.crop_fraction, Some(crop));
+        assert_eq!(bits(&opened.checkpoint.tensors), bits(&ours));
+    }
+    // As timm and transformers see them: no word of this crate's.
+    let metadata = read(hf.join("model.safetensors")).unwrap().metadata;
+    assert_eq!(metadata, BTreeMap::from([("format".to_owned(), "pt".to_owned())]));
+    let mut foreign = read(timm.join("model.safetensors")).unwrap();
+    foreign.metadata.clear();
+    write(timm.join("model.safetensors"), &foreign.tensors, &foreign.metadata).unwrap();
+    let opened = open(&timm, &OpenOptions::default()).unwrap();
+    assert_eq!(opened.config, VitConfig { eps: 1e-6, ..model.config().clone() });
+    assert_eq!((opened.class_names, opened.crop_fraction), (Some(class_names), Some(0.9)));
+}
+
+#[test]
+fn half_precision_is_rounded_and_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(config());
+    let path = folder.path().join("half");
+    let options = ExportOptions { storage: Storage::F16, ..Default::default() };
+    export_hf(&path, &model, &options).unwrap();
+    let opened = open(&path, &OpenOptions::default()).unwrap();
+    for (name, tensor) in download(model.parameters()).unwrap() {
+        let rounded: Vec<f32> = tensor.data.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
+        assert_eq!(opened.checkpoint.get(&name).unwrap().data, rounded, "{name}");
+    }
+    let wide = 4 * fs::metadata(path.join("model.safetensors")).unwrap().len() / 2;
+    export_hf(&path, &model, &ExportOptions::default()).unwrap();
+    assert!(fs::metadata(path.join("model.safetensors")).unwrap().len() > wide * 9 / 10);
+
+    let head: &Parameter = model.parameters().get("head.bias").unwrap();
+    head.set(&[1.0, 7e4, 0.0]).unwrap();
+    let message = export_hf(&path, &model, &options).unwrap_err().to_string();
+    assert!(message.contains("classifier.bias") && message.contains("70000"), "{message}");
+    // The folder of before is as it was.
+    assert_eq!(open(&path, &OpenOptions::default()).unwrap().config, config());
+}
+
+#[test]
+fn what_transformers_cannot_express_goes_to_timm() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = config();
+    let variants = [
+        ("global_pool", VitConfig { global_pool: Pool::Avg, ..base.clone() }),
+        ("reg_tokens", VitConfig { reg_tokens: 2, ..base.clone() }),
+        ("no_embed_class", VitConfig { no_embed_class: true, ..base.clone() }),
+        ("pre_norm", VitConfig { pre_norm: true, eps: 1e-5, ..base.clone() }),
+        ("fc_norm", VitConfig { fc_norm: Some(true), ..base.clone() }),
+        ("patch_bias", VitConfig { patch_bias: false, ..base.clone() }),
+        ("global_pool", VitConfig { class_token: false, global_pool: Pool::Avg, fc_norm: Some(false), ..base }),
+    ];
+    for (setting, config) in variants {
+        let model = model(config);
+        let (hf, timm) = (folder.path().join("hf"), folder.path().join("timm"));
+        let message = export_hf(&hf, &model, &ExportOptions::default()).unwrap_err().to_string();
+        assert!(message.contains(setting) && message.contains("export it for timm"), "{message}");
+        assert!(!hf.exists());
+        export_timm(&timm, &model, &ExportOptions::default()).unwrap();
+        // Also by timm's own words, without this crate's.
+        let file = timm.join("model.safetensors");
+        let tensors = read(&file).unwrap().tensors;
+        write(&file, &tensors, NO_TEXTS).unwrap();
+        assert_eq!(&open(&timm, &OpenOptions::default()).unwrap().config, model.config());
+    }
+    let three = names(3);
+    let options = ExportOptions { class_names: &three[..2], ..Default::default() };
+    let error = export_hf(&folder.path().join("x"), &model(config()), &options).unwrap_err();
+    assert!(matches!(error, Error::Argument { name: "class_names", .. }));
+}
+
+#[test]
+fn exports_replace_exports_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("export");
+    let model = model(config());
+    let export = || export_hf(&path, &model, &ExportOptions::default());
+    export().unwrap();
+    // What an export that was killed may leave behind.
+    let beside = |name: &str| folder.path().join(name);
+    fs::create_dir(beside(".export.new")).unwrap();
+    fs::write(beside(".export.new").join(".model.safetensors.abc.tmp"), "half").unwrap();
+    fs::create_dir(beside(".export.old")).unwrap();
+    fs::write(beside(".export.old").join("config.json"), "{}").unwrap();
+    export().unwrap();
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["export"]);
+
+    fs::write(path.join("thesis.txt"), "unrelated").unwrap();
+    let message = export().unwrap_err().to_string();
+    assert!(message.contains("thesis.txt"), "{message}");
+    assert!(open(&path, &OpenOptions::default()).is_ok() && path.join("thesis.txt").exists());
+    assert!(matches!(export_timm(Path::new(".."), &model, &ExportOptions::default()), Err(Error::File { .. })));
+}
+
+// Hostile files.
+
+const HF_CONFIG: &str = r#"{"model_type": "vit", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 8, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 4, "patch_size": [2, 2],
+    "id2label": {"0": "a", "1": "b", "2": "c"}, "num_channels": 3}"#;
+const TIMM_CONFIG: &str = r#"{"architecture": "vit_tiny_patch16_224", "num_classes": 3, "global_pool": "token",
+    "label_names": ["a", "b", "c"], "model_args": {"num_heads": 2, "img_size": 4, "embed_dim": 4},
+    "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 0.9, "input_size": [3, 4, 4]}}"#;
+const PREPROCESSOR: &str = r#"{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_center_crop": true,
+    "size": {"shortest_edge": 5}, "crop_size": {"height": 4, "width": 4}, "resample": 3}"#;
+
+/// What a value may be replaced by.
+const HOSTILE: [&str; 16] = [
+    "0",
+    "-1",
+    "1e999",
+    "18446744073709551615",
+    "99999999999999999999",
+    "0.5",
+    "null",
+    "[]",
+    "{}",
+    "[4, 4]",
+    "\"\"",
+    "\"../model.safetensors\"",
+    "\"/etc/passwd\"",
+    "{\"0\": \"\\u0000\"}",
+    "true",
+    "[[[[[[[[[[",
+];
+
+/// A file with small edits: bytes, or whole values.
+fn mutated(text: &str, edits: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (index, byte, kind) in edits {
+        let at = index.index(bytes.len().max(1)).min(bytes.len().saturating_sub(1));
+        match kind {
+            0 if !bytes.is_empty() => bytes[at] = *byte,
+            1 => bytes.insert(at, *byte),
+            2 if !bytes.is_empty() => bytes.truncate(at),
+            _ => {
+                // The value after the next colon.
+                let Some(start) = bytes[at..].iter().position(|b| *b == b':').map(|i| at + i + 1) else { continue };
+                let end = bytes[start..].iter().position(|b| b",}".contains(b)).map_or(bytes.len(), |i| start + i);
+                bytes.splice(start..end, HOSTILE[usize::from(*byte) % HOSTILE.len()].bytes());
+            }
+        }
+    }
+    bytes
+}
+
+/// A tiny model's folder, of transformers' names or timm's, with one shard and an index.
+fn tiny_folder(is_theirs: bool) -> (tempfile::TempDir, String) {
+    let config = VitConfig { img_size: (4, 4), mlp_ratio: 2.0, ..VitConfig::custom(4, 1, 2) };
+    let mut tensors = tensors_of(&VitConfig { patch_size: 2, num_classes: 3, ..config });
+    if is_theirs {
+        let [weight, bias] = ["weight", "bias"].map(|kind| format!("blocks.0.attn.qkv.{kind}"));
+        tensors.retain(|name, _| *name != weight && *name != bias);
+        for part in ["query", "key", "value"] {
+            let name = |kind: &str| format!("encoder.layer.0.attention.attention.{part}.{kind}");
+            tensors.extend([(name("weight"), named(&[4, 4])), (name("bias"), named(&[4]))]);
+        }
+        let to_theirs = [
+            ("cls_token", "embeddings.cls_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("blocks.0.norm1", "encoder.layer.0.layernorm_before"),
+            ("blocks.0.norm2", "encoder.layer.0.layernorm_after"),
+            ("blocks.0.attn.proj", "encoder.layer.0.attention.output.dense"),
+            ("blocks.0.mlp.fc1", "encoder.layer.0.intermediate.dense"),
+            ("blocks.0.mlp.fc2", "encoder.layer.0.output.dense"),
+            ("norm.", "layernorm."),
+            ("head", "classifier"),
+        ];
+        let rename = |name: String| {
+            let found = to_theirs.iter().find(|(ours, _)| name.starts_with(ours));
+            found.map_or(name.clone(), |(ours, theirs)| name.replacen(ours, theirs, 1))
+        };
+        tensors = tensors.into_iter().map(|(name, tensor)| (rename(name), tensor)).collect();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path().join("one.safetensors"), &tensors, NO_TEXTS).unwrap();
+    let map: Vec<String> = tensors.keys().map(|name| format!(r#""{name}": "one.safetensors""#)).collect();
+    (folder, format!(r#"{{"metadata": {{}}, "weight_map": {{{}}}}}"#, map.join(",")))
+}
+
+/// A folder's files, of which one is mutated in each case.
+struct Hostile {
+    folder: tempfile::TempDir,
+    files: Vec<(&'static str, String)>,
+}
+
+impl Hostile {
+    fn new(is_theirs: bool) -> Self {
+        let (folder, index) = tiny_folder(is_theirs);
+        let config = if is_theirs { HF_CONFIG } else { TIMM_CONFIG };
+        let files = vec![
+            ("config.json", config.to_owned()),
+            ("preprocessor_config.json", PREPROCESSOR.to_owned()),
+            ("model.safetensors.index.json", index),
+        ];
+        for (name, text) in &files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let opened = open(folder.path(), &OpenOptions::default()).unwrap();
+        assert_eq!((opened.config.num_heads, opened.class_names.map(|names| names.len())), (2, Some(3)));
+        Hostile { folder, files }
+    }
+
+    /// Opens the folder with file number `which` mutated, and puts it right again.
+    fn check(&self, which: usize, edits: &[(prop::sample::Index, u8, u8)]) {
+        let (name, text) = &self.files[which];
+        let path = self.folder.path().join(name);
+        let bytes = mutated(text, edits);
+        fs::write(&path, &bytes).unwrap();
+        let (result, held) = peak(|| open(self.folder.path(), &OpenOptions::default()));
+        fs::write(&path, text).unwrap();
+        // The weights are 3 KB, most of that their header.
+        assert!(held <= 256 * 1024 + 32 * bytes.len(), "{held} bytes for a file of {}", bytes.len());
+        match result {
+            Ok(opened) => opened.config.check().unwrap(),
+            Err(Error::File { .. } | Error::Io { .. } | Error::Parameter { .. } | Error::Argument { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn hostile_descriptions_are_errors_within_bounds() {
+    let folders = [Hostile::new(true), Hostile::new(false)];
+    let edit = (any::<prop::sample::Index>(), any::<u8>(), 0u8..6);
+    let case = (any::<bool>(), 0usize..3, prop::collection::vec(edit, 1..4));
+    let mut runner = prop::test_runner::TestRunner::new(ProptestConfig::with_cases(10_000));
+    let checked = runner.run(&case, |(is_theirs, which, edits)| {
+        folders[usize::from(!is_theirs)].check(which, &edits);
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+/// Long files of what is shortest to write and longest to hold.
+#[test]
+fn long_descriptions_take_memory_in_proportion() {
+    let (folder, _) = tiny_folder(false);
+    fs::rename(folder.path().join("one.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let config = folder.path().join("config.json");
+    let many = |item: &str| vec![item; 200_000].join(",");
+    let numbered: Vec<String> = (0..200_000).map(|i| format!("\"{i}\":\"\"")).collect();
+    for text in [
+        format!(r#"{{"architecture": "vit", "label_names": [{}]}}"#, many("\"\"")),
+        format!(r#"{{"architecture": "vit", "label_names": {{{}}}}}"#, numbered.join(",")),
+        format!(r#"{{"architecture": "vit", "other": [{}]}}"#, many("0")),
+        format!(r#"{{"architecture": "vit", "model_args": {{"num_heads": 2, "img_size": [{}]}}}}"#, many("0")),
+        format!(r#"{{"architecture": "{}"}}"#, "a".repeat(1_000_000)),
+        format!(r#"{{"pretrained_cfg": {}"#, r#"{"pretrained_cfg":"#.repeat(50_000)),
+    ] {
+        fs::write(&config, &text).unwrap();
+        let (result, held) = peak(|| open(folder.path(), &OpenOptions { heads: Some(2) }));
+        assert!(held <= 256 * 1024 + 32 * text.len(), "{held} bytes for {} of {}", text.len(), &text[..60]);
+        if let Err(error) = result {
+            assert!(error.to_string().len() < 2000);
+        }
+    }
+    let file = fs::File::create(&config).unwrap();
+    file.set_len(40 << 20).unwrap();
+    assert_refused(open(folder.path(), &OpenOptions::default()), &["config.json", "larger than"]);
+    fs::remove_file(&config).unwrap();
+    fs::create_dir(&config).unwrap();
+    assert_refused(open(folder.path(), &OpenOptions::default()), &["config.json", "not a regular file"]);
+    assert!(matches!(open("missing", &OpenOptions::default()), Err(Error::Io { .. })));
+}
