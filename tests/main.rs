@@ -15,6 +15,8 @@ mod kernels;
 mod layers;
 mod ltd;
 mod memory;
+#[cfg(feature = "train")]
+mod mixing;
 mod optim;
 mod shaders;
 #[cfg(feature = "train")]

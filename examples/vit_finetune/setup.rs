@@ -119,7 +119,7 @@ impl Setup {
         let rate = LrSchedule::new(shape, rate, 0.0, warmup, self.steps)?;
         Ok(TrainSettings {
             max_norm: (args.clip_grad != 0.0).then_some(args.clip_grad),
-            loss: CrossEntropy { label_smoothing: args.label_smoothing, ignore_index: None },
+            loss: CrossEntropy { label_smoothing: args.label_smoothing, ..Default::default() },
             drop: if with_ltd { self.ltd(args)?.into() } else { TokenDrop::None },
             seed: args.seed,
             accumulate: args.accumulate,
