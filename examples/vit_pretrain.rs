@@ -105,7 +105,7 @@ fn main() -> Result<()> {
     let rate = LrSchedule::new(LrShape::Cosine, args.lr, args.lr / 100.0, steps / 20, steps)?;
     let settings = TrainSettings {
         max_norm: Some(1.0),
-        loss: CrossEntropy { label_smoothing: 0.1, ignore_index: None },
+        loss: CrossEntropy { label_smoothing: 0.1, ..Default::default() },
         drop: ltd.transpose()?.into(),
         seed: args.seed,
         ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)

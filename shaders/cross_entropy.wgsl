@@ -1,11 +1,25 @@
-// Softmax cross-entropy of rows of `classes` logits z, with label y and smoothing s:
-//   loss = log Σ exp(z) - (1 - s) z[y] - s mean(z),  averaged over the rows that count.
+// Softmax cross-entropy of rows of `classes` logits z, with label a and perhaps a second one b, weights w of the classes,
+// and smoothing s. A row's own label has share h, the second 1 - h. With the log-probabilities l = z - log Σ exp(z):
+//   loss = Σ over rows of ( -(1 - s) (h w[a] l[a] + (1 - h) w[b] l[b]) - s/classes Σ_i w[i] l[i] )  /  Σ over rows of n,
+//   n = h w[a] + (1 - h) w[b].
+// Without a second label h is 1, without weights each w is 1: the mean over the rows.
 //
-// A row counts unless its label is the one to ignore or is out of range; the latter raises fault 1 (lib/fault.wgsl).
+// A label that is the one to ignore or out of range counts nothing: its share becomes 0 in both sums, and the smoothed
+// term shrinks to the share that is left. One out of range raises fault 1 (lib/fault.wgsl).
 // Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
 // 64 a row (GPUs). Any number of rows and classes. Uses lib/grid.wgsl and lib/reduce.wgsl.
 
-struct Params { rows: u32, classes: u32, ignores: u32, ignored: u32, smoothing: f32, accumulate: u32 }
+struct Params {
+    rows: u32,
+    classes: u32,
+    ignores: u32,
+    ignored: u32,
+    mixed: u32, // whether there are second labels; else `others` and `shares` are other buffers and not read
+    weighted: u32, // whether classes have weights; else `class_weights` is another buffer and not read
+    smoothing: f32,
+    weight_sum: f32, // Σ w
+    accumulate: u32,
+}
 
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -14,13 +28,25 @@ const LOWEST = -3.4028234e38;
 const FAULT_LABEL = 1u;
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>; // f32[rows, classes]
-@group(0) @binding(1) var<storage, read> labels: array<u32>; // u32[rows]
+@group(0) @binding(1) var<storage, read> labels: array<u32>; // u32[rows]: a
 @group(0) @binding(2) var<storage, read_write> fault_flag: FaultFlag;
-@group(0) @binding(3) var<storage, read_write> stats: array<vec4<f32>>; // f32[rows, 4], as below
+@group(0) @binding(3) var<storage, read_write> stats: array<vec4<f32>>; // f32[rows, 8], as below
+@group(0) @binding(4) var<storage, read> others: array<u32>; // u32[rows]: b
+@group(0) @binding(5) var<storage, read> shares: array<f32>; // f32[rows]: h
+@group(0) @binding(6) var<storage, read> class_weights: array<f32>; // f32[classes]: w
 
-// What is kept of a row, as a vec4: loss, max(z), 1 / Σ exp(z - max(z)), and 1 if it counts, else 0.
+// What is kept of a row, as two vec4:
+//   its loss, max(z), 1 / Σ exp(z - max(z)), n;
+//   and the target that backward needs: its sum, what a and b have of it, and what each class has for each unit of w.
 
-// Whether a row with this label counts; tells the host about a label out of range if `report`.
+fn class_weight(class_index: u32) -> f32 {
+    if params.weighted == 0u {
+        return 1.0;
+    }
+    return class_weights[class_index];
+}
+
+// Whether this label counts; tells the host about one out of range if `report`.
 fn counts(label: u32, report: bool) -> bool {
     if params.ignores != 0u && label == params.ignored {
         return false;
@@ -34,14 +60,51 @@ fn counts(label: u32, report: bool) -> bool {
     return false;
 }
 
-// sums: Σ exp(z - largest) and Σ (z - largest)
-fn store_stats(row: u32, label: u32, largest: f32, sums: vec2<f32>) {
-    let log_sum = log(sums.x);
-    var loss = (1.0 - params.smoothing) * (log_sum - (logits[row * params.classes + label] - largest));
-    if params.smoothing > 0.0 { // otherwise a logit of -inf would give 0 * inf
-        loss += params.smoothing * (log_sum - sums.y / f32(params.classes));
+// What a row's two labels have of it, those that do not count nothing.
+fn shares_of(row: u32) -> vec2<f32> {
+    var both = vec2<f32>(1.0, 0.0);
+    if params.mixed != 0u {
+        both = vec2<f32>(shares[row], 1.0 - shares[row]);
+        if !counts(others[row], true) {
+            both.y = 0.0;
+        }
     }
-    stats[row] = vec4<f32>(loss, largest, 1.0 / sums.x, 1.0);
+    if !counts(labels[row], true) {
+        both.x = 0.0;
+    }
+    return both;
+}
+
+// -l of one class
+fn negative_log(row: u32, class_index: u32, largest: f32, log_sum: f32) -> f32 {
+    return log_sum - (logits[row * params.classes + class_index] - largest);
+}
+
+// sums: Σ exp(z - largest) and Σ w (z - largest). A share of 0 is left out: its label may be no class, its logit -inf.
+fn store_stats(row: u32, largest: f32, sums: vec2<f32>) {
+    let share = shares_of(row);
+    let log_sum = log(sums.x);
+    var weights = vec2<f32>();
+    var loss = 0.0;
+    if share.x != 0.0 {
+        weights.x = share.x * class_weight(labels[row]);
+    }
+    if weights.x != 0.0 {
+        loss += (1.0 - params.smoothing) * weights.x * negative_log(row, labels[row], largest, log_sum);
+    }
+    if share.y != 0.0 {
+        weights.y = share.y * class_weight(others[row]);
+    }
+    if weights.y != 0.0 {
+        loss += (1.0 - params.smoothing) * weights.y * negative_log(row, others[row], largest, log_sum);
+    }
+    let spread = params.smoothing * (share.x + share.y) / f32(params.classes);
+    if spread != 0.0 { // otherwise a logit of -inf would give 0 * inf
+        loss += spread * (params.weight_sum * log_sum - sums.y);
+    }
+    let hot = (1.0 - params.smoothing) * weights;
+    stats[2u * row] = vec4<f32>(loss, largest, 1.0 / sums.x, weights.x + weights.y);
+    stats[2u * row + 1u] = vec4<f32>(hot.x + hot.y + spread * params.weight_sum, hot, spread);
 }
 
 // ---- forward: every row for itself ----
@@ -55,12 +118,12 @@ fn largest_of(base: u32, first: u32, step: u32) -> f32 {
     return largest;
 }
 
-// Σ exp(z - largest) and Σ (z - largest) over them.
+// Σ exp(z - largest) and Σ w (z - largest) over them.
 fn sums_of(base: u32, first: u32, step: u32, largest: f32) -> vec2<f32> {
     var sums = vec2<f32>();
     for (var i = first; i < params.classes; i += step) {
         let z = logits[base + i] - largest;
-        sums += vec2<f32>(exp(z), z);
+        sums += vec2<f32>(exp(z), class_weight(i) * z);
     }
     return sums;
 }
@@ -76,14 +139,9 @@ fn rows_lane(
     if row >= params.rows {
         return;
     }
-    let label = labels[row];
-    if !counts(label, true) {
-        stats[row] = vec4<f32>();
-        return;
-    }
     let base = row * params.classes;
     let largest = largest_of(base, 0u, 1u);
-    store_stats(row, label, largest, sums_of(base, 0u, 1u, largest));
+    store_stats(row, largest, sums_of(base, 0u, 1u, largest));
 }
 
 // Grid: a row a workgroup, folded.
@@ -97,31 +155,26 @@ fn rows_group(
     if row >= params.rows {
         return; // uniform: the whole workgroup leaves
     }
-    let label = labels[row];
     let base = row * params.classes;
     let largest = reduce_max(largest_of(base, lane, LANES), lane);
     let sums = reduce_sum2(sums_of(base, lane, LANES, largest), lane);
     if lane == 0u {
-        if counts(label, true) {
-            store_stats(row, label, largest, sums);
-        } else {
-            stats[row] = vec4<f32>();
-        }
+        store_stats(row, largest, sums);
     }
 }
 
-// ---- forward: mean over the rows that count, and the weight of a row in it; both 0 if none counts ----
+// ---- forward: the sum of the rows' losses by the sum of their n, and 1 by the latter; both 0 if that is 0 ----
 
-@group(0) @binding(0) var<storage, read> all_stats: array<vec4<f32>>; // f32[rows, 4]
+@group(0) @binding(0) var<storage, read> all_stats: array<vec4<f32>>; // f32[rows, 8]
 @group(0) @binding(1) var<storage, read_write> loss: array<f32>; // f32[1]
-@group(0) @binding(2) var<storage, read_write> weight: array<f32>; // f32[1]: 1 / the number of rows that count
+@group(0) @binding(2) var<storage, read_write> weight: array<f32>; // f32[1]: 1 / Σ n
 
 // Grid: one workgroup.
 @compute @workgroup_size(64)
 fn mean(@builtin(local_invocation_index) lane: u32) {
     var sums = vec2<f32>();
     for (var row = lane; row < params.rows; row += LANES) {
-        sums += all_stats[row].xw;
+        sums += all_stats[2u * row].xw;
     }
     sums = reduce_sum2(sums, lane);
     if lane == 0u {
@@ -131,12 +184,13 @@ fn mean(@builtin(local_invocation_index) lane: u32) {
     }
 }
 
-// ---- backward of the mean: dz = dy weight (softmax(z) - (1 - s) [i = y] - s / classes), 0 in rows that do not count ----
+// ---- backward of that quotient: dz = dy weight (Σ t softmax(z) - t), with the target
+//      t[i] = (1 - s) (h w[a] [i = a] + (1 - h) w[b] [i = b]) + s/classes w[i]; 0 in rows that do not count ----
 
-@group(0) @binding(2) var<storage, read> row_stats: array<vec4<f32>>; // f32[rows, 4]
+@group(0) @binding(2) var<storage, read> row_stats: array<vec4<f32>>; // f32[rows, 8]
 @group(0) @binding(3) var<storage, read> row_weight: array<f32>; // f32[1]
-@group(0) @binding(4) var<storage, read> dy: array<f32>; // f32[1]
-@group(0) @binding(5) var<storage, read_write> dlogits: array<f32>; // f32[rows, classes]
+@group(0) @binding(5) var<storage, read> dy: array<f32>; // f32[1]
+@group(0) @binding(7) var<storage, read_write> dlogits: array<f32>; // f32[rows, classes]
 
 // Grid: a row a workgroup, folded.
 @compute @workgroup_size(64)
@@ -149,15 +203,22 @@ fn backward(
     if row >= params.rows {
         return;
     }
-    let stat = row_stats[row];
+    let stat = row_stats[2u * row];
+    let target_sum = row_stats[2u * row + 1u].x;
+    let hot = row_stats[2u * row + 1u].yz;
+    let spread = row_stats[2u * row + 1u].w;
     let label = labels[row];
+    var other = label;
+    if params.mixed != 0u {
+        other = others[row];
+    }
     let scale = dy[0] * row_weight[0];
     for (var i = lane; i < params.classes; i += LANES) {
         let at = row * params.classes + i;
         var value = 0.0;
-        if stat.w > 0.0 {
-            let wanted = select(0.0, 1.0 - params.smoothing, i == label) + params.smoothing / f32(params.classes);
-            value = scale * (exp(logits[at] - stat.y) * stat.z - wanted);
+        if target_sum != 0.0 {
+            let wanted = select(0.0, hot.x, i == label) + select(0.0, hot.y, i == other) + spread * class_weight(i);
+            value = scale * (target_sum * exp(logits[at] - stat.y) * stat.z - wanted);
         }
         if params.accumulate == 0u {
             dlogits[at] = value;

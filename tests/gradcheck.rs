@@ -54,8 +54,16 @@ const ROWS: &[Row] = &[
     row("concat_tokens", &[&[2, 3, 8], &[2, 1, 8], &[2, 4, 8]], LINEAR, |x| ops::concat_tokens(&[&x[0], &x[1], &x[2]])),
     row("cross_entropy", &[&[5, 7]], SMOOTH, |x| ops::cross_entropy(&x[0], &labels(&x[0])?, &Default::default())),
     row("cross_entropy, smoothed", &[&[5, 7]], SMOOTH, |x| {
-        let settings = ops::CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3) };
+        let settings = ops::CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3), ..Default::default() };
         ops::cross_entropy(&x[0], &labels(&x[0])?, &settings)
+    }),
+    row("cross_entropy, mixed and weighted", &[&[5, 7]], SMOOTH, |x| {
+        let class_weights = Some(vec![0.5, 2.0, 0.0, 1.0, 1.5, 0.25, 3.0]);
+        let settings = ops::CrossEntropy { label_smoothing: 0.2, ignore_index: Some(1), class_weights };
+        let others = Tensor::from_slice(x[0].gpu(), &[5], &[4u32, 1, 6, 2, 2])?;
+        let shares = Tensor::from_slice(x[0].gpu(), &[5], &[0.25, 0.5, 0.7, 0.9, 1.0f32])?;
+        let labels = labels(&x[0])?;
+        ops::cross_entropy(&x[0], ops::Targets::mixed(&labels, &others, &shares), &settings)
     }),
     row("drop_path", &[&[7, 3, 4]], LINEAR, |x| ops::drop_path(&x[0], 0.4, KEY)),
     row("dropout", &[&[7, 13]], LINEAR, |x| ops::dropout(&x[0], 0.4, KEY)),

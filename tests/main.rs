@@ -17,6 +17,8 @@ mod kernels;
 mod layers;
 mod ltd;
 mod memory;
+#[cfg(feature = "train")]
+mod mixing;
 mod optim;
 #[cfg(feature = "train")]
 mod pretrained;

@@ -59,7 +59,7 @@ impl Reference {
 
     fn loss_settings(&self) -> CrossEntropy {
         let label_smoothing = self.floats.metadata["label_smoothing"].parse().unwrap();
-        CrossEntropy { label_smoothing, ignore_index: None }
+        CrossEntropy { label_smoothing, ..Default::default() }
     }
 
     /// The library's model with its initial parameters.

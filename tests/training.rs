@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
-use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Position, Split, Transform};
+use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Mixed, Position, Split, Transform};
 use wgrad::gpu::KernelFamily;
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
 use wgrad::nn::{Mode, Pool, Vit, VitConfig};
@@ -36,7 +36,7 @@ fn random_config() -> VitConfig {
 fn settings(drop: impl Into<TokenDrop>) -> TrainSettings {
     TrainSettings {
         max_norm: Some(1.0),
-        loss: CrossEntropy { label_smoothing: 0.1, ignore_index: None },
+        loss: CrossEntropy { label_smoothing: 0.1, ..Default::default() },
         drop: drop.into(),
         seed: 7,
         ..TrainSettings::new(Rule::AdamW(AdamW::default()), constant_rate(1e-2))
@@ -62,6 +62,7 @@ fn batch(seed: u64, samples: usize) -> Batch {
     Batch {
         images: bytes(seed, samples * 3 * 16 * 16),
         labels: (0..samples).map(|i| (i % CLASSES) as u32).collect(),
+        mixed: None,
         indices: (0..samples as u32).collect(),
         position: Position::default(),
     }
@@ -351,7 +352,7 @@ fn label_out_of_range() {
     for gpu in each_family() {
         let run = |ignore_index| {
             let model = Vit::new(&gpu, config(), 5).unwrap();
-            let loss = CrossEntropy { label_smoothing: 0.0, ignore_index };
+            let loss = CrossEntropy { label_smoothing: 0.0, ignore_index, ..Default::default() };
             let mut trainer = Trainer::new(&model, TrainSettings { loss, ..settings(TokenDrop::None) }).unwrap();
             let mut results = Vec::new();
             for step in 0..5 {
@@ -602,13 +603,13 @@ fn checkpointed_training_is_the_same_training() {
 #[test]
 fn micro_batches_add_up_to_the_batch() {
     for gpu in each_family() {
-        let run = |accumulate, batch: &Batch, ignore_index| {
+        let run = |accumulate, batch: &Batch, loss: &CrossEntropy| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
             let settings = TrainSettings {
                 rule: PLAIN_SGD,
                 max_norm: None,
                 rate: constant_rate(1.0),
-                loss: CrossEntropy { label_smoothing: 0.1, ignore_index },
+                loss: loss.clone(),
                 accumulate,
                 ..settings(ltd(9))
             };
@@ -623,10 +624,17 @@ fn micro_batches_add_up_to_the_batch() {
         // Ignored labels lie unevenly over the micro-batches.
         let mut partly = batch(1, BATCH);
         partly.labels[..3].copy_from_slice(&[99, 0, 99]);
-        for (batch, ignored) in [(batch(1, BATCH), None), (partly, Some(99))] {
-            let (whole, expected, model) = run(1, &batch, ignored);
+        // Two labels a sample, and classes of different weights.
+        let labels: Vec<u32> = batch(1, BATCH).labels.into_iter().rev().collect();
+        let shares = (0..BATCH).map(|i| i as f32 / BATCH as f32).collect();
+        let mixed = Batch { mixed: Some(Mixed { labels, shares }), ..batch(1, BATCH) };
+        let smooth = CrossEntropy { label_smoothing: 0.1, ..Default::default() };
+        let ignoring = CrossEntropy { ignore_index: Some(99), ..smooth.clone() };
+        let weighted = CrossEntropy { class_weights: Some(vec![0.5, 3.0, 0.0, 1.0]), ..smooth.clone() };
+        for (batch, loss) in [(batch(1, BATCH), smooth), (partly, ignoring), (mixed, weighted)] {
+            let (whole, expected, model) = run(1, &batch, &loss);
             for accumulate in [2, 4, BATCH, BATCH + 5] {
-                let (metrics, gradients, _) = run(accumulate, &batch, ignored);
+                let (metrics, gradients, _) = run(accumulate, &batch, &loss);
                 assert_eq!((metrics.correct, metrics.samples, metrics.kept), (whole.correct, BATCH, whole.kept));
                 assert_close("loss", &[metrics.loss, metrics.grad_norm], &[whole.loss, whole.grad_norm], 1e-5);
                 for ((p, got), expected) in model.parameters().iter().zip(&gradients).zip(&expected) {
@@ -649,6 +657,8 @@ fn accumulating_nothing_is_an_error() {
     assert!(matches!(trainer.step(&short), Err(Error::Argument { name: "images", .. })));
     let empty = Batch { images: vec![], labels: vec![], ..batch(1, BATCH) };
     assert!(trainer.step(&empty).is_err());
+    let mixed = Some(Mixed { labels: vec![0; BATCH], shares: vec![0.5; BATCH - 1] });
+    assert!(matches!(trainer.step(&Batch { mixed, ..batch(1, BATCH) }), Err(Error::Argument { name: "mixed", .. })));
     assert!(trainer.step(&batch(1, BATCH)).is_ok() && trainer.finish().unwrap().is_some());
 }
 
@@ -723,7 +733,7 @@ fn trainer_drops_patches() {
     let images = Tensor::from_slice(&gpu, &[BATCH, 3, 16, 16], &images).unwrap();
     let labels = Tensor::from_slice(&gpu, &[BATCH], &labels).unwrap();
     let logits = fresh.forward_subset(&images, &subset, &Mode::training(KEY)).unwrap();
-    let smoothed = CrossEntropy { label_smoothing: 0.1, ignore_index: None };
+    let smoothed = CrossEntropy { label_smoothing: 0.1, ..Default::default() };
     let loss = ops::cross_entropy(&logits, &labels, &smoothed).unwrap();
     loss.backward().unwrap();
     assert_close("loss", &[first.loss], &[loss.item().unwrap()], 1e-6);

@@ -8,7 +8,7 @@ use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd};
 use wgrad::train::{FitOptions, TrainSettings, Workload};
 
 use crate::args::Args;
-use crate::recipe::{DropKind, LrKind, LtdSchedule, OptimizerKind, Recipe};
+use crate::recipe::{ClassWeights, DropKind, LrKind, LtdSchedule, OptimizerKind, Recipe};
 use crate::setup::Setup;
 use crate::values::BlockList;
 
@@ -25,7 +25,7 @@ impl Setup {
         let warmup = (f64::from(recipe.warmup) * steps as f64) as u64;
         let settings = TrainSettings {
             max_norm: (recipe.clip_grad != 0.0).then_some(recipe.clip_grad),
-            loss: CrossEntropy { label_smoothing: recipe.label_smoothing, ..CrossEntropy::default() },
+            loss: self.loss(),
             freeze: recipe.freeze.into(),
             layer_decay: recipe.layer_decay,
             ema: (recipe.ema != 0.0).then_some(Ema { decay: recipe.ema, warmup: true }),
@@ -37,6 +37,13 @@ impl Setup {
         };
         let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
         Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })
+    }
+
+    fn loss(&self) -> CrossEntropy {
+        let Recipe { label_smoothing, class_weights, .. } = self.recipe;
+        let weights = || self.data.train.class_weights(self.config.num_classes);
+        let class_weights = (class_weights == ClassWeights::Balanced).then(weights);
+        CrossEntropy { label_smoothing, class_weights, ..CrossEntropy::default() }
     }
 
     /// Of the run that the arguments describe, with the first seed.

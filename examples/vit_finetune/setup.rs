@@ -9,7 +9,7 @@ use wgrad::checkpoint::{
     load_parameters,
 };
 use wgrad::data::{
-    self, ColorJitter, Crop, DataSet, FolderOptions, Loader, LoaderOptions, RandomErasing, Split, Transform,
+    self, ColorJitter, Crop, DataSet, FolderOptions, Loader, LoaderOptions, Mix, RandomErasing, Split, Transform,
 };
 use wgrad::gpu::Gpu;
 use wgrad::nn::{Vit, VitConfig};
@@ -59,10 +59,13 @@ impl Setup {
     }
 
     pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader> {
+        let Recipe { mixup, cutmix, batch_size, .. } = self.recipe;
+        let mix = Mix { mixup_alpha: mixup, cutmix_alpha: cutmix, ..Mix::default() };
         let options = LoaderOptions {
             strict: args.strict,
             threads: args.threads,
-            ..LoaderOptions::training(self.recipe.batch_size, seed)
+            mix: (mixup != 0.0 || cutmix != 0.0).then_some(mix),
+            ..LoaderOptions::training(batch_size, seed)
         };
         Ok(Loader::new(&self.data.train, self.train_transform()?, options)?)
     }

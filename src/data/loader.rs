@@ -14,11 +14,11 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::random::{Purpose, keyed, shuffle};
-use super::{Key, Split, Transform};
+use super::{Key, Mix, Mixed, Split, Transform};
 use crate::error::{Error, Result};
 
 /// How a [`Loader`] makes batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderOptions {
     /// Samples in a batch, B.
     pub batch_size: usize,
@@ -34,14 +34,25 @@ pub struct LoaderOptions {
     pub strict: bool,
     /// How many batches are made ahead, besides the one in the making.
     pub prefetch: usize,
+    /// Mixes the samples of each batch: for training.
+    pub mix: Option<Mix>,
     /// Threads that decode and resize; 0 takes as many as the machine has cores.
     pub threads: usize,
 }
 
 impl LoaderOptions {
-    /// For training: shuffled, full batches.
+    /// For training: shuffled, full batches, not mixed.
     pub fn training(batch_size: usize, seed: u64) -> Self {
-        LoaderOptions { batch_size, seed, shuffle: true, full_batches: true, strict: false, prefetch: 2, threads: 0 }
+        LoaderOptions {
+            batch_size,
+            seed,
+            shuffle: true,
+            full_batches: true,
+            strict: false,
+            prefetch: 2,
+            mix: None,
+            threads: 0,
+        }
     }
 
     /// For evaluation: every sample once, in order.
@@ -60,16 +71,32 @@ pub struct Position {
 }
 
 /// Samples that go through the model together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// `u8[B, 3, S, S]`, channel first.
     pub images: Vec<u8>,
     /// The classes, `u32[B]`.
     pub labels: Vec<u32>,
+    /// The classes of the samples' partners, if the samples are mixed.
+    pub mixed: Option<Mixed>,
     /// The samples' numbers in the split, `u32[B]`.
     pub indices: Vec<u32>,
     /// Where in the sequence this batch stands.
     pub position: Position,
+}
+
+impl Batch {
+    /// Whether there are as many second labels and shares as labels, if there are any.
+    pub(crate) fn check(&self) -> Result<()> {
+        let samples = self.labels.len();
+        match &self.mixed {
+            Some(mixed) if mixed.labels.len() != samples || mixed.shares.len() != samples => {
+                let got = format!("{} and {}", mixed.labels.len(), mixed.shares.len());
+                Err(Error::argument("batch", "mixed", format!("{samples} labels and shares"), got))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A sample that could not be read.
@@ -110,6 +137,7 @@ impl Loader {
         if threads > 1024 {
             return Err(Error::argument(OP, "threads", "at most 1024", threads));
         }
+        options.mix.map_or(Ok(()), Mix::check)?;
         let least = if options.full_batches { batch_size } else { 1 };
         if split.len() < least {
             return Err(Error::argument(OP, "split", format!("at least {least} samples"), split.len()));
@@ -323,8 +351,13 @@ impl Work {
             indices.remove(slot);
             images.drain(slot * size..(slot + 1) * size);
         }
-        let labels = indices.iter().map(|&sample| self.split.labels()[sample as usize]).collect();
-        Ok(Some(Batch { images, labels, indices, position }))
+        let labels: Vec<u32> = indices.iter().map(|&sample| self.split.labels()[sample as usize]).collect();
+        let (side, seed) = (self.transform.size as usize, self.options.seed);
+        let mixed = self
+            .options
+            .mix
+            .and_then(|mix| self.pool.install(|| mix.apply(&mut images, &labels, side, seed, position)));
+        Ok(Some(Batch { images, labels, mixed, indices, position }))
     }
 
     /// Puts the first readable one of `spare` into `slot`; `None` if `stop` was raised meanwhile.

@@ -10,6 +10,7 @@
 //! | `crop` | [`Crop`]: which part of a picture becomes the sample |
 //! | `augment` | [`AutoAugment`], [`ColorJitter`], [`RandomErasing`], and the single [`Edit`]s |
 //! | `transform` | [`Transform`]: from a picture to a sample `u8[3, S, S]`, all of this in order |
+//! | `mixing` | [`Mix`]: mixup and CutMix of a batch's samples |
 //! | `loader` | [`Loader`]: samples to batches, on threads, ahead of time |
 //! | `random` | random numbers by key |
 //!
@@ -36,6 +37,7 @@ mod digits;
 mod folder;
 mod image;
 mod loader;
+mod mixing;
 mod random;
 mod resize;
 mod split;
@@ -48,6 +50,7 @@ pub use digits::digits;
 pub use folder::{FolderOptions, image_folder};
 pub use image::{Image, MAX_PIXELS, MAX_SIDE};
 pub use loader::{Batch, Batches, Loader, LoaderOptions, Position, Skipped};
+pub use mixing::{Mix, Mixed};
 pub use resize::{Part, Window};
 pub use split::Split;
 pub use transform::{Key, Transform};

@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Order = 2,
     /// The augmentation of one sample: keyed by (seed, epoch, sample).
     Augment = 3,
+    /// The mixing of one batch: keyed by (seed, epoch, batch).
+    Mix = 4,
 }
 
 /// A generator for one purpose and key. The words are absorbed one after the other, `h = finalise(h + word + GOLDEN)`,
@@ -38,6 +40,39 @@ pub(crate) fn unit(rng: &mut Pcg32) -> f64 {
 /// A number between the two.
 pub(crate) fn uniform(rng: &mut Pcg32, (low, high): (f64, f64)) -> f64 {
     low + (high - low) * unit(rng)
+}
+
+/// A number from the Beta(α, α) distribution, α above 0: x / (x + y) of two numbers from Gamma(α). In logarithms, since
+/// for a small α both may be below what a float can hold.
+pub(crate) fn beta(rng: &mut Pcg32, alpha: f64) -> f64 {
+    let (x, y) = (ln_gamma_draw(rng, alpha), ln_gamma_draw(rng, alpha));
+    1.0 / (1.0 + (y - x).exp())
+}
+
+/// The logarithm of a number from the Gamma(`shape`) distribution (Marsaglia and Tsang, "A simple method for generating
+/// gamma variables", 2000). They take shapes from 1; a smaller one is Gamma(`shape` + 1) · u^(1 / `shape`).
+fn ln_gamma_draw(rng: &mut Pcg32, shape: f64) -> f64 {
+    if shape < 1.0 {
+        let u = 1.0 - unit(rng);
+        return ln_gamma_draw(rng, shape + 1.0) + u.ln() / shape;
+    }
+    let d = shape - 1.0 / 3.0;
+    let c = 1.0 / (9.0 * d).sqrt();
+    // At least 95 of 100 draws are accepted.
+    loop {
+        let x = normal(rng);
+        let v = (1.0 + c * x).powi(3);
+        let u = 1.0 - unit(rng);
+        if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+            return (d * v).ln();
+        }
+    }
+}
+
+/// A number from the standard normal distribution (Box and Muller, 1958; one of the pair).
+fn normal(rng: &mut Pcg32) -> f64 {
+    let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
+    radius * (2.0 * std::f64::consts::PI * unit(rng)).cos()
 }
 
 /// Shuffles in place (Fisher and Yates).

@@ -78,6 +78,22 @@ impl Split {
         &self.labels
     }
 
+    /// Weights that make up for classes of different sizes, `f32[classes]`: N / (K·n), where n of the N samples are of that
+    /// class and K classes have samples; 0 for those that have none. (scikit-learn's "balanced".) Over all samples their
+    /// mean is 1. Labels from `classes` on do not count.
+    pub fn class_weights(&self, classes: usize) -> Vec<f32> {
+        let mut counts = vec![0u32; classes];
+        for &label in self.labels.iter() {
+            if let Some(count) = counts.get_mut(label as usize) {
+                *count += 1;
+            }
+        }
+        let samples: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        let present = counts.iter().filter(|&&count| count > 0).count();
+        let weight = |count: u32| samples as f64 / (present as f64 * f64::from(count));
+        counts.into_iter().map(|count| if count == 0 { 0.0 } else { weight(count) as f32 }).collect()
+    }
+
     /// What a sample is called in messages: its file, or its number.
     pub fn name(&self, sample: u32) -> String {
         match (&*self.store, self.rows.get(sample as usize)) {

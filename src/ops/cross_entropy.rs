@@ -7,13 +7,23 @@ use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(CrossEntropyParams { rows: u32, classes: u32, ignores: u32, ignored: u32, smoothing: f32, accumulate: u32 });
+params!(CrossEntropyParams {
+    rows: u32,
+    classes: u32,
+    ignores: u32,
+    ignored: u32,
+    mixed: u32,
+    weighted: u32,
+    smoothing: f32,
+    weight_sum: f32,
+    accumulate: u32,
+});
 
 static ROWS_LANE: Kernel = Kernel {
     name: "cross_entropy.rows_lane",
     sources: &[wgsl!("cross_entropy.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl"), wgsl!("lib/fault.wgsl")],
     entry: "rows_lane",
-    bindings: &[Access::Read, Access::Read, Access::Write, Access::Write],
+    bindings: &[Access::Read, Access::Read, Access::Write, Access::Write, Access::Read, Access::Read, Access::Read],
     params: CrossEntropyParams::FIELDS,
     constants: &[],
 };
@@ -30,57 +40,156 @@ static MEAN: Kernel = Kernel {
 static BACKWARD: Kernel = Kernel {
     name: "cross_entropy.backward",
     entry: "backward",
-    bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+    bindings: &[
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Read,
+        Access::Write,
+    ],
     ..ROWS_LANE
 };
 
-static CORRECT_LANE: Kernel = Kernel { name: "cross_entropy.correct_lane", entry: "correct_lane", ..ROWS_LANE };
+static CORRECT_LANE: Kernel = Kernel {
+    name: "cross_entropy.correct_lane",
+    entry: "correct_lane",
+    bindings: &[Access::Read, Access::Read, Access::Write, Access::Write],
+    ..ROWS_LANE
+};
 
-static CORRECT_GROUP: Kernel = Kernel { name: "cross_entropy.correct_group", entry: "correct_group", ..ROWS_LANE };
+static CORRECT_GROUP: Kernel = Kernel { name: "cross_entropy.correct_group", entry: "correct_group", ..CORRECT_LANE };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&ROWS_LANE, &ROWS_GROUP, &MEAN, &BACKWARD, &CORRECT_LANE, &CORRECT_GROUP];
 
 const LANES: usize = 64;
 
 /// Settings of [`cross_entropy()`].
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CrossEntropy {
     /// ε from 0 to 1: the share of the target that is spread evenly over all classes (Szegedy et al., 2016).
     pub label_smoothing: f32,
-    /// Rows with this label count neither in the loss nor in its mean.
+    /// Labels with this value count neither in the loss nor in its mean.
     pub ignore_index: Option<u32>,
+    /// A weight for each class, `f32[V]`, finite and not negative: that of rare classes is made larger, so that the model
+    /// does not learn to name the common ones. `None` weighs all alike.
+    pub class_weights: Option<Vec<f32>>,
 }
 
-/// Mean over the rows of (1−ε)·(−log softmax(z)\[label\]) + ε·mean(−log softmax(z)): logits z `f32[N, V]`, labels
-/// `u32[N]` to a scalar `f32[]`, as PyTorch's `cross_entropy`.
+impl CrossEntropy {
+    /// What one row counts in the mean's divisor: its label's weight, or 0 where it does not count; of a row with two
+    /// labels the sum of both weights by their shares. The mean of a batch is that of its parts' means, weighted by the
+    /// sums of this over their rows (a part in which this is 0 everywhere has the mean 0).
+    pub fn row_weight(&self, classes: usize, label: u32, mixed: Option<(u32, f32)>) -> f64 {
+        let weight = |label: u32| match &self.class_weights {
+            _ if label as usize >= classes || Some(label) == self.ignore_index => 0.0,
+            None => 1.0,
+            Some(weights) => weights.get(label as usize).copied().unwrap_or(0.0).into(),
+        };
+        let (other, share) = mixed.map_or((label, 1.0), |(other, share)| (other, f64::from(share)));
+        // A second label without a share is not looked at.
+        share * weight(label) + if share < 1.0 { (1.0 - share) * weight(other) } else { 0.0 }
+    }
+
+    /// The weights on the device, and their sum over V `classes`.
+    fn weights_on(&self, op: &'static str, gpu: &Gpu, classes: usize) -> Result<(Option<Tensor>, f32)> {
+        let Some(weights) = &self.class_weights else { return Ok((None, classes as f32)) };
+        if weights.len() != classes {
+            return Err(Error::argument(op, "class_weights", format!("{classes}, one a class"), weights.len()));
+        }
+        if let Some(bad) = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
+            return Err(Error::argument(op, "class_weights", "finite and at least 0", bad));
+        }
+        let sum = weights.iter().map(|&weight| f64::from(weight)).sum::<f64>() as f32;
+        Ok((Some(Tensor::from_slice(gpu, &[classes], weights)?), sum))
+    }
+}
+
+/// What [`cross_entropy()`] compares logits with: a label a row (`&Tensor` converts), or two with their shares.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    labels: &'a Tensor,
+    mixed: Option<(&'a Tensor, &'a Tensor)>,
+}
+
+impl<'a> Targets<'a> {
+    /// Rows that belong to two classes, as mixup and CutMix make them: to that of `labels` by `shares`, to that of
+    /// `others` by what is left to 1. Labels are `u32[N]`, shares `f32[N]` from 0 to 1 (which is not checked).
+    pub fn mixed(labels: &'a Tensor, others: &'a Tensor, shares: &'a Tensor) -> Self {
+        Targets { labels, mixed: Some((others, shares)) }
+    }
+}
+
+impl<'a> From<&'a Tensor> for Targets<'a> {
+    fn from(labels: &'a Tensor) -> Self {
+        Targets { labels, mixed: None }
+    }
+}
+
+/// Mean over the rows of (1−ε)·w\[y\]·(−log softmax(z)\[y\]) + ε/V·Σ w·(−log softmax(z)): logits z `f32[N, V]`, labels y
+/// `u32[N]` to a scalar `f32[]`, as PyTorch's `cross_entropy` with its `weight` w and its `label_smoothing` ε. With
+/// weights the mean is the sum divided by that of the rows' w\[y\].
 ///
-/// Rows whose label is ignored do not count. If none counts, the loss and its gradient are 0, where PyTorch gives NaN. A
-/// label that is neither ignored nor below V makes the next read-back an [`Error::OutOfRange`]; its row does not count.
+/// A row with two labels and a share h counts as h rows with its own label and 1 − h with the other: its loss is
+/// h·loss(own) + (1−h)·loss(other), and its part of the divisor h·w\[own\] + (1−h)·w\[other\]. (PyTorch's soft targets
+/// are the same without weights; with them it divides by N.)
+///
+/// Labels that are ignored do not count. If none counts, or only such of weight 0, the loss and its gradient are 0, where
+/// PyTorch gives NaN. A label that is neither ignored nor below V makes the next read-back an [`Error::OutOfRange`]; it
+/// does not count.
 ///
 /// # Errors
-/// If `logits` are not `f32[N, V]`, `labels` not `u32[N]`, or ε is not from 0 to 1.
-pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) -> Result<Tensor> {
+/// If `logits` are not `f32[N, V]`, labels not `u32[N]`, shares not `f32[N]`, ε is not from 0 to 1, or weights are not V,
+/// finite and at least 0.
+pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, settings: &CrossEntropy) -> Result<Tensor> {
     const OP: &str = "cross_entropy";
     let smoothing = settings.label_smoothing;
     if !(0.0..=1.0).contains(&smoothing) {
         return Err(Error::argument(OP, "label_smoothing", "from 0 to 1", smoothing));
     }
+    let Targets { labels, mixed } = targets.into();
     let params = params_of(OP, logits, labels, settings)?;
     let (gpu, rows) = (logits.gpu(), params.rows as usize);
-    let stats = Tensor::empty(gpu, DType::F32, super::shape(OP, &[rows, 4])?)?;
+    // Buffers that nobody reads stand in for what is not there.
+    let (others, shares) = mixed.unwrap_or((labels, logits));
+    if mixed.is_some() {
+        expect(OP, others, others.dtype() == DType::U32, "needs labels u32[N]")?;
+        expect_match(OP, logits, others, others.dims() == [rows], "labels must be u32[N] of logits f32[N, V]")?;
+        expect_f32(OP, shares)?;
+        expect_match(OP, logits, shares, shares.dims() == [rows], "shares must be f32[N] of logits f32[N, V]")?;
+    }
+    let (weights, weight_sum) = settings.weights_on(OP, gpu, params.classes as usize)?;
+    let (mixed, weighted) = (u32::from(mixed.is_some()), u32::from(weights.is_some()));
+    let params = CrossEntropyParams { mixed, weighted, weight_sum, ..params };
+    let class_weights = weights.unwrap_or_else(|| logits.detach());
+    let stats = Tensor::empty(gpu, DType::F32, super::shape(OP, &[rows, 8])?)?;
     let (kernel, grid) = row_form(gpu, rows, &ROWS_LANE, &ROWS_GROUP);
-    gpu.dispatch(kernel, &params, &[logits.buffer(), labels.buffer(), &gpu.faults(), stats.buffer()], grid)?;
+    let [logits_view, labels_view, others_view] = [logits, labels, others].map(Tensor::buffer);
+    let [stats_view, shares_view, weights_view] = [&stats, shares, &class_weights].map(Tensor::buffer);
+    let faults = gpu.faults();
+    let views = [logits_view, labels_view, &faults, stats_view, others_view, shares_view, weights_view];
+    gpu.dispatch(kernel, &params, &views, grid)?;
     let scalar = super::shape(OP, &[])?;
     let loss = Tensor::empty(gpu, DType::F32, scalar)?;
     let weight = Tensor::empty(gpu, DType::F32, scalar)?;
     gpu.dispatch(&MEAN, &params, &[stats.buffer(), loss.buffer(), weight.buffer()], Grid::new(1, 1, 1))?;
-    let rule = || Rule { logits: logits.detach(), labels: labels.detach(), stats, weight, params };
+    let rule = || Rule {
+        logits: logits.detach(),
+        labels: labels.detach(),
+        others: others.detach(),
+        class_weights,
+        stats,
+        weight,
+        params,
+    };
     Ok(record(loss, &[logits], rule))
 }
 
 /// How many rows have their largest logit at their label; of several largest the first counts, as in PyTorch's `argmax`.
 /// Logits `f32[N, V]`, labels `u32[N]` to a scalar `u32[]`. Rows whose label is `ignore_index` are not counted, nor are
-/// those with a NaN. No gradient. A bad label is reported as by [`cross_entropy()`].
+/// those with a NaN. Of mixed samples the own labels are given: what is counted is then only indicative. No gradient. A bad label is reported as by [`cross_entropy()`].
 ///
 /// # Errors
 /// If `logits` are not `f32[N, V]` or `labels` not `u32[N]`.
@@ -112,7 +221,10 @@ fn params_of(
         classes: classes as u32,
         ignores: u32::from(settings.ignore_index.is_some()),
         ignored: settings.ignore_index.unwrap_or(0),
+        mixed: 0,
+        weighted: 0,
         smoothing: settings.label_smoothing,
+        weight_sum: classes as f32,
         accumulate: 0,
     })
 }
@@ -128,9 +240,12 @@ fn row_form(gpu: &Gpu, rows: usize, lane: &'static Kernel, group: &'static Kerne
 struct Rule {
     logits: Tensor,
     labels: Tensor,
-    /// Of each row: loss, max(z), 1/Σexp(z − max(z)), whether it counts: `f32[N, 4]`.
+    others: Tensor,
+    class_weights: Tensor,
+    /// Of each row: loss, max(z), 1/Σexp(z − max(z)), its part of the divisor, and the four numbers of its target:
+    /// `f32[N, 8]`.
     stats: Tensor,
-    /// 1 / the number of rows that count: `f32[]`.
+    /// 1 / the divisor: `f32[]`.
     weight: Tensor,
     params: CrossEntropyParams,
 }
@@ -139,7 +254,8 @@ impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dlogits) = parents.destination(0)? else { return Ok(()) };
         let params = CrossEntropyParams { accumulate: dlogits.flag(), ..self.params };
-        let inputs = [&self.logits, &self.labels, &self.stats, &self.weight, &dy, &dlogits.tensor];
+        let Rule { logits, labels, others, class_weights, stats, weight, .. } = &*self;
+        let inputs = [logits, labels, stats, weight, others, &dy, class_weights, &dlogits.tensor];
         dy.gpu().dispatch(&BACKWARD, &params, &inputs.map(Tensor::buffer), Grid::linear(params.rows as usize, 1))
     }
 }
@@ -148,16 +264,42 @@ impl Backward for Rule {
 pub mod reference {
     use super::CrossEntropy;
 
-    /// The rows that count, each with its label.
-    fn counted<'a>(
-        logits: &'a [f32],
-        labels: &'a [u32],
-        settings: &CrossEntropy,
-    ) -> impl Iterator<Item = (usize, &'a [f32], usize)> {
-        let (classes, ignored) = (logits.len() / labels.len(), settings.ignore_index);
-        let rows = logits.chunks(classes).zip(labels).enumerate();
-        let counts = move |label: u32| Some(label) != ignored && (label as usize) < classes;
-        rows.filter(move |(_, (_, label))| counts(**label)).map(|(i, (row, label))| (i, row, *label as usize))
+    /// The labels of N rows: `u32[N]`, and perhaps the second ones, `u32[N]`, with the first ones' shares, `f32[N]`.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Labels<'a> {
+        /// The own labels.
+        pub own: &'a [u32],
+        /// The second labels and the own ones' shares.
+        pub mixed: Option<(&'a [u32], &'a [f32])>,
+    }
+
+    impl<'a, T: AsRef<[u32]> + ?Sized> From<&'a T> for Labels<'a> {
+        fn from(own: &'a T) -> Self {
+            Labels { own: own.as_ref(), mixed: None }
+        }
+    }
+
+    /// The target of row `i` over V classes, `f64[V]`, and its part of the divisor.
+    fn target(labels: &Labels<'_>, i: usize, classes: usize, settings: &CrossEntropy) -> (Vec<f64>, f64) {
+        let smoothing = f64::from(settings.label_smoothing);
+        let weight = |class: usize| settings.class_weights.as_ref().map_or(1.0, |weights| f64::from(weights[class]));
+        let mut both = vec![(labels.own[i], 1.0)];
+        if let Some((others, shares)) = labels.mixed {
+            both = vec![(labels.own[i], f64::from(shares[i])), (others[i], 1.0 - f64::from(shares[i]))];
+        }
+        let (mut target, mut divisor) = (vec![0.0; classes], 0.0);
+        for (label, share) in both {
+            let class = label as usize;
+            if Some(label) == settings.ignore_index || class >= classes {
+                continue;
+            }
+            divisor += share * weight(class);
+            target[class] += share * (1.0 - smoothing) * weight(class);
+            for (class, value) in target.iter_mut().enumerate() {
+                *value += share * smoothing / classes as f64 * weight(class);
+            }
+        }
+        (target, divisor)
     }
 
     fn log_softmax(row: &[f32]) -> Vec<f64> {
@@ -166,42 +308,42 @@ pub mod reference {
         row.iter().map(|&z| f64::from(z) - largest - log_sum).collect()
     }
 
-    /// The mean loss of logits `f32[N, V]` and labels `u32[N]`.
-    pub fn forward(logits: &[f32], labels: &[u32], settings: &CrossEntropy) -> f32 {
-        let smoothing = f64::from(settings.label_smoothing);
-        let (mut sum, mut count) = (0.0, 0);
-        for (_, row, label) in counted(logits, labels, settings) {
-            let log = log_softmax(row);
-            sum -= (1.0 - smoothing) * log[label];
-            if smoothing > 0.0 {
-                sum -= smoothing * log.iter().sum::<f64>() / row.len() as f64;
-            }
-            count += 1;
+    /// The mean loss of logits `f32[N, V]`.
+    pub fn forward<'a>(logits: &[f32], labels: impl Into<Labels<'a>>, settings: &CrossEntropy) -> f32 {
+        let labels = labels.into();
+        let classes = logits.len() / labels.own.len();
+        let (mut sum, mut divisor) = (0.0, 0.0);
+        for (i, row) in logits.chunks(classes).enumerate() {
+            let (target, part) = target(&labels, i, classes, settings);
+            let terms = target.iter().zip(log_softmax(row)).filter(|(target, _)| **target != 0.0);
+            sum -= terms.map(|(target, log)| target * log).sum::<f64>();
+            divisor += part;
         }
-        if count == 0 { 0.0 } else { (sum / f64::from(count)) as f32 }
+        if divisor > 0.0 { (sum / divisor) as f32 } else { 0.0 }
     }
 
     /// dlogits `f32[N, V]`, given `dy`, the gradient of the mean.
-    pub fn backward(logits: &[f32], labels: &[u32], settings: &CrossEntropy, dy: f32) -> Vec<f32> {
-        let (classes, smoothing) = (logits.len() / labels.len(), f64::from(settings.label_smoothing));
-        let weight = f64::from(dy) / counted(logits, labels, settings).count().max(1) as f64;
-        let mut dlogits = vec![0.0; logits.len()];
-        for (i, row, label) in counted(logits, labels, settings) {
-            for (class, log) in log_softmax(row).into_iter().enumerate() {
-                let hot = if class == label { 1.0 - smoothing } else { 0.0 };
-                dlogits[i * classes + class] = (weight * (log.exp() - hot - smoothing / classes as f64)) as f32;
-            }
-        }
-        dlogits
+    pub fn backward<'a>(logits: &[f32], labels: impl Into<Labels<'a>>, settings: &CrossEntropy, dy: f32) -> Vec<f32> {
+        let labels = labels.into();
+        let classes = logits.len() / labels.own.len();
+        let targets: Vec<_> = (0..labels.own.len()).map(|i| target(&labels, i, classes, settings)).collect();
+        let divisor: f64 = targets.iter().map(|(_, part)| part).sum();
+        let scale = if divisor > 0.0 { f64::from(dy) / divisor } else { 0.0 };
+        let row = |(row, (target, _)): (&[f32], &(Vec<f64>, f64))| {
+            let sum: f64 = target.iter().sum();
+            let dz = |(log, target): (f64, &f64)| if sum == 0.0 { 0.0 } else { scale * (sum * log.exp() - target) };
+            log_softmax(row).into_iter().zip(target).map(|both| dz(both) as f32).collect::<Vec<_>>()
+        };
+        logits.chunks(classes).zip(&targets).flat_map(row).collect()
     }
 
     /// Rows whose first largest logit is at their label.
     pub fn count_correct(logits: &[f32], labels: &[u32], ignore_index: Option<u32>) -> u32 {
-        let settings = CrossEntropy { ignore_index, ..Default::default() };
-        let right = |(_, row, label): &(usize, &[f32], usize)| {
+        let classes = logits.len() / labels.len();
+        let right = |(row, label): &(&[f32], &u32)| {
             let first = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-            first == *label
+            Some(**label) != ignore_index && first == **label as usize
         };
-        counted(logits, labels, &settings).filter(right).count() as u32
+        logits.chunks(classes).zip(labels).filter(right).count() as u32
     }
 }

@@ -52,7 +52,7 @@ pub use attention_flash::attention_flash;
 pub use attention_stored::attention_stored;
 pub use cast::cast;
 pub use concat_tokens::concat_tokens;
-pub use cross_entropy::{CrossEntropy, count_correct, cross_entropy};
+pub use cross_entropy::{CrossEntropy, Targets, count_correct, cross_entropy};
 pub use dropout::{drop_path, dropout};
 pub use embed_tokens::embed_tokens;
 pub use gelu::gelu;

@@ -92,6 +92,7 @@ pub(super) fn blank_batch(config: &VitConfig, samples: usize) -> Result<Batch> {
     Ok(Batch {
         images: vec![0; bytes],
         labels: vec![0; samples],
+        mixed: None,
         indices: vec![0; samples],
         position: Position::default(),
     })

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::Freeze;
 use crate::autograd::Parameters;
-use crate::data::Batch;
+use crate::data::{Batch, Mixed};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
 use crate::ltd::{Kept, LayerTokens, TokenDrop};
 use crate::nn::{Mode, Precision, Vit};
-use crate::ops::{self, CrossEntropy, RandomKey, TokenIndices};
+use crate::ops::{self, CrossEntropy, RandomKey, Targets, TokenIndices};
 use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, Rule, StepReport, decays, layer_scale};
 use crate::tensor::Tensor;
 
@@ -96,7 +96,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// Mean loss of the batch.
     pub loss: f32,
-    /// Samples of the batch that the model, in training mode, got right.
+    /// Samples of the batch that the model, in training mode, got right; of mixed ones the own label counts, which makes
+    /// this only indicative.
     pub correct: u32,
     /// Samples in the batch.
     pub samples: usize,
@@ -192,7 +193,8 @@ impl<'a> Trainer<'a> {
         let kept = self.begin(samples);
         // What a step that failed half-way has left is not part of this one.
         self.parameters().zero_grad();
-        let whole = self.counted(&batch.labels).max(1);
+        batch.check()?;
+        let whole = self.loss_weight(batch, 0..samples);
         let parts: Vec<Part> = parts(samples, self.settings.accumulate)
             .map(|range| self.accumulate(batch, range, whole))
             .collect::<Result<_>>()?;
@@ -234,22 +236,30 @@ impl<'a> Trainer<'a> {
         kept
     }
 
-    /// Labels that count in the mean loss.
-    fn counted(&self, labels: &[u32]) -> usize {
-        let (classes, ignored) = (self.model.config().num_classes, self.settings.loss.ignore_index);
-        labels.iter().filter(|&&label| (label as usize) < classes && Some(label) != ignored).count()
+    /// What the samples in `range` count in the batch's mean loss: how many have a label that counts, or the sum of
+    /// their weights.
+    fn loss_weight(&self, batch: &Batch, range: Range<usize>) -> f64 {
+        let (classes, loss) = (self.model.config().num_classes, &self.settings.loss);
+        let mixed = |i: usize| batch.mixed.as_ref().map(|mixed| (mixed.labels[i], mixed.shares[i]));
+        range.map(|i| loss.row_weight(classes, batch.labels[i], mixed(i))).sum()
     }
 
-    /// Adds the gradients of the samples in `range` of a batch in which `whole` labels count.
-    fn accumulate(&self, batch: &Batch, range: Range<usize>, whole: usize) -> Result<Part> {
+    /// Adds the gradients of the samples in `range` of a batch that counts `whole` in all.
+    fn accumulate(&self, batch: &Batch, range: Range<usize>, whole: f64) -> Result<Part> {
         let gpu = self.model.gpu();
-        let weight = (self.counted(&batch.labels[range.clone()]) as f64 / whole as f64) as f32;
+        let own = self.loss_weight(batch, range.clone());
+        let weight = if whole > 0.0 { (own / whole) as f32 } else { 0.0 };
         let (images, labels) = upload(gpu, batch, range.clone(), self.model.config().img_size)?;
+        let mixed = batch.mixed.as_ref().map(|mixed| upload_mixed(gpu, mixed, range.clone())).transpose()?;
         let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample: range.start as u64 };
         let TrainSettings { checkpoint_blocks, precision, .. } = self.settings;
         let mode = Mode::training(key).checkpointed(checkpoint_blocks).with_precision(precision);
         let logits = self.forward(&images, range, &mode)?;
-        let loss = ops::cross_entropy(&logits, &labels, &self.settings.loss)?;
+        let targets = match &mixed {
+            Some((others, shares)) => Targets::mixed(&labels, others, shares),
+            None => Targets::from(&labels),
+        };
+        let loss = ops::cross_entropy(&logits, targets, &self.settings.loss)?;
         let correct = ops::count_correct(&logits.detach(), &labels, self.settings.loss.ignore_index)?;
         // The graph keeps what backward needs; from here on it alone decides when.
         drop((images, logits));
@@ -347,6 +357,12 @@ pub(super) fn upload(
     let pixels = &batch.images[range.start * sample..range.end * sample];
     let images = Tensor::from_slice(gpu, &[range.len(), 3, height, width], pixels)?;
     Ok((images, Tensor::from_slice(gpu, &[range.len()], &batch.labels[range])?))
+}
+
+/// The second labels and the shares of the first ones, of samples `range`: `u32[B]` and `f32[B]`.
+fn upload_mixed(gpu: &Gpu, mixed: &Mixed, range: Range<usize>) -> Result<(Tensor, Tensor)> {
+    let labels = Tensor::from_slice(gpu, &[range.len()], &mixed.labels[range.clone()])?;
+    Ok((labels, Tensor::from_slice(gpu, &[range.len()], &mixed.shares[range])?))
 }
 
 /// The first word of a read-back.
