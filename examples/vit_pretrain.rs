@@ -1,10 +1,10 @@
 //! Trains the small checkpoint in assets/ from scratch on CIFAR-100.
 //!
-//!     cargo run --release --example vit_pretrain -- --data-dir cifar-100-binary --epochs 8 --ltd-start 33
+//!     cargo run --release --example vit_pretrain -- --data-dir cifar-100-binary --epochs 16 --ltd-start 33
 //!
 //! Last lines: the validation accuracy of each epoch, then
 //!
-//!     test accuracy 0.2420 (loss 3.1262), written to vit_cifar100.safetensors
+//!     test accuracy 0.2824 (loss 2.9215), written to vit_cifar100.safetensors
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ struct Args {
     depth: usize,
     #[arg(long, default_value_t = 4)]
     heads: usize,
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 16)]
     epochs: u64,
     #[arg(long, default_value_t = 64)]
     batch_size: usize,

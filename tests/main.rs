@@ -21,6 +21,7 @@ mod memory;
 mod mixing;
 mod optim;
 #[cfg(feature = "train")]
+mod predict;
 mod pretrained;
 mod shaders;
 #[cfg(feature = "train")]
