@@ -16,6 +16,8 @@ mod layers;
 mod ltd;
 mod memory;
 mod optim;
+#[cfg(feature = "train")]
+mod resume;
 mod shaders;
 #[cfg(feature = "train")]
 mod torch;
