@@ -113,7 +113,7 @@ fn main() -> Result<()> {
     let validation = held_out(&data.validation)?;
     let fit_data =
         FitData { train: &train, validation: &validation, steps, folder: None, class_names: &data.class_names };
-    fit(&model, &fit_data, settings, &FitOptions::default(), &mut Progress { started: Instant::now() })?;
+    fit(&model, &fit_data, settings, FitOptions::default(), &mut Progress { started: Instant::now() })?;
 
     let test = evaluate(&model, &held_out(&data.test)?)?;
     save_vit(&args.output, &model, &data.class_names)?;

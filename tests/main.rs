@@ -22,7 +22,10 @@ mod mixing;
 mod optim;
 #[cfg(feature = "train")]
 mod predict;
+#[cfg(feature = "train")]
 mod pretrained;
+#[cfg(feature = "train")]
+mod resume;
 mod shaders;
 #[cfg(feature = "train")]
 mod torch;

@@ -884,7 +884,7 @@ fn average_is_measured_and_saved() {
 
         let mut notes = Notes::default();
         let settings = TrainSettings { ema: Some(ema), ..settings(ltd(9)) };
-        let (outcome, best, last) = run_fit_with(&gpu, 8, settings, &FitOptions::default(), &mut notes);
+        let (outcome, best, last) = run_fit_with(&gpu, 8, settings, FitOptions::default(), &mut notes);
         assert_eq!(best, outcome.best.map(|(_, best)| best));
         assert_eq!(last, notes.epochs.last().map(|epoch| epoch.validation));
         let mut plain = Notes::default();
@@ -900,9 +900,9 @@ fn patience_ends_a_run() {
     let gpu = gpu();
     let still = TrainSettings { rate: constant_rate(0.0), ..settings(TokenDrop::None) };
     let run = |patience, steps| {
-        let options = FitOptions { patience };
+        let options = FitOptions { patience, ..FitOptions::default() };
         let mut notes = Notes::default();
-        let (outcome, ..) = run_fit_with(&gpu, steps, still.clone(), &options, &mut notes);
+        let (outcome, ..) = run_fit_with(&gpu, steps, still.clone(), options, &mut notes);
         (outcome.steps, outcome.stopped, outcome.out_of_patience, notes.epochs.len())
     };
     assert_eq!(run(Some(2), 100), (12, false, true, 3));
@@ -911,7 +911,9 @@ fn patience_ends_a_run() {
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let train = loader(24, LoaderOptions::training(6, 1));
     let data = FitData { train: &train, validation: &train, steps: 4, folder: None, class_names: &names() };
-    let error = fit(&model, &data, still, &FitOptions { patience: Some(0) }, &mut Notes::default()).unwrap_err();
+    let error =
+        fit(&model, &data, still, FitOptions { patience: Some(0), ..FitOptions::default() }, &mut Notes::default())
+            .unwrap_err();
     assert!(matches!(error, Error::Argument { name: "patience", .. }), "{error}");
 }
 
@@ -1049,14 +1051,14 @@ fn run_fit(
     steps: u64,
     notes: &mut Notes,
 ) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
-    run_fit_with(gpu, steps, settings(ltd(9)), &FitOptions::default(), notes)
+    run_fit_with(gpu, steps, settings(ltd(9)), FitOptions::default(), notes)
 }
 
 fn run_fit_with(
     gpu: &Gpu,
     steps: u64,
     settings: TrainSettings,
-    options: &FitOptions,
+    options: FitOptions,
     notes: &mut Notes,
 ) -> (wgrad::train::Outcome, Option<Evaluation>, Option<Evaluation>) {
     let folder = tempfile::tempdir().unwrap();
@@ -1127,7 +1129,7 @@ fn run_without_steps_is_an_error() {
     let train = loader(24, LoaderOptions::training(6, 1));
     let data = FitData { train: &train, validation: &train, steps: 0, folder: None, class_names: &names() };
     let error =
-        fit(&model, &data, settings(TokenDrop::None), &FitOptions::default(), &mut Notes::default()).unwrap_err();
+        fit(&model, &data, settings(TokenDrop::None), FitOptions::default(), &mut Notes::default()).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "steps", .. }), "{error}");
 }
 

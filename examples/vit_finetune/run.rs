@@ -98,7 +98,7 @@ impl Session<'_> {
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
         let mut progress =
             Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
-        let outcome = fit(&model, &data, settings, &setup.fit_options(), &mut progress);
+        let outcome = fit(&model, &data, settings, setup.fit_options(), &mut progress);
         progress.finish();
         let outcome =
             outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;

@@ -52,7 +52,8 @@ impl Setup {
     }
 
     pub fn fit_options(&self) -> FitOptions {
-        FitOptions { patience: (self.recipe.patience > 0).then_some(self.recipe.patience) }
+        let patience = (self.recipe.patience > 0).then_some(self.recipe.patience);
+        FitOptions { patience, ..FitOptions::default() }
     }
 
     /// A run with these settings, for estimates.

@@ -16,6 +16,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::random::{Purpose, keyed, shuffle};
 use super::{Key, Mix, Mixed, Split, Transform};
 use crate::error::{Error, Result};
+use crate::mix::absorb;
 
 /// How a [`Loader`] makes batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -157,6 +158,25 @@ impl Loader {
     pub fn position(&self, step: u64) -> Position {
         let count = self.batches_per_epoch() as u64;
         Position { epoch: step / count, batch: (step % count) as usize }
+    }
+
+    /// The place after `position`.
+    pub fn after(&self, position: Position) -> Position {
+        let Position { epoch, batch } = position;
+        match batch.checked_add(1).filter(|&next| next < self.batches_per_epoch()) {
+            Some(batch) => Position { epoch, batch },
+            None => Position { epoch: epoch.saturating_add(1), batch: 0 },
+        }
+    }
+
+    /// In words, all that decides on its batches: settings, transform, and the split's labels. Equal loaders have equal
+    /// ones; of the pictures it tells nothing.
+    pub fn identity(&self) -> String {
+        let Work { split, transform, options, .. } = &*self.work;
+        // Threads and batches made ahead change the time, not the batches.
+        let options = LoaderOptions { prefetch: 0, threads: 0, ..*options };
+        let labels = split.labels().iter().fold(0, |hash, &label| absorb(hash, label.into()));
+        format!("{} samples, labels {labels:016x}, {options:?}, {transform:?}", split.len())
     }
 
     /// All batches of one epoch.

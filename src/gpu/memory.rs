@@ -47,7 +47,7 @@ impl BufferView {
     }
 
     /// A part of this range, from byte `offset`; offsets are multiples of 256.
-    pub(super) fn part(&self, offset: u64, size: u64) -> BufferView {
+    pub(crate) fn part(&self, offset: u64, size: u64) -> BufferView {
         BufferView { buffer: self.buffer.clone(), offset: self.offset + offset, size }
     }
 }

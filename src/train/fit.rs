@@ -1,12 +1,13 @@
 //! A whole run.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Evaluation, StepMetrics, TrainSettings, Trainer, evaluate};
+use super::state::{Progress, write_state};
+use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate};
 use crate::checkpoint::save_vit;
-use crate::data::{Loader, Position};
+use crate::data::Loader;
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
 use crate::nn::Vit;
@@ -30,6 +31,32 @@ pub struct FitData<'a> {
 pub struct FitOptions {
     /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation accuracy.
     pub patience: Option<u64>,
+    /// Writes the run's state to [`STATE_FILE`] in its folder after each epoch, and where the observer ends the run. It
+    /// takes two to four times the weights' bytes, on disk and for a while in memory.
+    pub save_state: bool,
+    /// Writes it after every so many steps too.
+    pub save_every: Option<u64>,
+    /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
+    pub resume: Option<RunState>,
+}
+
+impl FitOptions {
+    fn check(&self, data: &FitData<'_>) -> Result<()> {
+        let fault = |name, expected: &str, got: u64| Err(Error::argument("fit", name, expected, got));
+        match self {
+            _ if data.steps == 0 => fault("steps", "at least 1", 0),
+            FitOptions { patience: Some(0), .. } => fault("patience", "at least 1 epoch", 0),
+            FitOptions { save_every: Some(0), .. } => fault("save_every", "at least 1 step", 0),
+            _ if self.saves() && data.folder.is_none() => {
+                Err(Error::argument("fit", "folder", "given where the run's state is to be saved", "none"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn saves(&self) -> bool {
+        self.save_state || self.save_every.is_some()
+    }
 }
 
 /// An epoch, or what of it was run.
@@ -58,7 +85,7 @@ pub trait Observer {
     fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()>;
 }
 
-/// Where the time of a run went.
+/// Where the time of a run went, in this program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// Training steps, without what stands below.
@@ -98,59 +125,78 @@ pub struct Outcome {
 /// saved; after a step that was not finite the files of the last epoch stay. With a running average
 /// ([`TrainSettings::ema`]) that is what is measured and saved; `model` keeps its own weights.
 ///
+/// Files are replaced whole, the run's state last. So whenever the program is killed, the folder holds checkpoints that load
+/// and a state to go on from, if one was saved before; what was done since is done again, to the same bits, and an
+/// observer sees it again. A run that the observer ended in the middle of an epoch goes on as if it had not: the measure
+/// taken then does not count for the best epoch, unless it is the first.
+///
 /// # Errors
-/// As [`Trainer::step`], or if data cannot be read or checkpoints written.
+/// As [`Trainer::step`], or if data cannot be read or files written; [`Error::File`] if the state to go on from is of
+/// another model, other settings or other data.
 pub fn fit(
     model: &Vit,
     data: &FitData<'_>,
     settings: TrainSettings,
-    options: &FitOptions,
+    options: FitOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    if data.steps == 0 {
-        return Err(Error::argument("fit", "steps", "at least 1", 0));
-    }
-    if options.patience == Some(0) {
-        return Err(Error::argument("fit", "patience", "at least 1 epoch", 0));
-    }
+    options.check(data)?;
     let mut run = Run::new(model, data, settings, options, observer)?;
-    let mut batches = data.train.batches_from(Position::default())?;
-    while run.trainer.steps() < data.steps && !run.stopped && !run.is_out_of_patience() {
+    let mut batches = data.train.batches_from(run.progress.next)?;
+    while !run.is_over() && !run.is_out_of_patience() {
         let started = Instant::now();
         let waited = batches.waited();
         let Some(batch) = batches.next() else { break };
         let batch = batch?;
         run.timing.data_wait += batches.waited() - waited;
         let metrics = run.trainer.step(&batch)?;
+        run.progress.next = data.train.after(batch.position);
         run.see(metrics);
-        let is_epoch_end = run.trainer.steps().is_multiple_of(data.train.batches_per_epoch() as u64);
-        let is_last = run.trainer.steps() == data.steps || run.stopped;
-        if is_epoch_end || is_last {
+        let steps = run.trainer.steps();
+        let is_epoch_end = steps.is_multiple_of(data.train.batches_per_epoch() as u64);
+        let is_save_due = run.options.save_every.is_some_and(|every| steps.is_multiple_of(every));
+        if is_epoch_end || is_save_due || run.is_over() {
             let metrics = run.trainer.finish()?;
             run.see(metrics);
         }
         run.timing.training += started.elapsed();
-        if is_epoch_end || is_last {
-            run.end_epoch(batch.position.epoch)?;
+        if is_epoch_end || run.is_over() {
+            run.end_epoch(batch.position.epoch, is_epoch_end)?;
+        } else if is_save_due {
+            run.save_state()?;
         }
     }
     Ok(run.outcome())
+}
+
+/// The latest weights, and those that did best.
+const LAST: &str = "last.safetensors";
+const BEST: &str = "best.safetensors";
+
+/// Removes what a killed run has left half-written in its folder. What cannot be removed does no harm.
+fn remove_leftovers(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let is_ours = |name: &str| {
+            name.ends_with(".tmp") && [LAST, BEST, STATE_FILE].iter().any(|f| name.starts_with(&format!(".{f}.")))
+        };
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            log::warn!("{}: {error}", path.display());
+        }
+    }
 }
 
 /// A run in progress.
 struct Run<'a> {
     model: &'a Vit,
     data: &'a FitData<'a>,
-    options: &'a FitOptions,
+    options: FitOptions,
     observer: &'a mut dyn Observer,
     trainer: Trainer<'a>,
     timing: Timing,
-    /// Sums over the epoch: loss·samples, correct, samples.
-    sums: (f64, u64, u64),
-    samples: u64,
-    best: Option<(u64, Evaluation)>,
-    /// Epochs since the best.
-    stale: u64,
+    progress: Progress,
     stopped: bool,
     compiled_before: Duration,
 }
@@ -160,20 +206,26 @@ impl<'a> Run<'a> {
         model: &'a Vit,
         data: &'a FitData<'a>,
         settings: TrainSettings,
-        options: &'a FitOptions,
+        mut options: FitOptions,
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
+        let mut trainer = Trainer::new(model, settings)?;
+        // Taken out, so that its copy of the weights does not stay for the whole run.
+        let progress = match options.resume.take() {
+            Some(state) => state.restore(&mut trainer, data)?,
+            None => Progress::default(),
+        };
+        if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
+            remove_leftovers(folder);
+        }
         Ok(Run {
             model,
             data,
             options,
             observer,
-            trainer: Trainer::new(model, settings)?,
+            trainer,
             timing: Timing::default(),
-            sums: (0.0, 0, 0),
-            samples: 0,
-            best: None,
-            stale: 0,
+            progress,
             stopped: false,
             compiled_before: model.gpu().stats().compile_time,
         })
@@ -181,29 +233,41 @@ impl<'a> Run<'a> {
 
     fn see(&mut self, metrics: Option<StepMetrics>) {
         let Some(metrics) = metrics else { return };
-        self.sums.0 += f64::from(metrics.loss) * metrics.samples as f64;
-        self.sums.1 += u64::from(metrics.correct);
-        self.sums.2 += metrics.samples as u64;
-        self.samples += metrics.samples as u64;
+        let Progress { sums, samples, .. } = &mut self.progress;
+        sums.0 += f64::from(metrics.loss) * metrics.samples as f64;
+        sums.1 += u64::from(metrics.correct);
+        sums.2 += metrics.samples as u64;
+        *samples += metrics.samples as u64;
         self.stopped |= self.observer.step(&metrics).is_break();
     }
 
+    /// Whether there is no step left to do.
+    fn is_over(&self) -> bool {
+        self.trainer.steps() >= self.data.steps || self.stopped
+    }
+
     /// Measures, reports and saves.
-    fn end_epoch(&mut self, epoch: u64) -> Result<()> {
+    fn end_epoch(&mut self, epoch: u64, is_whole: bool) -> Result<()> {
+        // A run that is to go on in this epoch goes on from before its end.
+        let is_interrupted = !is_whole && self.options.saves() && self.trainer.steps() < self.data.steps;
+        if is_interrupted {
+            self.save_state()?;
+        }
         let started = Instant::now();
         // Its batches are of other sizes: beside a step's memory, what they need would add to the peak.
         self.model.gpu().trim();
         let validation = self.trainer.averaged(|| evaluate(self.model, self.data.validation))?;
         self.model.gpu().trim();
         self.timing.evaluation += started.elapsed();
-        let is_best = self.best.is_none_or(|(_, best)| validation.accuracy > best.accuracy);
-        self.stale += 1;
+        let is_better = |(_, best): (u64, Evaluation)| validation.accuracy > best.accuracy && !is_interrupted;
+        let is_best = self.progress.best.is_none_or(is_better);
+        self.progress.stale += 1;
         if is_best {
-            self.best = Some((epoch, validation));
-            self.stale = 0;
+            self.progress.best = Some((epoch, validation));
+            self.progress.stale = 0;
         }
         self.save(is_best)?;
-        let (loss, correct, samples) = std::mem::take(&mut self.sums);
+        let (loss, correct, samples) = std::mem::take(&mut self.progress.sums);
         let samples = samples.max(1) as f64;
         let metrics = EpochMetrics {
             epoch,
@@ -214,23 +278,34 @@ impl<'a> Run<'a> {
             is_best,
         };
         self.stopped |= self.observer.epoch(&metrics).is_break();
+        if self.options.saves() && !is_interrupted {
+            self.save_state()?;
+        }
+        Ok(())
+    }
+
+    fn save_state(&mut self) -> Result<()> {
+        let Some(folder) = &self.data.folder else { return Ok(()) };
+        let started = Instant::now();
+        write_state(&folder.join(STATE_FILE), &self.trainer, self.data, &self.progress)?;
+        self.timing.checkpoints += started.elapsed();
         Ok(())
     }
 
     fn save(&mut self, is_best: bool) -> Result<()> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
         let started = Instant::now();
-        let save = |name: &str| save_vit(&folder.join(name), self.model, self.data.class_names);
+        let save = |name| save_vit(&folder.join(name), self.model, self.data.class_names);
         self.trainer.averaged(|| {
-            save("last.safetensors")?;
-            if is_best { save("best.safetensors") } else { Ok(()) }
+            save(LAST)?;
+            if is_best { save(BEST) } else { Ok(()) }
         })?;
         self.timing.checkpoints += started.elapsed();
         Ok(())
     }
 
     fn is_out_of_patience(&self) -> bool {
-        self.options.patience.is_some_and(|patience| self.stale >= patience)
+        self.options.patience.is_some_and(|patience| self.progress.stale >= patience)
     }
 
     fn outcome(self) -> Outcome {
@@ -239,10 +314,10 @@ impl<'a> Run<'a> {
         let compilation = self.model.gpu().stats().compile_time - self.compiled_before;
         Outcome {
             steps: self.trainer.steps(),
-            samples: self.samples,
+            samples: self.progress.samples,
             stopped: self.stopped && is_early,
             out_of_patience: !self.stopped && is_early && self.is_out_of_patience(),
-            best: self.best,
+            best: self.progress.best,
             layer_tokens: self.trainer.layer_tokens(),
             timing: Timing { compilation, host, ..self.timing },
         }

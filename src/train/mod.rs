@@ -10,6 +10,7 @@ mod evaluate;
 mod fit;
 mod freeze;
 mod predict;
+mod state;
 mod step;
 mod tuning;
 
@@ -19,5 +20,6 @@ pub use evaluate::{Evaluation, evaluate};
 pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
 pub use freeze::Freeze;
 pub use predict::{ClassAccuracy, Predictions, predict};
+pub use state::{RunState, STATE_FILE};
 pub use step::{StepMetrics, TrainSettings, Trainer};
 pub use tuning::{TUNING_BUDGET, TuningStore, tune, tuned};

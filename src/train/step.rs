@@ -11,7 +11,7 @@ use crate::gpu::{Gpu, Readback};
 use crate::ltd::{Kept, LayerTokens, TokenDrop};
 use crate::nn::{Mode, Precision, Vit};
 use crate::ops::{self, CrossEntropy, RandomKey, Targets, TokenIndices};
-use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, Rule, StepReport, decays, layer_scale};
+use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, OptimizerState, Rule, StepReport, decays, layer_scale};
 use crate::tensor::Tensor;
 
 /// What a training run needs besides a model and data.
@@ -316,6 +316,31 @@ impl<'a> Trainer<'a> {
         let result = f();
         self.optimizer.exchange_ema()?;
         result
+    }
+
+    pub(super) fn model(&self) -> &'a Vit {
+        self.model
+    }
+
+    pub(super) fn settings(&self) -> &TrainSettings {
+        &self.settings
+    }
+
+    pub(super) fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// Goes on from step `step`, with what the optimiser had there.
+    pub(super) fn restore<'v>(
+        &mut self,
+        step: u64,
+        layer_tokens: LayerTokens,
+        optimizer: &OptimizerState,
+        values: impl Fn(&str) -> Result<&'v [f32]>,
+    ) -> Result<()> {
+        self.optimizer.restore(self.model.parameters(), optimizer, values)?;
+        (self.step, self.layer_tokens, self.kept) = (step, layer_tokens, None);
+        Ok(())
     }
 
     /// Steps recorded so far.
