@@ -21,6 +21,8 @@ mod memory;
 mod mixing;
 mod optim;
 #[cfg(feature = "train")]
+mod predict;
+#[cfg(feature = "train")]
 mod pretrained;
 mod shaders;
 #[cfg(feature = "train")]

@@ -9,6 +9,7 @@ mod estimate;
 mod evaluate;
 mod fit;
 mod freeze;
+mod predict;
 mod step;
 mod tuning;
 
@@ -17,5 +18,6 @@ pub use estimate::{MemoryEstimate, Remedy, Workload, available_memory, check_mem
 pub use evaluate::{Evaluation, evaluate};
 pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
 pub use freeze::Freeze;
+pub use predict::{ClassAccuracy, Predictions, predict};
 pub use step::{StepMetrics, TrainSettings, Trainer};
 pub use tuning::{TUNING_BUDGET, TuningStore, tune, tuned};
