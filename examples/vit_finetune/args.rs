@@ -86,6 +86,9 @@ pub struct Args {
     /// Element type of the exported weights.
     #[arg(long, value_enum, default_value_t = StorageKind::F32, requires = "export", help_heading = "Output")]
     pub export_precision: StorageKind,
+    /// Write event files for TensorBoard into tensorboard/ of the run's folder.
+    #[arg(long, help_heading = "Output")]
+    pub tensorboard: bool,
     /// Print the report as JSON in the last line.
     #[arg(long, help_heading = "Output")]
     pub json: bool,

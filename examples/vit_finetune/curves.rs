@@ -3,21 +3,16 @@
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
-use plotters::coord::Shift;
+use anyhow::Result;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
+use crate::canvas::{self, BLUE, Canvas, GREY, ORANGE, PALE};
 use crate::report::{History, Row};
 
-/// Embedded, so that the picture is the same on a machine without fonts.
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
-
 const SIZE: (u32, u32) = (1000, 1100);
-const COLOURS: [RGBColor; 2] = [RGBColor(31, 90, 180), RGBColor(214, 96, 20)];
-const GREY: RGBColor = RGBColor(90, 90, 90);
-
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+/// For as many runs as a reader can tell apart.
+const COLOURS: [RGBColor; 6] =
+    [BLUE, ORANGE, RGBColor(34, 140, 80), RGBColor(150, 70, 160), RGBColor(150, 110, 30), RGBColor(20, 140, 150)];
 
 /// One curve: a name, a colour, and points over steps.
 struct Curve {
@@ -33,7 +28,7 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     if history.rows.is_empty() {
         return Ok(());
     }
-    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
+    canvas::register()?;
     let mut runs: Vec<&str> = history.rows.iter().map(|r| &*r.run).collect();
     runs.dedup();
     let each = |value: fn(&[&Row]) -> Vec<(f64, f64)>, label: &str, dots: bool| -> Vec<Curve> {
@@ -82,7 +77,7 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     low - margin..high + margin
 }
 
-fn panel(area: &Area<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPosition) -> Result<()> {
+fn panel(area: &Canvas<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPosition) -> Result<()> {
     let points = || curves.iter().flat_map(|c| &c.points);
     let steps = 0.0..points().map(|p| p.0).fold(1.0, f64::max);
     let values = range(points().map(|p| p.1));
@@ -102,7 +97,7 @@ fn panel(area: &Area<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPosi
         .x_label_formatter(&|v| format!("{v:.0}"))
         .y_label_formatter(&|v| format!("{v:.digits$}"))
         .light_line_style(WHITE)
-        .bold_line_style(RGBColor(225, 225, 225))
+        .bold_line_style(PALE)
         .axis_style(GREY)
         .draw()?;
     for curve in curves {
@@ -119,7 +114,7 @@ fn panel(area: &Area<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPosi
         .position(legend)
         .label_font(("sans-serif", 15))
         .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(225, 225, 225))
+        .border_style(PALE)
         .draw()?;
     Ok(())
 }

@@ -9,14 +9,20 @@
 
 mod args;
 mod arms;
+mod canvas;
+mod confusion;
 mod curves;
+mod findings;
+mod html;
 mod memory;
+mod mistakes;
 mod progress;
 mod recipe;
 mod report;
 mod run;
 mod settings;
 mod setup;
+mod tensorboard;
 mod values;
 mod warnings;
 
@@ -76,6 +82,7 @@ fn main() -> Result<()> {
         curves::draw(&folder.join("curves.png"), &history)?;
         report.runs.push(result?);
         report.write(&folder)?;
+        html::write(&folder, &report, &report.table())?;
         if stop.load(Ordering::Relaxed) {
             break;
         }

@@ -1,7 +1,7 @@
 //! What a run leaves behind: metrics.csv while it goes on, report.json and a table at its end.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ use wgrad::train::{EpochMetrics, StepMetrics};
 
 use crate::args::Args;
 use crate::arms::Arm;
+use crate::findings::ClassReport;
 use crate::recipe::{DropKind, Recipe};
 
 /// report.json.
@@ -56,6 +57,9 @@ pub struct RunReport {
     pub images_per_second: f64,
     /// Pictures that could not be read.
     pub skipped: Vec<String>,
+    /// Where its checkpoints and pictures lie, relative to this report.
+    pub folder: PathBuf,
+    pub per_class: Vec<ClassReport>,
 }
 
 impl<'a> Report<'a> {

@@ -12,14 +12,16 @@ use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
-use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, evaluate, fit, tuned};
+use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, fit, predict, tuned};
 
 use crate::args::{Args, TuneKind};
 use crate::arms::Arm;
+use crate::findings::{self, ClassReport};
 use crate::progress::Progress;
 use crate::recipe::DropKind;
 use crate::report::{History, Report, RunReport};
 use crate::setup::Setup;
+use crate::tensorboard::Watched;
 
 /// Steps of a model that is thrown away, and how many of them are not timed.
 const TRIAL: (usize, usize) = (8, 2);
@@ -98,16 +100,20 @@ impl Session<'_> {
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
         let mut progress =
             Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
-        let outcome = fit(&model, &data, settings, setup.fit_options(), &mut progress);
+        let mut watched = Watched::new(args.tensorboard, self.folder, &name, &mut progress)?;
+        let outcome = fit(&model, &data, settings, setup.fit_options(), &mut watched);
+        watched.finish()?;
         progress.finish();
         let outcome =
             outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;
-        let (test, skipped_in_test) = test(args, setup, &model, &folder)?;
+        let (test, per_class, skipped_in_test) = test(args, setup, &model, &folder)?;
         if self.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
         }
         let skipped = [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
-        run_report((name, arm, seed), gpu, &outcome, test, skipped)
+        let report = run_report((name, arm, seed), gpu, &outcome, test, skipped)?;
+        let folder = folder.strip_prefix(self.folder)?.to_owned();
+        Ok(RunReport { folder, per_class, ..report })
     }
 
     /// The arm's, with the seed where there are several.
@@ -148,8 +154,11 @@ impl Session<'_> {
     }
 }
 
+/// The test's result, in all and by class, and pictures that could not be read.
+type Tested = (Evaluation, Vec<ClassReport>, Vec<String>);
+
 /// Reads the test split, once: with the weights that did best on the validation split.
-fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<(Evaluation, Vec<String>)> {
+fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested> {
     if setup.data.test.is_empty() {
         println!("no test pictures: the test columns repeat the validation split");
     }
@@ -158,7 +167,10 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<(Evalu
     let best = checkpoint::read(folder.join("best.safetensors"))?;
     load_parameters(model.parameters(), &best, &MatchOptions::default())?;
     let loader = setup.eval_loader(args, split)?;
-    Ok((evaluate(model, &loader)?, skipped(&loader)))
+    let predictions = predict(model, &loader)?;
+    let names = &setup.data.class_names;
+    let per_class = findings::write(folder, split, &setup.eval_transform()?, &predictions, names)?;
+    Ok((predictions.evaluation(), per_class, skipped(&loader)))
 }
 
 fn skipped(loader: &Loader) -> Vec<String> {
@@ -202,5 +214,7 @@ fn run_report(
         peak_device_bytes: gpu.memory().peak_allocated,
         images_per_second: outcome.samples as f64 / wall_seconds.max(1e-9),
         skipped,
+        folder: PathBuf::new(),
+        per_class: Vec::new(),
     })
 }

@@ -88,7 +88,12 @@ impl Setup {
         let batch_size = self.recipe.batch_size.div_ceil(self.recipe.accumulate.max(1));
         let options =
             LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(batch_size) };
-        Ok(Loader::new(split, self.data.eval_transform(self.side()?), options)?)
+        Ok(Loader::new(split, self.eval_transform()?, options)?)
+    }
+
+    /// How pictures are shown to the model in evaluation.
+    pub fn eval_transform(&self) -> Result<Transform> {
+        Ok(self.data.eval_transform(self.side()?))
     }
 
     /// Writes the model into `folder`, where that is asked for.

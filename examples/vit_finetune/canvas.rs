@@ -1,0 +1,87 @@
+//! What the pictures share: the font, text that fits its place, colours.
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{FontStyle, register_font};
+
+/// Embedded, so that a picture is the same on a machine without fonts.
+const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
+
+pub const BLUE: RGBColor = RGBColor(31, 90, 180);
+pub const ORANGE: RGBColor = RGBColor(214, 96, 20);
+pub const GREY: RGBColor = RGBColor(90, 90, 90);
+pub const PALE: RGBColor = RGBColor(225, 225, 225);
+
+/// A picture, or a part of one, in pixels.
+pub type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+
+/// Before any text is drawn or measured.
+pub fn register() -> Result<()> {
+    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))
+}
+
+/// Where a text stands in relation to the point that it is drawn at.
+#[derive(Clone, Copy)]
+pub enum Anchor {
+    /// Begins there, going right.
+    Left,
+    /// Is centred there.
+    Centre,
+    /// Ends there.
+    Right,
+    /// Is centred there, reading upwards.
+    UpwardsCentre,
+    /// Ends there, reading upwards.
+    UpwardsRight,
+}
+
+/// Draws a line of text; vertically it is centred at `at`.
+pub fn write(
+    canvas: &Canvas<'_>,
+    text: &str,
+    size: i32,
+    colour: RGBColor,
+    at: (i32, i32),
+    anchor: Anchor,
+) -> Result<()> {
+    let (horizontal, transform) = match anchor {
+        Anchor::Left => (HPos::Left, FontTransform::None),
+        Anchor::Centre => (HPos::Center, FontTransform::None),
+        Anchor::Right => (HPos::Right, FontTransform::None),
+        Anchor::UpwardsCentre => (HPos::Center, FontTransform::Rotate270),
+        Anchor::UpwardsRight => (HPos::Right, FontTransform::Rotate270),
+    };
+    let style = TextStyle::from(("sans-serif", size).into_font().transform(transform)).color(&colour);
+    Ok(canvas.draw_text(text, &style.pos(Pos::new(horizontal, VPos::Center)), at)?)
+}
+
+/// How wide a line of text is.
+pub fn width(text: &str, size: i32) -> Result<i32> {
+    let measured = ("sans-serif", size).into_font().box_size(text);
+    Ok(measured.map_err(|error| anyhow!("measuring text: {error}"))?.0.cast_signed())
+}
+
+/// The text on one line, cut where it is wider than `most`.
+pub fn fit(text: &str, size: i32, most: i32) -> Result<String> {
+    // No name is read further than this, and measuring takes time.
+    let line: String = text.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() == text.len() && width(&line, size)? <= most {
+        return Ok(line);
+    }
+    let mut kept: Vec<char> = line.chars().collect();
+    loop {
+        let cut: String = kept.iter().chain(&['…']).collect();
+        if kept.is_empty() || width(&cut, size)? <= most {
+            return Ok(cut);
+        }
+        kept.pop();
+    }
+}
+
+/// From white at 0 to `colour` at 1.
+pub fn shade(colour: RGBColor, strength: f64) -> RGBColor {
+    let blend = |c: u8| (255.0 + (f64::from(c) - 255.0) * strength.clamp(0.0, 1.0)).round() as u8;
+    RGBColor(blend(colour.0), blend(colour.1), blend(colour.2))
+}

@@ -1,0 +1,154 @@
+//! Event files that TensorBoard reads: a stream of length-framed records (TFRecord), each an `Event` in protobuf. The few
+//! fields that scalars need, numbered as in TensorFlow's `event.proto` and `summary.proto`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use prost::Message;
+use wgrad::train::{EpochMetrics, Observer, StepMetrics};
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    /// In the first record alone.
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    scalar: Option<f32>,
+}
+
+/// Writes the events of one run, and passes everything on to another observer.
+pub struct Watched<'a> {
+    inner: &'a mut dyn Observer,
+    events: Option<Events>,
+}
+
+struct Events {
+    path: PathBuf,
+    writer: BufWriter<File>,
+    /// What went wrong first; nothing is written after it.
+    failed: Option<std::io::Error>,
+}
+
+impl<'a> Watched<'a> {
+    /// With events in `folder/tensorboard/run` if they are wanted.
+    pub fn new(wanted: bool, folder: &Path, run: &str, inner: &'a mut dyn Observer) -> Result<Self> {
+        let events = wanted.then(|| Events::create(&folder.join("tensorboard").join(run))).transpose()?;
+        Ok(Watched { inner, events })
+    }
+
+    /// Brings everything to the file.
+    ///
+    /// # Errors
+    /// If the file could not be written, then or before.
+    pub fn finish(self) -> Result<()> {
+        let Some(mut events) = self.events else { return Ok(()) };
+        let flushed = events.writer.flush();
+        let result = events.failed.map_or(flushed, Err);
+        result.with_context(|| format!("writing {}", events.path.display()))
+    }
+
+    fn write(&mut self, step: u64, values: &[(&str, f64)]) {
+        if let Some(events) = &mut self.events {
+            events.scalars(step, values);
+        }
+    }
+}
+
+impl Observer for Watched<'_> {
+    fn step(&mut self, m: &StepMetrics) -> ControlFlow<()> {
+        let values = [
+            ("train/loss", m.loss.into()),
+            ("train/accuracy", f64::from(m.correct) / m.samples.max(1) as f64),
+            ("train/learning_rate", m.rate.into()),
+            ("train/kept_tokens", m.kept as f64),
+            ("train/gradient_norm", m.grad_norm.into()),
+        ];
+        self.write(m.step, &values);
+        self.inner.step(m)
+    }
+
+    fn epoch(&mut self, m: &EpochMetrics) -> ControlFlow<()> {
+        let values = [("validation/loss", m.validation.loss), ("validation/accuracy", m.validation.accuracy)];
+        self.write(m.steps.saturating_sub(1), &values);
+        if let Some(events) = &mut self.events {
+            // For those who watch.
+            events.attempt(|writer| writer.flush());
+        }
+        self.inner.epoch(m)
+    }
+}
+
+impl Events {
+    /// A new file; a run that is resumed has one more, which TensorBoard reads after the first.
+    fn create(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        // TensorBoard takes files with `tfevents` in the name, in the order of the names.
+        let path = folder.join(format!("events.out.tfevents.{:017.6}.wgrad", seconds()));
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        let mut events = Events { path, writer: BufWriter::new(file), failed: None };
+        let file_version = Some("brain.Event:2".to_owned());
+        events.record(&Event { wall_time: seconds(), file_version, ..Event::default() });
+        Ok(events)
+    }
+
+    fn scalars(&mut self, step: u64, values: &[(&str, f64)]) {
+        let value = |&(tag, value): &(&str, f64)| Value { tag: tag.to_owned(), scalar: Some(value as f32) };
+        let summary = Summary { values: values.iter().map(value).collect() };
+        self.record(&Event {
+            wall_time: seconds(),
+            step: i64::try_from(step).unwrap_or(i64::MAX),
+            file_version: None,
+            summary: Some(summary),
+        });
+    }
+
+    fn record(&mut self, event: &Event) {
+        let bytes = framed(&event.encode_to_vec());
+        self.attempt(|writer| writer.write_all(&bytes));
+    }
+
+    fn attempt(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) {
+        if self.failed.is_none() {
+            self.failed = write(&mut self.writer).err();
+        }
+    }
+}
+
+/// A TFRecord: the length as u64, its checksum, the bytes, their checksum; little-endian. As described in TensorFlow's
+/// "TFRecord and tf.train.Example".
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    let length = (bytes.len() as u64).to_le_bytes();
+    [&length[..], &checksum(&length), bytes, &checksum(bytes)].concat()
+}
+
+/// CRC-32C, turned and shifted, so that the checksum of data with checksums in them stays good.
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+}
+
+fn seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
