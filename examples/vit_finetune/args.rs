@@ -76,6 +76,13 @@ pub struct Args {
     #[arg(long, default_value_t = 1, help_heading = "Comparison")]
     pub seeds: u64,
 
+    /// Go on with the run in this folder, which was interrupted: the same bits as if it had not been. All settings are its own.
+    #[arg(long, value_name = "RUN", conflicts_with = "output", help_heading = "Output")]
+    #[serde(skip)]
+    pub resume: Option<PathBuf>,
+    /// Save where the run stands after every so many steps, besides after each epoch.
+    #[arg(long, value_name = "STEPS", help_heading = "Output")]
+    pub save_every: Option<u64>,
     /// Folder for checkpoints, curves and reports [default: runs/N].
     #[arg(long, help_heading = "Output")]
     #[serde(skip)]

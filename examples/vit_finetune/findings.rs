@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wgrad::data::{Split, Transform};
 use wgrad::train::Predictions;
 
 use crate::{confusion, mistakes};
 
 /// A class in report.json.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClassReport {
     pub name: String,
     pub samples: u64,

@@ -19,6 +19,7 @@ mod mistakes;
 mod progress;
 mod recipe;
 mod report;
+mod resume;
 mod run;
 mod settings;
 mod setup;
@@ -36,12 +37,12 @@ use wgrad::gpu::{Gpu, GpuOptions, Power};
 
 use args::Args;
 use arms::Arm;
-use report::Report;
+use report::{History, Report};
 use run::Session;
 use setup::Setup;
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let args = resume::arguments(Args::parse())?;
     warnings::show();
     if args.list_adapters {
         for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
@@ -71,18 +72,24 @@ fn main() -> Result<()> {
         }
     }
     let mut report = Report::new(gpu.info().to_string(), tuning, &args, &setup.recipe);
-    let mut history = report::History::create(&folder)?;
+    let mut history = if args.resume.is_some() { History::resume(&folder)? } else { History::create(&folder)? };
+    if args.resume.is_some() {
+        report.runs = resume::finished(&folder)?;
+    }
     // A seed at a time: what slows the machine for a while then slows all arms.
     let seeds = args.seed..args.seed.saturating_add(args.seeds.max(1));
     let runs = seeds.flat_map(|seed| arms.iter().map(move |&arm| (arm, seed)));
     for (arm, seed) in runs {
+        if report.runs.iter().any(|run| run.arm == arm.name() && run.seed == seed) {
+            continue;
+        }
         let result = session.run(arm, seed, &report, &mut history);
         // What has been measured so far is written also where a run fails.
         history.flush()?;
         curves::draw(&folder.join("curves.png"), &history)?;
         report.runs.push(result?);
         report.write(&folder)?;
-        html::write(&folder, &report, &report.table())?;
+        html::write(&folder, &report)?;
         if stop.load(Ordering::Relaxed) {
             break;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wgrad::ops::TuneReport;
 use wgrad::train::{EpochMetrics, StepMetrics};
 
@@ -27,11 +27,11 @@ pub struct Report<'a> {
 }
 
 /// One run's results. Shares are in 0..=1, times in seconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunReport {
     pub name: String,
     /// Runs of an arm differ in their seed alone.
-    pub arm: &'static str,
+    pub arm: String,
     pub seed: u64,
     pub test_accuracy: f64,
     pub test_loss: f64,
@@ -41,6 +41,8 @@ pub struct RunReport {
     pub steps: u64,
     /// Whether it was ended before its last step.
     pub stopped: bool,
+    /// The step after which it went on, if it had been interrupted: what is timed is of the steps since then.
+    pub resumed_at: u64,
     /// Whether it ended early for want of progress.
     pub out_of_patience: bool,
     /// Training steps and waiting for data; nothing of what is timed below.
@@ -75,11 +77,11 @@ impl<'a> Report<'a> {
 
     /// The arms side by side, each in the mean of its runs.
     pub fn table(&self) -> Table {
-        let mut arms: Vec<(&'static str, Vec<&RunReport>)> = Vec::new();
+        let mut arms: Vec<(&str, Vec<&RunReport>)> = Vec::new();
         for run in &self.runs {
             match arms.iter_mut().find(|(name, _)| *name == run.arm) {
                 Some((_, runs)) => runs.push(run),
-                None => arms.push((run.arm, vec![run])),
+                None => arms.push((&run.arm, vec![run])),
             }
         }
         let mut table = Table::new();
@@ -164,7 +166,7 @@ fn thousands(n: u64) -> String {
 }
 
 /// A row of metrics.csv. The validation columns are filled at the last step of each epoch.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub run: Arc<str>,
     pub step: u64,
@@ -192,6 +194,21 @@ impl History {
         let path = folder.join("metrics.csv");
         let writer = csv::Writer::from_path(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(History { writer, rows: Vec::new(), written: 0 })
+    }
+
+    /// With what an interrupted program had written. Its last line may be cut short; that step comes again.
+    pub fn resume(folder: &Path) -> Result<Self> {
+        let path = folder.join("metrics.csv");
+        let rows = match csv::Reader::from_path(&path) {
+            Ok(reader) => reader.into_deserialize().map_while(Result::ok).collect(),
+            Err(_) => Vec::new(),
+        };
+        Ok(History { rows, ..Self::create(folder)? })
+    }
+
+    /// Forgets a run's steps from `step` on, which will come again.
+    pub fn cut(&mut self, run: &str, step: u64) {
+        self.rows.retain(|row| &*row.run != run || row.step < step);
     }
 
     pub fn step(&mut self, run: &Arc<str>, m: &StepMetrics, per_epoch: u64) {

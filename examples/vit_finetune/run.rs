@@ -12,7 +12,7 @@ use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
-use wgrad::train::{Evaluation, FitData, Outcome, TUNING_BUDGET, Trainer, TuningStore, fit, predict, tuned};
+use wgrad::train::{Evaluation, FitData, Outcome, RunState, TUNING_BUDGET, Trainer, TuningStore, fit, predict, tuned};
 
 use crate::args::{Args, TuneKind};
 use crate::arms::Arm;
@@ -20,6 +20,7 @@ use crate::findings::{self, ClassReport};
 use crate::progress::Progress;
 use crate::recipe::DropKind;
 use crate::report::{History, Report, RunReport};
+use crate::resume;
 use crate::setup::Setup;
 use crate::tensorboard::Watched;
 
@@ -98,10 +99,16 @@ impl Session<'_> {
             class_names: &setup.data.class_names,
         };
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
+        let state = if args.resume.is_some() { resume::state(&folder)? } else { None };
+        let resumed_at = state.as_ref().map_or(0, RunState::steps);
+        if resumed_at > 0 {
+            println!("{name} goes on after step {resumed_at} of {steps}");
+        }
+        history.cut(&name, resumed_at);
         let mut progress =
             Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
         let mut watched = Watched::new(args.tensorboard, self.folder, &name, &mut progress)?;
-        let outcome = fit(&model, &data, settings, setup.fit_options(), &mut watched);
+        let outcome = fit(&model, &data, settings, setup.fit_options(args, state), &mut watched);
         watched.finish()?;
         progress.finish();
         let outcome =
@@ -113,7 +120,10 @@ impl Session<'_> {
         let skipped = [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
         let report = run_report((name, arm, seed), gpu, &outcome, test, skipped)?;
         let folder = folder.strip_prefix(self.folder)?.to_owned();
-        Ok(RunReport { folder, per_class, ..report })
+        // What was timed and counted by itself is of the steps since then.
+        let steps = report.steps.saturating_sub(resumed_at).max(1);
+        let images_per_second = (steps as usize * setup.recipe.batch_size) as f64 / report.wall_seconds.max(1e-9);
+        Ok(RunReport { folder, per_class, resumed_at, images_per_second, ..report })
     }
 
     /// The arm's, with the seed where there are several.
@@ -147,7 +157,7 @@ impl Session<'_> {
         let run_of = |arm: Arm| report.runs.iter().find(|run| run.arm == arm.name() && run.seed == seed);
         let main = run_of(Arm::Drop(self.setup.recipe.drop)).context("the first arm has not been run")?;
         let step = match run_of(Arm::Drop(DropKind::None)) {
-            Some(full) => full.wall_seconds / full.steps as f64,
+            Some(full) => full.wall_seconds / (full.steps - full.resumed_at).max(1) as f64,
             None => self.trial(DropKind::None)?,
         };
         Ok(((main.wall_seconds / step).round() as u64).max(2))
@@ -194,7 +204,7 @@ fn run_report(
     let wall_seconds = timing.training.saturating_sub(timing.compilation).as_secs_f64();
     Ok(RunReport {
         name,
-        arm: arm.name(),
+        arm: arm.name().to_owned(),
         seed,
         test_accuracy: test.accuracy,
         test_loss: test.loss,
@@ -202,6 +212,7 @@ fn run_report(
         validation_accuracy: validation.accuracy,
         steps: outcome.steps,
         stopped: outcome.stopped,
+        resumed_at: 0,
         out_of_patience: outcome.out_of_patience,
         wall_seconds,
         host_seconds: timing.host.as_secs_f64(),
@@ -212,7 +223,7 @@ fn run_report(
         layer_tokens: outcome.layer_tokens.consumed,
         layer_tokens_saved: outcome.layer_tokens.saved_share(),
         peak_device_bytes: gpu.memory().peak_allocated,
-        images_per_second: outcome.samples as f64 / wall_seconds.max(1e-9),
+        images_per_second: 0.0,
         skipped,
         folder: PathBuf::new(),
         per_class: Vec::new(),

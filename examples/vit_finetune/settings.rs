@@ -5,7 +5,7 @@ use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd};
-use wgrad::train::{FitOptions, TrainSettings, Workload};
+use wgrad::train::{FitOptions, RunState, TrainSettings, Workload};
 
 use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, LrKind, LtdSchedule, OptimizerKind, Recipe};
@@ -51,9 +51,10 @@ impl Setup {
         self.settings(args, gpu, self.recipe.drop, self.steps, args.seed)
     }
 
-    pub fn fit_options(&self) -> FitOptions {
+    /// `resume` is where the run stood, if it goes on.
+    pub fn fit_options(&self, args: &Args, resume: Option<RunState>) -> FitOptions {
         let patience = (self.recipe.patience > 0).then_some(self.recipe.patience);
-        FitOptions { patience, ..FitOptions::default() }
+        FitOptions { patience, save_state: true, save_every: args.save_every, resume }
     }
 
     /// A run with these settings, for estimates.

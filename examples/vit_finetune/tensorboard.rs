@@ -95,7 +95,7 @@ impl Observer for Watched<'_> {
         self.write(m.steps.saturating_sub(1), &values);
         if let Some(events) = &mut self.events {
             // For those who watch.
-            events.attempt(|writer| writer.flush());
+            events.attempt(Write::flush);
         }
         self.inner.epoch(m)
     }

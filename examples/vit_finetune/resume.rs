@@ -1,0 +1,58 @@
+//! Going on with a run that was interrupted: `--resume RUN`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use serde_json::Value;
+use wgrad::train::{RunState, STATE_FILE};
+
+use crate::args::Args;
+use crate::report::RunReport;
+
+/// The arguments of the interrupted run where one is to go on, with what is about this machine as it was given now.
+pub fn arguments(given: Args) -> Result<Args> {
+    let Some(folder) = given.resume.clone() else { return Ok(given) };
+    refuse_settings(&given)?;
+    let path = folder.join("args.json");
+    let text = std::fs::read(&path).with_context(|| format!("--resume {}: no run's folder", folder.display()))?;
+    let saved: Args = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+    let Args { resume, adapter, threads, memory, tuning_cache, estimate, .. } = given;
+    Ok(Args { output: Some(folder), resume, adapter, threads, memory, tuning_cache, estimate, ..saved })
+}
+
+/// Settings that would be ignored are an error.
+fn refuse_settings(given: &Args) -> Result<()> {
+    let none = Args::parse_from(["vit_finetune"]);
+    let [Value::Object(given), Value::Object(none)] = [serde_json::to_value(given)?, serde_json::to_value(none)?]
+    else {
+        return Ok(());
+    };
+    for (key, value) in &given {
+        if none.get(key) != Some(value) {
+            // Those of the recipe stand together.
+            let key = value.as_object().and_then(|settings| settings.keys().next()).unwrap_or(key);
+            bail!("--resume takes all settings from the run; --{} cannot be given too", key.replace('_', "-"));
+        }
+    }
+    Ok(())
+}
+
+/// Where the run in `folder` stands, if it was ever saved.
+pub fn state(folder: &Path) -> Result<Option<RunState>> {
+    let path = folder.join(STATE_FILE);
+    if path.exists() { Ok(Some(RunState::read(path)?)) } else { Ok(None) }
+}
+
+/// Runs of the interrupted program that had ended; those that were stopped go on.
+pub fn finished(folder: &Path) -> Result<Vec<RunReport>> {
+    let path = folder.join("report.json");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut report: Value = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+    let runs: Vec<RunReport> =
+        serde_json::from_value(report["runs"].take()).with_context(|| format!("reading {}", path.display()))?;
+    Ok(runs.into_iter().filter(|run| !run.stopped).collect())
+}
