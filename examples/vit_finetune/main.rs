@@ -85,7 +85,7 @@ fn main() -> Result<()> {
         }
         let result = session.run(arm, seed, &report, &mut history);
         // What has been measured so far is written also where a run fails.
-        history.flush()?;
+        history.rewrite()?;
         curves::draw(&folder.join("curves.png"), &history)?;
         report.runs.push(result?);
         report.write(&folder)?;

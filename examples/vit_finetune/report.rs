@@ -1,6 +1,7 @@
 //! What a run leaves behind: metrics.csv while it goes on, report.json and a table at its end.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -181,38 +182,46 @@ pub struct Row {
     pub validation_accuracy: Option<f64>,
 }
 
-/// Every step of every run, in memory for the curves and on disk for the reader.
+/// Every step of every run, in memory for the curves and on disk for the reader: a step's row is in the file before the step's
+/// state can be, so that a run that goes on finds every row.
 pub struct History {
-    writer: csv::Writer<File>,
+    file: File,
     pub rows: Vec<Row>,
-    /// Rows that are on disk: a step's row waits for its epoch's evaluation.
-    written: usize,
+    /// Where the last row begins in the file: its epoch's evaluation is still to be added.
+    last: u64,
 }
 
 impl History {
     pub fn create(folder: &Path) -> Result<Self> {
-        let path = folder.join("metrics.csv");
-        let writer = csv::Writer::from_path(&path).with_context(|| format!("creating {}", path.display()))?;
-        Ok(History { writer, rows: Vec::new(), written: 0 })
+        Self::with(folder, Vec::new())
     }
 
     /// With what an interrupted program had written. Its last line may be cut short; that step comes again.
     pub fn resume(folder: &Path) -> Result<Self> {
-        let path = folder.join("metrics.csv");
-        let rows = match csv::Reader::from_path(&path) {
+        let rows = match csv::Reader::from_path(folder.join("metrics.csv")) {
             Ok(reader) => reader.into_deserialize().map_while(Result::ok).collect(),
             Err(_) => Vec::new(),
         };
-        Ok(History { rows, ..Self::create(folder)? })
+        Self::with(folder, rows)
+    }
+
+    fn with(folder: &Path, rows: Vec<Row>) -> Result<Self> {
+        let path = folder.join("metrics.csv");
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        let mut history = History { file, rows, last: 0 };
+        history.rewrite()?;
+        Ok(history)
     }
 
     /// Forgets a run's steps from `step` on, which will come again.
-    pub fn cut(&mut self, run: &str, step: u64) {
+    pub fn cut(&mut self, run: &str, step: u64) -> Result<()> {
+        let before = self.rows.len();
         self.rows.retain(|row| &*row.run != run || row.step < step);
+        if self.rows.len() < before { self.rewrite() } else { Ok(()) }
     }
 
     pub fn step(&mut self, run: &Arc<str>, m: &StepMetrics, per_epoch: u64) {
-        self.rows.push(Row {
+        let row = Row {
             run: run.clone(),
             step: m.step,
             epoch: m.step / per_epoch,
@@ -224,24 +233,40 @@ impl History {
             grad_norm: m.grad_norm,
             validation_loss: None,
             validation_accuracy: None,
-        });
+        };
+        self.rows.push(row);
+        // A full disk is reported by the rewriting at the end of the run.
+        let _ = self.append();
     }
 
     pub fn epoch(&mut self, run: &str, m: &EpochMetrics) {
-        if let Some(row) = self.rows.iter_mut().rev().find(|r| &*r.run == run) {
-            row.validation_loss = Some(m.validation.loss);
-            row.validation_accuracy = Some(m.validation.accuracy);
-        }
-        // A full disk is reported by the flush at the end of the run, which is not far.
-        let _ = self.flush();
+        let Some(row) = self.rows.last_mut().filter(|row| &*row.run == run) else { return };
+        row.validation_loss = Some(m.validation.loss);
+        row.validation_accuracy = Some(m.validation.accuracy);
+        let _ = self.file.set_len(self.last).and_then(|()| self.file.seek(SeekFrom::Start(self.last)));
+        let _ = self.append();
     }
 
-    /// Brings every row to the file.
-    pub fn flush(&mut self) -> Result<()> {
-        for row in &self.rows[self.written..] {
-            self.writer.serialize(row)?;
-            self.written += 1;
-        }
-        Ok(self.writer.flush()?)
+    /// Writes the last row at the end of the file.
+    fn append(&mut self) -> Result<()> {
+        self.last = self.file.stream_position()?;
+        let mut writer = csv::WriterBuilder::new().has_headers(self.last == 0).from_writer(Vec::new());
+        writer.serialize(self.rows.last())?;
+        Ok(self.file.write_all(&writer.into_inner()?)?)
+    }
+
+    /// Brings every row to the file, whatever is in it.
+    pub fn rewrite(&mut self) -> Result<()> {
+        let Some((last, rows)) = self.rows.split_last() else { return Ok(()) };
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        rows.iter().try_for_each(|row| writer.serialize(row))?;
+        writer.flush()?;
+        let last_at = writer.get_ref().len() as u64;
+        writer.serialize(last)?;
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.file.write_all(&writer.into_inner()?)?;
+        self.last = last_at;
+        Ok(())
     }
 }

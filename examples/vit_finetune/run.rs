@@ -104,7 +104,7 @@ impl Session<'_> {
         if resumed_at > 0 {
             println!("{name} goes on after step {resumed_at} of {steps}");
         }
-        history.cut(&name, resumed_at);
+        history.cut(&name, resumed_at)?;
         let mut progress =
             Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
         let mut watched = Watched::new(args.tensorboard, self.folder, &name, &mut progress)?;
