@@ -16,7 +16,6 @@ impl Setup {
     /// Settings of a run of `steps` steps that drops tokens in this way.
     pub fn settings(&self, args: &Args, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
         let recipe = &self.recipe;
-        let (rule, rate) = rule(recipe, self.config.embed_dim);
         let shape = match recipe.lr_schedule {
             LrKind::Cosine => LrShape::Cosine,
             LrKind::Linear => LrShape::Linear,
@@ -33,7 +32,7 @@ impl Setup {
             accumulate: recipe.accumulate,
             precision: recipe.precision.on(gpu),
             checkpoint_blocks: args.checkpoint_blocks,
-            ..TrainSettings::new(rule, LrSchedule::new(shape, rate, 0.0, warmup, steps)?)
+            ..TrainSettings::new(rule(recipe), LrSchedule::new(shape, recipe.lr, 0.0, warmup, steps)?)
         };
         let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
         Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })
@@ -108,14 +107,19 @@ impl Setup {
     }
 }
 
-/// The update, and the learning rate: a wider model wants a smaller one.
-fn rule(recipe: &Recipe, width: usize) -> (Rule, f32) {
-    let (rule, by_width) = match recipe.optimizer {
-        OptimizerKind::Adamw => (Rule::AdamW(AdamW { weight_decay: recipe.weight_decay, ..AdamW::default() }), 0.064),
-        OptimizerKind::Sgd => {
-            let Recipe { momentum, nesterov, weight_decay, .. } = *recipe;
-            (Rule::Sgd(Sgd { momentum, nesterov, weight_decay, ..Sgd::default() }), 0.64)
-        }
+fn rule(recipe: &Recipe) -> Rule {
+    let Recipe { momentum, nesterov, weight_decay, .. } = *recipe;
+    match recipe.optimizer {
+        OptimizerKind::Adamw => Rule::AdamW(AdamW { weight_decay, ..AdamW::default() }),
+        OptimizerKind::Sgd => Rule::Sgd(Sgd { momentum, nesterov, weight_decay, ..Sgd::default() }),
+    }
+}
+
+/// A learning rate that suits a model of this width: a wider one wants a smaller rate.
+pub fn rate_by_width(optimizer: OptimizerKind, width: usize) -> f32 {
+    let of_one = match optimizer {
+        OptimizerKind::Adamw => 0.064,
+        OptimizerKind::Sgd => 0.64,
     };
-    (rule, if recipe.lr != 0.0 { recipe.lr } else { by_width / width as f32 })
+    of_one / width as f32
 }

@@ -14,10 +14,12 @@ use wgrad::data::{
 use wgrad::gpu::Gpu;
 use wgrad::nn::{Vit, VitConfig};
 use wgrad::ops::Normalize;
+use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{DeepSpeedConfig, read_deepspeed};
 
 use crate::args::{Args, Data, ExportKind, StorageKind};
-use crate::recipe::{CropKind, DropKind, Recipe};
+use crate::recipe::{CropKind, DropKind, OptimizerKind, PrecisionKind, Recipe};
+use crate::settings::rate_by_width;
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
 pub struct Setup {
@@ -32,10 +34,13 @@ pub struct Setup {
 impl Setup {
     pub fn new(args: &Args) -> Result<Self> {
         let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
-        let recipe = with_deepspeed(args.recipe(), deepspeed.as_ref());
+        let mut recipe = with_deepspeed(args.recipe(), deepspeed.as_ref());
         let mut data = load_data(args)?;
         let (config, weights) = load_weights(args, &data)?;
         let config = VitConfig { drop_path_rate: recipe.drop_path, ..config };
+        if recipe.lr == 0.0 {
+            recipe.lr = rate_by_width(recipe.optimizer, config.embed_dim);
+        }
         config.check()?;
         choose_crops(&mut data, &recipe, weights.as_ref().and_then(|(_, weights)| weights.crop_fraction));
         let (batch, pictures) = (recipe.batch_size, data.train.len());
@@ -156,6 +161,13 @@ impl fmt::Display for Setup {
             self.config.tokens()
         )?;
         write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
+        if let Some(config) = &self.deepspeed {
+            write!(
+                f,
+                "\nin the place of these, from the configuration file:{}",
+                schedules(config, self.config.tokens())
+            )?;
+        }
         for warning in self.deepspeed.iter().flat_map(|config| &config.warnings) {
             write!(f, "\nwarning: {warning}")?;
         }
@@ -166,8 +178,39 @@ impl fmt::Display for Setup {
 /// What a DeepSpeed configuration says of a recipe's settings, in their place. Schedules are taken from it as they are.
 fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
     let Some(config) = config else { return recipe };
-    let drop = if config.random_ltd.is_some() { DropKind::RandomLtd } else { recipe.drop };
-    Recipe { batch_size: config.batch_size, accumulate: config.accumulate, drop, ..recipe }
+    let mut recipe = Recipe {
+        batch_size: config.batch_size,
+        accumulate: config.accumulate,
+        clip_grad: config.max_norm.unwrap_or(0.0),
+        drop: if config.random_ltd.is_some() { DropKind::RandomLtd } else { recipe.drop },
+        precision: if config.loss_scale.is_some() { PrecisionKind::F16 } else { recipe.precision },
+        ..recipe
+    };
+    match config.rule {
+        Some(Rule::AdamW(AdamW { weight_decay, .. })) => {
+            (recipe.optimizer, recipe.weight_decay) = (OptimizerKind::Adamw, weight_decay);
+        }
+        Some(Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. })) => {
+            (recipe.optimizer, recipe.weight_decay) = (OptimizerKind::Sgd, weight_decay);
+            (recipe.momentum, recipe.nesterov) = (momentum, nesterov);
+        }
+        None => {}
+    }
+    recipe
+}
+
+/// What a configuration says of the learning rate and the kept length, which are not a recipe's.
+fn schedules(config: &DeepSpeedConfig, tokens: usize) -> String {
+    let mut lines = String::new();
+    if let Some(rate) = &config.rate {
+        lines += &format!("\n  learning rate   {rate:?}");
+    }
+    if let Some(ltd) = &config.random_ltd {
+        let stages: Vec<String> =
+            ltd.stages(u64::MAX, tokens).iter().map(|stage| format!("{}:{}", stage.first_step, stage.kept)).collect();
+        lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
+    }
+    lines
 }
 
 /// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to.
