@@ -165,7 +165,7 @@ impl fmt::Display for Setup {
             write!(
                 f,
                 "\nin the place of these, from the configuration file:{}",
-                schedules(config, self.config.tokens())
+                schedules(config, self.steps, self.config.tokens())
             )?;
         }
         for warning in self.deepspeed.iter().flat_map(|config| &config.warnings) {
@@ -200,14 +200,15 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
 }
 
 /// What a configuration says of the learning rate and the kept length, which are not a recipe's.
-fn schedules(config: &DeepSpeedConfig, tokens: usize) -> String {
+fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
     let mut lines = String::new();
     if let Some(rate) = &config.rate {
-        lines += &format!("\n  learning rate   {rate:?}");
+        let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(step));
+        lines += &format!("\n  learning rate   {first} at the first step, {half} half-way, {last} at the last");
     }
     if let Some(ltd) = &config.random_ltd {
         let stages: Vec<String> =
-            ltd.stages(u64::MAX, tokens).iter().map(|stage| format!("{}:{}", stage.first_step, stage.kept)).collect();
+            ltd.stages(steps, tokens).iter().map(|stage| format!("{}:{}", stage.first_step, stage.kept)).collect();
         lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
     }
     lines
