@@ -1,10 +1,16 @@
 //! What a model says of each sample, against the same counted by hand.
 
+use std::ops::ControlFlow;
+
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
+use wgrad::checkpoint::{OpenOptions, open};
 use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
 use wgrad::nn::{Mode, Vit, VitConfig};
-use wgrad::train::{Predictions, evaluate, predict};
+use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::train::{
+    EpochMetrics, FitData, FitOptions, Observer, Predictions, StepMetrics, TrainSettings, evaluate, fit, predict,
+};
 use wgrad::{Error, Gpu, Tensor, ops};
 
 const CLASSES: usize = 5;
@@ -125,4 +131,42 @@ fn bad_labels_and_damaged_weights_are_errors() {
     damaged.parameters().get("head.bias").unwrap().set(&[f32::NAN; CLASSES]).unwrap();
     let error = predict(&damaged, &loader(8)).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "model", .. }), "{error}");
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn step(&mut self, _: &StepMetrics) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn epoch(&mut self, _: &EpochMetrics) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Who opens a run's checkpoint later learns which part of a picture the model is used to.
+#[test]
+fn a_run_stores_its_crop() {
+    let gpu = gpu();
+    let model = model(&gpu, CLASSES);
+    let loader = loader(8);
+    for crop_fraction in [None, Some(0.9)] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = FitData {
+            train: &loader,
+            validation: &loader,
+            steps: 1,
+            folder: Some(folder.path().to_owned()),
+            class_names: &[],
+        };
+        let rate = LrSchedule::new(LrShape::Constant, 1e-3, 0.0, 0, 1).unwrap();
+        let settings = TrainSettings::new(Rule::AdamW(AdamW::default()), rate);
+        let options = FitOptions { crop_fraction, ..FitOptions::default() };
+        fit(&model, &data, settings, options, &mut Silent).unwrap();
+        for name in ["best.safetensors", "last.safetensors"] {
+            let opened = open(folder.path().join(name), &OpenOptions::default()).unwrap();
+            assert_eq!(opened.crop_fraction, crop_fraction, "{name}");
+        }
+    }
 }

@@ -66,8 +66,8 @@ pub fn width(text: &str, size: i32) -> Result<i32> {
 /// The text on one line, cut where it is wider than `most`.
 pub fn fit(text: &str, size: i32, most: i32) -> Result<String> {
     // No name is read further than this, and measuring takes time.
-    let line: String = text.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.len() == text.len() && width(&line, size)? <= most {
+    let line: String = text.chars().take(100).map(|c| if is_drawn(c) { c } else { '?' }).collect();
+    if line.chars().count() == text.chars().count() && width(&line, size)? <= most {
         return Ok(line);
     }
     let mut kept: Vec<char> = line.chars().collect();
@@ -80,8 +80,18 @@ pub fn fit(text: &str, size: i32, most: i32) -> Result<String> {
     }
 }
 
+/// Whether the font has this character, of those that names are made of.
+fn is_drawn(c: char) -> bool {
+    matches!(c, ' '..='~' | '\u{a0}'..='\u{17f}' | '–' | '—' | '‘' | '’' | '“' | '”' | '…')
+}
+
 /// From white at 0 to `colour` at 1.
 pub fn shade(colour: RGBColor, strength: f64) -> RGBColor {
     let blend = |c: u8| (255.0 + (f64::from(c) - 255.0) * strength.clamp(0.0, 1.0)).round() as u8;
     RGBColor(blend(colour.0), blend(colour.1), blend(colour.2))
+}
+
+/// Whether white text reads better on it than black, by its luma (ITU-R BT.601).
+pub fn is_dark(RGBColor(red, green, blue): RGBColor) -> bool {
+    0.299 * f64::from(red) + 0.587 * f64::from(green) + 0.114 * f64::from(blue) < 150.0
 }

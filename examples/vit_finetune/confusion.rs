@@ -141,11 +141,11 @@ fn frame(root: &Canvas<'_>, layout: &Layout, of_class: &[u64]) -> Result<()> {
 fn cell(root: &Canvas<'_>, layout: &Layout, (label, predicted): (u32, u32), count: u64, share: f64) -> Result<()> {
     let ((x, y), side) = (layout.corner(label, predicted), layout.cell);
     let is_right = label == predicted;
-    root.draw(&Rectangle::new([(x, y), (x + side, y + side)], colour(is_right, share).filled()))?;
+    let fill = colour(is_right, share);
+    root.draw(&Rectangle::new([(x, y), (x + side, y + side)], fill.filled()))?;
     let (text, size) = (count.to_string(), if side < 40 { 12 } else { LABEL });
     if side >= 18 && width(&text, size)? + 4 <= side {
-        let strength = if is_right { share } else { share.sqrt() };
-        let ink = if strength > 0.55 { WHITE } else { RGBColor(40, 40, 40) };
+        let ink = if canvas::is_dark(fill) { WHITE } else { RGBColor(40, 40, 40) };
         write(root, &text, size, ink, (x + side / 2, y + side / 2), Anchor::Centre)?;
     }
     Ok(())

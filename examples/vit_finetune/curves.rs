@@ -31,32 +31,31 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     canvas::register()?;
     let mut runs: Vec<&str> = history.rows.iter().map(|r| &*r.run).collect();
     runs.dedup();
-    let each = |value: fn(&[&Row]) -> Vec<(f64, f64)>, label: &str, dots: bool| -> Vec<Curve> {
+    let each = |value: fn(&[&Row]) -> Vec<(f64, f64)>, dots: bool| -> Vec<Curve> {
         let curve = |(i, run): (usize, &&str)| {
             let rows: Vec<&Row> = history.rows.iter().filter(|r| &*r.run == *run).collect();
-            let name = if label.is_empty() { (*run).to_owned() } else { format!("{run}, {label}") };
-            Curve { name, colour: COLOURS[i % COLOURS.len()], points: value(&rows), dots }
+            Curve { name: (*run).to_owned(), colour: COLOURS[i % COLOURS.len()], points: value(&rows), dots }
         };
         runs.iter().enumerate().map(curve).collect()
     };
     let root = BitMapBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let areas = root.split_evenly((3, 1));
-    let mut losses = each(|rows| smoothed(rows, |r| r.loss.into()), "training", false);
-    losses.extend(each(|rows| measured(rows, |r| r.validation_loss), "validation", true));
-    panel(&areas[0], "Loss", &losses, SeriesLabelPosition::UpperRight)?;
-    let mut accuracies = each(|rows| smoothed(rows, |r| 100.0 * r.accuracy), "training", false);
-    accuracies.extend(each(|rows| measured(rows, |r| r.validation_accuracy.map(|a| 100.0 * a)), "validation", true));
-    panel(&areas[1], "Accuracy in %", &accuracies, SeriesLabelPosition::LowerRight)?;
-    let kept = each(|rows| rows.iter().map(|r| (r.step as f64, r.kept as f64)).collect(), "", false);
+    let mut losses = each(|rows| smoothed(rows, |r| r.loss.into()), false);
+    losses.extend(each(|rows| measured(rows, |r| r.validation_loss), true));
+    panel(&areas[0], "Loss: training, and validation (dots)", &losses, SeriesLabelPosition::UpperRight)?;
+    let mut accuracies = each(|rows| smoothed(rows, |r| 100.0 * r.accuracy), false);
+    accuracies.extend(each(|rows| measured(rows, |r| r.validation_accuracy.map(|a| 100.0 * a)), true));
+    panel(&areas[1], "Accuracy in %: training, and validation (dots)", &accuracies, SeriesLabelPosition::LowerRight)?;
+    let kept = each(|rows| rows.iter().map(|r| (r.step as f64, r.kept as f64)).collect(), false);
     panel(&areas[2], "Kept tokens R", &kept, SeriesLabelPosition::LowerRight)?;
     root.present()?;
     Ok(())
 }
 
-/// A running mean over a fiftieth of the run.
+/// A running mean over a twentieth of the run.
 fn smoothed(rows: &[&Row], value: impl Fn(&Row) -> f64) -> Vec<(f64, f64)> {
-    let window = (rows.len() / 50).max(1);
+    let window = (rows.len() / 20).max(1);
     let mean = |i: usize| {
         let from = i.saturating_sub(window - 1);
         rows[from..=i].iter().map(|r| value(r)).sum::<f64>() / (i + 1 - from) as f64
@@ -101,12 +100,14 @@ fn panel(area: &Canvas<'_>, title: &str, curves: &[Curve], legend: SeriesLabelPo
         .axis_style(GREY)
         .draw()?;
     for curve in curves {
-        let style = curve.colour.mix(if curve.dots { 1.0 } else { 0.75 }).stroke_width(2);
+        let style = curve.colour.mix(if curve.dots { 1.0 } else { 0.6 }).stroke_width(2);
         let line = chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
-        line.label(&curve.name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], style));
+        let colour = curve.colour;
         if curve.dots {
-            let colour = curve.colour;
             chart.draw_series(curve.points.iter().map(|&p| Circle::new(p, 4, colour.filled())))?;
+        } else {
+            line.label(&curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
         }
     }
     chart

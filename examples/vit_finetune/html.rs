@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use comfy_table::Table;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use serde_json::Value;
@@ -13,14 +14,16 @@ use serde_json::Value;
 /// Nothing may be loaded or run, whatever a file's text holds.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
-/// Writes the page of what report.json says, with the pictures that lie in `folder`.
-pub fn write(folder: &Path, report: &impl Serialize) -> Result<()> {
-    let report = serde_json::to_value(report)?;
+/// Writes the page of what report.json says, with the table of results and the pictures that lie in `folder`.
+pub fn write(folder: &Path, report: &impl Serialize, results: &Table) -> Result<()> {
+    // By way of the text, which has an f32 of 0.1 as 0.1.
+    let report: Value = serde_json::from_str(&serde_json::to_string(report)?)?;
     let path = folder.join("report.html");
-    std::fs::write(&path, page(folder, &report).into_string()).with_context(|| format!("writing {}", path.display()))
+    std::fs::write(&path, page(folder, &report, results).into_string())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
-fn page(folder: &Path, report: &Value) -> Markup {
+fn page(folder: &Path, report: &Value, results: &Table) -> Markup {
     let title = title(report);
     let runs = list(report, "runs");
     html! {
@@ -39,19 +42,28 @@ fn page(folder: &Path, report: &Value) -> Markup {
                     h1 { (title) }
                     p.quiet { (text(&report["adapter"])) }
                 }
-                section { h2 { "Runs" } (run_table(runs)) }
+                section {
+                    h2 { "Results" }
+                    (result_table(results))
+                    details open[runs.len() > 1] { summary { "Each run (" (runs.len()) ")" } (run_table(runs)) }
+                }
                 @if let Some(curves) = picture(&folder.join("curves.png"), "Loss, accuracy and kept tokens over the steps") {
                     section { h2 { "Training" } (curves) }
                 }
                 @for run in runs { (run_section(folder, run)) }
-                section { h2 { "Settings" } (settings(&report["settings"])) }
+                section {
+                    h2 { "Settings" }
+                    (settings(&report["recipe"]))
+                    h3 { "Data, model and output" }
+                    (settings(&report["args"]))
+                }
             }
         }
     }
 }
 
 fn title(report: &Value) -> String {
-    let settings = &report["settings"];
+    let settings = &report["args"];
     let folder = settings["data_dir"].as_str().and_then(|dir| Path::new(dir).file_name()?.to_str().map(str::to_owned));
     let data = folder.or_else(|| settings["data"].as_str().map(str::to_owned));
     data.map_or_else(|| "Finetuning".to_owned(), |data| format!("Finetuning on {data}"))
@@ -73,8 +85,22 @@ const COLUMNS: [Column; 13] = [
     ("layer tokens saved", "layer_tokens_saved", percent),
     ("device memory", "peak_device_bytes", megabytes),
     ("pictures skipped", "skipped", count),
-    ("ended early", "stopped", yes),
+    ("ended early", "stopped", text),
 ];
+
+/// As it is printed at the end of the program.
+fn result_table(table: &Table) -> Markup {
+    html! {
+        div.wide {
+            table.results {
+                thead { @if let Some(row) = table.header() { tr { @for cell in row.cell_iter() { th { (cell.content()) } } } } }
+                tbody {
+                    @for row in table.row_iter() { tr { @for cell in row.cell_iter() { td { (cell.content()) } } } }
+                }
+            }
+        }
+    }
+}
 
 /// One line a run; columns that no run has are left out.
 fn run_table(runs: &[Value]) -> Markup {
@@ -147,9 +173,11 @@ fn class_table(classes: &[Value]) -> Markup {
     }
 }
 
-/// Every setting that has a value, in the order of their names.
+/// Every setting that has a value, in the order of their names; groups of settings within them have a place of their own.
 fn settings(settings: &Value) -> Markup {
-    let lines = settings.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let has_line =
+        |value: &Value| !value.is_null() && !value.is_object() && value.as_array().is_none_or(|v| !v.is_empty());
+    let lines = settings.as_object().into_iter().flatten().filter(|(_, value)| has_line(value));
     html! {
         dl {
             @for (name, value) in lines { div { dt { (name.replace('_', "-")) } dd { (text(value)) } } }
@@ -212,9 +240,4 @@ fn megabytes(value: &Value) -> String {
 
 fn count(value: &Value) -> String {
     value.as_array().map_or_else(|| "–".to_owned(), |list| list.len().to_string())
-}
-
-/// Only what is remarkable.
-fn yes(value: &Value) -> String {
-    if value.as_bool() == Some(true) { "yes" } else { "" }.to_owned()
 }

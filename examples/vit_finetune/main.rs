@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         curves::draw(&folder.join("curves.png"), &history)?;
         report.runs.push(result?);
         report.write(&folder)?;
-        html::write(&folder, &report)?;
+        html::write(&folder, &report, &report.table())?;
         if stop.load(Ordering::Relaxed) {
             break;
         }

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use wgrad::data::{Crop, Image, Key, Split, Transform};
 use wgrad::train::Predictions;
 
-use crate::canvas::{self, Anchor, Canvas, GREY, ORANGE, PALE, fit, write};
+use crate::canvas::{self, Anchor, Canvas, GREY, ORANGE, PALE, fit, width, write};
 
 /// Mistakes shown.
 const MOST: usize = 24;
@@ -27,7 +27,11 @@ struct Tile {
     /// `u8[side, side, 3]`.
     pixels: Vec<u8>,
     side: u32,
-    lines: [String; 3],
+    predicted: String,
+    /// Of the prediction, in percent.
+    sureness: String,
+    label: String,
+    file: String,
 }
 
 /// Draws the sheet; nothing where nothing is wrong. Returns whether there is a sheet.
@@ -47,8 +51,8 @@ pub fn draw(
         let name = |class: u32| names.get(class as usize).map_or_else(|| format!("class {class}"), Clone::clone);
         let file = split.name(sample);
         let file = Path::new(&file).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let took = format!("{:.0} % {}", 100.0 * p, name(class));
-        Some(Tile { pixels, side, lines: [took, format!("is {}", name(label)), file] })
+        let sureness = format!("{:.0} %", 100.0 * p);
+        Some(Tile { pixels, side, predicted: name(class), sureness, label: name(label), file })
     };
     let tiles: Vec<Tile> = mistakes.iter().filter_map(tile).take(MOST).collect();
     let Some(side) = tiles.iter().map(|tile| tile.side.cast_signed()).max() else { return Ok(false) };
@@ -75,11 +79,12 @@ fn draw_tile(root: &Canvas<'_>, tile: Tile, (x, y): (i32, i32)) -> Result<()> {
         root.draw(&picture)?;
     }
     root.draw(&Rectangle::new([(x - 1, y - 1), (x + side, y + side)], PALE.stroke_width(1)))?;
-    let styles = [(14, ORANGE), (14, BLACK), (11, GREY)];
-    for (i, (line, (size, colour))) in (0..).zip(tile.lines.iter().zip(styles)) {
-        write(root, &fit(line, size, side)?, size, colour, (x, y + side + 12 + 17 * i), Anchor::Left)?;
-    }
-    Ok(())
+    let (right, line) = (x + side, |i: i32| y + side + 12 + 17 * i);
+    write(root, &tile.sureness, 14, ORANGE, (right, line(0)), Anchor::Right)?;
+    let predicted = fit(&format!("as {}", tile.predicted), 14, side - width(&tile.sureness, 14)? - 8)?;
+    write(root, &predicted, 14, ORANGE, (x, line(0)), Anchor::Left)?;
+    write(root, &fit(&format!("is {}", tile.label), 14, side)?, 14, BLACK, (x, line(1)), Anchor::Left)?;
+    write(root, &fit(&tile.file, 11, side)?, 11, GREY, (x, line(2)), Anchor::Left)
 }
 
 /// A sample as the model saw it, at a size for the eye: small ones enlarged pixel by pixel. `u8[side, side, 3]`.

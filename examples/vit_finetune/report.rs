@@ -249,9 +249,10 @@ impl History {
 
     /// Writes the last row at the end of the file.
     fn append(&mut self) -> Result<()> {
+        let Some(row) = self.rows.last() else { return Ok(()) };
         self.last = self.file.stream_position()?;
         let mut writer = csv::WriterBuilder::new().has_headers(self.last == 0).from_writer(Vec::new());
-        writer.serialize(self.rows.last())?;
+        writer.serialize(row)?;
         Ok(self.file.write_all(&writer.into_inner()?)?)
     }
 

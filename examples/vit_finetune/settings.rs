@@ -53,7 +53,8 @@ impl Setup {
     /// `resume` is where the run stood, if it goes on.
     pub fn fit_options(&self, args: &Args, resume: Option<RunState>) -> FitOptions {
         let patience = (self.recipe.patience > 0).then_some(self.recipe.patience);
-        FitOptions { patience, save_state: true, save_every: args.save_every, resume }
+        let crop_fraction = Some(self.crop_fraction());
+        FitOptions { patience, save_state: true, save_every: args.save_every, resume, crop_fraction }
     }
 
     /// A run with these settings, for estimates.

@@ -101,19 +101,24 @@ impl Setup {
         Ok(self.data.eval_transform(self.side()?))
     }
 
+    /// The share of a picture's short side that evaluation shows.
+    pub fn crop_fraction(&self) -> f64 {
+        match self.data.eval_crop {
+            Crop::Centre { fraction } => fraction,
+            _ => 1.0,
+        }
+    }
+
     /// Writes the model into `folder`, where that is asked for.
     pub fn export(&self, args: &Args, model: &Vit, folder: &Path) -> Result<()> {
         let Some(kind) = args.export else { return Ok(()) };
         let folder = folder.join("export");
-        let crop_fraction = match self.data.eval_crop {
-            Crop::Centre { fraction } => Some(fraction),
-            _ => Some(1.0),
-        };
         let storage = match args.export_precision {
             StorageKind::F32 => Storage::F32,
             StorageKind::F16 => Storage::F16,
         };
-        let options = ExportOptions { class_names: &self.data.class_names, crop_fraction, storage };
+        let options =
+            ExportOptions { class_names: &self.data.class_names, crop_fraction: Some(self.crop_fraction()), storage };
         match kind {
             ExportKind::Timm => export_timm(&folder, model, &options)?,
             ExportKind::Hf => export_hf(&folder, model, &options)?,

@@ -2,7 +2,7 @@
 //! fields that scalars need, numbered as in TensorFlow's `event.proto` and `summary.proto`.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,7 +23,19 @@ struct Event {
     file_version: Option<String>,
     #[prost(message, optional, tag = "5")]
     summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    /// An enumeration.
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// What earlier files say of this step and later ones no longer holds: a run that is resumed does them again.
+const START: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
@@ -47,7 +59,9 @@ pub struct Watched<'a> {
 
 struct Events {
     path: PathBuf,
-    writer: BufWriter<File>,
+    /// Not buffered: what was recorded is there after a kill too, and a step takes longer than a write.
+    file: File,
+    is_started: bool,
     /// What went wrong first; nothing is written after it.
     failed: Option<std::io::Error>,
 }
@@ -59,15 +73,11 @@ impl<'a> Watched<'a> {
         Ok(Watched { inner, events })
     }
 
-    /// Brings everything to the file.
-    ///
     /// # Errors
-    /// If the file could not be written, then or before.
+    /// If the file could not be written.
     pub fn finish(self) -> Result<()> {
-        let Some(mut events) = self.events else { return Ok(()) };
-        let flushed = events.writer.flush();
-        let result = events.failed.map_or(flushed, Err);
-        result.with_context(|| format!("writing {}", events.path.display()))
+        let Some(events) = self.events else { return Ok(()) };
+        events.failed.map_or(Ok(()), Err).with_context(|| format!("writing {}", events.path.display()))
     }
 
     fn write(&mut self, step: u64, values: &[(&str, f64)]) {
@@ -93,10 +103,6 @@ impl Observer for Watched<'_> {
     fn epoch(&mut self, m: &EpochMetrics) -> ControlFlow<()> {
         let values = [("validation/loss", m.validation.loss), ("validation/accuracy", m.validation.accuracy)];
         self.write(m.steps.saturating_sub(1), &values);
-        if let Some(events) = &mut self.events {
-            // For those who watch.
-            events.attempt(Write::flush);
-        }
         self.inner.epoch(m)
     }
 }
@@ -108,31 +114,27 @@ impl Events {
         // TensorBoard takes files with `tfevents` in the name, in the order of the names.
         let path = folder.join(format!("events.out.tfevents.{:017.6}.wgrad", seconds()));
         let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        let mut events = Events { path, writer: BufWriter::new(file), failed: None };
+        let mut events = Events { path, file, is_started: false, failed: None };
         let file_version = Some("brain.Event:2".to_owned());
         events.record(&Event { wall_time: seconds(), file_version, ..Event::default() });
         Ok(events)
     }
 
     fn scalars(&mut self, step: u64, values: &[(&str, f64)]) {
+        let step = i64::try_from(step).unwrap_or(i64::MAX);
+        if !self.is_started {
+            self.is_started = true;
+            let session_log = Some(SessionLog { status: START });
+            self.record(&Event { wall_time: seconds(), step, session_log, ..Event::default() });
+        }
         let value = |&(tag, value): &(&str, f64)| Value { tag: tag.to_owned(), scalar: Some(value as f32) };
         let summary = Summary { values: values.iter().map(value).collect() };
-        self.record(&Event {
-            wall_time: seconds(),
-            step: i64::try_from(step).unwrap_or(i64::MAX),
-            file_version: None,
-            summary: Some(summary),
-        });
+        self.record(&Event { wall_time: seconds(), step, summary: Some(summary), ..Event::default() });
     }
 
     fn record(&mut self, event: &Event) {
-        let bytes = framed(&event.encode_to_vec());
-        self.attempt(|writer| writer.write_all(&bytes));
-    }
-
-    fn attempt(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) {
         if self.failed.is_none() {
-            self.failed = write(&mut self.writer).err();
+            self.failed = self.file.write_all(&framed(&event.encode_to_vec())).err();
         }
     }
 }

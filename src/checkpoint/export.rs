@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::config_json::{BICUBIC, CONFIG_FILE, PREPROCESSOR_FILE};
 use super::model::vit_metadata;
-use super::source::{CROP_FRACTION, WEIGHTS_FILE};
+use super::source::WEIGHTS_FILE;
 use super::write::sync_folder;
 use super::{HostTensor, Storage, download, huggingface, replace_file, write_as};
 use crate::error::{Error, Result};
@@ -76,10 +76,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
     let names = options.names(config)?;
-    let mut metadata = vit_metadata(folder, config, options.class_names)?;
-    if let Some(fraction) = options.crop_fraction {
-        metadata.insert(CROP_FRACTION.to_owned(), fraction.to_string());
-    }
+    let metadata = vit_metadata(folder, config, options.class_names, options.crop_fraction)?;
     let timm = TimmConfig::new(config, &names, options.crop_fraction.unwrap_or(0.875));
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);

@@ -44,6 +44,7 @@ use std::collections::BTreeMap;
 
 pub use export::{ExportOptions, export_hf, export_timm};
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
+pub(crate) use model::save_vit_cropped;
 pub use model::{class_names, download, embedded, load_parameters, save_vit, vit_config};
 pub use positions::resample_pos_embed;
 pub use read::{read, read_bytes};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::source::CROP_FRACTION;
 use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters, read_bytes, write};
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
@@ -58,7 +59,21 @@ pub fn load_parameters(
 /// # Errors
 /// If the device or the file system fails.
 pub fn save_vit(path: &Path, model: &Vit, class_names: &[String]) -> Result<()> {
-    write(path, &download(model.parameters())?, &vit_metadata(path, model.config(), class_names)?)
+    save_vit_cropped(path, model, class_names, None)
+}
+
+/// [`save_vit`], with the share of a picture that the model is evaluated on, where that is known.
+///
+/// # Errors
+/// As [`save_vit`].
+pub(crate) fn save_vit_cropped(
+    path: &Path,
+    model: &Vit,
+    class_names: &[String],
+    crop_fraction: Option<f64>,
+) -> Result<()> {
+    let metadata = vit_metadata(path, model.config(), class_names, crop_fraction)?;
+    write(path, &download(model.parameters())?, &metadata)
 }
 
 /// What the metadata says of a model. `path` is for an error.
@@ -69,11 +84,13 @@ pub(super) fn vit_metadata(
     path: &Path,
     config: &VitConfig,
     class_names: &[String],
+    crop_fraction: Option<f64>,
 ) -> Result<BTreeMap<String, String>> {
     let json = |what, e: serde_json::Error| Error::file(path, format!("{what} cannot be written: {e}"));
     let config = serde_json::to_string(config).map_err(|e| json("the configuration", e))?;
     let names = serde_json::to_string(class_names).map_err(|e| json("the class names", e))?;
-    Ok(BTreeMap::from([(CONFIG.to_owned(), config), (CLASS_NAMES.to_owned(), names)]))
+    let crop = crop_fraction.map(|fraction| (CROP_FRACTION.to_owned(), fraction.to_string()));
+    Ok([(CONFIG.to_owned(), config), (CLASS_NAMES.to_owned(), names)].into_iter().chain(crop).collect())
 }
 
 /// The model's sizes, if the file was written by [`save_vit`].

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::state::{Progress, write_state};
 use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate};
-use crate::checkpoint::save_vit;
+use crate::checkpoint::save_vit_cropped;
 use crate::data::Loader;
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
@@ -38,6 +38,9 @@ pub struct FitOptions {
     pub save_every: Option<u64>,
     /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
     pub resume: Option<RunState>,
+    /// Stored in the checkpoints: the share of a picture's short side that the model is evaluated on, timm's `crop_pct`. 1 for
+    /// whole pictures.
+    pub crop_fraction: Option<f64>,
 }
 
 impl FitOptions {
@@ -295,7 +298,8 @@ impl<'a> Run<'a> {
     fn save(&mut self, is_best: bool) -> Result<()> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
         let started = Instant::now();
-        let save = |name| save_vit(&folder.join(name), self.model, self.data.class_names);
+        let (names, crop) = (self.data.class_names, self.options.crop_fraction);
+        let save = |name| save_vit_cropped(&folder.join(name), self.model, names, crop);
         self.trainer.averaged(|| {
             save(LAST)?;
             if is_best { save(BEST) } else { Ok(()) }

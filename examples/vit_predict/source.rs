@@ -1,0 +1,77 @@
+//! The model, and how it wants its pictures.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use wgrad::checkpoint::{OpenOptions, Pretrained, open};
+use wgrad::data::{Crop, Transform};
+
+/// timm's usual share, for checkpoints that do not tell theirs.
+const USUAL_CROP: f64 = 0.875;
+
+pub struct Source {
+    pub pretrained: Pretrained,
+    name: String,
+    crop: f64,
+    /// Whether nothing tells the crop.
+    is_guess: bool,
+}
+
+impl Source {
+    /// A run's folder, or what `wgrad::checkpoint::open` takes; without a path the embedded checkpoint.
+    pub fn open(path: Option<&Path>, heads: Option<usize>, crop: Option<f64>) -> Result<Self> {
+        let (name, pretrained, known) = match path {
+            Some(path) => {
+                let best = path.join("best.safetensors");
+                let path = if best.is_file() { best.as_path() } else { path };
+                let pretrained =
+                    open(path, &OpenOptions { heads }).with_context(|| format!("--weights {}", path.display()))?;
+                let known = pretrained.crop_fraction;
+                (path.display().to_string(), pretrained, known)
+            }
+            // It was trained on whole pictures.
+            None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?, Some(1.0)),
+        };
+        let has_head = pretrained.checkpoint.tensors.contains_key("head.weight");
+        ensure!(has_head, "{name}: has no head.weight: it knows features, but no classes");
+        let source =
+            Source { pretrained, name, crop: crop.or(known).unwrap_or(USUAL_CROP), is_guess: crop.or(known).is_none() };
+        source.transform()?.check()?;
+        Ok(source)
+    }
+
+    /// How a picture becomes a sample.
+    pub fn transform(&self) -> Result<Transform> {
+        let (height, width) = self.pretrained.config.img_size;
+        ensure!(height == width, "the model takes {height}x{width} pictures; only square ones are supported here");
+        // Of 1: the short side at the model's size, the middle of the long one.
+        Ok(Transform::new(u32::try_from(height)?, Crop::Centre { fraction: self.crop }))
+    }
+
+    pub fn classes(&self) -> usize {
+        self.pretrained.config.num_classes
+    }
+
+    /// What a class is called.
+    pub fn class(&self, class: u32) -> String {
+        let name = self.pretrained.class_names.as_ref().and_then(|names| names.get(class as usize));
+        name.map_or_else(|| format!("class {class}"), Clone::clone)
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (size, normalize) = (self.pretrained.config.img_size.0, self.pretrained.config.normalize);
+        write!(
+            f,
+            "model: {}, {} classes, {size}x{size} pictures, {} of the short side{}, mean {:?}, std {:?}",
+            self.name,
+            self.classes(),
+            self.crop,
+            if self.is_guess { " (the checkpoint does not tell: --crop)" } else { "" },
+            normalize.mean,
+            normalize.std
+        )
+    }
+}
