@@ -38,7 +38,7 @@ use wgrad::gpu::{Gpu, GpuOptions, Power};
 use args::Args;
 use arms::Arm;
 use report::{History, Report};
-use run::Session;
+use run::Runner;
 use setup::Setup;
 
 fn main() -> Result<()> {
@@ -64,42 +64,48 @@ fn main() -> Result<()> {
     let folder = setup.create_folder(&args)?;
     let tuning = run::tune(&gpu, &args, &setup)?;
 
-    let session = Session { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };
-    let arms = Arm::all(&args, setup.recipe.drop);
-    if arms.len() > 1 {
-        for arm in &arms {
-            session.trial(arm.drop())?;
-        }
-    }
+    let runner = Runner { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };
     let mut report = Report::new(gpu.info().to_string(), tuning, &args, &setup.recipe);
-    let mut history = if args.resume.is_some() { History::resume(&folder)? } else { History::create(&folder)? };
-    if args.resume.is_some() {
-        report.runs = resume::finished(&folder)?;
-    }
-    // A seed at a time: what slows the machine for a while then slows all arms.
-    let seeds = args.seed..args.seed.saturating_add(args.seeds.max(1));
-    let runs = seeds.flat_map(|seed| arms.iter().map(move |&arm| (arm, seed)));
-    for (arm, seed) in runs {
-        if report.runs.iter().any(|run| run.arm == arm.name() && run.seed == seed) {
-            continue;
-        }
-        let result = session.run(arm, seed, &report, &mut history);
-        // What has been measured so far is written also where a run fails.
-        history.rewrite()?;
-        curves::draw(&folder.join("curves.png"), &history)?;
-        report.runs.push(result?);
-        report.write(&folder)?;
-        html::write(&folder, &report, &report.table())?;
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-    }
+    run_all(&runner, &mut report)?;
     println!("\n{}", report.table());
     println!("written to {}", folder.display());
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     }
     std::io::stdout().flush()?;
+    Ok(())
+}
+
+/// Every run that the arguments ask for and that has not ended before an interruption.
+fn run_all(runner: &Runner<'_>, report: &mut Report<'_>) -> Result<()> {
+    let Runner { args, setup, folder, stop, .. } = *runner;
+    let mut history = if args.resume.is_some() { History::resume(folder)? } else { History::create(folder)? };
+    if args.resume.is_some() {
+        report.runs = resume::finished(folder)?;
+    }
+    let arms = Arm::all(args, setup.recipe.drop);
+    // A seed at a time: what slows the machine for a while then slows all arms.
+    let seeds = args.seed..args.seed.saturating_add(args.seeds.max(1));
+    let runs = seeds.flat_map(|seed| arms.iter().map(move |&arm| (arm, seed)));
+    let has_run = |(arm, seed): &(Arm, u64)| report.runs.iter().any(|run| run.arm == arm.name() && run.seed == *seed);
+    let missing: Vec<_> = runs.filter(|run| !has_run(run)).collect();
+    if arms.len() > 1 && !missing.is_empty() {
+        for arm in &arms {
+            runner.trial(arm.drop())?;
+        }
+    }
+    for (arm, seed) in missing {
+        let result = runner.run(arm, seed, report, &mut history);
+        // What has been measured so far is written also where a run fails.
+        history.rewrite()?;
+        curves::draw(&folder.join("curves.png"), &history)?;
+        report.runs.push(result?);
+        report.write(folder)?;
+        html::write(folder, report, &report.table())?;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
     Ok(())
 }
 

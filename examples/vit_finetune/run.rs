@@ -28,7 +28,7 @@ use crate::tensorboard::Watched;
 const TRIAL: (usize, usize) = (8, 2);
 
 /// What every run needs.
-pub struct Session<'a> {
+pub struct Runner<'a> {
     pub gpu: &'a Gpu,
     pub args: &'a Args,
     pub setup: &'a Setup,
@@ -55,11 +55,11 @@ pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>>
     Ok(Some(report))
 }
 
-impl Session<'_> {
+impl Runner<'_> {
     /// Trains a model that is thrown away for a few steps, so that every kernel is compiled before a run is timed. Returns the
     /// seconds of a step.
     pub fn trial(&self, drop: DropKind) -> Result<f64> {
-        let Session { gpu, args, setup, .. } = *self;
+        let Runner { gpu, args, setup, .. } = *self;
         let (steps, untimed) = TRIAL;
         let (model, _) = setup.model(gpu, args.seed)?;
         let mut trainer = Trainer::new(&model, setup.settings(args, gpu, drop, setup.steps, args.seed)?)?;
@@ -79,7 +79,7 @@ impl Session<'_> {
 
     /// Trains and tests.
     pub fn run(&self, arm: Arm, seed: u64, report: &Report<'_>, history: &mut History) -> Result<RunReport> {
-        let Session { gpu, args, setup, .. } = *self;
+        let Runner { gpu, args, setup, .. } = *self;
         let name = self.name(arm, seed);
         let folder = self.run_folder(arm, seed)?;
         let steps = self.steps(arm, seed, report)?;
