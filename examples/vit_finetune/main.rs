@@ -62,6 +62,10 @@ fn main() -> Result<()> {
     }
     memory::check(&gpu, &args, &setup)?;
     let folder = setup.create_folder(&args)?;
+    let _lock = resume::lock(&folder)?;
+    if args.resume.is_none() {
+        setup.save(&args, &folder)?;
+    }
     let tuning = run::tune(&gpu, &args, &setup)?;
 
     let runner = Runner { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };

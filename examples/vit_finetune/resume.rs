@@ -1,5 +1,6 @@
 //! Going on with a run that was interrupted: `--resume RUN`.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +37,18 @@ fn refuse_settings(given: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Keeps other programs from writing into `folder` too, as long as the file is held; the system lets go of it when a program
+/// ends, however that comes.
+pub fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(".lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!("another program is writing into {}", folder.display()),
+        // Not every file system has locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 /// Where the run in `folder` stands, if it was ever saved.

@@ -140,6 +140,11 @@ impl Setup {
             None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
         };
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Writes what the run was asked for, for readers and for [`crate::resume::arguments`].
+    pub fn save(&self, args: &Args, folder: &Path) -> Result<()> {
         let texts = [
             ("args.json", serde_json::to_string_pretty(args)?),
             ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
@@ -147,7 +152,7 @@ impl Setup {
         for (name, text) in texts {
             std::fs::write(folder.join(name), text).with_context(|| format!("writing to {}", folder.display()))?;
         }
-        Ok(folder)
+        Ok(())
     }
 }
 
