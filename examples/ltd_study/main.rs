@@ -75,15 +75,15 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&args.output)?;
     let study = Study::new(&gpu, data, weights, config, steps, args.pictures, args.batch_size, args.lr)?;
     let mut results = Results::open(&args.output.join("runs.csv"), study.settings())?;
-    let times = timing::step_times(&study, &arms)?;
     // A seed at a time: whatever slows the machine for an hour then slows all arms.
-    for seed in 0..args.seeds {
-        for arm in &arms {
-            if !results.has(&arm.name, seed) {
-                let run = study.run(arm, seed, &times)?;
-                println!("{run}");
-                results.add(run)?;
-            }
+    let runs = (0..args.seeds).flat_map(|seed| arms.iter().map(move |arm| (arm, seed)));
+    let missing: Vec<_> = runs.filter(|(arm, seed)| !results.has(&arm.name, *seed)).collect();
+    if !missing.is_empty() {
+        let times = timing::step_times(&study, &arms)?;
+        for (arm, seed) in missing {
+            let run = study.run(arm, seed, &times)?;
+            println!("{run}");
+            results.add(run)?;
         }
     }
     let table = table::table(&arms, results.runs());

@@ -61,17 +61,20 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run]) -> Result<()> {
         .label_style(("sans-serif", 15).into_font().color(&GREY))
         .axis_desc_style(("sans-serif", 15).into_font().color(&GREY))
         .x_label_formatter(&|v| format!("{v:.1}"))
-        .y_label_formatter(&|v| format!("{v:.0}"))
+        .y_label_formatter(&|v| format!("{v:.1}"))
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(225, 225, 225))
         .axis_style(GREY)
         .draw()?;
-    for Point { name, colour, time, difference, half_width } in &points {
-        let bar = [(*time, difference - half_width), (*time, difference + half_width)];
+    for (i, Point { name, colour, time, difference, half_width }) in points.iter().enumerate() {
+        // Arms of the same time would lie on each other, and their names too.
+        let time = time + 0.004 * (i % 3) as f64;
+        let end = if i % 2 == 0 { difference + half_width + 0.16 } else { difference - half_width - 0.06 };
+        let bar = [(time, difference - half_width), (time, difference + half_width)];
         chart.draw_series(LineSeries::new(bar, colour.stroke_width(2)))?;
-        chart.draw_series([Circle::new((*time, *difference), 5, colour.filled())])?;
+        chart.draw_series([Circle::new((time, *difference), 5, colour.filled())])?;
         let font = ("sans-serif", 14).into_font().color(colour);
-        chart.draw_series([Text::new(name.clone(), (time + 0.006, difference + 0.08), font)])?;
+        chart.draw_series([Text::new(name.clone(), (time - 0.02, end), font)])?;
     }
     root.present()?;
     Ok(())
