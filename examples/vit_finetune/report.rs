@@ -65,6 +65,13 @@ pub struct RunReport {
     pub per_class: Vec<ClassReport>,
 }
 
+impl RunReport {
+    /// Of the steps that were timed.
+    pub fn seconds_a_step(&self) -> f64 {
+        self.wall_seconds / self.steps.saturating_sub(self.resumed_at).max(1) as f64
+    }
+}
+
 impl<'a> Report<'a> {
     pub fn new(adapter: String, tuning: Option<TuneReport>, args: &'a Args, recipe: &'a Recipe) -> Self {
         Report { adapter, tuning, args, recipe, runs: Vec::new() }

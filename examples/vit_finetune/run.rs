@@ -82,7 +82,7 @@ impl Runner<'_> {
         let Runner { gpu, args, setup, .. } = *self;
         let name = self.name(arm, seed);
         let folder = self.run_folder(arm, seed)?;
-        let steps = self.steps(arm, seed, report)?;
+        let steps = self.steps(arm, seed, report, &folder)?;
         gpu.trim();
         gpu.reset_peak_memory();
         let (model, loaded) = setup.model(gpu, seed)?;
@@ -150,17 +150,25 @@ impl Runner<'_> {
 
     /// The steps of a run. Those of [`Arm::EqualTime`] follow from the first arm's time and that of a step at full length: of
     /// the runs with this seed, if there are such, else of a trial.
-    fn steps(&self, arm: Arm, seed: u64, report: &Report<'_>) -> Result<u64> {
+    fn steps(&self, arm: Arm, seed: u64, report: &Report<'_>, folder: &Path) -> Result<u64> {
         if arm != Arm::EqualTime {
             return Ok(self.setup.steps);
+        }
+        // A run that goes on keeps its number, which another measurement would change.
+        let path = folder.join("steps.json");
+        if self.args.resume.is_some() && path.exists() {
+            return serde_json::from_slice(&std::fs::read(&path)?)
+                .with_context(|| format!("reading {}", path.display()));
         }
         let run_of = |arm: Arm| report.runs.iter().find(|run| run.arm == arm.name() && run.seed == seed);
         let main = run_of(Arm::Drop(self.setup.recipe.drop)).context("the first arm has not been run")?;
         let step = match run_of(Arm::Drop(DropKind::None)) {
-            Some(full) => full.wall_seconds / (full.steps - full.resumed_at).max(1) as f64,
+            Some(full) => full.seconds_a_step(),
             None => self.trial(DropKind::None)?,
         };
-        Ok(((main.wall_seconds / step).round() as u64).max(2))
+        let steps = ((main.seconds_a_step() * main.steps as f64 / step).round() as u64).max(2);
+        std::fs::write(&path, steps.to_string()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(steps)
     }
 }
 
