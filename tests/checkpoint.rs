@@ -417,6 +417,26 @@ fn a_file_is_never_seen_half_written() {
     assert_eq!(names_in(folder.path()), ["model.safetensors"]);
 }
 
+/// Whoever may write to `/dev` would otherwise replace `/dev/null` for the whole system.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let path = path.clone();
+        move || fs::read(path).unwrap()
+    });
+    let (tensors, texts) = small();
+    write(&path, &tensors, &texts).unwrap();
+    // Before the reader is waited for: a pipe that was replaced has no writer, and is read forever.
+    assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
+    assert_eq!(reader.join().unwrap(), to_bytes(&tensors, &texts).unwrap());
+    assert_eq!(names_in(folder.path()), ["pipe"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_checkpoint_has_the_permissions_of_any_new_file() {

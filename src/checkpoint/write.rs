@@ -53,7 +53,8 @@ impl Storage {
 ///
 /// The content goes to a temporary file beside it, which is synced and then renamed over `path`, so that `path` holds the
 /// old content or the new one, whatever stops the program or the machine. A killed process may leave the temporary file
-/// (`.name.*.tmp`). A symbolic link is replaced, not followed. The bytes depend on the arguments alone.
+/// (`.name.*.tmp`). A symbolic link is replaced, not followed. What is neither a file nor a folder, a pipe or `/dev/null`,
+/// is written to as it is. The bytes depend on the arguments alone.
 ///
 /// # Errors
 /// [`Error::Parameter`] if a tensor's shape and data disagree or its name is reserved, [`Error::File`] if `path` names no
@@ -92,6 +93,11 @@ pub(crate) fn replace_file(path: &Path, content: impl FnOnce(&mut BufWriter<&Fil
         _ => Path::new("."),
     };
     let io = |e| Error::io(path, e);
+    if is_special(path) {
+        let file = File::options().write(true).open(path).map_err(io)?;
+        let mut writer = BufWriter::new(&file);
+        return content(&mut writer).and_then(|()| writer.flush()).map_err(io);
+    }
 
     let temporary = temporary_file(folder, &name.to_string_lossy()).map_err(io)?;
     let mut writer = BufWriter::new(temporary.as_file());
@@ -114,6 +120,15 @@ pub fn to_bytes(tensors: &BTreeMap<String, HostTensor>, metadata: &BTreeMap<Stri
     let header = header(memory, tensors, metadata, Storage::F32)?;
     encode(&mut bytes, &header, tensors, Storage::F32).map_err(|e| Error::io(memory, e))?;
     Ok(bytes)
+}
+
+/// Whether `path` is a device, a pipe or the like, which to replace by a file would be to destroy: whoever may write to
+/// `/dev` would take `/dev/null` from the whole system.
+fn is_special(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| {
+        let kind = found.file_type();
+        !kind.is_file() && !kind.is_dir() && !kind.is_symlink()
+    })
 }
 
 /// A new file in `folder` that disappears unless it is renamed, with the permissions of an ordinary one.
