@@ -908,6 +908,11 @@ fn patience_ends_a_run() {
     assert_eq!(run(Some(2), 100), (12, false, true, 3));
     assert_eq!(run(Some(2), 12), (12, false, false, 3), "the run's own end");
     assert_eq!(run(None, 20), (20, false, false, 5));
+    // Of equal epochs the latest is the best, which is no progress.
+    let mut notes = Notes::default();
+    let (outcome, ..) = run_fit_with(&gpu, 12, still.clone(), FitOptions::default(), &mut notes);
+    assert!(notes.epochs.iter().all(|epoch| epoch.is_best));
+    assert_eq!(outcome.best.map(|(epoch, _)| epoch), Some(2));
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let train = loader(24, LoaderOptions::training(6, 1));
     let data = FitData { train: &train, validation: &train, steps: 4, folder: None, class_names: &names() };

@@ -10,6 +10,7 @@
 mod args;
 mod arms;
 mod canvas;
+mod check;
 mod confusion;
 mod curves;
 mod findings;

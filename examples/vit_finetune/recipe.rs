@@ -76,6 +76,16 @@ pub enum CropKind {
     RandomResized,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorKind {
+    /// As the data set allows: photos are, digits are not.
+    Auto,
+    On,
+    /// For pictures that mirrored would be of another class, such as writing and traffic signs.
+    Off,
+}
+
 /// Which tokens a run drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -123,6 +133,9 @@ macro_rules! recipe {
         impl Recipe {
             /// The recipe with the options that were given in the place of its own.
             pub fn with(mut self, overrides: &Overrides) -> Self {
+                if overrides.epochs.is_some() {
+                    self.min_steps = 0;
+                }
                 $($(if let Some(value) = &overrides.$name { self.$name = value.clone(); })+)+
                 self
             }
@@ -139,6 +152,8 @@ recipe! {
     "Training" {
         /// Passes over the training data
         epochs: u64,
+        /// More epochs where those are fewer steps than this, as with few pictures; 0, or --epochs given without it, keeps them
+        min_steps: u64,
         /// Optimiser steps, instead of epochs; 0 goes by epochs
         steps: u64,
         /// Samples a step
@@ -196,6 +211,9 @@ recipe! {
         crop: CropKind,
         /// Smallest share of a picture's area in a random-resized crop
         crop_scale: f64,
+        /// Mirror half of the pictures in training
+        #[clap(value_enum)]
+        mirror: MirrorKind,
         /// Random edits: none, trivial (TrivialAugment), or rand=OPS,MAGNITUDE (RandAugment)
         auto_augment: Augment,
         /// Strength of random changes in brightness, contrast and saturation; 0 makes none
@@ -248,10 +266,20 @@ impl Recipe {
         }
     }
 
+    /// The steps of a run, where an epoch has `per_epoch`. Epochs become what that takes.
+    pub fn settle_steps(&mut self, per_epoch: u64) -> u64 {
+        if self.steps > 0 {
+            return self.steps;
+        }
+        self.epochs = self.epochs.max(self.min_steps.div_ceil(per_epoch.max(1)));
+        self.epochs.saturating_mul(per_epoch)
+    }
+
     /// 32 of 197 tokens at first, all of them after 3,910 of 5,474 steps, at lr 1e-4 throughout.
     fn deepspeed_cifar() -> Self {
         Recipe {
             epochs: 14,
+            min_steps: 0,
             batch_size: 128,
             optimizer: OptimizerKind::Sgd,
             lr: 1e-4,
@@ -285,6 +313,7 @@ impl Default for Recipe {
     fn default() -> Self {
         Recipe {
             epochs: 10,
+            min_steps: 150,
             steps: 0,
             batch_size: 16,
             accumulate: 1,
@@ -308,6 +337,7 @@ impl Default for Recipe {
             cutmix: 0.0,
             crop: CropKind::Auto,
             crop_scale: 0.35,
+            mirror: MirrorKind::Auto,
             auto_augment: Augment::None,
             color_jitter: 0.0,
             erasing: 0.0,

@@ -18,7 +18,8 @@ use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{DeepSpeedConfig, read_deepspeed};
 
 use crate::args::{Args, Data, ExportKind, StorageKind};
-use crate::recipe::{CropKind, DropKind, OptimizerKind, PrecisionKind, Recipe};
+use crate::check;
+use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
 use crate::settings::rate_by_width;
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
@@ -29,6 +30,8 @@ pub struct Setup {
     pub deepspeed: Option<DeepSpeedConfig>,
     weights: Option<(String, Pretrained)>,
     pub steps: u64,
+    /// What of the data is likely to disappoint.
+    warnings: Vec<String>,
 }
 
 impl Setup {
@@ -36,20 +39,24 @@ impl Setup {
         let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
         let mut recipe = with_deepspeed(args.recipe(), deepspeed.as_ref());
         let mut data = load_data(args)?;
+        let warnings = check::data(&data, recipe.class_weights)?;
         let (config, weights) = load_weights(args, &data)?;
         let config = VitConfig { drop_path_rate: recipe.drop_path, ..config };
         if recipe.lr == 0.0 {
             recipe.lr = rate_by_width(recipe.optimizer, config.embed_dim);
         }
         config.check()?;
-        choose_crops(&mut data, &recipe, weights.as_ref().and_then(|(_, weights)| weights.crop_fraction));
+        choose_crops(&mut data, &mut recipe, weights.as_ref().and_then(|(_, weights)| weights.crop_fraction));
         let (batch, pictures) = (recipe.batch_size, data.train.len());
-        ensure!((1..=pictures).contains(&batch), "--batch-size {batch}: there are {pictures} training pictures");
+        ensure!(
+            (1..=pictures).contains(&batch),
+            "--batch-size {batch}: from 1 to the number of training pictures, {pictures}"
+        );
         let micro = recipe.accumulate;
         ensure!((1..=batch).contains(&micro), "--accumulate {micro}: 1 to the batch size, {batch}");
-        let steps = if recipe.steps > 0 { recipe.steps } else { recipe.epochs * (pictures / batch) as u64 };
+        let steps = recipe.settle_steps((pictures / batch) as u64);
         ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
-        Ok(Setup { data, config, recipe, deepspeed, weights, steps })
+        Ok(Setup { data, config, recipe, deepspeed, weights, steps, warnings })
     }
 
     /// A fresh model with the starting weights, and what was loaded.
@@ -178,7 +185,8 @@ impl fmt::Display for Setup {
                 schedules(config, self.steps, self.config.tokens())
             )?;
         }
-        for warning in self.deepspeed.iter().flat_map(|config| &config.warnings) {
+        let of_deepspeed = self.deepspeed.iter().flat_map(|config| &config.warnings);
+        for warning in self.warnings.iter().chain(of_deepspeed) {
             write!(f, "\nwarning: {warning}")?;
         }
         Ok(())
@@ -224,11 +232,20 @@ fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
     lines
 }
 
-/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to.
-fn choose_crops(data: &mut DataSet, recipe: &Recipe, pretrained: Option<f64>) {
+/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe
+/// leaves to the data is written into it, to be printed and saved.
+fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>) {
     let are_photos = matches!(data.eval_crop, Crop::Centre { .. });
-    if recipe.crop == CropKind::RandomResized || (recipe.crop == CropKind::Auto && are_photos) {
+    if recipe.crop == CropKind::Auto {
+        recipe.crop = if are_photos { CropKind::RandomResized } else { CropKind::Data };
+    }
+    if recipe.crop == CropKind::RandomResized {
         data.train_crop = Crop::RandomResized { scale: (recipe.crop_scale, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0) };
+    }
+    match recipe.mirror {
+        MirrorKind::Auto => recipe.mirror = if data.flip { MirrorKind::On } else { MirrorKind::Off },
+        MirrorKind::On => data.flip = true,
+        MirrorKind::Off => data.flip = false,
     }
     let wanted = (recipe.eval_crop != 0.0).then_some(recipe.eval_crop);
     let told = pretrained.map(|fraction| fraction.max(Transform::MIN_FRACTION));
@@ -246,7 +263,12 @@ fn load_data(args: &Args) -> Result<DataSet> {
         Data::Folder => data::image_folder(dir()?, FolderOptions { seed: args.seed, ..Default::default() })?,
     };
     if data.validation.is_empty() {
-        bail!("{} has no validation pictures: more pictures, or a val/ folder, are needed", data.name);
+        bail!(
+            "{}: of {} pictures, a few in each class, none can be spared for validation: more pictures, or a val/ folder, \
+             are needed",
+            data.name,
+            data.train.len()
+        );
     }
     Ok(data)
 }

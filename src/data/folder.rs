@@ -109,12 +109,12 @@ fn list_classes(dir: &Path) -> Result<Classes> {
         let name = name.ok_or_else(|| Error::file(&path, "the class name is not Unicode"))?.to_owned();
         let photos: Vec<_> = visible(&path)?.into_iter().filter(|path| is_image_name(path) && path.is_file()).collect();
         if photos.is_empty() {
-            return Err(Error::file(&path, format!("class {name} has no images")));
+            return Err(Error::file(&path, format!("class {name} has no images: add some, or remove the folder")));
         }
         classes.insert(name, photos);
     }
     if classes.is_empty() {
-        return Err(Error::file(dir, "has no class folders"));
+        return Err(Error::file(dir, "has no class folders: one for each class is expected, with its images in it"));
     }
     Ok(classes)
 }

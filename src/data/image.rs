@@ -128,6 +128,9 @@ fn decode(bytes: &[u8], named: Option<ImageFormat>) -> Result<Image<'static>, St
         reader.set_format(format);
     }
     let mut reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !bytes.starts_with(&[0xff, 0xd8]) {
+        return Err("is no image, though it is named like a JPEG".to_owned());
+    }
     if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_complete(bytes) {
         return Err("the JPEG is cut short: it has no end-of-image marker".to_owned());
     }

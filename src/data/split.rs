@@ -78,19 +78,25 @@ impl Split {
         &self.labels
     }
 
-    /// Weights that make up for classes of different sizes, `f32[classes]`: N / (K·n), where n of the N samples are of that
-    /// class and K classes have samples; 0 for those that have none. (scikit-learn's "balanced".) Over all samples their
-    /// mean is 1. Labels from `classes` on do not count.
-    pub fn class_weights(&self, classes: usize) -> Vec<f32> {
-        let mut counts = vec![0u32; classes];
+    /// How many samples each class has, for `classes` classes. Labels from `classes` on do not count.
+    pub fn class_counts(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
         for &label in self.labels.iter() {
             if let Some(count) = counts.get_mut(label as usize) {
                 *count += 1;
             }
         }
-        let samples: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        counts
+    }
+
+    /// Weights that make up for classes of different sizes, `f32[classes]`: N / (K·n), where n of the N samples are of that
+    /// class and K classes have samples; 0 for those that have none. (scikit-learn's "balanced".) Over all samples their
+    /// mean is 1. Labels from `classes` on do not count.
+    pub fn class_weights(&self, classes: usize) -> Vec<f32> {
+        let counts = self.class_counts(classes);
+        let samples: usize = counts.iter().sum();
         let present = counts.iter().filter(|&&count| count > 0).count();
-        let weight = |count: u32| samples as f64 / (present as f64 * f64::from(count));
+        let weight = |count: usize| samples as f64 / (present as f64 * count as f64);
         counts.into_iter().map(|count| if count == 0 { 0.0 } else { weight(count) as f32 }).collect()
     }
 

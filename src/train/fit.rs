@@ -75,7 +75,7 @@ pub struct EpochMetrics {
     pub train_accuracy: f64,
     /// The validation split after it.
     pub validation: Evaluation,
-    /// Whether this is the best validation accuracy so far.
+    /// Whether no epoch so far had a better validation accuracy: of equals the latest is the best.
     pub is_best: bool,
 }
 
@@ -116,7 +116,7 @@ pub struct Outcome {
     pub stopped: bool,
     /// Whether it ended early for want of progress ([`FitOptions::patience`]).
     pub out_of_patience: bool,
-    /// The best validation result, and the epoch it was reached in.
+    /// The best validation result, and the epoch it was last reached in.
     pub best: Option<(u64, Evaluation)>,
     /// Layer tokens.
     pub layer_tokens: LayerTokens,
@@ -262,12 +262,13 @@ impl<'a> Run<'a> {
         let validation = self.trainer.averaged(|| evaluate(self.model, self.data.validation))?;
         self.model.gpu().trim();
         self.timing.evaluation += started.elapsed();
-        let is_better = |(_, best): (u64, Evaluation)| validation.accuracy > best.accuracy && !is_interrupted;
-        let is_best = self.progress.best.is_none_or(is_better);
-        self.progress.stale += 1;
+        let best = self.progress.best.map(|(_, best)| best.accuracy);
+        let is_better = best.is_none_or(|best| validation.accuracy > best && !is_interrupted);
+        // Equals are frequent with few pictures. Of those the latest is kept: it was trained longer, at lower rates.
+        let is_best = is_better || (best == Some(validation.accuracy) && !is_interrupted);
+        self.progress.stale = if is_better { 0 } else { self.progress.stale + 1 };
         if is_best {
             self.progress.best = Some((epoch, validation));
-            self.progress.stale = 0;
         }
         self.save(is_best)?;
         let (loss, correct, samples) = std::mem::take(&mut self.progress.sums);

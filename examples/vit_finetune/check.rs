@@ -1,0 +1,51 @@
+//! What of the data is likely to disappoint, said before the training.
+
+use anyhow::{Result, bail};
+use wgrad::data::DataSet;
+
+use crate::recipe::ClassWeights;
+
+/// A class with fewer training pictures is learnt badly.
+const FEW: usize = 5;
+/// Where the largest class has so many times the pictures of the smallest, the small ones are rarely answered.
+const UNBALANCED: usize = 4;
+/// So many classes are named; the others are counted.
+const NAMED: usize = 5;
+
+/// Warnings, each with what to do about it.
+pub fn data(data: &DataSet, class_weights: ClassWeights) -> Result<Vec<String>> {
+    if let [only] = data.class_names.as_slice() {
+        bail!("{}: one class, {only}, leaves nothing to tell apart; at least two class folders are needed", data.name);
+    }
+    let mut warnings: Vec<String> = small_classes(data).into_iter().collect();
+    let counts = data.train.class_counts(data.class_names.len());
+    let (least, most) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
+    if class_weights == ClassWeights::None && most >= UNBALANCED * least.max(1) {
+        warnings.push(format!(
+            "classes have {least} to {most} training pictures: the small ones will rarely be answered; \
+             --class-weights balanced lets each class count the same"
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Classes of which too few pictures are learnt from, or none measured.
+fn small_classes(data: &DataSet) -> Option<String> {
+    let classes = data.class_names.len();
+    let [train, validation, test] =
+        [&data.train, &data.validation, &data.test].map(|split| split.class_counts(classes));
+    let is_small =
+        |&class: &usize| train[class] < FEW || validation[class] == 0 || (test[class] == 0 && !data.test.is_empty());
+    let small: Vec<usize> = (0..classes).filter(is_small).collect();
+    let describe = |&class: &usize| {
+        let name = &data.class_names[class];
+        format!("{name} ({}, {} and {})", train[class], validation[class], test[class])
+    };
+    let named: Vec<String> = small.iter().take(NAMED).map(describe).collect();
+    let others = small.len().saturating_sub(NAMED);
+    let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+    (!small.is_empty()).then(|| {
+        let named = named.join(", ");
+        format!("few training, validation or test pictures: {named}{others}; what is measured of them means little")
+    })
+}
