@@ -22,7 +22,7 @@ pub fn data(data: &DataSet, class_weights: ClassWeights) -> Result<Vec<String>> 
     let (least, most) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
     if class_weights == ClassWeights::None && most >= UNBALANCED * least.max(1) {
         warnings.push(format!(
-            "classes have {least} to {most} training pictures: the small ones will rarely be answered; \
+            "classes have {least} to {most} training pictures: the small ones are answered too rarely; \
              --class-weights balanced lets each class count the same"
         ));
     }

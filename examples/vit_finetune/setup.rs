@@ -263,12 +263,7 @@ fn load_data(args: &Args) -> Result<DataSet> {
         Data::Folder => data::image_folder(dir()?, FolderOptions { seed: args.seed, ..Default::default() })?,
     };
     if data.validation.is_empty() {
-        bail!(
-            "{}: of {} pictures, a few in each class, none can be spared for validation: more pictures, or a val/ folder, \
-             are needed",
-            data.name,
-            data.train.len()
-        );
+        bail!("{} has too few pictures to spare some for validation: add more, or a val/ folder", data.name);
     }
     Ok(data)
 }
