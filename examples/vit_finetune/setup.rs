@@ -15,9 +15,11 @@ use wgrad::gpu::Gpu;
 use wgrad::nn::{Vit, VitConfig};
 use wgrad::ops::Normalize;
 use wgrad::optim::{AdamW, Rule, Sgd};
-use wgrad::train::{DeepSpeedConfig, read_deepspeed};
+use wgrad::train::{DeepSpeedConfig, STATE_FILE, read_deepspeed};
 
 use crate::args::{Args, Data, ExportKind, StorageKind};
+use crate::console::say;
+use crate::files;
 use crate::recipe::{CropKind, DropKind, OptimizerKind, PrecisionKind, Recipe};
 use crate::settings::rate_by_width;
 
@@ -47,9 +49,22 @@ impl Setup {
         ensure!((1..=pictures).contains(&batch), "--batch-size {batch}: there are {pictures} training pictures");
         let micro = recipe.accumulate;
         ensure!((1..=batch).contains(&micro), "--accumulate {micro}: 1 to the batch size, {batch}");
-        let steps = if recipe.steps > 0 { recipe.steps } else { recipe.epochs * (pictures / batch) as u64 };
+        let of_epochs = recipe.epochs.saturating_mul((pictures / batch) as u64);
+        let steps = if recipe.steps > 0 { recipe.steps } else { of_epochs };
         ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
         Ok(Setup { data, config, recipe, deepspeed, weights, steps })
+    }
+
+    /// Finds what would end the run before its first step, while nothing has been written yet.
+    pub fn check(&self, args: &Args) -> Result<()> {
+        self.train_loader(args, args.seed)?;
+        self.eval_loader(args, &self.data.validation)?;
+        let Recipe { warmup, ltd_ramp, patchdrop_until, .. } = self.recipe;
+        let shares = [("warmup", warmup.into()), ("ltd-ramp", ltd_ramp.into()), ("patchdrop-until", patchdrop_until)];
+        for (name, share) in shares {
+            ensure!(share >= 0.0, "--{name} {share}: a share of the steps, 0 or more");
+        }
+        Ok(())
     }
 
     /// A fresh model with the starting weights, and what was loaded.
@@ -123,7 +138,7 @@ impl Setup {
             ExportKind::Timm => export_timm(&folder, model, &options)?,
             ExportKind::Hf => export_hf(&folder, model, &options)?,
         }
-        println!("exported to {}", folder.display());
+        say!("exported to {}", folder.display());
         Ok(())
     }
 
@@ -140,6 +155,9 @@ impl Setup {
             None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
         };
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        // Of two runs in one folder, going on would mix the reports.
+        let has_run = args.resume.is_none() && folder.join(STATE_FILE).exists();
+        ensure!(!has_run, "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
         Ok(folder)
     }
 
@@ -150,7 +168,7 @@ impl Setup {
             ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
         ];
         for (name, text) in texts {
-            std::fs::write(folder.join(name), text).with_context(|| format!("writing to {}", folder.display()))?;
+            files::replace(&folder.join(name), text.as_bytes())?;
         }
         Ok(())
     }
@@ -282,7 +300,7 @@ fn open_weights(path: &Path, options: &OpenOptions) -> Result<Pretrained> {
 
 #[cfg(feature = "hub")]
 fn fetch(name: &str) -> Result<PathBuf> {
-    println!("fetching {name}");
+    say!("fetching {name}");
     Ok(checkpoint::hub::fetch(name)?)
 }
 
