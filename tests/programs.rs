@@ -83,7 +83,7 @@ fn photos() -> TempDir {
         fs::create_dir_all(&folder).unwrap();
         for i in 0..OF_CLASS {
             let noise = values((class * OF_CLASS + i) as u64, (3 * SIDE * SIDE) as usize);
-            let is_light = |at: usize| class == 1 && at / 6 % 2 == 0;
+            let is_light = |at: usize| class == 1 && (at / 6).is_multiple_of(2);
             let pixel = |(at, v): (usize, &f32)| (128.0 + 60.0 * v + if is_light(at) { 60.0 } else { 0.0 }) as u8;
             let pixels: Vec<u8> = noise.iter().enumerate().map(pixel).collect();
             image::save_buffer(folder.join(format!("{i}.png")), &pixels, SIDE, SIDE, image::ColorType::Rgb8).unwrap();
