@@ -44,6 +44,17 @@ pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) 
     }
 }
 
+/// The words that start this program: more than one where a loader of its own runs it (`ld.so --argv0 NAME PROGRAM`).
+pub fn this_program() -> Vec<String> {
+    let own = std::env::args().next().unwrap();
+    let line = std::fs::read_to_string("/proc/self/cmdline").unwrap_or_default();
+    let words: Vec<String> = line.split('\0').map(str::to_owned).collect();
+    match words.iter().rposition(|word| *word == own) {
+        Some(i) if i > 0 => words[..=i].to_vec(),
+        _ => vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned()],
+    }
+}
+
 /// Leaves NaN in the free memory of the sizes given in elements, so that a kernel which reads what nobody has written
 /// shows.
 pub fn poison(gpu: &Gpu, sizes: &[usize]) {

@@ -13,6 +13,8 @@ mod data;
 #[cfg(feature = "train")]
 mod deepspeed;
 mod gradcheck;
+#[cfg(feature = "hub")]
+mod hub;
 mod kernels;
 mod layers;
 mod ltd;
@@ -24,6 +26,8 @@ mod optim;
 mod predict;
 #[cfg(feature = "train")]
 mod pretrained;
+#[cfg(feature = "train")]
+mod programs;
 #[cfg(feature = "train")]
 mod resume;
 mod shaders;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{each_family, gpu};
+use crate::common::{each_family, gpu, this_program};
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
 use wgrad::data::{DataSet, Loader, LoaderOptions, digits};
@@ -354,17 +354,6 @@ fn trains_until_killed() {
     let Some(folder) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
     let mut watch = Watch::new(|| println!("\n{READY}"), None);
     run(&gpu(), LONG, &folder, every_step(&folder), &mut watch);
-}
-
-/// The words that start this program: more than one where a loader of its own runs it (`ld.so --argv0 NAME PROGRAM`).
-fn this_program() -> Vec<String> {
-    let own = std::env::args().next().unwrap();
-    let line = std::fs::read_to_string("/proc/self/cmdline").unwrap_or_default();
-    let words: Vec<String> = line.split('\0').map(str::to_owned).collect();
-    match words.iter().rposition(|word| *word == own) {
-        Some(i) if i > 0 => words[..=i].to_vec(),
-        _ => vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned()],
-    }
 }
 
 fn start(folder: &Path) -> Child {

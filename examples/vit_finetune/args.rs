@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 use wgrad::gpu::AdapterChoice;
 
@@ -81,9 +81,9 @@ pub struct Args {
     #[serde(skip)]
     pub resume: Option<PathBuf>,
     /// Save where the run stands after every so many steps, besides after each epoch.
-    #[arg(long, value_name = "STEPS", help_heading = "Output")]
+    #[arg(long, value_name = "STEPS", value_parser = value_parser!(u64).range(1..), help_heading = "Output")]
     pub save_every: Option<u64>,
-    /// Folder for checkpoints, curves and reports [default: runs/N].
+    /// Folder for checkpoints, curves and reports, without a run in it [default: runs/N].
     #[arg(long, help_heading = "Output")]
     #[serde(skip)]
     pub output: Option<PathBuf>,

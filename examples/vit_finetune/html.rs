@@ -3,13 +3,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::Table;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::files;
 
 /// Nothing may be loaded or run, whatever a file's text holds.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
@@ -18,9 +20,7 @@ const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inlin
 pub fn write(folder: &Path, report: &impl Serialize, results: &Table) -> Result<()> {
     // By way of the text, which has an f32 of 0.1 as 0.1.
     let report: Value = serde_json::from_str(&serde_json::to_string(report)?)?;
-    let path = folder.join("report.html");
-    std::fs::write(&path, page(folder, &report, results).into_string())
-        .with_context(|| format!("writing {}", path.display()))
+    files::replace(&folder.join("report.html"), page(folder, &report, results).into_string().as_bytes())
 }
 
 fn page(folder: &Path, report: &Value, results: &Table) -> Markup {

@@ -12,7 +12,9 @@ mod arms;
 mod canvas;
 mod check;
 mod confusion;
+mod console;
 mod curves;
+mod files;
 mod findings;
 mod html;
 mod memory;
@@ -38,6 +40,7 @@ use wgrad::gpu::{Gpu, GpuOptions, Power};
 
 use args::Args;
 use arms::Arm;
+use console::{complain, say};
 use report::{History, Report};
 use run::Runner;
 use setup::Setup;
@@ -47,21 +50,22 @@ fn main() -> Result<()> {
     warnings::show();
     if args.list_adapters {
         for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
-            println!("{i}: {adapter}");
+            say!("{i}: {adapter}");
         }
         return Ok(());
     }
     let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
     let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
-    println!("adapter: {}", gpu.info());
+    say!("adapter: {}", gpu.info());
     let stop = stop_on_interrupt()?;
     let setup = Setup::new(&args)?;
-    println!("{setup}");
+    say!("{setup}");
     if args.estimate {
-        println!("{}", memory::table(&gpu, &args, &setup)?);
+        say!("{}", memory::table(&gpu, &args, &setup)?);
         return Ok(());
     }
     memory::check(&gpu, &args, &setup)?;
+    setup.check(&args)?;
     let folder = setup.create_folder(&args)?;
     let _lock = resume::lock(&folder)?;
     if args.resume.is_none() {
@@ -72,12 +76,11 @@ fn main() -> Result<()> {
     let runner = Runner { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };
     let mut report = Report::new(gpu.info().to_string(), tuning, &args, &setup.recipe);
     run_all(&runner, &mut report)?;
-    println!("\n{}", report.table());
-    println!("written to {}", folder.display());
+    say!("\n{}", report.table());
+    say!("written to {}", folder.display());
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
     }
-    std::io::stdout().flush()?;
     Ok(())
 }
 
@@ -105,8 +108,9 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>) -> Result<()> {
         history.rewrite()?;
         curves::draw(&folder.join("curves.png"), &history)?;
         report.runs.push(result?);
-        report.write(folder)?;
         html::write(folder, report, &report.table())?;
+        // Last, for it says that the run has ended.
+        report.write(folder)?;
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -122,7 +126,7 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nending after this step; again to end at once");
+        complain!("\nending after this step; again to end at once");
     })
     .context("watching for Ctrl-C")?;
     Ok(stop)

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgrad::train::{EpochMetrics, Observer, StepMetrics};
 
+use crate::console::say;
 use crate::report::History;
 
 /// Plain lines come at most this often.
@@ -85,7 +86,7 @@ impl<'a> Progress<'a> {
         }
         self.printed = Instant::now();
         let left = self.started.elapsed().as_secs_f64() / (m.step + 1) as f64 * (self.total - m.step - 1) as f64;
-        println!("{:12} {}/{} {} [{left:.0} s left]", self.run, m.step + 1, self.total, self.message(m));
+        say!("{:12} {}/{} {} [{left:.0} s left]", self.run, m.step + 1, self.total, self.message(m));
     }
 
     fn flow(&self) -> ControlFlow<()> {
@@ -120,8 +121,8 @@ impl Observer for Progress<'_> {
             if metrics.is_best { " (best)" } else { "" }
         );
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{line}")),
-            None => println!("{line}"),
+            Some(bar) => bar.suspend(|| say!("{line}")),
+            None => say!("{line}"),
         }
         self.flow()
     }

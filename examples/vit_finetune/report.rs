@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 use wgrad::ops::TuneReport;
@@ -13,6 +13,7 @@ use wgrad::train::{EpochMetrics, StepMetrics};
 
 use crate::args::Args;
 use crate::arms::Arm;
+use crate::files;
 use crate::findings::ClassReport;
 use crate::recipe::{DropKind, Recipe};
 
@@ -78,9 +79,7 @@ impl<'a> Report<'a> {
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join("report.json");
-        let text = serde_json::to_string_pretty(self)?;
-        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+        files::replace(&folder.join("report.json"), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
     /// The arms side by side, each in the mean of its runs.
@@ -192,10 +191,12 @@ pub struct Row {
 /// Every step of every run, in memory for the curves and on disk for the reader: a step's row is in the file before the step's
 /// state can be, so that a run that goes on finds every row.
 pub struct History {
-    file: File,
+    path: PathBuf,
     pub rows: Vec<Row>,
     /// Where the last row begins in the file: its epoch's evaluation is still to be added.
     last: u64,
+    /// The file's length.
+    end: u64,
 }
 
 impl History {
@@ -213,18 +214,22 @@ impl History {
     }
 
     fn with(folder: &Path, rows: Vec<Row>) -> Result<Self> {
-        let path = folder.join("metrics.csv");
-        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        let mut history = History { file, rows, last: 0 };
+        let mut history = History { path: folder.join("metrics.csv"), rows, last: 0, end: 0 };
         history.rewrite()?;
         Ok(history)
     }
 
-    /// Forgets a run's steps from `step` on, which will come again.
-    pub fn cut(&mut self, run: &str, step: u64) -> Result<()> {
-        let before = self.rows.len();
-        self.rows.retain(|row| &*row.run != run || row.step < step);
-        if self.rows.len() < before { self.rewrite() } else { Ok(()) }
+    /// Forgets what will come again of a run of `steps` steps that goes on after `done`: later steps, and what was measured
+    /// when it was stopped within an epoch.
+    pub fn cut(&mut self, run: &str, done: u64, steps: u64, per_epoch: u64) -> Result<()> {
+        self.rows.retain(|row| &*row.run != run || row.step < done);
+        if done < steps && !done.is_multiple_of(per_epoch) {
+            let last = self.rows.iter_mut().rfind(|row| &*row.run == run);
+            if let Some(row) = last {
+                (row.validation_loss, row.validation_accuracy) = (None, None);
+            }
+        }
+        self.rewrite()
     }
 
     pub fn step(&mut self, run: &Arc<str>, m: &StepMetrics, per_epoch: u64) {
@@ -242,39 +247,43 @@ impl History {
             validation_accuracy: None,
         };
         self.rows.push(row);
+        self.last = self.end;
         // A full disk is reported by the rewriting at the end of the run.
-        let _ = self.append();
+        let _ = self.write_last();
     }
 
     pub fn epoch(&mut self, run: &str, m: &EpochMetrics) {
         let Some(row) = self.rows.last_mut().filter(|row| &*row.run == run) else { return };
         row.validation_loss = Some(m.validation.loss);
         row.validation_accuracy = Some(m.validation.accuracy);
-        let _ = self.file.set_len(self.last).and_then(|()| self.file.seek(SeekFrom::Start(self.last)));
-        let _ = self.append();
+        let _ = self.write_last();
     }
 
-    /// Writes the last row at the end of the file.
-    fn append(&mut self) -> Result<()> {
+    /// Writes the last row to its place, over what is there of it: at no moment is it missing.
+    fn write_last(&mut self) -> Result<()> {
         let Some(row) = self.rows.last() else { return Ok(()) };
-        self.last = self.file.stream_position()?;
         let mut writer = csv::WriterBuilder::new().has_headers(self.last == 0).from_writer(Vec::new());
         writer.serialize(row)?;
-        Ok(self.file.write_all(&writer.into_inner()?)?)
+        let bytes = writer.into_inner()?;
+        let mut file = File::options().write(true).open(&self.path)?;
+        file.seek(SeekFrom::Start(self.last))?;
+        file.write_all(&bytes)?;
+        self.end = self.last + bytes.len() as u64;
+        Ok(file.set_len(self.end)?)
     }
 
     /// Brings every row to the file, whatever is in it.
     pub fn rewrite(&mut self) -> Result<()> {
-        let Some((last, rows)) = self.rows.split_last() else { return Ok(()) };
         let mut writer = csv::Writer::from_writer(Vec::new());
-        rows.iter().try_for_each(|row| writer.serialize(row))?;
-        writer.flush()?;
-        let last_at = writer.get_ref().len() as u64;
-        writer.serialize(last)?;
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        self.file.write_all(&writer.into_inner()?)?;
-        self.last = last_at;
+        let mut last = 0;
+        for row in &self.rows {
+            writer.flush()?;
+            last = writer.get_ref().len() as u64;
+            writer.serialize(row)?;
+        }
+        let bytes = writer.into_inner()?;
+        files::replace(&self.path, &bytes)?;
+        (self.last, self.end) = (last, bytes.len() as u64);
         Ok(())
     }
 }

@@ -16,6 +16,8 @@ use wgrad::train::{Evaluation, FitData, Outcome, RunState, TUNING_BUDGET, Traine
 
 use crate::args::{Args, TuneKind};
 use crate::arms::Arm;
+use crate::console::say;
+use crate::files;
 use crate::findings::{self, ClassReport};
 use crate::progress::Progress;
 use crate::recipe::DropKind;
@@ -44,7 +46,7 @@ pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>>
     let store = args.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
     let settings = setup.main_settings(args, gpu)?;
     let report = tuned(gpu, &setup.workload(&settings), &store, TUNING_BUDGET)?;
-    println!(
+    say!(
         "tuning: {} of {} kinds of products measured, {} known, {} changed, in {:.1} s",
         report.measured,
         report.asked,
@@ -87,7 +89,7 @@ impl Runner<'_> {
         gpu.reset_peak_memory();
         let (model, loaded) = setup.model(gpu, seed)?;
         if let Some(loaded) = loaded.filter(|_| report.runs.is_empty()) {
-            println!("{loaded}");
+            say!("{loaded}");
         }
         let train = setup.train_loader(args, seed)?;
         let validation = setup.eval_loader(args, &setup.data.validation)?;
@@ -102,9 +104,9 @@ impl Runner<'_> {
         let state = if args.resume.is_some() { resume::state(&folder)? } else { None };
         let resumed_at = state.as_ref().map_or(0, RunState::steps);
         if resumed_at > 0 {
-            println!("{name} goes on after step {resumed_at} of {steps}");
+            say!("{name} goes on after step {resumed_at} of {steps}");
         }
-        history.cut(&name, resumed_at)?;
+        history.cut(&name, resumed_at, steps, train.batches_per_epoch() as u64)?;
         let mut progress =
             Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
         let mut watched = Watched::new(args.tensorboard, self.folder, &name, &mut progress)?;
@@ -167,7 +169,7 @@ impl Runner<'_> {
             None => self.trial(DropKind::None)?,
         };
         let steps = ((main.seconds_a_step() * main.steps as f64 / step).round() as u64).max(2);
-        std::fs::write(&path, steps.to_string()).with_context(|| format!("writing {}", path.display()))?;
+        files::replace(&path, steps.to_string().as_bytes())?;
         Ok(steps)
     }
 }
@@ -178,7 +180,7 @@ type Tested = (Evaluation, Vec<ClassReport>, Vec<String>);
 /// Reads the test split, once: with the weights that did best on the validation split.
 fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested> {
     if setup.data.test.is_empty() {
-        println!("no test pictures: the test columns repeat the validation split");
+        say!("no test pictures: the test columns repeat the validation split");
     }
     let split = if setup.data.test.is_empty() { &setup.data.validation } else { &setup.data.test };
     model.gpu().trim();
@@ -194,7 +196,7 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested
 fn skipped(loader: &Loader) -> Vec<String> {
     let lines: Vec<String> = loader.skipped().into_iter().map(|s| s.reason).collect();
     for line in &lines {
-        println!("skipped {line}");
+        say!("skipped {line}");
     }
     lines
 }

@@ -15,10 +15,12 @@ use wgrad::gpu::Gpu;
 use wgrad::nn::{Vit, VitConfig};
 use wgrad::ops::Normalize;
 use wgrad::optim::{AdamW, Rule, Sgd};
-use wgrad::train::{DeepSpeedConfig, read_deepspeed};
+use wgrad::train::{DeepSpeedConfig, STATE_FILE, read_deepspeed};
 
 use crate::args::{Args, Data, ExportKind, StorageKind};
 use crate::check;
+use crate::console::say;
+use crate::files;
 use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
 use crate::settings::rate_by_width;
 
@@ -57,6 +59,18 @@ impl Setup {
         let steps = recipe.settle_steps((pictures / batch) as u64);
         ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
         Ok(Setup { data, config, recipe, deepspeed, weights, steps, warnings })
+    }
+
+    /// Finds what would end the run before its first step, while nothing has been written yet.
+    pub fn check(&self, args: &Args) -> Result<()> {
+        self.train_loader(args, args.seed)?;
+        self.eval_loader(args, &self.data.validation)?;
+        let Recipe { warmup, ltd_ramp, patchdrop_until, .. } = self.recipe;
+        let shares = [("warmup", warmup.into()), ("ltd-ramp", ltd_ramp.into()), ("patchdrop-until", patchdrop_until)];
+        for (name, share) in shares {
+            ensure!(share >= 0.0, "--{name} {share}: a share of the steps, 0 or more");
+        }
+        Ok(())
     }
 
     /// A fresh model with the starting weights, and what was loaded.
@@ -130,7 +144,7 @@ impl Setup {
             ExportKind::Timm => export_timm(&folder, model, &options)?,
             ExportKind::Hf => export_hf(&folder, model, &options)?,
         }
-        println!("exported to {}", folder.display());
+        say!("exported to {}", folder.display());
         Ok(())
     }
 
@@ -147,6 +161,9 @@ impl Setup {
             None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
         };
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        // Of two runs in one folder, going on would mix the reports.
+        let has_run = args.resume.is_none() && folder.join(STATE_FILE).exists();
+        ensure!(!has_run, "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
         Ok(folder)
     }
 
@@ -157,7 +174,7 @@ impl Setup {
             ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
         ];
         for (name, text) in texts {
-            std::fs::write(folder.join(name), text).with_context(|| format!("writing to {}", folder.display()))?;
+            files::replace(&folder.join(name), text.as_bytes())?;
         }
         Ok(())
     }
@@ -299,7 +316,7 @@ fn open_weights(path: &Path, options: &OpenOptions) -> Result<Pretrained> {
 
 #[cfg(feature = "hub")]
 fn fetch(name: &str) -> Result<PathBuf> {
-    println!("fetching {name}");
+    say!("fetching {name}");
     Ok(checkpoint::hub::fetch(name)?)
 }
 

@@ -1,5 +1,7 @@
 //! Shows the library's warnings.
 
+use crate::console::complain;
+
 struct Warnings;
 
 impl log::Log for Warnings {
@@ -9,7 +11,7 @@ impl log::Log for Warnings {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            eprintln!("{}: {}", record.level().as_str().to_lowercase(), record.args());
+            complain!("{}: {}", record.level().as_str().to_lowercase(), record.args());
         }
     }
 

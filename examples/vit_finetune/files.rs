@@ -1,0 +1,25 @@
+//! Writing the small files of a run.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Gives `path` new content: whenever the program is killed, the old content is there or the new. Of two programs only the one
+/// that holds the folder's lock may do this.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().context("no file's name")?);
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&new)?;
+        file.write_all(content)?;
+        // Else a crash of the machine could leave the name with no content.
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,390 @@
+//! The programs `vit_finetune` and `vit_predict` as their users run them: what they write, killed at any moment, given bad
+//! input. They are built by `cargo test` as all examples are; a filtered `cargo test --test main` builds and renews none.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::common::{this_program, values};
+use serde_json::Value;
+use tempfile::TempDir;
+use wgrad::checkpoint::{self, OpenOptions, open};
+use wgrad::train::{RunState, STATE_FILE};
+
+/// Classes of the pictures, and pictures of each.
+const CLASSES: [&str; 2] = ["even", "striped"];
+const OF_CLASS: usize = 40;
+/// Side of a picture.
+const SIDE: u32 = 16;
+/// A model that takes a moment.
+const TINY: &str = "--data folder --from-scratch --model 32x3x2 --img-size 16";
+const BATCH: &str = "--batch-size 10";
+const WEIGHTS: [&str; 2] = ["best.safetensors", "last.safetensors"];
+
+/// A command that starts an example, found beside this program: `target/PROFILE/examples/NAME` and
+/// `target/PROFILE/deps/main-HASH`, wherever `target` is.
+fn example(name: &str) -> Command {
+    let mut words = this_program();
+    let own = PathBuf::from(words.pop().unwrap());
+    let profile = own.parent().and_then(Path::parent).unwrap();
+    let path = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.is_file(), "{} is missing: `cargo build --release --examples` makes it", path.display());
+    words.push(path.to_str().unwrap().to_owned());
+    let mut command = Command::new(&words[0]);
+    // Its messages are what a user sees, without the stack below them.
+    command.args(&words[1..]).stdin(Stdio::null()).env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+    command
+}
+
+/// `vit_finetune` with options parted by spaces.
+fn finetune(options: &str) -> Command {
+    let mut command = example("vit_finetune");
+    command.args(options.split_whitespace());
+    command
+}
+
+/// The tiny run on the pictures in `photos`, to `output`.
+fn tiny(photos: &Path, output: &Path, more: &str) -> Command {
+    let batch = if more.contains("--batch-size") { "" } else { BATCH };
+    let mut command = finetune(&format!("{TINY} {batch}"));
+    command.arg("--data-dir").arg(photos).arg("--output").arg(output).args(more.split_whitespace());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+fn succeed(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{}\n{said}", output.status, text(&output.stdout));
+    output
+}
+
+/// Ends with status 1 or 2 and one message, which holds `parts`.
+#[track_caller]
+fn refuse(mut command: Command, parts: &[&str]) {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{command:?}: {}\n{said}", output.status);
+    let errors = said.lines().filter(|line| line.to_lowercase().starts_with("error: ")).count();
+    assert!(errors == 1 && parts.iter().all(|part| said.contains(part)), "{command:?}: expected {parts:?}\n{said}");
+}
+
+/// A folder with pictures of two classes, which are split by the program.
+fn photos() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, name) in CLASSES.iter().enumerate() {
+        let folder = folder.path().join("train").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..OF_CLASS {
+            let noise = values((class * OF_CLASS + i) as u64, (3 * SIDE * SIDE) as usize);
+            let is_light = |at: usize| class == 1 && (at / 6).is_multiple_of(2);
+            let pixel = |(at, v): (usize, &f32)| (128.0 + 60.0 * v + if is_light(at) { 60.0 } else { 0.0 }) as u8;
+            let pixels: Vec<u8> = noise.iter().enumerate().map(pixel).collect();
+            image::save_buffer(folder.join(format!("{i}.png")), &pixels, SIDE, SIDE, image::ColorType::Rgb8).unwrap();
+        }
+    }
+    folder
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// The rows of a CSV file, by column.
+fn rows(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
+    csv::Reader::from_path(path).unwrap().into_deserialize().map(Result::unwrap).collect()
+}
+
+// ---- what a run leaves behind ----
+
+#[test]
+fn a_run_writes_what_it_promises() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    for export in ["hf", "timm"] {
+        let run = outputs.path().join(export);
+        let more = format!("--steps 8 --compare --tensorboard --json --export {export}");
+        let output = succeed(tiny(photos.path(), &run, &more));
+        let report = json(&run.join("report.json"));
+        let printed: Value = serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap();
+        assert_eq!(printed, report, "--json prints report.json");
+        report_agrees_with_metrics(&run, &report);
+        for folder in [run.clone(), run.join("full-length")] {
+            for name in WEIGHTS {
+                let opened = open(folder.join(name), &OpenOptions::default()).unwrap();
+                assert_eq!(opened.class_names.unwrap(), CLASSES);
+            }
+            assert_eq!(RunState::read(folder.join(STATE_FILE)).unwrap().steps(), 8);
+            is_picture(&folder.join("confusion.png"));
+        }
+        is_picture(&run.join("curves.png"));
+        stands_alone(&fs::read_to_string(run.join("report.html")).unwrap());
+        for name in ["random-ltd", "full-length"] {
+            let files: Vec<_> = fs::read_dir(run.join("tensorboard").join(name)).unwrap().collect();
+            assert_eq!(files.len(), 1);
+            // The version, the start, eight steps and an evaluation or two.
+            let records = events(&fs::read(files[0].as_ref().unwrap().path()).unwrap());
+            assert!((11..=13).contains(&records), "{records} records");
+        }
+        let exported = open(run.join("export"), &OpenOptions::default()).unwrap();
+        let best = checkpoint::read(run.join("best.safetensors")).unwrap();
+        assert!(exported.checkpoint.tensors == best.tensors, "--export {export} is not the best checkpoint");
+        assert_eq!(exported.class_names.unwrap(), CLASSES);
+        predictions_are_sorted(&run, photos.path());
+        predictions_are_sorted(&run.join("export"), photos.path());
+    }
+}
+
+fn report_agrees_with_metrics(run: &Path, report: &Value) {
+    let (rows, runs) = (rows(&run.join("metrics.csv")), report["runs"].as_array().unwrap());
+    assert_eq!((rows.len(), runs.len()), (16, 2));
+    for run in runs {
+        let name = run["name"].as_str().unwrap();
+        let rows: Vec<_> = rows.iter().filter(|row| row["run"] == name).collect();
+        let steps: Vec<u64> = rows.iter().map(|row| row["step"].parse().unwrap()).collect();
+        assert_eq!(steps, (0..run["steps"].as_u64().unwrap()).collect::<Vec<_>>());
+        let measured = rows.iter().filter_map(|row| row["validation_accuracy"].parse::<f64>().ok());
+        let best = measured.fold(f64::NAN, f64::max);
+        assert!((best - run["validation_accuracy"].as_f64().unwrap()).abs() < 1e-12, "{name}: {best}, {run}");
+        assert!(rows.last().unwrap()["validation_loss"].parse::<f64>().unwrap().is_finite());
+        let classes = run["per_class"].as_array().unwrap();
+        assert_eq!(classes.iter().map(|class| class["name"].as_str().unwrap()).collect::<Vec<_>>(), CLASSES);
+        let samples = |class: &Value| class["samples"].as_f64().unwrap();
+        let right: f64 = classes.iter().map(|class| samples(class) * class["accuracy"].as_f64().unwrap_or(0.0)).sum();
+        let share = right / classes.iter().map(samples).sum::<f64>();
+        assert!((share - run["test_accuracy"].as_f64().unwrap()).abs() < 1e-9, "{name}: {share}, {run}");
+        assert_eq!(run["stopped"], false);
+    }
+}
+
+fn is_picture(path: &Path) {
+    let picture = image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).to_rgb8();
+    assert!(picture.width() > 100 && picture.height() > 100, "{}", path.display());
+    assert!(picture.pixels().any(|pixel| pixel != picture.get_pixel(0, 0)), "{} is empty", path.display());
+}
+
+/// The page refers to nothing outside itself and runs nothing. (The pictures' base64 has none of these characters.)
+fn stands_alone(page: &str) {
+    for part in ["http:", "https:", "file:", "href=", "url(", "@import", "<script", "<link", "<iframe"] {
+        assert!(!page.contains(part), "report.html holds {part}");
+    }
+    let pictures = page.matches("src=").count();
+    assert!(pictures >= 3 && pictures == page.matches("src=\"data:image/png;base64,").count());
+    assert!(page.ends_with("</html>") && page.contains("Content-Security-Policy"));
+}
+
+/// Counts the records of an event file: length, its checksum, bytes, their checksum.
+fn events(mut file: &[u8]) -> usize {
+    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let mut records = 0;
+    while !file.is_empty() {
+        let (length, rest) = file.split_at(8);
+        let (of_length, rest) = rest.split_at(4);
+        let (bytes, rest) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+        let (of_bytes, rest) = rest.split_at(4);
+        assert!(of_length == masked(length) && of_bytes == masked(bytes), "the checksums of record {records}");
+        (file, records) = (rest, records + 1);
+    }
+    records
+}
+
+fn predictions_are_sorted(weights: &Path, photos: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.csv");
+    let mut command = example("vit_predict");
+    command.arg("--weights").arg(weights).arg("--csv").arg(&path).arg(photos);
+    succeed(command);
+    let rows = rows(&path);
+    assert_eq!(rows.len(), CLASSES.len() * OF_CLASS);
+    for row in rows {
+        let [first, second] = ["probability_1", "probability_2"].map(|key| row[key].parse::<f64>().unwrap());
+        assert!(second >= 0.0 && first >= second && first <= 1.0, "{row:?}");
+        assert!((first + second - 1.0).abs() < 1e-5 && row["label_1"] != row["label_2"], "{row:?}");
+        assert!(CLASSES.contains(&row["label_1"].as_str()) && Path::new(&row["path"]).is_file(), "{row:?}");
+    }
+}
+
+/// The run's folder is what counts: a reader of the messages that goes away, as `| head` does, ends nothing.
+#[test]
+fn nobody_need_read_the_messages() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let mut command = tiny(photos.path(), &run, "--steps 4");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(json(&run.join("report.json"))["runs"][0]["steps"], 4);
+}
+
+// ---- killed ----
+
+const KILLS: usize = 6;
+/// Options of the run that is killed.
+const LONG: &str =
+    "--steps 24 --compare --save-every 1 --ema 0.9 --mixup 0.2 --auto-augment trivial --export timm --batch-size 10";
+
+/// Killed at random moments and resumed until it ends, a comparison leaves the bytes of one that nobody interrupted; after
+/// every kill what lies in its folder loads.
+#[test]
+fn killed_at_random_moments_and_resumed() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let whole = outputs.path().join("whole");
+    let started = Instant::now();
+    succeed(go_on(photos.path(), &whole));
+    let duration = started.elapsed();
+
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let mut seen = format!("seed {seed}, whole run {duration:?}");
+    let mut killed = outputs.path().join("0");
+    for (i, moment) in values(seed, KILLS).into_iter().enumerate() {
+        let mut child = go_on(photos.path(), &killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let delay = duration.mul_f32(0.05 + 0.6 * (0.5 + 0.5 * moment));
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        let has_ended = child.wait().unwrap().success();
+        let steps = ["", "full-length"].map(|arm| everything_loads(&killed.join(arm)));
+        seen += &format!("; after {delay:?} at {steps:?}");
+        if has_ended {
+            same_run(&whole, &killed, &seen);
+            killed = outputs.path().join((i + 1).to_string());
+        }
+    }
+    println!("{seen}");
+    succeed(go_on(photos.path(), &killed));
+    same_run(&whole, &killed, &seen);
+}
+
+/// The command that begins a run or, once there is one to resume, goes on with it.
+fn go_on(photos: &Path, run: &Path) -> Command {
+    if !run.join("args.json").exists() {
+        return tiny(photos, run, LONG);
+    }
+    let mut command = finetune("--resume");
+    command.arg(run);
+    command
+}
+
+/// Loads what is there of a run, and returns the step that its state is of.
+fn everything_loads(folder: &Path) -> Option<u64> {
+    for path in WEIGHTS.map(|name| folder.join(name)).iter().filter(|path| path.exists()) {
+        open(path, &OpenOptions::default()).unwrap();
+    }
+    let state = folder.join(STATE_FILE);
+    let has_weights = WEIGHTS.iter().any(|name| folder.join(name).exists());
+    assert!(!has_weights || state.exists(), "a state is saved from the first step on");
+    for path in ["args.json", "report.json"].map(|name| folder.join(name)).iter().filter(|path| path.exists()) {
+        json(path);
+    }
+    state.exists().then(|| RunState::read(&state).unwrap().steps())
+}
+
+/// The same weights, state and metrics to the byte, the same results, and nothing half-written.
+fn same_run(whole: &Path, killed: &Path, seen: &str) {
+    let of_arm = |arm: &'static str| WEIGHTS.into_iter().chain([STATE_FILE]).map(move |name| Path::new(arm).join(name));
+    let others = ["metrics.csv", "export/model.safetensors"].map(PathBuf::from);
+    let files = of_arm("").chain(of_arm("full-length")).chain(others);
+    for name in files {
+        let [whole, killed] = [whole, killed].map(|run| fs::read(run.join(&name)).unwrap());
+        assert!(whole == killed, "{} differs: {seen}", name.display());
+    }
+    let left: Vec<_> = fs::read_dir(killed).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let half_written = left.iter().filter(|name| Path::new(name).extension() == Some(OsStr::new("tmp"))).count();
+    assert_eq!(half_written, 0, "{left:?}: {seen}");
+    let reports = [whole, killed].map(|run| json(&run.join("report.json")));
+    for i in 0..2 {
+        let [whole, killed] = reports.each_ref().map(|report| {
+            let run = &report["runs"][i];
+            ["name", "steps", "best_epoch", "test_accuracy", "test_loss", "layer_tokens", "per_class"].map(|k| &run[k])
+        });
+        assert_eq!(whole, killed, "{seen}");
+    }
+}
+
+// ---- refused ----
+
+#[test]
+fn bad_arguments_and_data() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let [run, empty, file, config] = ["run", "empty", "file", "ds.json"].map(|name| folder.path().join(name));
+    fs::create_dir(&empty).unwrap();
+    fs::write(&file, "no folder").unwrap();
+    let missing = folder.path().join("missing");
+    refuse(tiny(&missing, &run, ""), &["missing: "]);
+    refuse(tiny(&empty, &run, ""), &["empty: has no class folders"]);
+    refuse(tiny(photos.path(), &file.join("run"), ""), &["creating ", "file"]);
+    for (options, parts) in [
+        ("--ltd-start 18", ["--ltd-start 18", "at most 17 tokens"]),
+        ("--ltd-ramp nan", ["--ltd-ramp NaN", "a share of the steps"]),
+        ("--warmup=-1", ["--warmup -1", "a share of the steps"]),
+        ("--recipe nope", ["'nope' for '--recipe", "linear-probe"]),
+        ("--save-every 0", ["'0' for '--save-every", "0 is not in"]),
+        ("--erasing 7", ["probability must be from 0 to 1", "got 7"]),
+        ("--batch-size 1000", ["--batch-size 1000", "training pictures"]),
+        ("--epochs 0", ["nothing to do", "--epochs"]),
+        ("--accumulate 11", ["--accumulate 11", "1 to the batch size, 10"]),
+        ("--adapter nothing-of-this-name", ["no GPU adapter", "nothing-of-this-name"]),
+    ] {
+        refuse(tiny(photos.path(), &run, options), &parts);
+    }
+    let text = r#"{"train_batch_size": 8, "data_efficiency": {"enabled": true,
+        "data_routing": {"enabled": true, "random_ltd": {"enabled": true}}}}"#;
+    fs::write(&config, text).unwrap();
+    let mut command = tiny(photos.path(), &run, "--ltd-config");
+    command.arg(&config);
+    refuse(command, &["ds.json: ", "random_ltd.total_layer_num is missing"]);
+    assert!(!run.exists(), "nothing was written for a run that never began");
+}
+
+#[test]
+fn bad_runs_and_checkpoints() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    let resume = |more: &str| {
+        let mut command = finetune(&format!("{more} --resume"));
+        command.arg(&run);
+        command
+    };
+    refuse(resume(""), &["--resume", "run: no run's folder"]);
+    succeed(tiny(photos.path(), &run, "--steps 2"));
+    refuse(resume("--lr 3"), &["--resume takes all settings from the run; --lr"]);
+    refuse(tiny(photos.path(), &run, "--steps 2"), &["holds a run already", "--resume"]);
+
+    let lock = File::options().write(true).open(run.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    refuse(resume(""), &["another program is writing into"]);
+    drop(lock);
+
+    let (sound, state) = (run.join("best.safetensors"), run.join(STATE_FILE));
+    let bad = folder.path().join("bad.safetensors");
+    let weights = |name: &str, more: &str| {
+        let mut command = example(name);
+        command.arg("--weights").arg(&bad).args(more.split_whitespace());
+        command
+    };
+    let both = |parts: &[&str]| {
+        let mut command = weights("vit_finetune", "--steps 2 --output");
+        command.arg(folder.path().join("never"));
+        refuse(command, parts);
+        refuse(weights("vit_predict", "no-such-picture.png"), parts);
+    };
+    both(&["bad.safetensors"]);
+    let bytes = fs::read(&sound).unwrap();
+    fs::write(&bad, &bytes[..bytes.len() / 2]).unwrap();
+    both(&["bad.safetensors at byte", "the file holds only"]);
+    let mut checkpoint = checkpoint::read(&sound).unwrap();
+    checkpoint.tensors.get_mut("blocks.1.mlp.fc1.bias").unwrap().shape.insert(0, 1);
+    checkpoint::write(&bad, &checkpoint.tensors, &checkpoint.metadata).unwrap();
+    both(&["blocks.1.mlp.fc1.bias", "[1, 128]"]);
+
+    fs::remove_file(run.join("report.json")).unwrap();
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+    refuse(resume(""), &["state.safetensors at byte"]);
+    fs::copy(&sound, &state).unwrap();
+    refuse(resume(""), &["state.safetensors: is not the state of a run"]);
+}
