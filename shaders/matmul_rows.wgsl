@@ -66,9 +66,17 @@ fn add_outer(sum: mat4x4<f32>, x: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
-// Writes a lane's rows in one vec4 column of C.
-fn store(z: u32, row: u32, col: u32, block: mat4x4<f32>) {
-    matmul_store_rows(z, row, col, block, select(4u, 2u, thin));
+// How many of the four vec4 columns from `col` on C has. What follows the loop over K goes column by column, so many times:
+// drivers do not unroll a loop to a bound that they do not know, and with all of it in the kernel four times, CPU drivers
+// take half as long again to compile a product.
+fn columns_from(col: u32) -> u32 {
+    return min(4u, (params.n + 3u) / 4u - col);
+}
+
+// Writes a lane's rows in one vec4 column of C: those of `top` and, where it is tall, of `low`.
+fn store(z: u32, row: u32, col: u32, top: mat4x4<f32>, low: mat4x4<f32>) {
+    matmul_store_rows(z, row, col, top, select(4u, 2u, thin));
+    if (tall) { matmul_store_rows(z, row + 32u, col, low, 4u); }
 }
 
 // One component of four vec4s of A or B.
@@ -112,31 +120,17 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
         top3 = add_product(top3, x_top, b3);
         if (tall) { low3 = add_product(low3, x_low, b3); }
     }
-    // What is left of K, step by step: padding inside a vec4 is read, never used.
-    for (var k = 4u * whole; k < params.k; k++) {
-        let b_at = b_col + k * b_stride;
-        let x_top = a_lane(a_top + k / 4u, k % 4u);
-        top0 = add_outer(top0, x_top, matmul_b(b_at.x));
-        top1 = add_outer(top1, x_top, matmul_b(b_at.y));
-        top2 = add_outer(top2, x_top, matmul_b(b_at.z));
-        top3 = add_outer(top3, x_top, matmul_b(b_at.w));
-        if (tall) {
-            let x_low = a_lane(a_low + k / 4u, k % 4u);
-            low0 = add_outer(low0, x_low, matmul_b(b_at.x));
-            low1 = add_outer(low1, x_low, matmul_b(b_at.y));
-            low2 = add_outer(low2, x_low, matmul_b(b_at.z));
-            low3 = add_outer(low3, x_low, matmul_b(b_at.w));
+    // Column by column, the next one moving up.
+    for (var i = 0u; i < columns_from(col); i++) {
+        // What is left of K, step by step: padding inside a vec4 is read, never used.
+        for (var k = 4u * whole; k < params.k; k++) {
+            let b_k = matmul_b(b_start + col + i + k * b_stride);
+            top0 = add_outer(top0, a_lane(a_top + k / 4u, k % 4u), b_k);
+            if (tall) { low0 = add_outer(low0, a_lane(a_low + k / 4u, k % 4u), b_k); }
         }
-    }
-    store(group.z, row, col, top0);
-    store(group.z, row, col + 1u, top1);
-    store(group.z, row, col + 2u, top2);
-    store(group.z, row, col + 3u, top3);
-    if (tall) {
-        store(group.z, row + 32u, col, low0);
-        store(group.z, row + 32u, col + 1u, low1);
-        store(group.z, row + 32u, col + 2u, low2);
-        store(group.z, row + 32u, col + 3u, low3);
+        store(group.z, row, col + i, top0, low0);
+        top0 = top1; top1 = top2; top2 = top3;
+        low0 = low1; low1 = low2; low2 = low3;
     }
 }
 
@@ -174,34 +168,18 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
         top3 = add_product(top3, x_top, b3);
         if (tall) { low3 = add_product(low3, x_low, b3); }
     }
-    // What is left of K, step by step: padding inside a vec4 is read, never used.
-    for (var k = 4u * whole; k < params.k; k++) {
-        let b0 = b_lane(b_row0 + k / 4u, k % 4u);
-        let b1 = b_lane(b_row1 + k / 4u, k % 4u);
-        let b2 = b_lane(b_row2 + k / 4u, k % 4u);
-        let b3 = b_lane(b_row3 + k / 4u, k % 4u);
-        let x_top = a_lane(a_top + k / 4u, k % 4u);
-        top0 = add_outer(top0, x_top, b0);
-        top1 = add_outer(top1, x_top, b1);
-        top2 = add_outer(top2, x_top, b2);
-        top3 = add_outer(top3, x_top, b3);
-        if (tall) {
-            let x_low = a_lane(a_low + k / 4u, k % 4u);
-            low0 = add_outer(low0, x_low, b0);
-            low1 = add_outer(low1, x_low, b1);
-            low2 = add_outer(low2, x_low, b2);
-            low3 = add_outer(low3, x_low, b3);
+    // Column by column, the next one moving up.
+    for (var i = 0u; i < columns_from(col); i++) {
+        let b_rows = row_starts(b_start, 4u * (col + i), params.n, params.ldb);
+        // What is left of K, step by step: padding inside a vec4 is read, never used.
+        for (var k = 4u * whole; k < params.k; k++) {
+            let b_k = b_lane(b_rows + k / 4u, k % 4u);
+            top0 = add_outer(top0, a_lane(a_top + k / 4u, k % 4u), b_k);
+            if (tall) { low0 = add_outer(low0, a_lane(a_low + k / 4u, k % 4u), b_k); }
         }
-    }
-    store(group.z, row, col, top0);
-    store(group.z, row, col + 1u, top1);
-    store(group.z, row, col + 2u, top2);
-    store(group.z, row, col + 3u, top3);
-    if (tall) {
-        store(group.z, row + 32u, col, low0);
-        store(group.z, row + 32u, col + 1u, low1);
-        store(group.z, row + 32u, col + 2u, low2);
-        store(group.z, row + 32u, col + 3u, low3);
+        store(group.z, row, col + i, top0, low0);
+        top0 = top1; top1 = top2; top2 = top3;
+        low0 = low1; low1 = low2; low2 = low3;
     }
 }
 
@@ -246,29 +224,16 @@ fn make_tn(group: vec3<u32>, lane: u32) {
         top3 = add_product(top3, x_top, b3);
         if (tall) { low3 = add_product(low3, x_low, b3); }
     }
-    for (var k = whole; k < params.k; k++) {
-        let b_at = b_col + k * b_stride;
-        let x_top = matmul_a(a_top + k * a_stride);
-        top0 = add_outer(top0, x_top, matmul_b(b_at.x));
-        top1 = add_outer(top1, x_top, matmul_b(b_at.y));
-        top2 = add_outer(top2, x_top, matmul_b(b_at.z));
-        top3 = add_outer(top3, x_top, matmul_b(b_at.w));
-        if (tall) {
-            let x_low = matmul_a(a_low + k * a_stride);
-            low0 = add_outer(low0, x_low, matmul_b(b_at.x));
-            low1 = add_outer(low1, x_low, matmul_b(b_at.y));
-            low2 = add_outer(low2, x_low, matmul_b(b_at.z));
-            low3 = add_outer(low3, x_low, matmul_b(b_at.w));
+    // Column by column, the next one moving up.
+    for (var i = 0u; i < columns_from(col); i++) {
+        // What is left of K, step by step.
+        for (var k = whole; k < params.k; k++) {
+            let b_k = matmul_b(b_start + col + i + k * b_stride);
+            top0 = add_outer(top0, matmul_a(a_top + k * a_stride), b_k);
+            if (tall) { low0 = add_outer(low0, matmul_a(a_low + k * a_stride), b_k); }
         }
-    }
-    store(group.z, row, col, top0);
-    store(group.z, row, col + 1u, top1);
-    store(group.z, row, col + 2u, top2);
-    store(group.z, row, col + 3u, top3);
-    if (tall) {
-        store(group.z, row + 32u, col, low0);
-        store(group.z, row + 32u, col + 1u, low1);
-        store(group.z, row + 32u, col + 2u, low2);
-        store(group.z, row + 32u, col + 3u, low3);
+        store(group.z, row, col + i, top0, low0);
+        top0 = top1; top1 = top2; top2 = top3;
+        low0 = low1; low1 = low2; low2 = low3;
     }
 }
