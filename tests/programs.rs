@@ -1,5 +1,5 @@
 //! The programs `vit_finetune` and `vit_predict` as their users run them: what they write, killed at any moment, given bad
-//! input. They are built by `cargo test` as all examples are; a filtered `cargo test --test main` builds and renews none.
+//! input. `cargo test` builds them, as all examples; with a name or `--test main` it neither builds nor renews any.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
