@@ -78,17 +78,16 @@ fn main() -> Result<()> {
     // A seed at a time: whatever slows the machine for an hour then slows all arms.
     let runs = (0..args.seeds).flat_map(|seed| arms.iter().map(move |arm| (arm, seed)));
     let missing: Vec<_> = runs.filter(|(arm, seed)| !results.has(&arm.name, *seed)).collect();
-    if !missing.is_empty() {
-        let times = timing::step_times(&study, &arms)?;
-        for (arm, seed) in missing {
-            let run = study.run(arm, seed, &times)?;
-            println!("{run}");
-            results.add(run)?;
-        }
+    let times = timing::step_times(&study, &arms)?;
+    for (arm, seed) in missing {
+        let run = study.run(arm, seed, &times)?;
+        println!("{run}");
+        results.add(run)?;
     }
-    let table = table::table(&arms, results.runs());
+    let shares = timing::shares(&study, &arms, results.runs(), &times)?;
+    let table = table::table(&arms, results.runs(), &shares);
     std::fs::write(args.output.join("table.md"), &table)?;
-    plot::draw(&args.output.join("study.png"), &arms, results.runs())?;
+    plot::draw(&args.output.join("study.png"), &arms, results.runs(), &shares)?;
     println!("\n{table}\nwritten to {}", args.output.display());
     Ok(())
 }

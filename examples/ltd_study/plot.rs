@@ -8,7 +8,8 @@ use plotters::style::{FontStyle, register_font};
 
 use crate::arms::{Arm, FULL, Kind};
 use crate::runs::Run;
-use crate::table::{Spread, differences, of, time_share};
+use crate::table::{Spread, differences, of};
+use crate::timing::TimeShares;
 
 /// Embedded, so that the picture is the same on a machine without fonts.
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
@@ -36,10 +37,10 @@ fn colour(kind: Kind) -> RGBColor {
     }
 }
 
-pub fn draw(path: &Path, arms: &[Arm], runs: &[Run]) -> Result<()> {
+pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], shares: &TimeShares) -> Result<()> {
     register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
     let points: Vec<Point> =
-        arms.iter().filter(|arm| !of(runs, &arm.name).is_empty()).map(|arm| point(arm, runs)).collect();
+        arms.iter().filter(|arm| !of(runs, &arm.name).is_empty()).map(|arm| point(arm, runs, shares)).collect();
     let low = points.iter().map(|p| p.difference - p.half_width).fold(-1.0, f64::min);
     let high = points.iter().map(|p| p.difference + p.half_width).fold(1.0, f64::max);
     let fastest = points.iter().map(|p| p.time).fold(1.0, f64::min);
@@ -80,15 +81,9 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run]) -> Result<()> {
     Ok(())
 }
 
-fn point(arm: &Arm, runs: &[Run]) -> Point {
+fn point(arm: &Arm, runs: &[Run], shares: &TimeShares) -> Point {
     let spread = Spread::of(&differences(runs, &arm.name));
     let half_width = if arm.name == FULL { 0.0 } else { spread.half_width().unwrap_or_default() };
     let difference = if spread.mean.is_nan() { 0.0 } else { spread.mean };
-    Point {
-        name: arm.name.clone(),
-        colour: colour(arm.kind),
-        time: time_share(runs, &arm.name),
-        difference,
-        half_width,
-    }
+    Point { name: arm.name.clone(), colour: colour(arm.kind), time: shares[&arm.name], difference, half_width }
 }

@@ -44,16 +44,13 @@ pub struct Run {
     pub test_loss: f64,
     /// Of the run, evaluation not counted; the machine may have had other work.
     pub wall_seconds: f64,
-    /// Of the run, by the times of a step that were taken in turns.
-    pub step_seconds: f64,
     pub layer_tokens: u64,
 }
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Run { arm, seed, test_accuracy, wall_seconds, step_seconds, .. } = self;
-        let accuracy = 100.0 * test_accuracy;
-        write!(f, "{arm:18} seed {seed}  {accuracy:.2} %  {wall_seconds:.0} s ({step_seconds:.0} s by steps)")
+        let Run { arm, seed, test_accuracy, wall_seconds, .. } = self;
+        write!(f, "{arm:18} seed {seed}  {:.2} %  {wall_seconds:.0} s", 100.0 * test_accuracy)
     }
 }
 
@@ -117,19 +114,19 @@ impl<'a> Study<'a> {
         })
     }
 
+    /// Those of all arms, but for one that is cut short to the time of another.
+    pub fn steps_of(&self, arm: &Arm, times: &StepTimes) -> Result<u64> {
+        let Kind::FullInTheTimeOf(name) = arm.kind else { return Ok(self.steps) };
+        let (depth, tokens) = (self.config.depth, self.config.tokens());
+        let reference = all(tokens).into_iter().find(|arm| arm.name == name).context("no such arm")?;
+        let drop = reference.kind.drop(depth, tokens, self.steps, 0)?;
+        times.steps_in(times.run(&drop, self.steps, tokens)?, tokens)
+    }
+
     /// Trains one arm and tests its last weights: with no choice of a checkpoint, the test pictures are seen once.
     pub fn run(&self, arm: &Arm, seed: u64, times: &StepTimes) -> Result<Run> {
-        let (depth, tokens) = (self.config.depth, self.config.tokens());
-        let steps = match arm.kind {
-            Kind::FullInTheTimeOf(name) => {
-                let reference = all(tokens).into_iter().find(|arm| arm.name == name).context("no such arm")?;
-                let drop = reference.kind.drop(depth, tokens, self.steps, seed)?;
-                times.steps_in(times.run(&drop, self.steps, tokens)?, tokens)?
-            }
-            _ => self.steps,
-        };
-        let drop = arm.kind.drop(depth, tokens, steps, seed)?;
-        let step_seconds = times.run(&drop, steps, tokens)?;
+        let steps = self.steps_of(arm, times)?;
+        let drop = arm.kind.drop(self.config.depth, self.config.tokens(), steps, seed)?;
         let model = self.model(seed)?;
         let loader = self.loader(seed)?;
         let mut trainer = Trainer::new(&model, self.train_settings(drop, steps, seed)?)?;
@@ -149,7 +146,6 @@ impl<'a> Study<'a> {
             test_accuracy: test.accuracy,
             test_loss: test.loss,
             wall_seconds,
-            step_seconds,
             layer_tokens: trainer.layer_tokens().consumed,
         })
     }

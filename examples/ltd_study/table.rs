@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::arms::{Arm, FULL};
 use crate::runs::Run;
+use crate::timing::TimeShares;
 
 /// The 97.5 % quantiles of Student's t for 1, 2, .. degrees of freedom; beyond, that of 30 is a little too wide.
 const T_975: [f64; 30] = [
@@ -48,14 +49,8 @@ pub fn differences(runs: &[Run], arm: &str) -> Vec<f64> {
     pairs.map(|(run, full)| 100.0 * (run.test_accuracy - full.test_accuracy)).collect()
 }
 
-/// Share of full length's time that an arm takes, by the times of a step.
-pub fn time_share(runs: &[Run], arm: &str) -> f64 {
-    let mean = |arm: &str| Spread::of(&of(runs, arm).iter().map(|run| run.step_seconds).collect::<Vec<_>>()).mean;
-    mean(arm) / mean(FULL)
-}
-
 /// A Markdown table with a line for each arm that has run.
-pub fn table(arms: &[Arm], runs: &[Run]) -> String {
+pub fn table(arms: &[Arm], runs: &[Run], shares: &TimeShares) -> String {
     let mut text = String::from(
         "| arm | seeds | test accuracy, % | less full length, points (95 %) | steps | time / full | wall, s | layer tokens / full |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|\n",
@@ -75,7 +70,7 @@ pub fn table(arms: &[Arm], runs: &[Run]) -> String {
             }
         };
         let deviation = if own.len() > 1 { format!(" ± {:.2}", accuracy.deviation) } else { String::new() };
-        let (time, share) = (time_share(runs, &arm.name), tokens(&arm.name) / tokens(FULL));
+        let (time, share) = (shares[&arm.name], tokens(&arm.name) / tokens(FULL));
         // A String takes whatever is written to it.
         let _ = writeln!(
             text,

@@ -1,5 +1,6 @@
 //! What a step takes at each length. The runs of a study take hours, over which a machine's speed changes; these times are taken
-//! in turns, within a few minutes, and tell the arms apart.
+//! in turns, within a few minutes, and tell the arms apart. They are taken anew by every start of the program, so a table's
+//! times are of one quiet hour if its last start was in one.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,7 +11,8 @@ use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::train::Trainer;
 
 use crate::arms::{Arm, Kind};
-use crate::runs::Study;
+use crate::runs::{Run, Study};
+use crate::table::of;
 
 /// Timed steps of a length in a turn, after one that is not.
 const STEPS: usize = 4;
@@ -26,6 +28,9 @@ enum Way {
 
 /// Seconds a step, by way and R; medians over the turns.
 pub struct StepTimes(BTreeMap<(Way, usize), f64>);
+
+/// Of each arm by name: its time, by the times of a step, over full length's.
+pub type TimeShares = BTreeMap<String, f64>;
 
 impl StepTimes {
     /// Of a whole run.
@@ -44,6 +49,18 @@ impl StepTimes {
         let step = self.0.get(&(Way::Blocks, tokens)).ok_or_else(|| anyhow!("full length not timed"))?;
         Ok(((seconds / step).round() as u64).max(1))
     }
+}
+
+/// For the arms of a study, with the steps that their runs had.
+pub fn shares(study: &Study<'_>, arms: &[Arm], runs: &[Run], times: &StepTimes) -> Result<TimeShares> {
+    let (depth, tokens) = (study.config().depth, study.config().tokens());
+    let full = times.run(&TokenDrop::None, study.steps(), tokens)?;
+    let share = |arm: &Arm| {
+        let steps = of(runs, &arm.name).first().map_or(study.steps(), |run| run.steps);
+        let drop = arm.kind.drop(depth, tokens, steps, 0)?;
+        Ok((arm.name.clone(), times.run(&drop, steps, tokens)? / full))
+    };
+    arms.iter().map(share).collect()
 }
 
 fn key(drop: &TokenDrop, kept: usize, tokens: usize) -> (Way, usize) {
