@@ -17,7 +17,7 @@ use crate::table::of;
 /// Timed steps of a length in a turn, after one that is not.
 const STEPS: usize = 4;
 /// Times that each length is timed.
-const TURNS: usize = 5;
+const TURNS: usize = 15;
 
 /// How tokens are dropped, for the time of a step: by blocks or for the whole depth.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
