@@ -39,93 +39,104 @@ const DEPTH: u32 = 16u;
 // vec4s from one step of K to the next.
 override width: u32 = tile / 4u;
 
-// Step k of A's tile: `tile` rows of A as vec4s of four rows; of B's tile: `tile` columns as vec4s of four columns. Where
-// they lie in a step is `slot`.
-var<workgroup> a_tile: array<vec4<f32>, DEPTH * width>;
-var<workgroup> b_tile: array<vec4<f32>, DEPTH * width>;
+// Two tiles, A's and B's: of each step of K, `tile` rows of A as vec4s of four rows; then `tile` columns of B.
+var<workgroup> tiles: array<vec4<f32>, 2u * DEPTH * width>;
 
-// Where vec4 `i` of step k lies: neighbours change places every four steps, so that transposed writes, whose steps are four
-// apart, meet fewer bank conflicts.
+// Where vec4 `i` of step k lies in a tile: neighbours change places every four steps, so that 32 invocations that write four
+// steps apart, as those of a matrix stored along K do, meet no bank twice.
 fn slot(k: u32, i: u32) -> u32 {
-    return k * width + (i ^ (k / 4u % 4u));
+    return k * width + (i ^ (k / 4u % 4u * 2u));
 }
 
-// Steps k to k + 3: which exist.
-fn steps_inside(k: u32) -> vec4<bool> {
-    return k + MATMUL_STEPS < vec4<u32>(params.k);
+// Which two vec4s of a tile an invocation brings.
+//
+// Of a matrix stored along K (A of nn and nt, B of nt), each vec4 has four steps of one row (A) or column (B): the second
+// one's is half a tile further. Four neighbours read 64 consecutive bytes. Else each has four rows or columns of one step,
+// and the second one's is half of DEPTH further.
+struct Place {
+    along: bool,
+    step: u32, // first step, within the tile
+    line: u32, // first row or column, within the tile
+    // Where vec4 `i` lies in its buffer, for the tile that begins with step k:
+    // start[i] + min(k + step + i * ramp, K - 1) / per * stride.
+    start: vec2<u32>,
+    ramp: u32,
+    per: u32,
+    stride: u32,
 }
 
-// A 4x4 block, [step][row or column]. A matrix stored along K (A of nn and nt, B of nt) is turned on the way.
-fn turned(block: mat4x4<f32>, k: u32) -> mat4x4<f32> {
-    let inside = steps_inside(k);
-    let zero = vec4<f32>();
-    return transpose(mat4x4<f32>(
-        select(zero, block[0], inside), select(zero, block[1], inside),
-        select(zero, block[2], inside), select(zero, block[3], inside),
-    ));
-}
-
-fn straight(block: mat4x4<f32>, k: u32) -> mat4x4<f32> {
-    let inside = steps_inside(k);
-    let zero = vec4<f32>();
-    return mat4x4<f32>(
-        select(zero, block[0], inside.x), select(zero, block[1], inside.y),
-        select(zero, block[2], inside.z), select(zero, block[3], inside.w),
-    );
-}
-
-// Where the four rows of a block start in a matrix stored along K: `line` is the first row of A (nn, nt) or of B
-// (nt).
-fn along_k(start: u32, line: u32, lines: u32, stride: u32, k: u32) -> vec4<u32> {
-    return start + min(line + MATMUL_STEPS, vec4<u32>(lines - 1u)) * (stride / 4u) + min(k, params.k - 1u) / 4u;
-}
-
-// The same for a matrix whose rows are steps of K: `line` is the first column of A (tn) or of B (nn, tn).
-fn across_k(start: u32, line: u32, lines: u32, stride: u32, k: u32) -> vec4<u32> {
-    return start + min(k + MATMUL_STEPS, vec4<u32>(params.k - 1u)) * (stride / 4u) + min(line, lines - 1u) / 4u;
-}
-
-// One invocation's share of the work: half of the workgroup brings A's tile, the other half B's, one 4x4 block each.
-struct Share {
-    brings_a: bool,
-    // The block's first step of K and first row (A) or column (B) within the tile, if the matrix is stored along K:
-    // four neighbours read 64 consecutive bytes of one row.
-    along: vec2<u32>,
-    // If its rows are steps of K: neighbours read along the row.
-    across: vec2<u32>,
-    // First row and column of C's block within the tile.
-    row: u32,
-    col: u32,
-}
-
-fn share(index: u32) -> Share {
-    let block = index % tile;
-    // Of the blocks of C in a row or column of the tile, an invocation makes the first and, where it makes two, the one
-    // half a tile further.
-    let across = select(width, width / 2u, two_across);
-    return Share(
-        index < tile,
-        vec2<u32>(block % 4u, block / 4u) * 4u,
-        vec2<u32>(block / width, block % width) * 4u,
-        index / across * 4u,
-        index % across * 4u,
-    );
-}
-
-// Puts a block into its tile; `place` is its first step and first row or column.
-fn put(brings_a: bool, place: vec2<u32>, block: mat4x4<f32>) {
-    let at = slot(place.x, place.y / 4u);
-    if (brings_a) {
-        a_tile[at] = block[0];
-        a_tile[at + width] = block[1];
-        a_tile[at + 2u * width] = block[2];
-        a_tile[at + 3u * width] = block[3];
-    } else {
-        b_tile[at] = block[0];
-        b_tile[at + width] = block[1];
-        b_tile[at + 2u * width] = block[2];
-        b_tile[at + 3u * width] = block[3];
+fn place(index: u32, along: bool, start: u32, first: u32, lines: u32, stride: u32) -> Place {
+    if (along) {
+        let line = index / 4u;
+        let rows = min(first + line + vec2<u32>(0u, tile / 2u), vec2<u32>(lines - 1u));
+        return Place(along, index % 4u * 4u, line, start + rows * (stride / 4u), 0u, 4u, 1u);
     }
+    let line = index % width * 4u;
+    let column = start + min(first + line, lines - 1u) / 4u;
+    return Place(along, index / width, line, vec2<u32>(column), DEPTH / 2u, 1u, stride / 4u);
+}
+
+// Where they lie for the tile that begins with step k; past the end of K, the last step again.
+fn whereabouts(mine: Place, k: u32) -> vec2<u32> {
+    let steps = min(k + mine.step + vec2<u32>(0u, mine.ramp), vec2<u32>(params.k - 1u));
+    return mine.start + steps / mine.per * mine.stride;
+}
+
+struct PairA {
+    first: vec4<ElementA>,
+    second: vec4<ElementA>,
+}
+
+struct PairB {
+    first: vec4<ElementB>,
+    second: vec4<ElementB>,
+}
+
+fn fetch_a(mine: Place, k: u32) -> PairA {
+    let at = whereabouts(mine, k);
+    return PairA(a[at.x], a[at.y]);
+}
+
+fn fetch_b(mine: Place, k: u32) -> PairB {
+    let at = whereabouts(mine, k);
+    return PairB(b[at.x], b[at.y]);
+}
+
+// Four steps of row `line` into the tile that begins at `base`.
+fn put_along(base: u32, step: u32, line: u32, value: vec4<f32>) {
+    let at = base + slot(step, line / 4u);
+    tiles[at][line % 4u] = value.x;
+    tiles[at + width][line % 4u] = value.y;
+    tiles[at + 2u * width][line % 4u] = value.z;
+    tiles[at + 3u * width][line % 4u] = value.w;
+}
+
+// Puts a pair into its tile; zeros where there are no such steps. This, not the fetching, is what looks at the elements, so that
+// they may arrive while the tiles before are multiplied.
+fn put(base: u32, mine: Place, k: u32, first: vec4<f32>, second: vec4<f32>) {
+    let step = k + mine.step;
+    let end = vec4<u32>(params.k);
+    if (mine.along) {
+        let inside = step + MATMUL_STEPS < end;
+        put_along(base, mine.step, mine.line, select(vec4<f32>(), first, inside));
+        put_along(base, mine.step, mine.line + tile / 2u, select(vec4<f32>(), second, inside));
+    } else {
+        let later = mine.step + DEPTH / 2u;
+        tiles[base + slot(mine.step, mine.line / 4u)] = select(vec4<f32>(), first, step < params.k);
+        tiles[base + slot(later, mine.line / 4u)] = select(vec4<f32>(), second, k + later < params.k);
+    }
+}
+
+// First row and column within the tile of the first 4x4 block of C that an invocation makes. 32 neighbours make 4 rows of 8
+// blocks: of two that differ in the lowest bit of their index, both read the same vec4 of A, of two that differ in the next
+// one, both the same of B, which takes the fewest passes over the banks.
+fn block_of_c(index: u32) -> vec2<u32> {
+    let warps_across = select(width, width / 2u, two_across) / 8u;
+    let warp = index / 32u;
+    return 4u * vec2<u32>(
+        warp / warps_across * 4u + (index >> 1u & 1u) + (index >> 3u & 2u),
+        warp % warps_across * 8u + (index & 1u) + (index >> 1u & 6u),
+    );
 }
 
 // The blocks of C that an invocation makes: with the tile's sizes `top_left` alone, also `low_left`, or all four.
@@ -146,29 +157,36 @@ fn outer(sum: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
 
 // One step of K for an invocation's blocks, whose first vec4s in the tiles are at a_at and b_at.
 fn add_step(sums: ptr<function, Sums>, a_at: u32, b_at: u32) {
-    let top = a_tile[a_at];
-    let left = b_tile[b_at];
+    let top = tiles[a_at];
+    let left = tiles[b_at];
     (*sums).top_left = outer((*sums).top_left, top, left);
     if (two_down) {
-        let low = a_tile[a_at + width / 2u];
+        let low = tiles[a_at + width / 2u];
         (*sums).low_left = outer((*sums).low_left, low, left);
         if (two_across) {
-            let right = b_tile[b_at + width / 2u];
+            let right = tiles[b_at + width / 2u];
             (*sums).top_right = outer((*sums).top_right, top, right);
             (*sums).low_right = outer((*sums).low_right, low, right);
         }
     }
 }
 
-fn add_tiles(sums: ptr<function, Sums>, mine: Share) {
-    for (var k = 0u; k < DEPTH; k += 4u) {
-        let a_at = slot(k, mine.row / 4u);
-        let b_at = slot(k, mine.col / 4u);
-        add_step(sums, a_at, b_at);
-        add_step(sums, a_at + width, b_at + width);
-        add_step(sums, a_at + 2u * width, b_at + 2u * width);
-        add_step(sums, a_at + 3u * width, b_at + 3u * width);
-    }
+// Four steps of K, from k on.
+fn add_four(sums: ptr<function, Sums>, block: vec2<u32>, k: u32) {
+    let a_at = slot(k, block.x / 4u);
+    let b_at = DEPTH * width + slot(k, block.y / 4u);
+    add_step(sums, a_at, b_at);
+    add_step(sums, a_at + width, b_at + width);
+    add_step(sums, a_at + 2u * width, b_at + 2u * width);
+    add_step(sums, a_at + 3u * width, b_at + 3u * width);
+}
+
+// All steps. Written out, because Mesa moves what is fetched for the next tiles behind a loop, where nothing hides its latency.
+fn add_tiles(sums: ptr<function, Sums>, block: vec2<u32>) {
+    add_four(sums, block, 0u);
+    add_four(sums, block, 4u);
+    add_four(sums, block, 8u);
+    add_four(sums, block, 12u);
 }
 
 // The first row of a workgroup's tile.
@@ -176,10 +194,10 @@ fn first_row(group: vec3<u32>) -> u32 {
     return params.first_row + group.y * tile;
 }
 
-fn store(group: vec3<u32>, mine: Share, sums: ptr<function, Sums>) {
+fn store(group: vec3<u32>, block: vec2<u32>, sums: ptr<function, Sums>) {
     let half = tile / 2u;
-    let row = first_row(group) + mine.row;
-    let col = (group.x * tile + mine.col) / 4u;
+    let row = first_row(group) + block.x;
+    let col = (group.x * tile + block.y) / 4u;
     matmul_store_rows(group.z, row, col, (*sums).top_left, 4u);
     if (two_down) {
         matmul_store_rows(group.z, row + half, col, (*sums).low_left, 4u);
@@ -190,83 +208,38 @@ fn store(group: vec3<u32>, mine: Share, sums: ptr<function, Sums>) {
     }
 }
 
-// The three entry points differ in how a block is fetched only. Each fetches the next blocks while the present tiles
-// are multiplied; the last fetch, past the end of K, repeats the last step and is not used.
-
-fn fetch_nn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
-    if (mine.brings_a) {
-        let start = matmul_a_start(group.z);
-        let step = k + mine.along.x;
-        return turned(matmul_a_block(along_k(start, first_row(group) + mine.along.y, params.m, params.lda, step)), step);
+// A workgroup's tile of C. The three entry points differ in which operands are stored along K. The next tiles are fetched while
+// the present ones are multiplied; the last fetch, past the end of K, is not used.
+fn product(group: vec3<u32>, index: u32, a_along: bool, b_along: bool) {
+    let place_a = place(index, a_along, matmul_a_start(group.z), first_row(group), params.m, params.lda);
+    let place_b = place(index, b_along, matmul_b_start(group.z), group.x * tile, params.n, params.ldb);
+    let block = block_of_c(index);
+    var sums = Sums();
+    var from_a = fetch_a(place_a, 0u);
+    var from_b = fetch_b(place_b, 0u);
+    for (var k = 0u; k < params.k; k += DEPTH) {
+        put(0u, place_a, k, vec4<f32>(from_a.first), vec4<f32>(from_a.second));
+        put(DEPTH * width, place_b, k, vec4<f32>(from_b.first), vec4<f32>(from_b.second));
+        workgroupBarrier(); // the tiles are whole before anyone reads them
+        from_a = fetch_a(place_a, k + DEPTH);
+        from_b = fetch_b(place_b, k + DEPTH);
+        add_tiles(&sums, block);
+        workgroupBarrier(); // everyone has read them before they are overwritten
     }
-    let start = matmul_b_start(group.z);
-    let step = k + mine.across.x;
-    return straight(matmul_b_block(across_k(start, group.x * tile + mine.across.y, params.n, params.ldb, step)), step);
+    store(group, block, &sums);
 }
 
 @compute @workgroup_size(2u * tile)
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let mine = share(index);
-    let place = select(mine.across, mine.along, mine.brings_a);
-    var sums = Sums();
-    var block = fetch_nn(group, mine, 0u);
-    for (var k = 0u; k < params.k; k += DEPTH) {
-        put(mine.brings_a, place, block);
-        workgroupBarrier(); // the tiles are whole before anyone reads them
-        block = fetch_nn(group, mine, k + DEPTH);
-        add_tiles(&sums, mine);
-        workgroupBarrier(); // everyone has read them before they are overwritten
-    }
-    store(group, mine, &sums);
-}
-
-fn fetch_nt(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
-    let step = k + mine.along.x;
-    if (mine.brings_a) {
-        let start = matmul_a_start(group.z);
-        return turned(matmul_a_block(along_k(start, first_row(group) + mine.along.y, params.m, params.lda, step)), step);
-    }
-    let start = matmul_b_start(group.z);
-    return turned(matmul_b_block(along_k(start, group.x * tile + mine.along.y, params.n, params.ldb, step)), step);
+    product(group, index, true, false);
 }
 
 @compute @workgroup_size(2u * tile)
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let mine = share(index);
-    var sums = Sums();
-    var block = fetch_nt(group, mine, 0u);
-    for (var k = 0u; k < params.k; k += DEPTH) {
-        put(mine.brings_a, mine.along, block);
-        workgroupBarrier(); // the tiles are whole before anyone reads them
-        block = fetch_nt(group, mine, k + DEPTH);
-        add_tiles(&sums, mine);
-        workgroupBarrier(); // everyone has read them before they are overwritten
-    }
-    store(group, mine, &sums);
-}
-
-fn fetch_tn(group: vec3<u32>, mine: Share, k: u32) -> mat4x4<f32> {
-    let step = k + mine.across.x;
-    if (mine.brings_a) {
-        let start = matmul_a_start(group.z);
-        let at = across_k(start, first_row(group) + mine.across.y, params.m, params.lda, step);
-        return straight(matmul_a_block(at), step);
-    }
-    let start = matmul_b_start(group.z);
-    return straight(matmul_b_block(across_k(start, group.x * tile + mine.across.y, params.n, params.ldb, step)), step);
+    product(group, index, true, true);
 }
 
 @compute @workgroup_size(2u * tile)
 fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let mine = share(index);
-    var sums = Sums();
-    var block = fetch_tn(group, mine, 0u);
-    for (var k = 0u; k < params.k; k += DEPTH) {
-        put(mine.brings_a, mine.across, block);
-        workgroupBarrier(); // the tiles are whole before anyone reads them
-        block = fetch_tn(group, mine, k + DEPTH);
-        add_tiles(&sums, mine);
-        workgroupBarrier(); // everyone has read them before they are overwritten
-    }
-    store(group, mine, &sums);
+    product(group, index, false, false);
 }

@@ -207,13 +207,14 @@ pub(super) static ROWS_64: Form = Form {
     rows: 64,
     columns: 16,
     full: full_variants!(["matmul_rows" ""] [] [
-        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     half: half_variants!(["matmul_rows" ""] [] [
-        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: sums_variants!(["matmul_rows" ""] [] [
-        "matmul_rows.wgsl" "matmul_rows_sums.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "matmul_rows_sums.wgsl"
+        "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
 
@@ -223,13 +224,14 @@ pub(super) static ROWS_32: Form = Form {
     rows: 32,
     columns: 16,
     full: full_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
-        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     half: half_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
-        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: sums_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
-        "matmul_rows.wgsl" "matmul_rows_sums.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "matmul_rows_sums.wgsl"
+        "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
 };
 
@@ -239,10 +241,10 @@ pub(super) static ROWS_16: Form = Form {
     rows: 16,
     columns: 16,
     full: full_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
-        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     half: half_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
-        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
 };
@@ -297,7 +299,7 @@ pub(super) static COOPERATIVE_8: Form = Form {
     full: &[],
     half: half_variants!(["matmul_coop" ""] [] [
         "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
-        "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
 };
@@ -310,7 +312,7 @@ pub(super) static COOPERATIVE_32: Form = Form {
     full: &[],
     half: half_variants!(["matmul_coop" ".32"] [("lanes", 32.0)] [
         "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
-        "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
 };
