@@ -3,11 +3,13 @@
 //!     cargo bench --bench step -- [--case ti-32-b8]... [--ltd-ratios 0.16,0.25,0.5,0.75,1] [--steps 5] [--json FILE]
 //!     cargo bench --bench step -- --ltd-blocks --case ti-224-b1 --plot FILE.png
 //!     cargo bench --bench step -- --budget --case ti-32-b8
+//!     cargo bench --bench step -- --host --steps 50
 //!
 //! Lengths take turns, a step each after a step to warm up, so that what else the machine does hits all alike; ratios are
 //! taken within a turn, and medians over the turns. A step goes from the first command to the loss on the host; `host` is
 //! the time until its last command was recorded, which includes waiting where a driver computes while work is submitted.
-//! `--ltd-blocks` times the LTD blocks alone (`ltd_blocks.rs`), `--budget` says where a step's time goes (`budget.rs`).
+//! `--ltd-blocks` times the LTD blocks alone (`ltd_blocks.rs`), `--budget` says where a step's time goes (`budget.rs`),
+//! `--host` what recording and submitting it takes (`host.rs`).
 //!
 //! Without `--case`: all cases but ViT-B.
 
@@ -18,6 +20,7 @@ mod case;
 #[path = "../common/cost.rs"]
 mod cost;
 mod entries;
+mod host;
 mod ltd_blocks;
 mod plot;
 #[path = "../common/report.rs"]
@@ -65,6 +68,9 @@ struct Args {
     /// Lists each operation's work, each kernel's time, and what the device could do at best.
     #[arg(long, conflicts_with = "ltd_blocks")]
     budget: bool,
+    /// Times the host's work on a device that computes nothing.
+    #[arg(long, conflicts_with_all = ["ltd_blocks", "budget", "adapter"])]
+    host: bool,
     /// Writes the figures there as well.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -92,10 +98,13 @@ pub struct Work {
 
 fn main() -> Result<()> {
     let args: Args = report::arguments();
-    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
-    println!("{}\n", gpu.info());
     let json = args.json.as_deref();
     let work = Work { ratios: args.ratios(), precision: args.precision, turns: args.steps as usize };
+    if args.host {
+        return report::write_json(json, &host::run(&args.cases, &work)?);
+    }
+    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
+    println!("{}\n", gpu.info());
     if args.budget {
         let ratios = args.ltd_ratios.clone().unwrap_or_else(|| vec![Ratio::FULL]);
         return report::write_json(json, &budget::run(&gpu, &args.cases, &ratios)?);
