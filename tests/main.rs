@@ -17,6 +17,7 @@ mod gradcheck;
 mod hub;
 mod kernels;
 mod layers;
+mod lowered;
 mod ltd;
 mod memory;
 #[cfg(feature = "train")]

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::BoundsCheckPolicies;
-use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};
-use wgrad::gpu::{Access, Kernel, joined_source};
+use naga::valid::GlobalUse;
+use naga::{AddressSpace, ScalarKind, ShaderStage, StorageAccess, TypeInner};
+use wgrad::gpu::Access;
+
+use crate::lowered::{Lowered, needs_f16, needs_matrix_units};
 
 /// WebGPU's limits, which devices are opened with at least.
 const MAX_INVOCATIONS: u32 = 256;
@@ -19,30 +21,7 @@ const MAX_PARAMS_BYTES: usize = 256;
 
 type Check = Result<(), String>;
 
-/// A kernel's module reduced to its entry point, with its constants in place.
-struct Lowered {
-    kernel: &'static Kernel,
-    module: Module,
-    info: ModuleInfo,
-}
-
 impl Lowered {
-    fn new(kernel: &'static Kernel) -> Result<Self, String> {
-        let text = joined_source(kernel.sources);
-        let module = naga::front::wgsl::parse_str(&text).map_err(|e| e.emit_to_string(&text))?;
-        let validate = |module: &Module| {
-            let mut validator = Validator::new(ValidationFlags::all(), capabilities(kernel));
-            validator.validate(module).map_err(|e| e.emit_to_string(&text))
-        };
-        let info = validate(&module)?;
-        let constants = kernel.constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        let entry = Some((ShaderStage::Compute, kernel.entry));
-        let (module, _) = process_overrides(&module, &info, entry, &constants).map_err(|e| e.to_string())?;
-        let module = module.into_owned();
-        let info = validate(&module)?;
-        Ok(Lowered { kernel, module, info })
-    }
-
     fn entry(&self) -> Result<(usize, &naga::EntryPoint), String> {
         let found = self.module.entry_points.iter().enumerate().find(|(_, e)| e.name == self.kernel.entry);
         found.filter(|(_, e)| e.stage == ShaderStage::Compute).ok_or_else(|| "no such compute entry point".to_owned())
@@ -54,26 +33,6 @@ impl Lowered {
         let all = self.module.global_variables.iter().map(|(handle, variable)| (variable, info[handle]));
         Ok(all.filter(|(_, used)| !used.is_empty()).collect())
     }
-}
-
-/// Whether a device must have an extension for it.
-fn needs(kernel: &Kernel, extension: &str) -> bool {
-    kernel.sources.iter().any(|source| source.enable == Some(extension))
-}
-
-fn needs_f16(kernel: &Kernel) -> bool {
-    needs(kernel, "f16")
-}
-
-fn needs_matrix_units(kernel: &Kernel) -> bool {
-    needs(kernel, "wgpu_cooperative_matrix")
-}
-
-fn capabilities(kernel: &Kernel) -> Capabilities {
-    let mut all = Capabilities::empty();
-    all.set(Capabilities::SHADER_FLOAT16, needs_f16(kernel));
-    all.set(Capabilities::COOPERATIVE_MATRIX, needs_matrix_units(kernel));
-    all
 }
 
 /// Runs `check` on every kernel and reports all that fail.
