@@ -8,7 +8,7 @@
 
 // The four rows of a block from `first` on that have a lane's y (to fetch) or x (to multiply).
 fn rows_of(first: u32, xy: u32) -> vec4<u32> {
-    return first + xy + FOUR;
+    return first + xy + FLASH_FOUR;
 }
 
 fn existing(rows: vec4<u32>, tile: FlashTile) -> vec4<u32> {
@@ -61,32 +61,32 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let tile = flash_tile(grid_group(group, groups), BLOCK);
-    let lane = flash_lane(index);
+    let tile = flash_tile(grid_group(group, groups), FLASH_BLOCK);
+    let lane = flash_lane_of(index);
     let rows = rows_of(tile.first, lane.y);
     let mine = existing(rows, tile);
     let q_at = tile.qkv + mine * tile.packed;
-    var o = Sums();
+    var o = FlashSums();
     var most = vec4<f32>(FLASH_LOWEST);
     var sum = vec4<f32>(); // of this lane's keys
-    let end = flash_end(tile.first, BLOCK);
-    for (var first = 0u; first < end; first += BLOCK) {
-        let count = min(CHUNK, end - first);
+    let end = flash_end(tile.first, FLASH_BLOCK);
+    for (var first = 0u; first < end; first += FLASH_BLOCK) {
+        let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
-        let s = scores_of_keys(products_forward(q_at, k_at, lane), rows_of(first, lane.x), last_keys(mine));
+        let s = scores_of_keys(flash_products(q_at, k_at, lane), rows_of(first, lane.x), last_keys(mine));
         let of_lane = vec4<f32>(largest(s[0]), largest(s[1]), largest(s[2]), largest(s[3]));
         let before = most;
-        most = max(most, largest_of_rows(of_lane, lane));
+        most = max(most, flash_largest(of_lane, lane));
         let shrink = exp(before - most);
         let p = weights_of_rows(s, most);
         sum = fma(sum, shrink, vec4<f32>(sum_of(p[0]), sum_of(p[1]), sum_of(p[2]), sum_of(p[3])));
-        scale_sums(&o, shrink);
-        put_weights(p, lane);
-        add_qkv(&o, k_at + tile.channels, count, lane);
+        flash_scale(&o, shrink);
+        flash_put_weights(p, lane);
+        flash_add_qkv(&o, k_at + tile.channels, count, lane);
     }
-    let whole = sum_of_rows(sum, lane);
-    scale_sums(&o, 1.0 / whole);
-    store_out(tile, rows, lane, o);
+    let whole = flash_sum(sum, lane);
+    flash_scale(&o, 1.0 / whole);
+    flash_store_out(tile, rows, lane, o);
     if lane.x == 0u {
         let l = most + log(whole);
         store_lse(tile, rows.x, l.x);
@@ -105,9 +105,9 @@ fn store_delta(tile: FlashTile, row: u32, value: f32) {
 }
 
 // out · dy of four rows, each shared by 8 lanes.
-fn out_dy(at: vec4<u32>, lane: Lane) -> vec4<f32> {
+fn out_dy(at: vec4<u32>, lane: FlashLane) -> vec4<f32> {
     var part = vec4<f32>();
-    for (var d = lane.x; d < HEAD4; d += CHUNK) {
+    for (var d = lane.x; d < HEAD4; d += FLASH_CHUNK) {
         let i = at + d;
         part += vec4<f32>(
             dot(vec4<f32>(y[i.x]), vec4<f32>(dy[i.x])),
@@ -116,7 +116,7 @@ fn out_dy(at: vec4<u32>, lane: Lane) -> vec4<f32> {
             dot(vec4<f32>(y[i.w]), vec4<f32>(dy[i.w])),
         );
     }
-    return sum_of_rows(part, lane);
+    return flash_sum(part, lane);
 }
 
 @compute @workgroup_size(64)
@@ -125,8 +125,8 @@ fn backward_q(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let tile = flash_tile(grid_group(group, groups), BLOCK);
-    let lane = flash_lane(index);
+    let tile = flash_tile(grid_group(group, groups), FLASH_BLOCK);
+    let lane = flash_lane_of(index);
     let rows = rows_of(tile.first, lane.y);
     let mine = existing(rows, tile);
     let q_at = tile.qkv + mine * tile.packed;
@@ -134,25 +134,25 @@ fn backward_q(
     let lse_at = tile.matrix * params.tokens + mine;
     let l = vec4<f32>(row_lse[lse_at.x], row_lse[lse_at.y], row_lse[lse_at.z], row_lse[lse_at.w]);
     let product = out_dy(dy_at, lane);
-    var dq = Sums();
-    let end = flash_end(tile.first, BLOCK);
-    for (var first = 0u; first < end; first += BLOCK) {
-        let count = min(CHUNK, end - first);
+    var dq = FlashSums();
+    let end = flash_end(tile.first, FLASH_BLOCK);
+    for (var first = 0u; first < end; first += FLASH_BLOCK) {
+        let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
-        let products = products_backward(LEFT, Starts(q_at, dy_at, k_at, k_at + tile.channels), lane);
+        let products = flash_products_backward(FLASH_LEFT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
         let s = scores_of_keys(products.s, rows_of(first, lane.x), last_keys(mine));
         let p = weights_of_rows(s, l);
         let dp = products.dp;
-        put_weights(mat4x4<f32>(
+        flash_put_weights(mat4x4<f32>(
             p[0] * (dp[0] - product.x),
             p[1] * (dp[1] - product.y),
             p[2] * (dp[2] - product.z),
             p[3] * (dp[3] - product.w),
         ), lane);
-        add_qkv(&dq, k_at, count, lane);
+        flash_add_qkv(&dq, k_at, count, lane);
     }
-    scale_sums(&dq, vec4<f32>(params.scale));
-    store_gradient(tile, 0u, rows, lane, dq);
+    flash_scale(&dq, vec4<f32>(params.scale));
+    flash_store_gradient(tile, 0u, rows, lane, dq);
     if lane.x == 0u {
         store_delta(tile, rows.x, product.x);
         store_delta(tile, rows.y, product.y);
@@ -174,20 +174,20 @@ fn backward_kv(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    let tile = flash_tile(grid_group(group, groups), BLOCK);
-    let lane = flash_lane(index);
+    let tile = flash_tile(grid_group(group, groups), FLASH_BLOCK);
+    let lane = flash_lane_of(index);
     let rows = rows_of(tile.first, lane.y);
     let k_at = tile.qkv + tile.channels + existing(rows, tile) * tile.packed;
-    var dk = Sums();
-    var dv = Sums();
-    for (var first = flash_first_query(tile.first); first < params.tokens; first += BLOCK) {
+    var dk = FlashSums();
+    var dv = FlashSums();
+    for (var first = flash_first_query(tile.first); first < params.tokens; first += FLASH_BLOCK) {
         let count = min(8u, params.tokens - first);
         let fetched = existing(rows_of(first, lane.y), tile);
         let q_at = tile.qkv + fetched * tile.packed;
         let dy_at = tile.out + fetched * tile.channels;
         let queries = rows_of(first, lane.x);
         let at = tile.matrix * params.tokens + existing(queries, tile);
-        let products = products_backward(RIGHT, Starts(q_at, dy_at, k_at, k_at + tile.channels), lane);
+        let products = flash_products_backward(FLASH_RIGHT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
         let s = products.s;
         let l = vec4<f32>(row_lse[at.x], row_lse[at.y], row_lse[at.z], row_lse[at.w]);
         let product = vec4<f32>(row_delta[at.x], row_delta[at.y], row_delta[at.z], row_delta[at.w]);
@@ -198,17 +198,17 @@ fn backward_kv(
             weights_of_queries(s[3], queries, rows.w, l),
         );
         let dp = products.dp;
-        put_weights(p, lane);
-        add_dy(&dv, dy_at, count, lane);
-        put_weights(mat4x4<f32>(
+        flash_put_weights(p, lane);
+        flash_add_dy(&dv, dy_at, count, lane);
+        flash_put_weights(mat4x4<f32>(
             p[0] * (dp[0] - product),
             p[1] * (dp[1] - product),
             p[2] * (dp[2] - product),
             p[3] * (dp[3] - product),
         ), lane);
-        add_qkv(&dk, q_at, count, lane);
+        flash_add_qkv(&dk, q_at, count, lane);
     }
-    scale_sums(&dk, vec4<f32>(params.scale));
-    store_gradient(tile, 1u, rows, lane, dk);
-    store_gradient(tile, 2u, rows, lane, dv);
+    flash_scale(&dk, vec4<f32>(params.scale));
+    flash_store_gradient(tile, 1u, rows, lane, dk);
+    flash_store_gradient(tile, 2u, rows, lane, dv);
 }
