@@ -1,163 +1,214 @@
 // Attention without stored scores, for GPUs. Formulas, bindings and sizes are those of flash_lane.wgsl.
 //
-// Grid: ceil(T / 64) workgroups of 64 for each of B * H matrices, folded. An invocation owns a row of the tile, in
-// registers. The rows of the other side pass through workgroup memory, TILE at a time (8 KiB in full precision, for both of
-// k and v, or q and dy), fetched by neighbours from neighbouring addresses; then all invocations read the same address at a
-// time, two rows a step. Rows past the end repeat the last one; they are not stored, or not seen.
+// Grid: ceil(T / 32) workgroups of 64 for each of B * H matrices, folded. A workgroup owns 32 rows and meets those of
+// the other side 32 at a time; lib/flash_blocks.wgsl says how its lanes share the work. None holds whole rows: in the
+// backward passes those are up to four of D floats, which is more registers than GPUs have.
 //
-// Uses lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
+// Uses lib/flash_blocks.wgsl, lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
 
-const ROWS = 64u;
-const TILE = 256u / HEAD4 / 2u * 2u; // rows; whole steps of two
-
-var<workgroup> left: array<Act, TILE * HEAD4>; // k, or q
-var<workgroup> right: array<Act, TILE * HEAD4>; // v, or dy
-
-// Elements 4 d to 4 d + 3 of two rows of a tile, from row `at` on.
-fn left_block(at: u32, d: u32) -> mat2x4<f32> {
-    let i = at * HEAD4 + d;
-    return mat2x4<f32>(vec4<f32>(left[i]), vec4<f32>(left[i + HEAD4]));
+// The four rows of a block from `first` on that have a lane's y (to fetch) or x (to multiply).
+fn rows_of(first: u32, xy: u32) -> vec4<u32> {
+    return first + xy + FLASH_FOUR;
 }
 
-fn right_block(at: u32, d: u32) -> mat2x4<f32> {
-    let i = at * HEAD4 + d;
-    return mat2x4<f32>(vec4<f32>(right[i]), vec4<f32>(right[i + HEAD4]));
+fn existing(rows: vec4<u32>, tile: FlashTile) -> vec4<u32> {
+    return min(rows, vec4<u32>(tile.last));
 }
 
-// Rows `first` and following of k and v.
-fn fetch_keys(tile: FlashTile, first: u32, lane: u32) {
-    for (var i = lane; i < TILE * HEAD4; i += ROWS) {
-        let row = min(first + i / HEAD4, tile.last);
-        let at = tile.qkv + tile.channels + row * tile.packed + i % HEAD4;
-        left[i] = qkv[at];
-        right[i] = qkv[at + tile.channels];
-    }
+// The last keys that four queries see.
+fn last_keys(rows: vec4<u32>) -> vec4<u32> {
+    return select(vec4<u32>(params.tokens - 1u), rows, params.causal != 0u);
+}
+
+// Scores that count; exp makes nothing of the others.
+fn seen(scores: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
+    return select(vec4<f32>(FLASH_LOWEST), params.scale * scores, visible);
+}
+
+fn scores_of_keys(products: mat4x4<f32>, keys: vec4<u32>, last: vec4<u32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        seen(products[0], keys <= vec4<u32>(last.x)),
+        seen(products[1], keys <= vec4<u32>(last.y)),
+        seen(products[2], keys <= vec4<u32>(last.z)),
+        seen(products[3], keys <= vec4<u32>(last.w)),
+    );
+}
+
+// exp(score - base), with a base for each row
+fn weights_of_rows(s: mat4x4<f32>, base: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(exp(s[0] - base.x), exp(s[1] - base.y), exp(s[2] - base.z), exp(s[3] - base.w));
 }
 
 // ---- forward ----
+
+fn largest(s: vec4<f32>) -> f32 {
+    return max(max(s.x, s.y), max(s.z, s.w));
+}
+
+fn sum_of(p: vec4<f32>) -> f32 {
+    return (p.x + p.y) + (p.z + p.w);
+}
+
+fn store_lse(tile: FlashTile, row: u32, value: f32) {
+    if row <= tile.last {
+        lse[tile.matrix * params.tokens + row] = value;
+    }
+}
 
 @compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) index: u32,
 ) {
-    let tile = flash_tile(grid_group(group, groups), ROWS);
-    let row = tile.first + lane;
-    let mine = min(row, tile.last);
-    var q: Row;
-    flash_read(&q, tile.qkv + mine * tile.packed, params.scale);
-    var o = Row();
-    var softmax = flash_softmax_start();
-    let end = flash_end(tile.first, ROWS);
-    for (var first = 0u; first < end; first += TILE) {
-        workgroupBarrier(); // everyone has read the tiles before they are overwritten
-        fetch_keys(tile, first, lane);
-        workgroupBarrier(); // the tiles are whole before anyone reads them
-        let count = min(TILE, end - first);
-        for (var j = 0u; j < count; j += 2u) {
-            var s = vec2<f32>();
-            for (var d = 0u; d < HEAD4; d++) {
-                s = flash_dots(q[d], left_block(j, d), s);
-            }
-            softmax = flash_softmax(softmax, s, first + j + FLASH_STEPS <= vec2<u32>(flash_last_key(mine)));
-            for (var d = 0u; d < HEAD4; d++) {
-                o[d] = flash_mix(softmax.p, right_block(j, d), softmax.shrink * o[d]);
-            }
-        }
+    let tile = flash_tile(grid_group(group, groups), FLASH_BLOCK);
+    let lane = flash_lane_of(index);
+    let rows = rows_of(tile.first, lane.y);
+    let mine = existing(rows, tile);
+    let q_at = tile.qkv + mine * tile.packed;
+    var o = FlashSums();
+    var most = vec4<f32>(FLASH_LOWEST);
+    var sum = vec4<f32>(); // of this lane's keys
+    let end = flash_end(tile.first, FLASH_BLOCK);
+    for (var first = 0u; first < end; first += FLASH_BLOCK) {
+        let count = min(8u, end - first);
+        let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
+        let s = scores_of_keys(flash_products(q_at, k_at, lane), rows_of(first, lane.x), last_keys(mine));
+        let of_lane = vec4<f32>(largest(s[0]), largest(s[1]), largest(s[2]), largest(s[3]));
+        let before = most;
+        most = max(most, flash_largest(of_lane, lane));
+        let shrink = exp(before - most);
+        let p = weights_of_rows(s, most);
+        sum = fma(sum, shrink, vec4<f32>(sum_of(p[0]), sum_of(p[1]), sum_of(p[2]), sum_of(p[3])));
+        flash_scale(&o, shrink);
+        flash_put_weights(p, lane);
+        flash_add_qkv(&o, k_at + tile.channels, count, lane);
     }
-    flash_store_out(tile, row, &o, softmax);
+    let whole = flash_sum(sum, lane);
+    flash_scale(&o, 1.0 / whole);
+    flash_store_out(tile, rows, lane, o);
+    if lane.x == 0u {
+        let l = most + log(whole);
+        store_lse(tile, rows.x, l.x);
+        store_lse(tile, rows.y, l.y);
+        store_lse(tile, rows.z, l.z);
+        store_lse(tile, rows.w, l.w);
+    }
 }
 
 // ---- backward, of the lines above: a pass for dq, which also leaves delta, then one for dk and dv ----
+
+fn store_delta(tile: FlashTile, row: u32, value: f32) {
+    if row <= tile.last {
+        delta[tile.matrix * params.tokens + row] = value;
+    }
+}
+
+// out · dy of four rows, each shared by 8 lanes.
+fn out_dy(at: vec4<u32>, lane: FlashLane) -> vec4<f32> {
+    var part = vec4<f32>();
+    for (var d = lane.x; d < HEAD4; d += FLASH_CHUNK) {
+        let i = at + d;
+        part += vec4<f32>(
+            dot(vec4<f32>(y[i.x]), vec4<f32>(dy[i.x])),
+            dot(vec4<f32>(y[i.y]), vec4<f32>(dy[i.y])),
+            dot(vec4<f32>(y[i.z]), vec4<f32>(dy[i.z])),
+            dot(vec4<f32>(y[i.w]), vec4<f32>(dy[i.w])),
+        );
+    }
+    return flash_sum(part, lane);
+}
 
 @compute @workgroup_size(64)
 fn backward_q(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) index: u32,
 ) {
-    let tile = flash_tile(grid_group(group, groups), ROWS);
-    let row = tile.first + lane;
-    let mine = min(row, tile.last);
-    var q: Row;
-    flash_read(&q, tile.qkv + mine * tile.packed, params.scale);
-    var dy_row: Row;
-    let product = flash_read_dy(&dy_row, tile.out + mine * tile.channels);
-    let l = vec2<f32>(row_lse[tile.matrix * params.tokens + mine]);
-    var dq = Row();
-    let end = flash_end(tile.first, ROWS);
-    for (var first = 0u; first < end; first += TILE) {
-        workgroupBarrier(); // everyone has read the tiles before they are overwritten
-        fetch_keys(tile, first, lane);
-        workgroupBarrier(); // the tiles are whole before anyone reads them
-        let count = min(TILE, end - first);
-        for (var j = 0u; j < count; j += 2u) {
-            var s = vec2<f32>();
-            var dp = vec2<f32>();
-            for (var d = 0u; d < HEAD4; d++) {
-                s = flash_dots(q[d], left_block(j, d), s);
-                dp = flash_dots(dy_row[d], right_block(j, d), dp);
-            }
-            let visible = first + j + FLASH_STEPS <= vec2<u32>(flash_last_key(mine));
-            let ds = flash_weights(s, l, visible) * (dp - product);
-            for (var d = 0u; d < HEAD4; d++) {
-                dq[d] = flash_mix(ds, left_block(j, d), dq[d]);
-            }
-        }
+    let tile = flash_tile(grid_group(group, groups), FLASH_BLOCK);
+    let lane = flash_lane_of(index);
+    let rows = rows_of(tile.first, lane.y);
+    let mine = existing(rows, tile);
+    let q_at = tile.qkv + mine * tile.packed;
+    let dy_at = tile.out + mine * tile.channels;
+    let lse_at = tile.matrix * params.tokens + mine;
+    let l = vec4<f32>(row_lse[lse_at.x], row_lse[lse_at.y], row_lse[lse_at.z], row_lse[lse_at.w]);
+    let product = out_dy(dy_at, lane);
+    var dq = FlashSums();
+    let end = flash_end(tile.first, FLASH_BLOCK);
+    for (var first = 0u; first < end; first += FLASH_BLOCK) {
+        let count = min(8u, end - first);
+        let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
+        let products = flash_products_backward(FLASH_LEFT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
+        let s = scores_of_keys(products.s, rows_of(first, lane.x), last_keys(mine));
+        let p = weights_of_rows(s, l);
+        let dp = products.dp;
+        flash_put_weights(mat4x4<f32>(
+            p[0] * (dp[0] - product.x),
+            p[1] * (dp[1] - product.y),
+            p[2] * (dp[2] - product.z),
+            p[3] * (dp[3] - product.w),
+        ), lane);
+        flash_add_qkv(&dq, k_at, count, lane);
     }
-    flash_store_dq(tile, row, &dq, product);
-}
-
-// Rows `first` and following of q and dy.
-fn fetch_queries(tile: FlashTile, first: u32, lane: u32) {
-    for (var i = lane; i < TILE * HEAD4; i += ROWS) {
-        let row = min(first + i / HEAD4, tile.last);
-        left[i] = qkv[tile.qkv + row * tile.packed + i % HEAD4];
-        right[i] = dy[tile.out + row * tile.channels + i % HEAD4];
+    flash_scale(&dq, vec4<f32>(params.scale));
+    flash_store_gradient(tile, 0u, rows, lane, dq);
+    if lane.x == 0u {
+        store_delta(tile, rows.x, product.x);
+        store_delta(tile, rows.y, product.y);
+        store_delta(tile, rows.z, product.z);
+        store_delta(tile, rows.w, product.w);
     }
 }
 
-// Here an invocation owns a key.
+// The weights that four queries give a key; those past the end, and those that do not see it, give none.
+fn weights_of_queries(products: vec4<f32>, queries: vec4<u32>, key: u32, l: vec4<f32>) -> vec4<f32> {
+    let visible = (queries >= vec4<u32>(flash_first_query(key))) & (queries < vec4<u32>(params.tokens));
+    return exp(seen(products, visible) - l);
+}
+
+// Here a workgroup owns keys.
 @compute @workgroup_size(64)
 fn backward_kv(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) index: u32,
 ) {
-    let tile = flash_tile(grid_group(group, groups), ROWS);
-    let row = tile.first + lane;
-    let mine = min(row, tile.last);
-    let k_at = tile.qkv + tile.channels + mine * tile.packed;
-    var k: Row;
-    flash_read(&k, k_at, params.scale);
-    var v: Row;
-    flash_read(&v, k_at + tile.channels, 1.0);
-    var dk = Row();
-    var dv = Row();
-    for (var first = flash_first_query(tile.first); first < params.tokens; first += TILE) {
-        workgroupBarrier(); // everyone has read the tiles before they are overwritten
-        fetch_queries(tile, first, lane);
-        workgroupBarrier(); // the tiles are whole before anyone reads them
-        let count = min(TILE, params.tokens - first);
-        for (var i = 0u; i < count; i += 2u) {
-            let queries = first + i + FLASH_STEPS;
-            let at = tile.matrix * params.tokens + min(queries, vec2<u32>(tile.last));
-            let l = flash_lse_at(at);
-            let product = flash_delta_at(at);
-            var s = vec2<f32>();
-            var dp = vec2<f32>();
-            for (var d = 0u; d < HEAD4; d++) {
-                s = flash_dots(k[d], left_block(i, d), s);
-                dp = flash_dots(v[d], right_block(i, d), dp);
-            }
-            let p = flash_weights(s, l, flash_seen_by(queries, mine));
-            let ds = p * (dp - product);
-            for (var d = 0u; d < HEAD4; d++) {
-                dv[d] = flash_mix(p, right_block(i, d), dv[d]);
-                dk[d] = flash_mix(ds, left_block(i, d), dk[d]);
-            }
-        }
+    let tile = flash_tile(grid_group(group, groups), FLASH_BLOCK);
+    let lane = flash_lane_of(index);
+    let rows = rows_of(tile.first, lane.y);
+    let k_at = tile.qkv + tile.channels + existing(rows, tile) * tile.packed;
+    var dk = FlashSums();
+    var dv = FlashSums();
+    for (var first = flash_first_query(tile.first); first < params.tokens; first += FLASH_BLOCK) {
+        let count = min(8u, params.tokens - first);
+        let fetched = existing(rows_of(first, lane.y), tile);
+        let q_at = tile.qkv + fetched * tile.packed;
+        let dy_at = tile.out + fetched * tile.channels;
+        let queries = rows_of(first, lane.x);
+        let at = tile.matrix * params.tokens + existing(queries, tile);
+        let products = flash_products_backward(FLASH_RIGHT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
+        let s = products.s;
+        let l = vec4<f32>(row_lse[at.x], row_lse[at.y], row_lse[at.z], row_lse[at.w]);
+        let product = vec4<f32>(row_delta[at.x], row_delta[at.y], row_delta[at.z], row_delta[at.w]);
+        let p = mat4x4<f32>(
+            weights_of_queries(s[0], queries, rows.x, l),
+            weights_of_queries(s[1], queries, rows.y, l),
+            weights_of_queries(s[2], queries, rows.z, l),
+            weights_of_queries(s[3], queries, rows.w, l),
+        );
+        let dp = products.dp;
+        flash_put_weights(p, lane);
+        flash_add_dy(&dv, dy_at, count, lane);
+        flash_put_weights(mat4x4<f32>(
+            p[0] * (dp[0] - product),
+            p[1] * (dp[1] - product),
+            p[2] * (dp[2] - product),
+            p[3] * (dp[3] - product),
+        ), lane);
+        flash_add_qkv(&dk, q_at, count, lane);
     }
-    flash_store_dkv(tile, row, &dk, &dv);
+    flash_scale(&dk, vec4<f32>(params.scale));
+    flash_store_gradient(tile, 1u, rows, lane, dk);
+    flash_store_gradient(tile, 2u, rows, lane, dv);
 }

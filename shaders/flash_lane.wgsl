@@ -15,7 +15,7 @@
 // time. Their addresses are the same in all lanes: scalar loads, each of which serves three rows in eight lanes. Rows
 // past the end repeat the last one; they are not stored, or not seen.
 //
-// Uses lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
+// Uses lib/flash.wgsl, lib/flash_rows.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
 
 const LANES = 8u;
 const ROWS = 24u;

@@ -1,5 +1,4 @@
-// What the forms of flash attention share: Params, the bindings, where the parts of a head lie, reading and storing rows,
-// the softmax of a row that is met two keys at a time, and sums over blocks of two rows.
+// What the forms of flash attention share: Params, the bindings, where the parts of a head lie, and who sees whom.
 //
 // Positions in qkv, out and their gradients count Acts, four elements. Uses tiles/act_*.wgsl (Act), tiles/head_*.wgsl
 // (HEAD4) and lib/grid.wgsl.
@@ -27,11 +26,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read> y: array<Act>; // backward_q: out
 @group(0) @binding(4) var<storage, read> row_delta: array<f32>; // backward_kv: delta
 
-// A row of a head: of q, k, v or out.
-alias Row = array<vec4<f32>, HEAD4>;
-
-// Two neighbours.
-const FLASH_STEPS = vec2<u32>(0u, 1u);
 const FLASH_LOWEST = -3.4028234e38;
 
 // The share of a workgroup.
@@ -69,55 +63,9 @@ fn flash_dot(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
-// Two sums, each with the product of x and a row.
-fn flash_dots(x: vec4<f32>, rows: mat2x4<f32>, sums: vec2<f32>) -> vec2<f32> {
-    return vec2<f32>(flash_dot(x, rows[0], sums.x), flash_dot(x, rows[1], sums.y));
-}
-
-// sum + Σ weights[j] * rows[j]
-fn flash_mix(weights: vec2<f32>, rows: mat2x4<f32>, sum: vec4<f32>) -> vec4<f32> {
-    return fma(vec4<f32>(weights.y), rows[1], fma(vec4<f32>(weights.x), rows[0], sum));
-}
-
-// A row's softmax, as far as its keys have been met.
-struct FlashSoftmax {
-    most: f32, // the largest score
-    sum: f32, // Σ exp(score - most)
-    shrink: f32, // what the newest block of keys makes of sums over the earlier ones
-    p: vec2<f32>, // exp(score - most) of that block
-}
-
-fn flash_softmax_start() -> FlashSoftmax {
-    return FlashSoftmax(FLASH_LOWEST, 0.0, 0.0, vec2<f32>());
-}
-
-// Takes in two more scores.
-fn flash_softmax(before: FlashSoftmax, scores: vec2<f32>, visible: vec2<bool>) -> FlashSoftmax {
-    let s = select(vec2<f32>(FLASH_LOWEST), scores, visible);
-    let most = max(before.most, max(s.x, s.y));
-    let shrink = exp(before.most - most);
-    let p = flash_weights(scores, vec2<f32>(most), visible);
-    return FlashSoftmax(most, fma(before.sum, shrink, p.x + p.y), shrink, p);
-}
-
-// exp(score - lse), the softmax weights once lse is known; 0 where the query does not see the key.
-fn flash_weights(scores: vec2<f32>, lse: vec2<f32>, visible: vec2<bool>) -> vec2<f32> {
-    return select(vec2<f32>(), exp(scores - lse), visible);
-}
-
-// log Σ exp(score) over the whole row.
-fn flash_lse(softmax: FlashSoftmax) -> f32 {
-    return softmax.most + log(softmax.sum);
-}
-
 // The last key that the query in `row` sees.
 fn flash_last_key(row: u32) -> u32 {
     return select(params.tokens - 1u, row, params.causal != 0u);
-}
-
-// Of two queries, those that are there and see the key in `row`.
-fn flash_seen_by(queries: vec2<u32>, row: u32) -> vec2<bool> {
-    return (queries >= vec2<u32>(flash_first_query(row))) & (queries < vec2<u32>(params.tokens));
 }
 
 // One past the last key that rows `first` to `first + rows - 1` see.
@@ -128,69 +76,4 @@ fn flash_end(first: u32, rows: u32) -> u32 {
 // The first query that sees a key in row `first` or after.
 fn flash_first_query(first: u32) -> u32 {
     return select(0u, first, params.causal != 0u);
-}
-
-// Reads a row of qkv.
-fn flash_read(row: ptr<function, Row>, at: u32, scale: f32) {
-    for (var d = 0u; d < HEAD4; d++) {
-        (*row)[d] = scale * vec4<f32>(qkv[at + d]);
-    }
-}
-
-fn flash_store_out(tile: FlashTile, row: u32, o: ptr<function, Row>, softmax: FlashSoftmax) {
-    if row > tile.last {
-        return;
-    }
-    let inverse = 1.0 / softmax.sum;
-    let at = tile.out + row * tile.channels;
-    for (var d = 0u; d < HEAD4; d++) {
-        out[at + d] = Act((*o)[d] * inverse);
-    }
-    lse[tile.matrix * params.tokens + row] = flash_lse(softmax);
-}
-
-fn flash_store_gradient(at: u32, gradient: ptr<function, Row>, scale: f32) {
-    for (var d = 0u; d < HEAD4; d++) {
-        var value = scale * (*gradient)[d];
-        if params.accumulate != 0u {
-            value += vec4<f32>(dqkv[at + d]);
-        }
-        dqkv[at + d] = Act(value);
-    }
-}
-
-// Reads a row of dy, and returns its product with out's.
-fn flash_read_dy(row: ptr<function, Row>, at: u32) -> f32 {
-    var sum = 0.0;
-    for (var d = 0u; d < HEAD4; d++) {
-        (*row)[d] = vec4<f32>(dy[at + d]);
-        sum = flash_dot((*row)[d], vec4<f32>(y[at + d]), sum);
-    }
-    return sum;
-}
-
-fn flash_store_dq(tile: FlashTile, row: u32, dq: ptr<function, Row>, product: f32) {
-    if row > tile.last {
-        return;
-    }
-    flash_store_gradient(tile.qkv + row * tile.packed, dq, params.scale);
-    delta[tile.matrix * params.tokens + row] = product;
-}
-
-fn flash_store_dkv(tile: FlashTile, row: u32, dk: ptr<function, Row>, dv: ptr<function, Row>) {
-    if row > tile.last {
-        return;
-    }
-    let at = tile.qkv + tile.channels + row * tile.packed;
-    flash_store_gradient(at, dk, params.scale);
-    flash_store_gradient(at + tile.channels, dv, 1.0);
-}
-
-// What backward_kv reads of two queries besides their rows.
-fn flash_lse_at(at: vec2<u32>) -> vec2<f32> {
-    return vec2<f32>(row_lse[at.x], row_lse[at.y]);
-}
-
-fn flash_delta_at(at: vec2<u32>) -> vec2<f32> {
-    return vec2<f32>(row_delta[at.x], row_delta[at.y]);
 }

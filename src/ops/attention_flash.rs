@@ -62,16 +62,17 @@ impl Forms {
     }
 }
 
-/// The form of a kernel file, for a width and a precision; `$act` is the precision's tile, `$suffix` its part of the names.
+/// The form of a kernel's files, for a width and a precision; `$act` is the precision's tile, `$suffix` its part of the
+/// names.
 macro_rules! form {
-    ($name:literal, $file:literal, $rows:literal, $width:literal, $head:literal, $act:expr, $suffix:literal) => {
+    ($name:literal, $files:expr, $rows:literal, $width:literal, $head:literal, $act:expr, $suffix:literal) => {
         form(
             [
                 concat!($name, ".forward.", $width, $suffix),
                 concat!($name, ".backward_q.", $width, $suffix),
                 concat!($name, ".backward_kv.", $width, $suffix),
             ],
-            &[wgsl!($file), wgsl!("lib/flash.wgsl"), wgsl!("lib/grid.wgsl"), $act, wgsl!($head)],
+            &[$files[0], $files[1], wgsl!("lib/flash.wgsl"), wgsl!("lib/grid.wgsl"), $act, wgsl!($head)],
             $rows,
         )
     };
@@ -81,14 +82,16 @@ macro_rules! forms {
     ($width:literal, $head:literal) => {
         Forms {
             width: $width,
-            lane: form!("flash_lane", "flash_lane.wgsl", 24, $width, $head, F32, ""),
-            lane_f16: form!("flash_lane", "flash_lane.wgsl", 24, $width, $head, F16, ".f16"),
-            group: form!("flash_group", "flash_group.wgsl", 64, $width, $head, F32, ""),
-            group_f16: form!("flash_group", "flash_group.wgsl", 64, $width, $head, F16, ".f16"),
+            lane: form!("flash_lane", LANE, 24, $width, $head, F32, ""),
+            lane_f16: form!("flash_lane", LANE, 24, $width, $head, F16, ".f16"),
+            group: form!("flash_group", GROUP, 32, $width, $head, F32, ""),
+            group_f16: form!("flash_group", GROUP, 32, $width, $head, F16, ".f16"),
         }
     };
 }
 
+const LANE: [Source; 2] = [wgsl!("flash_lane.wgsl"), wgsl!("lib/flash_rows.wgsl")];
+const GROUP: [Source; 2] = [wgsl!("flash_group.wgsl"), wgsl!("lib/flash_blocks.wgsl")];
 const F32: Source = wgsl!("tiles/act_f32.wgsl");
 const F16: Source = wgsl!("tiles/act_f16.wgsl", enable "f16");
 
