@@ -134,8 +134,8 @@ fn block_of_c(index: u32) -> vec2<u32> {
     let warps_across = select(width, width / 2u, two_across) / 8u;
     let warp = index / 32u;
     return 4u * vec2<u32>(
-        warp / warps_across * 4u + (index >> 1u & 1u) + (index >> 3u & 2u),
-        warp % warps_across * 8u + (index & 1u) + (index >> 1u & 6u),
+        warp / warps_across * 4u + ((index >> 1u) & 1u) + ((index >> 3u) & 2u),
+        warp % warps_across * 8u + (index & 1u) + ((index >> 1u) & 6u),
     );
 }
 
