@@ -5,8 +5,8 @@
 // the sum of its rows; the first COLUMNS invocations get the totals of their columns, which always have the same order.
 // Item is float or vec4 (tiles/).
 
-const COLUMNS = 16u;
-const COLUMNS_DEEP = 16u;
+const COLUMNS = 8u; // 128 bytes of vec4<f32>
+const COLUMNS_DEEP = 32u;
 
 var<workgroup> columns_sums: array<Item, 256>;
 

@@ -81,7 +81,7 @@ pub(super) fn first_columns_sum(x: &Tensor, rows: usize, stride: usize, width: u
     sum_slices(&partial.tensor, slices, width, width, Cut { slice: slices, ..cut }, to)
 }
 
-/// A sum of fewer rows is not worth a second pass: on a CPU driver, and on a GPU, where sixteen invocations share a column.
+/// A sum of fewer rows is not worth a second pass: on a CPU driver, and on a GPU, where 32 invocations share a column.
 const FEW_ROWS: usize = 64;
 const FEW_ROWS_GROUP: usize = 1024;
 /// On a CPU: so few that the rows of a slice stay in the cache while one lane after the other goes down them.
@@ -91,14 +91,16 @@ const ENOUGH: usize = 32_768;
 /// As many workgroups of 256 do, each of whose invocations has four loads under way.
 const ENOUGH_GROUPS: usize = 512;
 /// Fewer rows a slice would leave an invocation of the group form without its four.
-const LEAST_SLICE: usize = 64;
+const LEAST_SLICE: usize = 128;
+/// A sum of fewer rows is not worth sharing a column at all.
+const FEWEST_SHARED: usize = 8;
 
 /// How a sum is divided.
 #[derive(Clone, Copy)]
 struct Cut {
     /// Rows that the first pass adds up; all of them if it is to be the only one.
     slice: usize,
-    /// Whether sixteen invocations share a column.
+    /// Whether invocations share a column.
     shares: bool,
 }
 
@@ -111,7 +113,7 @@ impl Cut {
         match family {
             KernelFamily::Lane if rows < FEW_ROWS => alone(rows),
             KernelFamily::Lane => alone(CPU_SLICE),
-            KernelFamily::Workgroup if rows < STRIP || (rows < FEW_ROWS && columns >= ENOUGH) => alone(rows),
+            KernelFamily::Workgroup if rows < FEWEST_SHARED || (rows < FEW_ROWS && columns >= ENOUGH) => alone(rows),
             KernelFamily::Workgroup if rows <= FEW_ROWS_GROUP => shared(rows),
             KernelFamily::Workgroup => {
                 let slices = ENOUGH_GROUPS.div_ceil(columns.div_ceil(STRIP)).min(rows / LEAST_SLICE);

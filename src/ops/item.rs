@@ -34,4 +34,4 @@ pub(super) fn team_of(items: usize) -> usize {
 }
 
 /// Columns that a workgroup adds up with `shaders/lib/columns.wgsl`.
-pub(super) const STRIP: usize = 16;
+pub(super) const STRIP: usize = 8;

@@ -383,7 +383,7 @@ impl Cut {
     fn new(family: KernelFamily, rows: usize, team: usize) -> Self {
         let (least, teams) = match family {
             KernelFamily::Lane => (CPU_SLICE.max(rows.div_ceil(MAX_GROUPS as usize)), 1),
-            KernelFamily::Workgroup => ((rows.isqrt() / 8).max(LEAST_ROWS), LANES / team),
+            KernelFamily::Workgroup => ((rows.isqrt() / 12).max(LEAST_ROWS), LANES / team),
         };
         let slice = least * teams;
         Cut { slice, sums: rows.div_ceil(slice) * teams }
@@ -393,9 +393,9 @@ impl Cut {
 /// Rows that a column's invocation goes down: enough that the sums over slices are few, and few enough that a short batch
 /// keeps a device busy.
 const CPU_SLICE: usize = 32;
-/// Rows that a team goes down at least. With more rows in all their root counts, since the time of this pass grows with it
-/// and that of the totals falls.
-const LEAST_ROWS: usize = 4;
+/// Rows that a team goes down at least. Of more rows in all it takes a share of their root: the time of this pass grows with
+/// it, and that of the totals falls.
+const LEAST_ROWS: usize = 2;
 
 /// The same on the CPU, slowly.
 pub mod reference {
