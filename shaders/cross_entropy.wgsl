@@ -156,8 +156,8 @@ fn rows_group(
         return; // uniform: the whole workgroup leaves
     }
     let base = row * params.classes;
-    let largest = reduce_max(largest_of(base, lane, LANES), lane);
-    let sums = reduce_sum2(sums_of(base, lane, LANES, largest), lane);
+    let largest = reduce_max(largest_of(base, lane, LANES), lane, LANES);
+    let sums = reduce_sum2(sums_of(base, lane, LANES, largest), lane, LANES);
     if lane == 0u {
         store_stats(row, largest, sums);
     }
@@ -176,7 +176,7 @@ fn mean(@builtin(local_invocation_index) lane: u32) {
     for (var row = lane; row < params.rows; row += LANES) {
         sums += all_stats[2u * row].xw;
     }
-    sums = reduce_sum2(sums, lane);
+    sums = reduce_sum2(sums, lane, LANES);
     if lane == 0u {
         let each = select(0.0, 1.0 / sums.y, sums.y > 0.0);
         loss[0] = sums.x * each;
@@ -282,7 +282,7 @@ fn correct_group(
     if valid {
         better = better_of(row * params.classes, lane, LANES, label);
     }
-    better = reduce_sum(better, lane);
+    better = reduce_sum(better, lane, LANES);
     if lane == 0u && valid && better == 0.0 {
         atomicAdd(&correct[0], 1u);
     }

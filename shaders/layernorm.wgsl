@@ -3,9 +3,9 @@
 // With `indices`, the rows are those of kept tokens in a full tensor, and are put side by side on the way.
 //
 // x and parameters are Items, four floats or one; y and its gradient are as many activations (tiles/).
-// Forms: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of 64 a row (GPUs).
-// Any number of rows, any width. The backward pass is layernorm_backward.wgsl. Uses lib/grid.wgsl, lib/reduce.wgsl,
-// lib/fault.wgsl.
+// Forms: `_lane` gives every invocation a row (CPU drivers), `_group` gives a row to `lanes` invocations side by side, which
+// read it once (GPUs). Any number of rows, any width. The backward pass is layernorm_backward.wgsl. Uses lib/grid.wgsl,
+// lib/fault.wgsl, and the group forms lib/four.wgsl and lib/reduce.wgsl.
 
 struct Params {
     rows: u32,
@@ -14,11 +14,11 @@ struct Params {
     kept: u32, // R
     tokens: u32, // T
     fault: u32,
+    lanes: u32, // invocations on a row, of the group forms: 8, 16, 32 or 64
 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 
-const LANES = 64u;
 const NARROW = 16u;
 
 @group(0) @binding(0) var<storage, read> x: array<Item>; // f32[rows, width], or f32[batch, tokens, width]
@@ -92,39 +92,103 @@ fn forward_lane(
     store_y(base, base, 0u, 1u, stat);
 }
 
-// ---- the same by a workgroup: the row stays in the cache between the passes ----
+// ---- the same by a team of `lanes` invocations (lib/four.wgsl) ----
 
-fn group_stat_of(start: u32, lane: u32) -> vec2<f32> {
-    var sum: Item;
-    for (var i = lane; i < params.width; i += LANES) {
-        sum += x[start + i];
-    }
-    let mean = reduce_sum(item_sum(sum), lane) / f32(params.width * ITEM);
-    var squares: Item;
-    for (var i = lane; i < params.width; i += LANES) {
-        let d = x[start + i] - mean;
-        squares += d * d;
-    }
-    return vec2<f32>(mean, inverse_of(reduce_sum(item_sum(squares), lane)));
+// Items of a row that begins at `start`: the first four, with 0 for those that do not come before `end`. All are read,
+// the row's last in place of those behind it, so that no load waits for a branch.
+fn four_of_x(start: u32, places: vec4<u32>, end: u32) -> Four {
+    let at = start + min(places, vec4<u32>(params.width - 1u));
+    let inside = places < vec4<u32>(end);
+    return Four(
+        select(Item(), x[at.x], inside.x),
+        select(Item(), x[at.y], inside.y),
+        select(Item(), x[at.z], inside.z),
+        select(Item(), x[at.w], inside.w),
+    );
 }
 
-// Grid: a row a workgroup, folded.
+fn square_of(value: Item, mean: f32, inside: bool) -> Item {
+    let d = select(Item(), value - mean, inside);
+    return d * d;
+}
+
+// The two numbers of a row up to `end`, of which `four` is at hand.
+fn team_stat_of(start: u32, four: Four, places: vec4<u32>, end: u32, lane: u32) -> vec2<f32> {
+    let rest = places.w + params.lanes;
+    var sum = four_total(four);
+    for (var i = rest; i < end; i += params.lanes) {
+        sum += x[start + i];
+    }
+    let mean = reduce_sum(item_sum(sum), lane, params.lanes) / f32(params.width * ITEM);
+    let inside = places < vec4<u32>(end);
+    var squares = (square_of(four.a, mean, inside.x) + square_of(four.b, mean, inside.y))
+        + (square_of(four.c, mean, inside.z) + square_of(four.d, mean, inside.w));
+    for (var i = rest; i < end; i += params.lanes) {
+        squares += square_of(x[start + i], mean, true);
+    }
+    return vec2<f32>(mean, inverse_of(reduce_sum(item_sum(squares), lane, params.lanes)));
+}
+
+// What the first four items are multiplied by and moved by.
+struct Affine { weight: Four, bias: Four }
+
+fn affine_at(places: vec4<u32>) -> Affine {
+    let at = min(places, vec4<u32>(params.width - 1u));
+    return Affine(
+        Four(weight[at.x], weight[at.y], weight[at.z], weight[at.w]),
+        Four(bias[at.x], bias[at.y], bias[at.z], bias[at.w]),
+    );
+}
+
+fn four_of_y(four: Four, affine: Affine, stat: vec2<f32>) -> Four {
+    return Four(
+        (four.a - stat.x) * stat.y * affine.weight.a + affine.bias.a,
+        (four.b - stat.x) * stat.y * affine.weight.b + affine.bias.b,
+        (four.c - stat.x) * stat.y * affine.weight.c + affine.bias.c,
+        (four.d - stat.x) * stat.y * affine.weight.d + affine.bias.d,
+    );
+}
+
+fn store_four_y(base: u32, places: vec4<u32>, value: Four) {
+    let inside = places < vec4<u32>(params.width);
+    if inside.x {
+        y[base + places.x] = Act(value.a);
+    }
+    if inside.y {
+        y[base + places.y] = Act(value.b);
+    }
+    if inside.z {
+        y[base + places.z] = Act(value.c);
+    }
+    if inside.w {
+        y[base + places.w] = Act(value.d);
+    }
+}
+
+// Grid: 64 / lanes rows a workgroup, folded.
 @compute @workgroup_size(64)
 fn forward_group(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
+    let seat = four_seat(lane, params.lanes);
+    let row = grid_group(group, groups) * four_teams(params.lanes) + seat.team;
+    // A team without a row takes part in the barriers with the last one's.
+    let base = min(row, params.rows - 1u) * params.width;
+    let places = four_places(seat.rank, params.lanes);
+    let four = four_of_x(base, places, params.width);
+    let affine = affine_at(places);
+    let stat = team_stat_of(base, four, places, params.width, lane);
+    let value = four_of_y(four, affine, stat);
     if row >= params.rows {
-        return; // uniform: the whole workgroup leaves
+        return;
     }
-    let base = row * params.width;
-    let stat = group_stat_of(base, lane);
-    if lane == 0u {
+    if seat.rank == 0u {
         stats[row] = stat;
     }
-    store_y(base, base, lane, LANES, stat);
+    store_four_y(base, places, value);
+    store_y(base, base, places.w + params.lanes, params.lanes, stat);
 }
 
 // ---- rows of kept tokens: packed[b, r] = x[b, indices[b, r]], y = its norm ----
@@ -174,32 +238,57 @@ fn gather_lane(
     store_packed(start, base, 0u, 1u, stat);
 }
 
-// Grid: a row a workgroup, folded.
+fn store_four_packed(base: u32, places: vec4<u32>, value: Four) {
+    let inside = places < vec4<u32>(params.width);
+    if inside.x {
+        packed[base + places.x] = value.a;
+    }
+    if inside.y {
+        packed[base + places.y] = value.b;
+    }
+    if inside.z {
+        packed[base + places.z] = value.c;
+    }
+    if inside.w {
+        packed[base + places.w] = value.d;
+    }
+}
+
+// Grid: 64 / lanes rows a workgroup, folded.
 @compute @workgroup_size(64)
 fn gather_group(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
+    let seat = four_seat(lane, params.lanes);
+    let row = grid_group(group, groups) * four_teams(params.lanes) + seat.team;
+    // A team without a row takes part in the barriers with the last one's, one without a token with a row of no items.
+    let last = min(row, params.rows - 1u);
+    let index = indices[last];
+    let exists = index < params.tokens;
+    let start = select(0u, (last / params.kept * params.tokens + index) * params.width, exists);
+    let places = four_places(seat.rank, params.lanes);
+    let end = select(0u, params.width, exists);
+    let four = four_of_x(start, places, end);
+    let affine = affine_at(places);
+    let stat = team_stat_of(start, four, places, end, lane);
+    let value = four_of_y(four, affine, stat);
     if row >= params.rows {
-        return; // uniform: the whole workgroup leaves
+        return;
     }
     let base = row * params.width;
-    let index = indices[row];
-    let exists = index < params.tokens;
-    // Without its row, the workgroup takes part in the barriers with another one's.
-    let start = select(0u, (row / params.kept * params.tokens + index) * params.width, exists);
-    var stat = group_stat_of(start, lane);
-    if exists {
-        store_packed(start, base, lane, LANES, stat);
-    } else {
-        stat = vec2<f32>(0.0, inverse_of(0.0));
-        store_missing(base, lane, LANES);
-    }
-    if lane == 0u {
+    if seat.rank == 0u {
         stats[row] = stat;
-        if !exists {
+    }
+    store_four_packed(base, places, four);
+    store_four_y(base, places, value);
+    let rest = places.w + params.lanes;
+    if exists {
+        store_packed(start, base, rest, params.lanes, stat);
+    } else {
+        store_missing(base, rest, params.lanes);
+        if seat.rank == 0u {
             fault_raise(params.fault, index, params.tokens);
         }
     }

@@ -93,29 +93,47 @@ fn norm_partial_lane(
     partial[params.partials + run] = vec2<u32>(bitcast<u32>(sum), bad);
 }
 
-var<workgroup> sums: array<f32, LANES>;
-var<workgroup> bads: array<u32, LANES>;
+// Invocations of the passes that fold their results.
+const WIDE = 256u;
+const WIDE_ROOT = 16u;
 
-// Folds each lane's sum and smallest bad id into lane 0, in a fixed order. Not lib/reduce.wgsl: one tree serves both.
-fn fold(lane: u32, sum: f32, bad: u32) {
+var<workgroup> sums: array<f32, WIDE>;
+var<workgroup> bads: array<u32, WIDE>;
+var<workgroup> root_sums: array<f32, WIDE_ROOT>;
+var<workgroup> root_bads: array<u32, WIDE_ROOT>;
+
+struct Folded { sum: f32, bad: u32 }
+
+// The sum of all invocations' sums and their smallest bad id, in a fixed order: each of the first sixteen takes in sixteen,
+// then everyone the results. Called once, in uniform control flow.
+fn fold(lane: u32, sum: f32, bad: u32) -> Folded {
     sums[lane] = sum;
     bads[lane] = bad;
-    for (var step = LANES / 2u; step > 0u; step /= 2u) {
-        workgroupBarrier(); // the level above is written
-        if lane < step {
-            sums[lane] += sums[lane + step];
-            bads[lane] = min(bads[lane], bads[lane + step]);
+    workgroupBarrier(); // the values are written
+    if lane < WIDE_ROOT {
+        var part = Folded(0.0, NO_PARAMETER);
+        for (var i = 0u; i < WIDE_ROOT; i++) {
+            part.sum += sums[WIDE_ROOT * lane + i];
+            part.bad = min(part.bad, bads[WIDE_ROOT * lane + i]);
         }
+        root_sums[lane] = part.sum;
+        root_bads[lane] = part.bad;
     }
-    workgroupBarrier(); // the total is written
+    workgroupBarrier(); // the results of sixteen are written
+    var all = Folded(0.0, NO_PARAMETER);
+    for (var i = 0u; i < WIDE_ROOT; i++) {
+        all.sum += root_sums[i];
+        all.bad = min(all.bad, root_bads[i]);
+    }
+    return all;
 }
 
 // GPUs: SHARING invocations side by side share a block, so that neighbours read neighbours. Grid: a workgroup for every
 // CHUNK blocks, folded. Writes a partial for each.
 const SHARING = 8u;
-const CHUNK = 64u;
+const CHUNK = 256u;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn norm_partial_group(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -125,7 +143,7 @@ fn norm_partial_group(
     let end = min(chunk * CHUNK + CHUNK, params.elements / OPTIM_BLOCK);
     let first = chunk * CHUNK + lane / SHARING;
     var squares = vec4<f32>();
-    for (var block = first; block < end; block += LANES / SHARING) {
+    for (var block = first; block < end; block += WIDE / SHARING) {
         let row = table[owner[params.first_block + block]];
         if row.is_active != 0u {
             squares += squares_of(row, block, lane % SHARING, SHARING);
@@ -134,11 +152,11 @@ fn norm_partial_group(
     let sum = total_of(squares);
     var bad = NO_PARAMETER;
     if !finite(sum) {
-        bad = first_bad(first, end, LANES / SHARING);
+        bad = first_bad(first, end, WIDE / SHARING);
     }
-    fold(lane, sum, bad);
+    let all = fold(lane, sum, bad);
     if lane == 0u && chunk * CHUNK < end {
-        partial[params.partials + chunk] = vec2<u32>(bitcast<u32>(sums[0]), bads[0]);
+        partial[params.partials + chunk] = vec2<u32>(bitcast<u32>(all.sum), all.bad);
     }
 }
 
@@ -172,24 +190,24 @@ fn adapt_loss_scale(ok: bool) {
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn norm_total(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     var bad = NO_PARAMETER;
-    for (var i = lane; i < params.partials; i += LANES) {
+    for (var i = lane; i < params.partials; i += WIDE) {
         sum += bitcast<f32>(partials[i].x);
         bad = min(bad, partials[i].y);
     }
-    fold(lane, sum, bad);
+    let all = fold(lane, sum, bad);
     if lane != 0u {
         return;
     }
     let unscale = 1.0 / loss_scale[0];
-    let norm = sqrt(sums[0]) * unscale;
+    let norm = sqrt(all.sum) * unscale;
     // Finite gradients whose squares overflow would give a useless scale: skipped too, without an offender.
-    let ok = bads[0] == NO_PARAMETER && finite(norm);
+    let ok = all.bad == NO_PARAMETER && finite(norm);
     state.is_finite = u32(ok);
-    state.bad_parameter = bads[0];
+    state.bad_parameter = all.bad;
     state.norm = norm;
     // torch.nn.utils.clip_grad_norm_: max_norm / (norm + 1e-6), at most 1
     state.grad_scale = unscale * select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);

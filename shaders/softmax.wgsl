@@ -4,15 +4,16 @@
 //   a row is `stride` elements apart from the next and `width` long; if causal > 0 only its first 1 + row % causal
 //   elements are valid, else all `width`. What lies between width and stride is set to 0.
 //
-// Two forms of each pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of 64 a row
-// (GPUs). Any number of rows, any width. `stride` counts Items, four floats or one.
-// Uses lib/grid.wgsl and lib/reduce.wgsl, and tiles/vec4.wgsl with tiles/columns_vec4.wgsl, or the scalar ones.
+// Two forms of each pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives a row to `lanes` invocations side
+// by side, 8, 16, 32 or 64, which read it once (GPUs). Any number of rows, any width. `stride` counts Items, four floats or
+// one. Uses lib/grid.wgsl, the group forms lib/four.wgsl and lib/reduce.wgsl, and tiles/vec4.wgsl with
+// tiles/columns_vec4.wgsl, or the scalar ones.
 
-struct Params { rows: u32, width: u32, stride: u32, causal: u32 }
+struct Params { rows: u32, width: u32, stride: u32, causal: u32, lanes: u32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 
-const LANES = 64u;
+const LANES = 64u; // rows a workgroup, of the lane forms
 const LOWEST = -3.4028234e38;
 
 // ---- forward ----
@@ -48,9 +49,13 @@ fn exponentiate(base: u32, first: u32, step: u32, valid: u32, largest: f32) -> f
     return item_sum(sum);
 }
 
+fn inverse_of(sum: f32) -> f32 {
+    return select(1.0 / sum, 0.0, sum == 0.0);
+}
+
 // Divides those elements by the row's sum, and sets to 0 what is not valid.
 fn finish(base: u32, first: u32, step: u32, valid: u32, sum: f32) {
-    let inverse = select(1.0 / sum, 0.0, sum == 0.0);
+    let inverse = inverse_of(sum);
     var i = first;
     for (; i * ITEM < valid; i += step) {
         scores[base + i] *= inverse;
@@ -78,22 +83,69 @@ fn forward_lane(
     finish(base, 0u, 1u, valid, sum);
 }
 
-// Grid: a row a workgroup, folded. Each invocation meets only elements of its own, so memory needs no barrier.
+// What is left of a score of a group form: LOWEST where it is not valid, which leaves the largest alone.
+fn score_of(value: Item, i: u32, valid: u32) -> Item {
+    return select(Item(LOWEST), value, item_columns(i) < ItemColumns(valid));
+}
+
+fn exponential_of(score: Item, i: u32, valid: u32, largest: f32) -> Item {
+    return select(Item(), exp(score - Item(largest)), item_columns(i) < ItemColumns(valid));
+}
+
+fn store_four_scores(base: u32, places: vec4<u32>, value: Four) {
+    let inside = places < vec4<u32>(params.stride);
+    if inside.x {
+        scores[base + places.x] = value.a;
+    }
+    if inside.y {
+        scores[base + places.y] = value.b;
+    }
+    if inside.z {
+        scores[base + places.z] = value.c;
+    }
+    if inside.w {
+        scores[base + places.w] = value.d;
+    }
+}
+
+// Grid: 64 / lanes rows a workgroup, folded. Each invocation meets only elements of its own, so memory needs no barrier.
 @compute @workgroup_size(64)
 fn forward_group(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
+    let n = params.lanes;
+    let seat = four_seat(lane, n);
+    let row = grid_group(group, groups) * four_teams(n) + seat.team;
+    // A team without a row takes part in the barriers, with no valid elements of the last one's.
+    let base = min(row, params.rows - 1u) * params.stride;
+    let valid = select(0u, valid_width(row), row < params.rows);
+    let places = four_places(seat.rank, n);
+    let rest = places.w + n;
+    // All are read, the row's last in place of those behind it, so that no load waits for a branch.
+    let at = base + min(places, vec4<u32>(params.stride - 1u));
+    let z = Four(
+        score_of(scores[at.x], places.x, valid),
+        score_of(scores[at.y], places.y, valid),
+        score_of(scores[at.z], places.z, valid),
+        score_of(scores[at.w], places.w, valid),
+    );
+    let four_largest = item_max(max(max(z.a, z.b), max(z.c, z.d)));
+    let largest = reduce_max(max(four_largest, largest_of(base, rest, n, valid)), lane, n);
+    let e = Four(
+        exponential_of(z.a, places.x, valid, largest),
+        exponential_of(z.b, places.y, valid, largest),
+        exponential_of(z.c, places.z, valid, largest),
+        exponential_of(z.d, places.w, valid, largest),
+    );
+    let sum = reduce_sum(item_sum(four_total(e)) + exponentiate(base, rest, n, valid, largest), lane, n);
     if row >= params.rows {
-        return; // uniform: the whole workgroup leaves
+        return;
     }
-    let base = row * params.stride;
-    let valid = valid_width(row);
-    let largest = reduce_max(largest_of(base, lane, LANES, valid), lane);
-    let sum = reduce_sum(exponentiate(base, lane, LANES, valid, largest), lane);
-    finish(base, lane, LANES, valid, sum);
+    let inverse = inverse_of(sum);
+    store_four_scores(base, places, Four(e.a * inverse, e.b * inverse, e.c * inverse, e.d * inverse));
+    finish(base, rest, n, valid, sum);
 }
 
 // ---- backward of p = softmax(z): dz = p (dp - Σ p dp), and 0 between width and stride. p is 0 where it was not valid ----
@@ -137,18 +189,60 @@ fn backward_lane(
     store_dz(base, 0u, 1u, dot);
 }
 
-// Grid: a row a workgroup, folded. Each invocation meets only elements of its own, so memory needs no barrier.
+fn store_four_d(base: u32, places: vec4<u32>, value: Four) {
+    let inside = places < vec4<u32>(params.stride);
+    if inside.x {
+        d[base + places.x] = value.a;
+    }
+    if inside.y {
+        d[base + places.y] = value.b;
+    }
+    if inside.z {
+        d[base + places.z] = value.c;
+    }
+    if inside.w {
+        d[base + places.w] = value.d;
+    }
+}
+
+// 0 where i does not lie in the row, whatever the value.
+fn within(value: Item, i: u32) -> Item {
+    return select(Item(), value, item_columns(i) < ItemColumns(params.width));
+}
+
+// Grid: 64 / lanes rows a workgroup, folded. Each invocation meets only elements of its own, so memory needs no barrier.
 @compute @workgroup_size(64)
 fn backward_group(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
+    let n = params.lanes;
+    let seat = four_seat(lane, n);
+    let row = grid_group(group, groups) * four_teams(n) + seat.team;
+    // A team without a row takes part in the barriers with the last one's.
+    let base = min(row, params.rows - 1u) * params.stride;
+    let places = four_places(seat.rank, n);
+    let rest = places.w + n;
+    let at = base + min(places, vec4<u32>(params.stride - 1u));
+    let p = Four(probabilities[at.x], probabilities[at.y], probabilities[at.z], probabilities[at.w]);
+    let dp = Four(d[at.x], d[at.y], d[at.z], d[at.w]);
+    let terms = Four(
+        within(p.a * dp.a, places.x),
+        within(p.b * dp.b, places.y),
+        within(p.c * dp.c, places.z),
+        within(p.d * dp.d, places.w),
+    );
+    let dot = reduce_sum(item_sum(four_total(terms)) + dot_of(base, rest, n), lane, n);
     if row >= params.rows {
-        return; // uniform: the whole workgroup leaves
+        return;
     }
-    let base = row * params.stride;
-    let dot = reduce_sum(dot_of(base, lane, LANES), lane);
-    store_dz(base, lane, LANES, dot);
+    let dz = Four(
+        within(p.a * (dp.a - dot), places.x),
+        within(p.b * (dp.b - dot), places.y),
+        within(p.c * (dp.c - dot), places.z),
+        within(p.d * (dp.d - dot), places.w),
+    );
+    store_four_d(base, places, dz);
+    store_dz(base, rest, n, dot);
 }

@@ -52,7 +52,7 @@ fn sum_partials(
 // Grid: one workgroup.
 @compute @workgroup_size(64)
 fn sum_total(@builtin(local_invocation_index) lane: u32) {
-    let sum = reduce_sum(lane_sum(lane, params.rounds), lane);
+    let sum = reduce_sum(lane_sum(lane, params.rounds), lane, 64u);
     if lane == 0u {
         total[0] = params.factor * sum;
     }

@@ -26,3 +26,12 @@ pub(super) fn sample_grid(items: usize, samples: usize) -> Grid {
     let most = MAX_GROUPS as usize;
     Grid::new(items.div_ceil(LANES).clamp(1, most), samples.min(most), 1)
 }
+
+/// Invocations that share a row of `items` in the kernels that use `shaders/lib/four.wgsl`: the fewest of 8, 16, 32 and 64 that
+/// hold it in four items each, so that rows of usual widths leave none idle; 64 if none do.
+pub(super) fn team_of(items: usize) -> usize {
+    items.div_ceil(4).next_power_of_two().clamp(8, LANES)
+}
+
+/// Columns that a workgroup adds up with `shaders/lib/columns.wgsl`.
+pub(super) const STRIP: usize = 8;

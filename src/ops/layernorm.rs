@@ -1,5 +1,6 @@
 //! Layer normalisation over the last axis (Ba et al., 2016), by itself or of the kept tokens of random-LTD.
 
+use super::item::{STRIP, team_of};
 use super::token_gather::GatherRule;
 use super::token_rows::channels_of;
 use super::{TokenIndices, expect, expect_f32, expect_match};
@@ -9,16 +10,19 @@ use crate::gpu::{Access, Fault, Gpu, Grid, Kernel, KernelFamily, MAX_GROUPS, Par
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(ForwardParams { rows: u32, width: u32, eps: f32, kept: u32, tokens: u32, fault: u32 });
-params!(BackwardParams { rows: u32, width: u32, slice: u32, flags: u32 });
+params!(ForwardParams { rows: u32, width: u32, eps: f32, kept: u32, tokens: u32, fault: u32, lanes: u32 });
+params!(BackwardParams { rows: u32, width: u32, slice: u32, flags: u32, lanes: u32 });
 
 /// The kernels that depend on what x is read in and y written as.
 struct Form {
     forward: ByFamily,
     gather: ByFamily,
-    means: ByFamily,
-    columns: ByFamily,
-    totals: Kernel,
+    /// On CPU drivers, two passes backward before the totals.
+    means: Kernel,
+    columns: Kernel,
+    /// On GPUs, both in one.
+    backward: Kernel,
+    totals: ByFamily,
     /// Floats in an item.
     item: usize,
 }
@@ -29,20 +33,20 @@ struct ByFamily {
 }
 
 impl ByFamily {
-    /// The kernel, and how many invocations a workgroup of it has side by side.
-    fn pick(&'static self, gpu: &Gpu) -> (&'static Kernel, usize) {
+    fn pick(&'static self, gpu: &Gpu) -> &'static Kernel {
         match gpu.family() {
-            KernelFamily::Lane => (&self.lane, NARROW),
-            KernelFamily::Workgroup => (&self.group, LANES),
+            KernelFamily::Lane => &self.lane,
+            KernelFamily::Workgroup => &self.group,
         }
     }
 
-    /// A kernel that takes a row an invocation or a row a workgroup.
-    fn by_row(&'static self, gpu: &Gpu, rows: usize) -> (&'static Kernel, Grid) {
-        match gpu.family() {
-            KernelFamily::Lane => (&self.lane, Grid::linear(rows, NARROW)),
-            KernelFamily::Workgroup => (&self.group, Grid::linear(rows, 1)),
-        }
+    /// A kernel that takes a row an invocation, or a row a team of so many.
+    fn by_row(&'static self, gpu: &Gpu, rows: usize, team: usize) -> (&'static Kernel, Grid) {
+        let rows_a_group = match gpu.family() {
+            KernelFamily::Lane => NARROW,
+            KernelFamily::Workgroup => LANES / team,
+        };
+        (self.pick(gpu), Grid::linear(rows, rows_a_group))
     }
 }
 
@@ -63,7 +67,8 @@ const GATHER: &[Access] = &[
 ];
 const MEANS: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write];
 const COLUMNS: &[Access] =
-    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
+    &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Read];
+const BACKWARD: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 const TOTALS: &[Access] = &[Access::Read, Access::Write, Access::Write];
 
 const fn kernel(name: &'static str, sources: &'static [Source], entry: &'static str) -> Kernel {
@@ -85,12 +90,19 @@ macro_rules! form {
         const FORWARDS: &[Source] = &[
             wgsl!("layernorm.wgsl"),
             wgsl!("lib/grid.wgsl"),
+            wgsl!("lib/four.wgsl"),
             wgsl!("lib/reduce.wgsl"),
             wgsl!("lib/fault.wgsl"),
             $($tile),+
         ];
-        const BACKWARDS: &[Source] =
-            &[wgsl!("layernorm_backward.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl"), $($tile),+];
+        const BACKWARDS: &[Source] = &[
+            wgsl!("layernorm_backward.wgsl"),
+            wgsl!("lib/grid.wgsl"),
+            wgsl!("lib/four.wgsl"),
+            wgsl!("lib/reduce.wgsl"),
+            wgsl!("lib/columns.wgsl"),
+            $($tile),+
+        ];
         Form {
             forward: ByFamily {
                 lane: kernel(concat!("layernorm.forward_lane", $suffix), FORWARDS, "forward_lane"),
@@ -106,15 +118,18 @@ macro_rules! form {
                     ..kernel(concat!("layernorm.gather_group", $suffix), FORWARDS, "gather_group")
                 },
             },
-            means: ByFamily {
-                lane: backward_kernel(concat!("layernorm.means_lane", $suffix), BACKWARDS, "means_lane", MEANS),
-                group: backward_kernel(concat!("layernorm.means_group", $suffix), BACKWARDS, "means_group", MEANS),
+            means: backward_kernel(concat!("layernorm.means_lane", $suffix), BACKWARDS, "means_lane", MEANS),
+            columns: backward_kernel(concat!("layernorm.columns_lane", $suffix), BACKWARDS, "columns_lane", COLUMNS),
+            backward: backward_kernel(
+                concat!("layernorm.backward_group", $suffix),
+                BACKWARDS,
+                "backward_group",
+                BACKWARD,
+            ),
+            totals: ByFamily {
+                lane: backward_kernel(concat!("layernorm.totals_lane", $suffix), BACKWARDS, "totals_lane", TOTALS),
+                group: backward_kernel(concat!("layernorm.totals_group", $suffix), BACKWARDS, "totals_group", TOTALS),
             },
-            columns: ByFamily {
-                lane: backward_kernel(concat!("layernorm.columns_lane", $suffix), BACKWARDS, "columns_lane", COLUMNS),
-                group: backward_kernel(concat!("layernorm.columns_group", $suffix), BACKWARDS, "columns_group", COLUMNS),
-            },
-            totals: backward_kernel(concat!("layernorm.totals", $suffix), BACKWARDS, "totals", TOTALS),
             item: $item,
         }
     }};
@@ -134,9 +149,9 @@ static SCALAR: Form =
 
 /// Every kernel of this file.
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    let families = |form: &'static Form| [&form.forward, &form.gather, &form.means, &form.columns];
     let of = |form: &'static Form| {
-        families(form).into_iter().flat_map(|f| [&f.lane, &f.group]).chain([&form.totals]).collect::<Vec<_>>()
+        let families = [&form.forward, &form.gather, &form.totals].into_iter().flat_map(|f| [&f.lane, &f.group]);
+        families.chain([&form.means, &form.columns, &form.backward]).collect::<Vec<_>>()
     };
     [&VEC4, &VEC4_F16, &SCALAR].into_iter().flat_map(of).collect()
 }
@@ -160,7 +175,7 @@ pub fn layernorm_as(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, dtype:
     let y = Tensor::empty(gpu, dtype, x.shape())?;
     let stats = norm.stats(rows)?;
     let params = norm.params(rows);
-    let (kernel, grid) = norm.form.forward.by_row(gpu, rows);
+    let (kernel, grid) = norm.form.forward.by_row(gpu, rows, params.lanes as usize);
     let buffers = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
     gpu.dispatch(kernel, &params, &buffers, grid)?;
     Ok(norm.record(y, x, stats))
@@ -188,7 +203,7 @@ pub fn gather_layernorm(
     let stats = norm.stats(rows)?;
     let (kept, tokens) = (indices.kept() as u32, indices.tokens() as u32);
     let params = ForwardParams { kept, tokens, fault: Fault::GatherIndex as u32, ..norm.params(rows) };
-    let (kernel, grid) = norm.form.gather.by_row(gpu, rows);
+    let (kernel, grid) = norm.form.gather.by_row(gpu, rows, params.lanes as usize);
     let faults = gpu.faults();
     let inputs = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
     let buffers = [&inputs[..], &[indices.positions().buffer(), &faults, packed.buffer()]].concat();
@@ -233,8 +248,9 @@ impl<'a> Norm<'a> {
 
     /// Without a gather.
     fn params(&self, rows: usize) -> ForwardParams {
-        let width = (self.weight.numel() / self.form.item) as u32;
-        ForwardParams { rows: rows as u32, width, eps: self.eps, kept: 0, tokens: 0, fault: 0 }
+        let width = self.weight.numel() / self.form.item;
+        let lanes = team_of(width) as u32;
+        ForwardParams { rows: rows as u32, width: width as u32, eps: self.eps, kept: 0, tokens: 0, fault: 0, lanes }
     }
 
     /// Gives `y`, the norm of `x`, its place in the graph.
@@ -268,10 +284,9 @@ const ADD_TOTAL: [u32; 2] = [32, 64];
 
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        let means = self.means(&dy)?;
         let dx = parents.destination(0)?;
         let wants_affine = parents.wants(1) || parents.wants(2);
-        let (partial, slices) = self.columns(&dy, &means, dx, wants_affine)?;
+        let (partial, slices) = self.rows_and_columns(&dy, dx, wants_affine)?;
         if !wants_affine {
             return Ok(());
         }
@@ -293,43 +308,47 @@ impl Rule {
 
     fn params(&self) -> BackwardParams {
         let width = self.weight.numel() / self.form.item;
-        BackwardParams { rows: self.rows() as u32, width: width as u32, slice: 0, flags: 0 }
+        let lanes = team_of(width) as u32;
+        BackwardParams { rows: self.rows() as u32, width: width as u32, slice: 0, flags: 0, lanes }
+    }
+
+    /// dx, and column sums over slices of rows, for weight and bias: `f32[2, slices, C]`, with the number of slices.
+    fn rows_and_columns(&self, dy: &Tensor, dx: Option<Destination>, wants_affine: bool) -> Result<(Tensor, usize)> {
+        let gpu = dy.gpu();
+        let dx_flags = dx.as_ref().map_or(0, |dx| if dx.accumulate { ADD_DX } else { WANTS_DX });
+        let flags = dx_flags | if wants_affine { WANTS_AFFINE } else { 0 };
+        let unused = || Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?);
+        let dx = dx.map_or_else(unused, |dx| Ok(dx.tensor))?;
+        let params = BackwardParams { flags, ..self.params() };
+        let cut = Cut::new(gpu.family(), self.rows(), params.lanes as usize);
+        let partial = match wants_affine {
+            true => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[2, cut.sums, self.weight.numel()])?)?,
+            false => unused()?,
+        };
+        let params = BackwardParams { slice: cut.slice as u32, ..params };
+        let slices = self.rows().div_ceil(cut.slice);
+        let buffers = [&self.x, &self.stats, dy, &self.weight, &dx, &partial].map(Tensor::buffer);
+        match gpu.family() {
+            KernelFamily::Lane => {
+                let means = self.means(dy)?;
+                let buffers = [&buffers[..], &[means.buffer()]].concat();
+                let grid = Grid::new((params.width as usize).div_ceil(NARROW), slices, 1);
+                gpu.dispatch(&self.form.columns, &params, &buffers, grid)?;
+            }
+            KernelFamily::Workgroup => {
+                gpu.dispatch(&self.form.backward, &params, &buffers, Grid::linear(slices, 1))?;
+            }
+        }
+        Ok((partial, cut.sums))
     }
 
     /// The means of dhat and dhat·hat over each row: `f32[rows, 2]`.
     fn means(&self, dy: &Tensor) -> Result<Tensor> {
         let means = self.stats.empty_like()?;
-        let (kernel, grid) = self.form.means.by_row(dy.gpu(), self.rows());
         let inputs = [&self.x, &self.stats, dy, &self.weight, &means];
-        dy.gpu().dispatch(kernel, &self.params(), &inputs.map(Tensor::buffer), grid)?;
+        let grid = Grid::linear(self.rows(), NARROW);
+        dy.gpu().dispatch(&self.form.means, &self.params(), &inputs.map(Tensor::buffer), grid)?;
         Ok(means)
-    }
-
-    /// dx, and column sums over slices of rows, for weight and bias: `f32[2, slices, C]`, with the number of slices.
-    fn columns(
-        &self,
-        dy: &Tensor,
-        means: &Tensor,
-        dx: Option<Destination>,
-        wants_affine: bool,
-    ) -> Result<(Tensor, usize)> {
-        let (gpu, rows) = (dy.gpu(), self.rows());
-        let slice = SLICE.max(rows.div_ceil(MAX_GROUPS as usize));
-        let slices = rows.div_ceil(slice);
-        let dx_flags = dx.as_ref().map_or(0, |dx| if dx.accumulate { ADD_DX } else { WANTS_DX });
-        let flags = dx_flags | if wants_affine { WANTS_AFFINE } else { 0 };
-        let params = BackwardParams { slice: slice as u32, flags, ..self.params() };
-        let unused = || Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?);
-        let dx = dx.map_or_else(unused, |dx| Ok(dx.tensor))?;
-        let partial = match wants_affine {
-            true => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[2, slices, self.weight.numel()])?)?,
-            false => unused()?,
-        };
-        let (kernel, lanes) = self.form.columns.pick(gpu);
-        let inputs = [&self.x, &self.stats, dy, &self.weight, means, &dx, &partial];
-        let grid = Grid::new((params.width as usize).div_ceil(lanes), slices, 1);
-        gpu.dispatch(kernel, &params, &inputs.map(Tensor::buffer), grid)?;
-        Ok((partial, slices))
     }
 
     /// The totals that are wanted, of dweight and dbias.
@@ -342,14 +361,41 @@ impl Rule {
             None => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?),
         };
         let (dweight, dbias) = (memory(&to[0])?, memory(&to[1])?);
-        let grid = Grid::new((params.width as usize).div_ceil(NARROW), 2, 1);
-        gpu.dispatch(&self.form.totals, &params, &[partial.buffer(), dweight.buffer(), dbias.buffer()], grid)
+        let columns = match gpu.family() {
+            KernelFamily::Lane => NARROW,
+            KernelFamily::Workgroup => STRIP,
+        };
+        let grid = Grid::new((params.width as usize).div_ceil(columns), 2, 1);
+        let buffers = [partial.buffer(), dweight.buffer(), dbias.buffer()];
+        gpu.dispatch(self.form.totals.pick(gpu), &params, &buffers, grid)
+    }
+}
+
+/// How backward divides its rows.
+struct Cut {
+    /// Rows of a workgroup.
+    slice: usize,
+    /// Sums of dweight and of dbias that are left for the totals: one a slice, or one for each team in it.
+    sums: usize,
+}
+
+impl Cut {
+    fn new(family: KernelFamily, rows: usize, team: usize) -> Self {
+        let (least, teams) = match family {
+            KernelFamily::Lane => (CPU_SLICE.max(rows.div_ceil(MAX_GROUPS as usize)), 1),
+            KernelFamily::Workgroup => ((rows.isqrt() / 12).max(LEAST_ROWS), LANES / team),
+        };
+        let slice = least * teams;
+        Cut { slice, sums: rows.div_ceil(slice) * teams }
     }
 }
 
 /// Rows that a column's invocation goes down: enough that the sums over slices are few, and few enough that a short batch
 /// keeps a device busy.
-const SLICE: usize = 32;
+const CPU_SLICE: usize = 32;
+/// Rows that a team goes down at least. Of more rows in all it takes a share of their root: the time of this pass grows with
+/// it, and that of the totals falls.
+const LEAST_ROWS: usize = 2;
 
 /// The same on the CPU, slowly.
 pub mod reference {

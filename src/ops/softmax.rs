@@ -1,19 +1,20 @@
 //! Softmax over the last axis, as an operation and, in place on padded rows, as a part of attention.
 
-use super::item::ByItem;
+use super::item::{ByItem, team_of};
 use super::{expect_f32, sole_or_copy};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, params, wgsl};
 use crate::tensor::Tensor;
 
-params!(SoftmaxParams { rows: u32, width: u32, stride: u32, causal: u32 });
+params!(SoftmaxParams { rows: u32, width: u32, stride: u32, causal: u32, lanes: u32 });
 
 static FORWARD_LANE: Kernel = Kernel {
     name: "softmax.forward_lane",
     sources: &[
         wgsl!("softmax.wgsl"),
         wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/four.wgsl"),
         wgsl!("lib/reduce.wgsl"),
         wgsl!("tiles/vec4.wgsl"),
         wgsl!("tiles/columns_vec4.wgsl"),
@@ -40,6 +41,7 @@ static FORWARD_LANE_SCALAR: Kernel = Kernel {
     sources: &[
         wgsl!("softmax.wgsl"),
         wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/four.wgsl"),
         wgsl!("lib/reduce.wgsl"),
         wgsl!("tiles/scalar.wgsl"),
         wgsl!("tiles/columns_scalar.wgsl"),
@@ -67,6 +69,7 @@ pub(crate) const KERNELS: &[&Kernel] = &[
     &BACKWARD_GROUP_SCALAR,
 ];
 
+/// Invocations a workgroup, as in the shader.
 const LANES: usize = 64;
 
 /// The forms of one pass.
@@ -88,14 +91,18 @@ static BACKWARD: Forms = Forms {
 impl Forms {
     /// Dispatches the form for this device and for `params`, whose stride is still in floats.
     fn dispatch(&self, gpu: &Gpu, params: SoftmaxParams, buffers: &[&BufferView]) -> Result<()> {
-        let rows = params.rows as usize;
-        let (forms, grid) = match gpu.family() {
-            KernelFamily::Lane => (&self.lane, Grid::linear(rows, LANES)),
-            KernelFamily::Workgroup => (&self.group, Grid::linear(rows, 1)),
+        let forms = match gpu.family() {
+            KernelFamily::Lane => &self.lane,
+            KernelFamily::Workgroup => &self.group,
         };
         let (kernel, item) = forms.pick(params.stride as usize);
-        let params = SoftmaxParams { stride: params.stride / item as u32, ..params };
-        gpu.dispatch(kernel, &params, buffers, grid)
+        let stride = params.stride as usize / item;
+        let (lanes, rows_a_group) = match gpu.family() {
+            KernelFamily::Lane => (1, LANES),
+            KernelFamily::Workgroup => (team_of(stride), LANES / team_of(stride)),
+        };
+        let params = SoftmaxParams { stride: stride as u32, lanes: lanes as u32, ..params };
+        gpu.dispatch(kernel, &params, buffers, Grid::linear(params.rows as usize, rows_a_group))
     }
 }
 
@@ -129,6 +136,7 @@ pub(super) fn softmax_rows(
         width: width as u32,
         stride: stride as u32,
         causal: causal_tokens.unwrap_or(0) as u32,
+        lanes: 0,
     };
     FORWARD.dispatch(gpu, params, &[scores])
 }
@@ -143,7 +151,7 @@ pub(super) fn softmax_rows_backward(
     width: usize,
     stride: usize,
 ) -> Result<()> {
-    let params = SoftmaxParams { rows: rows as u32, width: width as u32, stride: stride as u32, causal: 0 };
+    let params = SoftmaxParams { rows: rows as u32, width: width as u32, stride: stride as u32, causal: 0, lanes: 0 };
     BACKWARD.dispatch(gpu, params, &[probabilities, d])
 }
 

@@ -76,11 +76,11 @@ pub(super) struct Pass {
 
 impl Pass {
     /// The first pass of the norm. The numbers are those of `shaders/optim_norm.wgsl`: 64 invocations with 8 blocks each,
-    /// or together with 64 blocks.
+    /// or 256 together with 256 blocks.
     pub(super) fn norm(family: KernelFamily) -> Self {
         match family {
             KernelFamily::Lane => Pass { kernel: &NORM_PARTIAL_LANE, group: 512 * BLOCK, partial: 8 * BLOCK },
-            KernelFamily::Workgroup => Pass { kernel: &NORM_PARTIAL_GROUP, group: 64 * BLOCK, partial: 64 * BLOCK },
+            KernelFamily::Workgroup => Pass { kernel: &NORM_PARTIAL_GROUP, group: 256 * BLOCK, partial: 256 * BLOCK },
         }
     }
 

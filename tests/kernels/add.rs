@@ -45,7 +45,10 @@ fn add() {
 #[test]
 fn column_sum_of_wide_and_narrow_rows() {
     for gpu in each_family() {
-        for (rows, width) in [(520, 192), (2080, 64), (12608, 3), (63, 1757), (65, 197), (4000, 1), (1, 768)] {
+        let usual = [(520, 192), (2080, 64), (12608, 3), (63, 1757), (65, 197), (4000, 1), (1, 768)];
+        // Where a GPU begins to share columns and to need a second pass; and columns enough without sharing.
+        let bounds = [(7, 12), (8, 4), (15, 8), (33, 20), (1025, 1000), (1088, 68), (17, 131_076)];
+        for (rows, width) in [&usual[..], &bounds].concat() {
             let (x, y, dz) = (values(1, rows * width), values(2, width), positive(3, rows * width));
             let (tx, ty) = (leaf(&gpu, &[rows, width], &x), leaf(&gpu, &[width], &y));
             let z = ops::add(&ops::add(&tx, &ty).unwrap(), &ty).unwrap();

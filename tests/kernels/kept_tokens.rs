@@ -1,7 +1,7 @@
 //! What the tests of gather and scatter share.
 
 /// B, T, R, C: with and without vec4 rows, one row, every row, rows longer and shorter than a workgroup.
-pub const SIZES: [[usize; 4]; 8] = [
+pub const SIZES: [[usize; 4]; 9] = [
     [1, 1, 1, 1],
     [1, 7, 7, 4],
     [2, 7, 3, 1],
@@ -10,6 +10,7 @@ pub const SIZES: [[usize; 4]; 8] = [
     [2, 65, 64, 260],
     [1, 5, 2, 1757],
     [5, 3, 1, 768],
+    [3, 9, 5, 1028],
 ];
 
 /// `kept` positions for each of `batch` samples: ascending, distinct, different in each sample, ends included.

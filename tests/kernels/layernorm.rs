@@ -8,7 +8,11 @@ use wgrad::{DType, Error, Tensor};
 #[test]
 fn layernorm() {
     for gpu in each_family() {
-        for (rows, width) in [(1, 1), (1, 7), (3, 64), (65, 65), (197, 48), (1757, 7), (33, 1028), (5, 4)] {
+        // Widths that four, three and fewer items for each of 8, 16, 32 and 64 invocations hold, and that none do; rows that
+        // leave the last of several side by side without its own.
+        let narrow = [(1, 1), (1, 7), (3, 64), (65, 65), (197, 48), (1757, 7), (5, 4), (15, 20), (17, 3)];
+        let wide = [(520, 192), (16, 384), (5, 768), (33, 1028), (9, 300), (3, 4100), (2, 1001)];
+        for (rows, width) in [&narrow[..], &wide].concat() {
             let (x, dy) = (values(1, rows * width), values(2, rows * width));
             let (w, b) = (values(3, width), values(4, width));
             let (tx, tw, tb) = (leaf(&gpu, &[rows, width], &x), leaf(&gpu, &[width], &w), leaf(&gpu, &[width], &b));
@@ -41,7 +45,7 @@ fn far_from_zero() {
 #[test]
 fn some_gradients() {
     for gpu in each_family() {
-        for (rows, width) in [(5, 7), (67, 12)] {
+        for (rows, width) in [(5, 7), (67, 12), (3, 1028)] {
             let (x, w, dy) = (values(1, rows * width), values(3, width), values(2, rows * width));
             let (dx, dw, db) = reference::backward(&x, &w, &dy, 1e-6);
             let (tx, plain) = (leaf(&gpu, &[rows, width], &x), upload(&gpu, &[width], &w));
@@ -64,7 +68,7 @@ fn some_gradients() {
 #[test]
 fn half_precision() {
     let Some(gpu) = gpu_with_f16() else { return };
-    for (rows, width) in [(1, 4), (67, 12), (197, 192)] {
+    for (rows, width) in [(1, 4), (67, 12), (197, 192), (3, 1028)] {
         let (x, dy) = (values(1, rows * width), values(2, rows * width));
         let (w, b) = (values(3, width), values(4, width));
         let (tx, tw, tb) = (leaf(&gpu, &[rows, width], &x), leaf(&gpu, &[width], &w), leaf(&gpu, &[width], &b));

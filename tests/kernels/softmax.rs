@@ -4,7 +4,9 @@ use wgrad::{Tensor, ops};
 #[test]
 fn softmax() {
     for gpu in each_family() {
-        for (rows, width) in [(1, 1), (1, 7), (3, 64), (65, 65), (197, 48), (1757, 7), (2, 1757), (5, 260)] {
+        let narrow = [(1, 1), (1, 7), (3, 64), (65, 65), (197, 48), (1757, 7), (17, 20), (9, 197)];
+        let wide = [(2, 1757), (5, 260), (3, 1000), (2, 4100)];
+        for (rows, width) in [&narrow[..], &wide].concat() {
             let what = format!("softmax {rows}x{width}");
             let x: Vec<_> = values(1, rows * width).iter().map(|v| v * 8.0).collect();
             let dy = values(2, x.len());
