@@ -35,7 +35,8 @@ fn flash_lane_of(index: u32) -> FlashLane {
     return FlashLane(index % 8u, index / 8u);
 }
 
-// Sums of a lane, a matrix for each chunk of columns: vector i is of row y + 8 i.
+// Sums of a lane, a matrix for each chunk of columns that there is: vector i is of row y + 8 i. The others are touched by
+// nobody, so that they take no registers.
 struct FlashSums {
     c0: mat4x4<f32>,
     c1: mat4x4<f32>,
@@ -227,9 +228,15 @@ fn flash_scale_rows(rows: mat4x4<f32>, by: vec4<f32>) -> mat4x4<f32> {
 
 fn flash_scale(sums: ptr<function, FlashSums>, by: vec4<f32>) {
     (*sums).c0 = flash_scale_rows((*sums).c0, by);
-    (*sums).c1 = flash_scale_rows((*sums).c1, by);
-    (*sums).c2 = flash_scale_rows((*sums).c2, by);
-    (*sums).c3 = flash_scale_rows((*sums).c3, by);
+    if FLASH_CHUNKS > 1u {
+        (*sums).c1 = flash_scale_rows((*sums).c1, by);
+    }
+    if FLASH_CHUNKS > 2u {
+        (*sums).c2 = flash_scale_rows((*sums).c2, by);
+    }
+    if FLASH_CHUNKS > 3u {
+        (*sums).c3 = flash_scale_rows((*sums).c3, by);
+    }
 }
 
 // ---- what the 8 lanes of a row tell each other ----
@@ -277,9 +284,15 @@ fn flash_store_out_chunk(tile: FlashTile, rows: vec4<u32>, column: u32, values: 
 
 fn flash_store_out(tile: FlashTile, rows: vec4<u32>, lane: FlashLane, sums: FlashSums) {
     flash_store_out_chunk(tile, rows, lane.x, sums.c0);
-    flash_store_out_chunk(tile, rows, lane.x + FLASH_CHUNK, sums.c1);
-    flash_store_out_chunk(tile, rows, lane.x + 2u * FLASH_CHUNK, sums.c2);
-    flash_store_out_chunk(tile, rows, lane.x + 3u * FLASH_CHUNK, sums.c3);
+    if FLASH_CHUNKS > 1u {
+        flash_store_out_chunk(tile, rows, lane.x + FLASH_CHUNK, sums.c1);
+    }
+    if FLASH_CHUNKS > 2u {
+        flash_store_out_chunk(tile, rows, lane.x + 2u * FLASH_CHUNK, sums.c2);
+    }
+    if FLASH_CHUNKS > 3u {
+        flash_store_out_chunk(tile, rows, lane.x + 3u * FLASH_CHUNK, sums.c3);
+    }
 }
 
 // `part`: 0 is q, 1 k and 2 v.
@@ -303,7 +316,13 @@ fn flash_store_gradient_chunk(tile: FlashTile, part: u32, rows: vec4<u32>, colum
 
 fn flash_store_gradient(tile: FlashTile, part: u32, rows: vec4<u32>, lane: FlashLane, sums: FlashSums) {
     flash_store_gradient_chunk(tile, part, rows, lane.x, sums.c0);
-    flash_store_gradient_chunk(tile, part, rows, lane.x + FLASH_CHUNK, sums.c1);
-    flash_store_gradient_chunk(tile, part, rows, lane.x + 2u * FLASH_CHUNK, sums.c2);
-    flash_store_gradient_chunk(tile, part, rows, lane.x + 3u * FLASH_CHUNK, sums.c3);
+    if FLASH_CHUNKS > 1u {
+        flash_store_gradient_chunk(tile, part, rows, lane.x + FLASH_CHUNK, sums.c1);
+    }
+    if FLASH_CHUNKS > 2u {
+        flash_store_gradient_chunk(tile, part, rows, lane.x + 2u * FLASH_CHUNK, sums.c2);
+    }
+    if FLASH_CHUNKS > 3u {
+        flash_store_gradient_chunk(tile, part, rows, lane.x + 3u * FLASH_CHUNK, sums.c3);
+    }
 }
