@@ -1,5 +1,6 @@
 //! Random numbers that depend on what they are for, never on when or on which thread they are drawn.
 
+use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
@@ -60,19 +61,13 @@ fn ln_gamma_draw(rng: &mut Pcg32, shape: f64) -> f64 {
     let c = 1.0 / (9.0 * d).sqrt();
     // At least 95 of 100 draws are accepted.
     loop {
-        let x = normal(rng);
+        let x: f64 = StandardNormal.sample(rng);
         let v = (1.0 + c * x).powi(3);
         let u = 1.0 - unit(rng);
         if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
             return (d * v).ln();
         }
     }
-}
-
-/// A number from the standard normal distribution (Box and Muller, 1958; one of the pair).
-fn normal(rng: &mut Pcg32) -> f64 {
-    let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
-    radius * (2.0 * std::f64::consts::PI * unit(rng)).cos()
 }
 
 /// Shuffles in place (Fisher and Yates).

@@ -1,5 +1,6 @@
 //! Names and initial values of parameters.
 
+use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
@@ -45,7 +46,8 @@ impl<'a> Init<'a> {
     pub fn trunc_normal(&mut self, name: &str, shape: &[usize], std: f32) -> Result<Parameter> {
         self.add(name, shape, |rng| {
             loop {
-                let value = std * normal(rng);
+                let normal: f32 = StandardNormal.sample(rng);
+                let value = std * normal;
                 if value.abs() <= 2.0 {
                     return value;
                 }
@@ -83,10 +85,4 @@ fn hash(path: &str) -> u64 {
 /// Uniform in [0, 1).
 fn unit(rng: &mut Pcg32) -> f64 {
     f64::from(rng.next_u32()) / 4_294_967_296.0
-}
-
-/// Standard normal (Box and Muller, 1958).
-fn normal(rng: &mut Pcg32) -> f32 {
-    let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
-    (radius * (2.0 * std::f64::consts::PI * unit(rng)).cos()) as f32
 }
