@@ -68,10 +68,13 @@ fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32)
         b_left += b_k;
         b_right += b_k;
     }
-    store_rows(c_start, row, left_col, top_left);
-    store_rows(c_start, row + 4u, left_col, low_left);
-    store_rows(c_start, row, right_col, top_right);
-    store_rows(c_start, row + 4u, right_col, low_right);
+    // Block by block, the next one moving up, as many as there may be: drivers do not unroll a loop to a bound that they do
+    // not know, and so compile one epilogue where there would be four.
+    let blocks = select(2u, 4u, group.x * 64u + 32u < params.n);
+    for (var i = 0u; i < blocks; i++) {
+        store_rows(c_start, row + 4u * (i % 2u), left_col + 32u * (i / 2u), top_left);
+        top_left = low_left; low_left = top_right; top_right = low_right;
+    }
 }
 
 @compute @workgroup_size(32)
