@@ -14,6 +14,7 @@ struct Params {
     a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
     c_outer: u32, c_inner: u32, first_row: u32,
     accumulate_sums: u32, // of matmul_rows_sums.wgsl
+    has_bias: u32, has_residual: u32, // of epilogues/linear.wgsl
     kept: u32, tokens: u32, fault: u32, // of epilogues/scatter.wgsl
 }
 

@@ -68,14 +68,14 @@ pub(super) enum Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    fn ending(&self) -> Ending {
+    fn ending(&self, layout: Layout) -> Ending {
         match self {
+            Epilogue::Plain { .. } if layout == Layout::Nt => Ending::Linear,
             Epilogue::Plain { .. } => Ending::Plain,
             Epilogue::Sums { .. } => Ending::Sums,
-            Epilogue::Bias(_) => Ending::Bias,
+            Epilogue::Bias(_) | Epilogue::Residual { .. } => Ending::Linear,
             Epilogue::Gelu { .. } => Ending::Gelu,
             Epilogue::GeluBackward => Ending::GeluBackward,
-            Epilogue::Residual { .. } => Ending::Residual,
             Epilogue::Scatter { .. } => Ending::Scatter,
         }
     }
@@ -118,6 +118,8 @@ params!(GemmParams {
     c_inner: u32,
     first_row: u32,
     accumulate_sums: u32,
+    has_bias: u32,
+    has_residual: u32,
     kept: u32,
     tokens: u32,
     fault: u32,
@@ -174,8 +176,8 @@ fn run_split(gpu: &Gpu, g: &Gemm<'_>, form: &Form, split: usize) -> Result<()> {
 /// Records the product's rows in `range`, in as many dispatches as the largest grid needs.
 fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result<()> {
     let [_, n, k] = g.size;
-    let Some(kernel) = form.kernel(g.layout, g.types, g.epilogue.ending()) else {
-        let got = format!("{:?} {:?} of {:?} in {}", g.layout, g.epilogue.ending(), g.types, form.name);
+    let Some(kernel) = form.kernel(g.layout, g.types, g.epilogue.ending(g.layout)) else {
+        let got = format!("{:?} {:?} of {:?} in {}", g.layout, g.epilogue.ending(g.layout), g.types, form.name);
         return Err(Error::argument("gemm", "element types", "a combination that has a kernel", got));
     };
     let faults = gpu.faults();
@@ -202,7 +204,7 @@ impl<'a> Gemm<'a> {
             can_split: self.can_split(),
             half: self.types.contains(&DType::F16),
         };
-        Product { shape, types: self.types, ending: self.epilogue.ending() }
+        Product { shape, types: self.types, ending: self.epilogue.ending(self.layout) }
     }
 
     /// Whether [`run_split`] can make it: a weight's gradient, by itself in its buffer.
@@ -216,8 +218,10 @@ impl<'a> Gemm<'a> {
     fn buffers(&self, faults: &'a BufferView) -> Vec<&'a BufferView> {
         let between: &[&BufferView] = match &self.epilogue {
             Epilogue::Sums { sums, .. } => return vec![self.a.view, self.b.view, self.c.view, sums.tensor.buffer()],
+            // A in the place of what is not read.
+            Epilogue::Plain { .. } if self.layout == Layout::Nt => &[self.a.view, self.a.view],
             Epilogue::Plain { .. } | Epilogue::GeluBackward => &[],
-            Epilogue::Bias(bias) => &[bias],
+            Epilogue::Bias(bias) => &[bias, self.a.view],
             Epilogue::Gelu { bias, h } => &[bias, h],
             Epilogue::Residual { bias, residual } => &[bias, residual],
             Epilogue::Scatter { bias, residual, indices } => &[bias, residual, indices.positions().buffer(), faults],
@@ -262,6 +266,8 @@ impl<'a> Gemm<'a> {
             c_inner: u(self.c.step[1]),
             first_row: u(first_row),
             accumulate_sums,
+            has_bias: u32::from(matches!(self.epilogue, Epilogue::Bias(_) | Epilogue::Residual { .. })),
+            has_residual: u32::from(matches!(self.epilogue, Epilogue::Residual { .. })),
             kept: u(kept),
             tokens: u(tokens),
             fault: Fault::ScatterIndex as u32,

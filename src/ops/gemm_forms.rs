@@ -25,10 +25,9 @@ pub(super) struct Form {
 pub(super) enum Ending {
     Plain,
     Sums,
-    Bias,
+    Linear,
     Gelu,
     GeluBackward,
-    Residual,
     Scatter,
 }
 
@@ -76,10 +75,9 @@ const fn bindings(ending: Ending) -> &'static [Access] {
     use Access::{Read, Write};
     match ending {
         Ending::Plain | Ending::GeluBackward => &[Read, Read, Write],
-        Ending::Bias => &[Read, Read, Read, Write],
         Ending::Sums => &[Read, Read, Write, Write],
         Ending::Gelu => &[Read, Read, Read, Write, Write],
-        Ending::Residual => &[Read, Read, Read, Read, Write],
+        Ending::Linear => &[Read, Read, Read, Read, Write],
         Ending::Scatter => &[Read, Read, Read, Read, Read, Write, Write],
     }
 }
@@ -136,14 +134,11 @@ macro_rules! variant {
 macro_rules! full_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
-            // What multiplies any two tensors, and the gradients of a layer.
+            // What multiplies any two tensors, the gradients of a layer, its forward pass.
             variant!($names $constants $files Nn "nn", Plain "plain" [], F32 "f32" ""),
-            variant!($names $constants $files Nt "nt", Plain "plain" [], F32 "f32" ""),
             variant!($names $constants $files Tn "tn", Plain "plain" [], F32 "f32" ""),
-            // A layer's forward pass.
-            variant!($names $constants $files Nt "nt", Bias "bias" [], F32 "f32" ""),
+            variant!($names $constants $files Nt "nt", Linear "linear" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Gelu "gelu" ["lib/gelu.wgsl"], F32 "f32" ""),
-            variant!($names $constants $files Nt "nt", Residual "residual" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], F32 "f32" ""),
             variant!($names $constants $files Nn "nn", GeluBackward "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
         ]
@@ -155,10 +150,9 @@ macro_rules! half_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
             // A layer's forward pass.
-            variant!($names $constants $files Nt "nt", Plain "plain" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
-            variant!($names $constants $files Nt "nt", Bias "bias" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
+            variant!($names $constants $files Nt "nt", Linear "linear" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
+            variant!($names $constants $files Nt "nt", Linear "linear" [], HALF_TO_FULL "f16_f32_f32" ".f16_f32"),
             variant!($names $constants $files Nt "nt", Gelu "gelu" ["lib/gelu.wgsl"], HALF_TO_HALF "f16_f32_f16" ".f16"),
-            variant!($names $constants $files Nt "nt", Residual "residual" [], HALF_TO_FULL "f16_f32_f32" ".f16"),
             variant!(
                 $names $constants $files
                 Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], HALF_TO_FULL "f16_f32_f32" ".f16"

@@ -188,8 +188,8 @@ impl Scratch {
         let zeros = |dtype, [rows, elements]: [usize; 2]| Tensor::zeros(gpu, dtype, &[batch, rows, row(elements)]);
         let beside = match ending {
             Ending::Gelu => Some(zeros(types[2], [m, n])?),
-            Ending::Residual | Ending::Scatter => Some(zeros(DType::F32, [m, n])?),
-            Ending::Plain | Ending::Sums | Ending::Bias | Ending::GeluBackward => None,
+            Ending::Linear | Ending::Scatter => Some(zeros(DType::F32, [m, n])?),
+            Ending::Plain | Ending::Sums | Ending::GeluBackward => None,
         };
         // Every row is a token that is kept in its place.
         let places = || (0..m as u32).collect::<Vec<_>>();
@@ -218,10 +218,9 @@ impl Scratch {
         let bias = self.bias.buffer();
         match (self.product.ending, &self.beside, &self.indices) {
             (Ending::Sums, ..) => Epilogue::Sums { accumulate: false, sums: &self.sums },
-            (Ending::Bias, ..) => Epilogue::Bias(bias),
             (Ending::Gelu, Some(h), _) => Epilogue::Gelu { bias, h: h.buffer() },
             (Ending::GeluBackward, ..) => Epilogue::GeluBackward,
-            (Ending::Residual, Some(residual), _) => Epilogue::Residual { bias, residual: residual.buffer() },
+            (Ending::Linear, Some(residual), _) => Epilogue::Residual { bias, residual: residual.buffer() },
             (Ending::Scatter, Some(residual), Some(indices)) => {
                 Epilogue::Scatter { bias, residual: residual.buffer(), indices }
             }

@@ -50,10 +50,9 @@ const TYPES: &[(&str, DType)] = &[("f32", DType::F32), ("f16", DType::F16)];
 const ENDINGS: &[(&str, Ending)] = &[
     ("plain", Ending::Plain),
     ("sums", Ending::Sums),
-    ("bias", Ending::Bias),
+    ("linear", Ending::Linear),
     ("gelu", Ending::Gelu),
     ("gelu_backward", Ending::GeluBackward),
-    ("residual", Ending::Residual),
     ("scatter", Ending::Scatter),
 ];
 
