@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, TensorInfo};
-use crate::gpu::{BufferView, Gpu, Readback};
+use crate::gpu::{BufferView, Fit, Gpu, Readback};
 use crate::shape::{DType, Shape};
 
 /// A tensor's place in a gradient graph. Opaque here; [`crate::autograd`] knows what it is.
@@ -80,13 +80,22 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A tensor whose contents are yet to be written by a kernel. Every f16 tensor begins here, and so none exists on a
-    /// device whose kernels could not read it.
+    /// A tensor whose contents are yet to be written by a kernel.
     pub(crate) fn empty(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
+        Self::unwritten(gpu, dtype, shape, Fit::Close)
+    }
+
+    /// The same, perhaps in memory of up to four times its size.
+    pub(crate) fn empty_loose(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
+        Self::unwritten(gpu, dtype, shape, Fit::Loose)
+    }
+
+    /// Every f16 tensor begins here, and so none exists on a device whose kernels could not read it.
+    fn unwritten(gpu: &Gpu, dtype: DType, shape: Shape, fit: Fit) -> Result<Self> {
         if dtype == DType::F16 && !gpu.has_f16() {
             return Err(Error::argument("f16", "device", "one with half precision (SHADER_F16)", gpu.info()));
         }
-        let view = gpu.alloc(shape.numel() as u64 * dtype.size())?;
+        let view = gpu.alloc(shape.numel() as u64 * dtype.size(), fit)?;
         Ok(Self::from_view(gpu, dtype, shape, view))
     }
 

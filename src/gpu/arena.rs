@@ -1,6 +1,6 @@
 //! Long-lived tensors side by side in few large buffers, so that one dispatch can pass over many of them.
 
-use super::{BufferView, Gpu};
+use super::{BufferView, Fit, Gpu};
 use crate::error::Result;
 
 /// Every tensor starts at a multiple of this many bytes: WebGPU's largest offset alignment, 64 floats.
@@ -45,7 +45,7 @@ impl Arena {
             let last = self.segments.last().map_or(FIRST_SEGMENT / 2, |s| s.view.size());
             let length = (2 * last).clamp(FIRST_SEGMENT, LARGEST_SEGMENT);
             let limit = self.gpu.0.limits.max_storage_buffer_binding_size;
-            let view = self.gpu.alloc(length.min(limit / ALIGN * ALIGN).max(aligned))?;
+            let view = self.gpu.alloc(length.min(limit / ALIGN * ALIGN).max(aligned), Fit::Close)?;
             // The gaps between tensors are read by passes over whole segments: they must hold zeros, not garbage.
             self.gpu.clear(&view);
             self.segments.push(Segment { view, used: 0 });
@@ -62,7 +62,7 @@ impl Arena {
         let mut segments = Vec::with_capacity(self.segments.len());
         for Segment { view, used } in &self.segments {
             // Twins do not grow: what is still free at a segment's end is left out.
-            let twin = self.gpu.alloc((*used).min(view.size()))?;
+            let twin = self.gpu.alloc((*used).min(view.size()), Fit::Close)?;
             self.gpu.clear(&twin);
             segments.push(Segment { view: twin, used: *used });
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pool::{Buffer, class_of};
+use super::pool::{Buffer, Fit, class_of};
 use super::recorder::{Command, RawView};
 use super::{Gpu, scope_error};
 use crate::error::{Error, Result};
@@ -57,7 +57,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Limit`] above the device's binding size, [`Error::Device`] when memory is exhausted.
-    pub(crate) fn alloc(&self, size: u64) -> Result<BufferView> {
+    pub(crate) fn alloc(&self, size: u64, fit: Fit) -> Result<BufferView> {
         let limit = self.0.limits.max_storage_buffer_binding_size;
         if size > limit {
             return Err(Error::Limit {
@@ -70,7 +70,7 @@ impl Gpu {
         }
         // A class may exceed the limit that the size itself keeps.
         let class = class_of(size).min(limit.max(size.next_multiple_of(16)));
-        let buffer = match self.0.pool.take(class) {
+        let buffer = match self.0.pool.take(class, fit) {
             Some(buffer) => buffer,
             None => self.0.pool.adopt(self.new_storage(class)?, class),
         };

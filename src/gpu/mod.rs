@@ -28,6 +28,7 @@ pub use readback::Readback;
 pub(crate) use arena::{Arena, Place};
 pub(crate) use fault::Fault;
 pub(crate) use kernel::{MAX_GROUPS, params, wgsl};
+pub(crate) use pool::Fit;
 
 use crate::error::{Error, Result};
 use adapter::Opened;

@@ -63,10 +63,22 @@ pub(crate) struct Pool {
     state: Mutex<State>,
 }
 
-/// A request takes a free buffer of up to 11/4 of its class. Of factors from 1 to 1000, tried by dry runs, those just below
-/// 3 need the least memory: from there on, what blocks keep for backward, C channels wide, sits in buffers of 3·C and 4·C
-/// that the blocks' inner tensors then lack.
-const MOST_QUARTERS: u64 = 11;
+/// How much larger than a request a free buffer may be that serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// Up to 11/4 of its class. Of factors from 1 to 1000, tried by dry runs, those just below 3 need the least memory: from
+    /// there on, what blocks keep for backward, C channels wide, sits in buffers of 3·C and 4·C that the blocks' inner tensors
+    /// then lack.
+    Close,
+    /// Up to four times. For tensors that are no multiple of C, and under random-LTD of two sizes far apart, R² and T².
+    Loose,
+}
+
+impl Fit {
+    fn most(self, class: u64) -> u64 {
+        class / 4 * if self == Fit::Close { 11 } else { 16 }
+    }
+}
 
 /// After this many ticks without use a free buffer is released to the driver.
 const IDLE_TICKS: u64 = 8;
@@ -78,9 +90,9 @@ impl Pool {
     }
 
     /// A free buffer of at least `class` bytes, and not many more, if there is one.
-    pub(crate) fn take(self: &Arc<Self>, class: u64) -> Option<Buffer> {
+    pub(crate) fn take(self: &Arc<Self>, class: u64, fit: Fit) -> Option<Buffer> {
         let mut state = self.lock();
-        let mut fitting = state.classes.range_mut(class..=class / 4 * MOST_QUARTERS);
+        let mut fitting = state.classes.range_mut(class..=fit.most(class));
         let (_, (raw, _)) = fitting.find_map(|(_, free)| free.pop_first())?;
         state.now_live(raw.size);
         Some(Buffer { raw, home: self.clone() })
