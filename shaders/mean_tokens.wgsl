@@ -25,11 +25,20 @@ fn forward(
 ) {
     for (var sample = group.y; sample < params.samples; sample += groups.y) {
         for (var column = group.x * 64u + lane; column < params.width; column += groups.x * 64u) {
-            var sum: Item;
-            for (var t = params.skip; t < params.tokens; t++) {
-                sum += x[(sample * params.tokens + t) * params.width + column];
+            let base = sample * params.tokens * params.width + column;
+            // Four sums, so that four loads are under way at a time.
+            var sums: array<Item, 4>;
+            var t = params.skip;
+            for (; t + 3u < params.tokens; t += 4u) {
+                sums[0] += x[base + t * params.width];
+                sums[1] += x[base + (t + 1u) * params.width];
+                sums[2] += x[base + (t + 2u) * params.width];
+                sums[3] += x[base + (t + 3u) * params.width];
             }
-            y[sample * params.width + column] = params.factor * sum;
+            for (; t < params.tokens; t++) {
+                sums[0] += x[base + t * params.width];
+            }
+            y[sample * params.width + column] = params.factor * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
         }
     }
 }

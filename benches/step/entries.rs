@@ -39,7 +39,7 @@ impl Group {
     pub fn of(kernel: &str) -> Group {
         const FILES: [(&str, Group); 15] = [
             ("matmul", Group::Products),
-            ("attention", Group::Attention),
+            ("flash", Group::Attention),
             ("softmax", Group::Attention),
             ("column_sum", Group::BiasGradients),
             ("layernorm", Group::LayerNorm),
@@ -49,8 +49,8 @@ impl Group {
             ("patchify", Group::Tokens),
             ("embed_tokens", Group::Tokens),
             ("token_", Group::Tokens),
+            ("mean_tokens", Group::Tokens),
             ("copy_rows", Group::Tokens),
-            ("slice_tokens", Group::Tokens),
             ("cross_entropy", Group::Loss),
             ("optim", Group::Optimiser),
         ];
