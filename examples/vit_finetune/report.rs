@@ -50,7 +50,7 @@ pub struct RunReport {
     /// Training steps and waiting for data; nothing of what is timed below.
     pub wall_seconds: f64,
     pub data_wait_seconds: f64,
-    /// The host's own work on the steps.
+    /// Recording and submitting the steps. Drivers that compute on the CPU compute in it.
     pub host_seconds: f64,
     pub evaluation_seconds: f64,
     pub checkpoint_seconds: f64,
@@ -129,7 +129,7 @@ const LINES: [Line; 11] = [
     ("steps", |runs| spread(runs, |r| r.steps as f64, 0, "")),
     ("wall time, training", |runs| spread(runs, |r| r.wall_seconds, 1, " s")),
     ("  of it waiting for data", |runs| share_of_wall(runs, |r| r.data_wait_seconds)),
-    ("  of it the host's work", |runs| share_of_wall(runs, |r| r.host_seconds)),
+    ("  of it recording, submitting", |runs| share_of_wall(runs, |r| r.host_seconds)),
     ("evaluation", |runs| spread(runs, |r| r.evaluation_seconds, 1, " s")),
     ("compilation", |runs| spread(runs, |r| r.compilation_seconds, 1, " s")),
     ("images/s", |runs| spread(runs, |r| r.images_per_second, 0, "")),
