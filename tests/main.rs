@@ -15,6 +15,7 @@ mod deepspeed;
 mod gradcheck;
 #[cfg(feature = "hub")]
 mod hub;
+mod interpret;
 mod kernels;
 mod layers;
 mod lowered;
@@ -31,6 +32,7 @@ mod pretrained;
 mod programs;
 #[cfg(feature = "train")]
 mod resume;
+mod rounds;
 mod shaders;
 #[cfg(feature = "train")]
 mod torch;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::{GraphNode, Kind, node_of};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Gpu, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Gpu, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -121,6 +121,7 @@ static ACCUMULATE: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: AccumulateParams::FIELDS,
     constants: &[],
+    rounds: NO_LOOPS,
 };
 
 static ACCUMULATE_F16: Kernel = Kernel {

@@ -91,6 +91,11 @@ impl AdapterInfo {
         let rest = self.driver.split("Mesa ").nth(1)?;
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     }
+
+    /// Whether the driver may end loops early ([`super::MAX_ROUNDS`]). All versions of Mesa's CPU driver are treated alike.
+    pub(super) fn ends_long_loops(&self) -> bool {
+        self.is_cpu() && self.mesa_version().is_some()
+    }
 }
 
 impl std::fmt::Display for AdapterInfo {

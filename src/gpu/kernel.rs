@@ -55,7 +55,41 @@ pub struct Kernel {
     pub params: &'static [(&'static str, &'static str)],
     /// Values of the file's `override`s that differ from their defaults.
     pub constants: &'static [(&'static str, f64)],
+    /// The most rounds that an invocation makes, over all its loops together: at most [`MAX_ROUNDS`], or a driver may end
+    /// them early. Must hold for all `Params` and grids, and is tested by running the kernel's loops (`tests/rounds.rs`).
+    pub rounds: Rounds,
 }
+
+/// Rounds from the bytes of a kernel's `Params` and the workgroups of its grid; made by the macro `rounds`.
+pub type Rounds = fn(&[u8], [u32; 3]) -> u64;
+
+/// What no invocation may exceed. Mesa's llvmpipe keeps one counter for all loops of an invocation (`lp_bld_limits.h`: "shared
+/// between every loop"), and when it has made 65,535 rounds, the loop that it is in ends, and every later one after its first
+/// round: wrong numbers, no error. Versions 22 to 25 have that, 26 has not. Operations cut their work to stay below, in the same way
+/// on every driver, so that results do not depend on it.
+pub const MAX_ROUNDS: u64 = 64_000;
+
+/// The rounds of a loop that runs `turns` times, with loops of `inside` rounds in its body. A driver counts the round that finds
+/// the loop at its end too, and goes once through the loops of a body that is masked off.
+pub(crate) fn looped(turns: impl Into<u64>, inside: u64) -> u64 {
+    turns.into().saturating_add(1).saturating_mul(inside.saturating_add(1))
+}
+
+/// A kernel without loops.
+pub(crate) const NO_LOOPS: Rounds = |_, _| 0;
+
+/// [`Kernel::rounds`] as a function of the kernel's `Params` and its grid. Bytes that are no such `Params` get no rounds that any
+/// driver makes.
+macro_rules! rounds {
+    ($params:ty, $of:expr) => {{
+        fn rounds(params: &[u8], groups: [u32; 3]) -> u64 {
+            let of: fn(&$params, [u32; 3]) -> u64 = $of;
+            bytemuck::try_pod_read_unaligned(params).map_or(u64::MAX, |params| of(&params, groups))
+        }
+        rounds
+    }};
+}
+pub(crate) use rounds;
 
 /// A struct of four-byte fields that a kernel reads as its uniform `Params`; made by the macro `params`.
 pub trait Params: bytemuck::Pod {

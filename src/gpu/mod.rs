@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use adapter::{AdapterChoice, AdapterInfo, GpuOptions, KernelFamily, Power};
-pub use kernel::{Access, Grid, Kernel, Params, Source, joined_source};
+pub use kernel::{Access, Grid, Kernel, MAX_ROUNDS, Params, Rounds, Source, joined_source};
 pub use memory::BufferView;
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
@@ -27,7 +27,7 @@ pub use readback::Readback;
 
 pub(crate) use arena::{Arena, Place};
 pub(crate) use fault::Fault;
-pub(crate) use kernel::{MAX_GROUPS, params, wgsl};
+pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
 pub(crate) use pool::Fit;
 
 use crate::error::{Error, Result};
@@ -263,7 +263,8 @@ impl Gpu {
     /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a grid above the device's limit; [`Error::Device`] if the kernel does not compile.
+    /// [`Error::Limit`] for a grid above the device's limit, or loops that its driver would end early; [`Error::Device`] if the
+    /// kernel does not compile.
     pub(crate) fn dispatch<P: Params>(
         &self,
         kernel: &'static Kernel,
@@ -275,6 +276,7 @@ impl Gpu {
         debug_assert!(P::FIELDS == kernel.params && bytes.len() as u64 <= PARAMS_WINDOW, "{}", kernel.name);
         debug_assert_eq!(buffers.len(), kernel.bindings.len(), "{}", kernel.name);
         self.check_grid(grid)?;
+        self.check_rounds(kernel, bytes, grid)?;
         let Some(mut state) = self.recording() else { return Ok(()) };
         let pipeline = match state.kernels.get(kernel) {
             Some(pipeline) => pipeline,
@@ -302,6 +304,22 @@ impl Gpu {
                 needed: u64::from(most),
                 available: u64::from(limit),
                 hint: "; a smaller batch makes smaller grids",
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses what would silently be computed wrong. Operations cut what they can to below the bound on all drivers alike;
+    /// what is left is right where the driver has no such limit.
+    fn check_rounds(&self, kernel: &Kernel, params: &[u8], grid: Grid) -> Result<()> {
+        let rounds = (kernel.rounds)(params, grid.groups);
+        if rounds > MAX_ROUNDS && self.0.info.ends_long_loops() {
+            return Err(Error::Limit {
+                device: format!("{}: {}", kernel.name, self.0.info.name),
+                name: "loop rounds of an invocation",
+                needed: rounds,
+                available: MAX_ROUNDS,
+                hint: "; the driver would end the loops early, with wrong results",
             });
         }
         Ok(())

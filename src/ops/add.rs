@@ -5,7 +5,7 @@ use super::item::{ByItem, LANES};
 use super::{expect_f32, expect_match};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -18,6 +18,7 @@ static VEC4: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Write],
     params: AddParams::FIELDS,
     constants: &[],
+    rounds: NO_LOOPS,
 };
 
 static SCALAR: Kernel = Kernel {

@@ -4,7 +4,7 @@ use super::attention::{Dims, Mask};
 use super::shape;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, Source, params, wgsl};
+use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, Rounds, Source, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -21,7 +21,7 @@ struct Form {
 }
 
 /// The names are the passes' in the order above.
-const fn form(names: [&'static str; 3], sources: &'static [Source], rows: usize) -> Form {
+const fn form(names: [&'static str; 3], sources: &'static [Source], rows: usize, rounds: [Rounds; 3]) -> Form {
     const FORWARD: &[Access] = &[Access::Read, Access::Write, Access::Write];
     const BACKWARD_Q: &[Access] =
         &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Read];
@@ -31,13 +31,14 @@ const fn form(names: [&'static str; 3], sources: &'static [Source], rows: usize)
         sources: &'static [Source],
         entry: &'static str,
         bindings: &'static [Access],
+        rounds: Rounds,
     ) -> Kernel {
-        Kernel { name, sources, entry, bindings, params: FlashParams::FIELDS, constants: &[] }
+        Kernel { name, sources, entry, bindings, params: FlashParams::FIELDS, constants: &[], rounds }
     }
     Form {
-        forward: pass(names[0], sources, "forward", FORWARD),
-        backward_q: pass(names[1], sources, "backward_q", BACKWARD_Q),
-        backward_kv: pass(names[2], sources, "backward_kv", BACKWARD_KV),
+        forward: pass(names[0], sources, "forward", FORWARD, rounds[0]),
+        backward_q: pass(names[1], sources, "backward_q", BACKWARD_Q, rounds[1]),
+        backward_kv: pass(names[2], sources, "backward_kv", BACKWARD_KV, rounds[2]),
         rows,
     }
 }
@@ -62,10 +63,30 @@ impl Forms {
     }
 }
 
+/// The rounds of the three passes of the lane form, for `t` rows on the other side and rows of `row` vec4s: two rows in a round,
+/// which runs along them two, three and four times; before and after, a lane's own three rows are read and stored.
+fn lane_rounds(pass: usize, t: u32, row: u64) -> u64 {
+    let along = looped(row, 0);
+    let (inside, outside) = [(2, 6), (3, 9), (4, 12)][pass];
+    looped(t.div_ceil(2), inside * along) + outside * along
+}
+
+/// The same of the group form: 32 rows in a round, by chunks of eight vec4s.
+fn group_rounds(pass: usize, t: u32, row: u64) -> u64 {
+    let (chunks, eight) = (row.div_ceil(8), looped(8u64, 0));
+    let (products, both, add) = (looped(chunks, eight), looped(chunks, 2 * eight), chunks * eight);
+    let blocks = t.div_ceil(32);
+    match pass {
+        0 => looped(blocks, products + eight + add) + eight,
+        1 => looped(chunks, 0) + eight + looped(blocks, both + add),
+        _ => looped(blocks, both + 2 * add),
+    }
+}
+
 /// The form of a kernel's files, for a width and a precision; `$act` is the precision's tile, `$suffix` its part of the
 /// names.
 macro_rules! form {
-    ($name:literal, $files:expr, $rows:literal, $width:literal, $head:literal, $act:expr, $suffix:literal) => {
+    ($name:literal, $files:expr, $rows:literal, $of:ident, $width:literal, $head:literal, $act:expr, $suffix:literal) => {
         form(
             [
                 concat!($name, ".forward.", $width, $suffix),
@@ -74,6 +95,11 @@ macro_rules! form {
             ],
             &[$files[0], $files[1], wgsl!("lib/flash.wgsl"), wgsl!("lib/grid.wgsl"), $act, wgsl!($head)],
             $rows,
+            [
+                rounds!(FlashParams, |p, _| $of(0, p.tokens, $width / 4)),
+                rounds!(FlashParams, |p, _| $of(1, p.tokens, $width / 4)),
+                rounds!(FlashParams, |p, _| $of(2, p.tokens, $width / 4)),
+            ],
         )
     };
 }
@@ -82,10 +108,10 @@ macro_rules! forms {
     ($width:literal, $head:literal) => {
         Forms {
             width: $width,
-            lane: form!("flash_lane", LANE, 24, $width, $head, F32, ""),
-            lane_f16: form!("flash_lane", LANE, 24, $width, $head, F16, ".f16"),
-            group: form!("flash_group", GROUP, 32, $width, $head, F32, ""),
-            group_f16: form!("flash_group", GROUP, 32, $width, $head, F16, ".f16"),
+            lane: form!("flash_lane", LANE, 24, lane_rounds, $width, $head, F32, ""),
+            lane_f16: form!("flash_lane", LANE, 24, lane_rounds, $width, $head, F16, ".f16"),
+            group: form!("flash_group", GROUP, 32, group_rounds, $width, $head, F32, ""),
+            group_f16: form!("flash_group", GROUP, 32, group_rounds, $width, $head, F16, ".f16"),
         }
     };
 }

@@ -3,7 +3,7 @@
 use super::{expect, vec4_grid};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -16,6 +16,7 @@ static NARROW: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: CastParams::FIELDS,
     constants: &[],
+    rounds: NO_LOOPS,
 };
 
 static WIDEN: Kernel = Kernel {

@@ -1,9 +1,9 @@
 //! Sums over rows: the gradient of whatever is broadcast over rows, such as a bias. Not differentiable by itself.
 
-use super::item::{ByItem, LANES, STRIP};
+use super::item::{ByItem, LANES, STRIP, strip_rounds};
 use crate::autograd::Destination;
 use crate::error::Result;
-use crate::gpu::{Access, Grid, Kernel, KernelFamily, Params, params, wgsl};
+use crate::gpu::{Access, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -22,6 +22,7 @@ static VEC4: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: ColumnSumParams::FIELDS,
     constants: &[],
+    rounds: rounds!(ColumnSumParams, |p, _| looped(p.slice / 2, 0)),
 };
 
 static VEC4_F16: Kernel = Kernel {
@@ -48,11 +49,16 @@ static SCALAR: Kernel = Kernel {
     ..VEC4
 };
 
-static GROUP_VEC4: Kernel = Kernel { name: "column_sum.group.vec4", entry: "column_sum_group", ..VEC4 };
+static GROUP_VEC4: Kernel = Kernel {
+    name: "column_sum.group.vec4",
+    entry: "column_sum_group",
+    rounds: rounds!(ColumnSumParams, |p, _| strip_rounds(p.slice)),
+    ..VEC4
+};
 
-static GROUP_VEC4_F16: Kernel = Kernel { name: "column_sum.group.vec4.f16", entry: "column_sum_group", ..VEC4_F16 };
+static GROUP_VEC4_F16: Kernel = Kernel { name: "column_sum.group.vec4.f16", sources: VEC4_F16.sources, ..GROUP_VEC4 };
 
-static GROUP_SCALAR: Kernel = Kernel { name: "column_sum.group.scalar", entry: "column_sum_group", ..SCALAR };
+static GROUP_SCALAR: Kernel = Kernel { name: "column_sum.group.scalar", sources: SCALAR.sources, ..GROUP_VEC4 };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &VEC4_F16, &SCALAR, &GROUP_VEC4, &GROUP_VEC4_F16, &GROUP_SCALAR];
 

@@ -2,9 +2,9 @@
 //! Not differentiable by itself.
 
 use super::expect_f32;
-use super::item::{ByItem, sample_grid};
+use super::item::{ByItem, sample_grid, sample_rounds};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, Params, params, rounds, wgsl};
 use crate::tensor::Tensor;
 
 params!(CopyRowsParams {
@@ -24,6 +24,7 @@ static VEC4: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: CopyRowsParams::FIELDS,
     constants: &[],
+    rounds: rounds!(CopyRowsParams, |p, groups| sample_rounds(p.items, p.samples, groups, 0)),
 };
 
 static SCALAR: Kernel =

@@ -1,9 +1,10 @@
 //! Softmax cross-entropy with class labels: the loss of classifiers, and how many they get right.
 
+use super::item::reduce_rounds;
 use super::{expect, expect_f32, expect_match};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, params, wgsl};
+use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -26,14 +27,21 @@ static ROWS_LANE: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Write, Access::Write, Access::Read, Access::Read, Access::Read],
     params: CrossEntropyParams::FIELDS,
     constants: &[],
+    rounds: rounds!(CrossEntropyParams, |p, _| 2 * looped(p.classes, 0)),
 };
 
-static ROWS_GROUP: Kernel = Kernel { name: "cross_entropy.rows_group", entry: "rows_group", ..ROWS_LANE };
+static ROWS_GROUP: Kernel = Kernel {
+    name: "cross_entropy.rows_group",
+    entry: "rows_group",
+    rounds: rounds!(CrossEntropyParams, |p, _| 2 * (looped(p.classes.div_ceil(64), 0) + reduce_rounds())),
+    ..ROWS_LANE
+};
 
 static MEAN: Kernel = Kernel {
     name: "cross_entropy.mean",
     entry: "mean",
     bindings: &[Access::Read, Access::Write, Access::Write],
+    rounds: rounds!(CrossEntropyParams, |p, _| looped(p.rows.div_ceil(64), 0) + reduce_rounds()),
     ..ROWS_LANE
 };
 
@@ -50,6 +58,7 @@ static BACKWARD: Kernel = Kernel {
         Access::Read,
         Access::Write,
     ],
+    rounds: rounds!(CrossEntropyParams, |p, _| looped(p.classes.div_ceil(64), 0)),
     ..ROWS_LANE
 };
 
@@ -57,10 +66,16 @@ static CORRECT_LANE: Kernel = Kernel {
     name: "cross_entropy.correct_lane",
     entry: "correct_lane",
     bindings: &[Access::Read, Access::Read, Access::Write, Access::Write],
+    rounds: rounds!(CrossEntropyParams, |p, _| looped(p.classes, 0)),
     ..ROWS_LANE
 };
 
-static CORRECT_GROUP: Kernel = Kernel { name: "cross_entropy.correct_group", entry: "correct_group", ..CORRECT_LANE };
+static CORRECT_GROUP: Kernel = Kernel {
+    name: "cross_entropy.correct_group",
+    entry: "correct_group",
+    rounds: rounds!(CrossEntropyParams, |p, _| looped(p.classes.div_ceil(64), 0) + reduce_rounds()),
+    ..CORRECT_LANE
+};
 
 pub(crate) const KERNELS: &[&Kernel] = &[&ROWS_LANE, &ROWS_GROUP, &MEAN, &BACKWARD, &CORRECT_LANE, &CORRECT_GROUP];
 

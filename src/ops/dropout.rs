@@ -2,11 +2,11 @@
 //! 2016). Only for training; in evaluation they are not called, or called with p = 0.
 
 use super::expect;
-use super::item::sample_grid;
+use super::item::{sample_grid, sample_rounds, strided};
 use super::random::{Purpose, RandomKey, halves, threshold};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -30,6 +30,9 @@ static SCALAR: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: DropoutParams::FIELDS,
     constants: &[],
+    rounds: rounds!(DropoutParams, |p, groups| {
+        sample_rounds(p.n.div_ceil(4), p.samples, groups, words_rounds() + looped(4u64, 0))
+    }),
 };
 
 static VEC4: Kernel = Kernel {
@@ -64,6 +67,9 @@ static PATH_SCALAR: Kernel = Kernel {
         wgsl!("tiles/act_scalar.wgsl"),
     ],
     entry: "drop_path",
+    rounds: rounds!(DropoutParams, |p, [x, y, _]| {
+        looped(p.samples.div_ceil(y.max(1)), words_rounds() + strided(p.n, x, 0))
+    }),
     ..SCALAR
 };
 
@@ -148,6 +154,11 @@ struct Mask {
     purpose: Purpose,
     p: f32,
     key: RandomKey,
+}
+
+/// The rounds of `philox4x32`.
+fn words_rounds() -> u64 {
+    looped(10u64, 0)
 }
 
 /// Items of a sample that an invocation of drop_path treats with the one random word that it makes.

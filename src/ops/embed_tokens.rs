@@ -2,11 +2,11 @@
 
 use super::column_sum::{column_sum, first_columns_sum};
 use super::copy_rows::{Rows, copy_rows, token_sizes};
-use super::item::{ByItem, sample_grid};
+use super::item::{ByItem, sample_grid, sample_rounds};
 use super::{expect_f32, expect_match, shape};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, Params, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -19,6 +19,7 @@ static VEC4: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
     params: EmbedParams::FIELDS,
     constants: &[],
+    rounds: rounds!(EmbedParams, |p, groups| sample_rounds(p.items, p.samples, groups, 0)),
 };
 
 static SCALAR: Kernel =

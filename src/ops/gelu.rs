@@ -3,7 +3,7 @@
 use super::{expect_float, vec4_grid};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -22,6 +22,7 @@ static FORWARD: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: GeluParams::FIELDS,
     constants: &[],
+    rounds: NO_LOOPS,
 };
 
 static BACKWARD: Kernel = Kernel {

@@ -125,6 +125,34 @@ params!(GemmParams {
     fault: u32,
 });
 
+/// The rounds of the kernels by form.
+pub(super) mod cost {
+    use super::GemmParams;
+    use crate::gpu::{Rounds, looped, rounds};
+
+    /// One step of K in a round, then four blocks of C.
+    pub(in crate::ops) const SIMPLE: Rounds = rounds!(GemmParams, |p, _| looped(p.k, 0) + looped(4u64, 0));
+    /// Four steps of K in a round, then four columns of C with what is left of K.
+    pub(in crate::ops) const ROWS: Rounds = rounds!(GemmParams, |p, _| rows(p));
+    /// The same after two sums over columns of A, two steps in a round.
+    pub(in crate::ops) const SUMS: Rounds = rounds!(GemmParams, |p, _| rows(p) + 2 * looped(p.k / 2, 0));
+    /// 16 steps of K in a round.
+    pub(in crate::ops) const TILE: Rounds = rounds!(GemmParams, |p, _| looped(p.k.div_ceil(16), 0));
+    /// The same, of subgroups of 8 and 32 invocations, which bring the tiles of A and B in by vec4s.
+    pub(in crate::ops) const COOPERATIVE_8: Rounds = rounds!(GemmParams, |p, _| cooperative(p, 8));
+    pub(in crate::ops) const COOPERATIVE_32: Rounds = rounds!(GemmParams, |p, _| cooperative(p, 32));
+
+    fn rows(p: &GemmParams) -> u64 {
+        looped(p.k / 4, 0) + looped(4u64, looped(p.k % 4, 0))
+    }
+
+    fn cooperative(p: &GemmParams, lanes: u64) -> u64 {
+        // Each tile is brought in by one of two loops, which a driver may count both.
+        let stage = 2 * (looped(128 / lanes, 0) + 1);
+        looped(p.k.div_ceil(16), stage + looped(2u64, 0)) + looped(256 / lanes, 0)
+    }
+}
+
 /// The fields of the kernels' `Params`.
 pub(super) const PARAMS: &[(&str, &str)] = GemmParams::FIELDS;
 

@@ -1,6 +1,6 @@
 //! The kernels of the matrix products: forms, times what they multiply, times what they do with the sums.
 
-use super::gemm::{Layout, PARAMS};
+use super::gemm::{Layout, PARAMS, cost};
 use crate::gpu::{Access, Kernel, Source};
 use crate::shape::DType;
 
@@ -103,10 +103,10 @@ macro_rules! extension {
     };
 }
 
-/// One variant: `[form's name, tile's name] constants [form's files] layout ending [its libraries] types`.
+/// One variant: `[form's name, tile's name, rounds] constants [form's files] layout ending [its libraries] types`.
 macro_rules! variant {
     (
-        [$form:literal $tile:literal] $constants:tt [$($file:literal $(enable $extension:literal)?)+]
+        [$form:literal $tile:literal $rounds:ident] $constants:tt [$($file:literal $(enable $extension:literal)?)+]
         $layout:ident $entry:literal, $ending:ident $end:literal [$($library:literal)*], $types:ident $type:literal $mark:literal
     ) => {
         Variant {
@@ -125,6 +125,7 @@ macro_rules! variant {
                 bindings: bindings(Ending::$ending),
                 params: PARAMS,
                 constants: &$constants,
+                rounds: cost::$rounds,
             },
         }
     };
@@ -186,10 +187,10 @@ pub(super) static SIMPLE: Form = Form {
     name: "simple",
     rows: 8,
     columns: 64,
-    full: full_variants!(["matmul_simple" ""] [] [
+    full: full_variants!(["matmul_simple" "" SIMPLE] [] [
         "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
     ]),
-    half: half_variants!(["matmul_simple" ""] [] [
+    half: half_variants!(["matmul_simple" "" SIMPLE] [] [
         "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
     ]),
     sums: &[],
@@ -200,13 +201,13 @@ pub(super) static ROWS_64: Form = Form {
     name: "rows64",
     rows: 64,
     columns: 16,
-    full: full_variants!(["matmul_rows" ""] [] [
+    full: full_variants!(["matmul_rows" "" ROWS] [] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    half: half_variants!(["matmul_rows" ""] [] [
+    half: half_variants!(["matmul_rows" "" ROWS] [] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    sums: sums_variants!(["matmul_rows" ""] [] [
+    sums: sums_variants!(["matmul_rows" "" SUMS] [] [
         "matmul_rows.wgsl" "matmul_rows_sums.wgsl"
         "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
@@ -217,13 +218,13 @@ pub(super) static ROWS_32: Form = Form {
     name: "rows32",
     rows: 32,
     columns: 16,
-    full: full_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
+    full: full_variants!(["matmul_rows" ".32" ROWS] [("rows_a_lane", 4.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    half: half_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
+    half: half_variants!(["matmul_rows" ".32" ROWS] [("rows_a_lane", 4.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    sums: sums_variants!(["matmul_rows" ".32"] [("rows_a_lane", 4.0)] [
+    sums: sums_variants!(["matmul_rows" ".32" SUMS] [("rows_a_lane", 4.0)] [
         "matmul_rows.wgsl" "matmul_rows_sums.wgsl"
         "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
@@ -234,10 +235,10 @@ pub(super) static ROWS_16: Form = Form {
     name: "rows16",
     rows: 16,
     columns: 16,
-    full: full_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
+    full: full_variants!(["matmul_rows" ".16" ROWS] [("rows_a_lane", 2.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    half: half_variants!(["matmul_rows" ".16"] [("rows_a_lane", 2.0)] [
+    half: half_variants!(["matmul_rows" ".16" ROWS] [("rows_a_lane", 2.0)] [
         "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
@@ -248,10 +249,10 @@ pub(super) static TILE_128: Form = Form {
     name: "tile128",
     rows: 128,
     columns: 128,
-    full: full_variants!(["matmul_tile" ".128"] [("tile", 128.0)] [
+    full: full_variants!(["matmul_tile" ".128" TILE] [("tile", 128.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    half: half_variants!(["matmul_tile" ".128"] [("tile", 128.0)] [
+    half: half_variants!(["matmul_tile" ".128" TILE] [("tile", 128.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
@@ -262,10 +263,10 @@ pub(super) static TILE_64: Form = Form {
     name: "tile64",
     rows: 64,
     columns: 64,
-    full: full_variants!(["matmul_tile" ""] [] [
+    full: full_variants!(["matmul_tile" "" TILE] [] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    half: half_variants!(["matmul_tile" ""] [] [
+    half: half_variants!(["matmul_tile" "" TILE] [] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
@@ -276,10 +277,10 @@ pub(super) static TILE_32: Form = Form {
     name: "tile32",
     rows: 32,
     columns: 32,
-    full: full_variants!(["matmul_tile" ".32"] [("tile", 32.0)] [
+    full: full_variants!(["matmul_tile" ".32" TILE] [("tile", 32.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
-    half: half_variants!(["matmul_tile" ".32"] [("tile", 32.0)] [
+    half: half_variants!(["matmul_tile" ".32" TILE] [("tile", 32.0)] [
         "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
     sums: &[],
@@ -291,7 +292,7 @@ pub(super) static COOPERATIVE_8: Form = Form {
     rows: 32,
     columns: 32,
     full: &[],
-    half: half_variants!(["matmul_coop" ""] [] [
+    half: half_variants!(["matmul_coop" "" COOPERATIVE_8] [] [
         "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
         "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),
@@ -304,7 +305,7 @@ pub(super) static COOPERATIVE_32: Form = Form {
     rows: 32,
     columns: 32,
     full: &[],
-    half: half_variants!(["matmul_coop" ".32"] [("lanes", 32.0)] [
+    half: half_variants!(["matmul_coop" ".32" COOPERATIVE_32] [("lanes", 32.0)] [
         "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
         "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
     ]),

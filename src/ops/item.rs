@@ -1,7 +1,7 @@
 //! Kernels that move or add whole rows. They say `Item` and count in items: four floats where every row is a multiple of
 //! four (nearly always), else one. Files of their own, `shaders/tiles/vec4.wgsl` and `scalar.wgsl`, say which.
 
-use crate::gpu::{Grid, Kernel, MAX_GROUPS};
+use crate::gpu::{Grid, Kernel, MAX_GROUPS, looped};
 
 /// The two forms of a kernel.
 pub(super) struct ByItem {
@@ -27,11 +27,36 @@ pub(super) fn sample_grid(items: usize, samples: usize) -> Grid {
     Grid::new(items.div_ceil(LANES).clamp(1, most), samples.min(most), 1)
 }
 
+/// The rounds of a kernel on such a grid, whose loops over samples hold its loops over items, with `inside` for each item.
+pub(super) fn sample_rounds(items: u32, samples: u32, [x, y, _]: [u32; 3], inside: u64) -> u64 {
+    looped(samples.div_ceil(y.max(1)), strided(items, x, inside))
+}
+
+/// The rounds of the loop over `items` by `x` workgroups.
+pub(super) fn strided(items: u32, x: u32, inside: u64) -> u64 {
+    looped(u64::from(items).div_ceil(LANES as u64 * u64::from(x.max(1))), inside)
+}
+
 /// Invocations that share a row of `items` in the kernels that use `shaders/lib/four.wgsl`: the fewest of 8, 16, 32 and 64 that
 /// hold it in four items each, so that rows of usual widths leave none idle; 64 if none do.
 pub(super) fn team_of(items: usize) -> usize {
     items.div_ceil(4).next_power_of_two().clamp(8, LANES)
 }
 
+/// The rounds of a loop over what a row of `items` has behind the first four of each of its `lanes` invocations.
+pub(super) fn rest_rounds(items: u32, lanes: u32) -> u64 {
+    looped(items.div_ceil(lanes.max(1)).saturating_sub(4), 0)
+}
+
+/// The rounds of a sum or maximum by `shaders/lib/reduce.wgsl`: seven of its eights, seven of a span's eights.
+pub(super) fn reduce_rounds() -> u64 {
+    2 * looped(7u64, 0)
+}
+
 /// Columns that a workgroup adds up with `shaders/lib/columns.wgsl`.
 pub(super) const STRIP: usize = 8;
+
+/// The rounds of such a sum over `rows`: invocations take every 32nd row, four in a round, and one of them adds up 32 sums.
+pub(super) fn strip_rounds(rows: u32) -> u64 {
+    looped(rows.div_ceil(128), 0) + looped(31u64, 0)
+}

@@ -1,12 +1,14 @@
 //! Layer normalisation over the last axis (Ba et al., 2016), by itself or of the kept tokens of random-LTD.
 
-use super::item::{STRIP, team_of};
+use super::item::{STRIP, reduce_rounds, rest_rounds, strip_rounds, team_of};
 use super::token_gather::GatherRule;
 use super::token_rows::channels_of;
 use super::{TokenIndices, expect, expect_f32, expect_match};
 use crate::autograd::{Backward, Destination, ParentGradients, needs_grad, record};
 use crate::error::Result;
-use crate::gpu::{Access, Fault, Gpu, Grid, Kernel, KernelFamily, MAX_GROUPS, Params, Source, params, wgsl};
+use crate::gpu::{
+    Access, Fault, Gpu, Grid, Kernel, KernelFamily, MAX_GROUPS, Params, Rounds, Source, looped, params, rounds, wgsl,
+};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -71,8 +73,8 @@ const COLUMNS: &[Access] =
 const BACKWARD: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 const TOTALS: &[Access] = &[Access::Read, Access::Write, Access::Write];
 
-const fn kernel(name: &'static str, sources: &'static [Source], entry: &'static str) -> Kernel {
-    Kernel { name, sources, entry, bindings: FORWARD, params: ForwardParams::FIELDS, constants: &[] }
+const fn kernel(name: &'static str, sources: &'static [Source], entry: &'static str, rounds: Rounds) -> Kernel {
+    Kernel { name, sources, entry, bindings: FORWARD, params: ForwardParams::FIELDS, constants: &[], rounds }
 }
 
 const fn backward_kernel(
@@ -80,8 +82,39 @@ const fn backward_kernel(
     sources: &'static [Source],
     entry: &'static str,
     bindings: &'static [Access],
+    rounds: Rounds,
 ) -> Kernel {
-    Kernel { name, sources, entry, bindings, params: BackwardParams::FIELDS, constants: &[] }
+    Kernel { name, sources, entry, bindings, params: BackwardParams::FIELDS, constants: &[], rounds }
+}
+
+/// The rounds of the kernels: those of one invocation on a row, of a team, and of a row that may also be missing, which some
+/// invocations of a driver's vector go through beside the others.
+mod cost {
+    use super::{BackwardParams, ForwardParams, LANES, looped, reduce_rounds, rest_rounds, rounds, strip_rounds};
+    use crate::gpu::Rounds;
+
+    fn statistics(p: &ForwardParams) -> u64 {
+        looped(p.width / 4, 0) + looped(3u64, 0)
+    }
+
+    fn team_statistics(p: &ForwardParams) -> u64 {
+        2 * (rest_rounds(p.width, p.lanes) + reduce_rounds())
+    }
+
+    pub(super) const FORWARD_LANE: Rounds = rounds!(ForwardParams, |p, _| statistics(p) + looped(p.width, 0));
+    pub(super) const GATHER_LANE: Rounds = rounds!(ForwardParams, |p, _| statistics(p) + 2 * looped(p.width, 0));
+    pub(super) const FORWARD_GROUP: Rounds =
+        rounds!(ForwardParams, |p, _| team_statistics(p) + rest_rounds(p.width, p.lanes));
+    pub(super) const GATHER_GROUP: Rounds =
+        rounds!(ForwardParams, |p, _| team_statistics(p) + 2 * rest_rounds(p.width, p.lanes));
+    pub(super) const MEANS: Rounds = rounds!(BackwardParams, |p, _| looped(p.width, 0));
+    pub(super) const COLUMNS: Rounds = rounds!(BackwardParams, |p, _| looped(p.slice, 0));
+    pub(super) const BACKWARD: Rounds = rounds!(BackwardParams, |p, _| {
+        let (rest, teams) = (rest_rounds(p.width, p.lanes), LANES as u32 / p.lanes.max(1));
+        rest + looped(p.slice.div_ceil(teams.max(1)), 2 * rest + reduce_rounds())
+    });
+    pub(super) const TOTALS_LANE: Rounds = rounds!(BackwardParams, |p, _| looped(p.rows / 2, 0));
+    pub(super) const TOTALS_GROUP: Rounds = rounds!(BackwardParams, |p, _| strip_rounds(p.rows));
 }
 
 /// A form from the end of its kernels' names and its tiles.
@@ -105,30 +138,31 @@ macro_rules! form {
         ];
         Form {
             forward: ByFamily {
-                lane: kernel(concat!("layernorm.forward_lane", $suffix), FORWARDS, "forward_lane"),
-                group: kernel(concat!("layernorm.forward_group", $suffix), FORWARDS, "forward_group"),
+                lane: kernel(concat!("layernorm.forward_lane", $suffix), FORWARDS, "forward_lane", cost::FORWARD_LANE),
+                group: kernel(concat!("layernorm.forward_group", $suffix), FORWARDS, "forward_group", cost::FORWARD_GROUP),
             },
             gather: ByFamily {
                 lane: Kernel {
                     bindings: GATHER,
-                    ..kernel(concat!("layernorm.gather_lane", $suffix), FORWARDS, "gather_lane")
+                    ..kernel(concat!("layernorm.gather_lane", $suffix), FORWARDS, "gather_lane", cost::GATHER_LANE)
                 },
                 group: Kernel {
                     bindings: GATHER,
-                    ..kernel(concat!("layernorm.gather_group", $suffix), FORWARDS, "gather_group")
+                    ..kernel(concat!("layernorm.gather_group", $suffix), FORWARDS, "gather_group", cost::GATHER_GROUP)
                 },
             },
-            means: backward_kernel(concat!("layernorm.means_lane", $suffix), BACKWARDS, "means_lane", MEANS),
-            columns: backward_kernel(concat!("layernorm.columns_lane", $suffix), BACKWARDS, "columns_lane", COLUMNS),
+            means: backward_kernel(concat!("layernorm.means_lane", $suffix), BACKWARDS, "means_lane", MEANS, cost::MEANS),
+            columns: backward_kernel(concat!("layernorm.columns_lane", $suffix), BACKWARDS, "columns_lane", COLUMNS, cost::COLUMNS),
             backward: backward_kernel(
                 concat!("layernorm.backward_group", $suffix),
                 BACKWARDS,
                 "backward_group",
                 BACKWARD,
+                cost::BACKWARD,
             ),
             totals: ByFamily {
-                lane: backward_kernel(concat!("layernorm.totals_lane", $suffix), BACKWARDS, "totals_lane", TOTALS),
-                group: backward_kernel(concat!("layernorm.totals_group", $suffix), BACKWARDS, "totals_group", TOTALS),
+                lane: backward_kernel(concat!("layernorm.totals_lane", $suffix), BACKWARDS, "totals_lane", TOTALS, cost::TOTALS_LANE),
+                group: backward_kernel(concat!("layernorm.totals_group", $suffix), BACKWARDS, "totals_group", TOTALS, cost::TOTALS_GROUP),
             },
             item: $item,
         }

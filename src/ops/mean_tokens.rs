@@ -1,11 +1,11 @@
 //! Average pooling over tokens.
 
 use super::copy_rows::token_sizes;
-use super::item::{ByItem, sample_grid};
+use super::item::{ByItem, sample_grid, sample_rounds};
 use super::shape;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -18,6 +18,9 @@ static FORWARD_VEC4: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: MeanTokensParams::FIELDS,
     constants: &[],
+    rounds: rounds!(MeanTokensParams, |p, groups| {
+        sample_rounds(p.width, p.samples, groups, looped(p.tokens / 4, 0) + looped(3u64, 0))
+    }),
 };
 
 static FORWARD_SCALAR: Kernel = Kernel {
@@ -26,9 +29,17 @@ static FORWARD_SCALAR: Kernel = Kernel {
     ..FORWARD_VEC4
 };
 
-static BACKWARD_VEC4: Kernel = Kernel { name: "mean_tokens.backward.vec4", entry: "backward", ..FORWARD_VEC4 };
+static BACKWARD_VEC4: Kernel = Kernel {
+    name: "mean_tokens.backward.vec4",
+    entry: "backward",
+    rounds: rounds!(MeanTokensParams, |p, groups| {
+        sample_rounds(p.width, p.samples, groups, looped(p.tokens, 0) + 2)
+    }),
+    ..FORWARD_VEC4
+};
 
-static BACKWARD_SCALAR: Kernel = Kernel { name: "mean_tokens.backward.scalar", entry: "backward", ..FORWARD_SCALAR };
+static BACKWARD_SCALAR: Kernel =
+    Kernel { name: "mean_tokens.backward.scalar", sources: FORWARD_SCALAR.sources, ..BACKWARD_VEC4 };
 
 const FORWARD: ByItem = ByItem { vec4: &FORWARD_VEC4, scalar: &FORWARD_SCALAR };
 const BACKWARD: ByItem = ByItem { vec4: &BACKWARD_VEC4, scalar: &BACKWARD_SCALAR };

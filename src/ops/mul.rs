@@ -3,7 +3,7 @@
 use super::{expect_f32, expect_match, vec4_grid};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::tensor::Tensor;
 
 params!(MulParams { n: u32, accumulate: u32 });
@@ -15,6 +15,7 @@ static MUL: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Write],
     params: MulParams::FIELDS,
     constants: &[],
+    rounds: NO_LOOPS,
 };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&MUL];

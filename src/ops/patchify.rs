@@ -3,7 +3,7 @@
 use super::{expect, shape};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Grid, Kernel, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -29,6 +29,7 @@ static FORWARD_F32: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: PatchifyParams::FIELDS,
     constants: &[],
+    rounds: rounds!(PatchifyParams, |p, _| looped((3 * p.side * p.side).div_ceil(64), 0)),
 };
 
 static FORWARD_U8: Kernel = Kernel { name: "patchify.forward_u8", entry: "forward_u8", ..FORWARD_F32 };

@@ -1,10 +1,10 @@
 //! Softmax over the last axis, as an operation and, in place on padded rows, as a part of attention.
 
-use super::item::{ByItem, team_of};
+use super::item::{ByItem, reduce_rounds, rest_rounds, team_of};
 use super::{expect_f32, sole_or_copy};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, params, wgsl};
+use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
 use crate::tensor::Tensor;
 
 params!(SoftmaxParams { rows: u32, width: u32, stride: u32, causal: u32, lanes: u32 });
@@ -23,18 +23,30 @@ static FORWARD_LANE: Kernel = Kernel {
     bindings: &[Access::Write],
     params: SoftmaxParams::FIELDS,
     constants: &[],
+    rounds: rounds!(SoftmaxParams, |p, _| 3 * looped(p.stride, 0) + 1),
 };
 
-static FORWARD_GROUP: Kernel = Kernel { name: "softmax.forward_group", entry: "forward_group", ..FORWARD_LANE };
+static FORWARD_GROUP: Kernel = Kernel {
+    name: "softmax.forward_group",
+    entry: "forward_group",
+    rounds: rounds!(SoftmaxParams, |p, _| 3 * rest_rounds(p.stride, p.lanes) + 1 + 2 * reduce_rounds()),
+    ..FORWARD_LANE
+};
 
 static BACKWARD_LANE: Kernel = Kernel {
     name: "softmax.backward_lane",
     entry: "backward_lane",
     bindings: &[Access::Read, Access::Write],
+    rounds: rounds!(SoftmaxParams, |p, _| 2 * looped(p.stride, 0)),
     ..FORWARD_LANE
 };
 
-static BACKWARD_GROUP: Kernel = Kernel { name: "softmax.backward_group", entry: "backward_group", ..BACKWARD_LANE };
+static BACKWARD_GROUP: Kernel = Kernel {
+    name: "softmax.backward_group",
+    entry: "backward_group",
+    rounds: rounds!(SoftmaxParams, |p, _| 2 * rest_rounds(p.stride, p.lanes) + reduce_rounds()),
+    ..BACKWARD_LANE
+};
 
 static FORWARD_LANE_SCALAR: Kernel = Kernel {
     name: "softmax.forward_lane_scalar",

@@ -1,9 +1,10 @@
 //! Totals over all elements: sum and mean.
 
+use super::item::reduce_rounds;
 use super::{expect_f32, shape, vec4_grid};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -16,11 +17,17 @@ static PARTIALS: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: SumParams::FIELDS,
     constants: &[],
+    rounds: rounds!(SumParams, |p, _| looped(p.rounds, 0)),
 };
 
-static TOTAL: Kernel = Kernel { name: "sum.total", entry: "sum_total", ..PARTIALS };
+static TOTAL: Kernel = Kernel {
+    name: "sum.total",
+    entry: "sum_total",
+    rounds: rounds!(SumParams, |p, _| looped(p.rounds, 0) + reduce_rounds()),
+    ..PARTIALS
+};
 
-static SPREAD: Kernel = Kernel { name: "sum.spread", entry: "spread", ..PARTIALS };
+static SPREAD: Kernel = Kernel { name: "sum.spread", entry: "spread", rounds: NO_LOOPS, ..PARTIALS };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&PARTIALS, &TOTAL, &SPREAD];
 

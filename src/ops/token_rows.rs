@@ -4,7 +4,7 @@
 use super::TokenIndices;
 use super::item::ByItem;
 use crate::error::{Error, Result};
-use crate::gpu::{Access, BufferView, Fault, Grid, Kernel, Params, params, wgsl};
+use crate::gpu::{Access, BufferView, Fault, Grid, Kernel, Params, looped, params, rounds, wgsl};
 use crate::tensor::Tensor;
 
 params!(TokenRowsParams { rows: u32, kept: u32, tokens: u32, width: u32, accumulate: u32, fault: u32 });
@@ -16,6 +16,7 @@ static GATHER: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write, Access::Read, Access::Write],
     params: TokenRowsParams::FIELDS,
     constants: &[],
+    rounds: rounds!(TokenRowsParams, |p, _| looped(p.width.div_ceil(64), 0)),
 };
 
 static SCATTER: Kernel = Kernel { name: "token_rows.scatter", entry: "scatter", ..GATHER };

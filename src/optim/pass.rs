@@ -1,7 +1,7 @@
 //! The optimisers' kernels, and how they divide a segment of the arenas.
 
 use super::{BLOCK, OptimParams, Rule};
-use crate::gpu::{Access, Kernel, KernelFamily, Params, wgsl};
+use crate::gpu::{Access, Kernel, KernelFamily, NO_LOOPS, Params, looped, rounds, wgsl};
 
 static NORM_PARTIAL_LANE: Kernel = Kernel {
     name: "optim.norm_partial_lane",
@@ -10,15 +10,21 @@ static NORM_PARTIAL_LANE: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
     params: OptimParams::FIELDS,
     constants: &[],
+    rounds: rounds!(OptimParams, |_, _| looped(8u64, looped(8u64, 0)) + bad_rounds(8)),
 };
 
-static NORM_PARTIAL_GROUP: Kernel =
-    Kernel { name: "optim.norm_partial_group", entry: "norm_partial_group", ..NORM_PARTIAL_LANE };
+static NORM_PARTIAL_GROUP: Kernel = Kernel {
+    name: "optim.norm_partial_group",
+    entry: "norm_partial_group",
+    rounds: rounds!(OptimParams, |_, _| looped(8u64, looped(1u64, 0)) + bad_rounds(8) + fold_rounds()),
+    ..NORM_PARTIAL_LANE
+};
 
 pub(super) static NORM_TOTAL: Kernel = Kernel {
     name: "optim.norm_total",
     entry: "norm_total",
     bindings: &[Access::Read, Access::Write, Access::Write],
+    rounds: rounds!(OptimParams, |p, _| looped(p.partials.div_ceil(256), 0) + fold_rounds()),
     ..NORM_PARTIAL_LANE
 };
 
@@ -27,10 +33,11 @@ static ADAMW_LANE: Kernel = Kernel {
     sources: &[wgsl!("optim_update.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/optim.wgsl")],
     entry: "adamw_lane",
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Write],
+    rounds: rounds!(OptimParams, |_, _| looped(32u64, 0)),
     ..NORM_PARTIAL_LANE
 };
 
-static ADAMW_GROUP: Kernel = Kernel { name: "optim.adamw_group", entry: "adamw_group", ..ADAMW_LANE };
+static ADAMW_GROUP: Kernel = Kernel { name: "optim.adamw_group", entry: "adamw_group", rounds: NO_LOOPS, ..ADAMW_LANE };
 
 static SGD_LANE: Kernel = Kernel {
     name: "optim.sgd_lane",
@@ -39,18 +46,29 @@ static SGD_LANE: Kernel = Kernel {
     ..ADAMW_LANE
 };
 
-static SGD_GROUP: Kernel = Kernel { name: "optim.sgd_group", entry: "sgd_group", ..SGD_LANE };
+static SGD_GROUP: Kernel = Kernel { name: "optim.sgd_group", entry: "sgd_group", rounds: NO_LOOPS, ..SGD_LANE };
 
 pub(super) static FOLLOW: Kernel = Kernel {
     name: "optim.ema_follow",
     sources: &[wgsl!("optim_ema.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/optim.wgsl")],
     entry: "follow",
     bindings: &[Access::Read, Access::Read, Access::Write],
+    rounds: NO_LOOPS,
     ..NORM_PARTIAL_LANE
 };
 
 pub(super) static EXCHANGE: Kernel =
     Kernel { name: "optim.ema_exchange", entry: "exchange", bindings: &[Access::Write, Access::Write], ..FOLLOW };
+
+/// The rounds of the search for what is not finite, in `blocks` of sixteen items.
+fn bad_rounds(blocks: u64) -> u64 {
+    looped(blocks, looped(16u64, 0))
+}
+
+/// The rounds of `fold`: sixteen values by sixteen invocations, then their results by all.
+fn fold_rounds() -> u64 {
+    2 * looped(16u64, 0)
+}
 
 /// Every kernel of the optimisers.
 pub(super) const KERNELS: &[&Kernel] = &[
