@@ -49,6 +49,20 @@ fn sum_of(p: vec4<f32>) -> f32 {
     return (p.x + p.y) + (p.z + p.w);
 }
 
+fn lse_of(tile: FlashTile, rows: vec4<u32>) -> vec4<f32> {
+    let at = tile.matrix * params.tokens + rows;
+    return vec4<f32>(lse[at.x], lse[at.y], lse[at.z], lse[at.w]);
+}
+
+fn lse_of_both(before: vec4<f32>, own: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(
+        flash_lse_of_both(before.x, own.x),
+        flash_lse_of_both(before.y, own.y),
+        flash_lse_of_both(before.z, own.z),
+        flash_lse_of_both(before.w, own.w),
+    );
+}
+
 fn store_lse(tile: FlashTile, row: u32, value: f32) {
     if row <= tile.last {
         lse[tile.matrix * params.tokens + row] = value;
@@ -70,7 +84,7 @@ fn forward(
     var most = vec4<f32>(FLASH_LOWEST);
     var sum = vec4<f32>(); // of this lane's keys
     let end = flash_end(tile.first, FLASH_BLOCK);
-    for (var first = 0u; first < end; first += FLASH_BLOCK) {
+    for (var first = params.first; first < end; first += FLASH_BLOCK) {
         let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
         let s = scores_of_keys(flash_products(q_at, k_at, lane), rows_of(first, lane.x), last_keys(mine));
@@ -85,10 +99,24 @@ fn forward(
         flash_add_qkv(&o, k_at + tile.channels, count, lane);
     }
     let whole = flash_sum(sum, lane);
-    flash_scale(&o, 1.0 / whole);
-    flash_store_out(tile, rows, lane, o);
+    // What o is multiplied by, and what is there of the parts before.
+    var own = 1.0 / whole;
+    var before = vec4<f32>();
+    var l = most + log(whole);
+    if params.first != 0u {
+        if params.first >= end {
+            return; // uniform: no row of the tile sees a key of this part
+        }
+        before = lse_of(tile, mine);
+        storageBarrier(); // everyone has read them before they are overwritten
+        let both = lse_of_both(before, l);
+        own *= exp(l - both);
+        before = exp(before - both);
+        l = both;
+    }
+    flash_scale(&o, own);
+    flash_store_out(tile, rows, lane, o, before);
     if lane.x == 0u {
-        let l = most + log(whole);
         store_lse(tile, rows.x, l.x);
         store_lse(tile, rows.y, l.y);
         store_lse(tile, rows.z, l.z);
@@ -136,7 +164,7 @@ fn backward_q(
     let product = out_dy(dy_at, lane);
     var dq = FlashSums();
     let end = flash_end(tile.first, FLASH_BLOCK);
-    for (var first = 0u; first < end; first += FLASH_BLOCK) {
+    for (var first = params.first; first < end; first += FLASH_BLOCK) {
         let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
         let products = flash_products_backward(FLASH_LEFT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
@@ -180,8 +208,8 @@ fn backward_kv(
     let k_at = tile.qkv + tile.channels + existing(rows, tile) * tile.packed;
     var dk = FlashSums();
     var dv = FlashSums();
-    for (var first = flash_first_query(tile.first); first < params.tokens; first += FLASH_BLOCK) {
-        let count = min(8u, params.tokens - first);
+    for (var first = max(params.first, flash_first_query(tile.first)); first < params.end; first += FLASH_BLOCK) {
+        let count = min(8u, params.end - first);
         let fetched = existing(rows_of(first, lane.y), tile);
         let q_at = tile.qkv + fetched * tile.packed;
         let dy_at = tile.out + fetched * tile.channels;

@@ -44,7 +44,7 @@ fn forward(
     var o0 = Row(); var o1 = Row(); var o2 = Row();
     var soft0 = flash_softmax_start(); var soft1 = flash_softmax_start(); var soft2 = flash_softmax_start();
     let end = flash_end(tile.first, ROWS);
-    for (var j = 0u; j < end; j += 2u) {
+    for (var j = params.first; j < end; j += 2u) {
         let keys = j + FLASH_STEPS;
         let k_at = tile.qkv + tile.channels + min(keys, vec2<u32>(tile.last)) * tile.packed;
         let v_at = k_at + tile.channels;
@@ -103,7 +103,7 @@ fn backward_q(
     let product = vec3<f32>(flash_read_dy(&dy0, dy_at.x), flash_read_dy(&dy1, dy_at.y), flash_read_dy(&dy2, dy_at.z));
     var dq0 = Row(); var dq1 = Row(); var dq2 = Row();
     let end = flash_end(tile.first, ROWS);
-    for (var j = 0u; j < end; j += 2u) {
+    for (var j = params.first; j < end; j += 2u) {
         let keys = j + FLASH_STEPS;
         let k_at = tile.qkv + tile.channels + min(keys, vec2<u32>(tile.last)) * tile.packed;
         let v_at = k_at + tile.channels;
@@ -158,7 +158,7 @@ fn backward_kv(
     flash_read(&v2, row_v.z, 1.0);
     var dk0 = Row(); var dk1 = Row(); var dk2 = Row();
     var dv0 = Row(); var dv1 = Row(); var dv2 = Row();
-    for (var i = flash_first_query(tile.first); i < params.tokens; i += 2u) {
+    for (var i = max(params.first, flash_first_query(tile.first)); i < params.end; i += 2u) {
         let queries = i + FLASH_STEPS;
         let there = min(queries, vec2<u32>(tile.last));
         let q_at = tile.qkv + there * tile.packed;

@@ -294,16 +294,20 @@ fn store_total(which: u32, column: u32, sum: Item) {
     }
 }
 
-// Grid: columns along x, NARROW a workgroup; along y dweight, dbias. Here `rows` counts slices.
+// Grid: columns, NARROW a workgroup, folded; along z dweight, dbias. Here `rows` counts slices.
 @compute @workgroup_size(16)
-fn totals_lane(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let column = group.x * NARROW + lane;
-    if column >= params.width || !has(WANTS_TOTAL[group.y]) {
+fn totals_lane(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let column = grid_group(group, groups) * NARROW + lane;
+    if column >= params.width || !has(WANTS_TOTAL[group.z]) {
         return;
     }
     var even: Item;
     var odd: Item;
-    var at = group.y * params.rows * params.width + column;
+    var at = group.z * params.rows * params.width + column;
     var left = params.rows;
     for (; left > 1u; left -= 2u) {
         even += sums[at];
@@ -313,17 +317,21 @@ fn totals_lane(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     if left == 1u {
         even += sums[at];
     }
-    store_total(group.y, column, even + odd);
+    store_total(group.z, column, even + odd);
 }
 
-// Grid: columns along x, COLUMNS a workgroup (lib/columns.wgsl); along y dweight, dbias. Here `rows` counts slices.
+// Grid: columns, COLUMNS a workgroup (lib/columns.wgsl), folded; along z dweight, dbias. Here `rows` counts slices.
 @compute @workgroup_size(256)
-fn totals_group(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    if !has(WANTS_TOTAL[group.y]) {
+fn totals_group(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    if !has(WANTS_TOTAL[group.z]) {
         return; // uniform: the whole workgroup leaves
     }
-    let column = group.x * COLUMNS + lane % COLUMNS;
-    let base = group.y * params.rows * params.width + min(column, params.width - 1u);
+    let column = grid_group(group, groups) * COLUMNS + lane % COLUMNS;
+    let base = group.z * params.rows * params.width + min(column, params.width - 1u);
     var sum: Item;
     // Four rows at a time, the last one in place of those behind it, so that four loads are under way.
     let last = params.rows - 1u;
@@ -336,6 +344,6 @@ fn totals_group(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     }
     let total = columns_fold(sum, lane);
     if lane < COLUMNS && column < params.width {
-        store_total(group.y, column, total);
+        store_total(group.z, column, total);
     }
 }

@@ -104,7 +104,7 @@ alias Sum = coop_mat8x8<f32, C>;
 // A workgroup's tile of C. Whether A's and B's tiles are made of the matrices' columns is the layout.
 fn product(group: vec3<u32>, lane: u32, a_columns: bool, b_columns: bool) {
     let row = params.first_row + group.y * TILE;
-    let col = group.x * TILE;
+    let col = params.first_column + group.x * TILE;
     let a_start = matmul_a_start(group.z);
     let b_start = matmul_b_start(group.z);
     var c00 = Sum(); var c01 = Sum(); var c02 = Sum(); var c03 = Sum();

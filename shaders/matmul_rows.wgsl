@@ -14,7 +14,8 @@
 //   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
 //   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
-// Grid: x = ceil(N / 16), y = ceil(rows / (8 * rows_a_lane)), z = batch; the rows from `first_row` on. A workgroup is 8
+// Grid: x = ceil(N / 16), y = ceil(rows / (8 * rows_a_lane)), z = batch; rows from `first_row`, columns from `first_column` and matrices from
+// `first_matrix` on. A workgroup is 8
 // lanes, a subgroup of a CPU driver; each lane makes 4 neighbouring rows (2 where `rows_a_lane` is 2), and where it is 8
 // also those 32 further down, of all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane
 // load of A serves 16 columns. A size that does not divide the tile repeats the last row or column and does not store it.
@@ -35,6 +36,11 @@ override thin: bool = rows_a_lane == 2u;
 // The first of a lane's rows.
 fn first_row(tile: u32, lane: u32) -> u32 {
     return params.first_row + tile * 8u * rows_a_lane + select(4u, 2u, thin) * lane;
+}
+
+// The first column of a workgroup's tile, in vec4s.
+fn first_column(tile: u32) -> u32 {
+    return params.first_column / 4u + tile * 4u;
 }
 
 // Where four rows of a row-major matrix start; rows past the end repeat the last.
@@ -91,7 +97,7 @@ fn b_lane(at: vec4<u32>, i: u32) -> vec4<f32> {
 @compute @workgroup_size(8)
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = first_row(group.y, lane);
-    let col = group.x * 4u;
+    let col = first_column(group.x);
     let a_start = matmul_a_start(group.z);
     let a_top = row_starts(a_start, row, params.m, params.lda);
     let a_low = row_starts(a_start, row + 32u, params.m, params.lda);
@@ -137,7 +143,7 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 @compute @workgroup_size(8)
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = first_row(group.y, lane);
-    let col = group.x * 4u;
+    let col = first_column(group.x);
     let a_start = matmul_a_start(group.z);
     let a_top = row_starts(a_start, row, params.m, params.lda);
     let a_low = row_starts(a_start, row + 32u, params.m, params.lda);
@@ -191,7 +197,7 @@ fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
 // The whole of it, for matmul_rows_sums.wgsl too.
 fn make_tn(group: vec3<u32>, lane: u32) {
     let row = first_row(group.y, lane);
-    let col = group.x * 4u;
+    let col = first_column(group.x);
     // A's columns are C's rows: one vec4 of A holds four rows' elements of one step of K.
     let a_stride = params.lda / 4u;
     let a_start = matmul_a_start(group.z);

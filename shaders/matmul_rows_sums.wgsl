@@ -10,7 +10,7 @@
 // The workgroups that make C's first columns go down A beforehand, which they will need in any case.
 @compute @workgroup_size(8)
 fn tn_sums(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    if group.x == 0u {
+    if first_column(group.x) == 0u {
         let row = first_row(group.y, lane);
         sum_columns(row);
         if (tall) { sum_columns(row + 32u); }

@@ -10,7 +10,8 @@
 //   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
 //   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
-// Grid: x = ceil(N / 64), y = ceil(rows / 8), z = batch; the rows from `first_row` on. A workgroup is 32 invocations along the columns; each makes 8
+// Grid: x = ceil(N / 64), y = ceil(rows / 8), z = batch; rows from `first_row`, columns from `first_column` and matrices from
+// `first_matrix` on. A workgroup is 32 invocations along the columns; each makes 8
 // rows of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU
 // driver. A size that does not divide the tile repeats the last row or column and does not store it.
 //
@@ -40,7 +41,8 @@ fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32)
     let b_start = matmul_b_start(group.z);
     let c_start = matmul_c_start(group.z);
     let row = params.first_row + group.y * 8u;
-    let left_col = group.x * 64u + lane;
+    let first_col = params.first_column + group.x * 64u;
+    let left_col = first_col + lane;
     let right_col = left_col + 32u;
 
     let last_row = vec4<u32>(params.m - 1u);
@@ -70,7 +72,7 @@ fn multiply(group: vec3<u32>, lane: u32, a_m: u32, a_k: u32, b_k: u32, b_n: u32)
     }
     // Block by block, the next one moving up, as many as there may be: drivers do not unroll a loop to a bound that they do
     // not know, and so compile one epilogue where there would be four.
-    let blocks = select(2u, 4u, group.x * 64u + 32u < params.n);
+    let blocks = select(2u, 4u, first_col + 32u < params.n);
     for (var i = 0u; i < blocks; i++) {
         store_rows(c_start, row + 4u * (i % 2u), left_col + 32u * (i / 2u), top_left);
         top_left = low_left; low_left = top_right; top_right = low_right;

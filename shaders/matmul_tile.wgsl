@@ -15,7 +15,8 @@
 //   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
 //   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
-// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; the rows from `first_row` on. `tile` is
+// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; rows from `first_row`, columns from `first_column` and matrices from
+// `first_matrix` on. `tile` is
 //   128: 256 invocations, each four 4x4 blocks of C, 16 KiB of workgroup memory, for large products;
 //   64: 128 invocations, each two blocks, one below the other, 8 KiB;
 //   32: 64 invocations, each one block, 4 KiB, for products of few tiles.
@@ -194,10 +195,15 @@ fn first_row(group: vec3<u32>) -> u32 {
     return params.first_row + group.y * tile;
 }
 
+// Its first column.
+fn first_column(group: vec3<u32>) -> u32 {
+    return params.first_column + group.x * tile;
+}
+
 fn store(group: vec3<u32>, block: vec2<u32>, sums: ptr<function, Sums>) {
     let half = tile / 2u;
     let row = first_row(group) + block.x;
-    let col = (group.x * tile + block.y) / 4u;
+    let col = (first_column(group) + block.y) / 4u;
     matmul_store_rows(group.z, row, col, (*sums).top_left, 4u);
     if (two_down) {
         matmul_store_rows(group.z, row + half, col, (*sums).low_left, 4u);
@@ -212,7 +218,7 @@ fn store(group: vec3<u32>, block: vec2<u32>, sums: ptr<function, Sums>) {
 // the present ones are multiplied; the last fetch, past the end of K, is not used.
 fn product(group: vec3<u32>, index: u32, a_along: bool, b_along: bool) {
     let place_a = place(index, a_along, matmul_a_start(group.z), first_row(group), params.m, params.lda);
-    let place_b = place(index, b_along, matmul_b_start(group.z), group.x * tile, params.n, params.ldb);
+    let place_b = place(index, b_along, matmul_b_start(group.z), first_column(group), params.n, params.ldb);
     let block = block_of_c(index);
     var sums = Sums();
     var from_a = fetch_a(place_a, 0u);

@@ -1,14 +1,23 @@
 // mean_tokens: y[b, c] = factor Σ x[b, t, c] over t = skip .. T - 1, factor = 1 / (T - skip).
 //
 //   x   Item[B, T, C]  read
-//   y   Item[B, C]     written
+//   y   Item[B, C]     written; of each slice of tokens where there are several: Item[B, slices, C]
 //   dy  Item[B, C]     read (backward)
 //   dx  Item[B, T, C]  written, or added to (backward)
 //
 // Item is float or vec4 (tiles/), and width = C counts items. Grid of both: an invocation for each column, 64 a workgroup
-// along x, and samples along y; where that exceeds the device's limits, the loops stride on.
+// along x, and samples along y; where that exceeds the device's limits, the loops stride on. Slices of tokens along z: of those
+// from `skip` on, backward of all.
 
-struct Params { samples: u32, tokens: u32, skip: u32, width: u32, factor: f32, accumulate: u32 }
+struct Params {
+    samples: u32,
+    tokens: u32,
+    skip: u32,
+    slice: u32, // tokens
+    width: u32,
+    factor: f32,
+    accumulate: u32,
+}
 
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -23,22 +32,25 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let first = params.skip + group.z * params.slice;
+    let end = min(first + params.slice, params.tokens);
     for (var sample = group.y; sample < params.samples; sample += groups.y) {
         for (var column = group.x * 64u + lane; column < params.width; column += groups.x * 64u) {
             let base = sample * params.tokens * params.width + column;
             // Four sums, so that four loads are under way at a time.
             var sums: array<Item, 4>;
-            var t = params.skip;
-            for (; t + 3u < params.tokens; t += 4u) {
+            var t = first;
+            for (; t + 3u < end; t += 4u) {
                 sums[0] += x[base + t * params.width];
                 sums[1] += x[base + (t + 1u) * params.width];
                 sums[2] += x[base + (t + 2u) * params.width];
                 sums[3] += x[base + (t + 3u) * params.width];
             }
-            for (; t < params.tokens; t++) {
+            for (; t < end; t++) {
                 sums[0] += x[base + t * params.width];
             }
-            y[sample * params.width + column] = params.factor * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+            let at = (sample * groups.z + group.z) * params.width + column;
+            y[at] = params.factor * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
         }
     }
 }
@@ -54,20 +66,22 @@ fn backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let first = group.z * params.slice;
+    let end = min(first + params.slice, params.tokens);
     for (var sample = group.y; sample < params.samples; sample += groups.y) {
         for (var column = group.x * 64u + lane; column < params.width; column += groups.x * 64u) {
             let value = params.factor * dy[sample * params.width + column];
             let base = sample * params.tokens * params.width + column;
             if params.accumulate == 0u {
                 var zero: Item;
-                for (var t = 0u; t < params.skip; t++) {
+                for (var t = first; t < min(end, params.skip); t++) {
                     dx[base + t * params.width] = zero;
                 }
-                for (var t = params.skip; t < params.tokens; t++) {
+                for (var t = max(first, params.skip); t < end; t++) {
                     dx[base + t * params.width] = value;
                 }
             } else {
-                for (var t = params.skip; t < params.tokens; t++) {
+                for (var t = max(first, params.skip); t < end; t++) {
                     dx[base + t * params.width] += value;
                 }
             }

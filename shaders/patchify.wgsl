@@ -5,7 +5,7 @@
 //   image  u8[batch, 3, height, width], four a word, or f32[..]  read
 //   y      f32[batch, patches, 3 P P]                            written
 //
-// Grid: a patch a workgroup of 64, folded (lib/grid.wgsl). Any P that divides both sides.
+// Grid: a patch a workgroup of 64, folded (lib/grid.wgsl), or of very large ones a workgroup for each layer along z. Any P that divides both sides.
 
 struct Params {
     count: u32, // batch * patches
@@ -75,7 +75,7 @@ fn forward_u8(
     }
     let first = corner(index);
     let size = 3u * params.side * params.side;
-    for (var i = lane; i < size; i += LANES) {
+    for (var i = group.z * LANES + lane; i < size; i += groups.z * LANES) {
         let place = place_of(i);
         let at = first + place.offset;
         let value = f32((bytes[at / 4u] >> (at % 4u * 8u)) & 0xffu);
@@ -95,7 +95,7 @@ fn forward_f32(
     }
     let first = corner(index);
     let size = 3u * params.side * params.side;
-    for (var i = lane; i < size; i += LANES) {
+    for (var i = group.z * LANES + lane; i < size; i += groups.z * LANES) {
         let place = place_of(i);
         y[index * size + i] = normalised(image[first + place.offset], place.channel);
     }
@@ -118,7 +118,7 @@ fn backward(
     }
     let first = corner(index);
     let size = 3u * params.side * params.side;
-    for (var i = lane; i < size; i += LANES) {
+    for (var i = group.z * LANES + lane; i < size; i += groups.z * LANES) {
         let place = place_of(i);
         let value = dy[index * size + i] * scale_of(place.channel);
         let at = first + place.offset;

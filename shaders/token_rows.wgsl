@@ -1,8 +1,8 @@
 // Rows of kept tokens, between a full tensor f32[batch, tokens, width] and a packed one f32[batch, kept, width]:
 //   packed[b, r] = full[b, indices[b, r]]   and back.
 //
-// Grid of every entry point: a packed row a workgroup of 64, folded (lib/grid.wgsl); rows = batch * kept. Any sizes:
-// `width` counts Items, four floats or one (tiles/). An index that is not below `tokens` raises
+// Grid of every entry point: a packed row a workgroup of 64, folded (lib/grid.wgsl), or of very wide rows a workgroup for each
+// layer along z; rows = batch * kept. Any sizes: `width` counts Items, four floats or one (tiles/). An index that is not below `tokens` raises
 // `fault` (lib/fault.wgsl), and no memory of the full tensor is touched for its row.
 
 struct Params { rows: u32, kept: u32, tokens: u32, width: u32, accumulate: u32, fault: u32 }
@@ -51,7 +51,7 @@ fn gather(
         return;
     }
     let place = place_of(row, lane);
-    for (var i = lane; i < params.width; i += LANES) {
+    for (var i = group.z * LANES + lane; i < params.width; i += groups.z * LANES) {
         var value = Item();
         if place != NOWHERE {
             value = source[place + i];
@@ -76,7 +76,7 @@ fn scatter(
     if place == NOWHERE {
         return;
     }
-    for (var i = lane; i < params.width; i += LANES) {
+    for (var i = group.z * LANES + lane; i < params.width; i += groups.z * LANES) {
         store(place + i, source[row * params.width + i]);
     }
 }
@@ -97,7 +97,7 @@ fn take(
         return;
     }
     let place = place_of(row, lane);
-    for (var i = lane; i < params.width; i += LANES) {
+    for (var i = group.z * LANES + lane; i < params.width; i += groups.z * LANES) {
         var value = Item();
         if place != NOWHERE {
             value = full[place + i];
@@ -125,7 +125,7 @@ fn zero(
     if place == NOWHERE {
         return;
     }
-    for (var i = lane; i < params.width; i += LANES) {
+    for (var i = group.z * LANES + lane; i < params.width; i += groups.z * LANES) {
         zeroed[place + i] = Item();
     }
 }

@@ -48,14 +48,18 @@ impl Shape {
     /// The largest rank.
     pub const MAX_RANK: usize = 4;
 
+    /// What a kernel can index: the surplus invocations of the largest grids count a little beyond the last element, and that in
+    /// 32 bits too.
+    const MOST: usize = (u32::MAX - (1 << 25)) as usize;
+
     /// A shape from its sizes, or `None` above rank 4, where an axis is empty, or where the number of elements exceeds
-    /// what a kernel can index (2³²−1).
+    /// what a kernel can index (2³² − 2²⁵).
     pub fn new(dims: &[usize]) -> Option<Self> {
         if dims.len() > Self::MAX_RANK || dims.contains(&0) {
             return None;
         }
         let numel = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-        if u32::try_from(numel).is_err() {
+        if numel > Self::MOST {
             return None;
         }
         let mut all = [1; 4];

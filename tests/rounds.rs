@@ -1,7 +1,11 @@
 //! What kernels say of the rounds of their loops, against the loops themselves, without a GPU.
 
-use wgrad::gpu::Kernel;
+use wgrad::gpu::{Gpu, Kernel};
+use wgrad::ops::attention::Mask;
+use wgrad::ops::{self, RandomKey, TokenIndices};
+use wgrad::{DType, Tensor};
 
+use crate::common::each_family;
 use crate::interpret::{Dispatch, Invocation, Rounds};
 use crate::lowered::Lowered;
 
@@ -16,7 +20,7 @@ impl Numbers {
 }
 
 /// Dispatches of each kernel that are tried.
-const TRIALS: u64 = 4;
+const TRIALS: u64 = 3;
 
 /// Some value for a field of `Params`: small, and one that the host could give.
 fn field(name: &str, numbers: &mut Numbers) -> u32 {
@@ -25,10 +29,10 @@ fn field(name: &str, numbers: &mut Numbers) -> u32 {
         "lanes" => 8 << numbers.below(4),
         "elements" => 64 * (1 + numbers.below(600)),
         "partials" => 1 + numbers.below(3000),
-        "tokens" => 1 + numbers.below(40),
+        "tokens" | "end" => 1 + numbers.below(40),
         "causal" | "accumulate" | "flags" => numbers.below(2) * numbers.below(128),
         "side" => 1 + numbers.below(12),
-        _ => 1 + numbers.below(100),
+        _ => 1 + numbers.below(70),
     }
 }
 
@@ -57,22 +61,84 @@ fn trial(lowered: &Lowered, seed: u64) -> (u64, u64) {
     (stated, most)
 }
 
-/// No invocation makes more rounds than its kernel says, and some make about as many.
+/// No invocation makes more rounds than its kernel says, and some make about as many. (A failure shows, of each trial, what the
+/// kernel says and what was made.)
 #[test]
 fn kernels_know_the_rounds_of_their_loops() {
     let check = |kernel: &'static Kernel| {
         let lowered = Lowered::new(kernel).unwrap();
-        let mut nearest = u64::MAX;
-        for seed in 0..TRIALS {
-            let (stated, made) = trial(&lowered, seed);
-            if made > stated {
-                return Some(format!("{}: says {stated} rounds, makes {made} (trial {seed})", kernel.name));
-            }
-            nearest = nearest.min(stated - made);
-        }
-        println!("{}: {nearest}", kernel.name);
-        None
+        let trials: Vec<_> = (0..TRIALS).map(|seed| trial(&lowered, seed)).collect();
+        let holds = trials.iter().all(|(stated, made)| made <= stated);
+        // Its own inner loops may end early, and what is rare may not happen in so few trials.
+        let near = trials.iter().any(|(stated, made)| *stated <= 2 * made + 64);
+        (!holds || !near).then(|| format!("{}: {trials:?}", kernel.name))
     };
     let failures: Vec<_> = wgrad::kernels().into_iter().filter_map(check).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Elements of the largest f32 tensor that every device binds.
+const MOST: usize = 1 << 25;
+
+/// A leaf, in a dry run.
+fn leaf(gpu: &Gpu, dims: &[usize]) -> Tensor {
+    Tensor::zeros(gpu, DType::F32, dims).unwrap().requires_grad().unwrap()
+}
+
+/// Every operation that loops, in a dry run on tensors as long in each direction as devices bind.
+fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
+    let of = |dims: &[usize]| leaf(gpu, dims);
+    let labels = |rows| Tensor::zeros(gpu, DType::U32, &[rows]).unwrap();
+    let key = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
+    let mut all = Vec::new();
+    for [m, n, k] in [[MOST, 1, 1], [MOST / 4, 4, 4], [1, MOST, 1], [4, MOST / 4, 4], [1, 1, MOST], [4, 4, MOST / 4]] {
+        all.push(("matmul", ops::matmul(&of(&[m, k]), &of(&[k, n]))));
+        all.push(("matmul_nt", ops::matmul_nt(&of(&[m, k]), &of(&[n, k]))));
+        all.push(("matmul_tn", ops::matmul_tn(&of(&[k, m]), &of(&[k, n]))));
+        all.push(("linear", ops::linear(&of(&[m, k]), &of(&[n, k]), Some(&of(&[n])))));
+        let (fc1, fc2) = ((of(&[n, k]), of(&[n])), (of(&[1, n]), of(&[1])));
+        all.push(("mlp", ops::mlp(&of(&[m, k]), (&fc1.0, &fc1.1), (&fc2.0, &fc2.1), &of(&[m, 1]), None)));
+    }
+    for [rows, width] in [[MOST, 1], [MOST / 4, 4], [24, 1_350_000], [6, 5_000_000]] {
+        all.push(("softmax", ops::softmax(&of(&[rows, width]))));
+        all.push(("add", ops::add(&of(&[rows, width]), &of(&[width]))));
+    }
+    for [rows, classes] in [[MOST / 8, 8], [MOST / 8, 1], [16, 2_000_000]] {
+        all.push(("cross_entropy", ops::cross_entropy(&of(&[rows, classes]), &labels(rows), &Default::default())));
+        all.push(("count_correct", ops::count_correct(&of(&[rows, classes]), &labels(rows), None)));
+    }
+    for [rows, width] in [[MOST / 2, 1], [MOST / 4, 4], [32, 580_001], [8, 2_300_000]] {
+        all.push(("layernorm", ops::layernorm(&of(&[rows, width]), &of(&[width]), &of(&[width]), 1e-6)));
+    }
+    for [batch, tokens, width] in [[MOST, 1, 1], [1, MOST, 1], [1, MOST / 4, 4], [1, 1, MOST], [MOST / 256, 256, 1]] {
+        all.push(("mean_tokens", ops::mean_tokens(&of(&[batch, tokens, width]), 0)));
+        all.push(("slice_tokens", ops::slice_tokens(&of(&[batch, tokens, width]), 0..1)));
+        all.push(("dropout", ops::dropout(&of(&[batch, tokens, width]), 0.5, key)));
+        all.push(("drop_path", ops::drop_path(&of(&[batch, tokens, width]), 0.5, key)));
+        all.push(("embed_tokens", ops::embed_tokens(&of(&[batch, tokens, width]), None, &of(&[1, tokens, width]))));
+        let first = TokenIndices::from_tensor(&Tensor::zeros(gpu, DType::U32, &[batch, 1]).unwrap(), tokens).unwrap();
+        all.push(("token_gather", ops::token_gather(&of(&[batch, tokens, width]), &first)));
+    }
+    for width in [16, 128] {
+        all.push(("attention", ops::attention_flash(&of(&[1, MOST / 3 / width, 3 * width]), 1, Mask::None)));
+    }
+    all.push(("attention_stored", ops::attention_stored(&of(&[1, 5_792, 3]), 1, Mask::None)));
+    all.push(("patchify", ops::patchify(&of(&[1, 3, 3_344, 3_344]), 3_344, None)));
+    all.push(("sum", ops::sum(&of(&[MOST]))));
+    all
+}
+
+/// No accepted shape asks a kernel for more rounds than its driver makes: forward and backward are dispatched.
+#[test]
+fn the_largest_tensors_stay_within_the_bound() {
+    for gpu in each_family() {
+        let dry = gpu.dry_run().unwrap();
+        for (what, y) in largest(&dry) {
+            let y = y.unwrap_or_else(|e| panic!("{what} ({:?}): {e}", gpu.family()));
+            if y.dtype() == DType::F32 {
+                let backward = Tensor::zeros(&dry, DType::F32, y.dims()).and_then(|dy| y.backward_from(&dy));
+                backward.unwrap_or_else(|e| panic!("backward of {what} {:?} ({:?}): {e}", y.dims(), gpu.family()));
+            }
+        }
+    }
 }

@@ -9,6 +9,10 @@ struct Params {
     matrices: u32, // B * H
     tiles: u32, // workgroups to a matrix
     causal: u32, // 1: a query sees the keys up to its own position
+    // The rows of the other side that this dispatch meets: all, or those of a part. Multiples of 32, but for the last end. What
+    // parts before have made of `out`, `lse` and gradients is added to.
+    first: u32,
+    end: u32,
     accumulate: u32, // 1: gradients are added to what is there
     scale: f32, // 1 / √D
 }
@@ -68,12 +72,17 @@ fn flash_last_key(row: u32) -> u32 {
     return select(params.tokens - 1u, row, params.causal != 0u);
 }
 
-// One past the last key that rows `first` to `first + rows - 1` see.
+// One past the last key of this dispatch that rows `first` to `first + rows - 1` see.
 fn flash_end(first: u32, rows: u32) -> u32 {
-    return select(params.tokens, min(params.tokens, first + rows), params.causal != 0u);
+    return select(params.end, min(params.end, first + rows), params.causal != 0u);
 }
 
 // The first query that sees a key in row `first` or after.
 fn flash_first_query(first: u32) -> u32 {
     return select(0u, first, params.causal != 0u);
+}
+
+// log Σ exp of all keys, from that of the parts before and of this one.
+fn flash_lse_of_both(before: f32, own: f32) -> f32 {
+    return max(before, own) + log(1.0 + exp(-abs(before - own)));
 }

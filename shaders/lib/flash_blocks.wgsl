@@ -269,29 +269,41 @@ fn flash_sum(part: vec4<f32>, lane: FlashLane) -> vec4<f32> {
 
 // ---- storing a lane's part of four rows ----
 
-fn flash_store_out_of_row(tile: FlashTile, row: u32, column: u32, value: vec4<f32>) {
+// With what the parts before have left, by its share.
+fn flash_store_out_of_row(tile: FlashTile, row: u32, column: u32, own: vec4<f32>, before: f32) {
     if row <= tile.last && column < HEAD4 {
-        out[tile.out + row * tile.channels + column] = Act(value);
+        let at = tile.out + row * tile.channels + column;
+        var value = own;
+        if params.first != 0u {
+            value += before * vec4<f32>(out[at]);
+        }
+        out[at] = Act(value);
     }
 }
 
-fn flash_store_out_chunk(tile: FlashTile, rows: vec4<u32>, column: u32, values: mat4x4<f32>) {
-    flash_store_out_of_row(tile, rows.x, column, values[0]);
-    flash_store_out_of_row(tile, rows.y, column, values[1]);
-    flash_store_out_of_row(tile, rows.z, column, values[2]);
-    flash_store_out_of_row(tile, rows.w, column, values[3]);
+fn flash_store_out_chunk(
+    tile: FlashTile,
+    rows: vec4<u32>,
+    column: u32,
+    values: mat4x4<f32>,
+    before: vec4<f32>,
+) {
+    flash_store_out_of_row(tile, rows.x, column, values[0], before.x);
+    flash_store_out_of_row(tile, rows.y, column, values[1], before.y);
+    flash_store_out_of_row(tile, rows.z, column, values[2], before.z);
+    flash_store_out_of_row(tile, rows.w, column, values[3], before.w);
 }
 
-fn flash_store_out(tile: FlashTile, rows: vec4<u32>, lane: FlashLane, sums: FlashSums) {
-    flash_store_out_chunk(tile, rows, lane.x, sums.c0);
+fn flash_store_out(tile: FlashTile, rows: vec4<u32>, lane: FlashLane, sums: FlashSums, before: vec4<f32>) {
+    flash_store_out_chunk(tile, rows, lane.x, sums.c0, before);
     if FLASH_CHUNKS > 1u {
-        flash_store_out_chunk(tile, rows, lane.x + FLASH_CHUNK, sums.c1);
+        flash_store_out_chunk(tile, rows, lane.x + FLASH_CHUNK, sums.c1, before);
     }
     if FLASH_CHUNKS > 2u {
-        flash_store_out_chunk(tile, rows, lane.x + 2u * FLASH_CHUNK, sums.c2);
+        flash_store_out_chunk(tile, rows, lane.x + 2u * FLASH_CHUNK, sums.c2, before);
     }
     if FLASH_CHUNKS > 3u {
-        flash_store_out_chunk(tile, rows, lane.x + 3u * FLASH_CHUNK, sums.c3);
+        flash_store_out_chunk(tile, rows, lane.x + 3u * FLASH_CHUNK, sums.c3, before);
     }
 }
 

@@ -61,15 +61,29 @@ fn flash_read(row: ptr<function, Row>, at: u32, scale: f32) {
 }
 
 fn flash_store_out(tile: FlashTile, row: u32, o: ptr<function, Row>, softmax: FlashSoftmax) {
-    if row > tile.last {
-        return;
+    if row > tile.last || softmax.sum == 0.0 {
+        return; // no such row, or one that sees no key of this part
     }
-    let inverse = 1.0 / softmax.sum;
+    // What o is multiplied by, and what is there of the parts before.
+    var own = 1.0 / softmax.sum;
+    var before = 0.0;
+    let lse_at = tile.matrix * params.tokens + row;
+    var l = flash_lse(softmax);
+    if params.first != 0u {
+        let both = flash_lse_of_both(lse[lse_at], l);
+        own *= exp(l - both);
+        before = exp(lse[lse_at] - both);
+        l = both;
+    }
     let at = tile.out + row * tile.channels;
     for (var d = 0u; d < HEAD4; d++) {
-        out[at + d] = Act((*o)[d] * inverse);
+        var value = (*o)[d] * own;
+        if params.first != 0u {
+            value += before * vec4<f32>(out[at + d]);
+        }
+        out[at + d] = Act(value);
     }
-    lse[tile.matrix * params.tokens + row] = flash_lse(softmax);
+    lse[lse_at] = l;
 }
 
 fn flash_store_gradient(at: u32, gradient: ptr<function, Row>, scale: f32) {

@@ -6,21 +6,23 @@
 //   fn epilogue_store(at: u32, row: u32, col: u32, sum: Item)
 // for item `col` of row `row`, which lies at `at` in C and in whatever has C's layout; sum is the element of A * B.
 
-// Strides and offsets in elements. `first_row` is where a dispatch begins, if others make the rows before.
+// Strides and offsets in elements. `first_row`, `first_column` (a multiple of 4) and `first_matrix` are where a dispatch
+// begins, if others make what comes before.
 struct Params {
     m: u32, n: u32, k: u32, inner: u32,
     lda: u32, ldb: u32, ldc: u32, accumulate: u32,
     a_offset: u32, b_offset: u32, c_offset: u32, alpha: f32,
     a_outer: u32, a_inner: u32, b_outer: u32, b_inner: u32,
-    c_outer: u32, c_inner: u32, first_row: u32,
+    c_outer: u32, c_inner: u32, first_row: u32, first_column: u32, first_matrix: u32,
     accumulate_sums: u32, // of matmul_rows_sums.wgsl
     has_bias: u32, has_residual: u32, // of epilogues/linear.wgsl
     kept: u32, tokens: u32, fault: u32, // of epilogues/scatter.wgsl
 }
 
-// The first item of matrix z in a buffer.
+// The first item of a dispatch's matrix z in a buffer.
 fn matmul_start(z: u32, offset: u32, outer: u32, inner: u32) -> u32 {
-    return (offset + (z / params.inner) * outer + (z % params.inner) * inner) / ITEM;
+    let matrix = params.first_matrix + z;
+    return (offset + (matrix / params.inner) * outer + (matrix % params.inner) * inner) / ITEM;
 }
 
 fn matmul_a_start(z: u32) -> u32 {

@@ -60,6 +60,13 @@ pub struct Kernel {
     pub rounds: Rounds,
 }
 
+impl Kernel {
+    /// Whether a dispatch stays within [`MAX_ROUNDS`].
+    pub(crate) fn fits<P: Params>(&self, params: &P, grid: Grid) -> bool {
+        (self.rounds)(bytemuck::bytes_of(params), grid.groups) <= MAX_ROUNDS
+    }
+}
+
 /// Rounds from the bytes of a kernel's `Params` and the workgroups of its grid; made by the macro `rounds`.
 pub type Rounds = fn(&[u8], [u32; 3]) -> u64;
 
@@ -138,6 +145,12 @@ impl Grid {
         let groups = (items.div_ceil(per_group) as u64).max(1);
         let y = groups.div_ceil(MAX_GROUPS);
         Grid { groups: [groups.div_ceil(y) as u32, y as u32, 1], flops: 0 }
+    }
+
+    /// The same grid so many times, along z.
+    pub(crate) fn layers(self, z: usize) -> Self {
+        let [x, y, _] = self.groups;
+        Grid { groups: [x, y, z as u32], ..self }
     }
 
     /// The same grid with its cost.

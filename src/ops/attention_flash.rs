@@ -1,14 +1,36 @@
 //! Attention without stored scores (Dao et al., 2022): every pass computes them again, a block of keys or queries at a time.
 
+use std::ops::Range;
+
 use super::attention::{Dims, Mask};
+use super::item::{longest, pieces};
 use super::shape;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, Rounds, Source, looped, params, rounds, wgsl};
+use crate::gpu::{
+    Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, Rounds, Source, looped, params, rounds, wgsl,
+};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(FlashParams { tokens: u32, heads: u32, matrices: u32, tiles: u32, causal: u32, accumulate: u32, scale: f32 });
+params!(FlashParams {
+    tokens: u32,
+    heads: u32,
+    matrices: u32,
+    tiles: u32,
+    causal: u32,
+    first: u32,
+    end: u32,
+    accumulate: u32,
+    scale: f32,
+});
+
+impl FlashParams {
+    /// Rows of the other side.
+    fn met(&self) -> u32 {
+        self.end.saturating_sub(self.first)
+    }
+}
 
 /// The three passes of one form, with the rows that a workgroup makes.
 struct Form {
@@ -96,9 +118,9 @@ macro_rules! form {
             &[$files[0], $files[1], wgsl!("lib/flash.wgsl"), wgsl!("lib/grid.wgsl"), $act, wgsl!($head)],
             $rows,
             [
-                rounds!(FlashParams, |p, _| $of(0, p.tokens, $width / 4)),
-                rounds!(FlashParams, |p, _| $of(1, p.tokens, $width / 4)),
-                rounds!(FlashParams, |p, _| $of(2, p.tokens, $width / 4)),
+                rounds!(FlashParams, |p, _| $of(0, p.met(), $width / 4)),
+                rounds!(FlashParams, |p, _| $of(1, p.met(), $width / 4)),
+                rounds!(FlashParams, |p, _| $of(2, p.met(), $width / 4)),
             ],
         )
     };
@@ -159,7 +181,7 @@ pub fn attention_flash(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor>
     let lse = Tensor::empty(gpu, DType::F32, shape(OP, &[dims.batch, dims.heads, dims.tokens])?)?;
     let call = Call { form, dims, mask };
     let buffers = [qkv.buffer(), out.buffer(), lse.buffer()];
-    gpu.dispatch(&form.forward, &call.params(0), &buffers, call.grid(2))?;
+    call.run(gpu, &form.forward, 0, &buffers, 2)?;
     let saved = out.detach();
     Ok(record(out, &[qkv], || Rule { qkv: qkv.detach(), out: saved, lse, call }))
 }
@@ -172,7 +194,43 @@ struct Call {
 }
 
 impl Call {
-    fn params(&self, accumulate: u32) -> FlashParams {
+    /// Records a pass that makes `products` products of T·T·D for each head: at once, or, where T is more than the kernel's loops
+    /// can run through, for equal parts of the other side.
+    fn run(
+        &self,
+        gpu: &Gpu,
+        kernel: &'static Kernel,
+        accumulate: u32,
+        buffers: &[&BufferView],
+        products: u64,
+    ) -> Result<()> {
+        let most = longest(self.dims.tokens, PART, |rows| kernel.fits(&self.params(0..rows, 0), self.grid()));
+        self.run_in_parts(gpu, kernel, accumulate, buffers, products, most)
+    }
+
+    /// The same with at most `most` rows a part, a multiple of [`PART`].
+    fn run_in_parts(
+        &self,
+        gpu: &Gpu,
+        kernel: &'static Kernel,
+        accumulate: u32,
+        buffers: &[&BufferView],
+        products: u64,
+        most: usize,
+    ) -> Result<()> {
+        let Dims { batch, heads, tokens, width } = self.dims;
+        for part in pieces(0..tokens, most) {
+            // Masked ones included.
+            let flops = [batch, heads, tokens, part.len(), width].into_iter().map(|v| v as u64).product::<u64>();
+            let accumulate = if part.start == 0 { accumulate } else { 1 };
+            let grid = self.grid().with_flops(2 * products * flops);
+            gpu.dispatch(kernel, &self.params(part, accumulate), buffers, grid)?;
+        }
+        Ok(())
+    }
+
+    /// Those of a dispatch that meets the rows `part` of the other side.
+    fn params(&self, part: Range<usize>, accumulate: u32) -> FlashParams {
         let Dims { batch, heads, tokens, .. } = self.dims;
         FlashParams {
             tokens: tokens as u32,
@@ -180,18 +238,21 @@ impl Call {
             matrices: (batch * heads) as u32,
             tiles: tokens.div_ceil(self.form.rows) as u32,
             causal: u32::from(self.mask == Mask::Causal),
+            first: part.start as u32,
+            end: part.end as u32,
             accumulate,
             scale: self.dims.scale(),
         }
     }
 
-    /// The grid of a pass that makes `products` products of T·T·D for each head, masked ones included.
-    fn grid(&self, products: usize) -> Grid {
-        let Dims { batch, heads, tokens, width } = self.dims;
-        let flops = 2 * products * batch * heads * tokens * tokens * width;
-        Grid::linear(tokens.div_ceil(self.form.rows) * batch * heads, 1).with_flops(flops as u64)
+    fn grid(&self) -> Grid {
+        let Dims { batch, heads, tokens, .. } = self.dims;
+        Grid::linear(tokens.div_ceil(self.form.rows) * batch * heads, 1)
     }
 }
+
+/// Parts of the other side begin at multiples of so many rows: the blocks in which the kernels of GPUs meet them.
+const PART: usize = 32;
 
 struct Rule {
     /// `[B, T, 3·C]`
@@ -207,10 +268,54 @@ impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(to) = parents.destination(0)? else { return Ok(()) };
         let Rule { qkv, out, lse, call } = *self;
-        let (gpu, params) = (dy.gpu(), call.params(to.flag()));
+        let (gpu, add) = (dy.gpu(), to.flag());
         let delta = lse.empty_like()?;
         let (qkv, dy, lse, dqkv, delta) = (qkv.buffer(), dy.buffer(), lse.buffer(), to.tensor.buffer(), delta.buffer());
-        gpu.dispatch(&call.form.backward_q, &params, &[qkv, dy, lse, dqkv, delta, out.buffer()], call.grid(3))?;
-        gpu.dispatch(&call.form.backward_kv, &params, &[qkv, dy, lse, dqkv, delta], call.grid(4))
+        call.run(gpu, &call.form.backward_q, add, &[qkv, dy, lse, dqkv, delta, out.buffer()], 3)?;
+        call.run(gpu, &call.form.backward_kv, add, &[qkv, dy, lse, dqkv, delta], 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::GpuOptions;
+
+    const TOKENS: usize = 131;
+
+    /// out, lse and dqkv of two heads of 16, with at most `most` rows of the other side in a dispatch.
+    fn passes(gpu: &Gpu, mask: Mask, most: usize) -> Result<[Vec<f32>; 3]> {
+        let dims = Dims { batch: 1, heads: 2, tokens: TOKENS, width: 16 };
+        let Some(forms) = FORMS.iter().find(|forms| forms.width == dims.width) else { return Ok(Default::default()) };
+        let call = Call { form: forms.pick(gpu, DType::F32), dims, mask };
+        let wave = |n: usize, by: f32| (0..n).map(|i| (i as f32 * by).sin()).collect::<Vec<_>>();
+        let qkv = Tensor::from_slice(gpu, &[TOKENS * 96], &wave(TOKENS * 96, 0.7))?;
+        let dy = Tensor::from_slice(gpu, &[TOKENS * 32], &wave(TOKENS * 32, 0.3))?;
+        let [out, lse, delta, dqkv] =
+            [TOKENS * 32, TOKENS * 2, TOKENS * 2, TOKENS * 96].map(|n| Tensor::zeros(gpu, DType::F32, &[n]));
+        let (out, lse, delta, dqkv) = (out?, lse?, delta?, dqkv?);
+        let [q, dy, o, l, e, d] = [&qkv, &dy, &out, &lse, &delta, &dqkv].map(Tensor::buffer);
+        call.run_in_parts(gpu, &call.form.forward, 0, &[q, o, l], 2, most)?;
+        call.run_in_parts(gpu, &call.form.backward_q, 0, &[q, dy, l, d, e, o], 3, most)?;
+        call.run_in_parts(gpu, &call.form.backward_kv, 0, &[q, dy, l, d, e], 4, most)?;
+        Ok([out.to_vec()?, lse.to_vec()?, dqkv.to_vec()?])
+    }
+
+    /// More keys and queries than a kernel's loops can run through go in parts, in both forms.
+    #[test]
+    fn parts_give_what_the_whole_gives() -> Result<()> {
+        for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
+            let gpu = Gpu::with_options(&GpuOptions { family: Some(family), ..Default::default() })?;
+            for mask in [Mask::None, Mask::Causal] {
+                let whole = passes(&gpu, mask, TOKENS)?;
+                for most in [32, 96] {
+                    let parts = passes(&gpu, mask, most)?;
+                    let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+                    let same = |(a, b): (&Vec<f32>, &Vec<f32>)| a.len() == b.len() && a.iter().zip(b).all(near);
+                    assert!(whole.iter().zip(&parts).all(same), "{family:?} {mask:?} {most}");
+                }
+            }
+        }
+        Ok(())
     }
 }

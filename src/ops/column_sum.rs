@@ -84,7 +84,11 @@ pub(super) fn first_columns_sum(x: &Tensor, rows: usize, stride: usize, width: u
     let tensor = Tensor::empty(x.gpu(), DType::F32, super::shape("column_sum", &[slices, width])?)?;
     let partial = Destination { tensor, accumulate: false };
     sum_slices(x, rows, stride, width, cut, &partial)?;
-    sum_slices(&partial.tensor, slices, width, width, Cut { slice: slices, ..cut }, to)
+    let whole = Cut { slice: slices, ..cut };
+    if whole.fits(width) {
+        return sum_slices(&partial.tensor, slices, width, width, whole, to);
+    }
+    column_sum(&partial.tensor, slices, width, to)
 }
 
 /// A sum of fewer rows is not worth a second pass: on a CPU driver, and on a GPU, where 32 invocations share a column.
@@ -127,11 +131,22 @@ impl Cut {
             }
         }
     }
+
+    /// The kernels, and that for f16.
+    fn forms(self) -> (ByItem, &'static Kernel) {
+        if self.shares { (GROUP_FORMS, &GROUP_VEC4_F16) } else { (FORMS, &VEC4_F16) }
+    }
+
+    /// Whether an invocation can add up a slice of f32 in its loops.
+    fn fits(self, width: usize) -> bool {
+        let params = ColumnSumParams { rows: 0, stride: 0, width: 0, slice: self.slice as u32, accumulate: 0 };
+        self.forms().0.pick(width).0.fits(&params, Grid::new(1, 1, 1))
+    }
 }
 
 /// Sums over the slices of `cut`: `f32[slices, width]`.
 fn sum_slices(x: &Tensor, rows: usize, stride: usize, width: usize, cut: Cut, to: &Destination) -> Result<()> {
-    let (forms, f16) = if cut.shares { (GROUP_FORMS, &GROUP_VEC4_F16) } else { (FORMS, &VEC4_F16) };
+    let (forms, f16) = cut.forms();
     let (kernel, item) = forms.pick(stride | width);
     let kernel = if x.dtype() == DType::F16 { f16 } else { kernel };
     let (stride, width) = (stride / item, width / item);

@@ -1,8 +1,9 @@
 //! Softmax cross-entropy with class labels: the loss of classifiers, and how many they get right.
 
+use super::column_sum::column_sum;
 use super::item::reduce_rounds;
 use super::{expect, expect_f32, expect_match};
-use crate::autograd::{Backward, ParentGradients, record};
+use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
@@ -180,16 +181,13 @@ pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, setti
     let params = CrossEntropyParams { mixed, weighted, weight_sum, ..params };
     let class_weights = weights.unwrap_or_else(|| logits.detach());
     let stats = Tensor::empty(gpu, DType::F32, super::shape(OP, &[rows, 8])?)?;
-    let (kernel, grid) = row_form(gpu, rows, &ROWS_LANE, &ROWS_GROUP);
+    let (kernel, grid) = row_form(gpu, &params, &ROWS_LANE, &ROWS_GROUP);
     let [logits_view, labels_view, others_view] = [logits, labels, others].map(Tensor::buffer);
     let [stats_view, shares_view, weights_view] = [&stats, shares, &class_weights].map(Tensor::buffer);
     let faults = gpu.faults();
     let views = [logits_view, labels_view, &faults, stats_view, others_view, shares_view, weights_view];
     gpu.dispatch(kernel, &params, &views, grid)?;
-    let scalar = super::shape(OP, &[])?;
-    let loss = Tensor::empty(gpu, DType::F32, scalar)?;
-    let weight = Tensor::empty(gpu, DType::F32, scalar)?;
-    gpu.dispatch(&MEAN, &params, &[stats.buffer(), loss.buffer(), weight.buffer()], Grid::new(1, 1, 1))?;
+    let (loss, weight) = mean(&params, &stats)?;
     let rule = || Rule {
         logits: logits.detach(),
         labels: labels.detach(),
@@ -214,7 +212,7 @@ pub fn count_correct(logits: &Tensor, labels: &Tensor, ignore_index: Option<u32>
     let params = params_of(OP, logits, labels, &settings)?;
     let gpu = logits.gpu();
     let count = Tensor::zeros(gpu, DType::U32, &[])?;
-    let (kernel, grid) = row_form(gpu, params.rows as usize, &CORRECT_LANE, &CORRECT_GROUP);
+    let (kernel, grid) = row_form(gpu, &params, &CORRECT_LANE, &CORRECT_GROUP);
     gpu.dispatch(kernel, &params, &[logits.buffer(), labels.buffer(), &gpu.faults(), count.buffer()], grid)?;
     Ok(count)
 }
@@ -244,12 +242,36 @@ fn params_of(
     })
 }
 
-/// A row for each invocation, or a workgroup for each row.
-fn row_form(gpu: &Gpu, rows: usize, lane: &'static Kernel, group: &'static Kernel) -> (&'static Kernel, Grid) {
-    match gpu.family() {
-        KernelFamily::Lane => (lane, Grid::linear(rows, LANES)),
-        KernelFamily::Workgroup => (group, Grid::linear(rows, 1)),
+/// A row for each invocation, or a workgroup for each row: on GPUs, and where there are too many classes for one invocation.
+fn row_form(
+    gpu: &Gpu,
+    params: &CrossEntropyParams,
+    lane: &'static Kernel,
+    group: &'static Kernel,
+) -> (&'static Kernel, Grid) {
+    let rows = params.rows as usize;
+    let grid = Grid::linear(rows, LANES);
+    if gpu.family() == KernelFamily::Lane && lane.fits(params, grid) {
+        return (lane, grid);
     }
+    (group, Grid::linear(rows, 1))
+}
+
+/// The loss and 1 / the divisor, both `f32[]`, from what [`ROWS_LANE`] has left of each row.
+fn mean(params: &CrossEntropyParams, stats: &Tensor) -> Result<(Tensor, Tensor)> {
+    const OP: &str = "cross_entropy";
+    let (gpu, rows, grid) = (stats.gpu(), params.rows as usize, Grid::new(1, 1, 1));
+    let (mut all, mut params) = (stats.detach(), *params);
+    if !MEAN.fits(&params, grid) {
+        // The mean of one row that holds the sums of all.
+        all = Tensor::empty(gpu, DType::F32, super::shape(OP, &[1, 8])?)?;
+        column_sum(stats, rows, 8, &Destination { tensor: all.detach(), accumulate: false })?;
+        params.rows = 1;
+    }
+    let scalar = super::shape(OP, &[])?;
+    let (loss, weight) = (Tensor::empty(gpu, DType::F32, scalar)?, Tensor::empty(gpu, DType::F32, scalar)?);
+    gpu.dispatch(&MEAN, &params, &[all.buffer(), loss.buffer(), weight.buffer()], grid)?;
+    Ok((loss, weight))
 }
 
 struct Rule {

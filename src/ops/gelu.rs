@@ -3,7 +3,7 @@
 use super::{expect_float, vec4_grid};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
+use crate::gpu::{Access, BufferView, Gpu, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -55,10 +55,20 @@ pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &FORWARD_F16, &BAC
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     expect_float("gelu", x)?;
     let y = x.empty_like()?;
-    let params = GeluParams { n: x.numel() as u32, accumulate: 0 };
-    let kernel = if x.dtype() == DType::F16 { &FORWARD_F16 } else { &FORWARD };
-    x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
+    forward(x.gpu(), x.dtype(), x.buffer(), y.buffer(), x.numel())?;
     Ok(record(y, &[x], || Rule { x: x.detach() }))
+}
+
+/// y = GELU(x), `n` elements.
+pub(super) fn forward(gpu: &Gpu, dtype: DType, x: &BufferView, y: &BufferView, n: usize) -> Result<()> {
+    let kernel = if dtype == DType::F16 { &FORWARD_F16 } else { &FORWARD };
+    gpu.dispatch(kernel, &GeluParams { n: n as u32, accumulate: 0 }, &[x, y], vec4_grid(n))
+}
+
+/// dx = dy ⊙ GELU'(x), or += it, `n` elements; `buffers` are x, dy and dx.
+pub(super) fn backward(gpu: &Gpu, dtype: DType, buffers: [&BufferView; 3], n: usize, accumulate: u32) -> Result<()> {
+    let kernel = if dtype == DType::F16 { &BACKWARD_F16 } else { &BACKWARD };
+    gpu.dispatch(kernel, &GeluParams { n: n as u32, accumulate }, &buffers, vec4_grid(n))
 }
 
 struct Rule {
@@ -68,11 +78,8 @@ struct Rule {
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
-        let n = self.x.numel();
-        let params = GeluParams { n: n as u32, accumulate: dx.flag() };
         let buffers = [self.x.buffer(), dy.buffer(), dx.tensor.buffer()];
-        let kernel = if dy.dtype() == DType::F16 { &BACKWARD_F16 } else { &BACKWARD };
-        dy.gpu().dispatch(kernel, &params, &buffers, vec4_grid(n))
+        backward(dy.gpu(), dy.dtype(), buffers, self.x.numel(), dx.flag())
     }
 }
 

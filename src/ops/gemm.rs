@@ -5,12 +5,14 @@ use std::ops::Range;
 
 use super::TokenIndices;
 use super::column_sum::column_sum;
+use super::gemm_deep;
 use super::gemm_forms::{Ending, Form, Types};
 use super::gemm_plan::{Plan, Product, Shape};
+use super::item::{longest, pieces};
 use super::tuning;
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Fault, Gpu, Grid, KernelFamily, MAX_GROUPS, Params, params};
+use crate::gpu::{BufferView, Fault, Gpu, Grid, Kernel, KernelFamily, MAX_GROUPS, Params, params};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -117,6 +119,8 @@ params!(GemmParams {
     c_outer: u32,
     c_inner: u32,
     first_row: u32,
+    first_column: u32,
+    first_matrix: u32,
     accumulate_sums: u32,
     has_bias: u32,
     has_residual: u32,
@@ -169,6 +173,9 @@ pub(super) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
 
 /// Records the product as `plan` says, which is one of [`super::gemm_plan::choose`]'s for it.
 pub(super) fn run_plan(gpu: &Gpu, g: &Gemm<'_>, plan: Plan) -> Result<()> {
+    if gemm_deep::is_apart(g, &plan) {
+        return gemm_deep::run_apart(gpu, g);
+    }
     let Plan { body, rest, split } = plan;
     if split > 1 {
         return run_split(gpu, g, body, split);
@@ -201,24 +208,62 @@ fn run_split(gpu: &Gpu, g: &Gemm<'_>, form: &Form, split: usize) -> Result<()> {
     column_sum(&partial, split, m * n, &Destination { tensor: c, accumulate })
 }
 
-/// Records the product's rows in `range`, in as many dispatches as the largest grid needs.
+/// Records the product's rows in `range`: in as many dispatches as the largest grid needs, and, where K is more than the
+/// kernel's loops can run through, once for each share of it, the later ones added to the first.
 fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result<()> {
     let [_, n, k] = g.size;
-    let Some(kernel) = form.kernel(g.layout, g.types, g.epilogue.ending(g.layout)) else {
+    let Some(kernel) = g.kernel(form) else {
         let got = format!("{:?} {:?} of {:?} in {}", g.layout, g.epilogue.ending(g.layout), g.types, form.name);
         return Err(Error::argument("gemm", "element types", "a combination that has a kernel", got));
     };
     let faults = gpu.faults();
     let buffers = g.buffers(&faults);
-    let batch = g.batch[0] * g.batch[1];
-    let most = MAX_GROUPS as usize * form.rows;
-    for first_row in range.clone().step_by(most) {
-        let rows = most.min(range.end - first_row);
-        let grid = Grid::new(n.div_ceil(form.columns), rows.div_ceil(form.rows), batch);
-        let flops = [2, rows, n, k, batch].into_iter().map(|v| v as u64).product();
-        gpu.dispatch(kernel, &g.params(first_row), &buffers, grid.with_flops(flops))?;
+    let params = g.params();
+    let share = params.share_of_k(kernel);
+    let most = MAX_GROUPS as usize;
+    for matrices in pieces(0..g.batch[0] * g.batch[1], most) {
+        for columns in pieces(0..n, most * form.columns) {
+            for rows in pieces(range.clone(), most * form.rows) {
+                let groups = (columns.len().div_ceil(form.columns), rows.len().div_ceil(form.rows), matrices.len());
+                let first = [rows.start, columns.start, matrices.start].map(|first| first as u32);
+                for steps in pieces(0..k, share) {
+                    let flops = [2, rows.len(), columns.len(), steps.len(), matrices.len()];
+                    let flops = flops.into_iter().map(|v| v as u64).product();
+                    let grid = Grid::new(groups.0, groups.1, groups.2).with_flops(flops);
+                    gpu.dispatch(kernel, &params.part(g, first, steps), &buffers, grid)?;
+                }
+            }
+        }
     }
     Ok(())
+}
+
+impl GemmParams {
+    /// Steps of K that `kernel` runs through in a dispatch: all, or an equal share.
+    fn share_of_k(&self, kernel: &Kernel) -> usize {
+        let fits = |k: usize| kernel.fits(&GemmParams { k: k as u32, ..*self }, Grid::new(1, 1, 1));
+        longest(self.k as usize, 16, fits)
+    }
+
+    /// Those of a dispatch that begins with the row, column and matrix `first` and makes the sums over `steps` of K: all but the
+    /// first steps are added to what is there.
+    fn part(&self, g: &Gemm<'_>, first: [u32; 3], steps: Range<usize>) -> Self {
+        let [first_row, first_column, first_matrix] = first;
+        let whole = GemmParams { first_row, first_column, first_matrix, k: steps.len() as u32, ..*self };
+        if steps.start == 0 {
+            return whole;
+        }
+        let [a, b] = g.step_of_k();
+        GemmParams {
+            a_offset: self.a_offset + (steps.start * a) as u32,
+            b_offset: self.b_offset + (steps.start * b) as u32,
+            accumulate: 1,
+            accumulate_sums: 1,
+            has_bias: 0,
+            has_residual: 0,
+            ..whole
+        }
+    }
 }
 
 impl<'a> Gemm<'a> {
@@ -257,7 +302,27 @@ impl<'a> Gemm<'a> {
         [&[self.a.view, self.b.view], between, &[self.c.view]].concat()
     }
 
-    fn params(&self, first_row: usize) -> GemmParams {
+    /// The kernel of `form` that makes it.
+    fn kernel(&self, form: &Form) -> Option<&'static Kernel> {
+        form.kernel(self.layout, self.types, self.epilogue.ending(self.layout))
+    }
+
+    /// How many steps of K its kernel of `form` runs through in a dispatch; all of them, if there is no such kernel.
+    pub(super) fn share_of_k(&self, form: &Form) -> usize {
+        self.kernel(form).map_or(self.size[2], |kernel| self.params().share_of_k(kernel))
+    }
+
+    /// From a step of K to the next, in A and in B.
+    fn step_of_k(&self) -> [usize; 2] {
+        match self.layout {
+            Layout::Nn => [1, self.b.row],
+            Layout::Nt => [1, 1],
+            Layout::Tn => [self.a.row, self.b.row],
+        }
+    }
+
+    /// Of the whole product.
+    fn params(&self) -> GemmParams {
         let u = |v: usize| v as u32;
         let [m, n, k] = self.size;
         let (alpha, accumulate) = match self.epilogue {
@@ -292,7 +357,9 @@ impl<'a> Gemm<'a> {
             b_inner: u(self.b.step[1]),
             c_outer: u(self.c.step[0]),
             c_inner: u(self.c.step[1]),
-            first_row: u(first_row),
+            first_row: 0,
+            first_column: 0,
+            first_matrix: 0,
             accumulate_sums,
             has_bias: u32::from(matches!(self.epilogue, Epilogue::Bias(_) | Epilogue::Residual { .. })),
             has_residual: u32::from(matches!(self.epilogue, Epilogue::Residual { .. })),

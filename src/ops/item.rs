@@ -1,6 +1,8 @@
 //! Kernels that move or add whole rows. They say `Item` and count in items: four floats where every row is a multiple of
 //! four (nearly always), else one. Files of their own, `shaders/tiles/vec4.wgsl` and `scalar.wgsl`, say which.
 
+use std::ops::Range;
+
 use crate::gpu::{Grid, Kernel, MAX_GROUPS, looped};
 
 /// The two forms of a kernel.
@@ -51,6 +53,25 @@ pub(super) fn rest_rounds(items: u32, lanes: u32) -> u64 {
 /// The rounds of a sum or maximum by `shaders/lib/reduce.wgsl`: seven of its eights, seven of a span's eights.
 pub(super) fn reduce_rounds() -> u64 {
     2 * looped(7u64, 0)
+}
+
+/// The grid of a kernel that gives a row to a workgroup, whose loops over `items` stride along z too: more than one layer only
+/// where a row would take them too many rounds.
+pub(super) fn row_grid(rows: usize, items: usize) -> Grid {
+    const MOST_TURNS: usize = 32_768;
+    Grid::linear(rows, 1).layers(items.div_ceil(LANES * MOST_TURNS).max(1))
+}
+
+/// The longest share of `whole` that `fits`: all of it, or that of the fewest equal parts, rounded up to a multiple of `unit`.
+/// If none fits, all of it, for the dispatch to refuse.
+pub(super) fn longest(whole: usize, unit: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let share = |parts: usize| whole.div_ceil(parts).next_multiple_of(unit).min(whole);
+    (1..=whole.div_ceil(unit)).map(share).find(|share| fits(*share)).unwrap_or(whole)
+}
+
+/// `range` in pieces of at most `most`.
+pub(super) fn pieces(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(most).map(move |first| first..range.end.min(first + most))
 }
 
 /// Columns that a workgroup adds up with `shaders/lib/columns.wgsl`.

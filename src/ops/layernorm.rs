@@ -35,20 +35,21 @@ struct ByFamily {
 }
 
 impl ByFamily {
-    fn pick(&'static self, gpu: &Gpu) -> &'static Kernel {
-        match gpu.family() {
+    fn pick(&'static self, family: KernelFamily) -> &'static Kernel {
+        match family {
             KernelFamily::Lane => &self.lane,
             KernelFamily::Workgroup => &self.group,
         }
     }
 
-    /// A kernel that takes a row an invocation, or a row a team of so many.
-    fn by_row(&'static self, gpu: &Gpu, rows: usize, team: usize) -> (&'static Kernel, Grid) {
-        let rows_a_group = match gpu.family() {
-            KernelFamily::Lane => NARROW,
-            KernelFamily::Workgroup => LANES / team,
-        };
-        (self.pick(gpu), Grid::linear(rows, rows_a_group))
+    /// A kernel that takes a row an invocation, or a row a team: on GPUs, and where rows are too long for one invocation.
+    fn by_row(&'static self, gpu: &Gpu, params: &ForwardParams) -> (&'static Kernel, Grid) {
+        let (rows, team) = (params.rows as usize, params.lanes as usize);
+        let grid = Grid::linear(rows, NARROW);
+        if gpu.family() == KernelFamily::Lane && self.lane.fits(params, grid) {
+            return (&self.lane, grid);
+        }
+        (&self.group, Grid::linear(rows, LANES / team))
     }
 }
 
@@ -209,7 +210,7 @@ pub fn layernorm_as(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, dtype:
     let y = Tensor::empty(gpu, dtype, x.shape())?;
     let stats = norm.stats(rows)?;
     let params = norm.params(rows);
-    let (kernel, grid) = norm.form.forward.by_row(gpu, rows, params.lanes as usize);
+    let (kernel, grid) = norm.form.forward.by_row(gpu, &params);
     let buffers = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
     gpu.dispatch(kernel, &params, &buffers, grid)?;
     Ok(norm.record(y, x, stats))
@@ -237,7 +238,7 @@ pub fn gather_layernorm(
     let stats = norm.stats(rows)?;
     let (kept, tokens) = (indices.kept() as u32, indices.tokens() as u32);
     let params = ForwardParams { kept, tokens, fault: Fault::GatherIndex as u32, ..norm.params(rows) };
-    let (kernel, grid) = norm.form.gather.by_row(gpu, rows, params.lanes as usize);
+    let (kernel, grid) = norm.form.gather.by_row(gpu, &params);
     let faults = gpu.faults();
     let inputs = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
     let buffers = [&inputs[..], &[indices.positions().buffer(), &faults, packed.buffer()]].concat();
@@ -346,6 +347,12 @@ impl Rule {
         BackwardParams { rows: self.rows() as u32, width: width as u32, slice: 0, flags: 0, lanes }
     }
 
+    /// Which kernels: those of teams also where rows are too long for one invocation.
+    fn family(&self, gpu: &Gpu) -> KernelFamily {
+        let alone = self.form.means.fits(&self.params(), Grid::linear(self.rows(), NARROW));
+        if alone { gpu.family() } else { KernelFamily::Workgroup }
+    }
+
     /// dx, and column sums over slices of rows, for weight and bias: `f32[2, slices, C]`, with the number of slices.
     fn rows_and_columns(&self, dy: &Tensor, dx: Option<Destination>, wants_affine: bool) -> Result<(Tensor, usize)> {
         let gpu = dy.gpu();
@@ -354,7 +361,8 @@ impl Rule {
         let unused = || Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?);
         let dx = dx.map_or_else(unused, |dx| Ok(dx.tensor))?;
         let params = BackwardParams { flags, ..self.params() };
-        let cut = Cut::new(gpu.family(), self.rows(), params.lanes as usize);
+        let family = self.family(gpu);
+        let cut = Cut::new(family, self.rows(), params.lanes as usize);
         let partial = match wants_affine {
             true => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[2, cut.sums, self.weight.numel()])?)?,
             false => unused()?,
@@ -362,7 +370,7 @@ impl Rule {
         let params = BackwardParams { slice: cut.slice as u32, ..params };
         let slices = self.rows().div_ceil(cut.slice);
         let buffers = [&self.x, &self.stats, dy, &self.weight, &dx, &partial].map(Tensor::buffer);
-        match gpu.family() {
+        match family {
             KernelFamily::Lane => {
                 let means = self.means(dy)?;
                 let buffers = [&buffers[..], &[means.buffer()]].concat();
@@ -395,13 +403,14 @@ impl Rule {
             None => Tensor::empty(gpu, DType::F32, super::shape("layernorm", &[4])?),
         };
         let (dweight, dbias) = (memory(&to[0])?, memory(&to[1])?);
-        let columns = match gpu.family() {
+        let family = self.family(gpu);
+        let columns = match family {
             KernelFamily::Lane => NARROW,
             KernelFamily::Workgroup => STRIP,
         };
-        let grid = Grid::new((params.width as usize).div_ceil(columns), 2, 1);
+        let grid = Grid::linear(params.width as usize, columns).layers(2);
         let buffers = [partial.buffer(), dweight.buffer(), dbias.buffer()];
-        gpu.dispatch(self.form.totals.pick(gpu), &params, &buffers, grid)
+        gpu.dispatch(self.form.totals.pick(family), &params, &buffers, grid)
     }
 }
 

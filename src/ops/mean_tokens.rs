@@ -1,15 +1,23 @@
 //! Average pooling over tokens.
 
 use super::copy_rows::token_sizes;
-use super::item::{ByItem, sample_grid, sample_rounds};
+use super::item::{ByItem, longest, sample_grid, sample_rounds};
 use super::shape;
-use crate::autograd::{Backward, ParentGradients, record};
+use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
+use crate::gpu::{Access, Grid, Kernel, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(MeanTokensParams { samples: u32, tokens: u32, skip: u32, width: u32, factor: f32, accumulate: u32 });
+params!(MeanTokensParams {
+    samples: u32,
+    tokens: u32,
+    skip: u32,
+    slice: u32,
+    width: u32,
+    factor: f32,
+    accumulate: u32,
+});
 
 static FORWARD_VEC4: Kernel = Kernel {
     name: "mean_tokens.forward.vec4",
@@ -19,7 +27,7 @@ static FORWARD_VEC4: Kernel = Kernel {
     params: MeanTokensParams::FIELDS,
     constants: &[],
     rounds: rounds!(MeanTokensParams, |p, groups| {
-        sample_rounds(p.width, p.samples, groups, looped(p.tokens / 4, 0) + looped(3u64, 0))
+        sample_rounds(p.width, p.samples, groups, looped(p.slice / 4, 0) + looped(3u64, 0))
     }),
 };
 
@@ -33,7 +41,7 @@ static BACKWARD_VEC4: Kernel = Kernel {
     name: "mean_tokens.backward.vec4",
     entry: "backward",
     rounds: rounds!(MeanTokensParams, |p, groups| {
-        sample_rounds(p.width, p.samples, groups, looped(p.tokens, 0) + 2)
+        sample_rounds(p.width, p.samples, groups, looped(p.slice, 0) + 2)
     }),
     ..FORWARD_VEC4
 };
@@ -58,7 +66,7 @@ pub fn mean_tokens(x: &Tensor, skip: usize) -> Result<Tensor> {
     }
     let y = Tensor::empty(x.gpu(), DType::F32, shape(OP, &[batch, width])?)?;
     let pool = Pool { batch, tokens, width, skip };
-    pool.dispatch(&FORWARD, x, &y, 0)?;
+    pool.forward(x, &y)?;
     Ok(record(y, &[x], || pool))
 }
 
@@ -70,25 +78,66 @@ struct Pool {
 }
 
 impl Pool {
-    fn dispatch(&self, forms: &ByItem, from: &Tensor, to: &Tensor, accumulate: u32) -> Result<()> {
-        let (kernel, item) = forms.pick(self.width);
-        let width = self.width / item;
-        let params = MeanTokensParams {
+    /// The mean, of sums over slices where one invocation cannot go down all tokens.
+    fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+        let averaged = self.tokens - self.skip;
+        let factor = 1.0 / averaged as f32;
+        let slice = self.longest_slice(&FORWARD, averaged);
+        let slices = averaged.div_ceil(slice);
+        if slices == 1 {
+            return self.dispatch(&FORWARD, x, y, MeanTokensParams { factor, ..self.params(slice) }, 1);
+        }
+        let sums = Tensor::empty(x.gpu(), DType::F32, shape("mean_tokens", &[self.batch, slices, self.width])?)?;
+        self.dispatch(&FORWARD, x, &sums, MeanTokensParams { factor: 1.0, ..self.params(slice) }, slices)?;
+        let of_sums = Pool { tokens: slices, skip: 0, ..*self };
+        of_sums.dispatch(&FORWARD, &sums, y, MeanTokensParams { factor, ..of_sums.params(slices) }, 1)
+    }
+
+    fn spread(&self, dy: &Tensor, dx: &Destination) -> Result<()> {
+        let factor = 1.0 / (self.tokens - self.skip) as f32;
+        let slice = self.longest_slice(&BACKWARD, self.tokens);
+        let params = MeanTokensParams { factor, accumulate: dx.flag(), ..self.params(slice) };
+        self.dispatch(&BACKWARD, dy, &dx.tensor, params, self.tokens.div_ceil(slice))
+    }
+
+    /// Tokens that an invocation can go down, of `all`.
+    fn longest_slice(&self, forms: &ByItem, all: usize) -> usize {
+        longest(all, 4, |slice| forms.pick(self.width).0.fits(&self.params(slice), self.grid(forms)))
+    }
+
+    fn params(&self, slice: usize) -> MeanTokensParams {
+        MeanTokensParams {
             samples: self.batch as u32,
             tokens: self.tokens as u32,
             skip: self.skip as u32,
-            width: width as u32,
-            factor: 1.0 / (self.tokens - self.skip) as f32,
-            accumulate,
-        };
-        from.gpu().dispatch(kernel, &params, &[from.buffer(), to.buffer()], sample_grid(width, self.batch))
+            slice: slice as u32,
+            width: (self.width / FORWARD.pick(self.width).1) as u32,
+            factor: 1.0,
+            accumulate: 0,
+        }
+    }
+
+    fn grid(&self, forms: &ByItem) -> Grid {
+        sample_grid(self.width / forms.pick(self.width).1, self.batch)
+    }
+
+    fn dispatch(
+        &self,
+        forms: &ByItem,
+        from: &Tensor,
+        to: &Tensor,
+        params: MeanTokensParams,
+        slices: usize,
+    ) -> Result<()> {
+        let (kernel, _) = forms.pick(self.width);
+        from.gpu().dispatch(kernel, &params, &[from.buffer(), to.buffer()], self.grid(forms).layers(slices))
     }
 }
 
 impl Backward for Pool {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
-        self.dispatch(&BACKWARD, &dy, &dx.tensor, dx.flag())
+        self.spread(&dy, &dx)
     }
 }
 

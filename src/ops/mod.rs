@@ -21,6 +21,7 @@ pub mod dropout;
 pub mod embed_tokens;
 pub mod gelu;
 mod gemm;
+mod gemm_deep;
 mod gemm_forms;
 mod gemm_plan;
 mod item;

@@ -1,9 +1,10 @@
 //! Cuts images into patches and normalises them: the input of a Vision Transformer (Dosovitskiy et al., 2021).
 
+use super::item::{row_grid, strided};
 use super::{expect, shape};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Grid, Kernel, Params, looped, params, rounds, wgsl};
+use crate::gpu::{Access, Grid, Kernel, Params, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -29,7 +30,7 @@ static FORWARD_F32: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write],
     params: PatchifyParams::FIELDS,
     constants: &[],
-    rounds: rounds!(PatchifyParams, |p, _| looped((3 * p.side * p.side).div_ceil(64), 0)),
+    rounds: rounds!(PatchifyParams, |p, [_, _, z]| strided(3 * p.side * p.side, z, 0)),
 };
 
 static FORWARD_U8: Kernel = Kernel { name: "patchify.forward_u8", entry: "forward_u8", ..FORWARD_F32 };
@@ -115,7 +116,7 @@ pub fn patchify(images: &Tensor, patch: usize, normalization: Option<&Normalize>
 }
 
 fn grid(params: &PatchifyParams) -> Grid {
-    Grid::linear(params.count as usize, 1)
+    row_grid(params.count as usize, 3 * (params.side * params.side) as usize)
 }
 
 struct Rule {

@@ -101,20 +101,20 @@ static BACKWARD: Forms = Forms {
 };
 
 impl Forms {
-    /// Dispatches the form for this device and for `params`, whose stride is still in floats.
+    /// Dispatches the form for this device and for `params`, whose stride is still in floats: the group form also where rows are
+    /// too long for one invocation.
     fn dispatch(&self, gpu: &Gpu, params: SoftmaxParams, buffers: &[&BufferView]) -> Result<()> {
-        let forms = match gpu.family() {
-            KernelFamily::Lane => &self.lane,
-            KernelFamily::Workgroup => &self.group,
-        };
-        let (kernel, item) = forms.pick(params.stride as usize);
-        let stride = params.stride as usize / item;
-        let (lanes, rows_a_group) = match gpu.family() {
-            KernelFamily::Lane => (1, LANES),
-            KernelFamily::Workgroup => (team_of(stride), LANES / team_of(stride)),
-        };
-        let params = SoftmaxParams { stride: stride as u32, lanes: lanes as u32, ..params };
-        gpu.dispatch(kernel, &params, buffers, Grid::linear(params.rows as usize, rows_a_group))
+        let (kernel, item) = self.lane.pick(params.stride as usize);
+        let stride = params.stride / item as u32;
+        let rows = params.rows as usize;
+        let (lane, grid) = (SoftmaxParams { stride, lanes: 1, ..params }, Grid::linear(rows, LANES));
+        if gpu.family() == KernelFamily::Lane && kernel.fits(&lane, grid) {
+            return gpu.dispatch(kernel, &lane, buffers, grid);
+        }
+        let (kernel, _) = self.group.pick(params.stride as usize);
+        let team = team_of(stride as usize);
+        let group = SoftmaxParams { lanes: team as u32, ..lane };
+        gpu.dispatch(kernel, &group, buffers, Grid::linear(rows, LANES / team))
     }
 }
 

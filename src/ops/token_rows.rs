@@ -2,9 +2,9 @@
 //! [`super::token_gather()`] and [`super::token_scatter()`] share.
 
 use super::TokenIndices;
-use super::item::ByItem;
+use super::item::{ByItem, row_grid, strided};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, BufferView, Fault, Grid, Kernel, Params, looped, params, rounds, wgsl};
+use crate::gpu::{Access, BufferView, Fault, Kernel, Params, params, rounds, wgsl};
 use crate::tensor::Tensor;
 
 params!(TokenRowsParams { rows: u32, kept: u32, tokens: u32, width: u32, accumulate: u32, fault: u32 });
@@ -16,7 +16,7 @@ static GATHER: Kernel = Kernel {
     bindings: &[Access::Read, Access::Write, Access::Read, Access::Write],
     params: TokenRowsParams::FIELDS,
     constants: &[],
-    rounds: rounds!(TokenRowsParams, |p, _| looped(p.width.div_ceil(64), 0)),
+    rounds: rounds!(TokenRowsParams, |p, [_, _, z]| strided(p.width, z, 0)),
 };
 
 static SCATTER: Kernel = Kernel { name: "token_rows.scatter", entry: "scatter", ..GATHER };
@@ -102,7 +102,7 @@ impl<'a> TokenRows<'a> {
         };
         let faults = gpu.faults();
         let buffers = [&[self.indices.positions().buffer(), &faults], data].concat();
-        gpu.dispatch(kernel, &params, &buffers, Grid::linear(rows, 1))
+        gpu.dispatch(kernel, &params, &buffers, row_grid(rows, self.channels / item))
     }
 }
 

@@ -10,6 +10,7 @@ mod embed_tokens;
 mod gelu;
 mod kept_tokens;
 mod layernorm;
+mod long_loops;
 mod matmul;
 mod mean_tokens;
 mod messages;
