@@ -180,15 +180,23 @@ fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result
         let got = format!("{:?} {:?} of {:?} in {}", g.layout, g.epilogue.ending(g.layout), g.types, form.name);
         return Err(Error::argument("gemm", "element types", "a combination that has a kernel", got));
     };
-    let faults = gpu.faults();
-    let buffers = g.buffers(&faults);
+    let faults = match &g.epilogue {
+        Epilogue::Scatter { indices, .. } => indices.fault_place(Fault::ScatterIndex)?,
+        _ => gpu.no_fault(Fault::ScatterIndex),
+    };
+    let buffers = g.buffers(&faults.table);
     let batch = g.batch[0] * g.batch[1];
     let most = MAX_GROUPS as usize * form.rows;
     for first_row in range.clone().step_by(most) {
         let rows = most.min(range.end - first_row);
         let grid = Grid::new(n.div_ceil(form.columns), rows.div_ceil(form.rows), batch);
         let flops = [2, rows, n, k, batch].into_iter().map(|v| v as u64).product();
-        gpu.dispatch(kernel, &g.params(first_row), &buffers, grid.with_flops(flops))?;
+        gpu.dispatch(
+            kernel,
+            &GemmParams { fault: faults.code, ..g.params(first_row) },
+            &buffers,
+            grid.with_flops(flops),
+        )?;
     }
     Ok(())
 }
@@ -270,7 +278,7 @@ impl<'a> Gemm<'a> {
             has_residual: u32::from(matches!(self.epilogue, Epilogue::Residual { .. })),
             kept: u(kept),
             tokens: u(tokens),
-            fault: Fault::ScatterIndex as u32,
+            fault: 0,
         }
     }
 }

@@ -79,6 +79,10 @@ impl Backward for Pool {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         self.dispatch(&BACKWARD, &dy, &dx.tensor, dx.flag())
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.
