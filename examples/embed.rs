@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let weights = train(&gpu)?;
 
     // The host's own pass over the trained weights, where they lie.
-    gpu.flush();
+    gpu.flush()?;
     let view = weights.buffer();
     let trained = wgpu::BufferBinding {
         buffer: view.wgpu_buffer(),

@@ -5,7 +5,7 @@
 // Without a second label h is 1, without weights each w is 1: the mean over the rows.
 //
 // A label that is the one to ignore or out of range counts nothing: its share becomes 0 in both sums, and the smoothed
-// term shrinks to the share that is left. One out of range raises fault 1 (lib/fault.wgsl).
+// term shrinks to the share that is left. One out of range raises a fault (lib/fault.wgsl).
 // Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
 // 64 a row (GPUs). Any number of rows and classes. Uses lib/grid.wgsl and lib/reduce.wgsl.
 
@@ -19,13 +19,13 @@ struct Params {
     smoothing: f32,
     weight_sum: f32, // Σ w
     accumulate: u32,
+    fault: u32, // of lib/fault.wgsl
 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 
 const LANES = 64u;
 const LOWEST = -3.4028234e38;
-const FAULT_LABEL = 1u;
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>; // f32[rows, classes]
 @group(0) @binding(1) var<storage, read> labels: array<u32>; // u32[rows]: a
@@ -55,7 +55,7 @@ fn counts(label: u32, report: bool) -> bool {
         return true;
     }
     if report {
-        fault_raise(FAULT_LABEL, label, params.classes);
+        fault_raise(params.fault, label, params.classes);
     }
     return false;
 }

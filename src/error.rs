@@ -104,7 +104,17 @@ pub enum Error {
         /// Settings with which it fits, most like the present ones first.
         ways: Vec<String>,
     },
-    /// The driver refused or failed: out of memory, lost device, internal error.
+    /// The device is gone: its driver failed, it was unplugged, or the program that owns it has destroyed it. Every call says
+    /// so from then on; what was on it is lost, and a new [`crate::Gpu`] is needed. A call that only records may not know
+    /// before the next submission.
+    #[error("{device}: the device is lost: {message}")]
+    DeviceLost {
+        /// The device's name.
+        device: String,
+        /// How it showed.
+        message: String,
+    },
+    /// The driver refused or failed: out of memory, internal error.
     #[error("{during}: {message}")]
     Device {
         /// What was being done.

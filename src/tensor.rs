@@ -76,7 +76,7 @@ impl Tensor {
     /// If `shape` is not valid or the device has no room.
     pub fn zeros(gpu: &Gpu, dtype: DType, shape: &[usize]) -> Result<Self> {
         let tensor = Self::empty(gpu, dtype, checked_shape("Tensor::zeros", shape)?)?;
-        gpu.clear(&tensor.view);
+        gpu.clear(&tensor.view)?;
         Ok(tensor)
     }
 
@@ -107,7 +107,7 @@ impl Tensor {
     /// A copy in memory of its own, outside any graph.
     pub(crate) fn copied(&self) -> Result<Self> {
         let copy = self.empty_like()?;
-        self.gpu.copy(&self.view, &copy.view);
+        self.gpu.copy(&self.view, &copy.view)?;
         Ok(copy)
     }
 
@@ -180,20 +180,22 @@ impl Tensor {
     /// The values in bytes that a [`Readback`] returned for this tensor.
     ///
     /// # Errors
-    /// If the dtype is not `T`'s.
+    /// If the dtype is not `T`'s, or the bytes are too few.
     pub fn decode<T: Element>(&self, bytes: &[u8]) -> Result<Vec<T>> {
         if T::DTYPE != self.dtype() {
             return Err(Error::Shape { op: "Tensor::decode", what: "read as another dtype", got: self.info });
         }
-        let used = (self.numel() * size_of::<T>()).min(bytes.len());
-        Ok(bytemuck::pod_collect_to_vec(&bytes[..used]))
+        let size = self.numel() * size_of::<T>();
+        let used = bytes.get(..size);
+        let used =
+            used.ok_or_else(|| Error::argument("Tensor::decode", "bytes", format!("{size} or more"), bytes.len()))?;
+        Ok(bytemuck::pod_collect_to_vec(used))
     }
 
     /// Downloads the values.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if a kernel met a bad label or index since the last read, [`Error::Device`] if the device
-    /// has failed, or if the dtype is not `T`'s.
+    /// As [`Readback::bytes`], or if the dtype is not `T`'s.
     pub async fn read<T: Element>(&self) -> Result<Vec<T>> {
         let bytes = self.read_later()?.bytes().await?;
         self.decode(bytes.first().map_or(&[], Vec::as_slice))
@@ -205,7 +207,8 @@ impl Tensor {
     /// As [`Tensor::read`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        pollster::block_on(self.read())
+        let bytes = self.read_later()?.wait()?;
+        self.decode(bytes.first().map_or(&[], Vec::as_slice))
     }
 
     /// The value of a tensor with one f32 element, blocking the thread.

@@ -3,7 +3,7 @@
 use crate::common::{assert_close, gpu, values};
 use wgrad::autograd::{Parameters, checkpoint, is_recording, no_grad};
 use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
-use wgrad::optim::{Optimizer, Rule, Sgd};
+use wgrad::optim::{Ema, Optimizer, Rule, Sgd};
 use wgrad::{Error, Gpu, Result, Tensor};
 
 fn upload(gpu: &Gpu, data: &[f32]) -> Tensor {
@@ -328,6 +328,185 @@ fn two_devices_do_not_mix() {
         let qkv = on(gpu, &[1, 2, 12]);
         assert_close("attention", &ops::attention(&qkv, 1, Mask::None).unwrap().to_vec().unwrap(), &[1.0; 8], 1e-6);
     }
+}
+
+// ---- weights that change before backward ----
+
+type Network = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
+/// Networks of a parameter `w`, `f32[4, 4]`: those whose backward reads it, and those whose does not.
+fn networks_of(parameters: &Parameters) -> [Vec<(&'static str, Network)>; 2] {
+    let w = parameters.get("w").unwrap().clone();
+    let with = move |f: fn(&Tensor, &Tensor) -> Result<Tensor>| -> Network {
+        let w = w.clone();
+        Box::new(move |x| f(x, &w.tensor()))
+    };
+    let frozen = parameters.get("frozen").unwrap().clone();
+    let again = parameters.get("w").unwrap().clone();
+    let reading: Vec<(_, Network)> = vec![
+        ("linear", with(|x, w| ops::linear(x, w, None))),
+        ("matmul", with(ops::matmul)),
+        ("mul", with(ops::mul)),
+        ("gelu", with(|x, w| ops::add(x, &ops::gelu(w)?))),
+        // A view of it, and its memory outside any graph.
+        ("reshape", with(|x, w| ops::mul(x, &ops::reshape(&ops::reshape(w, &[16])?, &[4, 4])?))),
+        ("frozen", Box::new(move |x| ops::linear(x, &frozen.tensor(), None))),
+        ("checkpoint", {
+            let w = again;
+            Box::new(move |x| {
+                let w = w.clone();
+                checkpoint(x.clone(), move |x| ops::linear(&x, &w.tensor(), None))
+            })
+        }),
+    ];
+    let others = vec![
+        ("add", with(ops::add)),
+        ("scale", with(|x, w| ops::add(x, &ops::scale(w, 3.0)?))),
+        ("mean", with(|x, w| ops::add(x, &ops::reshape(&ops::mean_tokens(&ops::reshape(w, &[1, 4, 4])?, 0)?, &[4])?))),
+        ("evaluation", with(|x, w| ops::add(x, &no_grad(|| ops::gelu(w))?))),
+    ];
+    [reading, others]
+}
+
+#[test]
+fn weights_that_change_between_forward_and_backward() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    for path in ["w", "frozen", "other"] {
+        parameters.add(path, &[4, 4], &values(3, 16)).unwrap();
+    }
+    parameters.get("frozen").unwrap().set_trainable(false);
+    let rule = Rule::Sgd(Sgd { momentum: 0.0, weight_decay: 0.0, ..Sgd::default() });
+    let optimizer = Optimizer::new(&parameters, rule, None, |_, _| true).unwrap();
+    let mut optimizer = optimizer.with_ema(&parameters, Ema::default()).unwrap();
+    let x = Tensor::from_slice(&gpu, &[4, 4], &values(4, 16)).unwrap().requires_grad().unwrap();
+    let set = |path: &str| parameters.get(path).unwrap().set(&values(5, 16)).unwrap();
+    let square = || ops::mul(&parameters.get("w").unwrap().tensor(), &parameters.get("w").unwrap().tensor());
+    let mut step = || {
+        ops::sum(&square().unwrap()).unwrap().backward().unwrap();
+        optimizer.step(&parameters, 0.01).unwrap();
+    };
+    let [reading, others] = networks_of(&parameters);
+    for (name, network) in reading {
+        let path = if name == "frozen" { "frozen" } else { "w" };
+        let forward = || ops::sum(&network(&x).unwrap()).unwrap();
+        parameters.zero_grad();
+        let loss = forward();
+        set(path);
+        match loss.backward().err() {
+            Some(Error::Parameter { name, .. }) => assert_eq!(name, path),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert!(parameters.iter().all(|p| p.grad().is_none()), "{name}: nothing is written");
+        // The next pass is sound, and another parameter's change is not its business.
+        let loss = forward();
+        set("other");
+        loss.backward().unwrap();
+        if path == "w" {
+            parameters.zero_grad();
+            let loss = forward();
+            step();
+            assert!(matches!(loss.backward(), Err(Error::Parameter { .. })), "{name}: a step");
+        }
+    }
+    for (name, network) in others {
+        let loss = ops::sum(&network(&x).unwrap()).unwrap();
+        set("w");
+        assert!(loss.backward().is_ok(), "{name} needs no old value");
+    }
+}
+
+/// Of a layer's two parameters backward reads the weight alone.
+#[test]
+fn a_bias_may_change() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[4, 4], &values(3, 16)).unwrap();
+    let b = parameters.add("b", &[4], &[0.0; 4]).unwrap();
+    let x = Tensor::from_slice(&gpu, &[4, 4], &values(4, 16)).unwrap().requires_grad().unwrap();
+    let loss = ops::sum(&ops::linear(&x, &w.tensor(), Some(&b.tensor())).unwrap()).unwrap();
+    b.set(&[1.0; 4]).unwrap();
+    loss.backward().unwrap();
+    assert_eq!(b.grad().unwrap().to_vec::<f32>().unwrap(), [4.0; 4]);
+}
+
+/// Its average takes the weights' place, and gives it back.
+#[test]
+fn an_average_is_another_weight() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[4, 4], &values(3, 16)).unwrap();
+    let optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, |_, _| true).unwrap();
+    let optimizer = optimizer.with_ema(&parameters, Ema::default()).unwrap();
+    let forward = || ops::sum(&ops::gelu(&w.tensor()).unwrap()).unwrap();
+    let loss = forward();
+    optimizer.exchange_ema().unwrap();
+    assert!(matches!(loss.backward(), Err(Error::Parameter { name, .. }) if name == "w"));
+    forward().backward().unwrap();
+}
+
+/// Two losses on one trunk: the first walk consumes it, and the second is refused before it has written the head's gradient.
+#[test]
+fn a_consumed_trunk_is_seen_before_anything_is_written() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let [trunk, a, b] = ["trunk", "a", "b"].map(|path| parameters.add(path, &[4, 4], &values(3, 16)).unwrap());
+    let x = Tensor::from_slice(&gpu, &[4, 4], &values(4, 16)).unwrap();
+    let hidden = ops::linear(&x, &trunk.tensor(), None).unwrap();
+    let [first, second] = [&a, &b].map(|head| ops::sum(&ops::linear(&hidden, &head.tensor(), None).unwrap()).unwrap());
+    first.backward().unwrap();
+    let before = gradients_of(&parameters);
+    assert!(before[2].is_none());
+    assert!(matches!(second.backward(), Err(Error::Graph { what: "the graph has been consumed", .. })));
+    assert_eq!(gradients_of(&parameters), before);
+    assert!(b.grad().is_none() && a.grad().is_some());
+}
+
+// ---- threads ----
+
+/// Two walks over one parameter at once: both gradients count, whichever comes first.
+#[test]
+fn threads_lose_no_gradient() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let p = parameters.add("p", &[64], &[1.0; 64]).unwrap();
+    let start = std::sync::Barrier::new(2);
+    for _ in 0..300 {
+        parameters.zero_grad();
+        std::thread::scope(|scope| {
+            for factor in [1.0, 2.0] {
+                let (p, start) = (&p, &start);
+                scope.spawn(move || {
+                    let loss = ops::sum(&ops::scale(&p.tensor(), factor).unwrap()).unwrap();
+                    start.wait();
+                    loss.backward().unwrap();
+                });
+            }
+        });
+        assert_eq!(p.grad().unwrap().to_vec::<f32>().unwrap(), [3.0; 64]);
+    }
+}
+
+/// An update beside walks on another thread takes whole gradients: each counts once, in one update or another.
+#[test]
+fn updates_beside_a_thread_that_walks() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let p = parameters.add("p", &[4], &[0.0; 4]).unwrap();
+    let rule = Rule::Sgd(Sgd { momentum: 0.0, weight_decay: 0.0, ..Sgd::default() });
+    let mut optimizer = Optimizer::new(&parameters, rule, None, |_, _| true).unwrap();
+    std::thread::scope(|scope| {
+        let walks = scope.spawn(|| {
+            for _ in 0..200 {
+                ops::sum(&p.tensor()).unwrap().backward().unwrap();
+            }
+        });
+        while !walks.is_finished() {
+            optimizer.step(&parameters, 1.0).unwrap();
+        }
+    });
+    optimizer.step(&parameters, 1.0).unwrap();
+    assert_eq!(p.value().to_vec::<f32>().unwrap(), [-200.0; 4]);
 }
 
 // ---- checkpoint ----

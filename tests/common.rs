@@ -1,6 +1,7 @@
 //! What several test modules share: devices, random data, comparisons that say what differs.
 
 use wgrad::gpu::{Gpu, GpuOptions, KernelFamily};
+use wgrad::wgpu;
 
 /// A device with exactly wgpu's default limits. A machine without an adapter fails here: tests are not skipped.
 pub fn gpu() -> Gpu {
@@ -19,6 +20,17 @@ pub fn gpu_with_f16() -> Option<Gpu> {
 
 fn open(family: Option<KernelFamily>) -> Gpu {
     Gpu::with_options(&GpuOptions { default_limits: true, family, ..Default::default() }).expect("a GPU or CPU driver")
+}
+
+/// A device that a host program has opened for itself.
+pub fn host_device(limits: wgpu::Limits) -> (wgpu::Adapter, wgpu::Device, wgpu::Queue) {
+    pollster::block_on(async {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.expect("an adapter");
+        let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+        let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
+        (adapter, device, queue)
+    })
 }
 
 /// Repeatable values in −1..1.

@@ -12,6 +12,7 @@ mod common;
 mod data;
 #[cfg(feature = "train")]
 mod deepspeed;
+mod device;
 mod gradcheck;
 #[cfg(feature = "hub")]
 mod hub;

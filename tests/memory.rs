@@ -1,6 +1,6 @@
 //! Device memory: reuse within a step, steady state, embedding, limits, large grids.
 
-use crate::common::{assert_close, each_family, gpu, values};
+use crate::common::{assert_close, each_family, gpu, host_device, values};
 use wgrad::autograd::{Parameters, no_grad};
 use wgrad::ops::{self, CrossEntropy, TokenIndices};
 use wgrad::optim::{Optimizer, Rule, Sgd};
@@ -40,7 +40,7 @@ fn intermediate_memory_is_reused_in_order() {
         let y = ops::scale(&x, 1.5).unwrap();
         x = ops::add(&y, &ops::scale(&x, -0.5).unwrap()).unwrap();
         if i % 50 == 0 {
-            gpu.flush();
+            gpu.flush().unwrap();
         }
     }
     // 1.5 x - 0.5 x = x
@@ -140,6 +140,96 @@ fn tensors_too_large_to_bind_are_an_error() {
     assert_eq!(largest.buffer().size(), limit as u64);
 }
 
+/// What lives long does not settle in a much larger buffer that happens to be free.
+#[test]
+fn arenas_take_no_larger_buffers() {
+    let gpu = gpu();
+    drop(Tensor::zeros(&gpu, wgrad::DType::F32, &[600_000]).unwrap());
+    let before = gpu.memory();
+    let mut parameters = Parameters::new(&gpu);
+    parameters.add("w", &[3], &[0.0; 3]).unwrap();
+    // Two segments of 1 MiB, beside the 2.4 MB that are free.
+    assert_eq!(gpu.memory().live - before.live, 2 << 20);
+}
+
+/// Values and gradients lie alike in their arenas, also when the device had no room for a parameter; its name is free then.
+#[test]
+fn a_parameter_that_does_not_fit_leaves_nothing_behind() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    parameters.add("first", &[2], &[1.0, 2.0]).unwrap();
+    let live = gpu.memory().live;
+    let too_large = gpu.device().limits().max_storage_buffer_binding_size as usize / 4 + 64;
+    assert!(matches!(parameters.add("second", &[too_large], &vec![0.0; too_large]), Err(Error::Limit { .. })));
+    assert!(parameters.add("second", &[3], &[0.0; 2]).is_err());
+    assert_eq!((parameters.len(), gpu.memory().live), (1, live));
+    let second = parameters.add("second", &[2], &[3.0, 4.0]).unwrap();
+    ops::sum(&ops::mul(&second.tensor(), &second.tensor()).unwrap()).unwrap().backward().unwrap();
+    let rule = Rule::Sgd(Sgd { momentum: 0.0, weight_decay: 0.0, ..Sgd::default() });
+    Optimizer::new(&parameters, rule, None, |_, _| true).unwrap().step(&parameters, 0.25).unwrap();
+    assert_eq!(second.value().to_vec::<f32>().unwrap(), [1.5, 2.0]);
+    assert_eq!(parameters.get("first").unwrap().value().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+}
+
+// ---- what is on its way ----
+
+/// Many times the bytes that may be under way at once, dropped as soon as they are uploaded.
+#[test]
+fn uploads_under_way_are_bounded() {
+    let gpu = gpu();
+    let data = vec![1.0f32; 2 << 20];
+    let size = 4 * data.len() as u64;
+    let mut most = 0;
+    for i in 0..40 {
+        drop(upload(&gpu, &data));
+        most = most.max(gpu.memory().staging);
+        assert!(gpu.memory().staging >= size || i == 0, "counted");
+    }
+    assert!(most <= 64 << 20, "{} MiB under way", most >> 20);
+    assert!(gpu.memory().allocated <= 2 * size, "{:?}", gpu.memory());
+    gpu.wait().unwrap();
+    assert_eq!(gpu.memory().staging, 0);
+    // One that is larger than the bound goes alone.
+    let large = upload(&gpu, &vec![2.0; 20 << 20]);
+    assert_eq!(gpu.memory().staging, 80 << 20);
+    assert_eq!(ops::sum(&large).unwrap().item().unwrap(), (40 << 20) as f32);
+    assert_eq!(gpu.memory().staging, 0);
+}
+
+#[test]
+fn read_backs_under_way_are_counted() {
+    let gpu = gpu();
+    let x = upload(&gpu, &[1.0; 1000]);
+    gpu.wait().unwrap();
+    let reads: Vec<_> = (0..3).map(|_| x.read_later().unwrap()).collect();
+    assert_eq!(gpu.memory().staging, 3 * 4000);
+    drop(reads);
+    assert_eq!(gpu.memory().staging, 0);
+    let read = x.read_later().unwrap();
+    read.wait().unwrap();
+    assert_eq!(gpu.memory().staging, 0);
+}
+
+/// Released while another thread records: no command meets a buffer that is gone.
+#[test]
+fn trim_beside_a_thread_that_records() {
+    let gpu = gpu();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0..300 {
+                let x = upload(&gpu, &vec![i as f32; 100 + i % 7 * 1000]);
+                let y = ops::scale(&ops::scale(&x, 2.0).unwrap(), 0.5).unwrap();
+                drop(x);
+                assert_eq!(ops::sum(&y).unwrap().item().unwrap() / y.numel() as f32, i as f32);
+            }
+        });
+        for _ in 0..300 {
+            gpu.trim();
+            std::thread::yield_now();
+        }
+    });
+}
+
 /// The same program on a dry run takes the same memory, and no other.
 #[test]
 fn dry_run_counts_what_the_device_takes() {
@@ -185,17 +275,6 @@ fn dry_run_checks_limits_and_does_not_mix() {
     assert!(gpu.memory().peak_allocated < 1000);
     let (x, y) = (upload(&gpu, &[1.0]), upload(&dry, &[1.0]));
     assert!(ops::add(&x, &y).unwrap_err().to_string().contains("different devices"));
-}
-
-/// A device that a host program has opened for itself.
-fn host_device(limits: wgpu::Limits) -> (wgpu::Adapter, wgpu::Device, wgpu::Queue) {
-    pollster::block_on(async {
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.expect("an adapter");
-        let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
-        let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
-        (adapter, device, queue)
-    })
 }
 
 /// A host program's own pass: twice each value of `input`, into a buffer of its own, read back.
@@ -266,7 +345,7 @@ fn embedded_in_a_host_program() {
     let mut optimizer = Optimizer::new(&parameters, rule, None, |_, _| true).unwrap();
     ops::sum(&ops::mul(&w.tensor(), &w.tensor()).unwrap()).unwrap().backward().unwrap();
     optimizer.step(&parameters, 0.25).unwrap();
-    gpu.flush();
+    gpu.flush().unwrap();
     // w - 0.25 · 2 w = w / 2, doubled by the host.
     let doubled = double_in_host_pass(&device, &queue, &w.value());
     assert_close("the host's pass", &doubled, &values(1, 500), 1e-6);
@@ -274,7 +353,7 @@ fn embedded_in_a_host_program() {
     let second = Gpu::from_wgpu(device.clone(), queue.clone(), None).unwrap();
     assert!(!second.same(&gpu) && second.info().name == gpu.info().name);
     let x = upload(&second, &[1.0, 2.0]);
-    second.flush();
+    second.flush().unwrap();
     assert_eq!(double_in_host_pass(&device, &queue, &x), [2.0, 4.0]);
     assert_close("the first engine goes on", &w.value().to_vec().unwrap(), &halves(&values(1, 500)), 1e-6);
 }

@@ -1,49 +1,73 @@
 //! Recomputing instead of storing: a part of a network keeps its input alone, and runs again when backward reaches it
 //! (Chen et al., 2016, "Training deep nets with sublinear memory cost").
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::{Backward, GraphNode, Kind, ParentGradients, attach, is_recording, no_grad, node_of, walk, with_recording};
+use super::{
+    Backward, GraphNode, Kind, ParentGradients, attach_stamped, is_recording, no_grad, node_of, walk, with_recording,
+};
 use crate::error::{Error, Result};
+use crate::gpu::Stamp;
 use crate::tensor::Tensor;
 
-/// What a pass that is not recorded has met, that a recorded one would have recorded.
-#[derive(Clone, Copy, Debug, Default)]
+/// What the pass of a checkpointed part has met, that a recorded one would have recorded.
+#[derive(Debug, Default)]
 struct Meetings {
     parameter: bool,
     graph: bool,
+    /// Parameters' memory, as it was.
+    stamps: Vec<Stamp>,
 }
 
 /// One such thing.
-#[derive(Clone, Copy)]
-pub(super) enum Met {
+pub(super) enum Met<'a> {
     /// A parameter that is trained.
     Parameter,
     /// A tensor that is in a graph.
     Graph,
+    /// What an operation reads.
+    Memory(&'a Tensor),
 }
 
 thread_local! {
-    static MEETINGS: Cell<Meetings> = const { Cell::new(Meetings { parameter: false, graph: false }) };
+    /// `None` outside such passes.
+    static MEETINGS: RefCell<Option<Meetings>> = const { RefCell::new(None) };
 }
 
-/// Notes what a pass that is not recorded has met.
-pub(super) fn meet(met: Met) {
-    let mut meetings = MEETINGS.get();
-    match met {
-        Met::Parameter => meetings.parameter = true,
-        Met::Graph => meetings.graph = true,
+/// Notes what a pass that is not recorded has met, if it is a checkpointed part's.
+pub(super) fn meet(met: Met<'_>) {
+    MEETINGS.with_borrow_mut(|meetings| {
+        let Some(meetings) = meetings else { return };
+        match met {
+            Met::Parameter => meetings.parameter = true,
+            Met::Graph => meetings.graph = true,
+            Met::Memory(tensor) => meetings.stamps.extend(tensor.buffer().stamp()),
+        }
+    });
+}
+
+/// What `f` returns without being recorded, and what it has met.
+fn observed<T>(f: impl FnOnce() -> T) -> (T, Meetings) {
+    /// Ends the observation also when `f` unwinds.
+    struct Restore(Option<Meetings>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            MEETINGS.replace(self.0.take());
+        }
     }
-    MEETINGS.set(meetings);
+    let _restore = Restore(MEETINGS.replace(Some(Meetings::default())));
+    let result = no_grad(f);
+    (result, MEETINGS.take().unwrap_or_default())
 }
 
 /// `f(x)`, of which only `x` is kept: backward calls `f` a second time, recorded, and goes back through that. The gradients
 /// are those of `f(x)` bit for bit, for one more forward pass and the memory of one `f` at a time.
 ///
-/// `f` must compute the same each time, so what it draws must come from a key ([`crate::ops::RandomKey`]). It may use
-/// parameters and tensors outside any graph; its one differentiable input is `x`. Where neither `x` is in a graph nor any
-/// parameter that `f` uses is trained, or inside [`no_grad`], this is `f(x)` and nothing is kept.
+/// `f` must compute the same each time, so what it draws must come from a key ([`crate::ops::RandomKey`]), and backward is an
+/// error if a parameter that it uses has changed meanwhile. It may use parameters and tensors outside any graph; its one
+/// differentiable input is `x`. Where neither `x` is in a graph nor any parameter that `f` uses is trained, or inside
+/// [`no_grad`], this is `f(x)` and nothing is kept.
 ///
 /// # Errors
 /// Those of `f`, and [`Error::Graph`] if `f` uses another tensor that is in a graph: no gradient would reach it.
@@ -54,9 +78,7 @@ where
     if !is_recording() {
         return f(x);
     }
-    let outer = MEETINGS.take();
-    let y = no_grad(|| f(x.detach()));
-    let met = MEETINGS.replace(outer);
+    let (y, met) = observed(|| f(x.detach()));
     let y = y?;
     if met.graph {
         return Err(Error::Graph { op: "checkpoint", what: "the function uses a tensor of a graph besides its input" });
@@ -65,7 +87,7 @@ where
         return Ok(y);
     }
     let rule = Recompute { x: x.detach(), f };
-    Ok(attach(y, &[&x], rule))
+    Ok(attach_stamped(y, &[&x], met.stamps, rule))
 }
 
 struct Recompute<F> {

@@ -2,13 +2,44 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::{GraphNode, Kind, node_of};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Gpu, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
+
+/// Whether a parameter's gradient holds anything; if not, its memory is stale and the next backward overwrites it.
+#[derive(Debug, Default)]
+pub(super) struct Filled(AtomicU8);
+
+const EMPTY: u8 = 0;
+/// A rule is about to write it.
+const BEGUN: u8 = 1;
+const FULL: u8 = 2;
+
+impl Filled {
+    pub(super) fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == FULL
+    }
+
+    pub(super) fn empty(&self) {
+        self.0.store(EMPTY, Ordering::Relaxed);
+    }
+
+    /// Whether what is about to be written must be added to what is there.
+    fn begin(&self) -> bool {
+        self.0.compare_exchange(EMPTY, BEGUN, Ordering::Relaxed, Ordering::Relaxed).is_err()
+    }
+
+    /// What a rule has begun is there once it has succeeded.
+    fn settle(&self, succeeded: bool) {
+        let now = if succeeded { FULL } else { EMPTY };
+        // Unless it was full before, or has been emptied meanwhile.
+        let _ = self.0.compare_exchange(BEGUN, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
 
 /// The gradients of a backward pass that do not belong to parameters.
 #[derive(Default)]
@@ -63,6 +94,16 @@ impl<'a> ParentGradients<'a> {
         self.parents.get(i)?.as_ref()
     }
 
+    /// Ends a rule: the parameters' gradients that it has begun are there if it has succeeded.
+    pub(super) fn settle(self, done: Result<()>) -> Result<()> {
+        for node in self.parents.iter().flatten() {
+            if let Kind::Parameter { filled, .. } = &node.kind {
+                filled.settle(done.is_ok());
+            }
+        }
+        done
+    }
+
     /// Whether the `i`-th parent is in the graph; if not, its gradient need not be computed.
     pub fn wants(&self, i: usize) -> bool {
         self.parent(i).is_some()
@@ -76,7 +117,10 @@ impl<'a> ParentGradients<'a> {
     pub fn destination(&mut self, i: usize) -> Result<Option<Destination>> {
         let Some(node) = self.parent(i) else { return Ok(None) };
         if let Kind::Parameter { grad, filled } = &node.kind {
-            let accumulate = filled.swap(true, Ordering::Relaxed);
+            let accumulate = filled.begin();
+            if !accumulate {
+                grad.buffer().forget_faults();
+            }
             return Ok(Some(Destination { tensor: grad.clone(), accumulate }));
         }
         let Some(existing) = self.grads.take(node) else {
@@ -135,8 +179,7 @@ pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE, &ACCUMULATE_F16];
 fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
     let gpu = grad.gpu();
     if !to.accumulate {
-        gpu.copy(grad.buffer(), to.tensor.buffer());
-        return Ok(());
+        return gpu.copy(grad.buffer(), to.tensor.buffer());
     }
     let n = grad.numel();
     gpu.dispatch(

@@ -3,16 +3,17 @@
 //! The graph is eager: an operation computes its output and, where some input takes part in a graph, calls [`record`]
 //! with the rule for its gradient. [`Tensor::backward`] then walks the graph from the latest to the earliest, hands each
 //! rule the gradient of its output, and frees what the rule had saved as soon as it has run. The graph lives in the
-//! tensors themselves: there is no tape object, and several graphs can be built at once, also on several threads.
+//! tensors themselves: there is no tape object, and several graphs can be built at once, also on several threads; their
+//! backward passes take turns.
 
 mod checkpoint;
 mod gradients;
 mod parameter;
+mod turns;
 
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::{BinaryHeap, HashSet};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use checkpoint::checkpoint;
@@ -21,9 +22,11 @@ pub use gradients::{Destination, Gradients, ParentGradients};
 pub use parameter::{Parameter, Parameters};
 
 use checkpoint::{Met, meet};
+use gradients::Filled;
+use turns::Turns;
 
 use crate::error::{Error, Result, TensorInfo};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Stamp};
 use crate::shape::DType;
 use crate::tensor::{Node, Tensor};
 
@@ -35,6 +38,12 @@ pub trait Backward: wgpu::WasmNotSendSync {
     /// # Errors
     /// As the kernels that it dispatches.
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()>;
+
+    /// Whether the rule reads what the operation's `i`-th parent held. If that is a parameter's memory and has been
+    /// overwritten by then, backward is an error instead of a wrong gradient.
+    fn reads(&self, _i: usize) -> bool {
+        true
+    }
 }
 
 struct GraphNode {
@@ -48,13 +57,15 @@ enum Kind {
     /// An input whose gradient the caller wants back.
     Leaf,
     /// A parameter: its gradient goes to its own place in the gradient arena.
-    Parameter { grad: Tensor, filled: Arc<AtomicBool> },
+    Parameter { grad: Tensor, filled: Arc<Filled> },
     /// An operation; `None` once backward has passed.
     Op(Mutex<Option<Step>>),
 }
 
 struct Step {
     parents: Vec<Option<Arc<GraphNode>>>,
+    /// The parameters' memory that the rule reads, as it was.
+    stamps: Vec<Stamp>,
     rule: Box<dyn Backward>,
 }
 
@@ -127,11 +138,23 @@ pub fn record<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: 
     if needs_grad(parents) { attach(output, parents, rule()) } else { output }
 }
 
-/// Gives `output` a place in a graph, also where none of its parents has one.
+/// Gives `output` a place in a graph.
 fn attach<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: R) -> Tensor {
+    attach_stamped(output, parents, Vec::new(), rule)
+}
+
+/// The same, also where none of the parents has one, for a rule that reads more than the parents' memory.
+fn attach_stamped<R: Backward + 'static>(
+    output: Tensor,
+    parents: &[&Tensor],
+    mut stamps: Vec<Stamp>,
+    rule: R,
+) -> Tensor {
+    let read = parents.iter().enumerate().filter(|(i, _)| rule.reads(*i));
+    stamps.extend(read.filter_map(|(_, tensor)| tensor.buffer().stamp()));
     let parents: Vec<_> = parents.iter().map(|t| node_of(t)).collect();
     let level = 1 + parents.iter().flatten().map(|p| p.level).max().unwrap_or(0);
-    let step = Step { parents, rule: Box::new(rule) };
+    let step = Step { parents, stamps, rule: Box::new(rule) };
     let node = GraphNode::new(output.info(), level, Kind::Op(Mutex::new(Some(step))));
     output.with_node(node)
 }
@@ -139,10 +162,14 @@ fn attach<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: R) -
 /// Whether [`record`] would record an operation on these parents: lets an operation skip work that only backward needs.
 pub fn needs_grad(parents: &[&Tensor]) -> bool {
     let in_graph = parents.iter().any(|t| t.node().is_some());
-    if in_graph && !is_recording() {
+    if is_recording() {
+        return in_graph;
+    }
+    if in_graph {
         meet(Met::Graph);
     }
-    in_graph && is_recording()
+    parents.iter().for_each(|t| meet(Met::Memory(t)));
+    false
 }
 
 impl Tensor {
@@ -161,7 +188,8 @@ impl Tensor {
     /// into [`Parameter::grad`]; gradients of leaves are returned. The graph is consumed.
     ///
     /// # Errors
-    /// If this is not a scalar, is in no graph, or its graph has been consumed.
+    /// If this is not a scalar, is in no graph, or (a part of) its graph has been consumed; [`Error::Parameter`] if a
+    /// parameter has changed since the forward pass whose old value a gradient needs. Nothing is written then.
     pub fn backward(&self) -> Result<Gradients> {
         if self.numel() != 1 {
             return Err(Error::Shape {
@@ -177,7 +205,7 @@ impl Tensor {
     /// [`Tensor::backward`] from a tensor of any shape, given the gradient `dy` of the final result with respect to it.
     ///
     /// # Errors
-    /// If the shapes or devices differ, the tensor is in no graph, or its graph has been consumed.
+    /// As [`Tensor::backward`], or if the shapes or devices differ.
     pub fn backward_from(&self, dy: &Tensor) -> Result<Gradients> {
         let is_here = self.gpu().same(dy.gpu());
         if self.info() != dy.info() || !is_here {
@@ -210,26 +238,48 @@ impl Ord for Pending {
 }
 
 fn walk(gpu: &Gpu, root: Arc<GraphNode>, dy: Tensor) -> Result<Gradients> {
+    let turns = gpu.attachment::<Turns>();
+    let _turn = turns.take();
+    let order = order_of(&root)?;
     let mut grads = Gradients::default();
-    let mut seen = HashSet::from([Arc::as_ptr(&root)]);
     // As to a parent, since the root may itself be a parameter.
-    ParentGradients::new(gpu, &[Some(root.clone())], &mut grads).give(0, dy)?;
-    let mut heap = BinaryHeap::from([Pending(root)]);
-    while let Some(Pending(node)) = heap.pop() {
-        if !matches!(node.kind, Kind::Op(_)) {
-            continue;
+    let as_parent = [Some(root)];
+    let mut parents = ParentGradients::new(gpu, &as_parent, &mut grads);
+    let given = parents.give(0, dy);
+    parents.settle(given)?;
+    drop(as_parent);
+    for node in order {
+        let step = node.take_step().ok_or(CONSUMED)?;
+        // A branch that does not reach the root's value has no gradient, and nothing to pass on.
+        if let Some(dy) = grads.take(&node) {
+            let mut parents = ParentGradients::new(gpu, &step.parents, &mut grads);
+            let done = step.rule.backward(dy, &mut parents);
+            parents.settle(done)?;
         }
-        let step = node.take_step().ok_or(Error::Graph { op: "backward", what: "the graph has been consumed" })?;
-        for parent in step.parents.iter().flatten() {
+    }
+    Ok(grads)
+}
+
+const CONSUMED: Error = Error::Graph { op: "backward", what: "the graph has been consumed" };
+
+/// The operations between `root` and the leaves, each before those that it depends on. Looks at them all before any is run,
+/// so that a graph that cannot be walked to its end leaves no gradient behind.
+fn order_of(root: &Arc<GraphNode>) -> Result<Vec<Arc<GraphNode>>> {
+    let mut order = Vec::new();
+    let mut seen = HashSet::from([Arc::as_ptr(root)]);
+    let mut heap = BinaryHeap::from([Pending(root.clone())]);
+    while let Some(Pending(node)) = heap.pop() {
+        let Kind::Op(step) = &node.kind else { continue };
+        let step = step.lock().unwrap_or_else(PoisonError::into_inner);
+        let Step { parents, stamps, .. } = step.as_ref().ok_or(CONSUMED)?;
+        stamps.iter().try_for_each(Stamp::check)?;
+        for parent in parents.iter().flatten() {
             if seen.insert(Arc::as_ptr(parent)) {
                 heap.push(Pending(parent.clone()));
             }
         }
-        // A branch that does not reach the root's value has no gradient, and nothing to pass on.
-        if let Some(dy) = grads.take(&node) {
-            let mut parents = ParentGradients::new(gpu, &step.parents, &mut grads);
-            step.rule.backward(dy, &mut parents)?;
-        }
+        drop(step);
+        order.push(node);
     }
-    Ok(grads)
+    Ok(order)
 }

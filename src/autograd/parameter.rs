@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{GraphNode, Kind, Met, is_recording, meet};
+use super::turns::{Turn, Turns};
+use super::{Filled, GraphNode, Kind, Met, is_recording, meet};
 use crate::error::{Error, Result};
 use crate::gpu::{Arena, BufferView, Gpu, Place};
 use crate::shape::{DType, Shape};
@@ -15,12 +16,11 @@ use crate::tensor::{Tensor, checked_shape};
 pub struct Parameter(Arc<Inner>);
 
 struct Inner {
-    path: String,
+    path: Arc<str>,
     value: Tensor,
     grad: Tensor,
     place: Place,
-    /// Whether `grad` holds a gradient; if not its memory is stale and the next backward overwrites it.
-    filled: Arc<AtomicBool>,
+    filled: Arc<Filled>,
     trainable: AtomicBool,
 }
 
@@ -51,19 +51,21 @@ impl Parameter {
 
     /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none.
     pub fn grad(&self) -> Option<Tensor> {
-        self.0.filled.load(Ordering::Relaxed).then(|| self.0.grad.clone())
+        self.0.filled.is_full().then(|| self.0.grad.clone())
     }
 
-    /// Overwrites the value.
+    /// Overwrites the value. Graphs that need the old one can no longer be walked.
     ///
     /// # Errors
-    /// If the number of values differs.
+    /// If the number of values differs, or the device fails.
     pub fn set(&self, values: &[f32]) -> Result<()> {
         if values.len() != self.0.value.numel() {
             let what = format!("{} values do not fit {}", values.len(), self.0.value.info());
-            return Err(Error::Parameter { name: self.0.path.clone(), what });
+            return Err(Error::Parameter { name: self.path().to_owned(), what });
         }
-        self.0.value.gpu().upload(bytemuck::cast_slice(values), self.0.value.buffer())
+        self.0.value.gpu().upload(bytemuck::cast_slice(values), self.0.value.buffer())?;
+        self.0.value.buffer().overwritten();
+        Ok(())
     }
 
     /// Whether it takes part in training.
@@ -75,7 +77,7 @@ impl Parameter {
     pub fn set_trainable(&self, trainable: bool) {
         self.0.trainable.store(trainable, Ordering::Relaxed);
         if !trainable {
-            self.0.filled.store(false, Ordering::Relaxed);
+            self.0.filled.empty();
         }
     }
 
@@ -87,6 +89,7 @@ impl Parameter {
 /// All parameters of a model, in the order in which they were added.
 pub struct Parameters {
     gpu: Gpu,
+    turns: Arc<Turns>,
     values: Arena,
     grads: Arena,
     list: Vec<Parameter>,
@@ -97,7 +100,8 @@ impl Parameters {
     /// An empty collection on `gpu`.
     pub fn new(gpu: &Gpu) -> Self {
         let (values, grads) = (Arena::new(gpu), Arena::new(gpu));
-        Parameters { gpu: gpu.clone(), values, grads, list: Vec::new(), by_path: HashMap::new() }
+        let turns = gpu.attachment();
+        Parameters { gpu: gpu.clone(), turns, values, grads, list: Vec::new(), by_path: HashMap::new() }
     }
 
     /// Adds a parameter with its initial values.
@@ -111,8 +115,19 @@ impl Parameters {
             return Err(Error::Parameter { name: path, what });
         }
         let parameter = self.reserve(path, shape)?;
-        parameter.set(values)?;
+        if let Err(error) = parameter.set(values) {
+            self.withdraw(&parameter);
+            return Err(error);
+        }
         Ok(parameter)
+    }
+
+    /// Takes out the parameter that was added last.
+    fn withdraw(&mut self, last: &Parameter) {
+        self.list.pop();
+        self.by_path.remove(last.path());
+        self.values.untake(last.place());
+        self.grads.untake(last.place());
     }
 
     /// Adds a parameter whose values are yet to be set.
@@ -121,11 +136,13 @@ impl Parameters {
             return Err(Error::Parameter { name: path, what: "the name is taken".to_owned() });
         }
         let bytes = shape.numel() as u64 * DType::F32.size();
-        let (place, value) = self.values.take(bytes)?;
-        let (_, grad) = self.grads.take(bytes)?;
+        let name: Arc<str> = path.as_str().into();
+        let (place, value) = self.values.take(&name, bytes)?;
+        // Both or none: the optimiser relies on the arenas' being alike.
+        let (_, grad) = self.grads.take(&name, bytes).inspect_err(|_| self.values.untake(place))?;
         let tensor = |view| Tensor::from_view(&self.gpu, DType::F32, shape, view);
         let parameter = Parameter(Arc::new(Inner {
-            path: path.clone(),
+            path: name,
             value: tensor(value),
             grad: tensor(grad),
             place,
@@ -164,7 +181,21 @@ impl Parameters {
 
     /// Forgets all gradients: the next backward pass overwrites instead of adding.
     pub fn zero_grad(&self) {
-        self.list.iter().for_each(|p| p.0.filled.store(false, Ordering::Relaxed));
+        self.list.iter().for_each(|p| p.0.filled.empty());
+    }
+
+    /// Waits until no other thread is in the midst of a backward pass or an update on this device, and keeps them waiting.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        self.turns.take()
+    }
+
+    /// Ends an update, which has changed all that is trained and has a gradient: forgets the gradients, and graphs that
+    /// need the old values can no longer be walked.
+    pub(crate) fn updated(&self) {
+        let changed = || self.list.iter().filter(|p| p.is_trainable() && p.0.filled.is_full());
+        changed().for_each(|p| p.0.value.buffer().overwritten());
+        self.gpu.carry_faults(changed().map(|p| (p.0.grad.buffer(), p.0.value.buffer())));
+        self.zero_grad();
     }
 
     /// The device.

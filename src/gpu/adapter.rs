@@ -16,7 +16,7 @@ pub enum Power {
 /// A particular adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdapterChoice {
-    /// By its place in [`crate::Gpu::adapters`].
+    /// By its place in [`crate::Gpu::adapters`]; where there is none, by a number in its name, such as 4090.
     Index(usize),
     /// By a part of its name, upper or lower case.
     Name(String),
@@ -25,7 +25,7 @@ pub enum AdapterChoice {
 impl std::str::FromStr for AdapterChoice {
     type Err = std::convert::Infallible;
 
-    /// A number is an index, anything else a name.
+    /// A number is an index, or a model's; anything else is a name.
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         Ok(text.parse().map_or_else(|_| AdapterChoice::Name(text.to_owned()), AdapterChoice::Index))
     }
@@ -161,7 +161,7 @@ pub(super) async fn choose(options: &GpuOptions) -> Result<wgpu::Adapter> {
     let Some(index) = find(&infos, options.adapter.as_ref()) else {
         let wanted = match &options.adapter {
             None => "found; is a Vulkan, Metal or DX12 driver installed?".to_owned(),
-            Some(AdapterChoice::Index(i)) => format!("has the number {i}"),
+            Some(AdapterChoice::Index(i)) => format!("has the number {i}, or has it in its name"),
             Some(AdapterChoice::Name(name)) => format!("is named {name:?}"),
         };
         return Err(Error::NoAdapter { wanted, available: infos.iter().map(ToString::to_string).collect() });
@@ -182,7 +182,13 @@ fn opengl_may_find_a_gpu() -> bool {
 fn find(infos: &[AdapterInfo], choice: Option<&AdapterChoice>) -> Option<usize> {
     match choice {
         None => (!infos.is_empty()).then_some(0),
-        Some(AdapterChoice::Index(i)) => (*i < infos.len()).then_some(*i),
+        Some(AdapterChoice::Index(i)) if *i < infos.len() => Some(*i),
+        Some(AdapterChoice::Index(i)) => {
+            let number = i.to_string();
+            // As a word of its own: 5 is not in "RTX 5090".
+            let has_it = |name: &str| name.split(|c: char| !c.is_alphanumeric()).any(|word| word == number);
+            infos.iter().position(|info| has_it(&info.name))
+        }
         Some(AdapterChoice::Name(name)) => {
             let lower = name.to_lowercase();
             infos.iter().position(|info| info.to_string().to_lowercase().contains(&lower))
@@ -280,4 +286,29 @@ pub(super) fn check_limits(limits: &wgpu::Limits, device: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> AdapterInfo {
+        AdapterInfo {
+            name: name.to_owned(),
+            driver: "Mesa 22.3.6".to_owned(),
+            backend: wgpu::Backend::Vulkan,
+            device_type: wgpu::DeviceType::DiscreteGpu,
+        }
+    }
+
+    #[test]
+    fn a_number_is_an_index_or_a_models() {
+        let infos = [named("NVIDIA GeForce RTX 4090"), named("AMD Radeon RX 7900 XTX")];
+        let found = |text: &str| find(&infos, text.parse().ok().as_ref());
+        assert_eq!(["0", "1", "4090", "7900"].map(found), [Some(0), Some(1), Some(0), Some(1)]);
+        assert_eq!(
+            ["2", "90", "22", "radeon", "rtx 4090", "arc"].map(found),
+            [None, None, None, Some(1), Some(0), None]
+        );
+    }
 }

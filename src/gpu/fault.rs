@@ -1,12 +1,36 @@
-//! The sticky flag that kernels raise when a value on the device is out of range.
+//! Values on the device that were out of range: which operation met one, and which results depend on it.
 //!
 //! Labels and token indices are data: the host cannot check them. Kernels that index by data check the bound, skip the
-//! access, and leave the first offence here (see `shaders/lib/fault.wgsl`); every read-back looks at it.
+//! access, and leave the first offence in a place of the device's table that is their dispatch's own (see
+//! `shaders/lib/fault.wgsl`). Every range of memory carries a *mark*, the set of dispatches that what it holds depends on:
+//! a dispatch gives what it writes the marks of all that it binds. Each read-back brings the whole table along, and so
+//! settles what had been recorded before it, whoever asked. A fault is told by every read of a result that depends on it,
+//! and by no other.
+//!
+//! Marks end at an optimiser's update: weights count as whole, and what is computed with them is not accused. That no fault
+//! is lost where only weights are ever read, they *carry* the marks of their gradients, and a read of them tells
+//! those faults that no other read has told.
 
-use crate::error::Error;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Bytes of the flag: count, code, value, bound.
-pub(crate) const SIZE: u64 = 16;
+use super::kernel::Access;
+use super::memory::BufferView;
+use super::pool::Fit;
+use super::recorder::{Command, RawView};
+use super::{Gpu, State};
+use crate::error::{Error, Result};
+
+/// Places in a table, as in `shaders/lib/fault.wgsl`. The very first is for dispatches whose data the host has checked.
+const PLACES: u32 = 16;
+/// Bytes of a place: count, code, value, bound.
+const PLACE: u64 = 16;
+/// Bytes of a table. There are as many as the dispatches between two read-backs need, …
+pub(super) const TABLE: u64 = PLACES as u64 * PLACE;
+/// … up to so many places. A program that reads nothing fills them, and dispatches begin to share places.
+const MOST_PLACES: u32 = 1024;
+
+/// Faults that are remembered; the results of older ones have long been read or dropped.
+const REMEMBERED: usize = 1024;
 
 /// What was out of range; the number is what the kernel writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +53,296 @@ impl Fault {
     }
 }
 
-/// The error that a read flag stands for, if it was raised.
-pub(crate) fn decode(bytes: &[u8]) -> Option<Error> {
-    let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
-    let &[count, code, value, bound] = words.as_slice() else { return None };
-    if count == 0 {
-        return None;
+/// Where a dispatch leaves a fault.
+#[derive(Debug)]
+pub(crate) struct FaultPlace {
+    /// The table, marked with the dispatch.
+    pub(crate) table: BufferView,
+    /// The kernel's parameter: what to write, and where.
+    pub(crate) code: u32,
+}
+
+impl Gpu {
+    /// A place of its own for the faults of the next dispatch.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub(crate) fn fault_place(&self, fault: Fault) -> Result<FaultPlace> {
+        if self.is_dry_run() {
+            return Ok(self.no_fault(fault));
+        }
+        if self.state().ledger.needs_table() {
+            let table = self.alloc(TABLE, Fit::Exact)?;
+            self.clear(&table)?;
+            self.state().ledger.tables.push(table);
+        }
+        let mut state = self.state();
+        let Opened { place, mark, is_used } = state.ledger.open();
+        let (table, place) = (place / PLACES, place % PLACES);
+        let table = state.ledger.tables.get(table as usize).unwrap_or(&self.0.faults).part(0, TABLE);
+        table.set_mark(mark);
+        if is_used {
+            let to = RawView { offset: u64::from(place) * PLACE, size: PLACE, ..table.raw() };
+            self.push(&mut state, Command::Clear { to }, 0)?;
+        }
+        Ok(FaultPlace { table, code: fault as u32 | place << 8 })
     }
-    let (op, what) = Fault::ALL.iter().find(|f| **f as u32 == code).map_or(("kernel", "value"), |f| f.words());
-    Some(Error::OutOfRange { op, what, value, bound })
+
+    /// A place for a dispatch whose data the host has checked: there is nothing to tell.
+    pub(crate) fn no_fault(&self, fault: Fault) -> FaultPlace {
+        FaultPlace { table: self.0.faults.clone(), code: fault as u32 }
+    }
+
+    /// Lets each `to` carry the faults of its `from`, as weights do those of their gradients.
+    pub(crate) fn carry_faults<'a>(&self, pairs: impl Iterator<Item = (&'a BufferView, &'a BufferView)>) {
+        let Some(mut state) = self.recording() else { return };
+        // Neighbours mostly have the same marks.
+        let mut last = (0, 0, 0);
+        for (from, to) in pairs.filter(|(from, _)| from.mark() != 0) {
+            let (a, b) = (to.carried(), from.mark());
+            if (a, b) != (last.0, last.1) {
+                last = (a, b, state.ledger.union(a, b));
+            }
+            to.set_carried(last.2);
+        }
+    }
+}
+
+impl State {
+    /// Marks what a dispatch writes with all that it depends on.
+    pub(super) fn pass_marks_on(&mut self, bindings: &[Access], buffers: &[&BufferView]) {
+        let mark = buffers.iter().fold(0, |mark, view| self.ledger.union(mark, view.mark()));
+        if mark != 0 {
+            let written = buffers.iter().zip(bindings).filter(|(_, access)| **access == Access::Write);
+            written.for_each(|(view, _)| view.set_mark(mark));
+        }
+    }
+}
+
+/// A place that a dispatch was given.
+struct Opened {
+    place: u32,
+    mark: u64,
+    /// Whether an earlier fault may stand there.
+    is_used: bool,
+}
+
+/// A dispatch of which it is not known whether it met a fault.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    /// Number of the dispatch, and of the set of it alone.
+    id: u64,
+    place: u32,
+    /// Where there are more such dispatches than places, some share one, and a number with it: how many.
+    sharers: u32,
+}
+
+#[derive(Debug)]
+struct Raised {
+    fault: Fault,
+    value: u32,
+    bound: u32,
+    is_told: bool,
+}
+
+/// Dispatches that may have met a fault, those that have, and the sets of them that marks stand for.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    tables: Vec<BufferView>,
+    last_id: u64,
+    open: Vec<Open>,
+    /// Places in which an old fault stands.
+    used: BTreeSet<u32>,
+    raised: BTreeMap<u64, Raised>,
+    /// By mark. A mark whose set is missing depends on nothing that went wrong.
+    sets: BTreeMap<u64, Vec<u64>>,
+    unions: HashMap<(u64, u64), u64>,
+}
+
+impl Ledger {
+    pub(super) fn new(table: BufferView) -> Self {
+        Ledger { tables: vec![table], ..Ledger::default() }
+    }
+
+    /// The first place that no open dispatch has.
+    fn free_place(&self) -> Option<u32> {
+        if self.open.len() as u32 + 1 == MOST_PLACES {
+            return None;
+        }
+        (1..MOST_PLACES).find(|place| self.open.iter().all(|open| open.place != *place))
+    }
+
+    fn needs_table(&self) -> bool {
+        self.free_place().is_some_and(|place| place / PLACES >= self.tables.len() as u32)
+    }
+
+    fn open(&mut self) -> Opened {
+        let Some(place) = self.free_place() else {
+            // Each time another one of those that are open.
+            self.open.rotate_left(1);
+            let shared = &mut self.open[0];
+            shared.sharers += 1;
+            return Opened { place: shared.place, mark: shared.id, is_used: false };
+        };
+        let id = self.new_set(|id| vec![id]);
+        self.open.push(Open { id, place, sharers: 1 });
+        Opened { place, mark: id, is_used: self.used.remove(&place) }
+    }
+
+    fn new_set(&mut self, members: impl FnOnce(u64) -> Vec<u64>) -> u64 {
+        self.last_id += 1;
+        self.sets.insert(self.last_id, members(self.last_id));
+        self.last_id
+    }
+
+    /// The mark of what depends on both; 0 depends on nothing.
+    pub(super) fn union(&mut self, a: u64, b: u64) -> u64 {
+        if a == b || b == 0 {
+            return a;
+        }
+        if a == 0 {
+            return b;
+        }
+        if let Some(&known) = self.unions.get(&(a, b)) {
+            return known;
+        }
+        let both = match (self.sets.get(&a), self.sets.get(&b)) {
+            (Some(x), Some(y)) => {
+                let mut members = [&x[..], y].concat();
+                members.sort_unstable();
+                members.dedup();
+                members.retain(|id| self.is_live(*id));
+                self.new_set(|_| members)
+            }
+            (Some(_), None) => a,
+            (None, Some(_)) => b,
+            (None, None) => 0,
+        };
+        self.unions.insert((a, b), both);
+        both
+    }
+
+    fn is_live(&self, id: u64) -> bool {
+        self.raised.contains_key(&id) || self.open.iter().any(|open| open.id == id)
+    }
+
+    /// The tables in which open dispatches have their places.
+    pub(super) fn tables_in_use(&self) -> &[BufferView] {
+        let count = self.open.iter().map(|open| open.place / PLACES + 1).max().unwrap_or(0) as usize;
+        &self.tables[..count.min(self.tables.len())]
+    }
+
+    /// The dispatches that a copy of the first `tables` tables, recorded now, will tell of.
+    pub(super) fn outlook(&self, tables: usize) -> Vec<Open> {
+        self.open.iter().filter(|open| ((open.place / PLACES) as usize) < tables).copied().collect()
+    }
+
+    /// Learns from a copy of the tables what became of the dispatches that it tells of.
+    pub(super) fn settle(&mut self, outlook: &[Open], tables: &[u8]) {
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(tables);
+        for seen in outlook {
+            let Some(i) = self.open.iter().position(|open| open.id == seen.id) else { continue };
+            match words.chunks_exact(4).nth(seen.place as usize) {
+                Some(&[count, code, value, bound]) if count > 0 => {
+                    let fault = Fault::ALL.into_iter().find(|fault| *fault as u32 == code).unwrap_or(Fault::Label);
+                    self.raised.insert(seen.id, Raised { fault, value, bound, is_told: false });
+                    self.used.insert(seen.place);
+                    self.open.remove(i);
+                }
+                // Unless another dispatch has come to share the place since.
+                _ if self.open[i].sharers == seen.sharers => drop(self.open.remove(i)),
+                _ => {}
+            }
+        }
+        while self.raised.len() > REMEMBERED {
+            self.raised.pop_first();
+        }
+        let mut sets = std::mem::take(&mut self.sets);
+        sets.retain(|_, members| members.iter().any(|id| self.is_live(*id)));
+        self.sets = sets;
+        self.unions.clear();
+    }
+
+    /// The first fault that a result of this mark depends on, or one that it carries and that nobody has told yet.
+    pub(super) fn verdict(&mut self, mark: u64, carried: u64) -> Option<Error> {
+        let own = self.sets.get(&mark).into_iter().flatten().map(|id| (*id, true));
+        let carried = self.sets.get(&carried).into_iter().flatten().map(|id| (*id, false));
+        let mut first = None;
+        for (id, is_own) in own.chain(carried) {
+            if let Some(raised) = self.raised.get_mut(&id).filter(|raised| is_own || !raised.is_told) {
+                raised.is_told = true;
+                let (op, what) = raised.fault.words();
+                first.get_or_insert(Error::OutOfRange { op, what, value: raised.value, bound: raised.bound });
+            }
+        }
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy of all tables with a fault in one place.
+    fn tables(place: u32) -> Vec<u8> {
+        let mut words = vec![0u32; MOST_PLACES as usize * 4];
+        words[place as usize * 4..][..4].copy_from_slice(&[3, Fault::Label as u32, 9, 4]);
+        bytemuck::cast_slice(&words).to_vec()
+    }
+
+    fn outlook(ledger: &Ledger) -> Vec<Open> {
+        ledger.outlook((MOST_PLACES / PLACES) as usize)
+    }
+
+    fn tells(ledger: &mut Ledger, mark: u64) -> bool {
+        ledger.verdict(mark, 0).is_some()
+    }
+
+    #[test]
+    fn a_fault_is_told_to_what_depends_on_it_alone() {
+        let mut ledger = Ledger::default();
+        let (bad, good) = (ledger.open(), ledger.open());
+        let both = ledger.union(bad.mark, good.mark);
+        assert_eq!(ledger.union(both, 0), both);
+        let recorded = outlook(&ledger);
+        assert!(!tells(&mut ledger, both), "not known yet");
+        let later = ledger.open();
+        ledger.settle(&recorded, &tables(bad.place));
+        assert!(tells(&mut ledger, bad.mark) && tells(&mut ledger, both) && tells(&mut ledger, both));
+        assert!(!tells(&mut ledger, good.mark) && !tells(&mut ledger, later.mark) && !tells(&mut ledger, 0));
+        // Its place is used again, once it has been cleared.
+        let next = ledger.open();
+        assert!(next.place == bad.place && next.is_used && next.mark != bad.mark);
+        let recorded = outlook(&ledger);
+        ledger.settle(&recorded, &tables(0));
+        assert!(!tells(&mut ledger, next.mark) && tells(&mut ledger, bad.mark));
+    }
+
+    #[test]
+    fn what_is_carried_is_told_once() {
+        let mut ledger = Ledger::default();
+        let bad = ledger.open();
+        let recorded = outlook(&ledger);
+        ledger.settle(&recorded, &tables(bad.place));
+        assert!(ledger.verdict(0, bad.mark).is_some());
+        assert!(ledger.verdict(0, bad.mark).is_none());
+        assert!(tells(&mut ledger, bad.mark));
+    }
+
+    #[test]
+    fn nothing_is_lost_where_there_are_more_dispatches_than_places() {
+        let mut ledger = Ledger::default();
+        let first: Vec<_> = (1..MOST_PLACES).map(|_| ledger.open()).collect();
+        assert!(first.iter().zip(1..).all(|(opened, place)| opened.place == place && !opened.is_used));
+        let recorded = outlook(&ledger);
+        let sharer = ledger.open();
+        assert!(first.iter().any(|opened| (opened.place, opened.mark) == (sharer.place, sharer.mark)));
+        // The copy was recorded before the sharer, and found nothing.
+        ledger.settle(&recorded, &tables(0));
+        let recorded = outlook(&ledger);
+        assert_eq!(recorded.len(), 1);
+        ledger.settle(&recorded, &tables(sharer.place));
+        assert!(tells(&mut ledger, sharer.mark));
+        assert!((ledger.open.len(), ledger.sets.len()) == (0, 1));
+    }
 }

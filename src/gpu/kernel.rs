@@ -193,7 +193,7 @@ impl KernelCache {
         kernel: &'static Kernel,
     ) -> Result<std::sync::Arc<Pipeline>> {
         let clock = Clock::start();
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let scopes = super::health::Scopes::open(device);
         let module = self.module(device, kernel);
         let layout = self.layout(device, kernel.bindings);
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -213,7 +213,7 @@ impl KernelCache {
             },
             cache: None,
         });
-        if let Some(error) = super::scope_error(scope) {
+        if let Some(error) = scopes.close() {
             return Err(Error::Device { during: kernel.name, message: error });
         }
         let pipeline = std::sync::Arc::new(Pipeline { name: kernel.name, pipeline, layout });

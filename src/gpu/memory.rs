@@ -1,24 +1,89 @@
 //! Device memory: ranges of buffers, allocation through the pool, and copies in order with the kernels.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::pool::{Buffer, Fit, class_of};
+use super::Gpu;
+use super::health::Scopes;
+use super::pool::{Buffer, Fit, Raw, class_of};
 use super::recorder::{Command, RawView};
-use super::{Gpu, scope_error};
 use crate::error::{Error, Result};
 
 /// A range of device memory. It keeps the memory alive.
 #[derive(Clone, Debug)]
 pub struct BufferView {
-    buffer: Arc<Buffer>,
+    region: Arc<Region>,
     offset: u64,
     size: u64,
+}
+
+/// Memory with a history of its own: a buffer, or a tensor's place in a buffer of many.
+#[derive(Debug)]
+struct Region {
+    memory: Memory,
+    /// Of what is overwritten in place while others may rely on it: a parameter's path.
+    name: Option<Arc<str>>,
+    /// How often it was overwritten in place.
+    version: AtomicU64,
+    /// The sets of faults that its contents depend on, and that they carry: see [`super::fault`]. Written under the lock of
+    /// the recorded commands, in whose order alone they mean something.
+    mark: AtomicU64,
+    carried: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Whole(Buffer),
+    Part(Arc<Region>),
+}
+
+impl Region {
+    fn new(memory: Memory, name: Option<Arc<str>>) -> Arc<Self> {
+        let [version, mark, carried] = [const { AtomicU64::new(0) }; 3];
+        Arc::new(Region { memory, name, version, mark, carried })
+    }
+
+    fn raw(&self) -> &Arc<Raw> {
+        match &self.memory {
+            Memory::Whole(buffer) => &buffer.raw,
+            Memory::Part(region) => region.raw(),
+        }
+    }
+
+    /// How often it, or the whole that it is a part of, was overwritten.
+    fn version(&self) -> u64 {
+        let own = self.version.load(Ordering::Acquire);
+        match &self.memory {
+            Memory::Whole(_) => own,
+            Memory::Part(whole) => own + whole.version(),
+        }
+    }
+}
+
+/// A parameter's memory as it was at some time.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamp {
+    region: Arc<Region>,
+    version: u64,
+}
+
+impl Stamp {
+    /// # Errors
+    /// [`Error::Parameter`] if the memory has been overwritten since.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.region.version() == self.version {
+            return Ok(());
+        }
+        let what = "its value has changed since the forward pass, whose gradients need the old one: run backward first";
+        let name = self.region.name.as_deref().unwrap_or_default().to_owned();
+        Err(Error::Parameter { name, what: what.to_owned() })
+    }
 }
 
 impl BufferView {
     /// The start of a buffer.
     pub(super) fn new(buffer: Buffer, size: u64) -> Self {
-        BufferView { buffer: Arc::new(buffer), offset: 0, size }
+        BufferView { region: Region::new(Memory::Whole(buffer), None), offset: 0, size }
     }
 
     /// Bytes.
@@ -34,21 +99,64 @@ impl BufferView {
     /// The wgpu buffer, for a host program's own passes. Its contents are what has been recorded so far once
     /// [`Gpu::flush`] has been called.
     pub fn wgpu_buffer(&self) -> &wgpu::Buffer {
-        &self.buffer.raw.buffer
+        &self.region.raw().buffer
     }
 
     /// Whether no other handle shares this memory.
     pub(crate) fn is_sole(&self) -> bool {
-        Arc::strong_count(&self.buffer) == 1
+        matches!(self.region.memory, Memory::Whole(_)) && Arc::strong_count(&self.region) == 1
     }
 
     pub(super) fn raw(&self) -> RawView {
-        RawView { raw: self.buffer.raw.clone(), offset: self.offset, size: self.size }
+        RawView { raw: self.region.raw().clone(), offset: self.offset, size: self.size }
     }
 
-    /// A part of this range, from byte `offset`; offsets are multiples of 256.
+    /// A part of this range, from byte `offset`, with a history of its own; offsets are multiples of 256.
     pub(crate) fn part(&self, offset: u64, size: u64) -> BufferView {
-        BufferView { buffer: self.buffer.clone(), offset: self.offset + offset, size }
+        self.named_part(offset, size, None)
+    }
+
+    /// The same with the name of the parameter whose place it is.
+    pub(crate) fn named_part(&self, offset: u64, size: u64, name: Option<Arc<str>>) -> BufferView {
+        let region = Region::new(Memory::Part(self.region.clone()), name);
+        BufferView { region, offset: self.offset + offset, size }
+    }
+
+    /// What to check later if this memory must still hold what it holds now; `None` where nothing overwrites it.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.region.name.as_ref()?;
+        Some(Stamp { region: self.region.clone(), version: self.region.version() })
+    }
+
+    /// Makes the stamps of this memory's old contents invalid. A part without a name speaks for the whole that it is of.
+    pub(crate) fn overwritten(&self) {
+        let region = match &self.region.memory {
+            Memory::Part(whole) if self.region.name.is_none() => whole,
+            _ => &self.region,
+        };
+        region.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn mark(&self) -> u64 {
+        self.region.mark.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_mark(&self, mark: u64) {
+        self.region.mark.store(mark, Ordering::Relaxed);
+    }
+
+    /// Says that what is recorded next overwrites all of it, whatever it depended on before.
+    pub(crate) fn forget_faults(&self) {
+        self.set_mark(0);
+        self.set_carried(0);
+    }
+
+    pub(super) fn carried(&self) -> u64 {
+        self.region.carried.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_carried(&self, carried: u64) {
+        self.region.carried.store(carried, Ordering::Relaxed);
     }
 }
 
@@ -56,81 +164,115 @@ impl Gpu {
     /// Device memory of `size` bytes, contents undefined.
     ///
     /// # Errors
-    /// [`Error::Limit`] above the device's binding size, [`Error::Device`] when memory is exhausted.
+    /// [`Error::Limit`] above the device's binding size, [`Error::Device`] when memory is exhausted,
+    /// [`Error::DeviceLost`].
     pub(crate) fn alloc(&self, size: u64, fit: Fit) -> Result<BufferView> {
+        self.expect_alive()?;
         let limit = self.0.limits.max_storage_buffer_binding_size;
-        if size > limit {
-            return Err(Error::Limit {
-                device: self.0.info.name.clone(),
-                name: "max_storage_buffer_binding_size",
-                needed: size,
-                available: limit,
-                hint: "; a smaller batch or model makes smaller tensors",
-            });
-        }
+        let padded = padded(size, limit).map_err(|needed| Error::Limit {
+            device: self.0.info.name.clone(),
+            name: "max_storage_buffer_binding_size",
+            needed,
+            available: limit,
+            hint: "; a smaller batch or model makes smaller tensors",
+        })?;
         // A class may exceed the limit that the size itself keeps.
-        let class = class_of(size).min(limit.max(size.next_multiple_of(16)));
+        let class = class_of(padded).min(limit / 16 * 16);
         let buffer = match self.0.pool.take(class, fit) {
             Some(buffer) => buffer,
             None => self.0.pool.adopt(self.new_storage(class)?, class),
         };
-        Ok(BufferView::new(buffer, size.next_multiple_of(16)))
+        Ok(BufferView::new(buffer, padded))
     }
 
-    /// A new buffer from the driver; when that fails, once more after the pool has let go of what it can.
-    /// In a dry run, the one placeholder.
+    /// A new buffer from the driver. In a dry run, the one placeholder.
     fn new_storage(&self, size: u64) -> Result<wgpu::Buffer> {
         if let Some(phantom) = &self.0.phantom {
             return Ok(phantom.clone());
         }
-        storage_buffer(&self.0.device, size).or_else(|_| {
-            self.flush();
-            self.forget(&self.0.pool.trim());
-            storage_buffer(&self.0.device, size)
-        })
+        let buffer = self.insist(|| storage_buffer(&self.0.device, size))?;
+        self.probe()?;
+        Ok(buffer)
     }
 
-    pub(super) fn create_buffer(
-        &self,
-        label: &'static str,
-        size: u64,
-        usage: wgpu::BufferUsages,
-        mapped: bool,
-    ) -> Result<wgpu::Buffer> {
-        create_buffer(&self.0.device, label, size, usage, mapped)
+    /// What `make` gives; where that fails, what it gives once the pool has let go of what it can.
+    pub(super) fn insist(&self, make: impl Fn() -> std::result::Result<wgpu::Buffer, String>) -> Result<wgpu::Buffer> {
+        let again = |_| {
+            self.trim();
+            make()
+        };
+        make().or_else(again).map_err(|message| self.device_error("allocating device memory", message))
     }
 
-    /// Copies `bytes` to the start of `to`, in order with the recorded commands.
+    /// Copies `bytes` to the start of `to`, in order with the recorded commands. Where too much is under way already, waits
+    /// until the device has taken the oldest.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when memory is exhausted, [`Error::DeviceLost`].
     pub(crate) fn upload(&self, bytes: &[u8], to: &BufferView) -> Result<()> {
         let size = (bytes.len() as u64).next_multiple_of(4);
         if size == 0 || size > to.size {
             return Err(Error::argument("upload", "bytes", format!("1 to {}", to.size), bytes.len()));
         }
-        let Some(mut state) = self.recording() else { return Ok(()) };
-        let staging = self.create_buffer("upload", size, wgpu::BufferUsages::COPY_SRC, true)?;
+        self.expect_alive()?;
+        if self.is_dry_run() {
+            return Ok(());
+        }
+        self.await_room(size)?;
+        let staged = self.0.uploads.hold(size);
+        let staging = self.insist(|| mapped_buffer(&self.0.device, size))?;
         let mapped = staging.get_mapped_range_mut(..);
-        let mut mapped = mapped.map_err(|e| Error::Device { during: "upload", message: e.to_string() })?;
+        let mut mapped = mapped.map_err(|e| self.device_error("upload", e.to_string()))?;
         mapped.slice(..bytes.len()).copy_from_slice(bytes);
         drop(mapped);
-        staging.unmap();
-        self.push(&mut state, Command::Upload { staging, to: to.raw(), size }, 0);
-        Ok(())
+        let mut state = self.state();
+        to.forget_faults();
+        self.push(&mut state, Command::Upload { staging, staged, to: to.raw(), size }, 0)
     }
 
     /// Copies the whole of `from` to `to`.
-    pub(crate) fn copy(&self, from: &BufferView, to: &BufferView) {
-        self.record(Command::Copy { from: from.raw(), to: to.raw() });
+    ///
+    /// # Errors
+    /// As [`Gpu::flush`].
+    pub(crate) fn copy(&self, from: &BufferView, to: &BufferView) -> Result<()> {
+        self.expect_alive()?;
+        let Some(mut state) = self.recording() else { return Ok(()) };
+        to.set_mark(from.mark());
+        self.push(&mut state, Command::Copy { from: from.raw(), to: to.raw() }, 0)
     }
 
     /// Sets every byte of `to` to zero.
-    pub(crate) fn clear(&self, to: &BufferView) {
-        self.record(Command::Clear { to: to.raw() });
+    ///
+    /// # Errors
+    /// As [`Gpu::flush`].
+    pub(crate) fn clear(&self, to: &BufferView) -> Result<()> {
+        self.expect_alive()?;
+        let Some(mut state) = self.recording() else { return Ok(()) };
+        self.push(&mut state, Command::Clear { to: to.raw() }, 0)
     }
 }
 
-pub(super) fn storage_buffer(device: &wgpu::Device, size: u64) -> Result<wgpu::Buffer> {
+/// What a tensor of `size` bytes is bound with, or what is needed where that exceeds the limit.
+fn padded(size: u64, limit: u64) -> std::result::Result<u64, u64> {
+    let padded = size.next_multiple_of(16);
+    [size, padded].into_iter().find(|needed| *needed > limit).map_or(Ok(padded), Err)
+}
+
+pub(super) fn storage_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     create_buffer(device, "tensor", size, usage, false)
+}
+
+/// For an upload: the host writes straight into it, where a buffer without `MAP_WRITE` would take a second one.
+fn mapped_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
+    let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+    create_buffer(device, "upload", size, usage, true)
+}
+
+/// For a read-back.
+pub(super) fn readable_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    create_buffer(device, "read-back", size, usage, false)
 }
 
 fn create_buffer(
@@ -139,15 +281,25 @@ fn create_buffer(
     size: u64,
     usage: wgpu::BufferUsages,
     mapped_at_creation: bool,
-) -> Result<wgpu::Buffer> {
-    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let valid = device.push_error_scope(wgpu::ErrorFilter::Validation);
+) -> std::result::Result<wgpu::Buffer, String> {
+    let scopes = Scopes::open(device);
     let buffer = device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation });
-    // Scopes are a stack: the inner one is popped first.
-    match scope_error(valid).or_else(|| scope_error(memory)) {
+    match scopes.close() {
         None => Ok(buffer),
-        Some(message) => {
-            Err(Error::Device { during: "allocating device memory", message: format!("{size} bytes: {message}") })
-        }
+        Some(message) => Err(format!("{size} bytes: {message}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::padded;
+
+    /// Some drivers have a limit of 2^31 - 1, which is no multiple of the padding.
+    #[test]
+    fn padding_counts_against_the_limit() {
+        let limit = (1 << 31) - 1;
+        assert_eq!([0, 1, limit - 15].map(|size| padded(size, limit)), [Ok(0), Ok(16), Ok(limit - 15)]);
+        assert_eq!(padded(4 * 536_870_911, limit), Err(1 << 31));
+        assert_eq!(padded(limit + 1, limit), Err(limit + 1));
     }
 }

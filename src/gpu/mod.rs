@@ -8,12 +8,16 @@ mod adapter;
 mod arena;
 mod attachments;
 mod fault;
+mod health;
 mod kernel;
 mod memory;
 mod pool;
 mod profiler;
 mod readback;
 mod recorder;
+mod staging;
+#[cfg(not(target_arch = "wasm32"))]
+mod waiter;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,18 +30,22 @@ pub use profiler::ProfileRow;
 pub use readback::Readback;
 
 pub(crate) use arena::{Arena, Place};
-pub(crate) use fault::Fault;
+pub(crate) use fault::{Fault, FaultPlace};
 pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
+pub(crate) use memory::Stamp;
 pub(crate) use pool::Fit;
 
 use crate::error::{Error, Result};
 use adapter::Opened;
 use attachments::Attachments;
+use fault::Ledger;
+use health::{Health, Scopes};
 use kernel::{Clock, KernelCache, PARAMS_WINDOW};
 use memory::storage_buffer;
 use pool::Pool;
 use profiler::Profiler;
 use recorder::{Command, Recorder};
+use staging::Staging;
 
 /// A device that computes. Clones are handles of the same device.
 #[derive(Clone, Debug)]
@@ -53,9 +61,12 @@ struct Inner {
     params_layout: wgpu::BindGroupLayout,
     pool: Arc<Pool>,
     state: Mutex<State>,
-    /// First error that the driver reported outside an error scope; filled only on devices that we opened.
-    error: Arc<Mutex<Option<String>>>,
-    /// The sticky flag of [`fault`].
+    health: Arc<Health>,
+    uploads: Staging,
+    downloads: Staging,
+    #[cfg(not(target_arch = "wasm32"))]
+    waiter: waiter::Waiter,
+    /// The first table of [`fault`].
     faults: BufferView,
     /// In a dry run, what stands for every buffer.
     phantom: Option<wgpu::Buffer>,
@@ -67,6 +78,7 @@ struct Inner {
 struct State {
     recorder: Recorder,
     kernels: KernelCache,
+    ledger: Ledger,
     profiler: Option<Profiler>,
 }
 
@@ -110,16 +122,16 @@ impl Gpu {
         let adapter = adapter::choose(options).await?;
         let opened = adapter::open(&adapter, options).await?;
         let info = AdapterInfo::new(&adapter.get_info());
-        let error = Arc::new(Mutex::new(None));
-        watch(&opened.device, &error);
-        Self::assemble(opened, info, options.family, error, None, Attachments::default())
+        let health = Arc::default();
+        health::watch(&opened.device, &health);
+        Self::assemble(opened, info, options.family, health, None, Attachments::default())
     }
 
-    /// Embeds the engine on a program's own device and queue. No callback is installed and nothing is asked of the
-    /// device: the program keeps reporting loss and errors, and supplies a new device after a loss.
+    /// Embeds the engine on a program's own device and queue. No callback is installed: the program keeps its own for loss
+    /// and errors, and supplies a new device after a loss, which the engine notices by itself.
     ///
     /// # Errors
-    /// [`Error::Limit`] where the device was opened with less than wgpu's default compute limits.
+    /// [`Error::Limit`] where the device was opened with less than wgpu's default compute limits, [`Error::DeviceLost`].
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Result<Self> {
         let info = AdapterInfo::new(&adapter.map_or_else(|| device.adapter_info(), wgpu::Adapter::get_info));
         adapter::check_limits(&device.limits(), &info.name)?;
@@ -137,7 +149,9 @@ impl Gpu {
     /// [`Error::Device`] if there is no room for a few kilobytes.
     pub fn dry_run(&self) -> Result<Self> {
         let Inner { device, queue, info, family, matrix_units, attachments, .. } = &*self.0;
-        let phantom = storage_buffer(device, 256)?;
+        self.expect_alive()?;
+        let phantom = storage_buffer(device, fault::TABLE);
+        let phantom = phantom.map_err(|message| self.device_error("allocating device memory", message))?;
         let opened = Opened { device: device.clone(), queue: queue.clone(), matrix_units: *matrix_units };
         Self::assemble(opened, info.clone(), Some(*family), Arc::default(), Some(phantom), attachments.share())
     }
@@ -151,27 +165,40 @@ impl Gpu {
         opened: Opened,
         info: AdapterInfo,
         family: Option<KernelFamily>,
-        error: Arc<Mutex<Option<String>>>,
+        health: Arc<Health>,
         phantom: Option<wgpu::Buffer>,
         attachments: Attachments,
     ) -> Result<Self> {
         let Opened { device, queue, matrix_units } = opened;
+        let scopes = Scopes::open(&device);
         let params_layout = kernel::params_layout(&device);
         let recorder = Recorder::new(&device, &params_layout);
+        let table = phantom.clone().map_or_else(|| storage_buffer(&device, fault::TABLE), Ok);
+        let table = scopes.close().map_or(table, Err);
+        health::expect_alive(&device, &info.name)?;
+        let table = table.map_err(|message| Error::Device { during: "setting up the device", message })?;
         let pool = Arc::new(Pool::default());
-        let fault_buffer = phantom.clone().map_or_else(|| storage_buffer(&device, 256), Ok)?;
-        let faults = BufferView::new(pool.adopt(fault_buffer, 256), fault::SIZE);
+        let faults = BufferView::new(pool.adopt(table, fault::TABLE), fault::TABLE);
         let suggested = if info.is_cpu() { KernelFamily::Lane } else { KernelFamily::Workgroup };
         Ok(Gpu(Arc::new(Inner {
             limits: device.limits(),
-            state: Mutex::new(State { recorder, kernels: KernelCache::default(), profiler: None }),
+            state: Mutex::new(State {
+                recorder,
+                kernels: KernelCache::default(),
+                ledger: Ledger::new(faults.clone()),
+                profiler: None,
+            }),
+            health,
+            uploads: Staging::default(),
+            downloads: Staging::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            waiter: Default::default(),
             family: family.unwrap_or(suggested),
             device,
             queue,
             info,
             params_layout,
             pool,
-            error,
             faults,
             phantom,
             matrix_units,
@@ -224,7 +251,7 @@ impl Gpu {
 
     /// Device memory held by this `Gpu`.
     pub fn memory(&self) -> MemoryUse {
-        self.0.pool.memory()
+        MemoryUse { staging: self.0.uploads.bytes() + self.0.downloads.bytes(), ..self.0.pool.memory() }
     }
 
     /// Starts a new measurement of peak memory.
@@ -264,7 +291,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Limit`] for a grid above the device's limit, or loops that its driver would end early; [`Error::Device`] if the
-    /// kernel does not compile.
+    /// kernel does not compile; [`Error::DeviceLost`].
     pub(crate) fn dispatch<P: Params>(
         &self,
         kernel: &'static Kernel,
@@ -275,13 +302,20 @@ impl Gpu {
         let bytes = bytemuck::bytes_of(params);
         debug_assert!(P::FIELDS == kernel.params && bytes.len() as u64 <= PARAMS_WINDOW, "{}", kernel.name);
         debug_assert_eq!(buffers.len(), kernel.bindings.len(), "{}", kernel.name);
+        self.expect_alive()?;
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
         let Some(mut state) = self.recording() else { return Ok(()) };
         let pipeline = match state.kernels.get(kernel) {
             Some(pipeline) => pipeline,
-            None => state.kernels.compile(&self.0.device, &self.0.params_layout, kernel)?,
+            None => {
+                let compiled = state.kernels.compile(&self.0.device, &self.0.params_layout, kernel);
+                // A lost device compiles nothing, without a word.
+                self.probe()?;
+                compiled?
+            }
         };
+        state.pass_marks_on(kernel.bindings, buffers);
         let params = state.recorder.push_params(bytes);
         let command = Command::Dispatch {
             pipeline,
@@ -290,8 +324,7 @@ impl Gpu {
             params,
             groups: grid.groups,
         };
-        self.push(&mut state, command, grid.flops);
-        Ok(())
+        self.push(&mut state, command, grid.flops)
     }
 
     fn check_grid(&self, grid: Grid) -> Result<()> {
@@ -325,54 +358,88 @@ impl Gpu {
         Ok(())
     }
 
-    fn record(&self, command: Command) {
-        if let Some(mut state) = self.recording() {
-            self.push(&mut state, command, 0);
-        }
+    fn push(&self, state: &mut State, command: Command, flops: u64) -> Result<()> {
+        if state.recorder.push(command, flops) { self.submit(state) } else { Ok(()) }
     }
 
-    fn push(&self, state: &mut State, command: Command, flops: u64) {
-        if state.recorder.push(command, flops) {
-            self.submit(state);
-        }
-    }
-
-    fn submit(&self, state: &mut State) -> Option<wgpu::SubmissionIndex> {
+    fn submit(&self, state: &mut State) -> Result<()> {
+        self.expect_alive()?;
         let State { recorder, profiler, .. } = state;
-        recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut())
+        let scopes = Scopes::open(&self.0.device);
+        let is_taken = recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut());
+        match scopes.close() {
+            None if is_taken => Ok(()),
+            error => Err(self.device_error("submitting commands", error.unwrap_or_default())),
+        }
     }
 
-    /// Submits what has been recorded, without waiting. A host program calls this before its own pass reads a result.
-    pub fn flush(&self) -> Option<wgpu::SubmissionIndex> {
-        self.submit(&mut self.state())
+    /// Submits what has been recorded, without waiting, and returns the newest submission. A host program calls this before
+    /// its own pass reads a result.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Device`] if the device does not take the commands.
+    pub fn flush(&self) -> Result<Option<wgpu::SubmissionIndex>> {
+        let mut state = self.state();
+        if state.recorder.is_empty() {
+            self.probe()?;
+        }
+        self.submit(&mut state)?;
+        Ok(state.recorder.last_submission())
     }
 
     /// Submits and waits until the device is idle.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device was lost or has reported an error.
+    /// [`Error::DeviceLost`], or [`Error::Device`] if the device has reported an error.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
-        self.flush();
-        let polled = self.0.device.poll(wgpu::PollType::wait_indefinitely());
-        polled.map_err(|e| Error::Device { during: "waiting for the device", message: e.to_string() })?;
+        if self.is_dry_run() {
+            return Ok(());
+        }
+        self.flush()?;
+        let ordinal = self.state().recorder.submissions;
+        self.await_submission(None, ordinal, "waiting for the device")?;
         self.take_error()
     }
 
+    /// Waits for the submission of that number, and with it for all before; without one, for all that there are.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn await_submission(
+        &self,
+        submission_index: Option<wgpu::SubmissionIndex>,
+        ordinal: u64,
+        during: &'static str,
+    ) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        health::poll(&self.0.device, wait).map_err(|message| self.device_error(during, message))?;
+        self.state().recorder.arrived(ordinal);
+        Ok(())
+    }
+
     /// Says that an optimiser step has ended: submits it, and lets go of memory that no recent step has used.
-    pub fn end_step(&self) {
-        self.flush();
-        self.forget(&self.0.pool.end_step());
+    ///
+    /// # Errors
+    /// As [`Gpu::flush`].
+    pub fn end_step(&self) -> Result<()> {
+        let mut state = self.state();
+        let submitted = self.submit(&mut state);
+        state.recorder.forget(&self.0.pool.end_step());
+        submitted
     }
 
     /// Releases all memory that no live tensor holds.
     pub fn trim(&self) {
-        self.flush();
-        self.forget(&self.0.pool.trim());
+        // One lock: a command that another thread records in between might bind anew what is released.
+        let mut state = self.state();
+        self.submit_or_keep(&mut state);
+        state.recorder.forget(&self.0.pool.trim());
     }
 
-    fn forget(&self, released: &[u64]) {
-        self.state().recorder.forget(released);
+    /// Submits where no error can be returned: the next call that can returns it.
+    fn submit_or_keep(&self, state: &mut State) {
+        if let Err(error) = self.submit(state) {
+            self.0.health.note(error.to_string());
+        }
     }
 
     /// Asks for the contents of `views`, without waiting.
@@ -380,57 +447,19 @@ impl Gpu {
         Readback::start(self, views)
     }
 
-    // ---- faults and errors ----
-
-    /// The flag that kernels raise for values out of range, as their `fault_flag` binding.
-    pub(crate) fn faults(&self) -> BufferView {
-        self.0.faults.clone()
-    }
-
-    /// The first error that the driver has reported since the last call.
-    fn take_error(&self) -> Result<()> {
-        let taken = self.0.error.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.map_or(Ok(()), |message| Err(Error::Device { during: "computing", message }))
-    }
-
     // ---- profile ----
 
     /// Starts to time each kernel. Steps are slower while this is on.
     pub fn start_profile(&self) {
-        self.flush();
-        self.state().profiler = Some(Profiler::new(&self.0.device, &self.0.queue));
+        let mut state = self.state();
+        self.submit_or_keep(&mut state);
+        state.profiler = Some(Profiler::new(&self.0.device, &self.0.queue));
     }
 
     /// Stops timing; the totals by kernel, most expensive first. Empty if profiling was off.
     pub fn take_profile(&self) -> Vec<ProfileRow> {
-        self.flush();
-        self.state().profiler.take().map_or_else(Vec::new, |p| p.rows())
-    }
-}
-
-/// Keeps the first error of a device that is ours; wgpu's default is to panic.
-fn watch(device: &wgpu::Device, error: &Arc<Mutex<Option<String>>>) {
-    let keep = |slot: &Arc<Mutex<Option<String>>>, message: String| {
-        log::error!("{message}");
-        slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
-    };
-    let slot = error.clone();
-    device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| keep(&slot, e.to_string())));
-    let slot = error.clone();
-    device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            keep(&slot, format!("device lost ({reason:?}): {message}"));
-        }
-    });
-}
-
-/// What an error scope caught. Native backends know at once; in a browser the answer comes too late to act on.
-fn scope_error(scope: wgpu::ErrorScopeGuard) -> Option<String> {
-    #[cfg(not(target_arch = "wasm32"))]
-    return pollster::block_on(scope.pop()).map(|e| e.to_string());
-    #[cfg(target_arch = "wasm32")]
-    {
-        drop(scope);
-        None
+        let mut state = self.state();
+        self.submit_or_keep(&mut state);
+        state.profiler.take().map_or_else(Vec::new, |p| p.rows())
     }
 }

@@ -44,6 +44,9 @@ pub struct MemoryUse {
     pub peak_live: u64,
     /// The largest `allocated` so far.
     pub peak_allocated: u64,
+    /// Beside those, what uploads and read-backs take on their way, until the host knows that they have arrived. Uploads
+    /// wait for each other beyond 64 MiB.
+    pub staging: u64,
 }
 
 /// Free buffers of one class by their ids, each with the tick of its last use.
@@ -66,6 +69,8 @@ pub(crate) struct Pool {
 /// How much larger than a request a free buffer may be that serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fit {
+    /// Of its class. For what lives long.
+    Exact,
     /// Up to 11/4 of its class. Of factors from 1 to 1000, tried by dry runs, those just below 3 need the least memory: from
     /// there on, what blocks keep for backward, C channels wide, sits in buffers of 3·C and 4·C that the blocks' inner tensors
     /// then lack.
@@ -76,7 +81,11 @@ pub(crate) enum Fit {
 
 impl Fit {
     fn most(self, class: u64) -> u64 {
-        class / 4 * if self == Fit::Close { 11 } else { 16 }
+        match self {
+            Fit::Exact => class,
+            Fit::Close => class / 4 * 11,
+            Fit::Loose => class / 4 * 16,
+        }
     }
 }
 

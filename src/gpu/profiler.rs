@@ -138,9 +138,12 @@ impl Profiler {
     }
 }
 
-/// A lost device ends the wait; the next read-back reports it.
+/// A lost device ends the wait; the next read-back reports it. A browser does not wait.
 fn wait(device: &wgpu::Device) {
-    if let Err(error) = device.poll(wgpu::PollType::wait_indefinitely()) {
+    #[cfg(not(target_arch = "wasm32"))]
+    if let Err(error) = super::health::poll(device, wgpu::PollType::wait_indefinitely()) {
         log::warn!("profiler: {error}");
     }
+    #[cfg(target_arch = "wasm32")]
+    let _ = device;
 }

@@ -1,47 +1,65 @@
 //! Results on their way to the host.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::{BufferView, Command, Gpu, fault};
-use crate::error::{Error, Result};
-
-type MapResult = Result<(), wgpu::BufferAsyncError>;
+use super::fault::{Open, TABLE};
+use super::health::Scopes;
+use super::memory::readable_buffer;
+use super::staging::Staged;
+use super::{BufferView, Command, Gpu};
+#[cfg(not(target_arch = "wasm32"))]
+use super::{health::poll, waiter::Awaited};
+use crate::error::Result;
 
 /// The callback's end and the future's end of one mapping.
 #[derive(Debug, Default)]
 struct Mapping {
-    done: Option<MapResult>,
+    /// Whether it worked, once it is known.
+    done: Option<bool>,
     waker: Option<Waker>,
+    /// Whether somebody sees to it that the callback runs.
+    #[cfg(not(target_arch = "wasm32"))]
+    is_watched: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Mapped(Arc<Mutex<Mapping>>);
+pub(super) struct Mapped(Arc<Mutex<Mapping>>);
 
 impl Mapped {
-    fn set(&self, result: MapResult) {
-        let mut mapping = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        mapping.done = Some(result);
-        if let Some(waker) = mapping.waker.take() {
+    fn with<T>(&self, f: impl FnOnce(&mut Mapping) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set(&self, worked: bool) {
+        let waker = self.with(|mapping| {
+            mapping.done.get_or_insert(worked);
+            mapping.waker.take()
+        });
+        // Without the lock: it may poll at once.
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
-}
 
-impl Future for Mapped {
-    type Output = MapResult;
+    fn done(&self) -> Option<bool> {
+        self.with(|mapping| mapping.done)
+    }
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<MapResult> {
-        let mut mapping = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match mapping.done.take() {
-            Some(result) => Poll::Ready(result),
+    fn poll(&self, context: &Context<'_>) -> Poll<bool> {
+        self.with(|mapping| match mapping.done {
+            Some(worked) => Poll::Ready(worked),
             None => {
                 mapping.waker = Some(context.waker().clone());
                 Poll::Pending
             }
-        }
+        })
+    }
+
+    /// Whether the caller is the first to ask.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn claim_watch(&self) -> bool {
+        self.with(|mapping| !std::mem::replace(&mut mapping.is_watched, true))
     }
 }
 
@@ -50,69 +68,131 @@ impl Future for Mapped {
 pub struct Readback {
     gpu: Gpu,
     staging: wgpu::Buffer,
+    _staged: Staged,
     /// What to wait for. A browser awaits the mapping alone.
     #[cfg(not(target_arch = "wasm32"))]
     submission: Option<wgpu::SubmissionIndex>,
+    /// Its number.
+    ordinal: u64,
     mapped: Mapped,
     ranges: Vec<(u64, u64)>,
+    /// How many tables of faults lie before them, and the dispatches that those tell of.
+    tables: usize,
+    outlook: Vec<Open>,
+    /// The faults that the ranges depend on, and that they carry.
+    mark: u64,
+    carried: u64,
 }
 
 impl Readback {
-    /// Copies `views` (behind the fault word) to the host, in order with what has been recorded before.
+    /// Copies `views` (behind the tables of faults) to the host, in order with what has been recorded before.
     pub(super) fn start(gpu: &Gpu, views: &[&BufferView]) -> Result<Self> {
+        gpu.expect_alive()?;
+        let tables = gpu.state().ledger.tables_in_use().len();
         let mut ranges = Vec::with_capacity(views.len());
-        let mut size = fault::SIZE;
+        let mut size = tables as u64 * TABLE;
         for view in views {
             ranges.push((size, view.size()));
             // Copies are in words of four bytes.
             size += view.size().next_multiple_of(4);
         }
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = gpu.create_buffer("read-back", size, usage, false)?;
-        take_faults(gpu, &staging);
-        for (view, (at, _)) in views.iter().zip(&ranges) {
-            let mut from = view.raw();
-            from.size = from.size.next_multiple_of(4);
-            gpu.record(Command::Download { from, staging: staging.clone(), at: *at });
-        }
-        #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "a browser awaits the mapping alone"))]
-        let submission = gpu.flush();
-        let mapped = Mapped::default();
-        let callback = mapped.clone();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| callback.set(result));
-        Ok(Readback {
+        let size = size.max(4);
+        let _staged = gpu.0.downloads.hold(size);
+        let staging = gpu.insist(|| readable_buffer(gpu.device(), size))?;
+        let mut readback = Readback {
             gpu: gpu.clone(),
             staging,
+            _staged,
             #[cfg(not(target_arch = "wasm32"))]
-            submission,
-            mapped,
+            submission: None,
+            ordinal: 0,
+            mapped: Mapped::default(),
             ranges,
-        })
+            tables,
+            outlook: Vec::new(),
+            mark: 0,
+            carried: 0,
+        };
+        readback.record(views)?;
+        readback.map()?;
+        Ok(readback)
     }
 
-    /// Waits for the bytes, one vector for each range.
+    /// One lock, so that no other thread's kernel comes between a result and the tables.
+    fn record(&mut self, views: &[&BufferView]) -> Result<()> {
+        let gpu = self.gpu.clone();
+        let Some(mut state) = gpu.recording() else { return Ok(()) };
+        let to = |from, at| Command::Download { from, staging: self.staging.clone(), at };
+        let tables: Vec<_> = state.ledger.tables_in_use().iter().take(self.tables).map(BufferView::raw).collect();
+        for (table, at) in tables.into_iter().zip((0..).step_by(TABLE as usize)) {
+            gpu.push(&mut state, to(table, at), 0)?;
+        }
+        for (view, (at, _)) in views.iter().zip(&self.ranges) {
+            let mut from = view.raw();
+            from.size = from.size.next_multiple_of(4);
+            gpu.push(&mut state, to(from, *at), 0)?;
+        }
+        self.outlook = state.ledger.outlook(self.tables);
+        self.mark = views.iter().fold(0, |mark, view| state.ledger.union(mark, view.mark()));
+        self.carried = views.iter().fold(0, |mark, view| state.ledger.union(mark, view.carried()));
+        gpu.submit(&mut state)?;
+        self.ordinal = state.recorder.submissions;
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            self.submission = state.recorder.last_submission();
+        }
+        Ok(())
+    }
+
+    fn map(&self) -> Result<()> {
+        let callback = self.mapped.clone();
+        let scopes = Scopes::open(self.gpu.device());
+        self.staging.map_async(wgpu::MapMode::Read, .., move |result| callback.set(result.is_ok()));
+        scopes.close().map_or(Ok(()), |message| Err(self.gpu.device_error("read-back", message)))
+    }
+
+    /// Whether [`Readback::bytes`] and [`Readback::wait`] would return at once. Never blocks.
+    pub fn is_ready(&self) -> bool {
+        // A device that fails while it is looked at will not do more: there is an error to return.
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
+            return true;
+        }
+        self.mapped.done().is_some()
+    }
+
+    /// Awaits the bytes, one vector for each range. No poll of the future blocks: while the device is not done it is
+    /// pending, and a thread that waits in its stead wakes it (in a browser, the event loop).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if a kernel met a label or index out of range between the last read-back that was asked for
-    /// and this one; [`Error::Device`] if the device was lost or has reported an error.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if a range depends on a label or index that was out of range;
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Device`](crate::Error::Device) if the device has
+    /// reported another error.
     pub async fn bytes(self) -> Result<Vec<Vec<u8>>> {
-        #[cfg(not(target_arch = "wasm32"))]
-        self.poll_device()?;
-        let failed = |message: String| Error::Device { during: "read-back", message };
-        self.mapped.clone().await.map_err(|e| failed(e.to_string()))?;
-        self.gpu.take_error()?;
-        let view = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
-        if let Some(error) = fault::decode(&view[..fault::SIZE as usize]) {
-            return Err(error);
-        }
-        Ok(self.ranges.iter().map(|&(at, size)| view[at as usize..(at + size) as usize].to_vec()).collect())
+        let worked = std::future::poll_fn(|context| self.poll(context)).await;
+        self.take(worked)
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    fn poll_device(&self) -> Result<()> {
-        let poll = wgpu::PollType::Wait { submission_index: self.submission.clone(), timeout: None };
-        let result = self.gpu.device().poll(poll);
-        result.map(|_| ()).map_err(|e| Error::Device { during: "read-back", message: e.to_string() })
+    fn poll(&self, context: &Context<'_>) -> Poll<bool> {
+        if self.mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
+            return Poll::Ready(false);
+        }
+        let polled = self.mapped.poll(context);
+        if polled.is_pending() && self.mapped.claim_watch() {
+            let awaited = Awaited { submission: self.submission.clone(), mapped: self.mapped.clone() };
+            if !self.gpu.0.waiter.watch(self.gpu.device(), awaited) {
+                // Then by looking again and again.
+                self.mapped.with(|mapping| mapping.is_watched = false);
+                context.waker().wake_by_ref();
+            }
+        }
+        polled
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn poll(&self, context: &Context<'_>) -> Poll<bool> {
+        self.mapped.poll(context)
     }
 
     /// [`Readback::bytes`], blocking the thread.
@@ -121,16 +201,27 @@ impl Readback {
     /// As [`Readback::bytes`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(self) -> Result<Vec<Vec<u8>>> {
-        pollster::block_on(self.bytes())
+        self.gpu.await_submission(self.submission.clone(), self.ordinal, "read-back")?;
+        // Another thread may have met the callback first, and be about to call it.
+        let worked = pollster::block_on(std::future::poll_fn(|context| self.mapped.poll(context)));
+        self.take(worked)
     }
-}
 
-/// Copies the fault flag to the start of `staging` and lowers it, so that each fault is reported once, by the first
-/// read-back recorded after it, also where several are on their way. One lock, so that no other thread's kernel comes
-/// between the two.
-fn take_faults(gpu: &Gpu, staging: &wgpu::Buffer) {
-    let faults = gpu.faults();
-    let Some(mut state) = gpu.recording() else { return };
-    gpu.push(&mut state, Command::Download { from: faults.raw(), staging: staging.clone(), at: 0 }, 0);
-    gpu.push(&mut state, Command::Clear { to: faults.raw() }, 0);
+    /// The bytes, once the mapping is done.
+    fn take(self, worked: bool) -> Result<Vec<Vec<u8>>> {
+        let failed = |message: String| self.gpu.device_error("read-back", message);
+        self.gpu.take_error()?;
+        if !worked {
+            return Err(failed("the result cannot be looked at".to_owned()));
+        }
+        let view = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        let mut state = self.gpu.state();
+        state.recorder.arrived(self.ordinal);
+        state.ledger.settle(&self.outlook, &view[..self.tables * TABLE as usize]);
+        if let Some(error) = state.ledger.verdict(self.mark, self.carried) {
+            return Err(error);
+        }
+        drop(state);
+        Ok(self.ranges.iter().map(|&(at, size)| view[at as usize..(at + size) as usize].to_vec()).collect())
+    }
 }

@@ -1,11 +1,12 @@
 //! Commands as data: recorded by the ops, encoded and submitted here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::kernel::{Access, PARAMS_WINDOW, Pipeline};
 use super::pool::Raw;
 use super::profiler::Profiler;
+use super::staging::Staged;
 
 /// A range of a buffer, as a command keeps it: without the pool handle, so that recording does not hold memory back.
 #[derive(Clone, Debug)]
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     },
     Upload {
         staging: wgpu::Buffer,
+        staged: Staged,
         to: RawView,
         size: u64,
     },
@@ -50,6 +52,8 @@ const MAX_COMMANDS: usize = 96;
 /// … or after this much work: some systems kill a submission that runs for two seconds, and this is about a second on
 /// the slowest GPUs in laptops.
 const MAX_FLOPS: u64 = 200_000_000_000;
+/// … or after uploads of so many bytes, whose staging memory the device then gives back.
+const MAX_STAGED: u64 = 16 << 20;
 
 /// More bind groups than any training step has: beyond, a program's buffers come in ever new combinations, and the cache is
 /// begun anew.
@@ -63,6 +67,9 @@ pub(crate) struct Recorder {
     commands: Vec<Command>,
     params: Vec<u8>,
     flops: u64,
+    staged: u64,
+    /// Uploads that were submitted, as far as the host does not know that they have arrived: the number of the submission.
+    under_way: VecDeque<(u64, wgpu::SubmissionIndex, Vec<Staged>)>,
     ring: wgpu::Buffer,
     ring_group: wgpu::BindGroup,
     align: usize,
@@ -93,6 +100,8 @@ impl Recorder {
             commands: Vec::new(),
             params: Vec::new(),
             flops: 0,
+            staged: 0,
+            under_way: VecDeque::new(),
             ring,
             ring_group,
             align,
@@ -114,10 +123,36 @@ impl Recorder {
 
     /// Appends a command; says whether the list should be submitted now.
     pub(crate) fn push(&mut self, command: Command, flops: u64) -> bool {
-        self.dispatches += u64::from(matches!(command, Command::Dispatch { .. }));
+        match &command {
+            Command::Dispatch { .. } => self.dispatches += 1,
+            Command::Upload { staged, .. } => self.staged += staged.bytes,
+            _ => {}
+        }
         self.commands.push(command);
         self.flops += flops;
-        self.commands.len() >= MAX_COMMANDS || self.flops >= MAX_FLOPS
+        self.commands.len() >= MAX_COMMANDS || self.flops >= MAX_FLOPS || self.staged >= MAX_STAGED
+    }
+
+    /// Whether nothing is waiting to be submitted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    pub(crate) fn last_submission(&self) -> Option<wgpu::SubmissionIndex> {
+        self.last.clone()
+    }
+
+    /// The submission of the oldest upload under way, with its number.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn oldest_upload(&self) -> Option<(u64, wgpu::SubmissionIndex)> {
+        self.under_way.front().map(|(ordinal, index, _)| (*ordinal, index.clone()))
+    }
+
+    /// Notes that the device is done with every submission up to that number.
+    pub(crate) fn arrived(&mut self, ordinal: u64) {
+        while self.under_way.front().is_some_and(|(upload, ..)| *upload <= ordinal) {
+            self.under_way.pop_front();
+        }
     }
 
     /// Forgets the bind groups of released buffers.
@@ -128,29 +163,43 @@ impl Recorder {
         }
     }
 
-    /// Encodes and submits everything recorded, in order. Does not wait. Returns the newest submission.
+    /// Encodes and submits everything recorded, in order. Does not wait. Says whether the device has taken it; else it is lost.
     pub(crate) fn submit(
         &mut self,
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         profiler: Option<&mut Profiler>,
-    ) -> Option<wgpu::SubmissionIndex> {
+    ) -> bool {
         if self.commands.is_empty() {
-            return self.last.clone();
-        }
-        if !self.params.is_empty() {
-            queue.write_buffer(&self.ring, 0, &self.params);
+            return true;
         }
         let commands = std::mem::take(&mut self.commands);
+        let is_taken = self.write_params(queue);
+        self.params.clear();
+        (self.flops, self.staged) = (0, 0);
+        if !is_taken {
+            return false;
+        }
         let submission = match profiler {
             None => self.submit_all(device, queue, &commands),
             Some(profiler) => self.submit_timed(device, queue, &commands, profiler),
         };
         self.submissions += 1;
-        self.params.clear();
-        self.flops = 0;
-        self.last = Some(submission);
-        self.last.clone()
+        self.last = Some(submission.clone());
+        let staged: Vec<Staged> = commands.into_iter().filter_map(staged).collect();
+        if !staged.is_empty() {
+            self.under_way.push_back((self.submissions, submission, staged));
+        }
+        true
+    }
+
+    /// Puts the `Params` of all dispatches on the device. A few bytes are written also where there are none: a lost device
+    /// takes commands without a word, but this it refuses.
+    fn write_params(&mut self, queue: &wgpu::Queue) -> bool {
+        self.params.resize(self.params.len().max(self.align), 0);
+        let size = wgpu::BufferSize::new(self.params.len() as u64);
+        let view = size.and_then(|size| queue.write_buffer_with(&self.ring, 0, size));
+        view.map(|mut view| view.copy_from_slice(&self.params)).is_some()
     }
 
     /// The ordinary way: neighbouring dispatches share one compute pass.
@@ -222,6 +271,13 @@ impl Recorder {
     }
 }
 
+fn staged(command: Command) -> Option<Staged> {
+    match command {
+        Command::Upload { staged, .. } => Some(staged),
+        _ => None,
+    }
+}
+
 fn is_dispatch(command: &Command) -> bool {
     matches!(command, Command::Dispatch { .. })
 }
@@ -247,7 +303,8 @@ fn encode_transfer(encoder: &mut wgpu::CommandEncoder, command: &Command) {
         Command::Copy { from, to } => {
             encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, &to.raw.buffer, to.offset, from.size);
         }
-        Command::Upload { staging, to, size } => {
+        Command::Upload { staging, to, size, .. } => {
+            staging.unmap();
             encoder.copy_buffer_to_buffer(staging, 0, &to.raw.buffer, to.offset, *size);
         }
         Command::Download { from, staging, at } => {

@@ -67,6 +67,10 @@ impl Backward for Rule {
         }
         parents.give(0, dz)
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.

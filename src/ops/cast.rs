@@ -61,6 +61,10 @@ impl Backward for Rule {
         let dtype = if dy.dtype() == DType::F16 { DType::F32 } else { DType::F16 };
         parents.give(0, cast_values(&dy, dtype)?)
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.

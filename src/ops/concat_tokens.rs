@@ -81,6 +81,10 @@ impl Backward for Concat {
         }
         Ok(())
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU. The gradients of the parts are slices of dy: see [`super::slice_tokens::reference`].

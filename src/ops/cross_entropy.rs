@@ -5,7 +5,7 @@ use super::item::reduce_rounds;
 use super::{expect, expect_f32, expect_match};
 use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
+use crate::gpu::{Access, Fault, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -19,6 +19,7 @@ params!(CrossEntropyParams {
     smoothing: f32,
     weight_sum: f32,
     accumulate: u32,
+    fault: u32,
 });
 
 static ROWS_LANE: Kernel = Kernel {
@@ -153,8 +154,8 @@ impl<'a> From<&'a Tensor> for Targets<'a> {
 /// are the same without weights; with them it divides by N.)
 ///
 /// Labels that are ignored do not count. If none counts, or only such of weight 0, the loss and its gradient are 0, where
-/// PyTorch gives NaN. A label that is neither ignored nor below V makes the next read-back an [`Error::OutOfRange`]; it
-/// does not count.
+/// PyTorch gives NaN. A label that is neither ignored nor below V does not count, and makes each read of the loss, or of what
+/// depends on it, an [`Error::OutOfRange`].
 ///
 /// # Errors
 /// If `logits` are not `f32[N, V]`, labels not `u32[N]`, shares not `f32[N]`, ε is not from 0 to 1, or weights are not V,
@@ -178,14 +179,14 @@ pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, setti
     }
     let (weights, weight_sum) = settings.weights_on(OP, gpu, params.classes as usize)?;
     let (mixed, weighted) = (u32::from(mixed.is_some()), u32::from(weights.is_some()));
-    let params = CrossEntropyParams { mixed, weighted, weight_sum, ..params };
+    let faults = gpu.fault_place(Fault::Label)?;
+    let params = CrossEntropyParams { mixed, weighted, weight_sum, fault: faults.code, ..params };
     let class_weights = weights.unwrap_or_else(|| logits.detach());
     let stats = Tensor::empty(gpu, DType::F32, super::shape(OP, &[rows, 8])?)?;
     let (kernel, grid) = row_form(gpu, &params, &ROWS_LANE, &ROWS_GROUP);
     let [logits_view, labels_view, others_view] = [logits, labels, others].map(Tensor::buffer);
     let [stats_view, shares_view, weights_view] = [&stats, shares, &class_weights].map(Tensor::buffer);
-    let faults = gpu.faults();
-    let views = [logits_view, labels_view, &faults, stats_view, others_view, shares_view, weights_view];
+    let views = [logits_view, labels_view, &faults.table, stats_view, others_view, shares_view, weights_view];
     gpu.dispatch(kernel, &params, &views, grid)?;
     let (loss, weight) = mean(&params, &stats)?;
     let rule = || Rule {
@@ -213,7 +214,9 @@ pub fn count_correct(logits: &Tensor, labels: &Tensor, ignore_index: Option<u32>
     let gpu = logits.gpu();
     let count = Tensor::zeros(gpu, DType::U32, &[])?;
     let (kernel, grid) = row_form(gpu, &params, &CORRECT_LANE, &CORRECT_GROUP);
-    gpu.dispatch(kernel, &params, &[logits.buffer(), labels.buffer(), &gpu.faults(), count.buffer()], grid)?;
+    let faults = gpu.fault_place(Fault::Label)?;
+    let params = CrossEntropyParams { fault: faults.code, ..params };
+    gpu.dispatch(kernel, &params, &[logits.buffer(), labels.buffer(), &faults.table, count.buffer()], grid)?;
     Ok(count)
 }
 
@@ -239,6 +242,7 @@ fn params_of(
         smoothing: settings.label_smoothing,
         weight_sum: classes as f32,
         accumulate: 0,
+        fault: 0,
     })
 }
 

@@ -202,6 +202,10 @@ impl Backward for Mask {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         self.apply(&dy, &dx.tensor, dx.flag())
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU. Of dy they return the gradient of x.

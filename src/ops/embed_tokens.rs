@@ -100,6 +100,10 @@ impl Backward for Sizes {
         }
         Ok(())
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.

@@ -216,9 +216,12 @@ fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result
         let got = format!("{:?} {:?} of {:?} in {}", g.layout, g.epilogue.ending(g.layout), g.types, form.name);
         return Err(Error::argument("gemm", "element types", "a combination that has a kernel", got));
     };
-    let faults = gpu.faults();
-    let buffers = g.buffers(&faults);
-    let params = g.params();
+    let faults = match &g.epilogue {
+        Epilogue::Scatter { indices, .. } => indices.fault_place(Fault::ScatterIndex)?,
+        _ => gpu.no_fault(Fault::ScatterIndex),
+    };
+    let buffers = g.buffers(&faults.table);
+    let params = GemmParams { fault: faults.code, ..g.params() };
     let share = params.share_of_k(kernel);
     let most = MAX_GROUPS as usize;
     for matrices in pieces(0..g.batch[0] * g.batch[1], most) {
@@ -365,7 +368,7 @@ impl<'a> Gemm<'a> {
             has_residual: u32::from(matches!(self.epilogue, Epilogue::Residual { .. })),
             kept: u(kept),
             tokens: u(tokens),
-            fault: Fault::ScatterIndex as u32,
+            fault: 0,
         }
     }
 }

@@ -237,11 +237,11 @@ pub fn gather_layernorm(
     let (packed, y) = (Tensor::empty(gpu, DType::F32, shape)?, Tensor::empty(gpu, dtype, shape)?);
     let stats = norm.stats(rows)?;
     let (kept, tokens) = (indices.kept() as u32, indices.tokens() as u32);
-    let params = ForwardParams { kept, tokens, fault: Fault::GatherIndex as u32, ..norm.params(rows) };
+    let faults = indices.fault_place(Fault::GatherIndex)?;
+    let params = ForwardParams { kept, tokens, fault: faults.code, ..norm.params(rows) };
     let (kernel, grid) = norm.form.gather.by_row(gpu, &params);
-    let faults = gpu.faults();
     let inputs = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
-    let buffers = [&inputs[..], &[indices.positions().buffer(), &faults, packed.buffer()]].concat();
+    let buffers = [&inputs[..], &[indices.positions().buffer(), &faults.table, packed.buffer()]].concat();
     gpu.dispatch(kernel, &params, &buffers, grid)?;
     let packed = record(packed, &[x], || GatherRule::new(indices));
     let y = norm.record(y, &packed, stats);
@@ -333,6 +333,10 @@ impl Backward for Rule {
         }
         let totals = [parents.destination(1)?, parents.destination(2)?];
         self.totals(&partial, slices, totals)
+    }
+
+    fn reads(&self, i: usize) -> bool {
+        i < 2
     }
 }
 

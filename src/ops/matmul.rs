@@ -156,6 +156,10 @@ impl Backward for Linear {
         }
         self.layer.parameter_gradients(&dy, parents, 1, 2)
     }
+
+    fn reads(&self, i: usize) -> bool {
+        i < 2
+    }
 }
 
 struct LinearAdd {
@@ -170,6 +174,10 @@ impl Backward for LinearAdd {
         self.layer.parameter_gradients(&dy, parents, 1, 2)?;
         // y = .. + residual: its gradient is dy.
         parents.give(3, dy)
+    }
+
+    fn reads(&self, i: usize) -> bool {
+        i < 2
     }
 }
 

@@ -139,6 +139,10 @@ impl Backward for Pool {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         self.spread(&dy, &dx)
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.

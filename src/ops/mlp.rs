@@ -97,6 +97,10 @@ impl Backward for Rule {
         }
         Ok(())
     }
+
+    fn reads(&self, i: usize) -> bool {
+        matches!(i, 0 | 1 | 3)
+    }
 }
 
 /// The gradient of the rows that were put into the full tensor, out of `dy`; what is left of it, zero in their place, is the

@@ -129,6 +129,10 @@ impl Backward for Rule {
         let params = PatchifyParams { accumulate: dx.flag(), ..self.params };
         dy.gpu().dispatch(&BACKWARD, &params, &[dy.buffer(), dx.tensor.buffer()], grid(&params))
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.

@@ -45,6 +45,10 @@ impl Backward for Rule {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         dispatch(&dy, self.factor, &dx.tensor, dx.flag())
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU.

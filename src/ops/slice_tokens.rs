@@ -55,9 +55,13 @@ impl Backward for Slice {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         if !dx.accumulate {
-            dy.gpu().clear(dx.tensor.buffer());
+            dy.gpu().clear(dx.tensor.buffer())?;
         }
         copy_rows(self.cut(&dy), self.whole(&dx.tensor), self.sizes(), dx.flag())
+    }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
     }
 }
 

@@ -87,6 +87,10 @@ impl Backward for Rule {
         let params = SumParams { n: self.n as u32, runs: 0, rounds: 0, factor: self.factor, accumulate: dx.flag() };
         dy.gpu().dispatch(&SPREAD, &params, &[dy.buffer(), dx.tensor.buffer()], vec4_grid(self.n))
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU. The gradient of every element is dy, or for the mean dy / n.

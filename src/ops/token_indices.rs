@@ -1,7 +1,7 @@
 //! Which tokens of each sample are kept.
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Fault, FaultPlace, Gpu};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -15,6 +15,8 @@ pub struct TokenIndices {
     batch: usize,
     kept: usize,
     tokens: usize,
+    /// Whether the host has looked at them.
+    is_checked: bool,
 }
 
 impl TokenIndices {
@@ -33,12 +35,13 @@ impl TokenIndices {
         for (sample, row) in positions.chunks(kept).enumerate() {
             check_row(sample, row, tokens)?;
         }
-        Ok(TokenIndices { positions: Tensor::from_slice(gpu, &[batch, kept], positions)?, batch, kept, tokens })
+        let positions = Tensor::from_slice(gpu, &[batch, kept], positions)?;
+        Ok(TokenIndices { positions, batch, kept, tokens, is_checked: true })
     }
 
     /// Takes `u32[B, R]` positions that are on the device already, for samples of `tokens` tokens. The host cannot look
     /// at them: every kernel that uses them checks that they are below `tokens`, leaves memory alone where they are not,
-    /// and the next read-back returns [`Error::OutOfRange`]. That they are ascending and distinct is the caller's promise;
+    /// and a read of what comes of it returns [`Error::OutOfRange`]. That they are ascending and distinct is the caller's promise;
     /// of several rows for one position any may win.
     ///
     /// # Errors
@@ -49,7 +52,13 @@ impl TokenIndices {
             return Err(Error::Shape { op: OP, what: "needs u32[B, R]", got: positions.info() });
         };
         check_kept(kept, tokens)?;
-        Ok(TokenIndices { positions: positions.detach(), batch, kept, tokens })
+        Ok(TokenIndices { positions: positions.detach(), batch, kept, tokens, is_checked: false })
+    }
+
+    /// Where a kernel that uses them leaves a bad one.
+    pub(super) fn fault_place(&self, fault: Fault) -> Result<FaultPlace> {
+        let gpu = self.positions.gpu();
+        if self.is_checked { Ok(gpu.no_fault(fault)) } else { gpu.fault_place(fault) }
     }
 
     /// B, the number of samples.

@@ -92,16 +92,16 @@ impl<'a> TokenRows<'a> {
         let gpu = self.indices.positions().gpu();
         let (kernel, item) = forms.pick(self.channels);
         let rows = self.indices.batch() * self.indices.kept();
+        let faults = self.indices.fault_place(self.fault)?;
         let params = TokenRowsParams {
             rows: rows as u32,
             kept: self.indices.kept() as u32,
             tokens: self.indices.tokens() as u32,
             width: (self.channels / item) as u32,
             accumulate: u32::from(accumulate),
-            fault: self.fault as u32,
+            fault: faults.code,
         };
-        let faults = gpu.faults();
-        let buffers = [&[self.indices.positions().buffer(), &faults], data].concat();
+        let buffers = [&[self.indices.positions().buffer(), &faults.table], data].concat();
         gpu.dispatch(kernel, &params, &buffers, row_grid(rows, self.channels / item))
     }
 }

@@ -49,6 +49,10 @@ impl Backward for Rule {
         }
         parents.give(0, dx)
     }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
 }
 
 /// The same on the CPU, slowly.

@@ -52,7 +52,7 @@ impl Average {
         settings.check()?;
         let segments: Vec<BufferView> = parameters.twin()?.segments().collect();
         for ((value, _), average) in parameters.segments().iter().zip(&segments) {
-            parameters.gpu().copy(value, average);
+            parameters.gpu().copy(value, average)?;
         }
         Ok(Average { settings, segments })
     }
@@ -73,6 +73,7 @@ impl Average {
         for (weights, average) in weights.iter().zip(&self.segments) {
             let params = OptimParams { elements: weights.elements, ..params };
             state.gpu().dispatch(&EXCHANGE, &params, &[&weights.value, average], grid(weights.elements))?;
+            weights.value.overwritten();
         }
         Ok(())
     }

@@ -288,6 +288,7 @@ impl Optimizer {
         if !(rate >= 0.0 && rate.is_finite()) {
             return Err(Error::argument("optimiser", "rate", "finite and not negative", rate));
         }
+        let _turn = parameters.turn();
         self.table.refresh(parameters)?;
         self.norm()?;
         self.update(rate)?;
@@ -295,9 +296,8 @@ impl Optimizer {
             ema.follow(&self.segments, &self.state, self.params(rate), self.steps)?;
         }
         self.steps += 1;
-        parameters.zero_grad();
-        parameters.gpu().end_step();
-        Ok(())
+        parameters.updated();
+        parameters.gpu().end_step()
     }
 
     fn norm(&self) -> Result<()> {

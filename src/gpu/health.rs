@@ -1,0 +1,145 @@
+//! Whether the device is still there, and what it has complained of.
+//!
+//! wgpu tells of a lost device by a callback, and of other errors by a handler, which panics unless it is replaced. Both are
+//! the host program's own on a device that it has handed in. So nothing here relies on them: what the engine asks of wgpu, it
+//! asks within [`Scopes`], and whether the device lives is seen by what it still gives ([`is_alive`], the write of the
+//! parameters before each submission). On a device of ours the callbacks tell sooner, and are used too.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::Gpu;
+use crate::error::{Error, Result};
+
+/// What is known of a device. Callbacks hold it too.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Why it was lost.
+    lost: OnceLock<String>,
+    /// First error outside a scope; only on devices that we opened.
+    error: Mutex<Option<String>>,
+}
+
+impl Health {
+    fn lose(&self, message: String) {
+        if self.lost.set(message.clone()).is_ok() {
+            log::error!("device lost: {message}");
+        }
+    }
+
+    pub(super) fn note(&self, message: String) {
+        log::error!("{message}");
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+    }
+}
+
+/// Learns of a loss and of errors outside scopes on a device that is ours.
+pub(super) fn watch(device: &wgpu::Device, health: &Arc<Health>) {
+    let own = health.clone();
+    device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| own.note(e.to_string())));
+    let own = health.clone();
+    device.set_device_lost_callback(move |reason, message| own.lose(format!("{reason:?}: {message}")));
+}
+
+/// Catches the errors of wgpu's calls on this thread, of every kind, until it is closed.
+pub(super) struct Scopes([wgpu::ErrorScopeGuard; 3]);
+
+impl Scopes {
+    pub(super) fn open(device: &wgpu::Device) -> Self {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        Scopes([Internal, OutOfMemory, Validation].map(|filter| device.push_error_scope(filter)))
+    }
+
+    /// The first error that was caught. Native backends know at once; in a browser the answer comes too late to act on.
+    pub(super) fn close(self) -> Option<String> {
+        let Scopes([internal, memory, validation]) = self;
+        // Scopes are a stack: the inner one is popped first.
+        let errors = [validation, memory, internal].map(error_of);
+        errors.into_iter().flatten().next()
+    }
+}
+
+fn error_of(scope: wgpu::ErrorScopeGuard) -> Option<String> {
+    #[cfg(not(target_arch = "wasm32"))]
+    return pollster::block_on(scope.pop()).map(|e| e.to_string());
+    #[cfg(target_arch = "wasm32")]
+    {
+        drop(scope);
+        None
+    }
+}
+
+/// Whether the device still gives memory: a lost one gives a buffer that cannot be looked into, without an error.
+#[cfg(not(target_arch = "wasm32"))]
+fn is_alive(device: &wgpu::Device) -> bool {
+    let scopes = Scopes::open(device);
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("sign of life"),
+        size: 16,
+        usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: true,
+    });
+    let is_mapped = buffer.get_mapped_range_mut(..).is_ok();
+    // Refused for want of memory is not lost.
+    scopes.close().is_some() || is_mapped
+}
+
+/// A browser does not tell at once.
+#[cfg(target_arch = "wasm32")]
+fn is_alive(_device: &wgpu::Device) -> bool {
+    true
+}
+
+/// Lets callbacks run, and waits where `kind` says so.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), String> {
+    // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks.
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.poll(kind)));
+    match polled {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        // A callback's own panic is not ours to keep.
+        Err(panic) if is_alive(device) => std::panic::resume_unwind(panic),
+        Err(_) => Err("the driver failed while it was waited for".to_owned()),
+    }
+}
+
+impl Gpu {
+    /// An error if the device is known to be lost. Costs a load.
+    pub(super) fn expect_alive(&self) -> Result<()> {
+        match self.0.health.lost.get() {
+            None => Ok(()),
+            Some(message) => Err(Error::DeviceLost { device: self.0.info.name.clone(), message: message.clone() }),
+        }
+    }
+
+    /// The same after a look at the device.
+    pub(super) fn probe(&self) -> Result<()> {
+        if !self.is_dry_run() && !is_alive(&self.0.device) {
+            self.0.health.lose("it takes no more commands".to_owned());
+        }
+        self.expect_alive()
+    }
+
+    /// What an error of wgpu's means: the loss of the device, or what it says.
+    pub(super) fn device_error(&self, during: &'static str, message: String) -> Error {
+        match self.probe() {
+            Err(lost) => lost,
+            Ok(()) => Error::Device { during, message },
+        }
+    }
+
+    /// The first error outside a scope since the last call.
+    pub(super) fn take_error(&self) -> Result<()> {
+        self.expect_alive()?;
+        let taken = self.0.health.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.map_or(Ok(()), |message| Err(Error::Device { during: "computing", message }))
+    }
+}
+
+/// [`Gpu::probe`] of a device that has no handle yet.
+pub(super) fn expect_alive(device: &wgpu::Device, name: &str) -> Result<()> {
+    if is_alive(device) {
+        return Ok(());
+    }
+    Err(Error::DeviceLost { device: name.to_owned(), message: "it takes no more commands".to_owned() })
+}

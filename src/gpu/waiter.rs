@@ -1,0 +1,46 @@
+//! Who wakes those that await a read-back.
+//!
+//! wgpu runs a mapping's callback only while some thread submits or polls, and an executor whose thread must not block does
+//! neither. So the first future that has to wait starts a thread for its device, which blocks in its stead; the callback then
+//! runs there, and wakes the future. In a browser the event loop does this.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use super::health::poll;
+use super::readback::Mapped;
+
+/// A mapping that somebody awaits, and the submission that makes it ready.
+pub(super) struct Awaited {
+    pub(super) submission: Option<wgpu::SubmissionIndex>,
+    pub(super) mapped: Mapped,
+}
+
+/// The thread, once there is one. It ends when this drops.
+#[derive(Debug, Default)]
+pub(super) struct Waiter(Mutex<Option<Sender<Awaited>>>);
+
+impl Waiter {
+    /// Hands a mapping to the thread; false if the system gives none.
+    pub(super) fn watch(&self, device: &wgpu::Device, awaited: Awaited) -> bool {
+        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sender.is_none() {
+            *sender = start(device.clone());
+        }
+        sender.as_ref().is_some_and(|sender| sender.send(awaited).is_ok())
+    }
+}
+
+fn start(device: wgpu::Device) -> Option<Sender<Awaited>> {
+    let (sender, receiver) = channel::<Awaited>();
+    let run = move || {
+        for Awaited { submission, mapped } in receiver {
+            let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
+            if poll(&device, wait).is_err() {
+                mapped.set(false);
+            }
+        }
+    };
+    let started = std::thread::Builder::new().name("wgrad read-backs".to_owned()).spawn(run);
+    started.inspect_err(|error| log::warn!("no thread to wait for read-backs: {error}")).ok().map(|_| sender)
+}
