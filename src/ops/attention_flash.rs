@@ -162,8 +162,8 @@ impl Call {
     /// The grid of a pass that makes `products` products of T·T·D for each head, masked ones included.
     fn grid(&self, products: usize) -> Grid {
         let Dims { batch, heads, tokens, width } = self.dims;
-        let flops = 2 * products * batch * heads * tokens * tokens * width;
-        Grid::linear(tokens.div_ceil(self.form.rows) * batch * heads, 1).with_flops(flops as u64)
+        let flops = [2, products, batch, heads, tokens, tokens, width].into_iter().map(|v| v as u64).product();
+        Grid::linear(tokens.div_ceil(self.form.rows) * batch * heads, 1).with_flops(flops)
     }
 }
 
