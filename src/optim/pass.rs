@@ -18,7 +18,7 @@ static NORM_PARTIAL_GROUP: Kernel =
 pub(super) static NORM_TOTAL: Kernel = Kernel {
     name: "optim.norm_total",
     entry: "norm_total",
-    bindings: &[Access::Read, Access::Write, Access::Write],
+    bindings: &[Access::Read, Access::Write, Access::Write, Access::Write, Access::Write],
     ..NORM_PARTIAL_LANE
 };
 

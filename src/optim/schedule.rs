@@ -15,8 +15,21 @@ pub enum LrShape {
     Constant,
 }
 
-/// The learning rate as a function of the optimiser step: a warm-up from 0, then [`LrShape`] down to `min` at the last step,
-/// where q runs from 0 to 1 over the steps after warm-up; or one of DeepSpeed's.
+/// The learning rate as a function of the optimiser step; or one of DeepSpeed's. With s the step (from 0), W the steps of
+/// warm-up and N those of the run:
+///
+/// ```text
+/// s < W:   base (s + 1) / (W + 1)
+/// s >= W:  a LrShape, with q = (s - W) / (N - W)
+/// ```
+///
+/// The warm-up is a straight line that no step is wasted on: 0 would come a step before the first, and `base` comes with
+/// step W. The first of N steps has q = 0 and the one after the last would have q = 1 and the rate `min`, which stays from
+/// there on; the last itself is a step short of it. That is PyTorch's `LinearLR(start_factor=1 / (W + 1), total_iters=W)`
+/// and then `CosineAnnealingLR(T_max=N - W, eta_min=min)`, in `SequentialLR` with milestone W; timm's
+/// `CosineLRScheduler(t_initial=N - W, warmup_t=W, warmup_lr_init=base / (W + 1), warmup_prefix=True)` by updates; and
+/// transformers' `get_cosine_schedule_with_warmup` but for the warm-up, which there is base s / W and leaves the first
+/// step without effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule(Kind);
 
