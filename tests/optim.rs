@@ -607,7 +607,9 @@ fn restored_optimisers_count_on() {
     for gpu in each_family() {
         for rule in RULES {
             let mut whole = Pair::new(&gpu, rule);
-            [[Some(1.0), None], [Some(2.0), None], [Some(0.5), Some(1.5)]].map(|gradients| whole.step(gradients));
+            for gradients in [[Some(1.0), None], [Some(2.0), None], [Some(0.5), Some(1.5)]] {
+                whole.step(gradients);
+            }
             let saved = pollster::block_on(whole.optimizer.saved()).unwrap();
             let held = whole.optimizer.held(&whole.parameters).unwrap();
             let held: Vec<(String, Vec<f32>)> =

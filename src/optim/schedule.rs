@@ -23,13 +23,14 @@ pub enum LrShape {
 /// s >= W:  a LrShape, with q = (s - W) / (N - W)
 /// ```
 ///
-/// The warm-up is a straight line that no step is wasted on: 0 would come a step before the first, and `base` comes with
-/// step W. The first of N steps has q = 0 and the one after the last would have q = 1 and the rate `min`, which stays from
-/// there on; the last itself is a step short of it. That is PyTorch's `LinearLR(start_factor=1 / (W + 1), total_iters=W)`
+/// The warm-up is a straight line from 0 on which no step is wasted: 0 would be the rate of a step before the first, and step
+/// W has `base`. Likewise `min` is that of a step behind the last, N, and of all that would follow; the last step is short
+/// of it. That is PyTorch's `LinearLR(start_factor=1 / (W + 1), total_iters=W)`
 /// and then `CosineAnnealingLR(T_max=N - W, eta_min=min)`, in `SequentialLR` with milestone W; timm's
 /// `CosineLRScheduler(t_initial=N - W, warmup_t=W, warmup_lr_init=base / (W + 1), warmup_prefix=True)` by updates; and
-/// transformers' `get_cosine_schedule_with_warmup` but for the warm-up, which there is base s / W and leaves the first
-/// step without effect.
+/// transformers' `get_cosine_schedule_with_warmup`, whose `min` is 0, but for the warm-up, which there is base s / W and
+/// leaves the first step without effect. ([`LrShape::Linear`]: `LinearLR` from 1 to min / base, and
+/// `get_linear_schedule_with_warmup`.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule(Kind);
 
