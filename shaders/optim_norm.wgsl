@@ -38,15 +38,15 @@ fn total_of(v: vec4<f32>) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }
 
-// The row's id, if one of all elements of its block is not finite.
-fn bad_of(row: Row, block: u32) -> u32 {
+// Whether an element of the block is not finite.
+fn is_bad(row: Row, block: u32) -> bool {
     for (var at = block * OPTIM_BLOCK_ITEMS; at < (block + 1u) * OPTIM_BLOCK_ITEMS; at++) {
         let g = optim_gradient(grad[at], at * 4u, row);
         if !(finite(g.x) && finite(g.y) && finite(g.z) && finite(g.w)) {
-            return row.id;
+            return true;
         }
     }
-    return NO_PARAMETER;
+    return false;
 }
 
 // An element that is not finite makes its sum so. Few sums are not finite, and only those blocks are looked into: from
@@ -54,9 +54,10 @@ fn bad_of(row: Row, block: u32) -> u32 {
 fn first_bad(first: u32, end: u32, step: u32) -> u32 {
     var bad = NO_PARAMETER;
     for (var block = first; block < end; block += step) {
-        let row = table[owner[params.first_block + block]];
-        if row.is_active != 0u {
-            bad = min(bad, bad_of(row, block));
+        let id = owner[params.first_block + block];
+        let row = table[id];
+        if row.is_active != 0u && is_bad(row, block) {
+            bad = min(bad, id);
         }
     }
     return bad;
@@ -160,11 +161,15 @@ fn norm_partial_group(
     }
 }
 
-// ---- second pass: the norm, the flag, the factor on gradients, the count, the loss scale. Grid: one workgroup. ----
+// ---- second pass: the norm, the flag, the factor on gradients, the counts, the loss scale. Grid: one workgroup. ----
 
 @group(0) @binding(0) var<storage, read> partials: array<vec2<u32>>; // [partials]
 @group(0) @binding(1) var<storage, read_write> state: State;
 @group(0) @binding(2) var<storage, read_write> loss_scale: array<f32>; // f32[1], 1 where none is asked for
+@group(0) @binding(3) var<storage, read_write> rows: array<Row>; // [parameters]
+@group(0) @binding(4) var<storage, read_write> updates: array<u32>; // u32[parameters], applied so far
+
+var<workgroup> is_applied: u32;
 
 // 1 - exp(x) for x <= 0, without the cancellation near 0.
 fn one_minus_exp(x: f32) -> f32 {
@@ -190,18 +195,8 @@ fn adapt_loss_scale(ok: bool) {
     }
 }
 
-@compute @workgroup_size(256)
-fn norm_total(@builtin(local_invocation_index) lane: u32) {
-    var sum = 0.0;
-    var bad = NO_PARAMETER;
-    for (var i = lane; i < params.partials; i += WIDE) {
-        sum += bitcast<f32>(partials[i].x);
-        bad = min(bad, partials[i].y);
-    }
-    let all = fold(lane, sum, bad);
-    if lane != 0u {
-        return;
-    }
+// What follows from the sum of squares and the first bad parameter; returns whether the update is applied.
+fn conclude(all: Folded) -> bool {
     let unscale = 1.0 / loss_scale[0];
     let norm = sqrt(all.sum) * unscale;
     // Finite gradients whose squares overflow would give a useless scale: skipped too, without an offender.
@@ -213,8 +208,39 @@ fn norm_total(@builtin(local_invocation_index) lane: u32) {
     state.grad_scale = unscale * select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
     state.applied += u32(ok);
     state.skipped += u32(!ok);
-    let t = f32(state.applied);
-    state.correction1 = one_minus_exp(t * params.log_beta1);
-    state.correction2 = one_minus_exp(t * params.log_beta2);
     adapt_loss_scale(ok);
+    return ok;
+}
+
+// Counts this update of a parameter. One that has no gradient in this step is left out, as in PyTorch.
+fn count_update(id: u32) {
+    if rows[id].is_active == 0u {
+        return;
+    }
+    let t = updates[id] + 1u;
+    updates[id] = t;
+    rows[id].updates = t;
+    rows[id].correction1 = one_minus_exp(f32(t) * params.log_beta1);
+    rows[id].correction2 = one_minus_exp(f32(t) * params.log_beta2);
+}
+
+@compute @workgroup_size(256)
+fn norm_total(@builtin(local_invocation_index) lane: u32) {
+    var sum = 0.0;
+    var bad = NO_PARAMETER;
+    for (var i = lane; i < params.partials; i += WIDE) {
+        sum += bitcast<f32>(partials[i].x);
+        bad = min(bad, partials[i].y);
+    }
+    let all = fold(lane, sum, bad);
+    if lane == 0u {
+        is_applied = u32(conclude(all));
+    }
+    workgroupBarrier(); // the conclusion is written
+    if is_applied == 0u {
+        return;
+    }
+    for (var id = lane; id < params.parameters; id += WIDE) {
+        count_update(id);
+    }
 }

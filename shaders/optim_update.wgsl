@@ -24,7 +24,7 @@ fn row_of(block: u32) -> Row {
 
 // AdamW (Loshchilov and Hutter, 2019), in PyTorch's form:
 //   w <- w (1 - lr decay);  m <- m + (1 - b1)(g - m);  v <- b2 v + (1 - b2) g²
-//   w <- w - lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+//   w <- w - lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)   with the parameter's own t
 fn adamw_at(i: u32, row: Row) {
     let rate = params.rate * row.rate_scale;
     let g = optim_gradient(grad[i], i * 4u, row) * now.grad_scale;
@@ -32,7 +32,7 @@ fn adamw_at(i: u32, row: Row) {
     let v = params.beta2 * moment2[i] + (1.0 - params.beta2) * g * g;
     moment1[i] = m;
     moment2[i] = v;
-    let step = rate / now.correction1 * m / (sqrt(v) * (1.0 / sqrt(now.correction2)) + params.eps);
+    let step = rate / row.correction1 * m / (sqrt(v) * (1.0 / sqrt(row.correction2)) + params.eps);
     value[i] = value[i] * (1.0 - rate * row.weight_decay) - step;
 }
 
@@ -41,8 +41,8 @@ fn adamw_at(i: u32, row: Row) {
 fn sgd_at(i: u32, row: Row) {
     let w = value[i];
     let g = optim_gradient(grad[i], i * 4u, row) * now.grad_scale + row.weight_decay * w;
-    let keep = select(params.beta1, 0.0, now.applied == 1u);
-    let take = select(1.0 - params.beta2, 1.0, now.applied == 1u);
+    let keep = select(params.beta1, 0.0, row.updates == 1u);
+    let take = select(1.0 - params.beta2, 1.0, row.updates == 1u);
     let b = keep * moment1[i] + take * g;
     moment1[i] = b;
     let direction = select(b, g + params.beta1 * b, params.nesterov != 0u);

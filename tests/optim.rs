@@ -3,7 +3,10 @@
 use crate::common::{assert_close, each_family, gpu, poison, values};
 use wgrad::autograd::{Parameter, Parameters};
 use wgrad::ops;
-use wgrad::optim::{AdamW, Ema, LossScale, Optimizer, Rule, Sgd, StepReport, decays, layer, layer_scale};
+use wgrad::optim::{
+    AdamW, Ema, LossScale, LrSchedule, LrShape, Optimizer, OptimizerState, Rule, Sgd, StepReport, decays, layer,
+    layer_scale,
+};
 use wgrad::{Error, Gpu, Tensor};
 
 /// Path and number of elements. The large ones need segments of their own: the first segment is 1 MiB.
@@ -24,6 +27,8 @@ const SIZES: &[(&str, usize)] = &[
 const NEVER: usize = 6;
 /// Has a gradient in even steps only.
 const SOMETIMES: usize = 7;
+/// Has none before step 2.
+const LATE: usize = 5;
 
 fn decay_of(path: &str) -> bool {
     path.ends_with("weight") || path == "never" || path == "sometimes"
@@ -39,7 +44,12 @@ fn rate_scale(path: &str) -> f32 {
 }
 
 fn has_gradient(index: usize, step: u64) -> bool {
-    index != NEVER && (index != SOMETIMES || step.is_multiple_of(2))
+    match index {
+        NEVER => false,
+        SOMETIMES => step.is_multiple_of(2),
+        LATE => step >= 2,
+        _ => true,
+    }
 }
 
 fn gradient(index: usize, step: u64, n: usize) -> Vec<f32> {
@@ -74,25 +84,29 @@ struct Plain {
     value: Vec<f64>,
     first: Vec<f64>,
     second: Vec<f64>,
+    /// Of this parameter, so far.
+    updates: i32,
 }
 
 impl Plain {
     fn new(index: usize, n: usize) -> Self {
         let value = values(index as u64, n).iter().map(|&v| f64::from(v)).collect();
-        Plain { value, first: vec![0.0; n], second: vec![0.0; n] }
+        Plain { value, first: vec![0.0; n], second: vec![0.0; n], updates: 0 }
     }
 
-    /// `t` counts steps from 1; `g` is clipped already.
-    fn step(&mut self, rule: &Rule, rate: f64, decays: bool, t: i32, g: &[f64]) {
+    /// An update with a gradient that is clipped already.
+    fn step(&mut self, rule: &Rule, rate: f64, decays: bool, g: &[f64]) {
+        self.updates += 1;
         for (i, &g) in g.iter().enumerate() {
             match rule {
-                Rule::AdamW(r) => self.adamw(i, r, rate, decays, t, g),
-                Rule::Sgd(r) => self.sgd(i, r, rate, decays, t, g),
+                Rule::AdamW(r) => self.adamw(i, r, rate, decays, g),
+                Rule::Sgd(r) => self.sgd(i, r, rate, decays, g),
             }
         }
     }
 
-    fn adamw(&mut self, i: usize, r: &AdamW, rate: f64, decays: bool, t: i32, g: f64) {
+    fn adamw(&mut self, i: usize, r: &AdamW, rate: f64, decays: bool, g: f64) {
+        let t = self.updates;
         let (b1, b2) = (f64::from(r.betas.0), f64::from(r.betas.1));
         let decay = if decays { f64::from(r.weight_decay) } else { 0.0 };
         self.value[i] *= 1.0 - rate * decay;
@@ -102,11 +116,13 @@ impl Plain {
         self.value[i] -= rate * m / (v.sqrt() + f64::from(r.eps));
     }
 
-    fn sgd(&mut self, i: usize, r: &Sgd, rate: f64, decays: bool, t: i32, g: f64) {
+    /// `torch.optim.SGD`: without momentum there is no direction, and so no dampening.
+    fn sgd(&mut self, i: usize, r: &Sgd, rate: f64, decays: bool, g: f64) {
         let decay = if decays { f64::from(r.weight_decay) } else { 0.0 };
         let momentum = f64::from(r.momentum);
         let g = g + decay * self.value[i];
-        self.first[i] = if t == 1 { g } else { momentum * self.first[i] + (1.0 - f64::from(r.dampening)) * g };
+        let is_plain = momentum == 0.0 || self.updates == 1;
+        self.first[i] = if is_plain { g } else { momentum * self.first[i] + (1.0 - f64::from(r.dampening)) * g };
         self.value[i] -= rate * if r.nesterov { g + momentum * self.first[i] } else { self.first[i] };
     }
 }
@@ -137,7 +153,7 @@ fn check(rule: Rule, max_norm: Option<f32>) {
                 let Some(g) = g else { continue };
                 let clipped: Vec<_> = g.iter().map(|g| scale * g).collect();
                 let rate = f64::from(rate) * f64::from(rate_scale(SIZES[i].0));
-                plain[i].step(&rule, rate, decay_of(SIZES[i].0), step as i32 + 1, &clipped);
+                plain[i].step(&rule, rate, decay_of(SIZES[i].0), &clipped);
             }
             let report = report(&optimizer);
             assert!(report.finite && report.bad_parameter.is_none());
@@ -176,6 +192,11 @@ fn sgd_with_momentum_and_decay_clipped() {
 #[test]
 fn sgd_with_dampening() {
     check(Rule::Sgd(Sgd { momentum: 0.9, dampening: 0.3, nesterov: false, weight_decay: 0.0 }), None);
+}
+
+#[test]
+fn sgd_dampened_without_momentum() {
+    check(Rule::Sgd(Sgd { momentum: 0.0, dampening: 0.3, nesterov: false, weight_decay: 0.1 }), None);
 }
 
 #[test]
@@ -447,15 +468,265 @@ fn average_of_weights() {
                 }
             }
             let own = values_of();
-            optimizer.exchange_ema().unwrap();
-            for (i, got) in values_of().iter().enumerate() {
+            for (i, got) in optimizer.averaged(|| Ok(values_of())).unwrap().iter().enumerate() {
                 let expected: Vec<f32> = average[i].iter().map(|&v| v as f32).collect();
                 assert_close(&format!("{} {ema:?}", SIZES[i].0), got, &expected, 1e-6);
             }
-            optimizer.exchange_ema().unwrap();
             assert!(values_of().iter().zip(&own).all(|(a, b)| same_bits(a, b)));
         }
     }
+}
+
+/// Weights and average are in their places again after a closure that fails, and after one that panics.
+#[test]
+fn the_average_is_put_back() {
+    for gpu in each_family() {
+        let (parameters, list) = model(&gpu);
+        let optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, decays).unwrap();
+        let mut optimizer = optimizer.with_ema(&parameters, Ema { decay: 0.5, warmup: false }).unwrap();
+        fill_gradients(&gpu, &list, 0);
+        optimizer.step(&parameters, 0.1).unwrap();
+        let bits = || {
+            let bits =
+                |p: &Parameter| p.value().to_vec::<f32>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            list.iter().map(bits).collect::<Vec<_>>()
+        };
+        let own = bits();
+        let average = optimizer.averaged(|| Ok(bits())).unwrap();
+        assert_ne!(own, average);
+
+        let failed = optimizer.averaged::<()>(|| Err(Error::argument("test", "closure", "one that succeeds", "this")));
+        assert!(matches!(failed, Err(Error::Argument { op: "test", .. })), "{failed:?}");
+        assert_eq!(bits(), own);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            optimizer.averaged::<()>(|| panic!("in the middle"))
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(bits(), own);
+        assert_eq!(optimizer.averaged(|| Ok(bits())).unwrap(), average);
+    }
+}
+
+// ---- each parameter's own count ----
+
+/// Two parameters of one element, and what changes them.
+struct Pair {
+    parameters: Parameters,
+    list: [Parameter; 2],
+    optimizer: Optimizer,
+}
+
+impl Pair {
+    fn new(gpu: &Gpu, rule: Rule) -> Self {
+        let mut parameters = Parameters::new(gpu);
+        let list = ["a", "b"].map(|path| parameters.add(path, &[1], &[1.0]).unwrap());
+        let optimizer = Optimizer::new(&parameters, rule, None, |_, _| true).unwrap();
+        Pair { parameters, list, optimizer }
+    }
+
+    /// A step with these gradients.
+    fn step(&mut self, gradients: [Option<f32>; 2]) {
+        for (parameter, gradient) in self.list.iter().zip(gradients) {
+            if let Some(gradient) = gradient {
+                let gradient = Tensor::from_slice(parameter.value().gpu(), &[1], &[gradient]).unwrap();
+                parameter.tensor().backward_from(&gradient).unwrap();
+            }
+        }
+        self.optimizer.step(&self.parameters, RATE as f32).unwrap();
+    }
+
+    fn values(&self) -> Vec<f32> {
+        self.list.iter().map(|p| p.value().item().unwrap()).collect()
+    }
+}
+
+const RATE: f64 = 0.01;
+
+const RULES: [Rule; 3] = [
+    Rule::AdamW(AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1 }),
+    Rule::Sgd(Sgd { momentum: 0.9, dampening: 0.5, nesterov: false, weight_decay: 0.1 }),
+    Rule::Sgd(Sgd { momentum: 0.9, dampening: 0.0, nesterov: true, weight_decay: 0.0 }),
+];
+
+/// As `torch.optim` keeps `state["step"]` and `momentum_buffer` by parameter: one that is thawed after n steps moves as it
+/// would have at the first. (AdamW: by the rate, whatever the gradient is.)
+#[test]
+fn a_thawed_parameter_begins_anew() {
+    for gpu in each_family() {
+        for late in [1, 1000] {
+            let rule = Rule::AdamW(AdamW { weight_decay: 0.0, ..AdamW::default() });
+            let mut pair = Pair::new(&gpu, rule);
+            pair.list[1].set_trainable(false);
+            (0..late).for_each(|_| pair.step([Some(0.5), None]));
+            pair.list[1].set_trainable(true);
+            pair.step([Some(0.5), Some(0.5)]);
+            assert_close(&format!("after {late} steps"), &[1.0 - pair.values()[1]], &[0.01], 1e-5);
+        }
+    }
+}
+
+/// Neither a step without a gradient nor one that is skipped counts.
+#[test]
+fn updates_are_counted_by_parameter() {
+    const BAD: f32 = f32::INFINITY;
+    let steps = [
+        [Some(1.0), None],
+        [Some(BAD), Some(1.0)],
+        [Some(2.0), None],
+        [None, None],
+        [Some(-0.5), Some(3.0)],
+        [None, Some(BAD)],
+        [None, Some(-1.0)],
+        [Some(0.25), Some(0.5)],
+    ];
+    for gpu in each_family() {
+        for rule in RULES {
+            let decay = !matches!(rule, Rule::Sgd(Sgd { weight_decay: 0.0, .. }));
+            let mut pair = Pair::new(&gpu, rule);
+            let mut plain = [0, 1].map(|_| Plain { value: vec![1.0], first: vec![0.0], second: vec![0.0], updates: 0 });
+            for gradients in steps {
+                pair.step(gradients);
+                let is_bad = gradients.contains(&Some(BAD));
+                for (plain, gradient) in plain.iter_mut().zip(gradients) {
+                    if let (Some(gradient), false) = (gradient, is_bad) {
+                        plain.step(&rule, RATE, decay, &[f64::from(gradient)]);
+                    }
+                }
+                let expected: Vec<f32> = plain.iter().map(|plain| plain.value[0] as f32).collect();
+                assert_close(&format!("{rule:?} {gradients:?}"), &pair.values(), &expected, 1e-6);
+            }
+            let saved = pollster::block_on(pair.optimizer.saved()).unwrap();
+            assert_eq!((saved.steps, saved.updates), (8, vec![4, 3]));
+        }
+    }
+}
+
+/// What was saved goes on to the same bits, counts included; what no run saves is refused, and changes nothing.
+#[test]
+fn restored_optimisers_count_on() {
+    for gpu in each_family() {
+        for rule in RULES {
+            let mut whole = Pair::new(&gpu, rule);
+            for gradients in [[Some(1.0), None], [Some(2.0), None], [Some(0.5), Some(1.5)]] {
+                whole.step(gradients);
+            }
+            let saved = pollster::block_on(whole.optimizer.saved()).unwrap();
+            let held = whole.optimizer.held(&whole.parameters).unwrap();
+            let held: Vec<(String, Vec<f32>)> =
+                held.iter().map(|(name, tensor)| (name.clone(), tensor.to_vec().unwrap())).collect();
+            let values = |name: &str| Ok(held.iter().find(|(held, _)| held == name).unwrap().1.as_slice());
+            let mut second = Pair::new(&gpu, rule);
+            for (to, from) in second.list.iter().zip(whole.values()) {
+                to.set(&[from]).unwrap();
+            }
+            let bad = [
+                OptimizerState { updates: vec![3], ..saved.clone() },
+                OptimizerState { updates: vec![3, 4], ..saved.clone() },
+                OptimizerState { words: saved.words.iter().map(|_| u32::MAX).collect(), ..saved.clone() },
+                OptimizerState { words: vec![], ..saved.clone() },
+            ];
+            for state in bad {
+                let error = second.optimizer.restore(&second.parameters, &state, values).unwrap_err();
+                assert!(matches!(error, Error::Argument { op: "optimiser state", .. }), "{error}");
+            }
+            second.optimizer.restore(&second.parameters, &saved, values).unwrap();
+            for gradients in [[Some(1.0), Some(-1.0)], [None, Some(2.0)], [Some(3.0), None]] {
+                whole.step(gradients);
+                second.step(gradients);
+                assert!(same_bits(&whole.values(), &second.values()), "{rule:?} {gradients:?}");
+            }
+        }
+    }
+}
+
+// ---- parameters of others ----
+
+/// Everything that takes parameters names the first that is not the optimiser's, and leaves all as it is: values,
+/// gradients, and the optimiser.
+#[test]
+fn parameters_of_others_are_refused() {
+    let [gpu, elsewhere] = each_family();
+    let rule = Rule::Sgd(Sgd { momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
+    let collection = |gpu: &Gpu, path: &str| {
+        let mut parameters = Parameters::new(gpu);
+        parameters.add(path, &[1], &[1.0]).unwrap();
+        parameters
+    };
+    let optimizer = |parameters: &Parameters| Optimizer::new(parameters, rule, None, |_, _| false).unwrap();
+    let mut grown = collection(&gpu, "own");
+    let of_grown = optimizer(&grown);
+    // One that opens a new segment of the arenas.
+    grown.add("late", &[1 << 19], &vec![1.0; 1 << 19]).unwrap();
+    let own = collection(&gpu, "own");
+    let empty = Parameters::new(&gpu);
+    let cases = [
+        (of_grown, &grown, "late", "was added after"),
+        (optimizer(&own), &collection(&gpu, "own"), "own", "is not one of those that"),
+        (optimizer(&own), &collection(&elsewhere, "there"), "there", "on another device"),
+        (optimizer(&own), &empty, "own", "is not among those given"),
+    ];
+    for (mut optimizer, given, path, said) in cases {
+        let refused = |error: Option<Error>| match error {
+            Some(Error::Parameter { name, what }) if name == path && what.contains(said) => {}
+            other => panic!("{path}, {said}: {other:?}"),
+        };
+        for p in own.iter().chain(given) {
+            ops::sum(&p.tensor()).unwrap().backward().unwrap();
+        }
+        let saved = pollster::block_on(optimizer.saved()).unwrap();
+        refused(optimizer.step(given, 0.1).err());
+        refused(optimizer.held(given).err());
+        refused(optimizer.restore(given, &saved, |_| Ok(&[])).err());
+        for p in own.iter().chain(given) {
+            assert_eq!(p.value().to_vec::<f32>().unwrap()[0], 1.0, "{}", p.path());
+            assert!(p.grad().is_some(), "{} keeps its gradient", p.path());
+        }
+        assert_eq!(pollster::block_on(optimizer.saved()).unwrap(), saved);
+        own.zero_grad();
+        given.zero_grad();
+    }
+    let builders: [&dyn Fn(Optimizer, &Parameters) -> Result<Optimizer, Error>; 2] =
+        [&|optimizer, given| optimizer.with_rate_scales(given, |_| 1.0), &|optimizer, given| {
+            optimizer.with_ema(given, Ema::default())
+        }];
+    for build in builders {
+        let error = build(optimizer(&own), &grown).err();
+        assert!(matches!(&error, Some(Error::Parameter { name, .. }) if name == "own"), "{error:?}");
+        assert!(build(optimizer(&own), &own).is_ok());
+    }
+}
+
+// ---- the rate ----
+
+/// The closed forms of PyTorch 2.13's `LinearLR` and `CosineAnnealingLR`, one after the other, and transformers'
+/// `get_linear_schedule_with_warmup` after the warm-up.
+#[test]
+fn rates_are_pytorchs() {
+    let (base, min, warmup, total) = (1.0, 0.1, 2u64, 10u64);
+    let all = |shape| {
+        let schedule = LrSchedule::new(shape, base as f32, min as f32, warmup, total).unwrap();
+        (0..total + 2).map(|step| schedule.rate(step)).collect::<Vec<f32>>()
+    };
+    let expected = |after: &dyn Fn(f64) -> f64| {
+        let rate = |step: u64| {
+            let start = 1.0 / (warmup as f64 + 1.0);
+            // LinearLR(start_factor=start, total_iters=warmup)
+            let rising = base * (start + (1.0 - start) * step as f64 / warmup as f64);
+            let q = step.saturating_sub(warmup) as f64 / (total - warmup) as f64;
+            (if step < warmup { rising } else { after(q.min(1.0)) }) as f32
+        };
+        (0..total + 2).map(rate).collect::<Vec<f32>>()
+    };
+    // CosineAnnealingLR(T_max=8, eta_min=0.1)
+    let cosine = expected(&|q| min + (base - min) * (1.0 + (std::f64::consts::PI * q).cos()) / 2.0);
+    assert_close("cosine", &all(LrShape::Cosine), &cosine, 1e-6);
+    let linear = expected(&|q| min + (base - min) * (1.0 - q));
+    assert_close("linear", &all(LrShape::Linear), &linear, 1e-6);
+    assert_close("constant", &all(LrShape::Constant), &expected(&|_| base), 1e-6);
+    // The first steps, the last, and what would come then.
+    assert_close("in numbers", &linear[..3], &[1.0 / 3.0, 2.0 / 3.0, 1.0], 1e-6);
+    assert_close("in numbers", &linear[9..], &[0.2125, 0.1, 0.1], 1e-6);
+    assert_close("in numbers", &cosine[9..], &[0.134_254, 0.1, 0.1], 1e-5);
 }
 
 /// timm's `ModelEmaV3.get_decay` with `use_warmup`, gamma 1 and power 2/3.

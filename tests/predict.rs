@@ -7,9 +7,11 @@ use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{OpenOptions, open};
 use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
 use wgrad::nn::{Mode, Vit, VitConfig};
+use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{
-    EpochMetrics, FitData, FitOptions, Observer, Predictions, StepMetrics, TrainSettings, evaluate, fit, predict,
+    ClassAccuracy, EpochMetrics, FitData, FitOptions, Observer, Predictions, StepMetrics, TrainSettings, evaluate, fit,
+    predict, predict_with,
 };
 use wgrad::{Error, Gpu, Tensor, ops};
 
@@ -120,6 +122,24 @@ fn of_several_largest_the_first_counts() {
     assert!(predictions.predicted().all(|(class, _)| class == 0));
     assert_eq!(predictions.top(0, 2).iter().map(|top| top.0).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(predictions.evaluation(), evaluate(&model, &loader(8)).unwrap());
+}
+
+/// A row whose label a run ignores has probabilities, and is neither right nor wrong.
+#[test]
+fn ignored_labels_are_not_judged() {
+    let gpu = gpu();
+    let model = model(&gpu, CLASSES);
+    // Class 4 as if it were the mark of what has no label.
+    let ignoring = CrossEntropy { ignore_index: Some(4), ..CrossEntropy::default() };
+    let (all, some) = (predict(&model, &loader(8)).unwrap(), predict_with(&model, &loader(8), &ignoring).unwrap());
+    assert_eq!((all.probabilities(), all.labels()), (some.probabilities(), some.labels()));
+    let judged = labels().iter().filter(|&&label| label != 4).count() as u64;
+    assert_eq!(some.evaluation().samples, judged);
+    assert_eq!(some.confusion().values().sum::<u64>(), judged);
+    assert_eq!(some.per_class()[4], ClassAccuracy::default());
+    assert_eq!(some.per_class()[..4], all.per_class()[..4]);
+    let kept = all.mistakes().into_iter().filter(|&row| labels()[row] != 4);
+    assert_eq!(some.mistakes(), kept.collect::<Vec<_>>());
 }
 
 #[test]

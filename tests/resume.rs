@@ -280,10 +280,18 @@ fn bad_states_are_refused() {
     let path = folder.path().join("changed.safetensors");
     type Change<'a> = (&'a str, &'a dyn Fn(&mut checkpoint::Checkpoint, &mut Value));
     let changes: &[Change<'_>] = &[
-        ("version 2", &|_, h| h["version"] = json!(2)),
+        ("of version 1, as another release", &|_, h| {
+            // The first version had no counts by parameter, and none of its fields is looked at.
+            *h = json!({ "version": 1, "optimizer": { "steps": 8 } });
+        }),
+        ("of version 3, as another release", &|_, h| h["version"] = json!(3)),
+        ("updates must be", &|_, h| h["optimizer"]["updates"] = json!([8])),
+        ("updates must be at most the", &|_, h| h["optimizer"]["updates"][3] = json!(9)),
+        ("updates must be at most 2147483648", &|_, h| h["optimizer"]["words"][4] = json!(u32::MAX)),
+        ("counts or sums", &|_, h| h["progress"]["weight_bits"] = json!(f64::INFINITY.to_bits())),
         ("bad state of a run", &|_, h| h["optimizer"]["words"] = json!("x")),
         ("bad state of a run", &|_, h| h["progress"]["batch"] = json!(-1)),
-        ("words must be 11, got 3", &|_, h| h["optimizer"]["words"] = json!([1, 2, 3])),
+        ("words must be 9, got 3", &|_, h| h["optimizer"]["words"] = json!([1, 2, 3])),
         ("loss scale must be", &|_, h| h["optimizer"]["loss_scale"] = json!(f32::NAN.to_bits())),
         ("loss scale must be", &|_, h| h["optimizer"]["loss_scale"] = json!(0)),
         ("counts or sums", &|_, h| h["progress"]["samples"] = json!(u64::MAX)),

@@ -1,19 +1,21 @@
 //! The training loop: the same twice, random-LTD as it should be, bad steps, checkpoints, whole runs.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::common::{assert_close, each_family, gpu, values};
-use wgrad::autograd::no_grad;
+use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
+use wgrad::autograd::{Parameters, no_grad};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
-use wgrad::data::{Batch, Crop, Loader, LoaderOptions, Mixed, Position, Split, Transform};
+use wgrad::data::{Batch, Crop, FolderOptions, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder};
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
-use wgrad::nn::{Mode, Pool, Vit, VitConfig};
+use wgrad::nn::{Init, Linear, Mode, Pool, Precision, Vit, VitConfig};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
 use wgrad::train::{
-    EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, StepMetrics, TUNING_BUDGET, TrainSettings,
-    Trainer, TuningStore, Workload, check_memory, estimate, evaluate, fit, remedies, tune, tuned,
+    EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
+    TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate, evaluate, evaluate_with, fit, predict_with,
+    remedies, tune, tuned,
 };
 use wgrad::{Error, Gpu, Tensor};
 
@@ -286,6 +288,27 @@ fn forward_checks_its_inputs() {
     message(&good, &[None, Some(other_batch), None]);
     let other_length = TokenIndices::new(&gpu, 2, 1, 9, &[3, 4]).unwrap();
     message(&good, &[None, Some(other_length), None]);
+}
+
+/// In half precision, a layer without a bias adds to the residual as one with a bias of zeros does.
+#[test]
+fn a_layer_without_bias_adds_in_half_precision() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    let mut parameters = Parameters::new(&gpu);
+    let mut init = Init::new(&mut parameters, 1);
+    let [bare, full] =
+        [("bare", false), ("full", true)].map(|(name, bias)| Linear::new(init.at(name), 8, 5, bias).unwrap());
+    full.weight.set(&bare.weight.value().to_vec::<f32>().unwrap()).unwrap();
+    let x = Tensor::from_slice(&gpu, &[3, 8], &values(1, 24)).unwrap();
+    let x = ops::cast(&x, wgrad::DType::F16).unwrap();
+    let residual = Tensor::from_slice(&gpu, &[3, 5], &values(2, 15)).unwrap();
+    let [without, with] = [&bare, &full].map(|layer| {
+        let y = layer.forward_add(&x, &residual).unwrap();
+        ops::sum(&y).unwrap().backward().unwrap();
+        [y.to_vec::<f32>().unwrap(), layer.weight.grad().unwrap().to_vec().unwrap()]
+    });
+    assert_close("sum", &without[0], &with[0], 1e-3);
+    assert_close("gradient", &without[1], &with[1], 1e-3);
 }
 
 // ---- bad steps ----
@@ -656,7 +679,10 @@ fn accumulating_nothing_is_an_error() {
     assert!(trainer.step(&empty).is_err());
     let mixed = Some(Mixed { labels: vec![0; BATCH], shares: vec![0.5; BATCH - 1] });
     assert!(matches!(trainer.step(&Batch { mixed, ..batch(1, BATCH) }), Err(Error::Argument { name: "mixed", .. })));
+    // A batch that was refused has not been counted.
+    assert_eq!((trainer.steps(), trainer.layer_tokens().full), (0, 0));
     assert!(trainer.step(&batch(1, BATCH)).is_ok() && trainer.finish().unwrap().is_some());
+    assert_eq!((trainer.steps(), trainer.layer_tokens().full), (1, (3 * TOKENS * BATCH) as u64));
 }
 
 // ---- patches dropped ----
@@ -796,6 +822,35 @@ fn frozen_parameters_stay() {
         let error = Freeze::Blocks(4).apply(&whole).unwrap_err();
         assert!(matches!(error, Error::Argument { name: "blocks", .. }), "{error}");
     }
+}
+
+/// What one run has frozen, the next one thaws; what was frozen by hand stays so under each, until it is thawed by hand.
+#[test]
+fn a_freeze_ends_with_the_next_trainer() {
+    let gpu = gpu();
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let by_hand = model.parameters().get("head.bias").unwrap();
+    by_hand.set_trainable(false);
+    let trained = |freeze: Freeze| {
+        let mut trainer = Trainer::new(&model, TrainSettings { freeze, ..settings(TokenDrop::None) }).unwrap();
+        let before = weights(&model);
+        trainer.step(&batch(1, BATCH)).unwrap();
+        trainer.finish().unwrap();
+        let moved = model.parameters().iter().zip(before.iter().zip(weights(&model)));
+        moved.filter(|(_, (before, after))| *before != after).map(|(p, _)| p.path()).collect::<Vec<_>>()
+    };
+    let all: Vec<&str> = model.parameters().iter().map(|p| p.path()).filter(|&path| path != "head.bias").collect();
+    assert_eq!(trained(Freeze::AllButHead), ["head.weight"]);
+    assert_eq!(trained(Freeze::Nothing), all);
+    assert!(trained(Freeze::Blocks(2)).iter().all(|path| !path.starts_with("blocks.0")));
+    assert!(trained(Freeze::AllButNormsAndBiases).contains(&"blocks.0.attn.qkv.bias"));
+    by_hand.set_trainable(true);
+    assert_eq!(trained(Freeze::AllButHead), ["head.weight", "head.bias"]);
+    // By hand, what a run has frozen is thawed too.
+    Freeze::AllButHead.apply(&model).unwrap();
+    let block = model.parameters().get("blocks.1.norm1.weight").unwrap();
+    block.set_trainable(true);
+    assert_eq!(model.parameters().iter().filter(|p| p.is_trainable()).count(), 3);
 }
 
 /// Backward ends where nothing below is trained, and nothing is kept for it; the norm is that of what is trained.
@@ -966,6 +1021,60 @@ fn evaluation_reports_bad_labels() {
     assert!(matches!(error, Error::OutOfRange { what: "label", value: 3, bound: 3, .. }), "{error}");
 }
 
+/// `n` samples, every third of which has the label 99.
+fn partly_labelled(n: usize) -> Split {
+    let whole = split(n);
+    let labels = whole.labels().iter().enumerate().map(|(i, &label)| if i % 3 == 1 { 99 } else { label }).collect();
+    let pixels = (0..n as u32).flat_map(|i| whole.image(i).unwrap().pixels().to_vec()).collect();
+    Split::from_pixels(16, 16, pixels, labels).unwrap()
+}
+
+/// Labels that training ignores are ignored in evaluation, and classes weigh what they weigh there: the mean loss is that of
+/// one batch of all, whatever the batches are; the accuracy is that of the samples that count.
+#[test]
+fn evaluation_measures_as_training_does() {
+    let ignoring = CrossEntropy { ignore_index: Some(99), label_smoothing: 0.3, ..Default::default() };
+    let weighted = CrossEntropy { class_weights: Some(vec![0.5, 3.0, 0.0, 1.0]), ..ignoring.clone() };
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let split = partly_labelled(20);
+        let loader = |batch| {
+            let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(batch) };
+            Loader::new(&split, WHOLE, options).unwrap()
+        };
+        let batch = loader(20).epoch(0).unwrap().next().unwrap().unwrap();
+        let images = Tensor::from_slice(&gpu, &[20, 3, 16, 16], &batch.images).unwrap();
+        let logits = no_grad(|| model.forward(&images, &[], &Mode::evaluation())).unwrap().to_vec::<f32>().unwrap();
+        let correct = ops::cross_entropy::reference::count_correct(&logits, &batch.labels, Some(99));
+        for loss in [&ignoring, &weighted] {
+            let plain = CrossEntropy { label_smoothing: 0.0, ..loss.clone() };
+            let expected = ops::cross_entropy::reference::forward(&logits, &batch.labels, &plain);
+            for size in [20, 6, 1] {
+                let got = evaluate_with(&model, &loader(size), loss).unwrap();
+                assert_eq!((got.samples, got.accuracy), (13, f64::from(correct) / 13.0), "{loss:?}");
+                assert_close(&format!("{loss:?} in batches of {size}"), &[got.loss as f32], &[expected], 1e-5);
+                assert_eq!(predict_with(&model, &loader(size), loss).unwrap().evaluation(), got);
+            }
+        }
+        assert!(matches!(evaluate(&model, &loader(6)), Err(Error::OutOfRange { value: 99, .. })));
+
+        // A whole run, whose means are those of the rows that count.
+        let options = LoaderOptions { threads: 1, ..LoaderOptions::training(6, 1) };
+        let train = Loader::new(&split, WHOLE, options).unwrap();
+        let data = FitData { train: &train, validation: &loader(6), steps: 3, folder: None, class_names: &names() };
+        let settings = TrainSettings { loss: weighted.clone(), ..settings(TokenDrop::None) };
+        let mut notes = Notes::default();
+        fit(&model, &data, settings, FitOptions::default(), &mut notes).unwrap();
+        let [epoch] = notes.epochs.as_slice() else { panic!("{:?}", notes.epochs) };
+        assert_eq!(epoch.validation, evaluate_with(&model, &loader(6), &weighted).unwrap());
+        let sum = |of: &dyn Fn(&StepMetrics) -> f64| notes.steps.iter().map(of).sum::<f64>();
+        let loss = sum(&|m| f64::from(m.loss) * m.loss_weight) / sum(&|m| m.loss_weight);
+        let accuracy = sum(&|m| m.correct.into()) / sum(&|m| m.counted as f64);
+        assert!((epoch.train_loss - loss).abs() < 1e-9 && (epoch.train_accuracy - accuracy).abs() < 1e-9, "{epoch:?}");
+        assert!(sum(&|m| m.counted as f64) < 18.0);
+    }
+}
+
 fn names() -> Vec<String> {
     (0..CLASSES).map(|i| format!("class {i}")).collect()
 }
@@ -1103,6 +1212,89 @@ fn whole_run() {
         assert_eq!(best, Some(best_result), "best.safetensors is the best epoch's model");
         assert_eq!(last, notes.epochs.last().map(|e| e.validation), "last.safetensors is the last model");
     }
+}
+
+/// Two readable batches of four, and one whose photos are not, which the loader leaves out.
+fn cut_epochs(folder: &Path) -> Split {
+    for (class, name) in ["a", "b"].into_iter().enumerate() {
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for i in 0..4 {
+            let pixels = bytes(10 * class as u64 + i, 16 * 16 * 3);
+            image::save_buffer(folder.join(format!("{i}.png")), &pixels, 16, 16, image::ColorType::Rgb8).unwrap();
+        }
+    }
+    for name in ["b/8.png", "b/9.png"] {
+        std::fs::write(folder.join(name), "no picture").unwrap();
+    }
+    let all = FolderOptions { validation: 0.0, test: 0.0, ..Default::default() };
+    image_folder(folder, all).unwrap().train
+}
+
+/// An epoch ends with its last batch, also where the loader leaves batches out, at its end too; and a run that was
+/// interrupted there goes on as if it had not been.
+#[test]
+fn epochs_end_where_their_batches_do() {
+    let gpu = gpu();
+    let photos = tempfile::tempdir().unwrap();
+    let split = cut_epochs(photos.path());
+    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(4) };
+    let train = Loader::new(&split, WHOLE, options).unwrap();
+    assert_eq!(train.batches_per_epoch(), 3);
+    let validation = loader(10, LoaderOptions::evaluation(6));
+    let run = |folder: &Path, steps, break_after_steps, resume| {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let folder = Some(folder.to_owned());
+        let data = FitData { train: &train, validation: &validation, steps, folder, class_names: &names() };
+        let options = FitOptions { save_state: true, resume, ..FitOptions::default() };
+        let mut notes = Notes { break_after_steps, ..Notes::default() };
+        fit(&model, &data, settings(ltd(9)), options, &mut notes).unwrap();
+        notes.epochs
+    };
+    let whole = tempfile::tempdir().unwrap();
+    let epochs = run(whole.path(), 5, None, None);
+    assert_eq!(epochs.iter().map(|e| (e.epoch, e.steps)).collect::<Vec<_>>(), [(0, 2), (1, 4), (2, 5)]);
+    // Before it is known that nothing more comes of epoch 0, at its end, and in the same place of epoch 1.
+    for (break_after, ended) in [(1, 0), (2, 1), (3, 1)] {
+        let parts = tempfile::tempdir().unwrap();
+        run(parts.path(), 5, Some(break_after), None);
+        let resume = RunState::read(parts.path().join(STATE_FILE)).unwrap();
+        assert_eq!(run(parts.path(), 5, None, Some(resume)), epochs[ended..], "interrupted after result {break_after}");
+        let bytes = |folder: &Path| std::fs::read(folder.join(STATE_FILE)).unwrap();
+        assert!(bytes(parts.path()) == bytes(whole.path()), "interrupted after result {break_after}");
+    }
+}
+
+/// Half precision whose forward overflows, which is excused: no sum has it, and what is saved then is gone on from.
+#[test]
+fn excused_steps_are_in_no_sum() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let weight = model.parameters().get("blocks.1.mlp.fc1.weight").unwrap();
+    let good = weight.value().to_vec::<f32>().unwrap();
+    // Products of more than 65,504.
+    weight.set(&good.iter().map(|w| w * 1e8).collect::<Vec<_>>()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (train, validation) = (loader(24, LoaderOptions::training(6, 1)), loader(10, LoaderOptions::evaluation(6)));
+    let settings = || TrainSettings { precision: Precision::F16, ..settings(TokenDrop::None) };
+    let run = |steps, resume| {
+        let folder = Some(folder.path().to_owned());
+        let data = FitData { train: &train, validation: &validation, steps, folder, class_names: &names() };
+        let options = FitOptions { save_every: Some(1), resume, ..FitOptions::default() };
+        let mut notes = Notes::default();
+        let outcome = fit(&model, &data, settings(), options, &mut notes).unwrap();
+        (outcome, notes)
+    };
+    let (outcome, notes) = run(3, None);
+    assert!(notes.steps.iter().all(|step| step.excused && !step.loss.is_finite()), "{:?}", notes.steps);
+    assert_eq!((outcome.steps, outcome.samples), (3, 18));
+    assert_eq!((notes.epochs[0].train_loss, notes.epochs[0].train_accuracy), (0.0, 0.0));
+
+    let state = || RunState::read(folder.path().join(STATE_FILE)).unwrap();
+    assert_eq!(state().steps(), 3);
+    let (outcome, notes) = run(5, Some(state()));
+    assert_eq!((outcome.steps, notes.epochs.len()), (5, 2));
+    assert!(notes.steps.iter().all(|step| step.excused));
 }
 
 #[test]

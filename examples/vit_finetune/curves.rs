@@ -53,14 +53,15 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     Ok(())
 }
 
-/// A running mean over a twentieth of the run.
+/// A running mean over a twentieth of the run, of what is finite: the loss of a step that half precision excuses is not.
 fn smoothed(rows: &[&Row], value: impl Fn(&Row) -> f64) -> Vec<(f64, f64)> {
     let window = (rows.len() / 20).max(1);
     let mean = |i: usize| {
         let from = i.saturating_sub(window - 1);
-        rows[from..=i].iter().map(|r| value(r)).sum::<f64>() / (i + 1 - from) as f64
+        let values: Vec<f64> = rows[from..=i].iter().map(|r| value(r)).filter(|v| v.is_finite()).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
-    (0..rows.len()).map(|i| (rows[i].step as f64, mean(i))).collect()
+    (0..rows.len()).filter_map(|i| Some((rows[i].step as f64, mean(i)?))).collect()
 }
 
 fn measured(rows: &[&Row], value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {

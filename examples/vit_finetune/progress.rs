@@ -61,10 +61,14 @@ impl<'a> Progress<'a> {
     }
 
     fn smooth(&mut self, m: &StepMetrics) {
+        self.samples += m.samples as u64;
+        // Such a step is part of no mean.
+        if m.excused {
+            return;
+        }
         let blend = |old: f64, new: f64| if old.is_nan() { new } else { 0.9 * old + 0.1 * new };
         self.loss = blend(self.loss, m.loss.into());
         self.accuracy = blend(self.accuracy, f64::from(m.correct) / m.samples as f64);
-        self.samples += m.samples as u64;
     }
 
     fn message(&self, m: &StepMetrics) -> String {

@@ -12,7 +12,9 @@ use wgrad::data::{Loader, Position};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
-use wgrad::train::{Evaluation, FitData, Outcome, RunState, TUNING_BUDGET, Trainer, TuningStore, fit, predict, tuned};
+use wgrad::train::{
+    Evaluation, FitData, Outcome, RunState, TUNING_BUDGET, Trainer, TuningStore, fit, predict_with, tuned,
+};
 
 use crate::args::{Args, TuneKind};
 use crate::arms::Arm;
@@ -187,7 +189,7 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested
     let best = checkpoint::read(folder.join("best.safetensors"))?;
     load_parameters(model.parameters(), &best, &MatchOptions::default())?;
     let loader = setup.eval_loader(args, split)?;
-    let predictions = predict(model, &loader)?;
+    let predictions = predict_with(model, &loader, &setup.loss())?;
     let names = &setup.data.class_names;
     let per_class = findings::write(folder, split, &setup.eval_transform()?, &predictions, names)?;
     Ok((predictions.evaluation(), per_class, skipped(&loader)))

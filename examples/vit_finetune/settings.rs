@@ -38,7 +38,8 @@ impl Setup {
         Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })
     }
 
-    fn loss(&self) -> CrossEntropy {
+    /// What is minimised, and by which the runs are measured.
+    pub fn loss(&self) -> CrossEntropy {
         let Recipe { label_smoothing, class_weights, .. } = self.recipe;
         let weights = || self.data.train.class_weights(self.config.num_classes);
         let class_weights = (class_weights == ClassWeights::Balanced).then(weights);

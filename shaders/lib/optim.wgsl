@@ -21,18 +21,20 @@ struct Params {
     interval: u32,
     floor: f32, // of the loss scale
     ema_share: f32, // of the weights in their new running average: 1 - decay
+    parameters: u32, // rows of the table
 }
 
-// A parameter's place in its segment and how it is treated.
+// A parameter's place in its segment, how it is treated, and how often it has been updated. The last three are the device's
+// own: of active rows, norm_total sets them at every step.
 struct Row {
     start: u32, // element
     numel: u32,
     is_active: u32, // 0: frozen or without a gradient in this step, left alone
     weight_decay: f32,
     rate_scale: f32,
-    id: u32, // in the order in which parameters were added
-    pad0: u32,
-    pad1: u32,
+    updates: u32, // of this parameter, with this one: Adam's t
+    correction1: f32, // 1 - beta1^t
+    correction2: f32, // 1 - beta2^t
 }
 
 struct State {
@@ -40,13 +42,11 @@ struct State {
     bad_parameter: u32, // if not, the first offender's id
     norm: f32, // of the last gradient, before clipping, without the loss scale
     grad_scale: f32, // what the update multiplies gradients by: clips, and takes the loss scale out
-    applied: u32, // updates applied: Adam's t
+    applied: u32, // updates applied
     skipped: u32, // updates skipped
     loss_scale: f32, // by which the last gradient was multiplied
     is_excused: u32, // whether the update was skipped only because the loss scale was too large
     good_steps: u32, // since the loss scale last changed
-    correction1: f32, // 1 - beta1^t
-    correction2: f32, // 1 - beta2^t
 }
 
 const OPTIM_BLOCK = 64u; // elements

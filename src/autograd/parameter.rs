@@ -21,7 +21,10 @@ struct Inner {
     grad: Tensor,
     place: Place,
     filled: Arc<Filled>,
+    /// Off where it was frozen by hand.
     trainable: AtomicBool,
+    /// On where a run's settings leave it out.
+    withheld: AtomicBool,
 }
 
 impl Parameter {
@@ -70,15 +73,28 @@ impl Parameter {
 
     /// Whether it takes part in training.
     pub fn is_trainable(&self) -> bool {
-        self.0.trainable.load(Ordering::Relaxed)
+        self.0.trainable.load(Ordering::Relaxed) && !self.0.withheld.load(Ordering::Relaxed)
     }
 
-    /// Freezes (`false`) or thaws it. A frozen parameter has no gradient and no optimiser touches it.
+    /// Freezes (`false`) or thaws it, whatever has frozen it. A frozen parameter has no gradient and no optimiser touches
+    /// it.
     pub fn set_trainable(&self, trainable: bool) {
         self.0.trainable.store(trainable, Ordering::Relaxed);
-        if !trainable {
+        self.withhold(false);
+    }
+
+    /// Leaves it out of training for a run, or ends that: apart from what [`Parameter::set_trainable`] says, so that the
+    /// end thaws nothing that was frozen by hand.
+    pub(crate) fn withhold(&self, on: bool) {
+        self.0.withheld.store(on, Ordering::Relaxed);
+        if !self.is_trainable() {
             self.0.filled.empty();
         }
+    }
+
+    /// Whether two handles are of one parameter.
+    pub(crate) fn is(&self, other: &Parameter) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -148,6 +164,7 @@ impl Parameters {
             place,
             filled: Arc::default(),
             trainable: AtomicBool::new(true),
+            withheld: AtomicBool::default(),
         }));
         self.by_path.insert(path, self.list.len());
         self.list.push(parameter.clone());

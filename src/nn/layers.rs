@@ -38,14 +38,14 @@ impl Linear {
         ops::linear(x, &self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor).as_ref())
     }
 
-    /// residual + y, `f32[.., out]`, added in the product's own store.
+    /// residual + y, `f32[.., out]`, added in the product's own store. `x` may be f16, the residual is f32.
     ///
     /// # Errors
     /// As [`ops::linear_add()`].
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => ops::linear_add(x, &self.weight.tensor(), &bias.tensor(), residual),
-            None => ops::add(residual, &self.forward(x)?),
+            None => ops::add(residual, &ops::cast(&self.forward(x)?, DType::F32)?),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::pass::{EXCHANGE, FOLLOW};
 use super::{BLOCK, OptimParams, Segment};
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Grid};
+use crate::gpu::{BufferView, Gpu, Grid};
 use crate::tensor::Tensor;
 
 /// An exponential moving average of the weights: a ← d·a + (1 − d)·w after every update, from the weights at the start on.
@@ -67,15 +67,50 @@ impl Average {
         }
         Ok(())
     }
+}
 
-    /// Puts the average in the place of the weights and the weights in its own.
-    pub(super) fn exchange(&self, weights: &[Segment], state: &Tensor, params: OptimParams) -> Result<()> {
-        for (weights, average) in weights.iter().zip(&self.segments) {
-            let params = OptimParams { elements: weights.elements, ..params };
-            state.gpu().dispatch(&EXCHANGE, &params, &[&weights.value, average], grid(weights.elements))?;
-            weights.value.overwritten();
+/// The average in the place of the weights, and the weights in its own, until this is put back or dropped.
+pub(super) struct Exchanged<'a> {
+    gpu: &'a Gpu,
+    params: OptimParams,
+    /// Weights and average of the segments that are exchanged.
+    segments: Vec<(&'a Segment, &'a BufferView)>,
+}
+
+impl<'a> Exchanged<'a> {
+    pub(super) fn new(average: &'a Average, weights: &'a [Segment], gpu: &'a Gpu, params: OptimParams) -> Result<Self> {
+        let mut exchanged = Exchanged { gpu, params, segments: Vec::with_capacity(weights.len()) };
+        for pair in weights.iter().zip(&average.segments) {
+            exchanged.exchange(pair)?;
+            exchanged.segments.push(pair);
+        }
+        Ok(exchanged)
+    }
+
+    /// Exchanges a segment's contents; twice is exactly nothing.
+    fn exchange(&self, (weights, average): (&Segment, &BufferView)) -> Result<()> {
+        let params = OptimParams { elements: weights.elements, ..self.params };
+        self.gpu.dispatch(&EXCHANGE, &params, &[&weights.value, average], grid(weights.elements))?;
+        weights.value.overwritten();
+        Ok(())
+    }
+
+    /// Puts weights and average back in their places.
+    pub(super) fn put_back(&mut self) -> Result<()> {
+        while let Some(&pair) = self.segments.last() {
+            self.exchange(pair)?;
+            self.segments.pop();
         }
         Ok(())
+    }
+}
+
+/// Where something failed or unwound in between.
+impl Drop for Exchanged<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.put_back() {
+            log::error!("the weights are left exchanged with their average: {error}");
+        }
     }
 }
 

@@ -21,11 +21,11 @@ pub use schedule::{LrSchedule, LrShape};
 pub use state::StepReport;
 pub use warmup::{AfterWarmup, DeepSpeedRate};
 
-use ema::Average;
+use ema::{Average, Exchanged};
 use pass::{NORM_TOTAL, Pass};
 use state::Table;
 
-use crate::autograd::Parameters;
+use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::{Arena, BufferView, Grid, Kernel, params};
 use crate::shape::DType;
@@ -48,6 +48,7 @@ params!(OptimParams {
     interval: u32,
     floor: f32,
     ema_share: f32,
+    parameters: u32,
 });
 
 /// Every kernel of this module, for tests that compile them all.
@@ -75,12 +76,12 @@ impl Default for AdamW {
     }
 }
 
-/// SGD's settings, named as PyTorch's.
+/// SGD's settings, named as PyTorch's. As there, a parameter's first gradient is its running direction, undampened.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
     /// Decay of the running direction; 0 is plain SGD.
     pub momentum: f32,
-    /// Share of the gradient that is left out of the running direction.
+    /// Share of the gradient that is left out of the running direction; without momentum it has no meaning.
     pub dampening: f32,
     /// Looks one step ahead.
     pub nesterov: bool,
@@ -150,6 +151,10 @@ pub fn decays(path: &str, rank: usize) -> bool {
 }
 
 /// Changes the parameters of a model by their gradients.
+///
+/// As in PyTorch, a step passes over a parameter that has no gradient in it, frozen or not reached by backward: neither
+/// its value nor its moments change, and it does not count as one of its updates. Adam's bias correction and SGD's first
+/// direction follow each parameter's own count: one that is thawed at step 1,000 begins as all others did at step 0.
 pub struct Optimizer {
     rule: Rule,
     max_norm: Option<f32>,
@@ -178,9 +183,10 @@ struct Segment {
 }
 
 impl Optimizer {
-    /// An optimiser for all of `parameters`; those added later are not seen. `max_norm` clips the gradient's global
-    /// 2-norm as `torch.nn.utils.clip_grad_norm_` does. Weight decay applies where `decay` says so for a path and rank:
-    /// [`decays`] is timm's choice.
+    /// An optimiser for all of `parameters`, which are what its other functions are to be given: with parameters added
+    /// since, or those of another model, they are an error that names the parameter. `max_norm` clips the gradient's
+    /// global 2-norm as `torch.nn.utils.clip_grad_norm_` does. Weight decay applies where `decay` says so for a path and
+    /// rank: [`decays`] is timm's choice.
     ///
     /// # Errors
     /// If a setting is out of range, there are no parameters, or the device has no room for the moments.
@@ -205,7 +211,7 @@ impl Optimizer {
         let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(norm.partial)).sum();
         let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials, 2])?)?;
         let state = Tensor::zeros(gpu, DType::U32, &[state::WORDS])?;
-        let decay_of = |p: &crate::autograd::Parameter| {
+        let decay_of = |p: &Parameter| {
             if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 }
         };
         let table = Table::new(parameters, decay_of)?;
@@ -215,12 +221,14 @@ impl Optimizer {
     }
 
     /// The same with the learning rate of each parameter multiplied by what `scale` says for its path, weight decay
-    /// included: [`layer_scale`] is layer-wise decay. `parameters` are those that the optimiser was made for.
+    /// included: [`layer_scale`] is layer-wise decay.
     ///
     /// # Errors
-    /// If a factor is negative or not finite, or the device fails.
+    /// [`Error::Parameter`] if `parameters` are not the optimiser's; if a factor is negative or not finite, or the device
+    /// fails.
     pub fn with_rate_scales(mut self, parameters: &Parameters, scale: impl Fn(&str) -> f32) -> Result<Self> {
-        self.table.set_rate_scales(parameters, scale)?;
+        self.table.check(parameters)?;
+        self.table.set_rate_scales(scale)?;
         Ok(self)
     }
 
@@ -228,8 +236,10 @@ impl Optimizer {
     /// of weights, and a pass over both sets at each step, which a skipped step skips.
     ///
     /// # Errors
-    /// If a setting is out of range, or the device has no room.
+    /// [`Error::Parameter`] if `parameters` are not the optimiser's; if a setting is out of range, or the device has no
+    /// room.
     pub fn with_ema(self, parameters: &Parameters, settings: Ema) -> Result<Self> {
+        self.table.check(parameters)?;
         Ok(Optimizer { ema: Some(Average::new(parameters, settings)?), ..self })
     }
 
@@ -238,16 +248,19 @@ impl Optimizer {
         self.ema.is_some()
     }
 
-    /// Exchanges the weights with their running average, in place: evaluate or save the average, then call it once more
-    /// before the next step. Twice is exactly nothing. Without an average it does nothing.
+    /// What `f` gives while the weights are exchanged with their running average, in place: it may evaluate or save the
+    /// average, and ask for results that are awaited later. The weights are exchanged back also where `f` fails or
+    /// panics, and `f` has no way to step, save or average with this optimiser meanwhile. Without an average it sees the
+    /// weights.
     ///
     /// # Errors
-    /// If the device fails.
-    pub fn exchange_ema(&self) -> Result<()> {
-        match &self.ema {
-            Some(ema) => ema.exchange(&self.segments, &self.state, self.params(0.0)),
-            None => Ok(()),
-        }
+    /// Those of `f`, or if the device fails.
+    pub fn averaged<T>(&mut self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(average) = &self.ema else { return f() };
+        let mut exchanged = Exchanged::new(average, &self.segments, self.state.gpu(), self.params(0.0))?;
+        let result = f();
+        let put_back = exchanged.put_back();
+        result.and_then(|result| put_back.map(|()| result))
     }
 
     /// The same for gradients of a loss that is multiplied by a factor, which the norm, the clip and the update take out
@@ -283,13 +296,15 @@ impl Optimizer {
     /// is not finite: see [`Optimizer::report`].
     ///
     /// # Errors
-    /// If the rate is negative or not finite, or the device fails.
+    /// [`Error::Parameter`] if `parameters` are not the optimiser's, and [`Error::Argument`] if the rate is negative or not
+    /// finite: nothing is changed, and the gradients stay. Else if the device fails.
     pub fn step(&mut self, parameters: &Parameters, rate: f32) -> Result<()> {
         if !(rate >= 0.0 && rate.is_finite()) {
             return Err(Error::argument("optimiser", "rate", "finite and not negative", rate));
         }
+        self.table.check(parameters)?;
         let _turn = parameters.turn();
-        self.table.refresh(parameters)?;
+        self.table.refresh()?;
         self.norm()?;
         self.update(rate)?;
         if let Some(ema) = &self.ema {
@@ -311,7 +326,8 @@ impl Optimizer {
             gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
             params.partials += s.elements.div_ceil(pass.partial as u32);
         }
-        let buffers = [self.partial.buffer(), self.state.buffer(), self.scale.buffer()];
+        let (rows, updates) = (self.table.rows(), self.table.updates().buffer());
+        let buffers = [self.partial.buffer(), self.state.buffer(), self.scale.buffer(), rows, updates];
         gpu.dispatch(&NORM_TOTAL, &params, &buffers, Grid::new(1, 1, 1))
     }
 
@@ -331,9 +347,12 @@ impl Optimizer {
     fn params(&self, rate: f32) -> OptimParams {
         let (beta1, beta2, eps, nesterov) = match self.rule {
             Rule::AdamW(r) => (r.betas.0, r.betas.1, r.eps, false),
+            // PyTorch keeps no direction then, and dampens nothing.
+            Rule::Sgd(r) if r.momentum == 0.0 => (0.0, 0.0, 0.0, false),
             Rule::Sgd(r) => (r.momentum, r.dampening, 0.0, r.nesterov),
         };
-        let log = |beta: f32| f64::from(beta).ln() as f32;
+        // WGSL need not know infinities; e^-100 is nothing beside 1.
+        let log = |beta: f32| f64::from(beta).ln().max(-100.0) as f32;
         let scaling = self.scaling.unwrap_or(LossScale::constant(1.0));
         OptimParams {
             elements: 0,
@@ -352,6 +371,7 @@ impl Optimizer {
             interval: scaling.interval,
             floor: scaling.floor,
             ema_share: 0.0,
+            parameters: self.table.parameters().len() as u32,
         }
     }
 

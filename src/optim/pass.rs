@@ -23,8 +23,10 @@ static NORM_PARTIAL_GROUP: Kernel = Kernel {
 pub(super) static NORM_TOTAL: Kernel = Kernel {
     name: "optim.norm_total",
     entry: "norm_total",
-    bindings: &[Access::Read, Access::Write, Access::Write],
-    rounds: rounds!(OptimParams, |p, _| looped(p.partials.div_ceil(256), 0) + fold_rounds()),
+    bindings: &[Access::Read, Access::Write, Access::Write, Access::Write, Access::Write],
+    rounds: rounds!(OptimParams, |p, _| {
+        looped(p.partials.div_ceil(256), 0) + looped(p.parameters.div_ceil(256), 0) + fold_rounds()
+    }),
     ..NORM_PARTIAL_LANE
 };
 

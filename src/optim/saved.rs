@@ -1,11 +1,15 @@
 //! What an optimiser holds besides the weights, out of it and back in.
 
-use super::{Optimizer, state};
+use super::{Optimizer, StepReport, state};
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
 use crate::gpu::BufferView;
 use crate::shape::DType;
 use crate::tensor::Tensor;
+
+const OP: &str = "optimiser state";
+/// Far beyond any run, and far from where a count would begin anew.
+const MOST_UPDATES: u64 = 1 << 31;
 
 /// What an optimiser holds besides its tensors ([`Optimizer::held`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,15 +19,20 @@ pub struct OptimizerState {
     pub steps: u64,
     /// The words that the device keeps: counts of updates, the last norm and what follows from it.
     pub words: Vec<u32>,
+    /// Updates applied to each parameter, in the parameters' order.
+    pub updates: Vec<u32>,
     /// The bits of the factor on the loss of the next step, an f32.
     pub loss_scale: u32,
 }
 
 impl Optimizer {
-    /// The moments, and the running average if there is one, of each of `parameters`, which are those that the optimiser was
-    /// made for: `f32` in the parameter's shape, named `moment1.PATH`, `moment2.PATH` and `average.PATH`. The memory is the
-    /// optimiser's own.
-    pub fn held(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
+    /// The moments, and the running average if there is one, of each parameter: `f32` in the parameter's shape, named
+    /// `moment1.PATH`, `moment2.PATH` and `average.PATH`. The memory is the optimiser's own.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if `parameters` are not the optimiser's.
+    pub fn held(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
+        self.table.check(parameters)?;
         let mut held = Vec::new();
         for parameter in parameters {
             let place = parameter.place();
@@ -38,7 +47,7 @@ impl Optimizer {
                 held.push((format!("average.{}", parameter.path()), tensor(&average.segments[place.segment])));
             }
         }
-        held
+        Ok(held)
     }
 
     /// The rest of what it holds, read back from the device.
@@ -47,25 +56,25 @@ impl Optimizer {
     /// As [`Tensor::read`].
     pub async fn saved(&self) -> Result<OptimizerState> {
         let (words, scale) = (self.state.read::<u32>().await?, self.scale.read::<f32>().await?);
+        let updates = self.table.updates().read::<u32>().await?;
         let loss_scale = scale.first().map_or(0, |scale| scale.to_bits());
-        Ok(OptimizerState { steps: self.steps, words, loss_scale })
+        Ok(OptimizerState { steps: self.steps, words, updates, loss_scale })
     }
 
     /// Goes on from what was saved: the values of each tensor of [`Optimizer::held`], by name, and the rest. Nothing is
     /// changed if something does not fit.
     ///
     /// # Errors
-    /// Those of `values`; if a tensor has another number of values, or the rest is that of another kind of optimiser.
+    /// Those of `values`; [`Error::Parameter`] if `parameters` are not the optimiser's, or a tensor has another number of
+    /// values; [`Error::Argument`] if the rest is that of another kind of optimiser.
     pub fn restore<'a>(
         &mut self,
         parameters: &Parameters,
         saved: &OptimizerState,
         values: impl Fn(&str) -> Result<&'a [f32]>,
     ) -> Result<()> {
-        const OP: &str = "optimiser state";
-        if saved.words.len() != state::WORDS {
-            return Err(Error::argument(OP, "words", state::WORDS.to_string(), saved.words.len()));
-        }
+        let held = self.held(parameters)?;
+        self.check_counts(saved)?;
         let scale = f32::from_bits(saved.loss_scale);
         let is_scale = if self.scaling.is_some() { scale > 0.0 && scale.is_finite() } else { scale == 1.0 };
         if !is_scale {
@@ -73,7 +82,7 @@ impl Optimizer {
             return Err(Error::argument(OP, "loss scale", expected, scale));
         }
         let mut uploads = Vec::new();
-        for (name, tensor) in self.held(parameters) {
+        for (name, tensor) in held {
             let values = values(&name)?;
             if values.len() != tensor.numel() {
                 let what = format!("{} values do not fit {}", values.len(), tensor.info());
@@ -86,8 +95,28 @@ impl Optimizer {
             gpu.upload(bytemuck::cast_slice(values), tensor.buffer())?;
         }
         gpu.upload(bytemuck::cast_slice(&saved.words), self.state.buffer())?;
+        gpu.upload(bytemuck::cast_slice(&saved.updates), self.table.updates().buffer())?;
         gpu.upload(bytemuck::bytes_of(&scale), self.scale.buffer())?;
         self.steps = saved.steps;
         Ok(())
+    }
+
+    /// Whether the device can go on counting from what was saved.
+    fn check_counts(&self, saved: &OptimizerState) -> Result<()> {
+        let (words, parameters) = (saved.words.len(), self.table.parameters().len());
+        if words != state::WORDS {
+            return Err(Error::argument(OP, "words", state::WORDS.to_string(), words));
+        }
+        if saved.updates.len() != parameters {
+            return Err(Error::argument(OP, "updates", format!("{parameters} counts"), saved.updates.len()));
+        }
+        let applied = StepReport::decode(bytemuck::cast_slice(&saved.words))?.applied;
+        if applied > MOST_UPDATES {
+            return Err(Error::argument(OP, "updates", format!("at most {MOST_UPDATES}"), applied));
+        }
+        match saved.updates.iter().find(|&&updates| u64::from(updates) > applied) {
+            Some(more) => Err(Error::argument(OP, "updates", format!("at most the {applied} of all"), more)),
+            None => Ok(()),
+        }
     }
 }

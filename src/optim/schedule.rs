@@ -15,8 +15,22 @@ pub enum LrShape {
     Constant,
 }
 
-/// The learning rate as a function of the optimiser step: a warm-up from 0, then [`LrShape`] down to `min` at the last step,
-/// where q runs from 0 to 1 over the steps after warm-up; or one of DeepSpeed's.
+/// The learning rate as a function of the optimiser step; or one of DeepSpeed's. With s the step (from 0), W the steps of
+/// warm-up and N those of the run:
+///
+/// ```text
+/// s < W:   base (s + 1) / (W + 1)
+/// s >= W:  a LrShape, with q = (s - W) / (N - W)
+/// ```
+///
+/// The warm-up is a straight line from 0 on which no step is wasted: 0 would be the rate of a step before the first, and step
+/// W has `base`. Likewise `min` is that of a step behind the last, N, and of all that would follow; the last step is short
+/// of it. That is PyTorch's `LinearLR(start_factor=1 / (W + 1), total_iters=W)`
+/// and then `CosineAnnealingLR(T_max=N - W, eta_min=min)`, in `SequentialLR` with milestone W; timm's
+/// `CosineLRScheduler(t_initial=N - W, warmup_t=W, warmup_lr_init=base / (W + 1), warmup_prefix=True)` by updates; and
+/// transformers' `get_cosine_schedule_with_warmup`, whose `min` is 0, but for the warm-up, which there is base s / W and
+/// leaves the first step without effect. ([`LrShape::Linear`]: `LinearLR` from 1 to min / base, and
+/// `get_linear_schedule_with_warmup`.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule(Kind);
 

@@ -16,15 +16,20 @@ pub(super) struct Row {
     is_active: u32,
     weight_decay: f32,
     rate_scale: f32,
-    id: u32,
-    pad: [u32; 2],
+    /// Filled in on the device, at each step.
+    updates: u32,
+    corrections: [f32; 2],
 }
 
 /// One row a parameter, and the parameter of each block of the arenas.
 pub(super) struct Table {
+    /// Those that the optimiser was made for.
+    parameters: Vec<Parameter>,
     rows: Vec<Row>,
     device_rows: Tensor,
     device_owner: Tensor,
+    /// Updates applied to each parameter: `u32[parameters]`. The device counts, since it alone knows which are skipped.
+    updates: Tensor,
 }
 
 impl Table {
@@ -37,7 +42,8 @@ impl Table {
             let place = parameter.place();
             let (start, numel) = (element(place.offset), element(place.size));
             let weight_decay = decay(parameter);
-            rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale: 1.0, id, pad: [0; 2] });
+            let (updates, corrections) = (0, [0.0; 2]);
+            rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale: 1.0, updates, corrections });
             let first = start as usize / BLOCK;
             owner[place.segment][first..first + (numel as usize).div_ceil(BLOCK)].fill(id);
         }
@@ -46,14 +52,45 @@ impl Table {
         let words = rows.len() * size_of::<Row>() / 4;
         let device_rows = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
         let device_owner = Tensor::from_slice(gpu, &[owner.len()], &owner)?;
-        let table = Table { rows, device_rows, device_owner };
+        let updates = Tensor::zeros(gpu, DType::U32, &[rows.len()])?;
+        let parameters = parameters.iter().cloned().collect();
+        let table = Table { parameters, rows, device_rows, device_owner, updates };
         table.upload()?;
         Ok(table)
     }
 
+    /// Whether `parameters` are those of the table: all of them, and no others.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] naming the first that differs.
+    pub(super) fn check(&self, parameters: &Parameters) -> Result<()> {
+        let fault = |parameter: &Parameter, what: &str| {
+            Err(Error::Parameter { name: parameter.path().to_owned(), what: what.to_owned() })
+        };
+        let mut given = parameters.iter();
+        for own in &self.parameters {
+            let Some(parameter) = given.next() else {
+                return fault(own, "of the optimiser's is not among those given");
+            };
+            if !parameter.is(own) {
+                let is_here = parameters.gpu().same(self.updates.gpu());
+                let there = "is not one of those, on another device, that the optimiser was made for";
+                return fault(
+                    parameter,
+                    if is_here { "is not one of those that the optimiser was made for" } else { there },
+                );
+            }
+        }
+        given.next().map_or(Ok(()), |late| fault(late, "was added after the optimiser was made"))
+    }
+
+    pub(super) fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
     /// Sets the factor on each parameter's learning rate.
-    pub(super) fn set_rate_scales(&mut self, parameters: &Parameters, scale: impl Fn(&str) -> f32) -> Result<()> {
-        for (row, parameter) in self.rows.iter_mut().zip(parameters) {
+    pub(super) fn set_rate_scales(&mut self, scale: impl Fn(&str) -> f32) -> Result<()> {
+        for (row, parameter) in self.rows.iter_mut().zip(&self.parameters) {
             let factor = scale(parameter.path());
             if !(factor >= 0.0 && factor.is_finite()) {
                 return Err(Error::argument("optimiser", "rate scale", "finite and not negative", factor));
@@ -68,9 +105,9 @@ impl Table {
     }
 
     /// Marks which parameters have a gradient in this step; uploads the table if that has changed.
-    pub(super) fn refresh(&mut self, parameters: &Parameters) -> Result<()> {
+    pub(super) fn refresh(&mut self) -> Result<()> {
         let mut changed = false;
-        for (row, parameter) in self.rows.iter_mut().zip(parameters) {
+        for (row, parameter) in self.rows.iter_mut().zip(&self.parameters) {
             let active = u32::from(parameter.is_trainable() && parameter.grad().is_some());
             changed |= row.is_active != active;
             row.is_active = active;
@@ -85,6 +122,10 @@ impl Table {
     pub(super) fn owner(&self) -> &BufferView {
         self.device_owner.buffer()
     }
+
+    pub(super) fn updates(&self) -> &Tensor {
+        &self.updates
+    }
 }
 
 fn blocks(segment: &BufferView) -> Vec<u32> {
@@ -92,7 +133,7 @@ fn blocks(segment: &BufferView) -> Vec<u32> {
 }
 
 /// Words of `State` in `shaders/lib/optim.wgsl`.
-pub(super) const WORDS: usize = 11;
+pub(super) const WORDS: usize = 9;
 
 /// The device's account of an optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]

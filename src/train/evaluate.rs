@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::step::{f32_of, u32_of, upload};
+use super::step::{counted, f32_of, u32_of, upload};
 use crate::autograd::no_grad;
 use crate::data::{Batch, Loader};
 use crate::error::{Error, Result};
@@ -18,32 +18,93 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of samples whose largest logit is at their label, in 0..=1.
     pub accuracy: f64,
-    /// Samples measured.
+    /// Samples measured: those whose label is not ignored.
     pub samples: u64,
 }
 
-/// Runs the plain model over every sample that `loader` gives, at full length and without randomness.
+/// Runs the plain model over every sample that `loader` gives, at full length and without randomness. The loss is the plain
+/// cross-entropy; [`evaluate_with`] has that of a training run.
 ///
 /// # Errors
 /// If the data cannot be read, a label is out of range, or the device fails.
 pub fn evaluate(model: &Vit, loader: &Loader) -> Result<Evaluation> {
-    let mut sums = Evaluation::default();
+    evaluate_with(model, loader, &CrossEntropy::default())
+}
+
+/// [`evaluate`] with a training run's loss, though without its label smoothing: ignored labels count nowhere, and the mean
+/// loss is that of [`ops::cross_entropy()`] over all samples at once, weighted by their classes where those have weights.
+///
+/// # Errors
+/// As [`evaluate`], or if the weights are not the model's.
+pub fn evaluate_with(model: &Vit, loader: &Loader, loss: &CrossEntropy) -> Result<Evaluation> {
+    let (mut sums, measure) = (Sums::default(), Measure::new(model, loss));
     let record = |Logits { logits, labels }: Logits| {
-        let loss = ops::cross_entropy(&logits, &labels, &CrossEntropy::default())?;
-        let correct = ops::count_correct(&logits, &labels, None)?;
+        let loss = ops::cross_entropy(&logits, &labels, &measure.loss)?;
+        let correct = ops::count_correct(&logits, &labels, measure.loss.ignore_index)?;
         model.gpu().read(&[loss.buffer(), correct.buffer()])
     };
     each_batch(model, loader, record, |batch, bytes| {
         let [loss, correct] = bytes else {
             return Err(Error::Graph { op: "evaluate", what: "results are missing" });
         };
-        sums.loss += f64::from(f32_of(loss)) * batch.labels.len() as f64;
-        sums.accuracy += f64::from(u32_of(correct));
-        sums.samples += batch.labels.len() as u64;
+        sums.add(f32_of(loss), measure.weight(&batch.labels), u32_of(correct), measure.counted(&batch.labels));
         Ok(())
     })?;
-    let samples = sums.samples.max(1) as f64;
-    Ok(Evaluation { loss: sums.loss / samples, accuracy: sums.accuracy / samples, samples: sums.samples })
+    Ok(Evaluation { loss: sums.mean_loss(), accuracy: sums.accuracy(), samples: sums.counted })
+}
+
+/// How samples are measured.
+pub(super) struct Measure {
+    /// Without smoothing.
+    pub(super) loss: CrossEntropy,
+    classes: usize,
+}
+
+impl Measure {
+    pub(super) fn new(model: &Vit, loss: &CrossEntropy) -> Self {
+        let loss = CrossEntropy { label_smoothing: 0.0, ..loss.clone() };
+        Measure { loss, classes: model.config().num_classes }
+    }
+
+    /// What these samples count in a mean loss.
+    pub(super) fn weight(&self, labels: &[u32]) -> f64 {
+        labels.iter().map(|&label| self.loss.row_weight(self.classes, label, None)).sum()
+    }
+
+    /// Those whose label is not ignored.
+    pub(super) fn counted(&self, labels: &[u32]) -> usize {
+        counted(labels, &self.loss)
+    }
+}
+
+/// Sums over batches, of which means are made. The mean of nothing is 0, as the loss of a batch without a counted row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Sums {
+    /// Of loss·weight.
+    pub(super) loss: f64,
+    /// What the samples count in the mean loss.
+    pub(super) weight: f64,
+    pub(super) correct: u64,
+    /// Samples that could be right.
+    pub(super) counted: u64,
+}
+
+impl Sums {
+    /// Adds a batch with its mean loss.
+    pub(super) fn add(&mut self, loss: f32, weight: f64, correct: u32, counted: usize) {
+        self.loss += f64::from(loss) * weight;
+        self.weight += weight;
+        self.correct += u64::from(correct);
+        self.counted += counted as u64;
+    }
+
+    pub(super) fn mean_loss(&self) -> f64 {
+        if self.weight > 0.0 { self.loss / self.weight } else { 0.0 }
+    }
+
+    pub(super) fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.counted.max(1) as f64
+    }
 }
 
 /// What the model says of a batch: `f32[B, V]`, and the labels, `u32[B]`.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::state::{Progress, write_state};
-use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate};
+use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate_with};
 use crate::checkpoint::save_vit_cropped;
-use crate::data::Loader;
+use crate::data::{Batch, Loader, Position};
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
 use crate::nn::Vit;
@@ -69,9 +69,10 @@ pub struct EpochMetrics {
     pub epoch: u64,
     /// Steps done at its end.
     pub steps: u64,
-    /// Mean training loss.
+    /// Mean training loss, as [`StepMetrics::loss_weight`] weighs the steps. Like the accuracy it leaves out what is
+    /// excused, and is 0 where nothing is left.
     pub train_loss: f64,
-    /// Training accuracy in 0..=1, measured on the way.
+    /// Training accuracy in 0..=1, measured on the way, of the samples whose label is not ignored.
     pub train_accuracy: f64,
     /// The validation split after it.
     pub validation: Evaluation,
@@ -124,8 +125,8 @@ pub struct Outcome {
     pub timing: Timing,
 }
 
-/// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split and
-/// saved; after a step that was not finite the files of the last epoch stay. With a running average
+/// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split, with the
+/// run's own loss ([`evaluate_with`]), and saved; after a step that was not finite the files of the last epoch stay. With a running average
 /// ([`TrainSettings::ema`]) that is what is measured and saved; `model` keeps its own weights.
 ///
 /// Files are replaced whole, the run's state last. So whenever the program is killed, the folder holds checkpoints that load
@@ -146,27 +147,15 @@ pub fn fit(
     options.check(data)?;
     let mut run = Run::new(model, data, settings, options, observer)?;
     let mut batches = data.train.batches_from(run.progress.next)?;
-    while !run.is_over() && !run.is_out_of_patience() {
-        let started = Instant::now();
+    while !run.is_over() {
         let waited = batches.waited();
-        let Some(batch) = batches.next() else { break };
-        let batch = batch?;
-        run.timing.data_wait += batches.waited() - waited;
-        let metrics = run.trainer.step(&batch)?;
-        run.progress.next = data.train.after(batch.position);
-        run.see(metrics);
-        let steps = run.trainer.steps();
-        let is_epoch_end = steps.is_multiple_of(data.train.batches_per_epoch() as u64);
-        let is_save_due = run.options.save_every.is_some_and(|every| steps.is_multiple_of(every));
-        if is_epoch_end || is_save_due || run.is_over() {
-            let metrics = run.trainer.finish()?;
-            run.see(metrics);
-        }
-        run.timing.training += started.elapsed();
-        if is_epoch_end || run.is_over() {
-            run.end_epoch(batch.position.epoch, is_epoch_end)?;
-        } else if is_save_due {
-            run.save_state()?;
+        let Some(batch) = batches.next().transpose()? else { break };
+        let waited = batches.waited() - waited;
+        run.timing.data_wait += waited;
+        run.timing.training += waited;
+        run.end_cut_epoch(batch.position)?;
+        if !run.is_over() {
+            run.step(&batch)?;
         }
     }
     Ok(run.outcome())
@@ -234,19 +223,58 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// A step, and what is due after it: its results, the epoch's end, a save.
+    fn step(&mut self, batch: &Batch) -> Result<()> {
+        let started = Instant::now();
+        let metrics = self.trainer.step(batch)?;
+        self.progress.next = self.data.train.after(batch.position);
+        self.see(metrics);
+        let is_epoch_end = self.progress.next.epoch > batch.position.epoch;
+        let is_save_due = self.options.save_every.is_some_and(|every| self.trainer.steps().is_multiple_of(every));
+        if is_epoch_end || is_save_due || self.is_over() {
+            self.see_last()?;
+        }
+        self.timing.training += started.elapsed();
+        if is_epoch_end || self.is_over() {
+            self.end_epoch(batch.position.epoch, is_epoch_end)
+        } else if is_save_due {
+            self.save_state()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends the epoch in progress if the next batch, at `position`, is of a later one: its last batches have no readable
+    /// photo, and the loader has left them out.
+    fn end_cut_epoch(&mut self, position: Position) -> Result<()> {
+        let Position { epoch, batch } = self.progress.next;
+        if batch == 0 || position.epoch == epoch {
+            return Ok(());
+        }
+        self.progress.next = Position { epoch: position.epoch, batch: 0 };
+        self.see_last()?;
+        self.end_epoch(epoch, true)
+    }
+
+    /// Waits for the results of the step that was recorded last.
+    fn see_last(&mut self) -> Result<()> {
+        let metrics = self.trainer.finish()?;
+        self.see(metrics);
+        Ok(())
+    }
+
     fn see(&mut self, metrics: Option<StepMetrics>) {
         let Some(metrics) = metrics else { return };
-        let Progress { sums, samples, .. } = &mut self.progress;
-        sums.0 += f64::from(metrics.loss) * metrics.samples as f64;
-        sums.1 += u64::from(metrics.correct);
-        sums.2 += metrics.samples as u64;
-        *samples += metrics.samples as u64;
+        if !metrics.excused {
+            self.progress.sums.add(metrics.loss, metrics.loss_weight, metrics.correct, metrics.counted);
+        }
+        self.progress.samples += metrics.samples as u64;
         self.stopped |= self.observer.step(&metrics).is_break();
     }
 
-    /// Whether there is no step left to do.
+    /// Whether no step is to follow.
     fn is_over(&self) -> bool {
-        self.trainer.steps() >= self.data.steps || self.stopped
+        self.trainer.steps() >= self.data.steps || self.stopped || self.is_out_of_patience()
     }
 
     /// Measures, reports and saves.
@@ -259,7 +287,8 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         // Its batches are of other sizes: beside a step's memory, what they need would add to the peak.
         self.model.gpu().trim();
-        let validation = self.trainer.averaged(|| evaluate(self.model, self.data.validation))?;
+        let loss = self.trainer.settings().loss.clone();
+        let validation = self.trainer.averaged(|| evaluate_with(self.model, self.data.validation, &loss))?;
         self.model.gpu().trim();
         self.timing.evaluation += started.elapsed();
         let best = self.progress.best.map(|(_, best)| best.accuracy);
@@ -271,13 +300,12 @@ impl<'a> Run<'a> {
             self.progress.best = Some((epoch, validation));
         }
         self.save(is_best)?;
-        let (loss, correct, samples) = std::mem::take(&mut self.progress.sums);
-        let samples = samples.max(1) as f64;
+        let sums = std::mem::take(&mut self.progress.sums);
         let metrics = EpochMetrics {
             epoch,
             steps: self.trainer.steps(),
-            train_loss: loss / samples,
-            train_accuracy: correct as f64 / samples,
+            train_loss: sums.mean_loss(),
+            train_accuracy: sums.accuracy(),
             validation,
             is_best,
         };

@@ -5,10 +5,12 @@ use crate::nn::Vit;
 use crate::optim::layer;
 
 /// Which parameters of a [`Vit`] stay as they are. They have no gradient, no moment and no part in the gradient's norm, and
-/// backward ends where nothing below is trained. The head is always trained.
+/// backward ends where nothing below is trained. None of these freezes the head.
+///
+/// What was frozen by hand ([`crate::autograd::Parameter::set_trainable`]) stays frozen under each of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freeze {
-    /// None, but those that were frozen by hand ([`crate::autograd::Parameter::set_trainable`]).
+    /// None.
     #[default]
     Nothing,
     /// All but the head: a linear probe.
@@ -33,7 +35,7 @@ impl Freeze {
         }
     }
 
-    /// Freezes a model's parameters, and thaws the others.
+    /// Freezes a model's parameters, and thaws those that this has frozen before: the last call decides.
     ///
     /// # Errors
     /// [`Error::Argument`] if the model has fewer blocks than are to be frozen.
@@ -44,12 +46,9 @@ impl Freeze {
         {
             return Err(Error::argument("freeze", "blocks", format!("at most {depth}, the model's depth"), blocks));
         }
-        if self == Freeze::Nothing {
-            return Ok(());
-        }
         for parameter in model.parameters() {
             let rank = parameter.value().shape().rank();
-            parameter.set_trainable(!self.freezes(parameter.path(), rank, depth));
+            parameter.withhold(self.freezes(parameter.path(), rank, depth));
         }
         Ok(())
     }

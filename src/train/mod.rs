@@ -16,10 +16,10 @@ mod tuning;
 
 pub use deepspeed::{DeepSpeedConfig, parse_deepspeed, read_deepspeed};
 pub use estimate::{MemoryEstimate, Remedy, Workload, available_memory, check_memory, estimate, remedies};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_with};
 pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
 pub use freeze::Freeze;
-pub use predict::{ClassAccuracy, Predictions, predict};
+pub use predict::{ClassAccuracy, Predictions, predict, predict_with};
 pub use state::{RunState, STATE_FILE};
 pub use step::{StepMetrics, TrainSettings, Trainer};
 pub use tuning::{TUNING_BUDGET, TuningStore, tune, tuned};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Evaluation;
-use super::evaluate::{Logits, each_batch};
+use super::evaluate::{Logits, Measure, Sums, each_batch};
 use super::step::f32_of;
 use crate::data::Loader;
 use crate::error::{Error, Result};
@@ -19,7 +19,8 @@ pub struct Predictions {
     probabilities: Vec<f32>,
     labels: Vec<u32>,
     samples: Vec<u32>,
-    /// Sum over the samples.
+    ignored: Option<u32>,
+    /// The mean loss.
     loss: f64,
 }
 
@@ -40,16 +41,27 @@ impl ClassAccuracy {
 }
 
 /// Runs the plain model over every sample that `loader` gives, as [`super::evaluate`] does, and keeps what it says of each:
-/// N·V floats. The largest probability of a row is its prediction; of several, the first counts.
+/// N·V floats. The largest probability of a row is its prediction; of several, the first counts. The loss is the plain
+/// cross-entropy; [`predict_with`] has that of a training run.
 ///
 /// # Errors
 /// If the data cannot be read, a label is out of range, or the device fails; [`Error::Argument`] if the model's output is not
 /// finite, as that of damaged weights may be.
 pub fn predict(model: &Vit, loader: &Loader) -> Result<Predictions> {
+    predict_with(model, loader, &CrossEntropy::default())
+}
+
+/// [`predict`] measured as [`super::evaluate_with`] does. A row whose label is ignored has its probabilities, and is
+/// neither right nor wrong.
+///
+/// # Errors
+/// As [`predict`], or if the weights are not the model's.
+pub fn predict_with(model: &Vit, loader: &Loader, loss: &CrossEntropy) -> Result<Predictions> {
     let classes = model.config().num_classes;
-    let mut all = Predictions { classes, ..Predictions::default() };
+    let (mut sums, measure) = (Sums::default(), Measure::new(model, loss));
+    let mut all = Predictions { classes, ignored: loss.ignore_index, ..Predictions::default() };
     let record = |Logits { logits, labels }: Logits| {
-        let loss = ops::cross_entropy(&logits, &labels, &CrossEntropy::default())?;
+        let loss = ops::cross_entropy(&logits, &labels, &measure.loss)?;
         let probabilities = ops::softmax(&logits)?;
         model.gpu().read(&[loss.buffer(), probabilities.buffer()])
     };
@@ -67,11 +79,12 @@ pub fn predict(model: &Vit, loader: &Loader) -> Result<Predictions> {
             let got = format!("NaN for sample {}", batch.indices[bad / classes]);
             return Err(Error::argument("predict", "model", "one whose output is finite", got));
         }
+        sums.add(f32_of(loss), measure.weight(&batch.labels), 0, 0);
         all.labels.extend(batch.labels);
         all.samples.extend(batch.indices);
-        all.loss += f64::from(f32_of(loss)) * count as f64;
         Ok(())
     })?;
+    all.loss = sums.mean_loss();
     Ok(all)
 }
 
@@ -134,17 +147,27 @@ impl Predictions {
         self.probabilities.chunks_exact(self.classes.max(1)).map(largest)
     }
 
-    /// Loss and accuracy over all rows, as [`super::evaluate`] measures them.
+    /// The rows whose label is not ignored: number, label, and prediction with its probability.
+    fn judged(&self) -> impl Iterator<Item = (usize, u32, (u32, f32))> {
+        let rows = self.predicted().zip(&self.labels).enumerate();
+        rows.map(|(row, (predicted, &label))| (row, label, predicted))
+            .filter(|&(_, label, _)| Some(label) != self.ignored)
+    }
+
+    /// Loss and accuracy over all rows that count, as [`super::evaluate_with`] measures them.
     pub fn evaluation(&self) -> Evaluation {
-        let correct = self.predicted().zip(&self.labels).filter(|((class, _), label)| class == *label).count();
-        let count = self.len().max(1) as f64;
-        Evaluation { loss: self.loss / count, accuracy: correct as f64 / count, samples: self.len() as u64 }
+        let (mut correct, mut samples) = (0, 0);
+        for (_, label, (class, _)) in self.judged() {
+            samples += 1;
+            correct += u64::from(class == label);
+        }
+        Evaluation { loss: self.loss, accuracy: correct as f64 / samples.max(1) as f64, samples }
     }
 
     /// How often a sample of one class is taken for another: counts by (label, prediction), of pairs that occur.
     pub fn confusion(&self) -> BTreeMap<(u32, u32), u64> {
         let mut counts = BTreeMap::new();
-        for ((class, _), &label) in self.predicted().zip(&self.labels) {
+        for (_, label, (class, _)) in self.judged() {
             *counts.entry((label, class)).or_default() += 1;
         }
         counts
@@ -164,9 +187,8 @@ impl Predictions {
 
     /// The rows whose prediction is wrong, those that the model was surest of first.
     pub fn mistakes(&self) -> Vec<usize> {
-        let wrong = |(row, ((class, p), &label)): (usize, ((u32, f32), &u32))| (class != label).then_some((row, p));
-        let mut mistakes: Vec<(usize, f32)> =
-            self.predicted().zip(&self.labels).enumerate().filter_map(wrong).collect();
+        let wrong = |(row, label, (class, p)): (usize, u32, (u32, f32))| (class != label).then_some((row, p));
+        let mut mistakes: Vec<(usize, f32)> = self.judged().filter_map(wrong).collect();
         mistakes.sort_by(|a, b| b.1.total_cmp(&a.1));
         mistakes.into_iter().map(|(row, _)| row).collect()
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::Sums;
 use super::{Evaluation, FitData, Trainer};
 use crate::autograd::Parameter;
 use crate::checkpoint::{self, HostTensor};
@@ -23,7 +24,7 @@ pub const STATE_FILE: &str = "state.safetensors";
 /// Metadata key of a [`Header`] in JSON.
 const KEY: &str = "run_state";
 /// Goes up when the content changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// What stands before a parameter's path in the name of its weights.
 const WEIGHTS: &str = "weights.";
 
@@ -36,6 +37,12 @@ pub struct RunState {
     file: PathBuf,
     header: Header,
     tensors: BTreeMap<String, HostTensor>,
+}
+
+/// What tells whether the rest can be read.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +75,7 @@ struct Saved {
     samples: u64,
     layer_tokens: [u64; 2],
     loss_bits: u64,
+    weight_bits: u64,
     correct: u64,
     counted: u64,
     best: Option<SavedBest>,
@@ -89,8 +97,8 @@ pub(super) struct Progress {
     pub(super) next: Position,
     /// Training samples seen.
     pub(super) samples: u64,
-    /// Sums over the epoch so far: loss·samples, correct, samples.
-    pub(super) sums: (f64, u64, u64),
+    /// Sums over the epoch so far.
+    pub(super) sums: Sums,
     /// The best validation result, and its epoch.
     pub(super) best: Option<(u64, Evaluation)>,
     /// Epochs since then.
@@ -99,7 +107,7 @@ pub(super) struct Progress {
 
 impl Saved {
     fn new(trainer: &Trainer<'_>, progress: &Progress) -> Self {
-        let Progress { next, samples, sums: (loss, correct, counted), best, stale } = *progress;
+        let Progress { next, samples, sums: Sums { loss, weight, correct, counted }, best, stale } = *progress;
         let LayerTokens { consumed, full } = trainer.layer_tokens();
         let best = best.map(|(epoch, Evaluation { loss, accuracy, samples })| SavedBest {
             epoch,
@@ -114,6 +122,7 @@ impl Saved {
             samples,
             layer_tokens: [consumed, full],
             loss_bits: loss.to_bits(),
+            weight_bits: weight.to_bits(),
             correct,
             counted,
             best,
@@ -121,13 +130,14 @@ impl Saved {
         }
     }
 
-    /// Whether the counts are such as a run can reach, so that it can go on counting, and the sums are finite.
+    /// Whether the counts are such as a run can reach, so that it can go on counting, and the sums are finite. (The best
+    /// epoch's loss, of which nothing follows, need not be: where activations overflow, it is not.)
     fn is_sound(&self, optimizer: &OptimizerState) -> bool {
         const MOST: u64 = 1 << 60;
         let Saved { step, epoch, samples, correct, counted, stale, .. } = *self;
         let counts = [step, epoch, samples, correct, counted, stale, optimizer.steps];
-        let best = self.best.as_ref().map_or([0, 0], |best| [best.loss_bits, best.accuracy_bits]);
-        let sums = [self.loss_bits, best[0], best[1]];
+        let accuracy = self.best.as_ref().map_or(0, |best| best.accuracy_bits);
+        let sums = [self.loss_bits, self.weight_bits, accuracy];
         counts.iter().all(|&count| count < MOST) && sums.iter().all(|&bits| f64::from_bits(bits).is_finite())
     }
 
@@ -139,7 +149,12 @@ impl Saved {
         Progress {
             next: Position { epoch: self.epoch, batch: self.batch },
             samples: self.samples,
-            sums: (f64::from_bits(self.loss_bits), self.correct, self.counted),
+            sums: Sums {
+                loss: f64::from_bits(self.loss_bits),
+                weight: f64::from_bits(self.weight_bits),
+                correct: self.correct,
+                counted: self.counted,
+            },
             best: self.best.as_ref().map(best),
             stale: self.stale,
         }
@@ -188,6 +203,17 @@ fn host(tensor: &Tensor) -> Result<HostTensor> {
     Ok(HostTensor { shape: tensor.dims().to_vec(), data: tensor.to_vec()? })
 }
 
+/// Why no run can go on from this, if so. Asked of what is read and of what is to be written: nothing that cannot be read
+/// takes the place of a state that can.
+fn fault(header: &Header, tensors: &BTreeMap<String, HostTensor>) -> Option<String> {
+    if !header.progress.is_sound(&header.optimizer) {
+        return Some("has counts or sums that no run reaches".to_owned());
+    }
+    let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
+    let (name, _) = tensors.iter().find(|(_, tensor)| !is_finite(tensor))?;
+    Some(format!("has values in {name} that are not finite"))
+}
+
 /// Writes the state of a run whose results have all been read. The file is replaced as a whole or not at all.
 pub(super) fn write_state(path: &Path, trainer: &Trainer<'_>, data: &FitData<'_>, progress: &Progress) -> Result<()> {
     let (model, optimizer) = (trainer.model(), trainer.optimizer());
@@ -205,8 +231,11 @@ pub(super) fn write_state(path: &Path, trainer: &Trainer<'_>, data: &FitData<'_>
     for parameter in model.parameters() {
         tensors.insert(format!("{WEIGHTS}{}", parameter.path()), host(&parameter.value())?);
     }
-    for (name, tensor) in optimizer.held(model.parameters()) {
+    for (name, tensor) in optimizer.held(model.parameters())? {
         tensors.insert(name, host(&tensor)?);
+    }
+    if let Some(what) = fault(&header, &tensors) {
+        return Err(Error::file(path, format!("is left as it was, since the new state {what}")));
     }
     let text =
         serde_json::to_string(&header).map_err(|e| Error::file(path, format!("the state cannot be written: {e}")))?;
@@ -222,18 +251,18 @@ impl RunState {
         let path = path.as_ref();
         let mut file = checkpoint::read(path)?;
         let text = file.metadata.remove(KEY).ok_or_else(|| Error::file(path, "is not the state of a run"))?;
-        let header: Header =
-            serde_json::from_str(&text).map_err(|e| Error::file(path, format!("bad state of a run: {e}")))?;
-        if header.version != VERSION {
-            let what = format!("is a run's state of version {}, {VERSION} is read", header.version);
+        let bad = |error: serde_json::Error| Error::file(path, format!("bad state of a run: {error}"));
+        let Versioned { version } = serde_json::from_str(&text).map_err(bad)?;
+        if version != VERSION {
+            let what = format!(
+                "is a run's state of version {version}, as another release of wgrad writes it; this one goes on from \
+                 version {VERSION}"
+            );
             return Err(Error::file(path, what));
         }
-        if !header.progress.is_sound(&header.optimizer) {
-            return Err(Error::file(path, "has counts or sums that no run reaches"));
-        }
-        let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
-        if let Some((name, _)) = file.tensors.iter().find(|(_, tensor)| !is_finite(tensor)) {
-            return Err(Error::file(path, format!("{name} has values that are not finite")));
+        let header: Header = serde_json::from_str(&text).map_err(bad)?;
+        if let Some(what) = fault(&header, &file.tensors) {
+            return Err(Error::file(path, what));
         }
         Ok(RunState { file: path.to_owned(), header, tensors: file.tensors })
     }
@@ -278,7 +307,7 @@ impl RunState {
         let weights: Vec<_> = weights
             .map(|(p, name, numel)| self.values(&name, numel).map(|values| (p, values)))
             .collect::<Result<_>>()?;
-        let expected = weights.len() + trainer.optimizer().held(model.parameters()).len();
+        let expected = weights.len() + trainer.optimizer().held(model.parameters())?.len();
         // Fewer are found by name.
         if self.tensors.len() > expected {
             let what = format!("has {} tensors, the run needs {expected}", self.tensors.len());

@@ -94,13 +94,21 @@ impl TrainSettings {
 pub struct StepMetrics {
     /// Optimiser step, from 0.
     pub step: u64,
-    /// Mean loss of the batch.
+    /// Mean loss of the batch; not finite where half precision overflowed in forward.
     pub loss: f32,
+    /// What the batch counts in a mean over batches: its samples, or the sum of their classes' weights, without those whose
+    /// label is ignored.
+    pub loss_weight: f64,
     /// Samples of the batch that the model, in training mode, got right; of mixed ones the own label counts, which makes
     /// this only indicative.
     pub correct: u32,
     /// Samples in the batch.
     pub samples: usize,
+    /// Samples that could be right: those whose own label is not ignored.
+    pub counted: usize,
+    /// Whether the update was left out because the loss scale was too large ([`StepReport::excused`]). Such a step is part
+    /// of no mean.
+    pub excused: bool,
     /// R in the blocks that drop tokens; T at full length.
     pub kept: usize,
     /// T.
@@ -140,8 +148,8 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A trainer at step 0, which freezes what the settings freeze. No weight decay on biases, norms, class token and
-    /// positions, as timm.
+    /// A trainer at step 0, which freezes what the settings freeze and thaws what an earlier trainer of the model has
+    /// frozen ([`Freeze`]). No weight decay on biases, norms, class token and positions, as timm.
     ///
     /// # Errors
     /// If a setting does not fit the model.
@@ -151,8 +159,8 @@ impl<'a> Trainer<'a> {
         }
         let config = model.config();
         settings.drop.check(config.depth, config.tokens(), config.prefix_tokens())?;
-        settings.freeze.apply(model)?;
         let optimizer = settings.optimizer(model)?;
+        settings.freeze.apply(model)?;
         Ok(Trainer {
             model,
             settings,
@@ -169,7 +177,8 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] if that step's loss or gradient was not finite: its update was skipped, and so is every one
-    /// recorded since with a gradient that is not finite. [`Error::OutOfRange`] if a label was.
+    /// recorded since with a gradient that is not finite. [`Error::OutOfRange`] if a label was. [`Error::Argument`] if the
+    /// batch does not fit the model or itself: nothing is changed, and the results of the step before come with the next.
     pub fn step(&mut self, batch: &Batch) -> Result<Option<StepMetrics>> {
         let (started, compiled) = (Instant::now(), self.model.gpu().stats().compile_time);
         let recorded = self.record(batch)?;
@@ -189,33 +198,42 @@ impl<'a> Trainer<'a> {
 
     /// Records the whole step; nothing here waits for the device.
     fn record(&mut self, batch: &Batch) -> Result<Pending> {
-        let samples = batch.labels.len();
-        let kept = self.begin(samples);
+        let metrics = self.begin(batch)?;
         // What a step that failed half-way has left is not part of this one.
         self.parameters().zero_grad();
-        batch.check()?;
-        let whole = self.loss_weight(batch, 0..samples);
-        let parts: Vec<Part> = parts(samples, self.settings.accumulate)
-            .map(|range| self.accumulate(batch, range, whole))
+        let parts: Vec<Part> = parts(metrics.samples, self.settings.accumulate)
+            .map(|range| self.accumulate(batch, range, metrics.loss_weight))
             .collect::<Result<_>>()?;
-        let rate = self.settings.rate.rate(self.step);
-        self.optimizer.step(self.model.parameters(), rate)?;
+        self.optimizer.step(self.model.parameters(), metrics.rate)?;
+        // From here on the step counts, whatever becomes of its results.
+        let (samples, depth) = (metrics.samples as u64, self.model.config().depth);
+        self.layer_tokens += self.settings.drop.layer_tokens(self.step, samples, depth, metrics.tokens);
+        self.step += 1;
         let losses = parts.iter().map(|part| part.loss.buffer());
         let correct = parts.iter().map(|part| part.correct.buffer());
         let views: Vec<_> = losses.chain(correct).chain([self.optimizer.report().buffer()]).collect();
         let results = self.model.gpu().read(&views)?;
-        let metrics = StepMetrics {
+        Ok(Pending { results, weights: parts.iter().map(|part| part.weight).collect(), metrics })
+    }
+
+    /// What is known of the step beforehand, of a batch that fits the model.
+    fn begin(&mut self, batch: &Batch) -> Result<StepMetrics> {
+        let config = self.model.config();
+        check(batch, config.img_size)?;
+        let (samples, tokens) = (batch.labels.len(), config.tokens());
+        Ok(StepMetrics {
             step: self.step,
             loss: 0.0,
+            loss_weight: self.loss_weight(batch, 0..samples),
             correct: 0,
             samples,
-            kept,
-            tokens: self.model.config().tokens(),
-            rate,
+            counted: counted(&batch.labels, &self.settings.loss),
+            excused: false,
+            kept: self.next_kept(tokens),
+            tokens,
+            rate: self.settings.rate.rate(self.step),
             grad_norm: 0.0,
-        };
-        self.step += 1;
-        Ok(Pending { results, weights: parts.iter().map(|part| part.weight).collect(), metrics })
+        })
     }
 
     /// Records optimiser step `step` and looks at no result: there is none on a dry run.
@@ -224,11 +242,9 @@ impl<'a> Trainer<'a> {
         self.record(batch).map(drop)
     }
 
-    /// Accounts for a step of `samples` samples and returns its R.
-    fn begin(&mut self, samples: usize) -> usize {
-        let (drop, config) = (&self.settings.drop, self.model.config());
-        let kept = drop.kept_length(self.step, config.tokens());
-        self.layer_tokens += drop.layer_tokens(self.step, samples as u64, config.depth, config.tokens());
+    /// R of the step that begins, of T `tokens`.
+    fn next_kept(&mut self, tokens: usize) -> usize {
+        let kept = self.settings.drop.kept_length(self.step, tokens);
         if self.kept.replace(kept).is_some_and(|before| before != kept) {
             // Buffers of the old length are of no more use; kept, they would lie beside those of the new.
             self.model.gpu().trim();
@@ -299,7 +315,8 @@ impl<'a> Trainer<'a> {
         let loss =
             losses.iter().zip(weights).map(|(loss, weight)| f64::from(f32_of(loss)) * f64::from(weight)).sum::<f64>();
         let correct = correct.iter().map(|count| u32_of(count)).sum();
-        Ok(StepMetrics { loss: loss as f32, correct, grad_norm: report.grad_norm, ..metrics })
+        let (grad_norm, excused) = (report.grad_norm, report.excused);
+        Ok(StepMetrics { loss: loss as f32, correct, grad_norm, excused, ..metrics })
     }
 
     fn parameters(&self) -> &Parameters {
@@ -307,15 +324,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// What `f` gives while the model has the running average for its weights ([`TrainSettings::ema`]); without one, while it
-    /// has its own. They are exchanged in place, which takes no memory, before and after.
+    /// has its own. They are exchanged in place, which takes no memory, before and after ([`Optimizer::averaged`]).
     ///
     /// # Errors
     /// Those of `f`, or if the device fails.
-    pub fn averaged<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.optimizer.exchange_ema()?;
-        let result = f();
-        self.optimizer.exchange_ema()?;
-        result
+    pub fn averaged<T>(&mut self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.optimizer.averaged(f)
     }
 
     pub(super) fn model(&self) -> &'a Vit {
@@ -367,6 +381,24 @@ fn parts(samples: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |i| start(i)..start(i + 1))
 }
 
+/// Whether a batch has samples, each with all that belongs to it and of a picture's size.
+fn check(batch: &Batch, (height, width): (usize, usize)) -> Result<()> {
+    let samples = batch.labels.len();
+    if samples == 0 {
+        return Err(Error::argument("batch", "labels", "at least one", 0));
+    }
+    if samples.checked_mul(3 * height * width) != Some(batch.images.len()) {
+        let expected = format!("{samples} pictures of 3·{height}·{width} bytes");
+        return Err(Error::argument("batch", "images", expected, format_args!("{} bytes", batch.images.len())));
+    }
+    batch.check()
+}
+
+/// How many labels are not ignored.
+pub(super) fn counted(labels: &[u32], loss: &CrossEntropy) -> usize {
+    labels.iter().filter(|&&label| Some(label) != loss.ignore_index).count()
+}
+
 /// Samples `range` of a batch on the device: `u8[B, 3, H, W]` and `u32[B]`.
 pub(super) fn upload(
     gpu: &Gpu,
@@ -374,11 +406,8 @@ pub(super) fn upload(
     range: Range<usize>,
     (height, width): (usize, usize),
 ) -> Result<(Tensor, Tensor)> {
-    let (samples, sample) = (batch.labels.len(), 3 * height * width);
-    if batch.images.len() != samples * sample {
-        let expected = format!("{samples} pictures of 3·{height}·{width} bytes");
-        return Err(Error::argument("batch", "images", expected, format_args!("{} bytes", batch.images.len())));
-    }
+    check(batch, (height, width))?;
+    let sample = 3 * height * width;
     let pixels = &batch.images[range.start * sample..range.end * sample];
     let images = Tensor::from_slice(gpu, &[range.len(), 3, height, width], pixels)?;
     Ok((images, Tensor::from_slice(gpu, &[range.len()], &batch.labels[range])?))
