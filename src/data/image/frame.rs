@@ -22,7 +22,7 @@ pub(super) struct Frame {
 
 impl Frame {
     /// From the marker and the body of a start-of-frame segment. The error says in words what is wrong, or not read.
-    pub fn parse(marker: u8, body: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(marker: u8, body: &[u8]) -> Result<Self, String> {
         let not_read =
             |what: &str| Err(format!("is {what}, which is not read: save it as a baseline or progressive JPEG"));
         match marker {
@@ -56,12 +56,12 @@ impl Frame {
     }
 
     /// Colour channels: 1, 3 or 4.
-    pub fn channels(&self) -> usize {
+    pub(super) fn channels(&self) -> usize {
         self.components.len()
     }
 
     /// Whether all coefficients have come.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.components.iter().all(|component| component.missing == 0)
     }
 
@@ -71,14 +71,14 @@ impl Frame {
     }
 
     /// Units of the picture across and down: what an interleaved scan is made of.
-    pub fn units(&self) -> [u32; 2] {
+    pub(super) fn units(&self) -> [u32; 2] {
         let [across, down] = self.most();
         [self.width.div_ceil(8 * across), self.height.div_ceil(8 * down)]
     }
 
     /// Takes note of a scan with this header and these data. Refuses what the decoder gets wrong, and data that are too few
     /// for the picture's size.
-    pub fn scan(&mut self, header: &[u8], data: &[u8]) -> Result<(), String> {
+    pub(super) fn scan(&mut self, header: &[u8], data: &[u8]) -> Result<(), String> {
         const DAMAGED: &str = "a scan header of the JPEG is damaged";
         let (&count, rest) = header.split_first().ok_or(DAMAGED)?;
         let count = usize::from(count);
@@ -119,7 +119,7 @@ impl Frame {
     }
 
     /// Whether the frame is as `Segments::plain` says.
-    pub fn is_plain(&self, colours: ColorTransform) -> bool {
+    pub(super) fn is_plain(&self, colours: ColorTransform) -> bool {
         let usual = match &self.components[..] {
             [grey] => grey.sampling == [1, 1],
             // Components called so may be taken for RGB, whatever else the file says.
@@ -134,7 +134,7 @@ impl Frame {
     }
 
     /// What the channels are: the rules of libjpeg (`default_decompress_parms` in its jdapimin.c).
-    pub fn colours(&self, jfif: bool, adobe: Option<u8>) -> ColorTransform {
+    pub(super) fn colours(&self, jfif: bool, adobe: Option<u8>) -> ColorTransform {
         match (&self.components[..], adobe) {
             ([_], _) => ColorTransform::Grayscale,
             ([_, _, _], _) if jfif => ColorTransform::YCbCr,
