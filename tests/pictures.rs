@@ -80,7 +80,7 @@ fn every_encoding_shows_the_same_picture() {
         assert!(difference <= TOLERANCE, "{name}: a pixel differs by {difference}");
         count += 1;
     }
-    assert_eq!(count, 32);
+    assert_eq!(count, 33);
 }
 
 #[test]
@@ -219,12 +219,21 @@ fn what_is_no_picture_is_called_by_its_name() {
 }
 
 #[test]
-fn a_tiny_jpeg_cannot_claim_a_large_picture() {
+fn a_small_jpeg_cannot_ask_for_much_work() {
+    let place = Place::new("photo.jpg");
+    let find = |bytes: &[u8], marker: u8| bytes.windows(2).position(|pair| pair == [0xff, marker]).unwrap();
     let mut claims = bytes("sampling_420.jpg");
-    let frame = claims.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    let frame = find(&claims, 0xc0);
     // 8192 × 8192 pixels are within the limits; data of 100 bytes are not enough for them.
     claims[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x20, 0]);
-    assert_mentions(&refused(Place::new("photo.jpg").open(&claims)), &["photo.jpg", "cut short"]);
+    assert_mentions(&refused(place.open(&claims)), &["photo.jpg", "cut short"]);
+
+    // The first scan of a progressive one, over and over.
+    let progressive = bytes("progressive_420.jpg");
+    let scan = find(&progressive, 0xda);
+    let end = scan + 2 + find(&progressive[scan + 2..], 0xc4);
+    let many = [&progressive[..scan], &progressive[scan..end].repeat(101), &progressive[end..]].concat();
+    assert_mentions(&refused(place.open(&many)), &["photo.jpg", "more than 100 scans"]);
 }
 
 #[test]
