@@ -26,6 +26,8 @@ mod memory;
 mod mixing;
 mod optim;
 #[cfg(feature = "train")]
+mod pictures;
+#[cfg(feature = "train")]
 mod predict;
 #[cfg(feature = "train")]
 mod pretrained;

@@ -1,0 +1,72 @@
+//! Any format to RGB, upright, within limits.
+
+use std::io::{Cursor, ErrorKind};
+use std::path::Path;
+
+use ::image::metadata::Orientation;
+use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+
+use super::{Image, MAX_PIXELS, MAX_SIDE, content, jpeg, tiff};
+
+/// Most bytes that the decoded picture may take before it is brought to RGB: 16-bit files take twice the usual.
+const MAX_DECODED: u64 = 1 << 30;
+
+/// What a decoder makes of a file.
+pub(super) struct Decoded {
+    pub pixels: RgbImage,
+    /// How the pixels have to be turned.
+    pub orientation: Orientation,
+    /// What may be wrong with them.
+    pub doubt: Option<&'static str>,
+}
+
+/// Decodes the bytes of the file at `path`, and says what may be wrong with the picture; the error says in words what is
+/// wrong with the file.
+pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<(Image<'static>, Option<&'static str>), String> {
+    let Decoded { pixels, orientation, doubt } = match content::recognise(bytes, path)? {
+        ImageFormat::Jpeg => jpeg::decode(bytes)?,
+        format => decode_as(format, bytes)?,
+    };
+    let mut upright = DynamicImage::ImageRgb8(pixels);
+    upright.apply_orientation(orientation);
+    let upright = upright.into_rgb8();
+    let image = Image::new(upright.width(), upright.height(), upright.into_raw()).map_err(|e| e.to_string())?;
+    Ok((image, doubt))
+}
+
+/// Refuses what is too large, before memory is taken for it.
+pub(super) fn check_size(width: u32, height: u32) -> Result<(), String> {
+    if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(format!("{width} x {height} pixels are more than is decoded ({MAX_PIXELS}, {MAX_SIDE} a side)"));
+    }
+    Ok(())
+}
+
+/// Decodes all formats but JPEG.
+fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<Decoded, String> {
+    if format == ImageFormat::Tiff {
+        tiff::check(bytes)?;
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+
+    let explain = |error: ImageError| match error {
+        ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => "is cut short".to_owned(),
+        error => error.to_string(),
+    };
+    let mut decoder = reader.into_decoder().map_err(explain)?;
+    // Not every decoder obeys the limits, so they are checked here too.
+    let (width, height) = decoder.dimensions();
+    check_size(width, height)?;
+    if decoder.total_bytes() > MAX_DECODED {
+        return Err(format!("takes {} bytes decoded, more than {MAX_DECODED}", decoder.total_bytes()));
+    }
+    // Damaged metadata does not make the picture unreadable.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let pixels = DynamicImage::from_decoder(decoder).map_err(explain)?.into_rgb8();
+    Ok(Decoded { pixels, orientation, doubt: None })
+}
