@@ -420,9 +420,16 @@ fn a_folder_is_used_again_from_inside() {
         );
         assert_eq!(Path::new(&row["path"]).parent().unwrap().file_name(), Some(OsStr::new(&row["class"])));
     }
-    let mut command = tiny(photos.path(), &inside.join(CLASSES[0]), "");
-    command.arg("--steps").arg("1");
-    refuse(command, &["--output", "holds the pictures"]);
+    refuse(tiny(photos.path(), &inside.join(CLASSES[0]), "--steps 1"), &["--output", "holds the pictures"]);
+
+    // The other program goes by the same rule.
+    fs::write(inside.join(CLASSES[0]).join("IMG_1.HEIC"), "x").unwrap();
+    let mut command = example("vit_predict");
+    command.args(["--weights", "runs/1", "--csv", "runs/answers.csv", "."]).current_dir(&inside);
+    let said = text(&succeed(command).stderr);
+    assert!(said.contains("1 .heic in even (not read: convert them to JPEG or PNG)"), "{said}");
+    assert!(said.contains("folder runs/1 (a run's)"), "{said}");
+    assert_eq!(self::rows(&inside.join("runs/answers.csv")).len(), CLASSES.len() * OF_CLASS);
 }
 
 /// A picture that cannot be read is no reason to end a run in its middle: it is known before, and told.

@@ -3,33 +3,37 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::Split;
+use super::layout::CALLED;
 use crate::mix::absorb;
 
 /// Of more pictures, looking at each file could take minutes on a slow disk.
-pub(super) const MOST: usize = 1 << 17;
+const MOST: usize = 1 << 17;
 /// Bytes at the end of a file that tell most pictures of equal size apart.
 pub(super) const TAIL: u64 = 4096;
 /// Bytes that are read at a time.
 const BLOCK: u64 = 1 << 16;
 
-/// For each file, the place in `files` of the first one with the same content: its own, if there is no other, or it cannot be
+/// What equal files have in common.
+type Key = fn(&Path) -> Option<u64>;
+/// The cheapest first.
+const KEYS: [Key; 3] = [size, |path| digest(path, TAIL), |path| digest(path, u64::MAX)];
+
+/// For each of a split's files, the number of the first one with the same content: its own, if there is no other, or it cannot be
 /// read. Files are asked for their size; only those of equal size are opened, and only those with equal ends read as a whole.
 /// Of more than [`MOST`] files none is looked at.
-pub(super) fn first_of_content(files: &[PathBuf]) -> Vec<u32> {
-    let mut first: Vec<u32> = (0..files.len() as u32).collect();
-    if files.len() > MOST {
+pub(super) fn first_of_content(split: &Split) -> Vec<u32> {
+    let mut first: Vec<u32> = (0..).take(split.len()).collect();
+    if split.len() > MOST {
         return first;
     }
-    let size = |path: &Path| fs::metadata(path).ok().map(|about| about.len()).filter(|&size| size > 0);
     let mut groups = vec![first.clone()];
-    for key in
-        [&size as &(dyn Fn(&Path) -> Option<u64> + Sync), &|path| digest(path, TAIL), &|path| digest(path, u64::MAX)]
-    {
-        groups = groups.into_iter().flat_map(|group| divide(files, &group, key)).collect();
+    for key in KEYS {
+        groups = groups.into_iter().flat_map(|group| divide(split, &group, key)).collect();
     }
     for group in groups {
         group[1..].iter().for_each(|&member| first[member as usize] = group[0]);
@@ -38,8 +42,8 @@ pub(super) fn first_of_content(files: &[PathBuf]) -> Vec<u32> {
 }
 
 /// The members of a group in groups of equal keys, those of one member left out.
-fn divide(files: &[PathBuf], group: &[u32], key: &(dyn Fn(&Path) -> Option<u64> + Sync)) -> Vec<Vec<u32>> {
-    let keys: Vec<_> = group.par_iter().map(|&member| key(&files[member as usize])).collect();
+fn divide(split: &Split, group: &[u32], key: Key) -> Vec<Vec<u32>> {
+    let keys: Vec<_> = group.par_iter().map(|&member| split.file(member).and_then(key)).collect();
     let mut groups: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     for (&member, key) in group.iter().zip(keys) {
         if let Some(key) = key {
@@ -47,6 +51,45 @@ fn divide(files: &[PathBuf], group: &[u32], key: &(dyn Fn(&Path) -> Option<u64> 
         }
     }
     groups.into_values().filter(|group| group.len() > 1).collect()
+}
+
+/// In words, the copies among a data set's pictures that mislead: those in several classes, and those in training and in
+/// what is measured. `first` is of [`first_of_content`].
+pub(super) fn tell_copies(all: &Split, splits: &[&Split; 3], first: &[u32], dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    if first.len() > MOST {
+        lines.push(format!("{} pictures are too many to look for copies among them", first.len()));
+    }
+    let example = |(a, b): (u32, u32)| {
+        let inside = |row| all.file(row).map_or(Path::new(""), |file| file.strip_prefix(dir).unwrap_or(file));
+        format!("{} and {}", inside(a).display(), inside(b).display())
+    };
+    let labels = all.labels();
+    let in_two: Vec<(u32, u32)> = (0..)
+        .zip(first)
+        .map(|(row, &first)| (first, row))
+        .filter(|&(a, b)| labels[a as usize] != labels[b as usize])
+        .collect();
+    if let Some(&pair) = in_two.first() {
+        lines.push(format!("pictures that are in two classes: {}, such as {}", in_two.len(), example(pair)));
+    }
+    let trained: BTreeMap<u32, u32> = splits[0].rows().iter().map(|&row| (first[row as usize], row)).collect();
+    for (name, split) in CALLED.iter().zip(splits).skip(1) {
+        let copies = split.rows().iter().filter_map(|&row| Some((*trained.get(&first[row as usize])?, row)));
+        let copies: Vec<(u32, u32)> = copies.collect();
+        if let Some(&pair) = copies.first() {
+            let (count, example) = (copies.len(), example(pair));
+            lines.push(format!(
+                "{name} pictures that are trained on too: {count}, such as {example}; their measure is too good"
+            ));
+        }
+    }
+    lines
+}
+
+/// Empty files are equal in nothing.
+fn size(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|about| about.len()).filter(|&size| size > 0)
 }
 
 /// A hash of at most the last `bytes` bytes of a file; `None` if it cannot be read.

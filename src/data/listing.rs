@@ -16,6 +16,8 @@ const CONVERTIBLE: [&str; 20] = [
 const OF_A_RUN: [&str; 3] = ["state.safetensors", "best.safetensors", "last.safetensors"];
 /// What a run writes before its first step.
 const OF_A_NEW_RUN: [&str; 2] = ["args.json", "recipe.json"];
+/// A picture that belongs to no class.
+pub(super) const STRAY: &str = "stray picture";
 /// Why such a folder is not entered.
 const RUN: &str = "a run's";
 /// So many kinds and folders are named each; the others are counted.
@@ -119,11 +121,13 @@ impl Level {
     }
 }
 
-/// The ending of a file's name in small letters, with its dot.
+/// The ending of a file's name in small letters, with its dot. Names are anyone's: what would not do in a message is not shown.
 fn kind_of(path: &Path) -> String {
-    match path.extension() {
-        Some(extension) => format!(".{}", extension.to_string_lossy().to_lowercase()),
-        None => "file without an ending".to_owned(),
+    let Some(extension) = path.extension() else { return "extensionless file".to_owned() };
+    let is_plain = |text: &&str| text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match extension.to_str().filter(is_plain) {
+        Some(extension) => format!(".{}", extension.to_lowercase()),
+        None => "other file".to_owned(),
     }
 }
 
@@ -181,8 +185,12 @@ fn files(root: &Path, kind: &str, folders: &BTreeMap<PathBuf, usize>) -> String 
         Some(folder) if folders.len() == 1 => format!(" in {}", inside(root, folder)),
         _ => format!(" in {} folders", folders.len()),
     };
-    let way_out = if CONVERTIBLE.contains(&kind) { " (not read: convert them to JPEG or PNG)" } else { "" };
-    format!("{count} {kind}{plural}{place}{way_out}")
+    let why = match kind {
+        STRAY => " (outside the class folders)",
+        _ if CONVERTIBLE.contains(&kind) => " (not read: convert them to JPEG or PNG)",
+        _ => "",
+    };
+    format!("{count} {kind}{plural}{place}{why}")
 }
 
 /// A path as seen from `root`.

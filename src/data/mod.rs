@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `split` | [`Split`]: labelled samples, in memory or as photos on disk; dividing them by class |
 //! | `digits`, `cifar`, `folder` | the data sets: [`digits`], [`cifar10`] and [`cifar100`], [`image_folder`] |
-//! | `listing` | [`list_pictures`]: which pictures a folder holds, and what else |
+//! | `layout`, `listing` | which folders hold splits and classes; [`list_pictures`]: which pictures a folder holds, and what else |
 //! | `duplicates`, `fingerprint` | pictures that are there twice; what tells a split's pictures from others |
 //! | `probe` | [`Split::probe`]: whether pictures can be read |
 //! | `image` | [`Image`]: decoding photos, with limits |
@@ -41,6 +41,7 @@ mod duplicates;
 mod fingerprint;
 mod folder;
 mod image;
+mod layout;
 mod listing;
 mod loader;
 mod mixing;
