@@ -13,6 +13,8 @@ mod data;
 #[cfg(feature = "train")]
 mod deepspeed;
 mod device;
+#[cfg(feature = "train")]
+mod folders;
 mod gradcheck;
 #[cfg(feature = "hub")]
 mod hub;

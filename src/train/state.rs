@@ -49,12 +49,17 @@ struct Versioned {
 struct Header {
     version: u32,
     identity: Identity,
-    class_names: Vec<String>,
     /// Adapter and driver.
     device: String,
     tuning: Tuning,
     optimizer: OptimizerState,
     progress: Saved,
+}
+
+/// What every version of a [`Header`] has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 /// What must be the same in the run that goes on.
@@ -64,6 +69,10 @@ struct Identity {
     settings: String,
     train: String,
     validation: String,
+    class_names: Vec<String>,
+    /// Of each class of the two, by label, what tells its pictures from others.
+    train_pictures: BTreeMap<u32, u64>,
+    validation_pictures: BTreeMap<u32, u64>,
 }
 
 /// [`Progress`] in whole numbers, since a float may not come back from JSON as it went.
@@ -170,6 +179,9 @@ impl Identity {
             settings: format!("{:?}, frozen: {frozen:?}", trainer.settings()),
             train: data.train.identity(),
             validation: data.validation.identity(),
+            class_names: data.class_names.to_vec(),
+            train_pictures: data.train.fingerprints().clone(),
+            validation_pictures: data.validation.fingerprints().clone(),
         }
     }
 
@@ -182,9 +194,49 @@ impl Identity {
             ("training data", &self.train, &now.train),
             ("validation data", &self.validation, &now.validation),
         ];
-        let (what, saved, now) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
-        let (saved, now) = first_difference(saved, now);
-        Some(format!("is of a run with another {what}: {saved:?} there, {now:?} here"))
+        let other = || {
+            let (what, saved, now) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
+            let (saved, now) = first_difference(saved, now);
+            Some(format!("is of a run with another {what}: {saved:?} there, {now:?} here"))
+        };
+        // Names and exchanged pictures first: what they bring about elsewhere says less.
+        self.other_name(now).or_else(|| self.exchanged(now)).or_else(other).or_else(|| self.other_pictures(now))
+    }
+
+    /// The first class that is called otherwise.
+    fn other_name(&self, now: &Identity) -> Option<String> {
+        let count = self.class_names.len().max(now.class_names.len());
+        let names = |identity: &Identity, class: usize| identity.class_names.get(class).cloned().unwrap_or_default();
+        let mut pairs = (0..count).map(|class| (names(self, class), names(now, class)));
+        let (saved, now) = pairs.find(|(saved, now)| saved != now)?;
+        Some(format!("is of a run with other classes: {saved:?} there, {now:?} here"))
+    }
+
+    /// The first class whose pictures were those of another class.
+    fn exchanged(&self, now: &Identity) -> Option<String> {
+        let (label, print) =
+            now.train_pictures.iter().find(|(label, print)| self.train_pictures.get(label) != Some(print))?;
+        let (saved, _) = self.train_pictures.iter().find(|(_, saved)| *saved == print)?;
+        let [saved, now] = [saved, label].map(|&label| now.class(label));
+        Some(format!(
+            "is of a run with other training data: the pictures of class {now} here are of class {saved} there"
+        ))
+    }
+
+    /// The first class that has other pictures.
+    fn other_pictures(&self, now: &Identity) -> Option<String> {
+        let pairs = [
+            ("training", &self.train_pictures, &now.train_pictures),
+            ("validation", &self.validation_pictures, &now.validation_pictures),
+        ];
+        let (what, saved, pictures) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
+        let label = pictures.keys().chain(saved.keys()).find(|label| saved.get(label) != pictures.get(label))?;
+        Some(format!("is of a run with other {what} data: class {} has other pictures here", now.class(*label)))
+    }
+
+    /// A class's name, or its label where it has none.
+    fn class(&self, label: u32) -> String {
+        self.class_names.get(label as usize).map_or_else(|| label.to_string(), |name| format!("{name:?}"))
     }
 }
 
@@ -221,7 +273,6 @@ pub(super) fn write_state(path: &Path, trainer: &Trainer<'_>, data: &FitData<'_>
     let header = Header {
         version: VERSION,
         identity: Identity::new(trainer, data),
-        class_names: data.class_names.to_vec(),
         device: device(gpu),
         tuning: gpu.tuning(),
         optimizer: pollster::block_on(optimizer.saved())?,
@@ -274,7 +325,7 @@ impl RunState {
 
     /// The names of its classes.
     pub fn class_names(&self) -> &[String] {
-        &self.header.class_names
+        &self.header.identity.class_names
     }
 
     /// Optimiser steps done.
