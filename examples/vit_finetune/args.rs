@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use wgrad::gpu::AdapterChoice;
 
 use crate::recipe::{Overrides, Recipe, RecipeName};
+use crate::size::Size;
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
 ///
@@ -29,13 +30,17 @@ pub struct Args {
     #[serde(skip)]
     pub threads: usize,
 
-    /// Checkpoint to start from; the embedded one by default. A safetensors file (this program's, or with timm's names), a
-    /// folder as timm or transformers save it, or, in a build with the feature hub, hub:OWNER/MODEL.
+    /// Checkpoint to start from; the embedded one by default. A run's folder (its best.safetensors), a safetensors file (this
+    /// program's, or with timm's names), a folder as timm or transformers save it, or, in a build with the feature hub,
+    /// hub:OWNER/MODEL.
     #[arg(long, conflicts_with = "from_scratch", help_heading = "Model")]
     pub weights: Option<PathBuf>,
     /// Heads of that checkpoint's model, where no file beside it tells.
     #[arg(long, requires = "weights", help_heading = "Model")]
     pub heads: Option<usize>,
+    /// Pictures that it was trained on, as SIDE or HEIGHTxWIDTH, where no file beside it tells [default: square ones].
+    #[arg(long, value_name = "SIZE", requires = "weights", help_heading = "Model")]
+    pub weights_size: Option<Size>,
     /// Start from random weights.
     #[arg(long, help_heading = "Model")]
     pub from_scratch: bool,

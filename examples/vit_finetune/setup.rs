@@ -22,6 +22,7 @@ use crate::check;
 use crate::console::say;
 use crate::files;
 use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
+use crate::resume;
 use crate::settings::rate_by_width;
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
@@ -170,7 +171,7 @@ impl Setup {
     /// Writes what the run was asked for, for readers and for [`crate::resume::arguments`].
     pub fn save(&self, args: &Args, folder: &Path) -> Result<()> {
         let texts = [
-            ("args.json", serde_json::to_string_pretty(args)?),
+            ("args.json", serde_json::to_string_pretty(&resume::kept(args)?)?),
             ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
         ];
         for (name, text) in texts {
@@ -296,7 +297,7 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(Strin
         return Ok((config, None));
     }
     let (name, mut weights) = match &args.weights {
-        Some(path) => (path.display().to_string(), open_weights(path, &OpenOptions { heads: args.heads })?),
+        Some(path) => (path.display().to_string(), open_weights(path, args)?),
         None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
     };
     if let Some(side) = args.img_size {
@@ -306,11 +307,12 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(Strin
     Ok((VitConfig { num_classes, ..config }, Some((name, weights))))
 }
 
-/// A file, a folder, or a name on the Hub.
-fn open_weights(path: &Path, options: &OpenOptions) -> Result<Pretrained> {
+/// A file, a folder, a run, or a name on the Hub.
+fn open_weights(path: &Path, args: &Args) -> Result<Pretrained> {
+    let options = OpenOptions { heads: args.heads, img_size: args.weights_size.map(Into::into) };
     match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
-        Some(name) => Ok(checkpoint::open(fetch(name)?, options)?),
-        None => Ok(checkpoint::open(path, options)?),
+        Some(name) => Ok(checkpoint::open(fetch(name)?, &options)?),
+        None => Ok(checkpoint::open(path, &options)?),
     }
 }
 

@@ -126,8 +126,12 @@ pub(super) fn in_place_of_weights(names: &[String]) -> String {
         return format!("holds {expected}, but the Hub's cache: give one of the folders in its snapshots/");
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".safetensors")) {
-        let what = if name.starts_with("adapter_") { "an adapter: merge it into its model" } else { "give that file" };
-        return format!("holds {expected}, but {}: {what}", quoted(name));
+        let what = match parts(Path::new(name)) {
+            Some(_) => "one of several parts: fetch their index too",
+            None if name.starts_with("adapter_") => "an adapter: merge it into its model",
+            None => "safetensors under another name: give that file",
+        };
+        return format!("holds {expected}, but {}, {what}", quoted(name));
     }
     let kind = |name: &&String| ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| *kind);
     match names.iter().find_map(|name| Some((name, kind(&name)?))) {

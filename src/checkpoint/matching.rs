@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Checkpoint, READ, quoted};
+use super::{Checkpoint, quoted};
 use crate::error::{Error, Result};
 
 /// How many names an error or a line of a report lists before it counts the rest.
@@ -47,7 +47,7 @@ impl fmt::Display for Deviation {
         match &self.found {
             Found::Nothing => f.write_str("(not in the checkpoint)"),
             Found::Shape(shape) => write!(f, "({shape:?} in the checkpoint)"),
-            Found::DType(dtype) => write!(f, "({dtype} in the checkpoint, not {READ})"),
+            Found::DType(dtype) => write!(f, "({dtype} in the checkpoint, which is not read)"),
         }
     }
 }
