@@ -214,15 +214,15 @@ fn picture_sizes_are_guessed_or_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rect.safetensors");
     write(&file, &tensors_of(&config()), NO_TEXTS).unwrap();
-    let with = |img_size| open(&file, &OpenOptions { img_size, ..OpenOptions::default() });
+    let with = |trained_on| open(&file, &OpenOptions { trained_on, ..OpenOptions::default() });
     assert_eq!(with(None).unwrap().config.img_size, (8, 8));
     assert_eq!(with(Some((4, 16))).unwrap().config.img_size, (4, 16));
     assert_refused(with(Some((8, 16))), &["pos_embed", "17 positions", "8 x 16"]);
     let mut other = tensors_of(&config());
-    other.insert("pos_embed".to_owned(), named(&[1, 9, 64]));
+    other.insert("pos_embed".to_owned(), named(&[1, 11, 64]));
     write(&file, &other, NO_TEXTS).unwrap();
-    assert_refused(with(None), &["9 positions", "img_size"]);
-    assert_eq!(with(Some((8, 4))).unwrap().config.img_size, (8, 4));
+    assert_refused(with(None), &["11 positions", "trained_on"]);
+    assert_eq!(with(Some((10, 4))).unwrap().config.img_size, (10, 4));
 }
 
 fn renamed(tensors: &Tensors, rename: impl Fn(&str) -> String) -> Tensors {
@@ -355,7 +355,10 @@ fn models_of_other_kinds_are_named() {
 fn folders_without_weights_say_what_they_hold() {
     for (files, parts) in [
         (&[][..], &["holds neither model.safetensors nor model.safetensors.index.json"][..]),
-        (&["config.json", "pytorch_model.bin"], &["but pytorch_model.bin", "a PyTorch pickle", "save_file"]),
+        (
+            &["config.json", "optimizer.pt", "pytorch_model.bin"],
+            &["but pytorch_model.bin", "a PyTorch pickle", "save_file"],
+        ),
         (&["tf_model.h5"], &["but tf_model.h5", "Keras"]),
         (&["flax_model.msgpack"], &["but flax_model.msgpack", "Flax"]),
         (&["model.onnx"], &["but model.onnx", "ONNX"]),

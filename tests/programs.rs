@@ -350,7 +350,7 @@ fn both_programs_take_the_same_weights() {
     // Without the words that tell what model it is of.
     let best = checkpoint::read(run.join("best.safetensors")).unwrap();
     checkpoint::write(&bare, &best.tensors, &Default::default()).unwrap();
-    for (weights, more) in [(&run, ""), (&bare, "--heads 2"), (&bare, "--heads 2 --weights-size 16x16")] {
+    for (weights, more) in [(&run, ""), (&bare, "--heads 2"), (&bare, "--heads 2 --trained-on 16x16")] {
         for command in commands(weights, more) {
             let said = text(&succeed(command).stderr);
             assert_eq!(said.contains("nothing tells how pictures are normalised"), weights == &bare, "{said}");
@@ -363,7 +363,7 @@ fn both_programs_take_the_same_weights() {
     fs::write(pickles.join("pytorch_model.bin"), "").unwrap();
     for (weights, more, parts) in [
         (&bare, "", ["num_heads", "heads"]),
-        (&bare, "--heads 2 --weights-size 8x32", ["8x32 pictures", "square"]),
+        (&bare, "--heads 2 --trained-on 8x32", ["8x32 pictures", "square"]),
         (&lfs, "", ["lfs.safetensors", "git lfs pull"]),
         (&pickles, "", ["pytorch_model.bin", "save_file"]),
         (&run.join(STATE_FILE), "", ["is the state of a run", "best.safetensors"]),
@@ -505,6 +505,8 @@ fn bad_runs_and_checkpoints() {
     refuse(resume("--lr 3"), &["--resume takes all settings from the run; --lr"]);
     refuse(tiny(photos.path(), &run, "--steps 2"), &["holds a run already", "--resume"]);
 
+    // As if it had been stopped before its end.
+    fs::remove_file(run.join("report.json")).unwrap();
     let lock = File::options().write(true).open(run.join(".lock")).unwrap();
     lock.lock().unwrap();
     refuse(resume(""), &["another program is writing into"]);
@@ -532,7 +534,6 @@ fn bad_runs_and_checkpoints() {
     checkpoint::write(&bad, &checkpoint.tensors, &checkpoint.metadata).unwrap();
     both(&["blocks.1.mlp.fc1.bias", "[1, 128]"]);
 
-    fs::remove_file(run.join("report.json")).unwrap();
     let bytes = fs::read(&state).unwrap();
     fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
     refuse(resume(""), &["state.safetensors at byte"]);

@@ -40,7 +40,7 @@ pub struct Args {
     pub heads: Option<usize>,
     /// Pictures that it was trained on, as SIDE or HEIGHTxWIDTH, where no file beside it tells [default: square ones].
     #[arg(long, value_name = "SIZE", requires = "weights", help_heading = "Model")]
-    pub weights_size: Option<Size>,
+    pub trained_on: Option<Size>,
     /// Start from random weights.
     #[arg(long, help_heading = "Model")]
     pub from_scratch: bool,
@@ -85,7 +85,8 @@ pub struct Args {
     #[arg(long, value_name = "RUN", conflicts_with = "output", help_heading = "Output")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// Save where the run stands after every so many steps, besides after each epoch.
+    /// Save where the run stands after every so many steps too. Else that is done after epochs, as often as takes a twentieth of
+    /// the time.
     #[arg(long, value_name = "STEPS", value_parser = value_parser!(u64).range(1..), help_heading = "Output")]
     pub save_every: Option<u64>,
     /// Folder for checkpoints, curves and reports, without a run in it [default: runs/N].

@@ -113,7 +113,10 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>) -> Result<()> {
         // What has been measured so far is written also where a run fails.
         history.rewrite()?;
         curves::draw(&folder.join("curves.png"), &history)?;
-        report.runs.push(result?);
+        report.runs.push(result.with_context(|| {
+            let (run, command) = (runner.name(arm, seed), resume::command(args, folder));
+            format!("run {run}; to go on from what was saved last: {command}")
+        })?);
         html::write(folder, report, &report::table(&report.runs))?;
         // Last, for it says that the run has ended.
         report.write(folder)?;

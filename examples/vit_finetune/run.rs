@@ -113,9 +113,7 @@ impl Runner<'_> {
         let outcome = fit(&model, &data, settings, setup.fit_options(args, state), &mut watched);
         watched.finish()?;
         progress.finish();
-        let outcome = outcome.with_context(|| {
-            format!("run {name}; to go on from what was saved last: {}", resume::command(args, self.folder))
-        })?;
+        let outcome = outcome?;
         if let Some(reason) = end_of_patience(&outcome, steps, setup.recipe.patience) {
             say!("{name:12} {reason}");
         }
@@ -133,7 +131,7 @@ impl Runner<'_> {
     }
 
     /// The arm's, with the seed where there are several.
-    fn name(&self, arm: Arm, seed: u64) -> String {
+    pub fn name(&self, arm: Arm, seed: u64) -> String {
         let mut name = arm.name().to_owned();
         if self.args.seeds > 1 {
             // A String takes whatever is written to it.

@@ -309,7 +309,7 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(Strin
 
 /// A file, a folder, a run, or a name on the Hub.
 fn open_weights(path: &Path, args: &Args) -> Result<Pretrained> {
-    let options = OpenOptions { heads: args.heads, img_size: args.weights_size.map(Into::into) };
+    let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
     match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
         Some(name) => Ok(checkpoint::open(fetch(name)?, &options)?),
         None => Ok(checkpoint::open(path, &options)?),

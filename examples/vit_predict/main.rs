@@ -53,7 +53,7 @@ struct Args {
     heads: Option<usize>,
     /// Pictures that it was trained on, as SIDE or HEIGHTxWIDTH, where no file beside it tells [default: square ones].
     #[arg(long, value_name = "SIZE", requires = "weights")]
-    weights_size: Option<Size>,
+    trained_on: Option<Size>,
     /// Classes shown of each picture, the likeliest first.
     #[arg(long, default_value_t = 5)]
     top: usize,
@@ -91,7 +91,7 @@ fn main() -> Result<ExitCode> {
     let mut unreadable = Vec::new();
     let files = pictures::collect(&args.images, &mut unreadable);
     // What is wrong with the weights is told before a device is opened.
-    let options = OpenOptions { heads: args.heads, img_size: args.weights_size.map(Into::into) };
+    let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
     let source = Source::open(args.weights.as_deref(), &options, args.crop)?;
     complain!("{source}");
     let mut output = Output::create(args.csv.as_deref(), &source, args.top)?;

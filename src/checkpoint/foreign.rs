@@ -133,8 +133,10 @@ pub(super) fn in_place_of_weights(names: &[String]) -> String {
         };
         return format!("holds {expected}, but {}, {what}", quoted(name));
     }
-    let kind = |name: &&String| ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| *kind);
-    match names.iter().find_map(|name| Some((name, kind(&name)?))) {
+    let with = |(ending, kind): &(&str, &'static str)| {
+        names.iter().find(|name| name.ends_with(ending)).map(|name| (name, *kind))
+    };
+    match ENDINGS.iter().find_map(with) {
         Some((name, kind)) => format!("holds {expected}, but {}, {kind}", quoted(name)),
         None => format!("holds {expected}"),
     }

@@ -292,11 +292,11 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
         (side * side == count).then_some(side.checked_mul(patch)).flatten().map(|size| (size, size))
     };
     let Some(found) = fitting(&square) else {
-        let what = format!("has {positions} positions, not those of a square image: tell its size (img_size)");
+        let what = format!("has {positions} positions, not those of a square image: tell its size (trained_on)");
         return Err(parameter(NAME, what));
     };
     let (height, width) = found.0;
-    log::warn!("nothing tells the size of pictures: taken to be square, {height} x {width}; else tell it (img_size)");
+    log::warn!("nothing tells the size of pictures: taken to be square, {height} x {width}; else tell it (trained_on)");
     Ok(found)
 }
 

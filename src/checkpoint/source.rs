@@ -41,7 +41,7 @@ pub struct OpenOptions {
     pub heads: Option<usize>,
     /// Height and width of the pictures that the model was trained on, which a file by itself does not tell either: positions
     /// are only counted.
-    pub img_size: Option<(usize, usize)>,
+    pub trained_on: Option<(usize, usize)>,
 }
 
 /// Opens a checkpoint:
@@ -131,7 +131,7 @@ impl Pretrained {
             (checkpoint, config_json::timm(folder)?)
         };
         described.hints.heads = options.heads.or(described.hints.heads);
-        described.hints.img_size = options.img_size.or(described.hints.img_size);
+        described.hints.img_size = options.trained_on.or(described.hints.img_size);
         let config = infer(&checkpoint, &described.hints)?;
         check_claims(folder, &described, &config)?;
         let Described { class_names, crop_fraction, hints, .. } = described;
