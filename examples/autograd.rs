@@ -6,6 +6,9 @@
 //!
 //!     step 100: loss 0.0…
 
+#[path = "common/warnings.rs"]
+mod warnings;
+
 use anyhow::{Result, ensure};
 use wgrad::autograd::{Parameters, no_grad};
 use wgrad::optim::{AdamW, Optimizer, Rule};
@@ -63,6 +66,7 @@ fn central_differences(net: &Net, name: &str, x: &Tensor, minus_y: &Tensor) -> R
 }
 
 fn main() -> Result<()> {
+    warnings::show();
     let gpu = Gpu::new()?;
     println!("{}", gpu.info());
     let x = Tensor::from_slice(&gpu, &[4, 2], &[0.0f32, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])?;

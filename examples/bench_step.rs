@@ -9,6 +9,8 @@
 
 #[path = "../benches/common/stats.rs"]
 mod stats;
+#[path = "common/warnings.rs"]
+mod warnings;
 #[path = "../benches/common/workload.rs"]
 mod workload;
 
@@ -74,6 +76,7 @@ struct Line {
 
 fn main() -> Result<()> {
     let started = Instant::now();
+    warnings::show();
     let args = Args::parse();
     let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
     let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;

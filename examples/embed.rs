@@ -5,6 +5,9 @@
 //!
 //! Last line: `largest weight by the host's own pass: …, by download: …`
 
+#[path = "common/warnings.rs"]
+mod warnings;
+
 use anyhow::{Context, Result, ensure};
 use wgrad::autograd::Parameters;
 use wgrad::optim::{Optimizer, Rule, Sgd};
@@ -20,6 +23,7 @@ const LARGEST: &str = "
     }";
 
 fn main() -> Result<()> {
+    warnings::show();
     // The host's device, made as it likes.
     let instance = wgpu::Instance::default();
     let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))?;

@@ -4,6 +4,9 @@
 //!
 //! Last line: `512×512×512: … GFLOP/s, largest error …`
 
+#[path = "common/warnings.rs"]
+mod warnings;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +15,7 @@ use wgrad::{Gpu, Tensor, ops};
 const REPEATS: usize = 10;
 
 fn main() -> Result<()> {
+    warnings::show();
     let sizes: Vec<usize> =
         std::env::args().skip(1).map(|a| a.parse().context("sizes are whole numbers")).collect::<Result<_>>()?;
     let [m, n, k] = match sizes.as_slice() {

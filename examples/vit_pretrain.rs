@@ -6,6 +6,9 @@
 //!
 //!     test accuracy 0.2824 (loss 2.9215), written to vit_cifar100.safetensors
 
+#[path = "common/warnings.rs"]
+mod warnings;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -79,6 +82,7 @@ impl Observer for Progress {
 }
 
 fn main() -> Result<()> {
+    warnings::show();
     let args = Args::parse();
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter, ..Default::default() })?;
     println!("{}", gpu.info());

@@ -126,8 +126,23 @@ fn half_types_are_widened_and_others_skipped() {
     let skipped = SkippedTensor { dtype: "I64".to_owned(), shape: vec![] };
     assert_eq!(checkpoint.skipped, BTreeMap::from([("n".to_owned(), skipped)]));
     let message = checkpoint.get("n").unwrap_err().to_string();
-    assert_eq!(message, "parameter n: is I64[] in the checkpoint, not f32, f16 or bf16");
+    assert_eq!(message, "parameter n: is I64[] in the checkpoint, which is not read: F32, F64, F16 and BF16 are");
     assert_eq!(checkpoint.get("q").unwrap_err().to_string(), "parameter q: is not in the checkpoint");
+}
+
+/// As PyTorch's `copy_` from double to float rounds, but what has no place in f32 is an error.
+#[test]
+fn doubles_are_rounded() {
+    let bytes = |values: &[f64]| {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        file(&one_tensor("F64", &format!("[{}]", values.len()), (0, data.len())), &data)
+    };
+    let values = [0.1, -1e-50, f64::from(f32::MAX), f64::NEG_INFINITY, 1.0 + 2f64.powi(-24), 1.0 + 2f64.powi(-23)];
+    let checkpoint = read_bytes(&bytes(&values), "doubles").unwrap();
+    let expected = [0.1, -0.0, f32::MAX, f32::NEG_INFINITY, 1.0, 1.0 + f32::EPSILON];
+    assert_eq!(checkpoint.get("x").unwrap(), &tensor(&[6], &expected));
+    let (offset, what) = fault(&bytes(&[1.0, 1e300]));
+    assert!(offset > 8 && what.contains("tensor x has the value 1") && what.contains("beyond what f32"), "{what}");
 }
 
 proptest! {
@@ -187,7 +202,8 @@ fn lies_are_named() {
     says(&file(&header, &[0; 7]), data, "tensor x takes data bytes 0 to 8, but the file holds only 7");
     says(&file(&header, &[0; 9]), data + 8, "1 bytes follow the last tensor");
     says(&file("[]", &[]), 8, "expected an object of tensors");
-    says(&file("", &[]), 8, "EOF");
+    says(&file("", &[]), 0, "zeros at its start");
+    says(&file(" ", &[]), 8, "EOF");
     says(&file("{}x", &[]), 10, "trailing characters");
 
     let case = |dtype, shape, offsets| file(&one_tensor(dtype, shape, offsets), &[0; 8]);
@@ -212,6 +228,54 @@ fn lies_are_named() {
     ] {
         assert!(fault(&case(dtype, shape, (0, 8))).1.contains(text));
     }
+}
+
+/// A zip archive's beginning, with the name of its first file.
+fn zip(name: &str) -> Vec<u8> {
+    let mut bytes = b"PK\x03\x04".to_vec();
+    bytes.resize(26, 0);
+    bytes.extend([name.len() as u8, 0, 0, 0]);
+    [&bytes, name.as_bytes(), &[0; 40]].concat()
+}
+
+/// What people pass in a checkpoint's place is named, with what to do about it.
+#[test]
+fn other_kinds_of_files_are_named() {
+    let lfs =
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:aa2f6b6f4cfc8a75a273a075db317305\nsize 346293852\n";
+    let page = b"<!doctype html><html><body>401 Client Error</body></html>";
+    let tar = [&[b'a'; 257][..], b"ustar\0", &[0; 249]].concat();
+    let large_zip = [zip("model/data.pkl"), vec![0; 70 << 20]].concat();
+    for (bytes, kind, remedy) in [
+        (&lfs[..], "a pointer of Git LFS", "git lfs pull"),
+        (&zip("archive/data.pkl"), "a PyTorch pickle", "safetensors.torch.save_file"),
+        // The first bytes, taken for a header's length, are within the file.
+        (&large_zip, "a PyTorch pickle", "safetensors.torch.save_file"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M", "a PyTorch pickle", "may run any program"),
+        (&zip("cls_token.npy"), "NumPy arrays", "safetensors.numpy.save_file"),
+        (&zip("metadata.json"), "a file of Keras", "PyTorch's version"),
+        (&zip("model.safetensors"), "a packed file", "unpack"),
+        (b"\x89HDF\r\n\x1a\n\0\0\0\0", "a file of Keras", "PyTorch's version"),
+        (b"\x82\xaaclassifier\x82\xa4bias\xc7", "a file of Flax", "PyTorch's version"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX graph", "exported from"),
+        (b"GGUF\x03\0\0\0\x10\0\0\0", "a GGUF file", "made from"),
+        (b"\x1c\0\0\0TFL3\x14\0\x20\0", "a TensorFlow Lite graph", "PyTorch's version"),
+        (b"\x1f\x8b\x08\x08\xa5\x01\x8a\x66\0\x03model", "a packed file", "unpack"),
+        (&tar, "a packed file", "unpack"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture", ""),
+        (page, "a web page", "401 Client Error"),
+        (b"\xef\xbb\xbf\r\n <html><title>Sign in", "a web page", "fetch the file itself"),
+        (br#"{"error":"Repository not found"}"#, "JSON text", "Repository not found"),
+        (b"Entry not found", "text", "\"Entry not found\""),
+        (&[0; 4096], "zeros at its start", "fetch it again"),
+    ] {
+        let (offset, what) = fault(bytes);
+        assert!(offset == 0 && what.starts_with(&format!("is not a safetensors file but {kind}")), "{what}");
+        assert!(what.contains(remedy) && what.len() < 300, "{what}");
+    }
+    // A header of 640 bytes begins as a pickle does, and is cut short.
+    let (_, what) = fault(&[&640u64.to_le_bytes()[..], b"{\"x\":"].concat());
+    assert!(what.contains("640 bytes long, but only 5 follow"), "{what}");
 }
 
 #[test]
@@ -502,7 +566,7 @@ fn other_parameters_may_not_differ() {
     assert_eq!(name, "norm.weight");
     let expected = "3 of 4 parameters do not fit the checkpoint: norm.weight [8] ([4] in the checkpoint), \
         header.weight [2] (not in the checkpoint), \
-        steps [] (I64 in the checkpoint, not a float type that is read)";
+        steps [] (I64 in the checkpoint, which is not read)";
     assert_eq!(what, expected);
 
     let report = match_parameters(&model, &pretrained(), &MatchOptions { allow_missing: true, ..HEAD }).unwrap();

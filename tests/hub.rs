@@ -141,7 +141,7 @@ fn what_is_not_there_is_told() {
         assert!(error.to_string().contains(name.split('@').next().unwrap()), "{error}");
     }
     let error = fetch("owner/tiny", Fault::NoWeights).1.unwrap_err();
-    assert!(error.to_string().contains("owner/tiny: has neither model.safetensors nor"), "{error}");
+    assert!(error.to_string().contains("owner/tiny: holds neither model.safetensors nor"), "{error}");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let error = fetch_with("owner/tiny", &options(folder.path(), format!("http://{free}"))).unwrap_err();

@@ -154,6 +154,7 @@ fn what_is_not_computed_is_refused_by_name() {
         ("patch_embed.backbone.stem.weight", "convolutional"),
         ("something.else", "none of timm's"),
         ("blocks.00.norm1.weight", "none of timm's"),
+        ("blocks.0.other.0.weight", "none of timm's"),
     ] {
         let mut tensors = tensors_of(&config());
         tensors.insert(name.to_owned(), named(&[4]));
@@ -203,7 +204,176 @@ fn heads_are_guessed_told_or_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("some.safetensors");
     write(&file, &wide(48), NO_TEXTS).unwrap();
-    assert_eq!(open(&file, &OpenOptions { heads: Some(4) }).unwrap().config.num_heads, 4);
+    let told = OpenOptions { heads: Some(4), ..OpenOptions::default() };
+    assert_eq!(open(&file, &told).unwrap().config.num_heads, 4);
+}
+
+/// Positions are only counted: 2 x 8 patches may be told from 4 x 4.
+#[test]
+fn picture_sizes_are_guessed_or_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rect.safetensors");
+    write(&file, &tensors_of(&config()), NO_TEXTS).unwrap();
+    let with = |trained_on| open(&file, &OpenOptions { trained_on, ..OpenOptions::default() });
+    assert_eq!(with(None).unwrap().config.img_size, (8, 8));
+    assert_eq!(with(Some((4, 16))).unwrap().config.img_size, (4, 16));
+    assert_refused(with(Some((8, 16))), &["pos_embed", "17 positions", "8 x 16"]);
+    let mut other = tensors_of(&config());
+    other.insert("pos_embed".to_owned(), named(&[1, 11, 64]));
+    write(&file, &other, NO_TEXTS).unwrap();
+    assert_refused(with(None), &["11 positions", "trained_on"]);
+    assert_eq!(with(Some((10, 4))).unwrap().config.img_size, (10, 4));
+}
+
+fn renamed(tensors: &Tensors, rename: impl Fn(&str) -> String) -> Tensors {
+    tensors.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect()
+}
+
+/// What training programs put around a model changes nothing.
+#[test]
+fn wrappers_are_taken_off() {
+    let plain = tensors_of(&config());
+    let theirs = read(hf_reference().join("model.safetensors")).unwrap().tensors;
+    let json = &[("config.json", r#"{"model_type": "vit", "num_attention_heads": 4}"#)];
+    let expected = open_with(&theirs, json).unwrap();
+    for prefix in [
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.model.",
+        "model.",
+        "backbone.",
+        "encoder.",
+        "state_dict.model.",
+        "state_dict_ema.",
+        "_forward_module.net.",
+        "timm_model.",
+        "any.other.place.",
+    ] {
+        let opened = open_with(&renamed(&plain, |name| format!("{prefix}{name}")), &[]).unwrap();
+        assert!(opened.config == config() && opened.checkpoint.tensors == plain, "{prefix}");
+        let opened = open_with(&renamed(&theirs, |name| format!("{prefix}{name}")), json).unwrap();
+        assert!(opened.checkpoint.tensors == expected.checkpoint.tensors, "{prefix} of transformers");
+    }
+    // Within a name, and a head beside the backbone.
+    const WITHIN: &str = "blocks.1._checkpoint_wrapped_module._fsdp_wrapped_module.";
+    let inside = renamed(&plain, |name| name.replace("blocks.1.", WITHIN));
+    assert_eq!(open_with(&inside, &[]).unwrap().checkpoint.tensors, plain);
+    let beside =
+        renamed(&plain, |name| if name.starts_with("head") { name.to_owned() } else { format!("backbone.{name}") });
+    assert_eq!(open_with(&beside, &[]).unwrap().checkpoint.tensors, plain);
+
+    let mut twice = plain.clone();
+    twice.insert("module.norm.bias".to_owned(), named(&[64]));
+    assert_refused(open_with(&twice, &[]), &["norm.bias", "twice"]);
+}
+
+/// Of two models in a file the running average is taken; without one, nothing is guessed.
+#[test]
+fn of_several_models_the_average_is_taken() {
+    let plain = tensors_of(&config());
+    let halves = |value: f32| {
+        plain.iter().map(move |(name, t)| (name, HostTensor { data: vec![value; t.data.len()], ..t.clone() }))
+    };
+    let two = |first: &str, second: &str| -> Tensors {
+        let first = halves(1.0).map(|(name, tensor)| (format!("{first}{name}"), tensor));
+        first.chain(halves(2.0).map(|(name, tensor)| (format!("{second}{name}"), tensor))).collect()
+    };
+    for (first, second) in [("model.", "model_ema."), ("state_dict.", "state_dict_ema."), ("", "ema.module.")] {
+        let opened = open_with(&two(first, second), &[]).unwrap();
+        assert!(opened.checkpoint.tensors.values().all(|tensor| tensor.data.iter().all(|v| *v == 2.0)), "{second}");
+    }
+    for (first, second) in [("student.", "teacher."), ("a.", "b.c.")] {
+        let parts = [first, second].map(|place| place.trim_end_matches('.'));
+        assert_refused(open_with(&two(first, second), &[]), &["several models", parts[0], parts[1]]);
+    }
+}
+
+/// A tensor of a type that is not read is an error where the model has it, whatever may be done without it; counters of whole
+/// numbers are none of the model.
+#[test]
+fn types_that_are_not_read_are_told() {
+    use safetensors::tensor::{Dtype, TensorView};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    // The model in zeros, with some tensors of another type, or more than it has.
+    let open_as = |changes: &[(&str, Dtype)]| {
+        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>)> =
+            tensors_of(&config()).into_iter().map(|(name, tensor)| (name, (Dtype::F32, tensor.shape))).collect();
+        for &(name, dtype) in changes {
+            tensors.entry(name.to_owned()).or_insert((dtype, vec![1])).0 = dtype;
+        }
+        let size = |(dtype, shape): &(Dtype, Vec<usize>)| shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let zeros = vec![0; tensors.values().map(size).max().unwrap()];
+        let views = tensors
+            .iter()
+            .map(|(name, tensor)| (name, TensorView::new(tensor.0, tensor.1.clone(), &zeros[..size(tensor)]).unwrap()));
+        fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        open(&path, &OpenOptions::default())
+    };
+    for name in
+        ["head.weight", "cls_token", "blocks.0.attn.qkv.bias", "blocks.1.mlp.fc1.weight", "patch_embed.proj.bias"]
+    {
+        assert_refused(open_as(&[(name, Dtype::I8)]), &[name, "I8[", "F32, F64, F16 and BF16"]);
+    }
+    assert_refused(open_as(&[("scales", Dtype::F8_E4M3)]), &["scales", "F8_E4M3"]);
+    assert_eq!(open_as(&[("steps", Dtype::I64), ("embeddings.position_ids", Dtype::I32)]).unwrap().config, config());
+}
+
+#[test]
+fn models_of_other_kinds_are_named() {
+    // transformers' folders say what they are.
+    for kind in
+        ["dinov2", "dinov2_with_registers", "beit", "clip_vision_model", "siglip_vision_model", "vit_mae", "bert"]
+    {
+        let config = format!(r#"{{"model_type": "{kind}", "hidden_size": 64}}"#);
+        let tensors = Tensors::from([("embeddings.patch_embeddings.projection.weight".to_owned(), named(&[4]))]);
+        let parts = ["config.json", &format!("model_type {kind} "), "not supported yet"];
+        assert_refused(open_with(&tensors, &[("config.json", &config)]), &parts);
+    }
+    // Of a file by itself, names tell.
+    for (name, what) in [
+        ("vision_model.embeddings.patch_embedding.weight", "a CLIP or SigLIP model"),
+        ("visual.transformer.resblocks.0.ln_1.weight", "a CLIP model of OpenAI"),
+        ("encoder.layers.encoder_layer_0.ln_1.weight", "torchvision's"),
+        ("layer1.0.conv1.weight", "a ResNet"),
+        ("bert.embeddings.word_embeddings.weight", "a language model"),
+        ("base_model.model.blocks.0.attn.qkv.lora_A.weight", "an adapter"),
+        ("layers.0.blocks.0.attn.relative_position_bias_table", "relative positions"),
+    ] {
+        assert_refused(open_with(&Tensors::from([(name.to_owned(), named(&[4]))]), &[]), &[name, what]);
+    }
+    // timm's folders say it too.
+    let mut tensors = tensors_of(&config());
+    tensors.insert("blocks.0.other.weight".to_owned(), named(&[4]));
+    let json = r#"{"architecture": "eva_giant_patch14_224"}"#;
+    let parts = ["blocks.0.other.weight", "none of timm's plain", "eva_giant_patch14_224"];
+    assert_refused(open_with(&tensors, &[("config.json", json)]), &parts);
+}
+
+#[test]
+fn folders_without_weights_say_what_they_hold() {
+    for (files, parts) in [
+        (&[][..], &["holds neither model.safetensors nor model.safetensors.index.json"][..]),
+        (
+            &["config.json", "optimizer.pt", "pytorch_model.bin"],
+            &["but pytorch_model.bin", "a PyTorch pickle", "save_file"],
+        ),
+        (&["tf_model.h5"], &["but tf_model.h5", "Keras"]),
+        (&["flax_model.msgpack"], &["but flax_model.msgpack", "Flax"]),
+        (&["model.onnx"], &["but model.onnx", "ONNX"]),
+        (&["vit.safetensors", "vit.pth"], &["but vit.safetensors", "give that file"]),
+        (&["adapter_model.safetensors"], &["but adapter_model.safetensors", "an adapter: merge"]),
+        (&["model-00001-of-00002.safetensors"], &["one of several parts", "index"]),
+        (&["state.safetensors", "args.json"], &["a run's folder without best.safetensors", "go on with the run"]),
+        (&["blobs", "refs", "snapshots"], &["the Hub's cache", "snapshots/"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for name in files {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_refused(open(folder.path(), &OpenOptions::default()), parts);
+    }
 }
 
 #[test]
@@ -314,8 +484,9 @@ fn transformers_names_come_in_several_forms() {
     assert_refused(open_with(&theirs, &[("config.json", dinov2)]), &["model_type dinov2"]);
     let relu = r#"{"hidden_act": "relu"}"#;
     assert_refused(open_with(&theirs, &[("config.json", relu)]), &["hidden_act relu"]);
-    let hidden = r#"{"hidden_size": 768}"#;
-    assert_refused(open_with(&theirs, &[("config.json", hidden)]), &["num_heads"]);
+    // Where their file does not tell the heads, transformers has 12, whatever the width.
+    let untold = open_with(&theirs, &[("config.json", r#"{"hidden_size": 48}"#)]).unwrap();
+    assert_eq!(untold.config.num_heads, 12);
     let hidden = r#"{"hidden_size": 768, "num_attention_heads": 4}"#;
     assert_refused(open_with(&theirs, &[("config.json", hidden)]), &["hidden_size 768", "have 48"]);
 }
@@ -331,6 +502,20 @@ fn labels_are_in_the_order_of_their_numbers() {
         let json = format!(r#"{{"architecture": "vit", "label_names": {bad}}}"#);
         assert_eq!(open_with(&tensors, &[("config.json", &json)]).unwrap().class_names, None, "{bad}");
     }
+}
+
+/// transformers takes any value as a label.
+#[test]
+fn labels_may_be_numbers() {
+    let theirs = read(hf_reference().join("model.safetensors")).unwrap().tensors;
+    let labels = r#"{"num_attention_heads": 4, "id2label": {"0": 7, "1": -1, "2": "c", "3": 0.5, "4": true}}"#;
+    let opened = open_with(&theirs, &[("config.json", labels)]).unwrap();
+    assert_eq!(opened.class_names.unwrap(), ["7", "-1", "c", "0.5", "true"]);
+    let json = r#"{"architecture": "vit", "label_names": [1, 2, 3]}"#;
+    let opened = open_with(&tensors_of(&config()), &[("config.json", json)]).unwrap();
+    assert_eq!(opened.class_names.unwrap(), ["1", "2", "3"]);
+    let nested = r#"{"num_attention_heads": 4, "id2label": {"0": {}}}"#;
+    assert_refused(open_with(&theirs, &[("config.json", nested)]), &["config.json", "a name"]);
 }
 
 #[test]
@@ -365,6 +550,16 @@ fn shards_are_one_checkpoint() {
     write_index(&map).unwrap();
     let opened = open(folder.path(), &OpenOptions::default()).unwrap();
     assert_eq!((opened.config, opened.checkpoint.tensors), (config(), all.clone()));
+    // The index stands for the folder; one part does not, nor do some.
+    assert_eq!(open(&index, &OpenOptions::default()).unwrap().config, config());
+    assert_refused(
+        open(folder.path().join(names[1]), &OpenOptions::default()),
+        &[names[1], "is one of 2 parts", "give their folder"],
+    );
+    let away = folder.path().join("away");
+    fs::rename(folder.path().join(names[1]), &away).unwrap();
+    assert_refused(open(folder.path(), &OpenOptions::default()), &["names 2 files, of which 1 are not", names[1]]);
+    fs::rename(&away, folder.path().join(names[1])).unwrap();
 
     let missing = [map.clone(), vec![format!(r#""more": "{}""#, names[0])]].concat();
     write_index(&missing).unwrap();
@@ -673,7 +868,7 @@ fn long_descriptions_take_memory_in_proportion() {
         format!(r#"{{"pretrained_cfg": {}"#, r#"{"pretrained_cfg":"#.repeat(50_000)),
     ] {
         fs::write(&config, &text).unwrap();
-        let (result, held) = peak(|| open(folder.path(), &OpenOptions { heads: Some(2) }));
+        let (result, held) = peak(|| open(folder.path(), &OpenOptions { heads: Some(2), ..OpenOptions::default() }));
         assert!(held <= 256 * 1024 + 32 * text.len(), "{held} bytes for {} of {}", text.len(), &text[..60]);
         if let Err(error) = result {
             assert!(error.to_string().len() < 2000);

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -115,6 +116,9 @@ fn a_run_writes_what_it_promises() {
         let more = format!("--steps 8 --compare --tensorboard --json --export {export}");
         let output = succeed(tiny(photos.path(), &run, &more));
         let report = json(&run.join("report.json"));
+        for line in ["training", "evaluation", "saving", "compilation"] {
+            assert!(text(&output.stdout).contains(line), "no line on {line}");
+        }
         let printed: Value = serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap();
         assert_eq!(printed, report, "--json prints report.json");
         report_agrees_with_metrics(&run, &report);
@@ -151,7 +155,8 @@ fn report_agrees_with_metrics(run: &Path, report: &Value) {
         let name = run["name"].as_str().unwrap();
         let rows: Vec<_> = rows.iter().filter(|row| row["run"] == name).collect();
         let steps: Vec<u64> = rows.iter().map(|row| row["step"].parse().unwrap()).collect();
-        assert_eq!(steps, (0..run["steps"].as_u64().unwrap()).collect::<Vec<_>>());
+        assert_eq!(steps, (1..=run["steps"].as_u64().unwrap()).collect::<Vec<_>>(), "as the console counts");
+        assert!(rows.iter().all(|row| row["epoch"].parse::<u64>().unwrap() >= 1));
         let measured = rows.iter().filter_map(|row| row["validation_accuracy"].parse::<f64>().ok());
         let best = measured.fold(f64::NAN, f64::max);
         assert!((best - run["validation_accuracy"].as_f64().unwrap()).abs() < 1e-12, "{name}: {best}, {run}");
@@ -223,6 +228,148 @@ fn nobody_need_read_the_messages() {
     drop((child.stdout.take(), child.stderr.take()));
     assert!(child.wait().unwrap().success());
     assert_eq!(json(&run.join("report.json"))["runs"][0]["steps"], 4);
+}
+
+// ---- going on ----
+
+/// Every file in a folder and below, with its content and the time of its last change.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            let changed = fs::metadata(&path).unwrap().modified().unwrap();
+            found.push((path.clone(), fs::read(path).unwrap(), changed));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A run that has ended says so and is left as it is. Its settings name the same files from any folder.
+#[test]
+fn a_run_that_has_ended_says_so() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let mut command = tiny(Path::new("train/.."), &run, "--steps 3 --compare --json");
+    command.current_dir(photos.path());
+    succeed(command);
+    let kept = json(&run.join("args.json"));
+    assert!(Path::new(kept["data_dir"].as_str().unwrap()).is_absolute(), "{kept}");
+    let before = contents(outputs.path());
+    let resume = || {
+        let mut command = finetune("--resume run");
+        command.current_dir(outputs.path());
+        text(&succeed(command).stdout)
+    };
+    let said = resume();
+    for part in ["run has ended", "random-ltd after 3 steps, full-length after 3 steps", "nothing left to do", "saving"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let printed: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(printed, json(&run.join("report.json")));
+    assert!(contents(outputs.path()) == before, "a file has changed");
+    // Without its last report one run has not ended; it goes on from another folder than it began in.
+    fs::remove_file(run.join("report.json")).unwrap();
+    assert!(resume().contains("random-ltd goes on after step 3 of 3"));
+    let accuracies = |report: &Value| {
+        report["runs"].as_array().unwrap().iter().map(|run| run["test_accuracy"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(accuracies(&json(&run.join("report.json"))), accuracies(&printed));
+}
+
+/// Ended by Ctrl-C, a run prints the command that goes on, word for word as a shell takes it.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_says_how_to_go_on() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("a run of 'mine'");
+    let mut command = tiny(photos.path(), &run, "--steps 400 --threads 1");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let first = lines.find(|line| line.contains("epoch 1:")).expect("an epoch's line");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    lines.for_each(|line| said += &format!("{line}\n"));
+    assert!(child.wait().unwrap().success(), "{first}\n{said}");
+    let steps = RunState::read(run.join(STATE_FILE)).unwrap().steps();
+    assert!(steps < 400, "ended before it was interrupted");
+    let command = said.lines().find_map(|line| line.strip_prefix("to go on: ")).unwrap_or_else(|| panic!("{said}"));
+    assert!(command.contains("--resume") && command.ends_with("--threads 1"), "{command}");
+    let output = Command::new("sh").args(["-c", &format!("{command} --estimate")]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", text(&output.stderr));
+}
+
+/// An error tells it too; here that of a rate which no weights survive.
+#[test]
+fn a_run_that_failed_says_how_to_go_on() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let way_on = format!("--resume {}", run.display());
+    refuse(tiny(photos.path(), &run, "--steps 30 --lr 1e38 --clip-grad 0"), &["not finite", "to go on", &way_on]);
+}
+
+/// Why a run ended before its last step stands on the console, with its numbers.
+#[test]
+fn the_end_of_patience_is_told() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let said = text(&succeed(tiny(photos.path(), &run, "--steps 60 --lr 1e-20 --patience 2")).stdout);
+    let report = json(&run.join("report.json"))["runs"][0].clone();
+    let (steps, accuracy) = (report["steps"].as_u64().unwrap(), report["validation_accuracy"].as_f64().unwrap());
+    assert!(report["out_of_patience"] == true && steps < 60, "{report}");
+    let expected = format!(
+        "ended after step {steps} of 60: no epoch of the last 2 (--patience) had a better validation accuracy than {:.2} %",
+        100.0 * accuracy
+    );
+    assert!(said.contains(&expected), "{expected}: {said}");
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("out of patience") && !said.contains("to go on"), "{said}");
+}
+
+// ---- weights of others ----
+
+/// Both programs take a run's folder, show the library's warnings, and say of another file what it is.
+#[test]
+fn both_programs_take_the_same_weights() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let [run, next, bare, lfs, pickles] =
+        ["run", "next", "bare.safetensors", "lfs.safetensors", "pickles"].map(|name| folder.path().join(name));
+    succeed(tiny(photos.path(), &run, "--steps 2"));
+    let picture = photos.path().join("train/even/0.png");
+    let commands = |weights: &Path, more: &str| {
+        let mut train = finetune(&format!("--data folder --steps 1 {BATCH} {more}"));
+        train.arg("--data-dir").arg(photos.path()).arg("--output").arg(&next).arg("--weights").arg(weights);
+        let mut predict = example("vit_predict");
+        predict.arg(&picture).args(more.split_whitespace()).arg("--weights").arg(weights);
+        [train, predict]
+    };
+    // Without the words that tell what model it is of.
+    let best = checkpoint::read(run.join("best.safetensors")).unwrap();
+    checkpoint::write(&bare, &best.tensors, &Default::default()).unwrap();
+    for (weights, more) in [(&run, ""), (&bare, "--heads 2"), (&bare, "--heads 2 --trained-on 16x16")] {
+        for command in commands(weights, more) {
+            let said = text(&succeed(command).stderr);
+            assert_eq!(said.contains("nothing tells how pictures are normalised"), weights == &bare, "{said}");
+            assert_eq!(said.contains("nothing tells the size of pictures"), more == "--heads 2", "{said}");
+        }
+        fs::remove_dir_all(&next).unwrap();
+    }
+    fs::write(&lfs, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n").unwrap();
+    fs::create_dir(&pickles).unwrap();
+    fs::write(pickles.join("pytorch_model.bin"), "").unwrap();
+    for (weights, more, parts) in [
+        (&bare, "", ["num_heads", "heads"]),
+        (&bare, "--heads 2 --trained-on 8x32", ["8x32 pictures", "square"]),
+        (&lfs, "", ["lfs.safetensors", "git lfs pull"]),
+        (&pickles, "", ["pytorch_model.bin", "save_file"]),
+        (&run.join(STATE_FILE), "", ["is the state of a run", "best.safetensors"]),
+    ] {
+        commands(weights, more).into_iter().for_each(|command| refuse(command, &parts));
+    }
 }
 
 // ---- killed ----
@@ -532,6 +679,8 @@ fn bad_runs_and_checkpoints() {
     refuse(resume("--lr 3"), &["--resume takes all settings from the run; --lr"]);
     refuse(tiny(photos.path(), &run, "--steps 2"), &["holds a run already", "--resume"]);
 
+    // As if it had been stopped before its end.
+    fs::remove_file(run.join("report.json")).unwrap();
     let lock = File::options().write(true).open(run.join(".lock")).unwrap();
     lock.lock().unwrap();
     refuse(resume(""), &["another program is writing into"]);
@@ -559,7 +708,6 @@ fn bad_runs_and_checkpoints() {
     checkpoint::write(&bad, &checkpoint.tensors, &checkpoint.metadata).unwrap();
     both(&["blocks.1.mlp.fc1.bias", "[1, 128]"]);
 
-    fs::remove_file(run.join("report.json")).unwrap();
     let bytes = fs::read(&state).unwrap();
     fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
     refuse(resume(""), &["state.safetensors at byte"]);

@@ -205,6 +205,49 @@ fn the_loss_scale_moves() {
     assert!(first < 1e9 && first != last, "{first} {last}");
 }
 
+/// Many short epochs of a model that takes longer to save than to train: files are not written after each, the last state is,
+/// and the best weights are those of their epoch all the same.
+#[test]
+fn saving_takes_a_share_of_the_time() {
+    const STEPS: u64 = 16;
+    let gpu = gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let data: DataSet = digits().unwrap();
+    let few = |split: &wgrad::data::Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+    let options = LoaderOptions { threads: 1, ..LoaderOptions::training(4, 1) };
+    let train = Loader::new(&few(&data.train, 4), data.train_transform(16), options).unwrap();
+    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(8) };
+    let validation = Loader::new(&few(&data.validation, 8), data.eval_transform(16), options).unwrap();
+    let config = VitConfig { img_size: (16, 16), patch_size: 8, num_classes: 10, ..VitConfig::custom(320, 6, 5) };
+    let model = Vit::new(&gpu, config.clone(), 5).unwrap();
+    let path = state(folder.path());
+    let mut saves = std::collections::BTreeSet::new();
+    let mut watch = Watch::new(|| saves.extend(std::fs::metadata(&path).and_then(|file| file.modified()).ok()), None);
+    let data = FitData {
+        train: &train,
+        validation: &validation,
+        steps: STEPS,
+        folder: Some(folder.path().to_owned()),
+        class_names: &data.class_names,
+    };
+    let rate = LrSchedule::constant(1e-3).unwrap();
+    let settings = TrainSettings::new(Rule::AdamW(AdamW::default()), rate);
+    let outcome = fit(&model, &data, settings, saving(), &mut watch).unwrap();
+    let epochs = std::mem::take(&mut watch.epochs);
+    assert_eq!((outcome.steps, epochs.len() as u64), (STEPS, STEPS));
+    assert!(!saves.is_empty() && saves.len() as u64 <= STEPS / 2, "{} saves, {:?}", saves.len(), outcome.timing);
+    assert_eq!(RunState::read(&path).unwrap().steps(), STEPS);
+    let measured = |name: &str| {
+        let model = Vit::new(&gpu, config.clone(), 9).unwrap();
+        let file = checkpoint::read(folder.path().join(name)).unwrap();
+        checkpoint::load_parameters(model.parameters(), &file, &checkpoint::MatchOptions::default()).unwrap();
+        wgrad::train::evaluate(&model, &validation).unwrap()
+    };
+    let (best_epoch, best) = outcome.best.unwrap();
+    assert_eq!((measured("best.safetensors"), best), (best, epochs[best_epoch as usize].validation));
+    assert_eq!(measured("last.safetensors"), epochs.last().unwrap().validation);
+}
+
 /// A run out of patience remembers how long it has waited.
 #[test]
 fn patience_survives() {

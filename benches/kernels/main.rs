@@ -24,6 +24,8 @@ mod row;
 #[path = "../common/stats.rs"]
 mod stats;
 mod update;
+#[path = "../../examples/common/warnings.rs"]
+mod warnings;
 
 use std::path::PathBuf;
 
@@ -124,6 +126,7 @@ struct Figures {
 }
 
 fn main() -> Result<()> {
+    warnings::show();
     let args: Args = report::arguments();
     let options =
         GpuOptions { adapter: args.adapter.clone(), family: args.family.map(KernelFamily::from), ..Default::default() };

@@ -28,6 +28,8 @@ mod report;
 #[path = "../common/stats.rs"]
 mod stats;
 mod steps;
+#[path = "../../examples/common/warnings.rs"]
+mod warnings;
 #[path = "../common/workload.rs"]
 mod workload;
 
@@ -97,6 +99,7 @@ pub struct Work {
 }
 
 fn main() -> Result<()> {
+    warnings::show();
     let args: Args = report::arguments();
     let json = args.json.as_deref();
     let work = Work { ratios: args.ratios(), precision: args.precision, turns: args.steps as usize };

@@ -11,6 +11,8 @@ mod plot;
 mod runs;
 mod table;
 mod timing;
+#[path = "../common/warnings.rs"]
+mod warnings;
 
 use std::path::PathBuf;
 
@@ -54,6 +56,7 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    warnings::show();
     let args = Args::parse();
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
     println!("{}", gpu.info());

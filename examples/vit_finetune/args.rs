@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use wgrad::gpu::AdapterChoice;
 
 use crate::recipe::{Overrides, Recipe, RecipeName};
+use crate::size::Size;
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
 ///
@@ -32,13 +33,17 @@ pub struct Args {
     #[serde(skip)]
     pub threads: usize,
 
-    /// Checkpoint to start from; the embedded one by default. A safetensors file (this program's, or with timm's names), a
-    /// folder as timm or transformers save it, or, in a build with the feature hub, hub:OWNER/MODEL.
+    /// Checkpoint to start from; the embedded one by default. A run's folder (its best.safetensors), a safetensors file (this
+    /// program's, or with timm's names), a folder as timm or transformers save it, or, in a build with the feature hub,
+    /// hub:OWNER/MODEL.
     #[arg(long, conflicts_with = "from_scratch", help_heading = "Model")]
     pub weights: Option<PathBuf>,
     /// Heads of that checkpoint's model, where no file beside it tells.
     #[arg(long, requires = "weights", help_heading = "Model")]
     pub heads: Option<usize>,
+    /// Pictures that it was trained on, as SIDE or HEIGHTxWIDTH, where no file beside it tells [default: square ones].
+    #[arg(long, value_name = "SIZE", requires = "weights", help_heading = "Model")]
+    pub trained_on: Option<Size>,
     /// Start from random weights.
     #[arg(long, help_heading = "Model")]
     pub from_scratch: bool,
@@ -83,7 +88,8 @@ pub struct Args {
     #[arg(long, value_name = "RUN", conflicts_with = "output", help_heading = "Output")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// Save where the run stands after every so many steps, besides after each epoch.
+    /// Save where the run stands after every so many steps too. Else that is done after epochs, as often as takes a twentieth of
+    /// the time.
     #[arg(long, value_name = "STEPS", value_parser = value_parser!(u64).range(1..), help_heading = "Output")]
     pub save_every: Option<u64>,
     /// Folder for checkpoints, curves and reports, without a run in it [default: runs/N].

@@ -2,6 +2,7 @@
 
 use crate::args::{Args, Rival};
 use crate::recipe::DropKind;
+use crate::report::RunReport;
 
 /// A kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,17 @@ impl Arm {
             Arm::EqualTime => DropKind::None,
         }
     }
+}
+
+/// The runs that the arguments ask for, each an arm with a seed, which are not among those that have ended.
+pub fn missing(args: &Args, main: DropKind, ended: &[RunReport]) -> Vec<(Arm, u64)> {
+    let arms = Arm::all(args, main);
+    // A seed at a time: what slows the machine for a while then slows all arms.
+    let seeds = args.seed..args.seed.saturating_add(args.seeds.max(1));
+    let runs = seeds.flat_map(|seed| arms.iter().map(move |&arm| (arm, seed)));
+    let has_ended =
+        |(arm, seed): &(Arm, u64)| ended.iter().any(|run| run.arm == arm.name() && run.seed == *seed && !run.stopped);
+    runs.filter(|run| !has_ended(run)).collect()
 }
 
 impl From<Rival> for Arm {

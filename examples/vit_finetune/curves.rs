@@ -47,7 +47,7 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     let mut accuracies = each(|rows| smoothed(rows, |r| 100.0 * r.accuracy), false);
     accuracies.extend(each(|rows| measured(rows, |r| r.validation_accuracy.map(|a| 100.0 * a)), true));
     panel(&areas[1], "Accuracy in %: training, and validation (dots)", &accuracies, SeriesLabelPosition::LowerRight)?;
-    let kept = each(|rows| rows.iter().map(|r| (r.step as f64, r.kept as f64)).collect(), false);
+    let kept = each(stairs, false);
     panel(&areas[2], "Kept tokens R", &kept, SeriesLabelPosition::LowerRight)?;
     root.present()?;
     Ok(())
@@ -62,6 +62,19 @@ fn smoothed(rows: &[&Row], value: impl Fn(&Row) -> f64) -> Vec<(f64, f64)> {
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     (0..rows.len()).filter_map(|i| Some((rows[i].step as f64, mean(i)?))).collect()
+}
+
+/// R as it is: constant until the step that changes it.
+fn stairs(rows: &[&Row]) -> Vec<(f64, f64)> {
+    let mut points: Vec<(f64, f64)> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (step, kept) = (row.step as f64, row.kept as f64);
+        if let Some(&(_, before)) = points.last().filter(|point| point.1 != kept) {
+            points.push((step, before));
+        }
+        points.push((step, kept));
+    }
+    points
 }
 
 fn measured(rows: &[&Row], value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {

@@ -1,4 +1,4 @@
-//! Writing the small files of a run.
+//! The small files of a run.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -6,6 +6,13 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+
+/// The content of a JSON file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let read = || anyhow::Ok(serde_json::from_slice(&std::fs::read(path)?)?);
+    read().with_context(|| format!("reading {}", path.display()))
+}
 
 /// Gives `path` new content: whenever the program is killed, the old content is there or the new. Of two programs only the one
 /// that holds the folder's lock may do this.

@@ -72,7 +72,7 @@ fn title(report: &Value) -> String {
 /// A column of the table of runs: its title, the field, and how a value is printed.
 type Column = (&'static str, &'static str, fn(&Value) -> String);
 
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 15] = [
     ("run", "name", text),
     ("seed", "seed", text),
     ("test accuracy", "test_accuracy", percent),
@@ -81,11 +81,13 @@ const COLUMNS: [Column; 13] = [
     ("best epoch", "best_epoch", text),
     ("steps", "steps", text),
     ("training time", "wall_seconds", time),
+    ("saving", "checkpoint_seconds", time),
     ("images/s", "images_per_second", whole),
     ("layer tokens saved", "layer_tokens_saved", percent),
     ("device memory", "peak_device_bytes", megabytes),
     ("pictures skipped", "skipped", count),
-    ("ended early", "stopped", text),
+    ("out of patience", "out_of_patience", text),
+    ("interrupted", "stopped", text),
 ];
 
 /// As it is printed at the end of the program.

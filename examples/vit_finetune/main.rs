@@ -12,6 +12,7 @@ mod arms;
 mod canvas;
 mod check;
 mod confusion;
+#[path = "../common/console.rs"]
 mod console;
 mod curves;
 mod files;
@@ -27,9 +28,12 @@ mod resume;
 mod run;
 mod settings;
 mod setup;
+#[path = "../common/size.rs"]
+mod size;
 mod splits;
 mod tensorboard;
 mod values;
+#[path = "../common/warnings.rs"]
 mod warnings;
 
 use std::io::{IsTerminal, Write};
@@ -49,18 +53,20 @@ use splits::Splits;
 
 fn main() -> Result<()> {
     let (args, given) = Given::parse();
-    let args = resume::arguments(args, &given)?;
     warnings::show();
+    let args = resume::arguments(args, &given)?;
     if args.list_adapters {
         for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
             say!("{i}: {adapter}");
         }
         return Ok(());
     }
+    if resume::has_ended(&args)? {
+        return resume::show_ended(&args);
+    }
     let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
     let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
     say!("adapter: {}", gpu.info());
-    let stop = stop_on_interrupt()?;
     let setup = Setup::new(&args, &given)?;
     say!("{setup}");
     if args.estimate {
@@ -80,12 +86,16 @@ fn main() -> Result<()> {
     };
     splits.write(&setup.unreadable)?;
     let tuning = run::tune(&gpu, &args, &setup)?;
+    let stop = stop_on_interrupt(resume::command(&args, &folder))?;
 
     let runner = Runner { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };
     let mut report = Report::new(gpu.info().to_string(), tuning, &args, &setup.recipe);
     run_all(&runner, &mut report, &mut splits)?;
-    say!("\n{}", report.table());
+    say!("\n{}", report::table(&report.runs));
     say!("written to {}", folder.display());
+    if !arms::missing(&args, setup.recipe.drop, &report.runs).is_empty() {
+        say!("to go on: {}", resume::command(&args, &folder));
+    }
     if args.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
     }
@@ -100,11 +110,7 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>, splits: &mut Splits<'_>
         report.runs = resume::finished(folder)?;
     }
     let arms = Arm::all(args, setup.recipe.drop);
-    // A seed at a time: what slows the machine for a while then slows all arms.
-    let seeds = args.seed..args.seed.saturating_add(args.seeds.max(1));
-    let runs = seeds.flat_map(|seed| arms.iter().map(move |&arm| (arm, seed)));
-    let has_run = |(arm, seed): &(Arm, u64)| report.runs.iter().any(|run| run.arm == arm.name() && run.seed == *seed);
-    let missing: Vec<_> = runs.filter(|run| !has_run(run)).collect();
+    let missing = arms::missing(args, setup.recipe.drop, &report.runs);
     if arms.len() > 1 && !missing.is_empty() {
         for arm in &arms {
             runner.trial(arm.drop())?;
@@ -115,10 +121,13 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>, splits: &mut Splits<'_>
         // What has been measured so far is written also where a run fails.
         history.rewrite()?;
         curves::draw(&folder.join("curves.png"), &history)?;
-        let (run, unreadable) = result?;
+        let (run, unreadable) = result.with_context(|| {
+            let (run, command) = (runner.name(arm, seed), resume::command(args, folder));
+            format!("run {run}; to go on from what was saved last: {command}")
+        })?;
         splits.write(&unreadable)?;
         report.runs.push(run);
-        html::write(folder, report, &report.table())?;
+        html::write(folder, report, &report::table(&report.runs))?;
         // Last, for it says that the run has ended.
         report.write(folder)?;
         if stop.load(Ordering::Relaxed) {
@@ -128,12 +137,13 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>, splits: &mut Splits<'_>
     Ok(())
 }
 
-/// The first Ctrl-C asks the run to end after its step; the second ends the program.
-fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+/// The first Ctrl-C asks the run to end after its step; the second ends the program, with the command that goes on.
+fn stop_on_interrupt(command: String) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            complain!("\nto go on from what was saved last: {command}");
             std::process::exit(130);
         }
         complain!("\nending after this step; again to end at once");

@@ -17,6 +17,9 @@ use crate::files;
 use crate::findings::ClassReport;
 use crate::recipe::{DropKind, Recipe};
 
+/// A [`Report`] in its folder.
+pub const REPORT: &str = "report.json";
+
 /// report.json.
 #[derive(Serialize)]
 pub struct Report<'a> {
@@ -79,58 +82,59 @@ impl<'a> Report<'a> {
     }
 
     pub fn write(&self, folder: &Path) -> Result<()> {
-        files::replace(&folder.join("report.json"), serde_json::to_string_pretty(self)?.as_bytes())
+        files::replace(&folder.join(REPORT), serde_json::to_string_pretty(self)?.as_bytes())
     }
+}
 
-    /// The arms side by side, each in the mean of its runs.
-    pub fn table(&self) -> Table {
-        let mut arms: Vec<(&str, Vec<&RunReport>)> = Vec::new();
-        for run in &self.runs {
-            match arms.iter_mut().find(|(name, _)| *name == run.arm) {
-                Some((_, runs)) => runs.push(run),
-                None => arms.push((&run.arm, vec![run])),
-            }
+/// The arms side by side, each in the mean of its runs.
+pub fn table(all: &[RunReport]) -> Table {
+    let mut arms: Vec<(&str, Vec<&RunReport>)> = Vec::new();
+    for run in all {
+        match arms.iter_mut().find(|(name, _)| *name == run.arm) {
+            Some((_, runs)) => runs.push(run),
+            None => arms.push((&run.arm, vec![run])),
         }
-        let mut table = Table::new();
-        let header = arms.iter().map(|(name, _)| Cell::new(name).set_alignment(CellAlignment::Right));
-        let header = std::iter::once(Cell::new("")).chain(header);
-        table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
-        let mut row = |name: &str, value: &dyn Fn(&[&RunReport]) -> String| {
-            let cells = arms.iter().map(|(_, runs)| Cell::new(value(runs)).set_alignment(CellAlignment::Right));
-            table.add_row(std::iter::once(Cell::new(name)).chain(cells));
-        };
-        row("test accuracy", &|runs| spread(runs, |r| 100.0 * r.test_accuracy, 2, " %"));
-        if arms.iter().any(|(_, runs)| runs.len() > 1) {
-            row("  less full length's, paired", &|runs| self.difference(runs));
-            row("runs", &|runs| runs.len().to_string());
-        }
-        for (name, value) in LINES {
-            row(name, &value);
-        }
-        table
     }
+    let mut table = Table::new();
+    let header = arms.iter().map(|(name, _)| Cell::new(name).set_alignment(CellAlignment::Right));
+    let header = std::iter::once(Cell::new("")).chain(header);
+    table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
+    let mut row = |name: &str, value: &dyn Fn(&[&RunReport]) -> String| {
+        let cells = arms.iter().map(|(_, runs)| Cell::new(value(runs)).set_alignment(CellAlignment::Right));
+        table.add_row(std::iter::once(Cell::new(name)).chain(cells));
+    };
+    row("test accuracy", &|runs| spread(runs, |r| 100.0 * r.test_accuracy, 2, " %"));
+    if arms.iter().any(|(_, runs)| runs.len() > 1) {
+        row("  less full length's, paired", &|runs| difference(runs, all));
+        row("runs", &|runs| runs.len().to_string());
+    }
+    for (name, value) in LINES {
+        row(name, &value);
+    }
+    table
+}
 
-    /// Points of accuracy less those of full length with the same seed.
-    fn difference(&self, runs: &[&RunReport]) -> String {
-        let full = Arm::Drop(DropKind::None).name();
-        let pair = |run: &RunReport| {
-            let rival = self.runs.iter().find(|other| other.arm == full && other.seed == run.seed)?;
-            Some(100.0 * (run.test_accuracy - rival.test_accuracy))
-        };
-        let differences: Vec<f64> = runs.iter().filter(|run| run.arm != full).filter_map(|run| pair(run)).collect();
-        if differences.is_empty() { String::new() } else { mean_and_deviation(&differences, 2, "") }
-    }
+/// Points of accuracy less those of full length with the same seed, among all runs.
+fn difference(runs: &[&RunReport], all: &[RunReport]) -> String {
+    let full = Arm::Drop(DropKind::None).name();
+    let pair = |run: &RunReport| {
+        let rival = all.iter().find(|other| other.arm == full && other.seed == run.seed)?;
+        Some(100.0 * (run.test_accuracy - rival.test_accuracy))
+    };
+    let differences: Vec<f64> = runs.iter().filter(|run| run.arm != full).filter_map(|run| pair(run)).collect();
+    if differences.is_empty() { String::new() } else { mean_and_deviation(&differences, 2, "") }
 }
 
 /// A line of the table: what it shows, and how to print it for an arm's runs.
 type Line = (&'static str, fn(&[&RunReport]) -> String);
 
-const LINES: [Line; 11] = [
+const LINES: [Line; 12] = [
     ("steps", |runs| spread(runs, |r| r.steps as f64, 0, "")),
     ("wall time, training", |runs| spread(runs, |r| r.wall_seconds, 1, " s")),
     ("  of it waiting for data", |runs| share_of_wall(runs, |r| r.data_wait_seconds)),
     ("  of it recording, submitting", |runs| share_of_wall(runs, |r| r.host_seconds)),
     ("evaluation", |runs| spread(runs, |r| r.evaluation_seconds, 1, " s")),
+    ("saving", |runs| spread(runs, |r| r.checkpoint_seconds, 1, " s")),
     ("compilation", |runs| spread(runs, |r| r.compilation_seconds, 1, " s")),
     ("images/s", |runs| spread(runs, |r| r.images_per_second, 0, "")),
     ("layer tokens", |runs| thousands(mean(runs, |r| r.layer_tokens as f64) as u64)),
@@ -172,7 +176,8 @@ fn thousands(n: u64) -> String {
     groups.join(",")
 }
 
-/// A row of metrics.csv. The validation columns are filled at the last step of each epoch.
+/// A row of metrics.csv. The validation columns are filled at the last step of each epoch. Steps and epochs are counted from 1, as
+/// on the console: the row of step 7 is of the moment when 7 steps were done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub run: Arc<str>,
@@ -219,10 +224,10 @@ impl History {
         Ok(history)
     }
 
-    /// Forgets what will come again of a run of `steps` steps that goes on after `done`: later steps, and what was measured
+    /// Forgets what will come again of a run of `steps` steps that goes on when `done` are done: later steps, and what was measured
     /// when it was stopped within an epoch.
     pub fn cut(&mut self, run: &str, done: u64, steps: u64, per_epoch: u64) -> Result<()> {
-        self.rows.retain(|row| &*row.run != run || row.step < done);
+        self.rows.retain(|row| &*row.run != run || row.step <= done);
         if done < steps && !done.is_multiple_of(per_epoch) {
             let last = self.rows.iter_mut().rfind(|row| &*row.run == run);
             if let Some(row) = last {
@@ -235,8 +240,8 @@ impl History {
     pub fn step(&mut self, run: &Arc<str>, m: &StepMetrics, per_epoch: u64) {
         let row = Row {
             run: run.clone(),
-            step: m.step,
-            epoch: m.step / per_epoch,
+            step: m.step + 1,
+            epoch: m.step / per_epoch + 1,
             loss: m.loss,
             accuracy: f64::from(m.correct) / m.samples as f64,
             kept: m.kept,

@@ -121,8 +121,10 @@ impl Runner<'_> {
         let outcome = fit(&model, &data, settings, setup.fit_options(args, state), &mut watched);
         watched.finish()?;
         progress.finish();
-        let outcome =
-            outcome.with_context(|| format!("run {name}; what was written before is in {}", folder.display()))?;
+        let outcome = outcome?;
+        if let Some(reason) = end_of_patience(&outcome, steps, setup.recipe.patience) {
+            say!("{name:12} {reason}");
+        }
         let (test, per_class, skipped_in_test) = test(args, setup, &model, &folder)?;
         if self.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
@@ -139,7 +141,7 @@ impl Runner<'_> {
     }
 
     /// The arm's, with the seed where there are several.
-    fn name(&self, arm: Arm, seed: u64) -> String {
+    pub fn name(&self, arm: Arm, seed: u64) -> String {
         let mut name = arm.name().to_owned();
         if self.args.seeds > 1 {
             // A String takes whatever is written to it.
@@ -169,8 +171,7 @@ impl Runner<'_> {
         // A run that goes on keeps its number, which another measurement would change.
         let path = folder.join("steps.json");
         if self.args.resume.is_some() && path.exists() {
-            return serde_json::from_slice(&std::fs::read(&path)?)
-                .with_context(|| format!("reading {}", path.display()));
+            return files::read_json(&path);
         }
         let run_of = |arm: Arm| report.runs.iter().find(|run| run.arm == arm.name() && run.seed == seed);
         let main = run_of(Arm::Drop(self.setup.recipe.drop)).context("the first arm has not been run")?;
@@ -182,6 +183,18 @@ impl Runner<'_> {
         files::replace(&path, steps.to_string().as_bytes())?;
         Ok(steps)
     }
+}
+
+/// Why a run ended before its last step, if that was for want of progress.
+fn end_of_patience(outcome: &Outcome, steps: u64, patience: u64) -> Option<String> {
+    let (epoch, best) = outcome.best.filter(|_| outcome.out_of_patience)?;
+    Some(format!(
+        "ended after step {} of {steps}: no epoch of the last {patience} (--patience) had a better validation accuracy than \
+         {:.2} %, last reached in epoch {}",
+        outcome.steps,
+        100.0 * best.accuracy,
+        epoch + 1
+    ))
 }
 
 /// The test's result, in all and by class, and pictures that could not be read.

@@ -25,6 +25,7 @@ use crate::console::say;
 use crate::files;
 use crate::given::Given;
 use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
+use crate::resume;
 use crate::settings::rate_by_width;
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
@@ -197,7 +198,7 @@ impl Setup {
     /// Writes what the run was asked for, for readers and for [`crate::resume::arguments`].
     pub fn save(&self, args: &Args, folder: &Path) -> Result<()> {
         let texts = [
-            ("args.json", serde_json::to_string_pretty(args)?),
+            ("args.json", serde_json::to_string_pretty(&resume::kept(args)?)?),
             ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
         ];
         for (name, text) in texts {
@@ -334,7 +335,7 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<Weights> {
         return Ok((config, None, None));
     }
     let (name, mut weights) = match &args.weights {
-        Some(path) => (path.display().to_string(), open_weights(path, &OpenOptions { heads: args.heads })?),
+        Some(path) => (path.display().to_string(), open_weights(path, args)?),
         None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
     };
     if let Some(side) = args.img_size {
@@ -349,11 +350,12 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<Weights> {
     Ok((weights.config.clone(), Some((name, weights)), head))
 }
 
-/// A file, a folder, or a name on the Hub.
-fn open_weights(path: &Path, options: &OpenOptions) -> Result<Pretrained> {
+/// A file, a folder, a run, or a name on the Hub.
+fn open_weights(path: &Path, args: &Args) -> Result<Pretrained> {
+    let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
     match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
-        Some(name) => Ok(checkpoint::open(fetch(name)?, options)?),
-        None => Ok(checkpoint::open(path, options)?),
+        Some(name) => Ok(checkpoint::open(fetch(name)?, &options)?),
+        None => Ok(checkpoint::open(path, &options)?),
     }
 }
 

@@ -96,13 +96,14 @@ impl Observer for Watched<'_> {
             ("train/kept_tokens", m.kept as f64),
             ("train/gradient_norm", m.grad_norm.into()),
         ];
-        self.write(m.step, &values);
+        // From 1, as everywhere in a run's folder.
+        self.write(m.step + 1, &values);
         self.inner.step(m)
     }
 
     fn epoch(&mut self, m: &EpochMetrics) -> ControlFlow<()> {
         let values = [("validation/loss", m.validation.loss), ("validation/accuracy", m.validation.accuracy)];
-        self.write(m.steps.saturating_sub(1), &values);
+        self.write(m.steps, &values);
         self.inner.epoch(m)
     }
 }

@@ -7,9 +7,15 @@
 //! checkpoint, which knows CIFAR-100's classes. Pictures that cannot be read are reported and left out; the exit code is 1
 //! if that is all of them.
 
+#[path = "../common/console.rs"]
+mod console;
 mod output;
 mod pictures;
+#[path = "../common/size.rs"]
+mod size;
 mod source;
+#[path = "../common/warnings.rs"]
+mod warnings;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,13 +23,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use wgrad::Gpu;
-use wgrad::checkpoint::{MatchOptions, load_parameters};
+use wgrad::checkpoint::{MatchOptions, OpenOptions, load_parameters};
 use wgrad::data::{Loader, LoaderOptions, Split};
 use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
 use wgrad::nn::Vit;
 use wgrad::train::predict;
 
+use console::{complain, say};
 use output::Output;
+use size::Size;
 use source::Source;
 
 /// Pictures whose probabilities are held in memory at once.
@@ -43,6 +51,9 @@ struct Args {
     /// Heads of that checkpoint's model, where no file beside it tells.
     #[arg(long, requires = "weights")]
     heads: Option<usize>,
+    /// Pictures that it was trained on, as SIDE or HEIGHTxWIDTH, where no file beside it tells [default: square ones].
+    #[arg(long, value_name = "SIZE", requires = "weights")]
+    trained_on: Option<Size>,
     /// Classes shown of each picture, the likeliest first.
     #[arg(long, default_value_t = 5)]
     top: usize,
@@ -68,10 +79,11 @@ struct Args {
 }
 
 fn main() -> Result<ExitCode> {
+    warnings::show();
     let args = Args::parse();
     if args.list_adapters {
         for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
-            println!("{i}: {adapter}");
+            say!("{i}: {adapter}");
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -82,12 +94,13 @@ fn main() -> Result<ExitCode> {
         eprintln!("not used: {}", output::printable(line));
     }
     // What is wrong with the weights is told before a device is opened.
-    let source = Source::open(args.weights.as_deref(), args.heads, args.crop)?;
-    eprintln!("{source}");
+    let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
+    let source = Source::open(args.weights.as_deref(), &options, args.crop)?;
+    complain!("{source}");
     let mut output = Output::create(args.csv.as_deref(), &source, args.top)?;
     if !files.is_empty() {
         let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
-        eprintln!("adapter: {}", gpu.info());
+        complain!("adapter: {}", gpu.info());
         let model = Vit::new(&gpu, source.pretrained.config.clone(), 0)?;
         load_parameters(model.parameters(), &source.pretrained.checkpoint, &MatchOptions::default())?;
         for part in files.chunks(PART) {
@@ -96,10 +109,10 @@ fn main() -> Result<ExitCode> {
     }
     output.finish()?;
     for line in &unreadable {
-        eprintln!("not read: {}", output::printable(line));
+        complain!("not read: {}", output::printable(line));
     }
     if output.pictures() == 0 {
-        eprintln!("no picture could be read");
+        complain!("no picture could be read");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

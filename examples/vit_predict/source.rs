@@ -19,14 +19,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// A run's folder, or what `wgrad::checkpoint::open` takes; without a path the embedded checkpoint.
-    pub fn open(path: Option<&Path>, heads: Option<usize>, crop: Option<f64>) -> Result<Self> {
+    /// What `wgrad::checkpoint::open` takes; without a path the embedded checkpoint.
+    pub fn open(path: Option<&Path>, options: &OpenOptions, crop: Option<f64>) -> Result<Self> {
         let (name, pretrained, known) = match path {
             Some(path) => {
-                let best = path.join("best.safetensors");
-                let path = if best.is_file() { best.as_path() } else { path };
-                let pretrained =
-                    open(path, &OpenOptions { heads }).with_context(|| format!("--weights {}", path.display()))?;
+                let pretrained = open(path, options).with_context(|| format!("--weights {}", path.display()))?;
                 let known = pretrained.crop_fraction;
                 (path.display().to_string(), pretrained, known)
             }

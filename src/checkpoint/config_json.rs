@@ -111,8 +111,10 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             img_size: args.img_size.map(|side| (side.height, side.width)).or(input),
             global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
-            is_published: !architecture.starts_with("test_"),
+            // Of another width than its name stands for, it is another model.
+            is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
             eps: None,
+            architecture: Some(architecture),
         },
         class_names: names.and_then(|names| names.in_order(&path)),
         crop_fraction: fraction(&path, top.crop_pct.or(inner.crop_pct))?,
@@ -130,11 +132,33 @@ fn pool_named(path: &Path, name: &str) -> Result<Option<Pool>> {
     }
 }
 
+/// Values of transformers' `model_type` whose tensors are looked at.
+const MODEL_TYPES: [&str; 3] = ["vit", "deit", "timm_wrapper"];
+
+/// Refuses the folder of a model that transformers itself calls something else than a plain ViT.
+///
+/// # Errors
+/// [`Error::File`] naming what it is called.
+pub(super) fn check_model_type(folder: &Path) -> Result<()> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Kind {
+        model_type: Option<String>,
+    }
+    let path = folder.join(CONFIG_FILE);
+    match read_json::<Kind>(&path)?.and_then(|kind| kind.model_type) {
+        Some(kind) if !MODEL_TYPES.contains(&kind.as_str()) => {
+            let what = format!("model_type {} is not supported yet, only vit and deit are", quoted(&kind));
+            Err(Error::file(path, what))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// transformers' file.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct HfConfig {
-    model_type: Option<String>,
     hidden_size: Option<usize>,
     num_hidden_layers: Option<usize>,
     num_attention_heads: Option<usize>,
@@ -149,6 +173,9 @@ struct HfConfig {
 /// eps of transformers' ViTs where their file does not say.
 const HF_EPS: f32 = 1e-12;
 
+/// Heads of transformers' ViTs where their file does not say, whatever the width.
+const HF_HEADS: usize = 12;
+
 /// Reads transformers' `config.json` and `preprocessor_config.json` in `folder`.
 pub(super) fn huggingface(folder: &Path) -> Result<Described> {
     let path = folder.join(CONFIG_FILE);
@@ -156,15 +183,12 @@ pub(super) fn huggingface(folder: &Path) -> Result<Described> {
         let hints = Hints { eps: Some(HF_EPS), ..Hints::default() };
         return preprocessor(folder, Described { hints, ..Described::default() });
     };
-    for (key, value, computed) in [
-        ("model_type", &config.model_type, &["vit", "deit"][..]),
-        // Both names stand for the exact one.
-        ("hidden_act", &config.hidden_act, &["gelu", "gelu_python"]),
-    ] {
-        if let Some(value) = value.as_deref().filter(|value| !computed.contains(value)) {
-            let what = format!("{key} {} is not computed here, only {}", quoted(value), computed.join(" and "));
-            return Err(Error::file(path, what));
-        }
+    // Both names stand for the exact one.
+    if let Some(other) = config.hidden_act.as_deref().filter(|act| !["gelu", "gelu_python"].contains(act)) {
+        return Err(Error::file(path, format!("hidden_act {} is not computed here, only gelu", quoted(other))));
+    }
+    if config.num_attention_heads.is_none() {
+        log::warn!("{}: does not tell num_attention_heads: {HF_HEADS}, as in transformers", path.display());
     }
     let patch = config.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
     let claims = claims([
@@ -175,7 +199,7 @@ pub(super) fn huggingface(folder: &Path) -> Result<Described> {
     ]);
     let described = Described {
         hints: Hints {
-            heads: config.num_attention_heads,
+            heads: Some(config.num_attention_heads.unwrap_or(HF_HEADS)),
             eps: Some(config.layer_norm_eps.unwrap_or(HF_EPS)),
             img_size: config.image_size.map(|side| (side.height, side.width)),
             is_published: true,

@@ -8,9 +8,9 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::config_json::{CONFIG_FILE, PREPROCESSOR_FILE};
-use super::quoted;
 use super::shards::shard_names;
 use super::source::{INDEX_FILE, WEIGHTS_FILE};
+use super::{foreign, quoted};
 use crate::error::{Error, Result};
 
 /// Where models come from and go to.
@@ -108,7 +108,7 @@ impl<'a> Model<'a> {
             shard_names(&index)?.iter().try_for_each(|shard| self.get(shard).map(drop))?;
             index
         } else {
-            return Err(Error::file(self.name, format!("has neither {WEIGHTS_FILE} nor {INDEX_FILE} on the Hub")));
+            return Err(Error::file(self.name, foreign::in_place_of_weights(&self.names)));
         };
         Ok(weights.parent().map(Path::to_owned).unwrap_or_default())
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checkpoint, HostTensor, quoted};
+use super::infer::refusal;
+use super::{Checkpoint, HostTensor, READ, quoted};
 use crate::error::{Error, Result};
 
 /// Parts outside the blocks: theirs, timm's.
@@ -29,9 +30,6 @@ const LAYERS: [(&str, &str); 5] = [
 /// The three layers that timm packs into `attn.qkv`, in its order.
 const QKV: [&str; 3] = ["attention.attention.query", "attention.attention.key", "attention.attention.value"];
 
-/// What a model without its head begins with.
-const PREFIXES: [&str; 2] = ["vit.", "deit."];
-
 /// What is not used: a layer for another task, and a token of pretraining.
 const IGNORED: [&str; 2] = ["pooler.", "embeddings.mask_token"];
 
@@ -47,12 +45,7 @@ enum Renamed {
     Unknown,
 }
 
-fn bare(name: &str) -> &str {
-    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
-}
-
 fn rename(name: &str) -> Renamed {
-    let name = bare(name);
     if IGNORED.iter().any(|ignored| name.starts_with(ignored)) {
         return Renamed::Ignored;
     }
@@ -74,33 +67,45 @@ fn rename(name: &str) -> Renamed {
     }
 }
 
-/// Whether the names are those of transformers.
+/// Whether the names, which have no prefixes any more, are those of transformers.
 pub(super) fn is_theirs(checkpoint: &Checkpoint) -> bool {
     let names = checkpoint.tensors.keys().chain(checkpoint.skipped.keys());
-    names.into_iter().any(|name| bare(name).starts_with("embeddings.patch_embeddings."))
+    names.into_iter().any(|name| name.starts_with("embeddings.patch_embeddings."))
 }
 
 /// The same weights under timm's names, q, k and v packed.
 ///
 /// # Errors
-/// [`Error::Parameter`] for a tensor that is not a part of this model, is there twice, or does not fit its siblings.
+/// [`Error::Parameter`] for a tensor that is not a part of this model, is of a type that is not read, or does not fit its
+/// siblings.
 pub(super) fn to_timm(theirs: Checkpoint) -> Result<Checkpoint> {
     let mut ours = Checkpoint { metadata: theirs.metadata, ..Checkpoint::default() };
+    let mut unknown = Vec::new();
     let mut packed: BTreeMap<String, [Option<HostTensor>; 3]> = BTreeMap::new();
     for (name, tensor) in theirs.tensors {
-        let twice = match rename(&name) {
-            Renamed::To(to) => ours.tensors.insert(to, tensor).is_some(),
-            Renamed::Packed { name, part } => packed.entry(name).or_default()[part].replace(tensor).is_some(),
-            Renamed::Ignored => false,
-            Renamed::Unknown => return Err(unknown(&name)),
-        };
-        if twice {
-            return Err(parameter(&name, "is there twice, with and without the model's prefix"));
+        match rename(&name) {
+            Renamed::To(to) => drop(ours.tensors.insert(to, tensor)),
+            Renamed::Packed { name, part } => packed.entry(name).or_default()[part] = Some(tensor),
+            Renamed::Ignored => {}
+            Renamed::Unknown => unknown.push(name),
         }
     }
+    if let Some(first) = unknown.first() {
+        let names: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        return Err(match refusal(&names) {
+            Some((name, reason)) => parameter(name, &format!("belongs to {reason}, which is not computed here")),
+            None => parameter(first, "is not a part of transformers' ViTForImageClassification"),
+        });
+    }
     for (name, skipped) in theirs.skipped {
-        let name = if let Renamed::To(to) = rename(&name) { to } else { name };
-        ours.skipped.insert(name, skipped);
+        match rename(&name) {
+            Renamed::To(to) => drop(ours.skipped.insert(to, skipped)),
+            Renamed::Packed { .. } => {
+                return Err(parameter(&name, &format!("is {skipped}, which is not read: {READ} are")));
+            }
+            Renamed::Ignored => {}
+            Renamed::Unknown => drop(ours.skipped.insert(name, skipped)),
+        }
     }
     for (name, parts) in packed {
         let tensor = pack(&name, parts)?;
@@ -121,13 +126,6 @@ fn pack(name: &str, parts: [Option<HostTensor>; 3]) -> Result<HostTensor> {
     let mut shape = q.shape;
     shape[0] = shape[0].saturating_mul(3);
     Ok(HostTensor { shape, data: [q.data, k.data, v.data].concat() })
-}
-
-fn unknown(name: &str) -> Error {
-    if bare(name).contains("distillation") {
-        return parameter(name, "belongs to a model with a distillation token, which is not computed here");
-    }
-    parameter(name, "is not a part of transformers' ViTForImageClassification")
 }
 
 fn parameter(name: &str, what: &str) -> Error {

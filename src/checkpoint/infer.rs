@@ -1,6 +1,6 @@
 //! A ViT's configuration from the shapes of its tensors, under timm's names, and refusal of what is not computed here.
 
-use super::{Checkpoint, quoted};
+use super::{Checkpoint, SkippedTensor, quoted};
 use crate::error::{Error, Result};
 use crate::nn::{Pool, VitConfig};
 use crate::ops::Normalize;
@@ -15,6 +15,8 @@ pub(super) struct Hints {
     pub(super) normalize: Option<Normalize>,
     /// Whether the model is a published one, whose heads follow from its width.
     pub(super) is_published: bool,
+    /// What the file beside the weights calls the model.
+    pub(super) architecture: Option<String>,
 }
 
 /// Layers of a block, each with a weight and perhaps a bias.
@@ -30,25 +32,40 @@ const TOKENS: [&str; 3] = ["cls_token", "reg_token", "pos_embed"];
 /// pretraining.
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
-/// Parts of names, and what has such a part. The first that fits explains a refusal.
-const REFUSED: [(&str, &str); 17] = [
+/// Parts of names, and what has such parts; a star stands for any end of the last. The first that fits explains a refusal.
+const REFUSED: [(&str, &str); 32] = [
+    ("lora_*", "an adapter (LoRA), not yet merged into its model"),
+    ("word_embeddings", "a language model"),
+    ("vision_model.embeddings", "a CLIP or SigLIP model of transformers"),
+    ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
+    ("encoder.layers.encoder_layer_*", "torchvision's Vision Transformer, whose names are its own"),
+    ("layer1.0", "a ResNet"),
+    ("stages.0", "a network in stages"),
+    ("decoder_blocks", "the decoder of a masked autoencoder"),
+    ("decoder", "a decoder"),
     ("dist_token", "a distillation token"),
+    ("distillation_token", "a distillation token"),
     ("head_dist", "a distillation token"),
-    (".ls1.", "layer scale"),
-    (".ls2.", "layer scale"),
-    (".gamma_", "layer scale"),
-    (".q_norm", "normed queries and keys"),
-    (".k_norm", "normed queries and keys"),
-    (".attn.norm", "a norm within attention"),
-    (".mlp.norm", "a norm within the MLP"),
-    (".fc1_", "a gated MLP (SwiGLU)"),
-    (".w12", "a gated MLP (SwiGLU)"),
-    ("attn_pool.", "attention pooling"),
-    ("rel_pos", "relative positions"),
-    ("rope", "rotary positions"),
+    ("distillation_classifier", "a distillation token"),
+    ("ls1", "layer scale"),
+    ("ls2", "layer scale"),
+    ("layer_scale*", "layer scale"),
+    ("gamma_*", "layer scale"),
+    ("lambda_*", "layer scale"),
+    ("q_norm", "normed queries and keys"),
+    ("k_norm", "normed queries and keys"),
+    ("attn.norm", "a norm within attention"),
+    ("mlp.norm", "a norm within the MLP"),
+    ("fc1_*", "a gated MLP (SwiGLU)"),
+    ("w12", "a gated MLP (SwiGLU)"),
+    ("attn_pool", "attention pooling"),
+    ("rel_pos*", "relative positions"),
+    ("relative_position*", "relative positions"),
+    ("rope*", "rotary positions"),
     ("patch_embed.backbone", "a convolutional stem"),
     ("patch_embed.norm", "a norm after the patch projection"),
-    ("s.0.", "parallel layers in a block"),
+    ("attns", "parallel layers in a block"),
+    ("ffns", "parallel layers in a block"),
 ];
 
 /// Widths of published models whose heads are not 64 wide, with their heads.
@@ -60,7 +77,8 @@ const UNUSUAL_HEADS: [(usize, usize); 4] = [(1152, 16), (1280, 16), (1408, 16), 
 /// [`Error::Parameter`] naming the tensor that is missing, of an impossible shape, or not a part of such a model;
 /// [`Error::Argument`] as [`VitConfig::check`].
 pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig> {
-    refuse_unknown(checkpoint)?;
+    refuse_unknown(checkpoint, hints.architecture.as_deref())?;
+    refuse_unread(checkpoint)?;
     let (embed_dim, patch_size) = patch_sizes(checkpoint)?;
     let has = |name: &str| checkpoint.tensors.contains_key(name);
     let depth = depth(checkpoint)?;
@@ -136,12 +154,41 @@ fn ratio(hidden: usize, width: usize) -> f32 {
 }
 
 /// Refuses every tensor that the model would leave out: without it, another function would be computed.
-fn refuse_unknown(checkpoint: &Checkpoint) -> Result<()> {
-    let names = checkpoint.tensors.keys().find(|name| !is_known(name));
-    let Some(name) = names else { return Ok(()) };
-    let reason = REFUSED.iter().find(|(part, _)| name.contains(part)).map(|(_, reason)| *reason);
-    let reason = reason.unwrap_or("a part that is none of timm's plain Vision Transformer");
-    Err(parameter(name, format!("belongs to {reason}, which is not computed here")))
+fn refuse_unknown(checkpoint: &Checkpoint, architecture: Option<&str>) -> Result<()> {
+    let unknown: Vec<&str> = checkpoint.tensors.keys().map(String::as_str).filter(|name| !is_known(name)).collect();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let (name, reason) = refusal(&unknown).unwrap_or((first, "a part that is none of timm's plain Vision Transformer"));
+    let of = architecture.map_or_else(String::new, |name| format!(" of {}", quoted(name)));
+    Err(parameter(name, format!("belongs to {reason}{of}, which is not computed here")))
+}
+
+/// One of the names with the reason why it is refused, if a reason is known.
+pub(super) fn refusal<'a>(names: &[&'a str]) -> Option<(&'a str, &'static str)> {
+    let found = |(part, reason): &(&str, &'static str)| {
+        names.iter().find(|name| has_parts(name, part)).map(|name| (*name, *reason))
+    };
+    REFUSED.iter().find_map(found)
+}
+
+/// Whether a name has these parts, one after the other: `attn.norm` is in `blocks.0.attn.norm.weight`.
+fn has_parts(name: &str, wanted: &str) -> bool {
+    let (name, wanted): (Vec<&str>, Vec<&str>) = (name.split('.').collect(), wanted.split('.').collect());
+    let is_same = |(part, wanted): (&&str, &&str)| match wanted.strip_suffix('*') {
+        Some(beginning) => part.starts_with(beginning),
+        None => part == wanted,
+    };
+    name.windows(wanted.len()).any(|parts| parts.iter().zip(&wanted).all(is_same))
+}
+
+/// Refuses a tensor of a type that is not read, where the model would be another without it; whole numbers under other names
+/// are counters and tables that no ViT computes with.
+fn refuse_unread(checkpoint: &Checkpoint) -> Result<()> {
+    let is_counter = |dtype: &str| dtype.starts_with(['I', 'U']) || dtype == "BOOL";
+    let lost = |(name, tensor): &(&String, &SkippedTensor)| is_known(name) || !is_counter(&tensor.dtype);
+    match checkpoint.skipped.iter().find(lost) {
+        Some((name, _)) => checkpoint.get(name).map(drop),
+        None => Ok(()),
+    }
 }
 
 fn is_known(name: &str) -> bool {
@@ -208,11 +255,15 @@ fn heads(width: usize, hints: &Hints) -> Result<usize> {
     }
     let unusual = UNUSUAL_HEADS.iter().find(|(of, _)| *of == width).map(|(_, heads)| *heads);
     let Some(heads) = unusual.or_else(|| width.is_multiple_of(64).then_some(width / 64)) else {
-        let what = format!("is not told by the weights, and a width of {width} is none of published models: give it");
+        let what =
+            format!("is not told by the weights, and a width of {width} is none of published models: tell it (heads)");
         return Err(parameter("num_heads", what));
     };
     if !hints.is_published {
-        log::warn!("the weights do not tell the number of heads: taken to be {heads}, each {} wide", width / heads);
+        log::warn!(
+            "nothing tells the number of heads: taken to be {heads}, each {} wide, as is usual; else tell it (heads)",
+            width / heads
+        );
     }
     Ok(heads)
 }
@@ -240,12 +291,13 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
         let side = count.isqrt();
         (side * side == count).then_some(side.checked_mul(patch)).flatten().map(|size| (size, size))
     };
-    fitting(&square).ok_or_else(|| {
-        parameter(
-            NAME,
-            format!("has {positions} positions, not those of a square image: a config.json must tell its size"),
-        )
-    })
+    let Some(found) = fitting(&square) else {
+        let what = format!("has {positions} positions, not those of a square image: tell its size (trained_on)");
+        return Err(parameter(NAME, what));
+    };
+    let (height, width) = found.0;
+    log::warn!("nothing tells the size of pictures: taken to be square, {height} x {width}; else tell it (trained_on)");
+    Ok(found)
 }
 
 fn parameter(name: &str, what: impl Into<String>) -> Error {

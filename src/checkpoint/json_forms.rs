@@ -84,11 +84,51 @@ impl<'de> Visitor<'de> for ShortSideVisitor {
     }
 }
 
+/// The name of a class: a text, or what transformers takes as one too, a number or a truth value.
+#[derive(Debug)]
+pub(super) struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+        Ok(Name(name.to_owned()))
+    }
+
+    fn visit_u64<E: Error>(self, name: u64) -> Result<Name, E> {
+        Ok(Name(name.to_string()))
+    }
+
+    fn visit_i64<E: Error>(self, name: i64) -> Result<Name, E> {
+        Ok(Name(name.to_string()))
+    }
+
+    fn visit_f64<E: Error>(self, name: f64) -> Result<Name, E> {
+        Ok(Name(format!("{name:?}")))
+    }
+
+    fn visit_bool<E: Error>(self, name: bool) -> Result<Name, E> {
+        Ok(Name(name.to_string()))
+    }
+}
+
 /// Names in a list or by number. Anything else, such as the name of a data set, is no names.
 #[derive(Debug)]
 pub(super) enum Names {
-    List(Vec<String>),
-    ByNumber(BTreeMap<String, String>),
+    List(Vec<Name>),
+    ByNumber(BTreeMap<String, Name>),
     Neither,
 }
 
@@ -96,11 +136,11 @@ impl Names {
     /// In the order of their numbers, which must be all from 0. If they are not, that is reported, and there are no names.
     pub(super) fn in_order(self, path: &Path) -> Option<Vec<String>> {
         let by_number = match self {
-            Names::List(names) => return Some(names),
+            Names::List(names) => return Some(names.into_iter().map(|Name(name)| name).collect()),
             Names::ByNumber(names) => names,
             Names::Neither => return None,
         };
-        let numbered = by_number.into_iter().map(|(number, name)| Some((number.parse::<usize>().ok()?, name)));
+        let numbered = by_number.into_iter().map(|(number, Name(name))| Some((number.parse::<usize>().ok()?, name)));
         let names: Option<BTreeMap<usize, String>> = numbered.collect();
         let names = names.filter(|names| names.keys().copied().eq(0..names.len()));
         if names.is_none() {
@@ -139,7 +179,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut names: A) -> Result<Names, A::Error> {
         let mut by_number = BTreeMap::new();
-        while let Some((number, name)) = names.next_entry::<String, String>()? {
+        while let Some((number, name)) = names.next_entry()? {
             by_number.insert(number, name);
         }
         Ok(Names::ByNumber(by_number))

@@ -47,7 +47,7 @@ impl fmt::Display for Deviation {
         match &self.found {
             Found::Nothing => f.write_str("(not in the checkpoint)"),
             Found::Shape(shape) => write!(f, "({shape:?} in the checkpoint)"),
-            Found::DType(dtype) => write!(f, "({dtype} in the checkpoint, not a float type that is read)"),
+            Found::DType(dtype) => write!(f, "({dtype} in the checkpoint, which is not read)"),
         }
     }
 }

@@ -22,12 +22,14 @@
 //! | `huggingface` | names: transformers' to timm's and back |
 //! | `positions` | position embeddings for another image size |
 //! | `export` | folders for timm and transformers |
+//! | `wrappers`, `foreign` | what others put around a model's names; files and folders that are no checkpoints |
 //! | `matching`, `model` | a model's parameters beside a checkpoint's, in and out |
 //! | `hub` | checkpoints by name, with the feature `hub` |
 
 mod classes;
 mod config_json;
 mod export;
+mod foreign;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod huggingface;
@@ -40,14 +42,16 @@ mod positions;
 mod read;
 mod shards;
 mod source;
+mod wrappers;
 mod write;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 pub use classes::HeadFit;
 pub use export::{ExportOptions, export_hf, export_timm};
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
-pub(crate) use model::save_vit_cropped;
+pub(crate) use model::write_vit;
 pub use model::{class_names, download, embedded, load_parameters, save_vit, vit_config};
 pub use positions::resample_pos_embed;
 pub use read::{read, read_bytes};
@@ -60,11 +64,23 @@ use crate::error::{Error, Result};
 /// The key of the text entries in a safetensors header, which no tensor can have as its name.
 const METADATA_KEY: &str = "__metadata__";
 
+/// The key of the text entry that tells a run's state, which is no model, from a model's checkpoint.
+pub(crate) const RUN_STATE: &str = "run_state";
+
+/// The best checkpoint in a run's folder.
+pub(crate) const BEST_FILE: &str = "best.safetensors";
+
+/// A run's state in its folder.
+pub(crate) const STATE_FILE: &str = "state.safetensors";
+
 /// The longest header that the format allows, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// How much of a name, or of a parser's complaint, a message repeats.
 const MAX_QUOTED: usize = 200;
+
+/// The element types that are read.
+const READ: &str = "F32, F64, F16 and BF16";
 
 /// A tensor in host memory, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,7 +91,7 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
-/// A tensor that was not read, because its elements are not f32, f16 or bf16.
+/// A tensor that was not read, because its elements are none of [`READ`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedTensor {
     /// The element type, as safetensors names it: "I64".
@@ -84,10 +100,16 @@ pub struct SkippedTensor {
     pub shape: Vec<usize>,
 }
 
+impl fmt::Display for SkippedTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape)
+    }
+}
+
 /// What a checkpoint file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
-    /// The tensors by name. f16 and bf16 are widened to f32, which is exact.
+    /// The tensors by name. f16 and bf16 are widened to f32, which is exact; f64 is rounded to it.
     pub tensors: BTreeMap<String, HostTensor>,
     /// The file's text entries.
     pub metadata: BTreeMap<String, String>,
@@ -106,7 +128,7 @@ impl Checkpoint {
             return Ok(tensor);
         }
         let what = match self.skipped.get(name) {
-            Some(skipped) => format!("is {}{:?} in the checkpoint, not f32, f16 or bf16", skipped.dtype, skipped.shape),
+            Some(skipped) => format!("is {skipped} in the checkpoint, which is not read: {READ} are"),
             None => "is not in the checkpoint".to_owned(),
         };
         Err(Error::Parameter { name: name.to_owned(), what })

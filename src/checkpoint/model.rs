@@ -59,21 +59,22 @@ pub fn load_parameters(
 /// # Errors
 /// If the device or the file system fails.
 pub fn save_vit(path: &Path, model: &Vit, class_names: &[String]) -> Result<()> {
-    save_vit_cropped(path, model, class_names, None)
+    write_vit(path, model.config(), &download(model.parameters())?, class_names, None)
 }
 
-/// [`save_vit`], with the share of a picture that the model is evaluated on, where that is known.
+/// [`save_vit`] for weights that have been read back, with the share of a picture that the model is evaluated on, where that is
+/// known.
 ///
 /// # Errors
-/// As [`save_vit`].
-pub(crate) fn save_vit_cropped(
+/// If the file system fails.
+pub(crate) fn write_vit(
     path: &Path,
-    model: &Vit,
+    config: &VitConfig,
+    weights: &BTreeMap<String, HostTensor>,
     class_names: &[String],
     crop_fraction: Option<f64>,
 ) -> Result<()> {
-    let metadata = vit_metadata(path, model.config(), class_names, crop_fraction)?;
-    write(path, &download(model.parameters())?, &metadata)
+    write(path, weights, &vit_metadata(path, config, class_names, crop_fraction)?)
 }
 
 /// What the metadata says of a model. `path` is for an error.

@@ -12,7 +12,7 @@ use safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::json::position;
-use super::{Checkpoint, HostTensor, MAX_HEADER, METADATA_KEY, SkippedTensor, quoted};
+use super::{Checkpoint, HostTensor, MAX_HEADER, METADATA_KEY, SkippedTensor, foreign, quoted};
 use crate::error::{Error, Result};
 
 /// Bytes before the header: its length as a little-endian u64.
@@ -54,8 +54,7 @@ struct Source<'a, R> {
 
 impl<R: Read + Seek> Source<'_, R> {
     fn checkpoint(mut self) -> Result<Checkpoint> {
-        let header_size = self.header_size()?;
-        let header = self.header(header_size)?;
+        let (header_size, header) = self.header().map_err(|error| self.explained(error))?;
         let data_start = PREFIX + header_size;
         self.check_layout(&header.tensors, data_start)?;
 
@@ -74,9 +73,20 @@ impl<R: Read + Seek> Source<'_, R> {
         Ok(checkpoint)
     }
 
+    /// What the file is, if it is something else than safetensors; else the error as it stands.
+    fn explained(&mut self, error: Error) -> Error {
+        let mut start = Vec::new();
+        let read =
+            self.reader.rewind().and_then(|()| self.reader.by_ref().take(foreign::START).read_to_end(&mut start));
+        match read.ok().and_then(|_| foreign::kind(&start)) {
+            Some(kind) => self.fault(0, format!("is not a safetensors file but {kind}")),
+            None => error,
+        }
+    }
+
     fn header_size(&mut self) -> Result<u64> {
         if self.size < PREFIX {
-            let what = format!("is {} bytes long, too short for a safetensors file", self.size);
+            let what = format!("is {} bytes long, too short for a safetensors file: fetch it again", self.size);
             return Err(self.fault(0, what));
         }
         let mut prefix = [0; PREFIX as usize];
@@ -98,8 +108,9 @@ impl<R: Read + Seek> Source<'_, R> {
         Ok(header_size)
     }
 
-    /// Reads and parses the header, of a size already checked. Tensors come back in the order of their data.
-    fn header(&mut self, size: u64) -> Result<Header> {
+    /// Reads and parses the header: its size, and its content with the tensors in the order of their data.
+    fn header(&mut self) -> Result<(u64, Header)> {
+        let size = self.header_size()?;
         let mut json = vec![0; size as usize];
         self.reader.read_exact(&mut json).map_err(|e| self.io(PREFIX, e))?;
         let mut header: Header = serde_json::from_slice(&json).map_err(|e| {
@@ -107,7 +118,7 @@ impl<R: Read + Seek> Source<'_, R> {
             self.fault(PREFIX + position(&json, &e) as u64, what)
         })?;
         header.tensors.sort_by_key(|(_, info)| info.data_offsets);
-        Ok(header)
+        Ok((size, header))
     }
 
     /// Checks that the tensors fill the file without gap or overlap, each with the bytes that its shape needs.
@@ -162,7 +173,10 @@ impl<R: Read + Seek> Source<'_, R> {
         while left > 0 {
             let part = &mut chunk[..left.min(CHUNK)];
             self.reader.read_exact(part).map_err(|e| self.io(at, e))?;
-            (convert.append)(part, &mut data);
+            if let Some(value) = (convert.append)(part, &mut data) {
+                let what = format!("tensor {} has the value {value}, beyond what f32 can hold", quoted(name));
+                return Err(self.fault(at, what));
+            }
             left -= part.len();
         }
         Ok(data)
@@ -186,7 +200,8 @@ impl<R: Read + Seek> Source<'_, R> {
 struct Converter {
     /// Bytes an element.
     width: usize,
-    append: fn(&[u8], &mut Vec<f32>),
+    /// Returns a value that f32 cannot hold, if there is one.
+    append: fn(&[u8], &mut Vec<f32>) -> Option<f64>,
 }
 
 /// The converter of an element type, or `None` for a type that is not read.
@@ -199,12 +214,20 @@ fn converter(dtype: Dtype) -> Option<Converter> {
         Dtype::BF16 => {
             Some(Converter { width: 2, append: |bytes, out| widen(bytes, out, |b| bf16::from_le_bytes(b).to_f32()) })
         }
+        Dtype::F64 => Some(Converter { width: 8, append: round }),
         _ => None,
     }
 }
 
-fn widen<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, value: impl Fn([u8; N]) -> f32) {
+fn widen<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, value: impl Fn([u8; N]) -> f32) -> Option<f64> {
     out.extend(bytes.as_chunks().0.iter().map(|&b| value(b)));
+    None
+}
+
+fn round(bytes: &[u8], out: &mut Vec<f32>) -> Option<f64> {
+    let values = || bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b));
+    out.extend(values().map(|value| value as f32));
+    values().find(|value| value.is_finite() && !(*value as f32).is_finite())
 }
 
 /// Bytes that a tensor's shape takes, or `None` where that overflows or ends within a byte.

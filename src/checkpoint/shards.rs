@@ -57,6 +57,17 @@ pub(super) fn read_shards(index: &Path) -> Result<Checkpoint> {
     let weight_map = weight_map(index)?;
     let folder: PathBuf = index.parent().map(Path::to_owned).unwrap_or_default();
     let names: BTreeSet<&String> = weight_map.values().collect();
+    let missing: Vec<&str> =
+        names.iter().filter(|name| !folder.join(name).exists()).map(|name| name.as_str()).collect();
+    if let Some(first) = missing.first() {
+        let what = format!(
+            "names {} files, of which {} are not beside it, the first {}: fetch them too",
+            names.len(),
+            missing.len(),
+            quoted(first)
+        );
+        return Err(Error::file(index, what));
+    }
     let mut whole = Checkpoint::default();
     for name in names {
         let path = folder.join(name);

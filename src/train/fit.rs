@@ -1,12 +1,13 @@
 //! A whole run.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::state::{Progress, write_state};
 use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate_with};
-use crate::checkpoint::save_vit_cropped;
+use crate::checkpoint::{BEST_FILE, HostTensor, download, write_vit};
 use crate::data::{Batch, Loader, Position};
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
@@ -31,10 +32,10 @@ pub struct FitData<'a> {
 pub struct FitOptions {
     /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation accuracy.
     pub patience: Option<u64>,
-    /// Writes the run's state to [`STATE_FILE`] in its folder after each epoch, and where the observer ends the run. It
-    /// takes two to four times the weights' bytes, on disk and for a while in memory.
+    /// Writes the run's state to [`STATE_FILE`] in its folder whenever checkpoints are written. It takes two to four times the
+    /// weights' bytes, on disk and for a while in memory.
     pub save_state: bool,
-    /// Writes it after every so many steps too.
+    /// Writes it after every so many steps too, however long that takes.
     pub save_every: Option<u64>,
     /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
     pub resume: Option<RunState>,
@@ -100,7 +101,7 @@ pub struct Timing {
     pub host: Duration,
     /// Evaluation after each epoch.
     pub evaluation: Duration,
-    /// Writing checkpoints.
+    /// Reading weights back, and writing checkpoints and the run's state.
     pub checkpoints: Duration,
     /// Compiling kernels.
     pub compilation: Duration,
@@ -125,9 +126,13 @@ pub struct Outcome {
     pub timing: Timing,
 }
 
-/// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split, with the
-/// run's own loss ([`evaluate_with`]), and saved; after a step that was not finite the files of the last epoch stay. With a running average
-/// ([`TrainSettings::ema`]) that is what is measured and saved; `model` keeps its own weights.
+/// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split, with
+/// the run's own loss ([`evaluate_with`]). With a running average ([`TrainSettings::ema`]) that is what is measured and saved;
+/// `model` keeps its own weights.
+///
+/// Files are written after the first epoch and at the end, and after an epoch in between if saving then has taken no more than
+/// a twentieth of the time so far: so a run that is killed loses nineteen times what it takes to save it, and the epoch that it
+/// was in. Until then the best weights are held in the host's memory. An error writes them; the other files stay as they were.
 ///
 /// Files are replaced whole, the run's state last. So whenever the program is killed, the folder holds checkpoints that load
 /// and a state to go on from, if one was saved before; what was done since is done again, to the same bits, and an
@@ -146,6 +151,17 @@ pub fn fit(
 ) -> Result<Outcome> {
     options.check(data)?;
     let mut run = Run::new(model, data, settings, options, observer)?;
+    let result = train(&mut run, data);
+    if result.is_err()
+        && let Err(error) = run.write_best()
+    {
+        log::warn!("{error}");
+    }
+    result.map(|()| run.outcome())
+}
+
+/// All steps that are left, each epoch with its end.
+fn train(run: &mut Run<'_>, data: &FitData<'_>) -> Result<()> {
     let mut batches = data.train.batches_from(run.progress.next)?;
     while !run.is_over() {
         let waited = batches.waited();
@@ -158,19 +174,22 @@ pub fn fit(
             run.step(&batch)?;
         }
     }
-    Ok(run.outcome())
+    Ok(())
 }
 
-/// The latest weights, and those that did best.
-const LAST: &str = "last.safetensors";
-const BEST: &str = "best.safetensors";
+/// The latest weights.
+const LAST_FILE: &str = "last.safetensors";
+
+/// Between two saves passes so many times what the first of them took: saving then takes a twentieth of the time.
+const PAUSE: u32 = 19;
 
 /// Removes what a killed run has left half-written in its folder. What cannot be removed does no harm.
 fn remove_leftovers(folder: &Path) {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let is_ours = |name: &str| {
-            name.ends_with(".tmp") && [LAST, BEST, STATE_FILE].iter().any(|f| name.starts_with(&format!(".{f}.")))
+            name.ends_with(".tmp")
+                && [LAST_FILE, BEST_FILE, STATE_FILE].iter().any(|f| name.starts_with(&format!(".{f}.")))
         };
         if path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours)
             && let Err(error) = std::fs::remove_file(&path)
@@ -189,6 +208,10 @@ struct Run<'a> {
     trainer: Trainer<'a>,
     timing: Timing,
     progress: Progress,
+    /// The best weights, if they are not in their file yet.
+    best: Option<BTreeMap<String, HostTensor>>,
+    /// When an epoch's end is to write files again.
+    next_save: Instant,
     stopped: bool,
     compiled_before: Duration,
 }
@@ -218,6 +241,8 @@ impl<'a> Run<'a> {
             trainer,
             timing: Timing::default(),
             progress,
+            best: None,
+            next_save: Instant::now(),
             stopped: false,
             compiled_before: model.gpu().stats().compile_time,
         })
@@ -236,7 +261,7 @@ impl<'a> Run<'a> {
         }
         self.timing.training += started.elapsed();
         if is_epoch_end || self.is_over() {
-            self.end_epoch(batch.position.epoch, is_epoch_end)
+            self.end_epoch(batch.position.epoch, is_epoch_end, is_save_due)
         } else if is_save_due {
             self.save_state()
         } else {
@@ -253,7 +278,7 @@ impl<'a> Run<'a> {
         }
         self.progress.next = Position { epoch: position.epoch, batch: 0 };
         self.see_last()?;
-        self.end_epoch(epoch, true)
+        self.end_epoch(epoch, true, false)
     }
 
     /// Waits for the results of the step that was recorded last.
@@ -277,8 +302,8 @@ impl<'a> Run<'a> {
         self.trainer.steps() >= self.data.steps || self.stopped || self.is_out_of_patience()
     }
 
-    /// Measures, reports and saves.
-    fn end_epoch(&mut self, epoch: u64, is_whole: bool) -> Result<()> {
+    /// Measures, reports and, where it is time, saves.
+    fn end_epoch(&mut self, epoch: u64, is_whole: bool, is_save_due: bool) -> Result<()> {
         // A run that is to go on in this epoch goes on from before its end.
         let is_interrupted = !is_whole && self.options.saves() && self.trainer.steps() < self.data.steps;
         if is_interrupted {
@@ -299,7 +324,6 @@ impl<'a> Run<'a> {
         if is_best {
             self.progress.best = Some((epoch, validation));
         }
-        self.save(is_best)?;
         let sums = std::mem::take(&mut self.progress.sums);
         let metrics = EpochMetrics {
             epoch,
@@ -310,31 +334,67 @@ impl<'a> Run<'a> {
             is_best,
         };
         self.stopped |= self.observer.epoch(&metrics).is_break();
-        if self.options.saves() && !is_interrupted {
+        if self.is_over() || is_save_due || Instant::now() >= self.next_save {
+            self.save(is_best, !is_interrupted)
+        } else if is_best {
+            self.hold_best()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes the checkpoints, then the state that refers to them, and says when that is to be done again.
+    fn save(&mut self, is_best: bool, has_state: bool) -> Result<()> {
+        if self.data.folder.is_none() {
+            return Ok(());
+        }
+        let (started, before) = (Instant::now(), self.timing.checkpoints);
+        let weights = self.weights()?;
+        self.write(LAST_FILE, &weights)?;
+        if is_best {
+            self.best = Some(weights);
+        }
+        self.write_best()?;
+        self.timing.checkpoints += started.elapsed();
+        if has_state && self.options.saves() {
             self.save_state()?;
         }
+        self.next_save = Instant::now() + PAUSE * (self.timing.checkpoints - before);
         Ok(())
     }
 
     fn save_state(&mut self) -> Result<()> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
         let started = Instant::now();
+        self.write_best()?;
         write_state(&folder.join(STATE_FILE), &self.trainer, self.data, &self.progress)?;
         self.timing.checkpoints += started.elapsed();
         Ok(())
     }
 
-    fn save(&mut self, is_best: bool) -> Result<()> {
-        let Some(folder) = &self.data.folder else { return Ok(()) };
-        let started = Instant::now();
-        let (names, crop) = (self.data.class_names, self.options.crop_fraction);
-        let save = |name| save_vit_cropped(&folder.join(name), self.model, names, crop);
-        self.trainer.averaged(|| {
-            save(LAST)?;
-            if is_best { save(BEST) } else { Ok(()) }
-        })?;
-        self.timing.checkpoints += started.elapsed();
+    fn hold_best(&mut self) -> Result<()> {
+        if self.data.folder.is_some() {
+            let started = Instant::now();
+            self.best = Some(self.weights()?);
+            self.timing.checkpoints += started.elapsed();
+        }
         Ok(())
+    }
+
+    /// What is measured and saved, in the host's memory.
+    fn weights(&self) -> Result<BTreeMap<String, HostTensor>> {
+        self.trainer.averaged(|| download(self.model.parameters()))
+    }
+
+    /// Brings the best weights to their file, if they are not there.
+    fn write_best(&mut self) -> Result<()> {
+        self.best.take().map_or(Ok(()), |best| self.write(BEST_FILE, &best))
+    }
+
+    fn write(&self, name: &str, weights: &BTreeMap<String, HostTensor>) -> Result<()> {
+        let Some(folder) = &self.data.folder else { return Ok(()) };
+        let (names, crop) = (self.data.class_names, self.options.crop_fraction);
+        write_vit(&folder.join(name), self.model.config(), weights, names, crop)
     }
 
     fn is_out_of_patience(&self) -> bool {

@@ -19,10 +19,10 @@ use crate::optim::OptimizerState;
 use crate::tensor::Tensor;
 
 /// The name of a run's state in its folder.
-pub const STATE_FILE: &str = "state.safetensors";
+pub const STATE_FILE: &str = checkpoint::STATE_FILE;
 
 /// Metadata key of a [`Header`] in JSON.
-const KEY: &str = "run_state";
+const KEY: &str = checkpoint::RUN_STATE;
 /// Goes up when the content changes.
 const VERSION: u32 = 2;
 /// What stands before a parameter's path in the name of its weights.

@@ -1,6 +1,6 @@
-//! Shows the library's warnings.
+//! Shows the library's warnings, in every program.
 
-use crate::console::complain;
+use std::io::Write;
 
 struct Warnings;
 
@@ -11,7 +11,8 @@ impl log::Log for Warnings {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            complain!("{}: {}", record.level().as_str().to_lowercase(), record.args());
+            // Nobody need read them.
+            let _ = writeln!(std::io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
         }
     }
 
