@@ -128,9 +128,10 @@ pub struct Outcome {
 /// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split. With a
 /// running average ([`TrainSettings::ema`]) that is what is measured and saved; `model` keeps its own weights.
 ///
-/// Files are written after the first epoch and at the end, and after an epoch in between if saving then has taken no more than
-/// a twentieth of the time so far: so a run that is killed loses nineteen times what it takes to save it, and the epoch that it
-/// was in. Until then the best weights are held in the host's memory. An error writes them; the other files stay as they were.
+/// Files are written after the first epoch and at the end. In between an epoch's end writes them once nineteen times what the last
+/// save took have passed, so that saving takes a twentieth of the time however short an epoch is; a run that is killed loses
+/// no more than that pause and the epoch that it was in. The best weights are held in the host's memory until then. An error
+/// writes them; the other files stay as they were.
 ///
 /// Files are replaced whole, the run's state last. So whenever the program is killed, the folder holds checkpoints that load
 /// and a state to go on from, if one was saved before; what was done since is done again, to the same bits, and an
@@ -172,14 +173,14 @@ fn train(run: &mut Run<'_>, data: &FitData<'_>) -> Result<()> {
         run.see(metrics);
         let steps = run.trainer.steps();
         let is_epoch_end = steps.is_multiple_of(data.train.batches_per_epoch() as u64);
-        let is_save_due = run.options.save_every.is_some_and(|every| steps.is_multiple_of(every));
+        let is_save_due = run.is_save_due();
         if is_epoch_end || is_save_due || run.is_over() {
             let metrics = run.trainer.finish()?;
             run.see(metrics);
         }
         run.timing.training += started.elapsed();
         if is_epoch_end || run.is_over() {
-            run.end_epoch(batch.position.epoch, is_epoch_end, is_save_due)?;
+            run.end_epoch(batch.position.epoch, is_epoch_end)?;
         } else if is_save_due {
             run.save_state()?;
         }
@@ -273,8 +274,13 @@ impl<'a> Run<'a> {
         self.trainer.steps() >= self.data.steps || self.stopped
     }
 
+    /// Whether the state is to be saved after this step, whatever that takes.
+    fn is_save_due(&self) -> bool {
+        self.options.save_every.is_some_and(|every| self.trainer.steps().is_multiple_of(every))
+    }
+
     /// Measures, reports and, where it is time, saves.
-    fn end_epoch(&mut self, epoch: u64, is_whole: bool, is_save_due: bool) -> Result<()> {
+    fn end_epoch(&mut self, epoch: u64, is_whole: bool) -> Result<()> {
         // A run that is to go on in this epoch goes on from before its end.
         let is_interrupted = !is_whole && self.options.saves() && self.trainer.steps() < self.data.steps;
         if is_interrupted {
@@ -306,7 +312,7 @@ impl<'a> Run<'a> {
         };
         self.stopped |= self.observer.epoch(&metrics).is_break();
         let is_last = self.is_over() || self.is_out_of_patience();
-        if is_last || is_save_due || Instant::now() >= self.next_save {
+        if is_last || self.is_save_due() || Instant::now() >= self.next_save {
             self.save(is_best, !is_interrupted)
         } else if is_best {
             self.hold_best()
@@ -360,7 +366,11 @@ impl<'a> Run<'a> {
 
     /// Brings the best weights to their file, if they are not there.
     fn write_best(&mut self) -> Result<()> {
-        self.best.take().map_or(Ok(()), |best| self.write(BEST_FILE, &best))
+        if let Some(best) = &self.best {
+            self.write(BEST_FILE, best)?;
+            self.best = None;
+        }
+        Ok(())
     }
 
     fn write(&self, name: &str, weights: &BTreeMap<String, HostTensor>) -> Result<()> {
