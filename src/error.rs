@@ -123,9 +123,9 @@ pub enum Error {
         message: String,
     },
     /// A gradient was not finite: the update was skipped, weights are unchanged.
-    #[error("step {step}: the gradient of {parameter} is not finite; the weights were left unchanged")]
+    #[error("after {step} steps: the gradient of {parameter} is not finite; the weights were left unchanged")]
     NonFinite {
-        /// The optimiser step, from 0.
+        /// The optimiser step, from 0: so many were done before it.
         step: u64,
         /// The first bad parameter, by path.
         parameter: String,

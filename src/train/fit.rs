@@ -130,9 +130,10 @@ pub struct Outcome {
 /// the run's own loss ([`evaluate_with`]). With a running average ([`TrainSettings::ema`]) that is what is measured and saved;
 /// `model` keeps its own weights.
 ///
-/// Files are written after the first epoch and at the end, and after an epoch in between if saving then has taken no more than
-/// a twentieth of the time so far: so a run that is killed loses nineteen times what it takes to save it, and the epoch that it
-/// was in. Until then the best weights are held in the host's memory. An error writes them; the other files stay as they were.
+/// Files are written after the first epoch and at the end. In between an epoch's end writes them once nineteen times what the last
+/// save took have passed, so that saving takes a twentieth of the time however short an epoch is; a run that is killed loses
+/// no more than that pause and the epoch that it was in. The best weights are held in the host's memory until then. An error
+/// writes them; the other files stay as they were.
 ///
 /// Files are replaced whole, the run's state last. So whenever the program is killed, the folder holds checkpoints that load
 /// and a state to go on from, if one was saved before; what was done since is done again, to the same bits, and an
@@ -255,14 +256,13 @@ impl<'a> Run<'a> {
         self.progress.next = self.data.train.after(batch.position);
         self.see(metrics);
         let is_epoch_end = self.progress.next.epoch > batch.position.epoch;
-        let is_save_due = self.options.save_every.is_some_and(|every| self.trainer.steps().is_multiple_of(every));
-        if is_epoch_end || is_save_due || self.is_over() {
+        if is_epoch_end || self.is_save_due() || self.is_over() {
             self.see_last()?;
         }
         self.timing.training += started.elapsed();
         if is_epoch_end || self.is_over() {
-            self.end_epoch(batch.position.epoch, is_epoch_end, is_save_due)
-        } else if is_save_due {
+            self.end_epoch(batch.position.epoch, is_epoch_end)
+        } else if self.is_save_due() {
             self.save_state()
         } else {
             Ok(())
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
         }
         self.progress.next = Position { epoch: position.epoch, batch: 0 };
         self.see_last()?;
-        self.end_epoch(epoch, true, false)
+        self.end_epoch(epoch, true)
     }
 
     /// Waits for the results of the step that was recorded last.
@@ -302,8 +302,13 @@ impl<'a> Run<'a> {
         self.trainer.steps() >= self.data.steps || self.stopped || self.is_out_of_patience()
     }
 
+    /// Whether the state is to be saved after this step, whatever that takes.
+    fn is_save_due(&self) -> bool {
+        self.options.save_every.is_some_and(|every| self.trainer.steps().is_multiple_of(every))
+    }
+
     /// Measures, reports and, where it is time, saves.
-    fn end_epoch(&mut self, epoch: u64, is_whole: bool, is_save_due: bool) -> Result<()> {
+    fn end_epoch(&mut self, epoch: u64, is_whole: bool) -> Result<()> {
         // A run that is to go on in this epoch goes on from before its end.
         let is_interrupted = !is_whole && self.options.saves() && self.trainer.steps() < self.data.steps;
         if is_interrupted {
@@ -334,7 +339,7 @@ impl<'a> Run<'a> {
             is_best,
         };
         self.stopped |= self.observer.epoch(&metrics).is_break();
-        if self.is_over() || is_save_due || Instant::now() >= self.next_save {
+        if self.is_over() || self.is_save_due() || Instant::now() >= self.next_save {
             self.save(is_best, !is_interrupted)
         } else if is_best {
             self.hold_best()
@@ -382,13 +387,18 @@ impl<'a> Run<'a> {
     }
 
     /// What is measured and saved, in the host's memory.
-    fn weights(&self) -> Result<BTreeMap<String, HostTensor>> {
-        self.trainer.averaged(|| download(self.model.parameters()))
+    fn weights(&mut self) -> Result<BTreeMap<String, HostTensor>> {
+        let parameters = self.model.parameters();
+        self.trainer.averaged(|| download(parameters))
     }
 
     /// Brings the best weights to their file, if they are not there.
     fn write_best(&mut self) -> Result<()> {
-        self.best.take().map_or(Ok(()), |best| self.write(BEST_FILE, &best))
+        if let Some(best) = &self.best {
+            self.write(BEST_FILE, best)?;
+            self.best = None;
+        }
+        Ok(())
     }
 
     fn write(&self, name: &str, weights: &BTreeMap<String, HostTensor>) -> Result<()> {

@@ -56,12 +56,6 @@ struct Header {
     progress: Saved,
 }
 
-/// What every version of a [`Header`] has.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
 /// What must be the same in the run that goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Identity {
