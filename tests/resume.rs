@@ -391,6 +391,30 @@ fn bad_states_are_refused() {
     }
 }
 
+/// A run whose weights have grown beyond measure: a state that holds them is read again, whatever the model says with them;
+/// one that cannot hold them does not take the place of a state that can be read.
+#[test]
+fn what_is_written_can_be_read() {
+    let gpu = gpu();
+    let digits = Digits::new();
+    let folder = tempfile::tempdir().unwrap();
+    let run = |weight_decay| {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let rule = Rule::AdamW(AdamW { weight_decay, ..AdamW::default() });
+        let rate = LrSchedule::constant(1e37).unwrap();
+        let settings = TrainSettings { rule, rate, ema: None, precision: Precision::F32, ..settings(&gpu) };
+        fit(&model, &digits.data(1, folder.path()), settings, saving(), &mut Watch::new(|| {}, None))
+    };
+    run(0.0).unwrap();
+    let best = RunState::read(state(folder.path())).unwrap().best().unwrap();
+    assert!(!best.1.loss.is_finite(), "{best:?}");
+
+    let before = bytes(folder.path(), STATE_FILE);
+    let error = run(100.0).unwrap_err().to_string();
+    assert!(error.contains("is left as it was, since the new state has values in weights."), "{error}");
+    assert!(bytes(folder.path(), STATE_FILE) == before);
+}
+
 #[test]
 fn saving_needs_a_folder() {
     let gpu = gpu();
