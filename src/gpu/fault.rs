@@ -1,17 +1,17 @@
 //! Values on the device that were out of range: which operation met one, and which results depend on it.
 //!
 //! Labels and token indices are data: the host cannot check them. Kernels that index by data check the bound, skip the
-//! access, and leave the first offence in a place of the device's table that is their dispatch's own (see
+//! access, and leave the first offence in a place of the device's tables that is their dispatch's own (see
 //! `shaders/lib/fault.wgsl`). Every range of memory carries a *mark*, the set of dispatches that what it holds depends on:
-//! a dispatch gives what it writes the marks of all that it binds. Each read-back brings the whole table along, and so
-//! settles what had been recorded before it, whoever asked. A fault is told by every read of a result that depends on it,
-//! and by no other.
+//! a dispatch gives what it writes the marks of all that it binds. Each read-back brings the tables along, and so
+//! settles what had been recorded before it, whoever asked. A fault is told once, by the first read of a result that depends
+//! on it, and by no other.
 //!
 //! Marks end at an optimiser's update: weights count as whole, and what is computed with them is not accused. That no fault
-//! is lost where only weights are ever read, they *carry* the marks of their gradients, and a read of them tells
-//! those faults that no other read has told.
+//! is lost where only weights are ever read, they *carry* the marks of their gradients.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::kernel::Access;
 use super::memory::BufferView;
@@ -53,6 +53,10 @@ impl Fault {
     }
 }
 
+/// Data that the host has not checked. What several dispatches find in it before the host hears of it is one fault.
+#[derive(Debug, Default)]
+pub(crate) struct FaultSource(AtomicU64);
+
 /// Where a dispatch leaves a fault.
 #[derive(Debug)]
 pub(crate) struct FaultPlace {
@@ -63,11 +67,11 @@ pub(crate) struct FaultPlace {
 }
 
 impl Gpu {
-    /// A place of its own for the faults of the next dispatch.
+    /// A place for the faults of the next dispatch, its own or that of others with the same data.
     ///
     /// # Errors
     /// If the device has no room.
-    pub(crate) fn fault_place(&self, fault: Fault) -> Result<FaultPlace> {
+    pub(crate) fn fault_place(&self, fault: Fault, source: &FaultSource) -> Result<FaultPlace> {
         if self.is_dry_run() {
             return Ok(self.no_fault(fault));
         }
@@ -77,7 +81,7 @@ impl Gpu {
             self.state().ledger.tables.push(table);
         }
         let mut state = self.state();
-        let Opened { place, mark, is_used } = state.ledger.open();
+        let Opened { place, mark, is_used } = state.ledger.open(source);
         let (table, place) = (place / PLACES, place % PLACES);
         let table = state.ledger.tables.get(table as usize).unwrap_or(&self.0.faults).part(0, TABLE);
         table.set_mark(mark);
@@ -133,7 +137,8 @@ pub(super) struct Open {
     /// Number of the dispatch, and of the set of it alone.
     id: u64,
     place: u32,
-    /// Where there are more such dispatches than places, some share one, and a number with it: how many.
+    /// How many dispatches have this number, and the place: those with the same data, and others where there are more than
+    /// places.
     sharers: u32,
 }
 
@@ -176,7 +181,12 @@ impl Ledger {
         self.free_place().is_some_and(|place| place / PLACES >= self.tables.len() as u32)
     }
 
-    fn open(&mut self) -> Opened {
+    fn open(&mut self, source: &FaultSource) -> Opened {
+        let known = source.0.load(Ordering::Relaxed);
+        if let Some(open) = self.open.iter_mut().find(|open| open.id == known) {
+            open.sharers += 1;
+            return Opened { place: open.place, mark: open.id, is_used: false };
+        }
         let Some(place) = self.free_place() else {
             // Each time another one of those that are open.
             self.open.rotate_left(1);
@@ -185,6 +195,7 @@ impl Ledger {
             return Opened { place: shared.place, mark: shared.id, is_used: false };
         };
         let id = self.new_set(|id| vec![id]);
+        source.0.store(id, Ordering::Relaxed);
         self.open.push(Open { id, place, sharers: 1 });
         Opened { place, mark: id, is_used: self.used.remove(&place) }
     }
@@ -263,13 +274,11 @@ impl Ledger {
         self.unions.clear();
     }
 
-    /// The first fault that a result of this mark depends on, or one that it carries and that nobody has told yet.
-    pub(super) fn verdict(&mut self, mark: u64, carried: u64) -> Option<Error> {
-        let own = self.sets.get(&mark).into_iter().flatten().map(|id| (*id, true));
-        let carried = self.sets.get(&carried).into_iter().flatten().map(|id| (*id, false));
+    /// The first fault that results of these marks depend on, if nobody has been told yet.
+    pub(super) fn verdict(&mut self, marks: [u64; 2]) -> Option<Error> {
         let mut first = None;
-        for (id, is_own) in own.chain(carried) {
-            if let Some(raised) = self.raised.get_mut(&id).filter(|raised| is_own || !raised.is_told) {
+        for id in marks.iter().filter_map(|mark| self.sets.get(mark)).flatten() {
+            if let Some(raised) = self.raised.get_mut(id).filter(|raised| !raised.is_told) {
                 raised.is_told = true;
                 let (op, what) = raised.fault.words();
                 first.get_or_insert(Error::OutOfRange { op, what, value: raised.value, bound: raised.bound });
@@ -294,48 +303,56 @@ mod tests {
         ledger.outlook((MOST_PLACES / PLACES) as usize)
     }
 
+    fn open(ledger: &mut Ledger) -> Opened {
+        ledger.open(&FaultSource::default())
+    }
+
     fn tells(ledger: &mut Ledger, mark: u64) -> bool {
-        ledger.verdict(mark, 0).is_some()
+        ledger.verdict([0, mark]).is_some()
     }
 
     #[test]
     fn a_fault_is_told_to_what_depends_on_it_alone() {
-        let mut ledger = Ledger::default();
-        let (bad, good) = (ledger.open(), ledger.open());
-        let both = ledger.union(bad.mark, good.mark);
-        assert_eq!(ledger.union(both, 0), both);
-        let recorded = outlook(&ledger);
-        assert!(!tells(&mut ledger, both), "not known yet");
-        let later = ledger.open();
-        ledger.settle(&recorded, &tables(bad.place));
-        assert!(tells(&mut ledger, bad.mark) && tells(&mut ledger, both) && tells(&mut ledger, both));
-        assert!(!tells(&mut ledger, good.mark) && !tells(&mut ledger, later.mark) && !tells(&mut ledger, 0));
-        // Its place is used again, once it has been cleared.
-        let next = ledger.open();
-        assert!(next.place == bad.place && next.is_used && next.mark != bad.mark);
-        let recorded = outlook(&ledger);
-        ledger.settle(&recorded, &tables(0));
-        assert!(!tells(&mut ledger, next.mark) && tells(&mut ledger, bad.mark));
+        for from_both in [false, true] {
+            let mut ledger = Ledger::default();
+            let (bad, good) = (open(&mut ledger), open(&mut ledger));
+            let both = ledger.union(bad.mark, good.mark);
+            assert_eq!((ledger.union(both, 0), ledger.union(bad.mark, good.mark)), (both, both));
+            let recorded = outlook(&ledger);
+            assert!(!tells(&mut ledger, both), "not known yet");
+            let later = open(&mut ledger);
+            ledger.settle(&recorded, &tables(bad.place));
+            assert!(!tells(&mut ledger, good.mark) && !tells(&mut ledger, later.mark) && !tells(&mut ledger, 0));
+            assert!(tells(&mut ledger, if from_both { both } else { bad.mark }));
+            assert!(!tells(&mut ledger, bad.mark) && !tells(&mut ledger, both), "once");
+            // Its place is used again, once it has been cleared.
+            let next = open(&mut ledger);
+            assert!(next.place == bad.place && next.is_used && next.mark != bad.mark);
+        }
     }
 
     #[test]
-    fn what_is_carried_is_told_once() {
-        let mut ledger = Ledger::default();
-        let bad = ledger.open();
+    fn what_is_found_in_the_same_data_is_one_fault_until_it_is_known() {
+        let (mut ledger, source) = (Ledger::default(), FaultSource::default());
+        let (first, second) = (ledger.open(&source), ledger.open(&source));
+        assert_eq!((first.mark, first.place), (second.mark, second.place));
         let recorded = outlook(&ledger);
-        ledger.settle(&recorded, &tables(bad.place));
-        assert!(ledger.verdict(0, bad.mark).is_some());
-        assert!(ledger.verdict(0, bad.mark).is_none());
-        assert!(tells(&mut ledger, bad.mark));
+        ledger.settle(&recorded, &tables(first.place));
+        let third = ledger.open(&source);
+        assert!(third.mark != first.mark);
+        assert!(tells(&mut ledger, first.mark) && !tells(&mut ledger, second.mark));
+        let recorded = outlook(&ledger);
+        ledger.settle(&recorded, &tables(third.place));
+        assert!(tells(&mut ledger, third.mark));
     }
 
     #[test]
     fn nothing_is_lost_where_there_are_more_dispatches_than_places() {
         let mut ledger = Ledger::default();
-        let first: Vec<_> = (1..MOST_PLACES).map(|_| ledger.open()).collect();
+        let first: Vec<_> = (1..MOST_PLACES).map(|_| open(&mut ledger)).collect();
         assert!(first.iter().zip(1..).all(|(opened, place)| opened.place == place && !opened.is_used));
         let recorded = outlook(&ledger);
-        let sharer = ledger.open();
+        let sharer = open(&mut ledger);
         assert!(first.iter().any(|opened| (opened.place, opened.mark) == (sharer.place, sharer.mark)));
         // The copy was recorded before the sharer, and found nothing.
         ledger.settle(&recorded, &tables(0));

@@ -30,7 +30,7 @@ pub use profiler::ProfileRow;
 pub use readback::Readback;
 
 pub(crate) use arena::{Arena, Place};
-pub(crate) use fault::{Fault, FaultPlace};
+pub(crate) use fault::{Fault, FaultPlace, FaultSource};
 pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
 pub(crate) use memory::Stamp;
 pub(crate) use pool::Fit;

@@ -165,7 +165,8 @@ impl Readback {
     /// pending, and a thread that waits in its stead wakes it (in a browser, the event loop).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if a range depends on a label or index that was out of range;
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if a range depends on a label or index that was out of range, and no
+    /// read of what depends on it has said so;
     /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Device`](crate::Error::Device) if the device has
     /// reported another error.
     pub async fn bytes(self) -> Result<Vec<Vec<u8>>> {
@@ -218,7 +219,7 @@ impl Readback {
         let mut state = self.gpu.state();
         state.recorder.arrived(self.ordinal);
         state.ledger.settle(&self.outlook, &view[..self.tables * TABLE as usize]);
-        if let Some(error) = state.ledger.verdict(self.mark, self.carried) {
+        if let Some(error) = state.ledger.verdict([self.mark, self.carried]) {
             return Err(error);
         }
         drop(state);

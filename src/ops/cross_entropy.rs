@@ -5,7 +5,7 @@ use super::item::reduce_rounds;
 use super::{expect, expect_f32, expect_match};
 use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Fault, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
+use crate::gpu::{Access, Fault, FaultSource, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -154,8 +154,8 @@ impl<'a> From<&'a Tensor> for Targets<'a> {
 /// are the same without weights; with them it divides by N.)
 ///
 /// Labels that are ignored do not count. If none counts, or only such of weight 0, the loss and its gradient are 0, where
-/// PyTorch gives NaN. A label that is neither ignored nor below V does not count, and makes each read of the loss, or of what
-/// depends on it, an [`Error::OutOfRange`].
+/// PyTorch gives NaN. A label that is neither ignored nor below V does not count, and makes the first read of the loss, or of
+/// what depends on it, an [`Error::OutOfRange`].
 ///
 /// # Errors
 /// If `logits` are not `f32[N, V]`, labels not `u32[N]`, shares not `f32[N]`, ε is not from 0 to 1, or weights are not V,
@@ -179,7 +179,7 @@ pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, setti
     }
     let (weights, weight_sum) = settings.weights_on(OP, gpu, params.classes as usize)?;
     let (mixed, weighted) = (u32::from(mixed.is_some()), u32::from(weights.is_some()));
-    let faults = gpu.fault_place(Fault::Label)?;
+    let faults = gpu.fault_place(Fault::Label, &FaultSource::default())?;
     let params = CrossEntropyParams { mixed, weighted, weight_sum, fault: faults.code, ..params };
     let class_weights = weights.unwrap_or_else(|| logits.detach());
     let stats = Tensor::empty(gpu, DType::F32, super::shape(OP, &[rows, 8])?)?;
@@ -214,7 +214,7 @@ pub fn count_correct(logits: &Tensor, labels: &Tensor, ignore_index: Option<u32>
     let gpu = logits.gpu();
     let count = Tensor::zeros(gpu, DType::U32, &[])?;
     let (kernel, grid) = row_form(gpu, &params, &CORRECT_LANE, &CORRECT_GROUP);
-    let faults = gpu.fault_place(Fault::Label)?;
+    let faults = gpu.fault_place(Fault::Label, &FaultSource::default())?;
     let params = CrossEntropyParams { fault: faults.code, ..params };
     gpu.dispatch(kernel, &params, &[logits.buffer(), labels.buffer(), &faults.table, count.buffer()], grid)?;
     Ok(count)

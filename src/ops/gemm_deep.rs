@@ -32,7 +32,7 @@ pub(super) fn run_apart(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
             let (dy, h) = (scratch(g.types[2])?, scratch(g.types[2])?);
             let c = Operand::contiguous(dy.buffer(), n, m * n);
             gemm(gpu, &Gemm { c, epilogue: Epilogue::Plain { alpha: 1.0, accumulate: false }, ..*g })?;
-            gpu.copy(&g.c.view.part(0, h.buffer().size()), h.buffer());
+            gpu.copy(&g.c.view.part(0, h.buffer().size()), h.buffer())?;
             gelu::backward(gpu, g.types[2], [h.buffer(), dy.buffer(), g.c.view], m * n, 0)
         }
         Epilogue::Scatter { bias, residual, indices } => {

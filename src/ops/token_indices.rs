@@ -1,7 +1,9 @@
 //! Which tokens of each sample are kept.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
-use crate::gpu::{Fault, FaultPlace, Gpu};
+use crate::gpu::{Fault, FaultPlace, FaultSource, Gpu};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -15,8 +17,8 @@ pub struct TokenIndices {
     batch: usize,
     kept: usize,
     tokens: usize,
-    /// Whether the host has looked at them.
-    is_checked: bool,
+    /// `None` where the host has looked at them.
+    unchecked: Option<Arc<FaultSource>>,
 }
 
 impl TokenIndices {
@@ -36,12 +38,12 @@ impl TokenIndices {
             check_row(sample, row, tokens)?;
         }
         let positions = Tensor::from_slice(gpu, &[batch, kept], positions)?;
-        Ok(TokenIndices { positions, batch, kept, tokens, is_checked: true })
+        Ok(TokenIndices { positions, batch, kept, tokens, unchecked: None })
     }
 
     /// Takes `u32[B, R]` positions that are on the device already, for samples of `tokens` tokens. The host cannot look
     /// at them: every kernel that uses them checks that they are below `tokens`, leaves memory alone where they are not,
-    /// and a read of what comes of it returns [`Error::OutOfRange`]. That they are ascending and distinct is the caller's promise;
+    /// and the first read of what comes of it returns [`Error::OutOfRange`]. That they are ascending and distinct is the caller's promise;
     /// of several rows for one position any may win.
     ///
     /// # Errors
@@ -52,13 +54,16 @@ impl TokenIndices {
             return Err(Error::Shape { op: OP, what: "needs u32[B, R]", got: positions.info() });
         };
         check_kept(kept, tokens)?;
-        Ok(TokenIndices { positions: positions.detach(), batch, kept, tokens, is_checked: false })
+        Ok(TokenIndices { positions: positions.detach(), batch, kept, tokens, unchecked: Some(Arc::default()) })
     }
 
     /// Where a kernel that uses them leaves a bad one.
     pub(super) fn fault_place(&self, fault: Fault) -> Result<FaultPlace> {
         let gpu = self.positions.gpu();
-        if self.is_checked { Ok(gpu.no_fault(fault)) } else { gpu.fault_place(fault) }
+        match &self.unchecked {
+            Some(source) => gpu.fault_place(fault, source),
+            None => Ok(gpu.no_fault(fault)),
+        }
     }
 
     /// B, the number of samples.
