@@ -209,7 +209,8 @@ fn run_split(gpu: &Gpu, g: &Gemm<'_>, form: &Form, split: usize) -> Result<()> {
 }
 
 /// Records the product's rows in `range`: in as many dispatches as the largest grid needs, and, where K is more than the
-/// kernel's loops can run through, once for each share of it, the later ones added to the first.
+/// kernel's loops can run through, once for each share of it, the later ones added to the first (in C's type: an f16 is rounded
+/// as often).
 fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result<()> {
     let [_, n, k] = g.size;
     let Some(kernel) = g.kernel(form) else {

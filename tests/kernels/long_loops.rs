@@ -112,7 +112,7 @@ fn depth_of_mlps() {
             let dy = small(9, rows * n, 0.1);
             let expected = forward(inputs, rows);
             let gradients = backward(inputs, &dy, rows);
-            let leaves = dims.map(|dims| dims).into_iter().zip(&data).map(|(dims, data)| leaf(&gpu, dims, data));
+            let leaves = dims.into_iter().zip(&data).map(|(dims, data)| leaf(&gpu, dims, data));
             let [x, w1, b1, w2, b2, residual]: [Tensor; 6] = leaves.collect::<Vec<_>>().try_into().unwrap();
             let what = format!("mlp of {c}, {f}, {n} ({:?})", gpu.family());
             let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), &residual, None).unwrap();
