@@ -213,13 +213,13 @@ fn damaged_cifar_files_are_named_with_the_place() {
 
 // Photos.
 
-fn save(path: &Path, image: &Image<'_>) {
+pub fn save(path: &Path, image: &Image<'_>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::save_buffer(path, image.pixels(), image.width(), image.height(), image::ColorType::Rgb8).unwrap();
 }
 
 /// A folder with `photos` photos in each of `classes`.
-fn photo_folder(root: &Path, classes: &[&str], photos: u32) {
+pub fn photo_folder(root: &Path, classes: &[&str], photos: u32) {
     for (class, name) in classes.iter().enumerate() {
         for photo in 0..photos {
             save(&root.join(name).join(format!("{photo:02}.png")), &noise(16 + photo, 20 + class as u32));

@@ -12,6 +12,8 @@ mod common;
 mod data;
 #[cfg(feature = "train")]
 mod deepspeed;
+#[cfg(feature = "train")]
+mod folders;
 mod gradcheck;
 #[cfg(feature = "hub")]
 mod hub;

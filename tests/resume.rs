@@ -71,10 +71,21 @@ impl Digits {
     }
 
     fn with_seed(seed: u64) -> Self {
+        Self::with(seed, |_| 0)
+    }
+
+    /// Each training sample is the first digit of its class from a place on that `from` says, or from its own.
+    fn with(seed: u64, from: impl Fn(u32) -> u32) -> Self {
         let data: DataSet = digits().unwrap();
+        let labels = data.train.labels();
+        let pick = |sample: u32| {
+            let same = |other: &u32| labels[*other as usize] == labels[sample as usize];
+            (from(sample).max(sample)..labels.len() as u32).find(same).unwrap()
+        };
         let few = |split: &wgrad::data::Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
         let options = LoaderOptions { threads: 1, ..LoaderOptions::training(8, seed) };
-        let train = Loader::new(&few(&data.train, 48), data.train_transform(16), options).unwrap();
+        let train = data.train.subset(&(0..48).map(pick).collect::<Vec<_>>()).unwrap();
+        let train = Loader::new(&train, data.train_transform(16), options).unwrap();
         let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(20) };
         let validation = Loader::new(&few(&data.validation, 20), data.eval_transform(16), options).unwrap();
         Digits { names: data.class_names, train, validation }
@@ -256,6 +267,15 @@ fn states_of_other_runs_are_refused() {
     let said = refused(&gpu, read(), config(), own.clone(), &Digits::with_seed(2));
     assert!(said.contains("another training data: \"seed: 1\" there, \"seed: 2\" here"), "{said}");
 
+    let mut renamed = Digits::new();
+    renamed.names[4] = "vier".to_owned();
+    let said = refused(&gpu, read(), config(), own.clone(), &renamed);
+    assert!(said.contains("other classes: \"4\" there, \"vier\" here"), "{said}");
+    let first = wgrad::data::digits().unwrap().train.labels()[0].to_string();
+    let said =
+        refused(&gpu, read(), config(), own.clone(), &Digits::with(1, |sample| if sample == 0 { 48 } else { 0 }));
+    assert!(said.contains(&format!("other training data: class \"{first}\" has other pictures here")), "{said}");
+
     // What is not a state, or is one no longer.
     for name in ["last.safetensors", "best.safetensors"] {
         let error = RunState::read(folder.path().join(name)).unwrap_err();
@@ -280,7 +300,7 @@ fn bad_states_are_refused() {
     let path = folder.path().join("changed.safetensors");
     type Change<'a> = (&'a str, &'a dyn Fn(&mut checkpoint::Checkpoint, &mut Value));
     let changes: &[Change<'_>] = &[
-        ("version 2", &|_, h| h["version"] = json!(2)),
+        ("version 1", &|_, h| h["version"] = json!(1)),
         ("bad state of a run", &|_, h| h["optimizer"]["words"] = json!("x")),
         ("bad state of a run", &|_, h| h["progress"]["batch"] = json!(-1)),
         ("words must be 11, got 3", &|_, h| h["optimizer"]["words"] = json!([1, 2, 3])),

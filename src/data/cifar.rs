@@ -60,6 +60,8 @@ fn data_set(name: &str, class_names: Vec<String>, train: Split, test: Split) -> 
         train_crop: Crop::Pad { pixels: 4, padding: Padding::Reflect },
         eval_crop: Crop::Whole,
         flip: true,
+        unused: Vec::new(),
+        warnings: Vec::new(),
     })
 }
 

@@ -44,6 +44,8 @@ pub fn digits() -> Result<DataSet> {
         train_crop: Crop::Whole,
         eval_crop: Crop::Whole,
         flip: false,
+        unused: Vec::new(),
+        warnings: Vec::new(),
     })
 }
 

@@ -1,10 +1,13 @@
 //! A folder of photos with one folder for each class.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::image::is_image_name;
+use unicode_normalization::UnicodeNormalization;
+
+use super::duplicates::{first_of_content, hash_bytes, tell_copies};
+use super::layout::{Classes, find_splits};
+use super::listing::Unused;
 use super::{Crop, DataSet, Normalization, Split};
 use crate::error::{Error, Result};
 
@@ -30,38 +33,55 @@ impl Default for FolderOptions {
     }
 }
 
-/// Photos in folders: `dir/train/CLASS/*` with `dir/val/CLASS/*` (or `validation/`) and `dir/test/CLASS/*` where there
-/// are such, or plain `dir/CLASS/*`.
+/// Photos in folders: `dir/train/CLASS/**` with `dir/val/CLASS/**` and `dir/test/CLASS/**` where there are such, or plain
+/// `dir/CLASS/**`. A split's folder may have any of the names that timm and Ultralytics know: `train`, `training`; `val`,
+/// `valid`, `validation`, `eval`, `evaluation`; `test`, `testing`; in capitals too.
 ///
-/// Classes and photos are in the order of their names. Hidden files and those whose names do not end like an image's are
-/// left out, and so are folders inside a class. Photos are decoded when a loader needs them.
+/// A class has the photos in its folder and in all folders below it, as [`list_pictures`] finds them. Photos are in the order
+/// of their paths, and classes in the order of their names as text, as torchvision has it: `10` comes before `2`. Names are
+/// brought to Unicode's form NFC, so that a folder has the same classes on every file system. Photos are decoded when a
+/// loader needs them. What was found and is not used stands in [`DataSet::unused`].
 ///
 /// Splits that have no folder are taken from the training photos, class by class, see [`FolderOptions`]; but a
-/// data set that has validation photos of its own and no test photos gets an empty test split.
+/// data set that has validation photos of its own and no test photos gets an empty test split. A photo's part
+/// follows from the seed, its class and its path within the class's folder: photos that are added or removed leave
+/// nearly all others where they are. Photos of a class with the same content stay together; other copies are told in
+/// [`DataSet::warnings`] (up to 131,072 photos, since it takes a look at each file).
 ///
 /// # Errors
-/// [`Error::Io`] if a folder cannot be read. [`Error::File`] if there is no class, a class has no photo, a class is
-/// missing from `train`, or `val` and `validation` are both there. [`Error::Argument`] for shares out of range.
+/// [`Error::Io`] if a folder cannot be read. [`Error::File`] if there is no class, a class has no photo to train on, a class is
+/// missing from the training photos, or a split has two folders. [`Error::Argument`] for shares out of range.
 pub fn image_folder(dir: impl AsRef<Path>, options: FolderOptions) -> Result<DataSet> {
     let dir = dir.as_ref();
-    let train_dir = Some(dir.join("train")).filter(|path| path.is_dir());
-    let classes = list_classes(train_dir.as_deref().unwrap_or(dir))?;
-    let class_names: Vec<String> = classes.keys().cloned().collect();
-    let given = |names: &[&str]| match &train_dir {
-        Some(_) => given_split(dir, names, &class_names),
-        None => Ok(None),
-    };
-    let (validation, test) = (given(&["val", "validation"])?, given(&["test"])?);
+    let mut unused = Unused::default();
+    let [train, validation, test] = find_splits(dir, &mut unused)?;
+    let class_names: Vec<String> = train.keys().cloned().collect();
+    let mut photos = Photos::default();
+    let train_rows = photos.add(train, &class_names)?;
+    let validation_rows = photos.add(validation, &class_names)?;
+    let test_rows = photos.add(test, &class_names)?;
+    let has_validation = !validation_rows.is_empty();
+    let has_test = has_validation || !test_rows.is_empty();
 
-    let validation_share = if validation.is_some() { 0.0 } else { options.validation };
-    let test_share = if validation.is_some() || test.is_some() { 0.0 } else { options.test };
-    let all = split(classes, &class_names)?;
-    let [train, validation_part, test_part] = all.divide(validation_share, test_share, options.seed)?;
+    let Photos { files, labels, paths } = photos;
+    // One store, so that a row is the same photo in all splits.
+    let all = Split::from_files(files, labels)?;
+    let first = first_of_content(&all);
+    let keys = keys(&paths[train_rows.clone()], options.seed, &first);
+    let part = |rows: Range<usize>| all.subset(&all.rows()[rows]);
+    let shares = [(has_validation, options.validation), (has_test, options.test)];
+    let [validation_share, test_share] = shares.map(|(is_given, share)| if is_given { 0.0 } else { share });
+    let [train, validation, test] = part(train_rows)?.divide_by_keys(validation_share, test_share, &keys)?;
+    let validation = if has_validation { part(validation_rows)? } else { validation };
+    let test = if has_test { part(test_rows)? } else { test };
+    let splits = [&train, &validation, &test];
     Ok(DataSet {
         name: dir.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned()),
+        unused: unused.items(dir),
+        warnings: tell_copies(&all, &splits, &first, dir),
         train,
-        validation: validation.unwrap_or(validation_part),
-        test: test.unwrap_or(test_part),
+        validation,
+        test,
         class_names,
         normalization: Normalization::IMAGENET,
         train_crop: Crop::Random { fraction: options.crop_fraction },
@@ -70,64 +90,46 @@ pub fn image_folder(dir: impl AsRef<Path>, options: FolderOptions) -> Result<Dat
     })
 }
 
-/// Photos by class.
-type Classes = BTreeMap<String, Vec<PathBuf>>;
+/// All photos of a data set, training first, then validation and test.
+#[derive(Default)]
+struct Photos {
+    files: Vec<PathBuf>,
+    labels: Vec<u32>,
+    /// Each one's class and path within the folder of its class, hashed.
+    paths: Vec<u64>,
+}
 
-/// The split in the one folder of `names` that exists, if any; its classes must be among `class_names`.
-fn given_split(dir: &Path, names: &[&str], class_names: &[String]) -> Result<Option<Split>> {
-    let found: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).filter(|path| path.is_dir()).collect();
-    match found.as_slice() {
-        [] => Ok(None),
-        [path] => split(list_classes(path)?, class_names).map(Some),
-        _ => Err(Error::file(dir, format!("has more than one of {names:?}: which is meant is not clear"))),
+impl Photos {
+    /// Adds a split's photos and returns their places: a class's label is its place in `class_names`, which is sorted.
+    fn add(&mut self, classes: Classes, class_names: &[String]) -> Result<Range<usize>> {
+        let before = self.files.len();
+        for (name, (folder, photos)) in classes {
+            let Ok(label) = class_names.binary_search(&name) else {
+                return Err(Error::file(folder, format!("class {name} is not among the training classes")));
+            };
+            self.labels.extend(std::iter::repeat_n(label as u32, photos.len()));
+            let inside = |photo: &PathBuf| Path::new(&name).join(photo.strip_prefix(&folder).unwrap_or(photo));
+            self.paths.extend(photos.iter().map(|photo| hash_path(&inside(photo))));
+            self.files.extend(photos);
+        }
+        Ok(before..self.files.len())
     }
 }
 
-/// The photos with their labels: a class's label is its place in `class_names`, which is sorted.
-fn split(classes: Classes, class_names: &[String]) -> Result<Split> {
-    let mut files = Vec::new();
-    let mut labels = Vec::new();
-    for (name, photos) in classes {
-        let Ok(label) = class_names.binary_search(&name) else {
-            let place = photos.first().and_then(|photo| photo.parent()).map(Path::to_owned).unwrap_or_default();
-            return Err(Error::file(place, format!("class {name} is not among the training classes")));
-        };
-        labels.extend(std::iter::repeat_n(label as u32, photos.len()));
-        files.extend(photos);
+/// The key that decides on the split of each training photo, which are the first ones, from its hashed path. Photos of equal content, as `first` tells, have the
+/// smallest of theirs.
+fn keys(paths: &[u64], seed: u64, first: &[u32]) -> Vec<u64> {
+    let own = |&path: &u64| hash_bytes(seed, &path.to_le_bytes());
+    let mut keys: Vec<u64> = paths.iter().map(own).collect();
+    let first = &first[..paths.len()];
+    for (photo, &first) in first.iter().enumerate() {
+        keys[first as usize] = keys[first as usize].min(keys[photo]);
     }
-    Split::from_files(files, labels)
+    first.iter().map(|&first| keys[first as usize]).collect()
 }
 
-/// The class folders in `dir`, each with its photos in order.
-fn list_classes(dir: &Path) -> Result<Classes> {
-    let mut classes = Classes::new();
-    for path in visible(dir)? {
-        if !path.is_dir() {
-            continue;
-        }
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| Error::file(&path, "the class name is not Unicode"))?.to_owned();
-        let photos: Vec<_> = visible(&path)?.into_iter().filter(|path| is_image_name(path) && path.is_file()).collect();
-        if photos.is_empty() {
-            return Err(Error::file(&path, format!("class {name} has no images: add some, or remove the folder")));
-        }
-        classes.insert(name, photos);
-    }
-    if classes.is_empty() {
-        return Err(Error::file(dir, "has no class folders: one for each class is expected, with its images in it"));
-    }
-    Ok(classes)
-}
-
-/// What is in `dir`, in the order of the names, without hidden entries.
-fn visible(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
-        let entry = entry.map_err(|e| Error::io(dir, e))?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            entries.push(entry.path());
-        }
-    }
-    entries.sort_unstable();
-    Ok(entries)
+/// The same on every file system: names in Unicode's form NFC, each hashed after the folder's.
+fn hash_path(path: &Path) -> u64 {
+    let name = |name: &std::ffi::OsStr| name.to_string_lossy().nfc().collect::<String>();
+    path.iter().fold(0, |hash, component| hash_bytes(hash, name(component).as_bytes()))
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::random::{Purpose, keyed, shuffle};
-use super::{Key, Mix, Mixed, Split, Transform};
+use super::{Fingerprint, Key, Mix, Mixed, Split, Transform};
 use crate::error::{Error, Result};
 use crate::mix::absorb;
 
@@ -145,7 +145,8 @@ impl Loader {
         }
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("wgrad-data-{n}")).build();
         let pool = pool.map_err(|e| Error::Device { during: "starting the data threads", message: e.to_string() })?;
-        let work = Work { split: split.clone(), transform, options, pool, skipped: Mutex::default() };
+        let (skipped, fingerprints) = (Mutex::default(), OnceLock::new());
+        let work = Work { split: split.clone(), transform, options, pool, skipped, fingerprints };
         Ok(Loader { work: Arc::new(work) })
     }
 
@@ -177,6 +178,11 @@ impl Loader {
         let options = LoaderOptions { prefetch: 0, threads: 0, ..*options };
         let labels = split.labels().iter().fold(0, |hash, &label| absorb(hash, label.into()));
         format!("{} samples, labels {labels:016x}, {options:?}, {transform:?}", split.len())
+    }
+
+    /// By label, what tells the pictures of each class from others without reading them all. It is found once.
+    pub(crate) fn fingerprints(&self) -> &BTreeMap<u32, Fingerprint> {
+        self.work.fingerprints.get_or_init(|| self.work.split.fingerprints())
     }
 
     /// All batches of one epoch.
@@ -321,6 +327,7 @@ struct Work {
     pool: ThreadPool,
     /// The unreadable samples and why.
     skipped: Mutex<BTreeMap<u32, String>>,
+    fingerprints: OnceLock<BTreeMap<u32, Fingerprint>>,
 }
 
 impl Work {

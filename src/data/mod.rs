@@ -5,6 +5,9 @@
 //! |---|---|
 //! | `split` | [`Split`]: labelled samples, in memory or as photos on disk; dividing them by class |
 //! | `digits`, `cifar`, `folder` | the data sets: [`digits`], [`cifar10`] and [`cifar100`], [`image_folder`] |
+//! | `layout`, `listing` | which folders hold splits and classes; [`list_pictures`]: which pictures a folder holds, and what else |
+//! | `duplicates`, `fingerprint` | pictures that are there twice; what tells a split's pictures from others |
+//! | `probe` | [`Split::probe`]: whether pictures can be read |
 //! | `image` | [`Image`]: decoding photos, with limits |
 //! | `resize` | bicubic resizing, equal to Pillow's |
 //! | `crop` | [`Crop`]: which part of a picture becomes the sample |
@@ -34,10 +37,15 @@ mod augment;
 mod cifar;
 mod crop;
 mod digits;
+mod duplicates;
+mod fingerprint;
 mod folder;
 mod image;
+mod layout;
+mod listing;
 mod loader;
 mod mixing;
+mod probe;
 mod random;
 mod resize;
 mod split;
@@ -47,10 +55,13 @@ pub use augment::{AutoAugment, ColorJitter, Edit, Fill, RandomErasing};
 pub use cifar::{cifar10, cifar100};
 pub use crop::{Crop, Padding};
 pub use digits::digits;
+pub(crate) use fingerprint::Fingerprint;
 pub use folder::{FolderOptions, image_folder};
 pub use image::{Image, MAX_PIXELS, MAX_SIDE};
+pub use listing::{Listing, Unused, list_pictures};
 pub use loader::{Batch, Batches, Loader, LoaderOptions, Position, Skipped};
 pub use mixing::{Mix, Mixed};
+pub use probe::Probe;
 pub use resize::{Part, Window};
 pub use split::Split;
 pub use transform::{Key, Transform};
@@ -76,6 +87,10 @@ pub struct DataSet {
     pub eval_crop: Crop,
     /// Whether a mirrored sample still belongs to its class.
     pub flip: bool,
+    /// What was found where the data lie and is not used, in words.
+    pub unused: Vec<String>,
+    /// What of the data is likely to mislead, in words.
+    pub warnings: Vec<String>,
 }
 
 impl DataSet {

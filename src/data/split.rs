@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::image::{Image, check_side};
@@ -18,6 +18,8 @@ pub struct Split {
     rows: Arc<[u32]>,
     /// u32[N]: the class of each sample.
     labels: Arc<[u32]>,
+    /// Whether it was drawn from samples that might as well have become training samples.
+    is_drawn: bool,
 }
 
 /// Where samples come from; splits of one data set share it.
@@ -60,7 +62,7 @@ impl Split {
     fn new(store: Store, labels: Vec<u32>) -> Result<Self> {
         let count = u32::try_from(labels.len())
             .map_err(|_| Error::argument("data.split", "samples", "fewer than 2^32", labels.len()))?;
-        Ok(Split { store: Arc::new(store), rows: (0..count).collect(), labels: labels.into() })
+        Ok(Split { store: Arc::new(store), rows: (0..count).collect(), labels: labels.into(), is_drawn: false })
     }
 
     /// How many samples there are.
@@ -100,12 +102,28 @@ impl Split {
         counts.into_iter().map(|count| if count == 0 { 0.0 } else { weight(count) as f32 }).collect()
     }
 
+    /// Whether [`Split::divide`], or [`super::image_folder`] for want of a folder of its own, has drawn these samples from those
+    /// to train on.
+    pub fn is_drawn(&self) -> bool {
+        self.is_drawn
+    }
+
+    /// A sample's file, if it has one.
+    pub fn file(&self, sample: u32) -> Option<&Path> {
+        match (&*self.store, self.rows.get(sample as usize)) {
+            (Store::Files(files), Some(&row)) => Some(&files[row as usize]),
+            _ => None,
+        }
+    }
+
     /// What a sample is called in messages: its file, or its number.
     pub fn name(&self, sample: u32) -> String {
-        match (&*self.store, self.rows.get(sample as usize)) {
-            (Store::Files(files), Some(&row)) => files[row as usize].display().to_string(),
-            _ => format!("sample {sample}"),
-        }
+        self.file(sample).map_or_else(|| format!("sample {sample}"), |file| file.display().to_string())
+    }
+
+    /// Where each sample lies in the store that the splits of a data set share, `u32[N]`.
+    pub(super) fn rows(&self) -> &[u32] {
+        &self.rows
     }
 
     /// A sample's picture: borrowed if it is in memory, decoded if it is a file.
@@ -135,7 +153,7 @@ impl Split {
         };
         let (rows, labels): (Vec<_>, Vec<_>) =
             samples.iter().map(pick).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        Ok(Split { store: Arc::clone(&self.store), rows: rows.into(), labels: labels.into() })
+        Ok(Split { store: Arc::clone(&self.store), rows: rows.into(), labels: labels.into(), is_drawn: self.is_drawn })
     }
 
     /// Divides the samples into training, validation and test, class by class: of a class of n samples, validation gets
@@ -145,6 +163,30 @@ impl Split {
     /// # Errors
     /// [`Error::Argument`] if a share is negative or the two leave nothing for training.
     pub fn divide(&self, validation: f64, test: f64, seed: u64) -> Result<[Split; 3]> {
+        let shuffled = |label: u32, samples: &mut [u32]| {
+            shuffle(&mut keyed(Purpose::Divide, seed, [u64::from(label), 0]), samples);
+        };
+        self.divide_ordered([validation, test], shuffled, |_, _| false)
+    }
+
+    /// As [`Split::divide`], by keys, `u64[N]`, in the place of a seed: validation gets the samples of a class with the
+    /// largest keys, test those below them. So a sample's split hardly depends on which others there are. Samples of a class
+    /// with equal keys stay together, even if that makes a part larger or smaller.
+    pub(super) fn divide_by_keys(&self, validation: f64, test: f64, keys: &[u64]) -> Result<[Split; 3]> {
+        let key = |sample: u32| keys.get(sample as usize).copied().unwrap_or_default();
+        let sorted = |_: u32, samples: &mut [u32]| samples.sort_by_key(|&sample| key(sample));
+        self.divide_ordered([validation, test], sorted, |a, b| key(a) == key(b))
+    }
+
+    /// Each class is put into an order by `arrange`, and the parts are cut off its end; two samples that `belong` together
+    /// are not parted.
+    fn divide_ordered(
+        &self,
+        shares: [f64; 2],
+        arrange: impl Fn(u32, &mut [u32]),
+        belong: impl Fn(u32, u32) -> bool,
+    ) -> Result<[Split; 3]> {
+        let [validation, test] = shares;
         if !(validation >= 0.0 && test >= 0.0 && validation + test < 1.0) {
             let got = format!("{validation} and {test}");
             return Err(Error::argument("data.split", "shares", "at least 0, with a sum below 1", got));
@@ -155,21 +197,35 @@ impl Split {
         }
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for (label, mut samples) in by_class {
-            shuffle(&mut keyed(Purpose::Divide, seed, [u64::from(label), 0]), &mut samples);
+            arrange(label, &mut samples);
             let count = samples.len() as f64;
             for (part, share) in [(1, validation), (2, test)] {
                 let wanted = (count * share).round() as usize;
                 // One stays: a class that is not trained on could never be recognised.
                 let kept = samples.len().saturating_sub(wanted).max(1);
+                let kept = whole_cut(&samples, kept, &belong);
                 parts[part].extend(samples.drain(kept..));
             }
             parts[0].extend(samples);
         }
         parts.iter_mut().for_each(|part| part.sort_unstable());
-        Ok([self.subset(&parts[0])?, self.subset(&parts[1])?, self.subset(&parts[2])?])
+        let drawn = |samples: &[u32]| Ok(Split { is_drawn: true, ..self.subset(samples)? });
+        Ok([self.subset(&parts[0])?, drawn(&parts[1])?, drawn(&parts[2])?])
     }
 
     fn no_such(&self, sample: u32) -> Error {
         Error::argument("data.split", "sample", format!("below {}", self.len()), sample)
+    }
+}
+
+/// The place nearest to `cut`, from 1 on, where no two neighbours that `belong` together are parted.
+fn whole_cut(samples: &[u32], cut: usize, belong: impl Fn(u32, u32) -> bool) -> usize {
+    let is_whole = |&at: &usize| at >= samples.len() || !belong(samples[at - 1], samples[at]);
+    let down = (1..=cut.min(samples.len())).rev().find(is_whole);
+    let up = (cut..=samples.len()).find(is_whole);
+    match (down, up) {
+        (Some(down), Some(up)) if cut - down > up - cut => up,
+        (Some(down), _) => down,
+        (None, up) => up.unwrap_or(cut),
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Evaluation, FitData, Trainer};
 use crate::autograd::Parameter;
 use crate::checkpoint::{self, HostTensor};
-use crate::data::Position;
+use crate::data::{Fingerprint, Position};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
@@ -23,7 +23,7 @@ pub const STATE_FILE: &str = "state.safetensors";
 /// Metadata key of a [`Header`] in JSON.
 const KEY: &str = "run_state";
 /// Goes up when the content changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// What stands before a parameter's path in the name of its weights.
 const WEIGHTS: &str = "weights.";
 
@@ -42,12 +42,17 @@ pub struct RunState {
 struct Header {
     version: u32,
     identity: Identity,
-    class_names: Vec<String>,
     /// Adapter and driver.
     device: String,
     tuning: Tuning,
     optimizer: OptimizerState,
     progress: Saved,
+}
+
+/// What every version of a [`Header`] has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 /// What must be the same in the run that goes on.
@@ -57,6 +62,10 @@ struct Identity {
     settings: String,
     train: String,
     validation: String,
+    class_names: Vec<String>,
+    /// Of each class of the two, by label, what tells its pictures from others.
+    train_pictures: BTreeMap<u32, Fingerprint>,
+    validation_pictures: BTreeMap<u32, Fingerprint>,
 }
 
 /// [`Progress`] in whole numbers, since a float may not come back from JSON as it went.
@@ -155,6 +164,9 @@ impl Identity {
             settings: format!("{:?}, frozen: {frozen:?}", trainer.settings()),
             train: data.train.identity(),
             validation: data.validation.identity(),
+            class_names: data.class_names.to_vec(),
+            train_pictures: data.train.fingerprints().clone(),
+            validation_pictures: data.validation.fingerprints().clone(),
         }
     }
 
@@ -167,9 +179,51 @@ impl Identity {
             ("training data", &self.train, &now.train),
             ("validation data", &self.validation, &now.validation),
         ];
-        let (what, saved, now) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
-        let (saved, now) = first_difference(saved, now);
-        Some(format!("is of a run with another {what}: {saved:?} there, {now:?} here"))
+        let other = || {
+            let (what, saved, now) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
+            let (saved, now) = first_difference(saved, now);
+            Some(format!("is of a run with another {what}: {saved:?} there, {now:?} here"))
+        };
+        // Names and exchanged pictures first: what they bring about elsewhere says less.
+        self.other_name(now).or_else(|| self.exchanged(now)).or_else(other).or_else(|| self.other_pictures(now))
+    }
+
+    /// The first class that is called otherwise.
+    fn other_name(&self, now: &Identity) -> Option<String> {
+        let count = self.class_names.len().max(now.class_names.len());
+        let names = |identity: &Identity, class: usize| identity.class_names.get(class).cloned().unwrap_or_default();
+        let mut pairs = (0..count).map(|class| (names(self, class), names(now, class)));
+        let (saved, now) = pairs.find(|(saved, now)| saved != now)?;
+        Some(format!("is of a run with other classes: {saved:?} there, {now:?} here"))
+    }
+
+    /// The first class whose pictures are those of another class now.
+    fn exchanged(&self, now: &Identity) -> Option<String> {
+        let (label, print) =
+            now.train_pictures.iter().find(|(label, print)| self.train_pictures.get(label) != Some(print))?;
+        // Some of its own are there where pictures were added or removed.
+        let is_own = self.train_pictures.get(label).is_some_and(|saved| saved.overlaps(print));
+        let (saved, _) = self.train_pictures.iter().find(|(_, saved)| !is_own && saved.overlaps(print))?;
+        let [saved, now] = [saved, label].map(|&label| now.class(label));
+        Some(format!(
+            "is of a run with other training data: the pictures of class {now} here are of class {saved} there"
+        ))
+    }
+
+    /// The first class that has other pictures.
+    fn other_pictures(&self, now: &Identity) -> Option<String> {
+        let pairs = [
+            ("training", &self.train_pictures, &now.train_pictures),
+            ("validation", &self.validation_pictures, &now.validation_pictures),
+        ];
+        let (what, saved, pictures) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
+        let label = pictures.keys().chain(saved.keys()).find(|label| saved.get(label) != pictures.get(label))?;
+        Some(format!("is of a run with other {what} data: class {} has other pictures here", now.class(*label)))
+    }
+
+    /// A class's name, or its label where it has none.
+    fn class(&self, label: u32) -> String {
+        self.class_names.get(label as usize).map_or_else(|| label.to_string(), |name| format!("{name:?}"))
     }
 }
 
@@ -195,7 +249,6 @@ pub(super) fn write_state(path: &Path, trainer: &Trainer<'_>, data: &FitData<'_>
     let header = Header {
         version: VERSION,
         identity: Identity::new(trainer, data),
-        class_names: data.class_names.to_vec(),
         device: device(gpu),
         tuning: gpu.tuning(),
         optimizer: pollster::block_on(optimizer.saved())?,
@@ -222,12 +275,12 @@ impl RunState {
         let path = path.as_ref();
         let mut file = checkpoint::read(path)?;
         let text = file.metadata.remove(KEY).ok_or_else(|| Error::file(path, "is not the state of a run"))?;
-        let header: Header =
-            serde_json::from_str(&text).map_err(|e| Error::file(path, format!("bad state of a run: {e}")))?;
-        if header.version != VERSION {
-            let what = format!("is a run's state of version {}, {VERSION} is read", header.version);
-            return Err(Error::file(path, what));
+        let bad = |e: serde_json::Error| Error::file(path, format!("bad state of a run: {e}"));
+        let Versioned { version } = serde_json::from_str(&text).map_err(bad)?;
+        if version != VERSION {
+            return Err(Error::file(path, format!("is a run's state of version {version}, {VERSION} is read")));
         }
+        let header: Header = serde_json::from_str(&text).map_err(bad)?;
         if !header.progress.is_sound(&header.optimizer) {
             return Err(Error::file(path, "has counts or sums that no run reaches"));
         }
@@ -245,7 +298,7 @@ impl RunState {
 
     /// The names of its classes.
     pub fn class_names(&self) -> &[String] {
-        &self.header.class_names
+        &self.header.identity.class_names
     }
 
     /// Optimiser steps done.
