@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use wgrad::Error;
 use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{
-    ExportOptions, HostTensor, OpenOptions, Pretrained, Storage, download, export_hf, export_timm, open, read,
+    ExportOptions, HeadFit, HostTensor, OpenOptions, Pretrained, Storage, download, export_hf, export_timm, open, read,
     resample_pos_embed, save_vit, write, write_as,
 };
 use wgrad::nn::{Pool, Vit, VitConfig};
@@ -227,6 +227,51 @@ fn this_crates_files_say_what_they_are() {
 
 fn hf_reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/vit_hf")
+}
+
+/// Rows of the head belong to names, not to places.
+#[test]
+fn a_head_follows_the_names_of_its_classes() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let embedded = Pretrained::embedded().unwrap();
+    let own = embedded.class_names.clone().unwrap();
+    let fit = |wanted: &[String]| {
+        let mut pretrained = embedded.clone();
+        let fit = pretrained.set_classes(wanted);
+        assert_eq!((pretrained.config.num_classes, pretrained.class_names.as_deref()), (wanted.len(), Some(wanted)));
+        (fit, pretrained.checkpoint.tensors)
+    };
+    let (same, tensors) = fit(&own);
+    assert!(same == HeadFit::Same && tensors == embedded.checkpoint.tensors);
+    let (picked, tensors) = fit(&names(&[&own[7], &own[2]]));
+    assert_eq!(picked, HeadFit::ByName { of: 100 });
+    for name in ["head.weight", "head.bias"] {
+        let [of_all, of_two] = [&embedded.checkpoint.tensors, &tensors].map(|tensors| &tensors[name]);
+        let width = of_all.data.len() / 100;
+        assert_eq!(of_two.shape, [&[2], &of_all.shape[1..]].concat());
+        let rows = [7, 2].map(|row| &of_all.data[row * width..(row + 1) * width]).concat();
+        assert_eq!(of_two.data, rows);
+    }
+    let (other, tensors) = fit(&names(&[&own[7], "caf\u{e9}"]));
+    assert_eq!(other, HeadFit::Other { unknown: "caf\u{e9}".to_owned() });
+    assert!(tensors == embedded.checkpoint.tensors, "of 100 classes, it does not fit two");
+    let mut others = own.clone();
+    others[3] = "caf\u{e9}".to_owned();
+    let (_, tensors) = fit(&others);
+    assert!(!tensors.contains_key("head.weight") && !tensors.contains_key("head.bias"));
+
+    // The other form of é is the same name; of two classes of one name neither is picked; unnamed ones are known by their number.
+    let called = |own: &[&str], wanted: &[&str]| {
+        let mut pretrained = embedded.clone();
+        pretrained.set_classes(&embedded.class_names.as_ref().unwrap()[..own.len()]);
+        pretrained.class_names = Some(names(own));
+        pretrained.set_classes(&names(wanted))
+    };
+    assert_eq!(called(&["bar", "cafe\u{301}"], &["bar", "caf\u{e9}"]), HeadFit::Same);
+    assert_eq!(called(&["a", "b", "a"], &["a", "b", "a"]), HeadFit::Same);
+    assert_eq!(called(&["a", "b", "a"], &["a", "b"]), HeadFit::Other { unknown: "a".to_owned() });
+    assert_eq!(called(&["LABEL_0", "LABEL_1"], &["a", "b"]), HeadFit::Unnamed);
+    assert_eq!(called(&["LABEL_0", "LABEL_1"], &["a", "b", "c"]), HeadFit::None);
 }
 
 #[test]

@@ -18,12 +18,14 @@
 //! | `shards` | checkpoints in several files |
 //! | `source` | [`open`], [`Pretrained`] |
 //! | `infer`, `config_json` | a model's sizes from shapes, and from timm's and transformers' `config.json` |
+//! | `classes` | a head for classes that may be others than its own |
 //! | `huggingface` | names: transformers' to timm's and back |
 //! | `positions` | position embeddings for another image size |
 //! | `export` | folders for timm and transformers |
 //! | `matching`, `model` | a model's parameters beside a checkpoint's, in and out |
 //! | `hub` | checkpoints by name, with the feature `hub` |
 
+mod classes;
 mod config_json;
 mod export;
 #[cfg(feature = "hub")]
@@ -42,6 +44,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
+pub use classes::HeadFit;
 pub use export::{ExportOptions, export_hf, export_timm};
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
 pub(crate) use model::save_vit_cropped;
