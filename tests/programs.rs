@@ -328,7 +328,8 @@ fn bad_arguments_and_data() {
         ("--recipe nope", ["'nope' for '--recipe", "linear-probe"]),
         ("--save-every 0", ["'0' for '--save-every", "0 is not in"]),
         ("--erasing 7", ["probability must be from 0 to 1", "got 7"]),
-        ("--batch-size 1000", ["--batch-size 1000", "training pictures"]),
+        ("--batch-size 0", ["--batch-size 0", "at least 1"]),
+        ("--seeds 0", ["'0' for '--seeds", "0 is not in"]),
         ("--epochs 0", ["nothing to do", "--epochs"]),
         ("--accumulate 11", ["--accumulate 11", "1 to the batch size, 10"]),
         ("--adapter nothing-of-this-name", ["no GPU adapter", "nothing-of-this-name"]),
@@ -342,6 +343,179 @@ fn bad_arguments_and_data() {
     command.arg(&config);
     refuse(command, &["ds.json: ", "random_ltd.total_layer_num is missing"]);
     assert!(!run.exists(), "nothing was written for a run that never began");
+}
+
+/// What is asked for and would change nothing is not passed over.
+#[test]
+fn options_without_effect() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    for (options, flag) in [
+        ("--epochs 3 --steps 3", "--epochs"),
+        ("--min-steps 3 --steps 3", "--min-steps"),
+        ("--momentum 0.5", "--momentum"),
+        ("--ltd-end 0.9 --drop constant", "--ltd-end"),
+        ("--ltd-start 0.5 --drop none", "--ltd-start"),
+        ("--patchdrop-keep 0.4", "--patchdrop-keep"),
+        ("--crop-scale 0.5 --crop data", "--crop-scale"),
+        ("--tuning-cache here", "--tuning-cache"),
+        ("--matrix-units", "--matrix-units"),
+        ("--save-every 9 --steps 9", "--save-every"),
+        ("--drop none --compare", "--compare"),
+    ] {
+        refuse(tiny(photos.path(), &run, options), &[&format!("{flag} has no effect")]);
+    }
+    let mut digits = finetune("--data digits --data-dir");
+    digits.arg(photos.path());
+    refuse(digits, &["--data-dir has no effect"]);
+    for (options, flag) in
+        [("--strict", "--strict"), ("--split-seed 1", "--split-seed"), ("--eval-crop 0.9", "--eval-crop")]
+    {
+        refuse(finetune(options), &[&format!("{flag} has no effect")]);
+    }
+    let config = folder.path().join("ds.json");
+    fs::write(&config, r#"{"train_batch_size": 8, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}"#).unwrap();
+    for (options, flag) in [("--batch-size 8", "--batch-size"), ("--momentum 0.5", "--momentum"), ("--lr 0.1", "--lr")]
+    {
+        let mut command = finetune(&format!("{TINY} {options} --data-dir"));
+        command.arg(photos.path()).arg("--ltd-config").arg(&config);
+        refuse(command, &[&format!("{flag} has no effect"), "--ltd-config"]);
+    }
+    assert!(!run.exists(), "nothing was written for a run that never began");
+}
+
+// ---- folders of pictures ----
+
+/// A folder without --data is what is meant; its splits stand in a file and follow from the pictures, not from the seed; runs
+/// that are written beside the pictures are no class.
+#[test]
+fn a_folder_is_used_again_from_inside() {
+    let photos = photos();
+    let inside = photos.path().join("train");
+    let run = |options: &str| {
+        let mut command = finetune("--from-scratch --model 32x3x2 --img-size 16 --steps 1 --batch-size 4 --data-dir .");
+        command.args(options.split_whitespace()).current_dir(&inside);
+        text(&succeed(command).stdout)
+    };
+    let first = run("");
+    assert!(first.contains("2 classes, 56 training, 8 validation, 16 test pictures"), "{first}");
+    assert!(!first.contains("not used"), "{first}");
+    let second = run("--seed 1");
+    assert!(
+        second.contains("2 classes, 56 training") && second.contains("not used: folder runs/1 (a run's)"),
+        "{second}"
+    );
+    run("--split-seed 1");
+    let splits =
+        ["1", "2", "3"].map(|run| fs::read_to_string(inside.join("runs").join(run).join("splits.csv")).unwrap());
+    assert!(splits[0] == splits[1] && splits[0] != splits[2]);
+    let rows = rows(&inside.join("runs/1/splits.csv"));
+    let of = |split: &str| rows.iter().filter(|row| row["split"] == split).count();
+    assert_eq!((rows.len(), of("train"), of("validation"), of("test")), (80, 56, 8, 16));
+    for row in rows {
+        assert!(
+            inside.join(&row["path"]).is_file()
+                && CLASSES.contains(&row["class"].as_str())
+                && row["problem"].is_empty()
+        );
+        assert_eq!(Path::new(&row["path"]).parent().unwrap().file_name(), Some(OsStr::new(&row["class"])));
+    }
+    refuse(tiny(photos.path(), &inside.join(CLASSES[0]), "--steps 1"), &["--output", "holds the pictures"]);
+
+    // The other program goes by the same rule.
+    fs::write(inside.join(CLASSES[0]).join("IMG_1.HEIC"), "x").unwrap();
+    let mut command = example("vit_predict");
+    command.args(["--weights", "runs/1", "--csv", "runs/answers.csv", "."]).current_dir(&inside);
+    let said = text(&succeed(command).stderr);
+    assert!(said.contains("1 .heic in even (not read: convert them to JPEG or PNG)"), "{said}");
+    assert!(said.contains("folder runs/1 (a run's)"), "{said}");
+    assert_eq!(self::rows(&inside.join("runs/answers.csv")).len(), CLASSES.len() * OF_CLASS);
+}
+
+/// A picture that cannot be read is no reason to end a run in its middle: it is known before, and told.
+#[test]
+fn unreadable_pictures_are_known_before_the_run() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    let spoil = |name: &str, count: usize| {
+        let pictures = fs::read_dir(photos.path().join(name)).unwrap().map(|entry| entry.unwrap().path());
+        let mut pictures: Vec<PathBuf> = pictures.collect();
+        pictures.sort();
+        pictures.iter().take(count).for_each(|path| fs::write(path, "no picture").unwrap());
+    };
+    for (from, to) in [("train/even", "test/even"), ("train/striped", "test/striped"), ("train/even", "val/even")] {
+        fs::create_dir_all(photos.path().join(to)).unwrap();
+        for i in 0..6 {
+            let name = format!("{}.png", i + if to.starts_with("val") { 6 } else { 0 });
+            fs::rename(photos.path().join(from).join(&name), photos.path().join(to).join(&name)).unwrap();
+        }
+    }
+    // One of 62 cannot be read: batches of 62 are not to be had.
+    spoil("train/striped", 1);
+    let output = succeed(tiny(photos.path(), &run, "--steps 1 --batch-size 62"));
+    let said = text(&output.stdout);
+    assert!(said.contains("batches of 61 pictures, not of 62"), "{said}");
+    let problems: Vec<_> = rows(&run.join("splits.csv")).into_iter().filter(|row| !row["problem"].is_empty()).collect();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0]["path"].contains("striped") && problems[0]["problem"].contains("striped"), "{problems:?}");
+
+    let never = folder.path().join("never");
+    let more = "--steps 1";
+    spoil("test/striped", 6);
+    refuse(tiny(photos.path(), &never, more), &["class striped: none of its 6 test pictures can be read", "test"]);
+    spoil("test/even", 6);
+    refuse(tiny(photos.path(), &never, more), &["none of the 12 test pictures can be read"]);
+    fs::remove_dir_all(photos.path().join("test")).unwrap();
+    spoil("val/even", 6);
+    refuse(tiny(photos.path(), &never, more), &["none of the 6 validation pictures can be read"]);
+    fs::remove_dir_all(photos.path().join("val")).unwrap();
+    refuse(tiny(photos.path(), &never, "--steps 1 --strict"), &["--strict: "]);
+    spoil("train/even", OF_CLASS);
+    refuse(tiny(photos.path(), &never, more), &["class even: none of its ", "training pictures can be read"]);
+    assert!(!never.exists(), "nothing was written for a run that never began");
+}
+
+/// A head is of classes, not of a number of classes: another run's is used by name, and a run goes on only over the same classes
+/// and pictures.
+#[test]
+fn classes_go_by_their_names() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    succeed(tiny(photos.path(), &run, "--steps 3 --save-every 1"));
+    let rename = |from: &str, to: &str| {
+        fs::rename(photos.path().join("train").join(from), photos.path().join("train").join(to)).unwrap();
+    };
+    let resume = |parts: &[&str]| {
+        let mut command = finetune("--resume");
+        command.arg(&run);
+        refuse(command, parts);
+    };
+    fs::remove_file(run.join("report.json")).unwrap();
+    rename("even", "flat");
+    resume(&["other classes: \"even\" there, \"flat\" here"]);
+    let mut command = finetune("--steps 1 --batch-size 4 --weights");
+    command
+        .arg(run.join("best.safetensors"))
+        .arg("--data-dir")
+        .arg(photos.path())
+        .arg("--output")
+        .arg(folder.path().join("other"));
+    let said = text(&succeed(command).stdout);
+    assert!(said.contains("the checkpoint's head is of other classes (\"flat\" is none of them)"), "{said}");
+    rename("striped", "even");
+    rename("flat", "striped");
+    resume(&["pictures of class \"even\" here are of class \"striped\" there"]);
+    rename("even", "exchanged");
+    rename("striped", "even");
+    rename("exchanged", "striped");
+    let removed = photos.path().join("train/even/0.png");
+    let bytes = fs::read(&removed).unwrap();
+    fs::remove_file(&removed).unwrap();
+    resume(&["is of a run with another training data: "]);
+    fs::write(&removed, bytes).unwrap();
+    let mut command = finetune("--resume");
+    command.arg(&run);
+    succeed(command);
 }
 
 #[test]

@@ -15,12 +15,15 @@ use crate::recipe::{Overrides, Recipe, RecipeName};
 #[derive(Parser, Clone, Debug, Serialize, Deserialize)]
 #[command(version, about)]
 pub struct Args {
-    /// Data set.
-    #[arg(long, value_enum, default_value_t = Data::Digits, help_heading = "Data")]
-    pub data: Data,
-    /// Its folder: CIFAR's binary files, or train/CLASS/*, val/CLASS/*, test/CLASS/* with pictures.
+    /// Data set [default: folder where --data-dir is given, else digits].
+    #[arg(long, value_enum, help_heading = "Data")]
+    pub data: Option<Data>,
+    /// Its folder: CIFAR's binary files, or pictures in train/CLASS, val/CLASS and test/CLASS, or in CLASS alone, and below.
     #[arg(long, help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
+    /// Seeds which pictures of a folder become validation and test pictures where it has no such folders [default: 0].
+    #[arg(long, help_heading = "Data")]
+    pub split_seed: Option<u64>,
     /// End with an error at the first picture that cannot be read, instead of skipping it.
     #[arg(long, help_heading = "Data")]
     pub strict: bool,
@@ -73,7 +76,7 @@ pub struct Args {
     )]
     pub compare: Vec<Rival>,
     /// Runs of each kind, with the seeds from --seed on.
-    #[arg(long, default_value_t = 1, help_heading = "Comparison")]
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u64).range(1..), help_heading = "Comparison")]
     pub seeds: u64,
 
     /// Go on with the run in this folder, which was interrupted: the same bits as if it had not been. All settings are its own.
@@ -133,6 +136,12 @@ pub struct Args {
 }
 
 impl Args {
+    /// The data set that is meant.
+    pub fn data(&self) -> Data {
+        let of_dir = if self.data_dir.is_some() { Data::Folder } else { Data::Digits };
+        self.data.unwrap_or(of_dir)
+    }
+
     /// The recipe with what the options change of it.
     pub fn recipe(&self) -> Recipe {
         Recipe::named(self.recipe).with(&self.overrides)

@@ -1,7 +1,7 @@
 //! What of the data is likely to disappoint, said before the training.
 
 use anyhow::{Result, bail};
-use wgrad::data::DataSet;
+use wgrad::data::{DataSet, Skipped, Split};
 
 use crate::recipe::ClassWeights;
 
@@ -48,4 +48,52 @@ fn small_classes(data: &DataSet) -> Option<String> {
         let named = named.join(", ");
         format!("few training, validation or test pictures: {named}{others}; what is measured of them means little")
     })
+}
+
+/// What is known of the pictures before the training.
+#[derive(Default)]
+pub struct Read {
+    /// Training pictures that can be read, up to as many as were asked for.
+    pub training: usize,
+    /// Pictures that cannot be read, of those that were tried.
+    pub unreadable: Vec<Skipped>,
+    /// Classes that will not be measured.
+    pub warnings: Vec<String>,
+}
+
+/// Reads as many training pictures as make a batch, one picture at least of each class and split: a run that could not end is
+/// not begun.
+pub fn pictures(data: &DataSet, batch: usize, strict: bool) -> Result<Read> {
+    let mut read = Read::default();
+    for (name, split, least) in
+        [("training", &data.train, batch), ("validation", &data.validation, 1), ("test", &data.test, 1)]
+    {
+        let probe = split.probe(least);
+        if name == "training" {
+            read.training = probe.readable;
+        }
+        let Some(first) = probe.unreadable.first() else { continue };
+        if strict {
+            bail!("--strict: {}", first.reason);
+        }
+        if probe.readable == 0 {
+            bail!("{}: none of the {} {name} pictures can be read: {}", data.name, split.len(), first.reason);
+        }
+        for &label in &probe.lost {
+            let lost = lost(data, split, name, label, &probe.unreadable);
+            // Chance has drawn these pictures, and the class may well have others that can be read.
+            if split.is_drawn() { read.warnings.push(lost) } else { bail!(lost) }
+        }
+        read.unreadable.extend(probe.unreadable);
+    }
+    Ok(read)
+}
+
+/// A class that has no readable picture in a split.
+fn lost(data: &DataSet, split: &Split, name: &str, label: u32, unreadable: &[Skipped]) -> String {
+    let class = data.class_names.get(label as usize).map_or("", String::as_str);
+    let is_of_class = |sample: u32| split.labels().get(sample as usize) == Some(&label);
+    let reason = unreadable.iter().find(|skipped| is_of_class(skipped.sample)).map_or("", |first| &first.reason);
+    let count = split.labels().iter().filter(|&&other| other == label).count();
+    format!("class {class}: none of its {count} {name} pictures can be read: {reason}")
 }

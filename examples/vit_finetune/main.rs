@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example vit_finetune
 //!     cargo run --release --example vit_finetune -- --compare
-//!     cargo run --release --example vit_finetune -- --data folder --data-dir my_photos --epochs 10
+//!     cargo run --release --example vit_finetune -- --data-dir my_photos --epochs 10
 //!
 //! With no arguments: the embedded checkpoint on the embedded digits. Last lines: a table of test accuracy, wall time,
 //! layer tokens and memory, and the folder that holds checkpoints, curves and a report.
@@ -16,6 +16,7 @@ mod console;
 mod curves;
 mod files;
 mod findings;
+mod given;
 mod html;
 mod memory;
 mod mistakes;
@@ -26,6 +27,7 @@ mod resume;
 mod run;
 mod settings;
 mod setup;
+mod splits;
 mod tensorboard;
 mod values;
 mod warnings;
@@ -35,18 +37,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use wgrad::gpu::{Gpu, GpuOptions, Power};
 
-use args::Args;
 use arms::Arm;
 use console::{complain, say};
+use given::Given;
 use report::{History, Report};
 use run::Runner;
 use setup::Setup;
+use splits::Splits;
 
 fn main() -> Result<()> {
-    let args = resume::arguments(Args::parse())?;
+    let (args, given) = Given::parse();
+    let args = resume::arguments(args, &given)?;
     warnings::show();
     if args.list_adapters {
         for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
@@ -58,7 +61,7 @@ fn main() -> Result<()> {
     let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
     say!("adapter: {}", gpu.info());
     let stop = stop_on_interrupt()?;
-    let setup = Setup::new(&args)?;
+    let setup = Setup::new(&args, &given)?;
     say!("{setup}");
     if args.estimate {
         say!("{}", memory::table(&gpu, &args, &setup)?);
@@ -71,11 +74,16 @@ fn main() -> Result<()> {
     if args.resume.is_none() {
         setup.save(&args, &folder)?;
     }
+    let mut splits = match args.resume {
+        Some(_) => Splits::resume(&folder, &setup.data)?,
+        None => Splits::create(&folder, &setup.data),
+    };
+    splits.write(&setup.unreadable)?;
     let tuning = run::tune(&gpu, &args, &setup)?;
 
     let runner = Runner { gpu: &gpu, args: &args, setup: &setup, folder: &folder, stop: &stop };
     let mut report = Report::new(gpu.info().to_string(), tuning, &args, &setup.recipe);
-    run_all(&runner, &mut report)?;
+    run_all(&runner, &mut report, &mut splits)?;
     say!("\n{}", report.table());
     say!("written to {}", folder.display());
     if args.json {
@@ -85,7 +93,7 @@ fn main() -> Result<()> {
 }
 
 /// Every run that the arguments ask for and that has not ended before an interruption.
-fn run_all(runner: &Runner<'_>, report: &mut Report<'_>) -> Result<()> {
+fn run_all(runner: &Runner<'_>, report: &mut Report<'_>, splits: &mut Splits<'_>) -> Result<()> {
     let Runner { args, setup, folder, stop, .. } = *runner;
     let mut history = if args.resume.is_some() { History::resume(folder)? } else { History::create(folder)? };
     if args.resume.is_some() {
@@ -107,7 +115,9 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>) -> Result<()> {
         // What has been measured so far is written also where a run fails.
         history.rewrite()?;
         curves::draw(&folder.join("curves.png"), &history)?;
-        report.runs.push(result?);
+        let (run, unreadable) = result?;
+        splits.write(&unreadable)?;
+        report.runs.push(run);
         html::write(folder, report, &report.table())?;
         // Last, for it says that the run has ended.
         report.write(folder)?;

@@ -4,39 +4,22 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use serde_json::Value;
 use wgrad::train::{RunState, STATE_FILE};
 
 use crate::args::Args;
+use crate::given::Given;
 use crate::report::RunReport;
 
 /// The arguments of the interrupted run where one is to go on, with what is about this machine as it was given now.
-pub fn arguments(given: Args) -> Result<Args> {
-    let Some(folder) = given.resume.clone() else { return Ok(given) };
-    refuse_settings(&given)?;
+pub fn arguments(args: Args, given: &Given) -> Result<Args> {
+    let Some(folder) = args.resume.clone() else { return Ok(args) };
+    given.check_resumed()?;
     let path = folder.join("args.json");
     let text = std::fs::read(&path).with_context(|| format!("--resume {}: no run's folder", folder.display()))?;
     let saved: Args = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
-    let Args { resume, adapter, threads, memory, tuning_cache, estimate, .. } = given;
+    let Args { resume, adapter, threads, memory, tuning_cache, estimate, .. } = args;
     Ok(Args { output: Some(folder), resume, adapter, threads, memory, tuning_cache, estimate, ..saved })
-}
-
-/// Settings that would be ignored are an error.
-fn refuse_settings(given: &Args) -> Result<()> {
-    let none = Args::parse_from(["vit_finetune"]);
-    let [Value::Object(given), Value::Object(none)] = [serde_json::to_value(given)?, serde_json::to_value(none)?]
-    else {
-        return Ok(());
-    };
-    for (key, value) in &given {
-        if none.get(key) != Some(value) {
-            // Those of the recipe stand together.
-            let key = value.as_object().and_then(|settings| settings.keys().next()).unwrap_or(key);
-            bail!("--resume takes all settings from the run; --{} cannot be given too", key.replace('_', "-"));
-        }
-    }
-    Ok(())
 }
 
 /// Keeps other programs from writing into `folder` too, as long as the file is held; the system lets go of it when a program

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
-use wgrad::data::{Loader, Position};
+use wgrad::data::{Loader, Position, Skipped};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Vit;
 use wgrad::ops::TuneReport;
@@ -79,8 +79,14 @@ impl Runner<'_> {
         Ok(started.elapsed().as_secs_f64() / (steps - untimed) as f64)
     }
 
-    /// Trains and tests.
-    pub fn run(&self, arm: Arm, seed: u64, report: &Report<'_>, history: &mut History) -> Result<RunReport> {
+    /// Trains and tests. The pictures that could not be read come with the report.
+    pub fn run(
+        &self,
+        arm: Arm,
+        seed: u64,
+        report: &Report<'_>,
+        history: &mut History,
+    ) -> Result<(RunReport, Vec<Skipped>)> {
         let Runner { gpu, args, setup, .. } = *self;
         let name = self.name(arm, seed);
         let folder = self.run_folder(arm, seed)?;
@@ -119,13 +125,15 @@ impl Runner<'_> {
         if self.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
         }
-        let skipped = [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
-        let report = run_report((name, arm, seed), gpu, &outcome, test, skipped)?;
+        let skipped: Vec<Skipped> =
+            [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
+        let reasons = skipped.iter().map(|skipped| skipped.reason.clone()).collect();
+        let report = run_report((name, arm, seed), gpu, &outcome, test, reasons)?;
         let folder = folder.strip_prefix(self.folder)?.to_owned();
         // What was timed and counted by itself is of the steps since then.
         let steps = report.steps.saturating_sub(resumed_at).max(1);
         let images_per_second = (steps as usize * setup.recipe.batch_size) as f64 / report.wall_seconds.max(1e-9);
-        Ok(RunReport { folder, per_class, resumed_at, images_per_second, ..report })
+        Ok((RunReport { folder, per_class, resumed_at, images_per_second, ..report }, skipped))
     }
 
     /// The arm's, with the seed where there are several.
@@ -175,7 +183,7 @@ impl Runner<'_> {
 }
 
 /// The test's result, in all and by class, and pictures that could not be read.
-type Tested = (Evaluation, Vec<ClassReport>, Vec<String>);
+type Tested = (Evaluation, Vec<ClassReport>, Vec<Skipped>);
 
 /// Reads the test split, once: with the weights that did best on the validation split.
 fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested> {
@@ -193,12 +201,12 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested
     Ok((predictions.evaluation(), per_class, skipped(&loader)))
 }
 
-fn skipped(loader: &Loader) -> Vec<String> {
-    let lines: Vec<String> = loader.skipped().into_iter().map(|s| s.reason).collect();
-    for line in &lines {
-        say!("skipped {line}");
+fn skipped(loader: &Loader) -> Vec<Skipped> {
+    let skipped = loader.skipped();
+    for Skipped { reason, .. } in &skipped {
+        say!("skipped {reason}");
     }
-    lines
+    skipped
 }
 
 fn run_report(

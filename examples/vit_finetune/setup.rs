@@ -1,15 +1,17 @@
 //! From arguments to data, model and settings, checked before any training.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use wgrad::checkpoint::{
-    self, ExportOptions, LoadReport, MatchOptions, OpenOptions, Pretrained, Storage, export_hf, export_timm,
+    self, ExportOptions, HeadFit, LoadReport, MatchOptions, OpenOptions, Pretrained, Storage, export_hf, export_timm,
     load_parameters,
 };
 use wgrad::data::{
-    self, ColorJitter, Crop, DataSet, FolderOptions, Loader, LoaderOptions, Mix, RandomErasing, Split, Transform,
+    self, ColorJitter, Crop, DataSet, FolderOptions, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
+    Transform,
 };
 use wgrad::gpu::Gpu;
 use wgrad::nn::{Vit, VitConfig};
@@ -21,6 +23,7 @@ use crate::args::{Args, Data, ExportKind, StorageKind};
 use crate::check;
 use crate::console::say;
 use crate::files;
+use crate::given::Given;
 use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
 use crate::settings::rate_by_width;
 
@@ -32,33 +35,41 @@ pub struct Setup {
     pub deepspeed: Option<DeepSpeedConfig>,
     weights: Option<(String, Pretrained)>,
     pub steps: u64,
+    /// Pictures that are known to be unreadable.
+    pub unreadable: Vec<Skipped>,
     /// What of the data is likely to disappoint.
     warnings: Vec<String>,
 }
 
 impl Setup {
-    pub fn new(args: &Args) -> Result<Self> {
+    pub fn new(args: &Args, given: &Given) -> Result<Self> {
         let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
         let mut recipe = with_deepspeed(args.recipe(), deepspeed.as_ref());
         let mut data = load_data(args)?;
-        let warnings = check::data(&data, recipe.class_weights)?;
-        let (config, weights) = load_weights(args, &data)?;
+        let mut warnings = std::mem::take(&mut data.warnings);
+        warnings.extend(check::data(&data, recipe.class_weights)?);
+        let (config, weights, head) = load_weights(args, &data)?;
+        warnings.extend(head);
         let config = VitConfig { drop_path_rate: recipe.drop_path, ..config };
         if recipe.lr == 0.0 {
             recipe.lr = rate_by_width(recipe.optimizer, config.embed_dim);
         }
         config.check()?;
         choose_crops(&mut data, &mut recipe, weights.as_ref().and_then(|(_, weights)| weights.crop_fraction));
-        let (batch, pictures) = (recipe.batch_size, data.train.len());
-        ensure!(
-            (1..=pictures).contains(&batch),
-            "--batch-size {batch}: from 1 to the number of training pictures, {pictures}"
-        );
-        let micro = recipe.accumulate;
+        ensure!(recipe.batch_size > 0, "--batch-size 0: at least 1");
+        let read = check::pictures(&data, recipe.batch_size, args.strict)?;
+        warnings.extend(read.warnings);
+        if recipe.batch_size > read.training {
+            let (batch, readable) = (recipe.batch_size, read.training);
+            warnings.push(format!("batches of {readable} pictures, not of {batch}: no more can be read to train on"));
+            recipe.batch_size = readable;
+        }
+        let (batch, micro) = (recipe.batch_size, recipe.accumulate);
         ensure!((1..=batch).contains(&micro), "--accumulate {micro}: 1 to the batch size, {batch}");
-        let steps = recipe.settle_steps((pictures / batch) as u64);
+        let steps = recipe.settle_steps((data.train.len() / batch) as u64);
         ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
-        Ok(Setup { data, config, recipe, deepspeed, weights, steps, warnings })
+        given.check(args, &recipe, steps, deepspeed.as_ref(), &data)?;
+        Ok(Setup { data, config, recipe, deepspeed, weights, steps, unreadable: read.unreadable, warnings })
     }
 
     /// Finds what would end the run before its first step, while nothing has been written yet.
@@ -161,10 +172,26 @@ impl Setup {
             None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
         };
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        self.check_output(args, &folder)?;
         // Of two runs in one folder, going on would mix the reports.
         let has_run = args.resume.is_none() && folder.join(STATE_FILE).exists();
         ensure!(!has_run, "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
         Ok(folder)
+    }
+
+    /// A run's folder is not searched for pictures: in the place of a class's, it would take that class from later runs.
+    fn check_output(&self, args: &Args, folder: &Path) -> Result<()> {
+        let Some(data_dir) = &args.data_dir else { return Ok(()) };
+        let (output, data_dir) = (std::fs::canonicalize(folder)?, std::fs::canonicalize(data_dir)?);
+        let is_inside = output.starts_with(&data_dir) && output != data_dir;
+        let DataSet { train, validation, test, .. } = &self.data;
+        let files =
+            [train, validation, test].into_iter().flat_map(|split| (0..).map_while(|sample| split.file(sample)));
+        let parents: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
+        let mut parents = parents.into_iter().filter_map(|path| path.canonicalize().ok());
+        let holds = parents.any(|path| path == output || (is_inside && path.starts_with(&output)));
+        ensure!(!holds, "--output {}: holds the pictures; a folder of the run's own is needed", folder.display());
+        Ok(())
     }
 
     /// Writes what the run was asked for, for readers and for [`crate::resume::arguments`].
@@ -185,6 +212,12 @@ impl fmt::Display for Setup {
         let DataSet { name, class_names, train, validation, test, .. } = &self.data;
         let (n, v, t) = (train.len(), validation.len(), test.len());
         writeln!(f, "data: {name}, {} classes, {n} training, {v} validation, {t} test pictures", class_names.len())?;
+        if !self.data.unused.is_empty() {
+            writeln!(f, "not used: {}", self.data.unused.join(", "))?;
+        }
+        if validation.is_drawn() && validation.file(0).is_some() {
+            writeln!(f, "splits: drawn by the pictures' names and --split-seed; splits.csv lists them")?;
+        }
         let VitConfig { embed_dim, depth, num_heads, patch_size, img_size, .. } = self.config;
         let from = self.weights.as_ref().map_or("random weights", |(name, _)| name.as_str());
         writeln!(
@@ -273,11 +306,14 @@ fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>
 
 fn load_data(args: &Args) -> Result<DataSet> {
     let dir = || args.data_dir.as_deref().context("--data-dir DIR is needed for this data set");
-    let data = match args.data {
+    let data = match args.data() {
         Data::Digits => data::digits()?,
         Data::Cifar10 => data::cifar10(dir()?)?,
         Data::Cifar100 => data::cifar100(dir()?)?,
-        Data::Folder => data::image_folder(dir()?, FolderOptions { seed: args.seed, ..Default::default() })?,
+        Data::Folder => {
+            let seed = args.split_seed.unwrap_or_default();
+            data::image_folder(dir()?, FolderOptions { seed, ..Default::default() })?
+        }
     };
     if data.validation.is_empty() {
         bail!("{} has too few pictures to spare some for validation: add more, or a val/ folder", data.name);
@@ -285,15 +321,17 @@ fn load_data(args: &Args) -> Result<DataSet> {
     Ok(data)
 }
 
-/// The model's sizes for this data's classes, and the checkpoint.
-fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(String, Pretrained)>)> {
+/// The model's sizes for this data's classes, the checkpoint with its name, and what its head may not be expected to be.
+type Weights = (VitConfig, Option<(String, Pretrained)>, Option<String>);
+
+fn load_weights(args: &Args, data: &DataSet) -> Result<Weights> {
     let num_classes = data.class_names.len();
     if args.from_scratch {
         let normalize = Normalize { mean: data.normalization.mean, std: data.normalization.std };
         let side = args.img_size.unwrap_or(32);
         let (img_size, patch_size) = ((side, side), args.patch_size);
         let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
-        return Ok((config, None));
+        return Ok((config, None, None));
     }
     let (name, mut weights) = match &args.weights {
         Some(path) => (path.display().to_string(), open_weights(path, &OpenOptions { heads: args.heads })?),
@@ -302,8 +340,13 @@ fn load_weights(args: &Args, data: &DataSet) -> Result<(VitConfig, Option<(Strin
     if let Some(side) = args.img_size {
         weights.resize((side, side))?;
     }
-    let config = weights.config.clone();
-    Ok((VitConfig { num_classes, ..config }, Some((name, weights))))
+    let head = match weights.set_classes(&data.class_names) {
+        HeadFit::Same | HeadFit::None => None,
+        // Nobody expects the embedded checkpoint's classes to be theirs.
+        HeadFit::Other { .. } if args.weights.is_none() => None,
+        fit => Some(fit.to_string()),
+    };
+    Ok((weights.config.clone(), Some((name, weights)), head))
 }
 
 /// A file, a folder, or a name on the Hub.

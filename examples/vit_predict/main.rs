@@ -76,8 +76,11 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(args.top > 0, "--top must be at least 1");
-    let mut unreadable = Vec::new();
-    let files = pictures::collect(&args.images, &mut unreadable);
+    let (mut unreadable, mut unused) = (Vec::new(), Vec::new());
+    let files = pictures::collect(&args.images, &mut unreadable, &mut unused);
+    for line in &unused {
+        eprintln!("not used: {}", output::printable(line));
+    }
     // What is wrong with the weights is told before a device is opened.
     let source = Source::open(args.weights.as_deref(), args.heads, args.crop)?;
     eprintln!("{source}");
