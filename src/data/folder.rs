@@ -116,8 +116,8 @@ impl Photos {
     }
 }
 
-/// The key that decides on the split of each training photo, which are the first ones, from its hashed path. Photos of equal content, as `first` tells, have the
-/// smallest of theirs.
+/// The keys that decide on the split of each training photo, which are the first ones, from their hashed paths. Photos of
+/// equal content, as `first` tells, have the smallest of theirs.
 fn keys(paths: &[u64], seed: u64, first: &[u32]) -> Vec<u64> {
     let own = |&path: &u64| hash_bytes(seed, &path.to_le_bytes());
     let mut keys: Vec<u64> = paths.iter().map(own).collect();
