@@ -37,10 +37,10 @@ impl Default for FolderOptions {
 /// `dir/CLASS/**`. A split's folder may have any of the names that timm and Ultralytics know: `train`, `training`; `val`,
 /// `valid`, `validation`, `eval`, `evaluation`; `test`, `testing`; in capitals too.
 ///
-/// A class has the photos in its folder and in all folders below it, as [`list_pictures`] finds them. Photos are in the order
-/// of their paths, and classes in the order of their names as text, as torchvision has it: `10` comes before `2`. Names are
-/// brought to Unicode's form NFC, so that a folder has the same classes on every file system. Photos are decoded when a
-/// loader needs them. What was found and is not used stands in [`DataSet::unused`].
+/// A class has the photos in its folder and in all folders below it, as [`super::list_pictures`] finds them. Photos are in
+/// the order of their paths, and classes in the order of their names as text, as torchvision has it: `10` comes before `2`.
+/// Names are brought to Unicode's form NFC, so that a folder has the same classes on every file system. Photos are decoded
+/// when a loader needs them. What was found and is not used stands in [`DataSet::unused`].
 ///
 /// Splits that have no folder are taken from the training photos, class by class, see [`FolderOptions`]; but a
 /// data set that has validation photos of its own and no test photos gets an empty test split. A photo's part
@@ -116,8 +116,8 @@ impl Photos {
     }
 }
 
-/// The key that decides on the split of each training photo, which are the first ones, from its hashed path. Photos of equal content, as `first` tells, have the
-/// smallest of theirs.
+/// The keys that decide on the split of each training photo, which are the first ones, from their hashed paths. Photos of
+/// equal content, as `first` tells, have the smallest of theirs.
 fn keys(paths: &[u64], seed: u64, first: &[u32]) -> Vec<u64> {
     let own = |&path: &u64| hash_bytes(seed, &path.to_le_bytes());
     let mut keys: Vec<u64> = paths.iter().map(own).collect();

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::random::{Purpose, keyed, shuffle};
-use super::{Key, Mix, Mixed, Split, Transform};
+use super::{Fingerprint, Key, Mix, Mixed, Split, Transform};
 use crate::error::{Error, Result};
 use crate::mix::absorb;
 
@@ -180,9 +180,8 @@ impl Loader {
         format!("{} samples, labels {labels:016x}, {options:?}, {transform:?}", split.len())
     }
 
-    /// By label, what tells the pictures of each class from others without reading them all: a hash of their files' sizes and
-    /// of the content of some. It is found once.
-    pub(crate) fn fingerprints(&self) -> &BTreeMap<u32, u64> {
+    /// By label, what tells the pictures of each class from others without reading them all. It is found once.
+    pub(crate) fn fingerprints(&self) -> &BTreeMap<u32, Fingerprint> {
         self.work.fingerprints.get_or_init(|| self.work.split.fingerprints())
     }
 
@@ -328,7 +327,7 @@ struct Work {
     pool: ThreadPool,
     /// The unreadable samples and why.
     skipped: Mutex<BTreeMap<u32, String>>,
-    fingerprints: OnceLock<BTreeMap<u32, u64>>,
+    fingerprints: OnceLock<BTreeMap<u32, Fingerprint>>,
 }
 
 impl Work {

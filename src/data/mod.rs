@@ -55,6 +55,7 @@ pub use augment::{AutoAugment, ColorJitter, Edit, Fill, RandomErasing};
 pub use cifar::{cifar10, cifar100};
 pub use crop::{Crop, Padding};
 pub use digits::digits;
+pub(crate) use fingerprint::Fingerprint;
 pub use folder::{FolderOptions, image_folder};
 pub use image::{Image, MAX_PIXELS, MAX_SIDE};
 pub use listing::{Listing, Unused, list_pictures};

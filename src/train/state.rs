@@ -9,7 +9,7 @@ use super::evaluate::Sums;
 use super::{Evaluation, FitData, Trainer};
 use crate::autograd::Parameter;
 use crate::checkpoint::{self, HostTensor};
-use crate::data::Position;
+use crate::data::{Fingerprint, Position};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
@@ -65,8 +65,8 @@ struct Identity {
     validation: String,
     class_names: Vec<String>,
     /// Of each class of the two, by label, what tells its pictures from others.
-    train_pictures: BTreeMap<u32, u64>,
-    validation_pictures: BTreeMap<u32, u64>,
+    train_pictures: BTreeMap<u32, Fingerprint>,
+    validation_pictures: BTreeMap<u32, Fingerprint>,
 }
 
 /// [`Progress`] in whole numbers, since a float may not come back from JSON as it went.
@@ -206,11 +206,13 @@ impl Identity {
         Some(format!("is of a run with other classes: {saved:?} there, {now:?} here"))
     }
 
-    /// The first class whose pictures were those of another class.
+    /// The first class whose pictures are those of another class now.
     fn exchanged(&self, now: &Identity) -> Option<String> {
         let (label, print) =
             now.train_pictures.iter().find(|(label, print)| self.train_pictures.get(label) != Some(print))?;
-        let (saved, _) = self.train_pictures.iter().find(|(_, saved)| *saved == print)?;
+        // Some of its own are there where pictures were added or removed.
+        let is_own = self.train_pictures.get(label).is_some_and(|saved| saved.overlaps(print));
+        let (saved, _) = self.train_pictures.iter().find(|(_, saved)| !is_own && saved.overlaps(print))?;
         let [saved, now] = [saved, label].map(|&label| now.class(label));
         Some(format!(
             "is of a run with other training data: the pictures of class {now} here are of class {saved} there"
