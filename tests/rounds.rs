@@ -61,7 +61,7 @@ fn trial(lowered: &Lowered, seed: u64) -> (u64, u64) {
     (stated, most)
 }
 
-/// No invocation makes more rounds than its kernel says, and some make about as many. (A failure shows, of each trial, what the
+/// No invocation makes more rounds than its kernel says, and some come near. (A failure shows, of each trial, what the
 /// kernel says and what was made.)
 #[test]
 fn kernels_know_the_rounds_of_their_loops() {
@@ -69,8 +69,8 @@ fn kernels_know_the_rounds_of_their_loops() {
         let lowered = Lowered::new(kernel).unwrap();
         let trials: Vec<_> = (0..TRIALS).map(|seed| trial(&lowered, seed)).collect();
         let holds = trials.iter().all(|(stated, made)| made <= stated);
-        // Its own inner loops may end early, and what is rare may not happen in so few trials.
-        let near = trials.iter().any(|(stated, made)| *stated <= 2 * made + 64);
+        // Random sizes need not fit together, and what is rare may not happen in so few trials.
+        let near = trials.iter().any(|(stated, made)| *stated <= 8 * made + 64);
         (!holds || !near).then(|| format!("{}: {trials:?}", kernel.name))
     };
     let failures: Vec<_> = wgrad::kernels().into_iter().filter_map(check).collect();
