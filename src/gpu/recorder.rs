@@ -196,7 +196,7 @@ impl Recorder {
     /// Puts the `Params` of all dispatches on the device. A few bytes are written also where there are none: a lost device
     /// takes commands without a word, but this it refuses.
     fn write_params(&mut self, queue: &wgpu::Queue) -> bool {
-        self.params.resize(self.params.len().max(self.align), 0);
+        self.params.resize(self.params.len().max(4), 0);
         let size = wgpu::BufferSize::new(self.params.len() as u64);
         let view = size.and_then(|size| queue.write_buffer_with(&self.ring, 0, size));
         view.map(|mut view| view.copy_from_slice(&self.params)).is_some()
