@@ -134,7 +134,7 @@ fn kind_of(path: &Path) -> String {
 /// Whether a run of ours lies in this folder.
 fn is_run(dir: &Path) -> bool {
     let has = |name: &&str| dir.join(name).is_file();
-    OF_A_RUN.iter().any(|name| has(&name)) || OF_A_NEW_RUN.iter().all(|name| has(&name))
+    OF_A_RUN.iter().any(has) || OF_A_NEW_RUN.iter().all(has)
 }
 
 impl Unused {
