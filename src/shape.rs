@@ -37,22 +37,22 @@ impl fmt::Display for DType {
     }
 }
 
-/// A shape of rank 0 to 4, row-major with the last axis contiguous. Rank 0 is a scalar.
+/// A shape of rank 0 to 6, row-major with the last axis contiguous. Rank 0 is a scalar.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
-    dims: [usize; 4],
+    dims: [usize; Shape::MAX_RANK],
     rank: u8,
 }
 
 impl Shape {
     /// The largest rank.
-    pub const MAX_RANK: usize = 4;
+    pub const MAX_RANK: usize = 6;
 
     /// What a kernel can index: the surplus invocations of the largest grids count a little beyond the last element, and that in
     /// 32 bits too.
     const MOST: usize = (u32::MAX - (1 << 25)) as usize;
 
-    /// A shape from its sizes, or `None` above rank 4, where an axis is empty, or where the number of elements exceeds
+    /// A shape from its sizes, or `None` above rank 6, where an axis is empty, or where the number of elements exceeds
     /// what a kernel can index (2³² − 2²⁵).
     pub fn new(dims: &[usize]) -> Option<Self> {
         if dims.len() > Self::MAX_RANK || dims.contains(&0) {
@@ -62,7 +62,7 @@ impl Shape {
         if numel > Self::MOST {
             return None;
         }
-        let mut all = [1; 4];
+        let mut all = [1; Self::MAX_RANK];
         all[..dims.len()].copy_from_slice(dims);
         Some(Shape { dims: all, rank: dims.len() as u8 })
     }

@@ -39,6 +39,8 @@ const fn row(
 const LINEAR: (f32, f64) = (0.25, 1e-4);
 /// Of smooth operations: an error of step² from the third derivative, and rounding.
 const SMOOTH: (f32, f64) = (1e-2, 2e-3);
+/// Of those that are linear between corners: a step that meets none.
+const CORNERED: (f32, f64) = (1e-3, 2e-3);
 
 const KEY: ops::RandomKey = ops::RandomKey { seed: 1, step: 2, layer: 3, first_sample: 4 };
 
@@ -126,12 +128,87 @@ const ROWS: &[Row] = &[
     row("token_scatter, in place", &[&[2, 5, 3], &[2, 3, 3]], LINEAR, |x| {
         ops::token_scatter(ops::scale(&x[0], 2.0)?, &x[1], &kept(x[0].gpu())?)
     }),
+    row("abs", &[&[7, 13]], SMOOTH, |x| ops::abs(&away(&x[0])?)),
+    row("clamp", &[&[7, 13]], SMOOTH, |x| ops::clamp(&away(&x[0])?, -1.0, 1.5)),
+    row("exp", &[&[7, 13]], SMOOTH, |x| ops::exp(&x[0])),
+    row("gelu_tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu_tanh(&x[0])),
+    row("leaky_relu", &[&[7, 13]], SMOOTH, |x| ops::leaky_relu(&away(&x[0])?, 0.1)),
+    row("log", &[&[7, 13]], SMOOTH, |x| ops::log(&positive(&x[0])?)),
+    row("neg", &[&[7, 13]], LINEAR, |x| ops::neg(&x[0])),
+    row("pow", &[&[7, 13]], SMOOTH, |x| ops::pow(&x[0], 3.0)),
+    row("pow of a root", &[&[7, 13]], SMOOTH, |x| ops::pow(&positive(&x[0])?, 0.5)),
+    row("quick_gelu", &[&[7, 13]], SMOOTH, |x| ops::quick_gelu(&x[0])),
+    row("relu", &[&[7, 13]], SMOOTH, |x| ops::relu(&away(&x[0])?)),
+    row("rsqrt", &[&[7, 13]], SMOOTH, |x| ops::rsqrt(&positive(&x[0])?)),
+    row("sigmoid", &[&[7, 13]], SMOOTH, |x| ops::sigmoid(&x[0])),
+    row("silu", &[&[7, 13]], SMOOTH, |x| ops::silu(&x[0])),
+    row("softplus", &[&[7, 13]], SMOOTH, |x| ops::softplus(&x[0])),
+    row("sqrt", &[&[7, 13]], SMOOTH, |x| ops::sqrt(&positive(&x[0])?)),
+    row("tanh", &[&[7, 13]], SMOOTH, |x| ops::tanh(&x[0])),
+    row("add, broadcast", &[&[5, 1, 3], &[4, 1]], LINEAR, |x| ops::add(&x[0], &x[1])),
+    row("div", &[&[5, 13], &[5, 13]], SMOOTH, |x| ops::div(&x[0], &positive(&x[1])?)),
+    row("div, broadcast", &[&[5, 1], &[1, 7]], SMOOTH, |x| ops::div(&x[0], &positive(&x[1])?)),
+    row("maximum", &[&[5, 13], &[5, 13]], SMOOTH, |x| ops::maximum(&away(&x[0])?, &ops::scale(&x[1], 1e-2)?)),
+    row("minimum, broadcast", &[&[5, 13], &[13]], SMOOTH, |x| ops::minimum(&away(&x[0])?, &ops::scale(&x[1], 1e-2)?)),
+    row("mul, broadcast", &[&[2, 1, 5], &[3, 1]], LINEAR, |x| ops::mul(&x[0], &x[1])),
+    row("sub", &[&[5, 13], &[5, 13]], LINEAR, |x| ops::sub(&x[0], &x[1])),
+    row("sub, broadcast", &[&[13], &[5, 13]], LINEAR, |x| ops::sub(&x[0], &x[1])),
+    row("where", &[&[5, 7], &[7]], LINEAR, |x| {
+        let condition = Tensor::from_slice(x[0].gpu(), &[5, 1], &[1u32, 0, 0, 7, 1])?;
+        ops::where_(&condition, &x[0], &x[1])
+    }),
+    row("sum_axes", &[&[2, 3, 5, 4]], LINEAR, |x| ops::sum_axes(&x[0], &[0, 2], false)),
+    row("mean_axes", &[&[3, 7, 4]], LINEAR, |x| ops::mean_axes(&x[0], &[1], true)),
+    row("max_axes", &[&[3, 7]], CORNERED, |x| ops::max_axes(&x[0], &[1], false)),
+    row("var_axes", &[&[3, 7, 2]], SMOOTH, |x| ops::var_axes(&x[0], &[0, 1], 1, false)),
+    row("permute", &[&[2, 3, 4]], LINEAR, |x| ops::permute(&x[0], &[2, 0, 1])),
+    row("transpose", &[&[2, 3, 4]], LINEAR, |x| ops::transpose(&x[0], 0, 1)),
+    row("slice", &[&[2, 7, 4]], LINEAR, |x| ops::slice(&x[0], 1, 2..5)),
+    row("expand", &[&[3, 1, 4]], LINEAR, |x| ops::expand(&x[0], &[2, 3, 5, 4])),
+    row("concat", &[&[2, 3], &[2, 1], &[2, 4]], LINEAR, |x| ops::concat(&[&x[0], &x[1], &x[2]], 1)),
+    row("stack", &[&[2, 3], &[2, 3]], LINEAR, |x| ops::stack(&[&x[0], &x[1]], 1)),
+    row("pad", &[&[2, 3]], LINEAR, |x| ops::pad(&x[0], &[(1, 0), (2, 1)], 0.5)),
+    row("gather", &[&[3, 4]], LINEAR, |x| {
+        let index = Tensor::from_slice(x[0].gpu(), &[3, 3], &[0u32, 3, 3, 1, 1, 1, 2, 0, 2])?;
+        ops::gather(&x[0], 1, &index)
+    }),
+    row("scatter_add", &[&[3, 4], &[3, 3]], LINEAR, |x| {
+        let index = Tensor::from_slice(x[0].gpu(), &[3, 3], &[0u32, 3, 3, 1, 1, 1, 2, 0, 2])?;
+        ops::scatter_add(&x[0], 1, &index, &x[1])
+    }),
+    row("log_softmax", &[&[5, 13]], SMOOTH, |x| ops::log_softmax(&x[0])),
+    row("mse_loss", &[&[5, 7], &[5, 7]], SMOOTH, |x| ops::mse_loss(&x[0], &x[1])),
+    row("binary_cross_entropy_with_logits", &[&[5, 7], &[5, 7]], SMOOTH, |x| {
+        ops::binary_cross_entropy_with_logits(&x[0], &x[1])
+    }),
+    row("rms_norm", &[&[5, 12], &[12]], SMOOTH, |x| ops::rms_norm(&x[0], &x[1], 1e-3)),
+    row("conv2d", &[&[2, 3, 5, 6], &[4, 3, 3, 2], &[4]], LINEAR, |x| {
+        let conv = ops::Conv2d { stride: [2, 1], padding: [1, 0], dilation: [1, 2] };
+        ops::conv2d(&x[0], &x[1], Some(&x[2]), conv)
+    }),
+    row("max_pool2d", &[&[2, 2, 5, 4]], CORNERED, |x| {
+        ops::max_pool2d(&x[0], ops::Pool2d { size: [3, 2], stride: [2, 2], padding: [1, 0] })
+    }),
+    row("avg_pool2d", &[&[2, 2, 5, 4]], LINEAR, |x| {
+        ops::avg_pool2d(&x[0], ops::Pool2d { size: [3, 2], stride: [2, 1], padding: [1, 1] })
+    }),
 ];
 
 /// x, the two layers' weights and biases, and the residual.
 const MLP: &[&[usize]] = &[&[2, 3, 8], &[12, 8], &[12], &[8, 12], &[8], &[2, 3, 8]];
 /// The same, and the full tensor.
 const MLP_INTO: &[&[usize]] = &[&[2, 3, 8], &[12, 8], &[12], &[8, 12], &[8], &[2, 3, 8], &[2, 5, 8]];
+
+/// `x`, which is within ±1.5, moved to 1.6 to 2.8 on either side of 0, away from the corners that some functions have.
+fn away(x: &Tensor) -> Result<Tensor> {
+    let side: Vec<f32> = (0..x.numel()).map(|i| if i % 2 == 0 { 2.2 } else { -2.2 }).collect();
+    ops::add(&ops::scale(x, 0.4)?, &Tensor::from_slice(x.gpu(), x.dims(), &side)?)
+}
+
+/// `x`, which is within ±1.5, moved above 0.
+fn positive(x: &Tensor) -> Result<Tensor> {
+    ops::add(x, &Tensor::from_slice(x.gpu(), &[], &[2.5f32])?)
+}
 
 /// Labels of the rows of `f32[5, V]` logits.
 fn labels(logits: &Tensor) -> Result<Tensor> {

@@ -39,16 +39,20 @@ pub(crate) enum Fault {
     Label = 1,
     GatherIndex = 2,
     ScatterIndex = 3,
+    Gather = 4,
+    ScatterAdd = 5,
 }
 
 impl Fault {
-    const ALL: [Fault; 3] = [Fault::Label, Fault::GatherIndex, Fault::ScatterIndex];
+    const ALL: [Fault; 5] = [Fault::Label, Fault::GatherIndex, Fault::ScatterIndex, Fault::Gather, Fault::ScatterAdd];
 
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Fault::Label => ("cross_entropy", "label"),
             Fault::GatherIndex => ("token_gather", "token index"),
             Fault::ScatterIndex => ("token_scatter", "token index"),
+            Fault::Gather => ("gather", "index"),
+            Fault::ScatterAdd => ("scatter_add", "index"),
         }
     }
 }

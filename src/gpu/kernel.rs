@@ -25,7 +25,11 @@ macro_rules! wgsl {
         $crate::gpu::wgsl!($path, Some($extension))
     };
     ($path:literal, $enable:expr) => {
-        $crate::gpu::Source { name: $path, text: include_str!(concat!("../../shaders/", $path)), enable: $enable }
+        $crate::gpu::Source {
+            name: $path,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
+            enable: $enable,
+        }
     };
 }
 pub(crate) use wgsl;

@@ -1,6 +1,7 @@
 //! Sums of two tensors: residual connections, biases, position embeddings.
 
 use super::column_sum::column_sum;
+use super::elementwise::broadcast_add;
 use super::item::{ByItem, LANES};
 use super::{expect_f32, expect_match};
 use crate::autograd::{Backward, ParentGradients, record};
@@ -31,16 +32,19 @@ const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &SCALAR];
 
-/// x + y, of equal shapes or with `y` repeated over the leading axes of `x`: its sizes are x's last ones, as `f32[C]` or
-/// `f32[T, C]` on `f32[B, T, C]`. Returns x's shape.
+/// x + y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape. Fastest where y has x's shape or is repeated
+/// over its leading axes, as `f32[C]` or `f32[T, C]` on `f32[B, T, C]`.
 ///
 /// # Errors
-/// If a tensor is not f32, or y's sizes are not x's last ones.
+/// If a tensor is not f32, or the shapes have no common one.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     const OP: &str = "add";
     expect_f32(OP, x)?;
     expect_f32(OP, y)?;
-    expect_match(OP, x, y, x.dims().ends_with(y.dims()), "rhs must have lhs's shape or its last sizes")?;
+    expect_match(OP, x, y, true, "")?;
+    if !x.dims().ends_with(y.dims()) {
+        return broadcast_add(x, y);
+    }
     let z = x.empty_like()?;
     let (n, repeat) = (x.numel(), y.numel());
     // Of equal shapes the padding may be added too; else each repetition must start on a vec4.

@@ -15,9 +15,11 @@ pub mod attention_stored;
 pub mod cast;
 pub mod column_sum;
 pub mod concat_tokens;
+pub mod conv;
 mod copy_rows;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod elementwise;
 pub mod embed_tokens;
 pub mod gelu;
 mod gemm;
@@ -26,18 +28,23 @@ mod gemm_forms;
 mod gemm_plan;
 mod item;
 pub mod layernorm;
+pub mod layout;
+pub mod log_softmax;
+pub mod losses;
 pub mod matmul;
 #[cfg(not(target_arch = "wasm32"))]
 mod matrix_units;
 pub mod mean_tokens;
 pub mod mlp;
-pub mod mul;
 pub mod patchify;
 pub mod random;
+pub mod reduce;
 pub mod reshape;
+pub mod rms_norm;
 pub mod scale;
 pub mod slice_tokens;
 pub mod softmax;
+mod strided;
 pub mod sum;
 pub mod token_gather;
 pub mod token_indices;
@@ -53,18 +60,27 @@ pub use attention_flash::attention_flash;
 pub use attention_stored::attention_stored;
 pub use cast::cast;
 pub use concat_tokens::concat_tokens;
+pub use conv::{Conv2d, Pool2d, avg_pool2d, conv2d, max_pool2d};
 pub use cross_entropy::{CrossEntropy, Targets, count_correct, cross_entropy};
 pub use dropout::{drop_path, dropout};
+pub use elementwise::{
+    abs, clamp, div, exp, gelu_tanh, leaky_relu, log, maximum, minimum, mul, neg, pow, quick_gelu, relu, rsqrt,
+    sigmoid, silu, softplus, sqrt, sub, tanh, where_,
+};
 pub use embed_tokens::embed_tokens;
 pub use gelu::gelu;
 pub use layernorm::{gather_layernorm, layernorm, layernorm_as};
+pub use layout::{concat, expand, gather, pad, permute, scatter_add, slice, stack, transpose};
+pub use log_softmax::log_softmax;
+pub use losses::{binary_cross_entropy_with_logits, mse_loss};
 pub use matmul::{linear, linear_add, matmul, matmul_nt, matmul_tn};
 pub use mean_tokens::mean_tokens;
 pub use mlp::mlp;
-pub use mul::mul;
 pub use patchify::{Normalize, patchify};
 pub use random::RandomKey;
+pub use reduce::{argmax, max_axes, mean_axes, sum_axes, var_axes};
 pub use reshape::reshape;
+pub use rms_norm::rms_norm;
 pub use scale::scale;
 pub use slice_tokens::slice_tokens;
 pub use softmax::softmax;
@@ -88,12 +104,14 @@ pub fn kernels() -> Vec<&'static Kernel> {
         add::KERNELS,
         cast::KERNELS,
         column_sum::KERNELS,
+        conv::KERNELS,
         copy_rows::KERNELS,
         dropout::KERNELS,
         embed_tokens::KERNELS,
         mean_tokens::KERNELS,
-        mul::KERNELS,
+        layout::KERNELS,
         scale::KERNELS,
+        strided::KERNELS,
         sum::KERNELS,
         cross_entropy::KERNELS,
         patchify::KERNELS,
@@ -101,7 +119,14 @@ pub fn kernels() -> Vec<&'static Kernel> {
         token_rows::KERNELS,
         gelu::KERNELS,
     ];
-    [modules.concat(), attention_flash::kernels(), gemm_forms::kernels(), layernorm::kernels()].concat()
+    let others = [
+        attention_flash::kernels(),
+        elementwise::kernels(),
+        gemm_forms::kernels(),
+        layernorm::kernels(),
+        reduce::kernels(),
+    ];
+    [modules.concat(), others.concat()].concat()
 }
 
 /// Invocations a workgroup of the kernels that treat each element by itself.
@@ -134,6 +159,12 @@ fn expect_match(op: &'static str, lhs: &Tensor, rhs: &Tensor, ok: bool, what: &'
         return Ok(());
     }
     Err(Error::Mismatch { op, what, lhs: lhs.info(), rhs: rhs.info() })
+}
+
+/// `axis`, if `x` has it.
+fn axis(op: &'static str, x: &Tensor, axis: usize) -> Result<usize> {
+    let rank = x.shape().rank();
+    if axis < rank { Ok(axis) } else { Err(Error::argument(op, "axis", format!("an axis of {}", x.info()), axis)) }
 }
 
 /// A shape that follows from shapes already checked; an error where their product overflows.

@@ -9,16 +9,25 @@ fn messages() {
     let gpu = gpu();
     let f = |dims: &[usize]| Tensor::from_slice(&gpu, dims, &values(1, dims.iter().product())).unwrap();
     let u = Tensor::from_slice(&gpu, &[2, 3, 4], &[0u32; 24]).unwrap();
-    let (x, row, matrix) = (f(&[2, 3, 4]), f(&[4]), f(&[3, 4]));
+    let (x, matrix) = (f(&[2, 3, 4]), f(&[3, 4]));
     let key = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
     let elsewhere = Tensor::from_slice(&crate::common::gpu(), &[2, 3, 4], &values(1, 24)).unwrap();
     let cases: Vec<(Result<Tensor>, &str)> = vec![
         (ops::add(&u, &x), "add: needs f32: got u32[2, 3, 4]"),
         (ops::add(&x, &u), "add: needs f32: got u32[2, 3, 4]"),
-        (ops::add(&x, &f(&[3])), "add: rhs must have lhs's shape or its last sizes: lhs f32[2, 3, 4], rhs f32[3]"),
-        (ops::add(&row, &x), "add: rhs must have lhs's shape or its last sizes: lhs f32[4], rhs f32[2, 3, 4]"),
+        (
+            ops::add(&x, &f(&[3])),
+            "add: sizes must be equal or 1, matched from the last, and the result below 2^32 elements: lhs f32[2, 3, 4], rhs f32[3]",
+        ),
+        (
+            ops::sub(&f(&[2, 4]), &x),
+            "sub: sizes must be equal or 1, matched from the last, and the result below 2^32 elements: lhs f32[2, 4], rhs f32[2, 3, 4]",
+        ),
         (ops::add(&x, &elsewhere), "add: the tensors are on different devices: lhs f32[2, 3, 4], rhs f32[2, 3, 4]"),
-        (ops::mul(&x, &matrix), "mul: shapes differ: lhs f32[2, 3, 4], rhs f32[3, 4]"),
+        (
+            ops::mul(&x, &f(&[2, 4])),
+            "mul: sizes must be equal or 1, matched from the last, and the result below 2^32 elements: lhs f32[2, 3, 4], rhs f32[2, 4]",
+        ),
         (ops::mul(&x, &u), "mul: needs f32: got u32[2, 3, 4]"),
         (ops::mul(&x, &elsewhere), "mul: the tensors are on different devices: lhs f32[2, 3, 4], rhs f32[2, 3, 4]"),
         (ops::scale(&u, 2.0), "scale: needs f32: got u32[2, 3, 4]"),
@@ -30,11 +39,11 @@ fn messages() {
         (ops::reshape(&x, &[5, 5]), "reshape: shape must be of 24 elements, as f32[2, 3, 4], got [5, 5]"),
         (
             ops::reshape(&x, &[24, 0]),
-            "reshape: shape must be at most 4 sizes, none 0, with a product below 2^32, got [24, 0]",
+            "reshape: shape must be at most 6 sizes, none 0, with a product below 2^32, got [24, 0]",
         ),
         (
             ops::reshape(&x, &[usize::MAX, usize::MAX]),
-            "reshape: shape must be at most 4 sizes, none 0, with a product below 2^32, \
+            "reshape: shape must be at most 6 sizes, none 0, with a product below 2^32, \
              got [18446744073709551615, 18446744073709551615]",
         ),
         (ops::slice_tokens(&matrix, 0..1), "slice_tokens: needs f32[B, T, C]: got f32[3, 4]"),

@@ -1,0 +1,13 @@
+// minimum: z = the smaller of x and y, NaN where one of them is. Equals share the gradient, as PyTorch's. Uses lib/nan.wgsl.
+
+fn binary_value(x: Item, y: Item) -> Item {
+    return select(x, y, (y < x) | nan_is(y));
+}
+
+fn binary_slope_x(x: Item, y: Item) -> Item {
+    return select(select(Item(0.0), Item(0.5), x == y), Item(1.0), x < y);
+}
+
+fn binary_slope_y(x: Item, y: Item) -> Item {
+    return select(select(Item(0.0), Item(0.5), x == y), Item(1.0), y < x);
+}

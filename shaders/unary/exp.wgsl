@@ -1,0 +1,9 @@
+// exp: y = eˣ.
+
+fn unary_value(x: vec4<f32>) -> vec4<f32> {
+    return exp(x);
+}
+
+fn unary_slope(x: vec4<f32>) -> vec4<f32> {
+    return exp(x);
+}

@@ -1,0 +1,16 @@
+// pow: y = xᵃ. b is what the power of a negative x is multiplied by: 1 for even a, −1 for odd a, NaN for others.
+
+// |x|ᵉ; WGSL's own power of 0 to the 0 may be anything.
+fn pow_size(x: vec4<f32>, exponent: f32) -> vec4<f32> {
+    return select(pow(abs(x), vec4<f32>(exponent)), vec4<f32>(1.0), vec4<bool>(exponent == 0.0));
+}
+
+fn unary_value(x: vec4<f32>) -> vec4<f32> {
+    return pow_size(x, params.a) * select(vec4<f32>(1.0), vec4<f32>(params.b), x < vec4<f32>(0.0));
+}
+
+fn unary_slope(x: vec4<f32>) -> vec4<f32> {
+    let side = select(vec4<f32>(1.0), vec4<f32>(-params.b), x < vec4<f32>(0.0));
+    // Without the condition, 0 times an infinity at x = 0.
+    return select(params.a * pow_size(x, params.a - 1.0) * side, vec4<f32>(0.0), vec4<bool>(params.a == 0.0));
+}

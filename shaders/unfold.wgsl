@@ -1,0 +1,97 @@
+// unfold: the windows of pictures as rows, so that a convolution is a matrix product and pooling a reduction along rows:
+//   y[b, oy·ow + ox, (c·kh + ky)·kw + kx] = x[b, c, oy·stride_y + ky·dilation_y − pad_y, ox·stride_x + kx·dilation_x − pad_x]
+// and `outside` where that is beyond the picture.
+//
+//   x   f32[b, c, h, w]                 read
+//   y   f32[b, oh·ow, c·kh·kw]          written (unfold)
+//   dy  f32[b, oh·ow, c·kh·kw]          read (fold)
+//   dx  f32[b, c, h, w]                 written, or added to (fold)
+//
+// Grid: an invocation for each element of what is written, 64 a workgroup, folded. Uses lib/grid.wgsl.
+
+struct Params {
+    items: u32, accumulate: u32, outside: f32,
+    c: u32, h: u32, w: u32, oh: u32, ow: u32, kh: u32, kw: u32,
+    stride_y: u32, stride_x: u32, pad_y: u32, pad_x: u32, dilation_y: u32, dilation_x: u32,
+}
+
+@group(1) @binding(0) var<uniform> params: Params;
+
+// ---- forward ----
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn unfold(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = grid_group(group, groups) * 64u + lane;
+    if i >= params.items {
+        return;
+    }
+    let kx = i % params.kw;
+    var rest = i / params.kw;
+    let ky = rest % params.kh;
+    rest /= params.kh;
+    let c = rest % params.c;
+    rest /= params.c;
+    let ox = rest % params.ow;
+    rest /= params.ow;
+    let oy = rest % params.oh;
+    let b = rest / params.oh;
+    // Left of the picture wraps around to numbers beyond its right.
+    let row = oy * params.stride_y + ky * params.dilation_y - params.pad_y;
+    let column = ox * params.stride_x + kx * params.dilation_x - params.pad_x;
+    var value = params.outside;
+    if row < params.h && column < params.w {
+        value = x[((b * params.c + c) * params.h + row) * params.w + column];
+    }
+    y[i] = value;
+}
+
+// ---- backward: each element of dx is the sum over the windows that hold it, at most one for each of kh·kw taps ----
+
+@group(0) @binding(0) var<storage, read> dy: array<f32>;
+@group(0) @binding(1) var<storage, read_write> dx: array<f32>;
+
+@compute @workgroup_size(64)
+fn fold(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = grid_group(group, groups) * 64u + lane;
+    if i >= params.items {
+        return;
+    }
+    let column = i % params.w;
+    var rest = i / params.w;
+    let row = rest % params.h;
+    rest /= params.h;
+    let c = rest % params.c;
+    let b = rest / params.c;
+    var sum = 0.0;
+    for (var ky = 0u; ky < params.kh; ky++) {
+        // Above the first window wraps around to numbers beyond the last.
+        let y0 = row + params.pad_y - ky * params.dilation_y;
+        let oy = y0 / params.stride_y;
+        if y0 % params.stride_y == 0u && oy < params.oh {
+            for (var kx = 0u; kx < params.kw; kx++) {
+                let x0 = column + params.pad_x - kx * params.dilation_x;
+                let ox = x0 / params.stride_x;
+                if x0 % params.stride_x == 0u && ox < params.ow {
+                    let window = (b * params.oh + oy) * params.ow + ox;
+                    sum += dy[((window * params.c + c) * params.kh + ky) * params.kw + kx];
+                }
+            }
+        }
+    }
+    if params.accumulate == 0u {
+        dx[i] = sum;
+    } else {
+        dx[i] += sum;
+    }
+}

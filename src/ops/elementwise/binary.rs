@@ -1,0 +1,280 @@
+//! Functions of two tensors, element by element, which are broadcast to a common shape.
+
+use crate::autograd::{Backward, ParentGradients, record};
+use crate::error::Result;
+use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, wgsl};
+use crate::ops::item::LANES;
+use crate::ops::reduce::sum_to;
+use crate::ops::strided::{Walk, common_shape, repeating_strides, sizes, walk_params};
+use crate::ops::{expect_f32, scale};
+use crate::shape::{DType, Shape};
+use crate::tensor::Tensor;
+
+walk_params!(BinaryParams { items: u32, accumulate: u32 });
+
+/// One kernel in its two forms.
+struct Forms {
+    /// For tensors of one shape, in fours.
+    same: Kernel,
+    /// For broadcast ones.
+    broadcast: Kernel,
+}
+
+impl Forms {
+    /// Runs on `x` and `y` broadcast to `shape`; `rest` are the other buffers.
+    fn dispatch(&'static self, x: &Tensor, y: &Tensor, shape: Shape, rest: &[&Tensor], accumulate: u32) -> Result<()> {
+        let [of_x, of_y] = [x, y].map(|t| repeating_strides(sizes(t.shape())));
+        let walk = Walk::new(sizes(shape), of_x, of_y);
+        let is_same = x.shape() == shape && y.shape() == shape;
+        let (kernel, items) =
+            if is_same { (&self.same, shape.numel().div_ceil(4)) } else { (&self.broadcast, shape.numel()) };
+        let params = BinaryParams::along(&walk, items as u32, accumulate);
+        let buffers: Vec<_> = [x, y].iter().chain(rest).map(|t| t.buffer()).collect();
+        x.gpu().dispatch(kernel, &params, &buffers, Grid::linear(items, LANES))
+    }
+}
+
+/// The kernels of a function whose slopes depend on its operands.
+struct Binary {
+    op: &'static str,
+    forward: Forms,
+    /// Towards x and towards y.
+    backward: [Forms; 2],
+}
+
+macro_rules! forms {
+    ($name:expr, $entry:literal, $main:literal, $file:literal, $bindings:expr) => {
+        Forms {
+            same: Kernel {
+                name: concat!("binary.", $name),
+                sources: &[
+                    wgsl!($main),
+                    wgsl!("lib/grid.wgsl"),
+                    wgsl!("lib/nan.wgsl"),
+                    wgsl!($file),
+                    wgsl!("tiles/vec4.wgsl"),
+                    wgsl!("tiles/places_same.wgsl"),
+                ],
+                entry: $entry,
+                bindings: $bindings,
+                params: BinaryParams::FIELDS,
+                constants: &[],
+                rounds: NO_LOOPS,
+            },
+            broadcast: Kernel {
+                name: concat!("binary.", $name, ".broadcast"),
+                sources: &[
+                    wgsl!($main),
+                    wgsl!("lib/grid.wgsl"),
+                    wgsl!("lib/nan.wgsl"),
+                    wgsl!($file),
+                    wgsl!("tiles/scalar.wgsl"),
+                    wgsl!("lib/strided.wgsl"),
+                ],
+                entry: $entry,
+                bindings: $bindings,
+                params: BinaryParams::FIELDS,
+                constants: &[],
+                rounds: NO_LOOPS,
+            },
+        }
+    };
+    (forward $op:literal, $file:literal) => {
+        forms!($op, "forward", "binary.wgsl", $file, &[Access::Read, Access::Read, Access::Write])
+    };
+    (backward $op:literal, $entry:literal, $file:literal) => {
+        forms!(
+            concat!($op, ".", $entry),
+            $entry,
+            "binary_backward.wgsl",
+            $file,
+            &[Access::Read, Access::Read, Access::Read, Access::Write]
+        )
+    };
+}
+
+macro_rules! binaries {
+    ($($function:ident $op:literal $file:literal;)+) => {
+        $(static $function: Binary = Binary {
+            op: $op,
+            forward: forms!(forward $op, $file),
+            backward: [forms!(backward $op, "backward_x", $file), forms!(backward $op, "backward_y", $file)],
+        };)+
+        const ALL: &[&Binary] = &[$(&$function),+];
+    };
+}
+
+binaries! {
+    DIV "div" "binary/div.wgsl";
+    MAXIMUM "maximum" "binary/maximum.wgsl";
+    MINIMUM "minimum" "binary/minimum.wgsl";
+    MUL "mul" "binary/mul.wgsl";
+}
+
+static ADD: Forms = forms!(forward "add", "binary/add.wgsl");
+static SUB: Forms = forms!(forward "sub", "binary/sub.wgsl");
+static EQUAL: Forms = forms!(forward "equal", "binary/equal.wgsl");
+
+pub(super) fn kernels() -> Vec<&'static Kernel> {
+    let plain = [&ADD, &SUB, &EQUAL].into_iter();
+    let all = plain.chain(ALL.iter().flat_map(|f| [&f.forward, &f.backward[0], &f.backward[1]]));
+    all.flat_map(|forms| [&forms.same, &forms.broadcast]).collect()
+}
+
+/// f(x, y) outside any graph.
+fn value(op: &'static str, forms: &'static Forms, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    expect_f32(op, x)?;
+    expect_f32(op, y)?;
+    let shape = common_shape(op, x, y)?;
+    let z = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    forms.dispatch(x, y, shape, &[&z], 0)?;
+    Ok(z)
+}
+
+impl Binary {
+    fn apply(&'static self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let z = value(self.op, &self.forward, x, y)?;
+        Ok(record(z, &[x, y], || Rule { function: self, x: x.detach(), y: y.detach() }))
+    }
+}
+
+struct Rule {
+    function: &'static Binary,
+    x: Tensor,
+    y: Tensor,
+}
+
+impl Backward for Rule {
+    fn backward(self: Box<Self>, dz: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let Rule { function, x, y } = &*self;
+        for (i, forms) in function.backward.iter().enumerate() {
+            let Some(to) = parents.destination(i)? else { continue };
+            if to.tensor.shape() == dz.shape() {
+                forms.dispatch(x, y, dz.shape(), &[&dz, &to.tensor], to.flag())?;
+            } else {
+                let full = dz.empty_like()?;
+                forms.dispatch(x, y, dz.shape(), &[&dz, &full], 0)?;
+                sum_to(&full, 1.0, &to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// x · y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape.
+///
+/// # Errors
+/// If a tensor is not f32, or the shapes have no common one.
+pub fn mul(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    MUL.apply(x, y)
+}
+
+/// x / y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape.
+///
+/// # Errors
+/// As [`mul`].
+pub fn div(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    DIV.apply(x, y)
+}
+
+/// The larger of x and y, element by element, broadcast; NaN where one of them is NaN. Of equals each gets half of the gradient,
+/// as in PyTorch.
+///
+/// # Errors
+/// As [`mul`].
+pub fn maximum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    MAXIMUM.apply(x, y)
+}
+
+/// The smaller of x and y, element by element, broadcast; else as [`maximum`].
+///
+/// # Errors
+/// As [`mul`].
+pub fn minimum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    MINIMUM.apply(x, y)
+}
+
+/// x − y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape.
+///
+/// # Errors
+/// As [`mul`].
+pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let z = value("sub", &SUB, x, y)?;
+    Ok(record(z, &[x, y], || LinearRule { terms: [(x.shape(), 1.0), (y.shape(), -1.0)] }))
+}
+
+/// x + y where neither is the other's repetition over leading axes, which [`crate::ops::add()`] does by itself.
+pub(in crate::ops) fn broadcast_add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let z = value("add", &ADD, x, y)?;
+    Ok(record(z, &[x, y], || LinearRule { terms: [(x.shape(), 1.0), (y.shape(), 1.0)] }))
+}
+
+/// 1 where x and y are equal, else 0, broadcast. Has no gradient.
+pub(in crate::ops) fn equal(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    value("equal", &EQUAL, x, y)
+}
+
+/// Of a sum of terms factor · x, which keeps nothing but their shapes.
+struct LinearRule {
+    terms: [(Shape, f32); 2],
+}
+
+impl Backward for LinearRule {
+    fn backward(self: Box<Self>, dz: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let [x, y] = self.terms;
+        towards(1, y, dz.clone(), parents)?;
+        // The last handle: x may have its memory.
+        towards(0, x, dz, parents)
+    }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
+}
+
+/// Hands factor · dz to a parent, summed over what was broadcast.
+fn towards(parent: usize, (shape, factor): (Shape, f32), dz: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+    if !parents.wants(parent) {
+        return Ok(());
+    }
+    if shape == dz.shape() {
+        let dx = if factor == 1.0 { dz } else { scale(&dz, factor)? };
+        return parents.give(parent, dx);
+    }
+    parents.destination(parent)?.map_or(Ok(()), |to| sum_to(&dz, factor, &to))
+}
+
+/// The same on the CPU, in f64: the value, and the slopes in x and y.
+pub mod reference {
+    /// x · y
+    pub fn mul(x: f64, y: f64) -> [f64; 3] {
+        [x * y, y, x]
+    }
+
+    /// x / y
+    pub fn div(x: f64, y: f64) -> [f64; 3] {
+        [x / y, 1.0 / y, -x / (y * y)]
+    }
+
+    /// x + y
+    pub fn add(x: f64, y: f64) -> [f64; 3] {
+        [x + y, 1.0, 1.0]
+    }
+
+    /// x − y
+    pub fn sub(x: f64, y: f64) -> [f64; 3] {
+        [x - y, 1.0, -1.0]
+    }
+
+    /// The larger.
+    pub fn maximum(x: f64, y: f64) -> [f64; 3] {
+        let share = if x == y { 0.5 } else { f64::from(u8::from(x > y)) };
+        [x.max(y), share, 1.0 - share]
+    }
+
+    /// The smaller.
+    pub fn minimum(x: f64, y: f64) -> [f64; 3] {
+        let share = if x == y { 0.5 } else { f64::from(u8::from(x < y)) };
+        [x.min(y), share, 1.0 - share]
+    }
+}

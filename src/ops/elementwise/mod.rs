@@ -1,0 +1,30 @@
+//! Functions of elements: of one tensor, of two, and the choice between two. Two tensors are broadcast as NumPy does: axes are
+//! matched from the last, and an axis of size 1, or one that a tensor lacks, repeats it.
+//!
+//! One shader serves all functions of one tensor and one all of two; a function is a file of a few lines below
+//! `shaders/unary/` or `shaders/binary/`, and a line here.
+
+mod binary;
+mod choice;
+mod unary;
+
+pub(super) use binary::{broadcast_add, equal};
+pub use binary::{div, maximum, minimum, mul, sub};
+pub use choice::where_;
+pub(super) use unary::rsqrt_above;
+pub use unary::{
+    abs, clamp, exp, gelu_tanh, leaky_relu, log, neg, pow, quick_gelu, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh,
+};
+
+use crate::gpu::Kernel;
+
+/// The kernels of this module.
+pub(crate) fn kernels() -> Vec<&'static Kernel> {
+    [unary::kernels(), binary::kernels(), choice::KERNELS.to_vec()].concat()
+}
+
+/// The same on the CPU, slowly: of a function its value and its slopes.
+pub mod reference {
+    pub use super::binary::reference as binary;
+    pub use super::unary::reference as unary;
+}

@@ -1,0 +1,248 @@
+use super::support::{assert_gradients, leaf, upload};
+use crate::common::{assert_close, each_family, gpu_with_f16, values};
+use wgrad::ops::elementwise::reference::{binary, unary};
+use wgrad::ops::layout::reference::{index, place};
+use wgrad::{DType, Result, Tensor, ops};
+
+/// A function with its value and slope, and where it is tried.
+struct Unary {
+    name: &'static str,
+    op: fn(&Tensor) -> Result<Tensor>,
+    reference: fn(f64) -> [f64; 2],
+    range: [f32; 2],
+}
+
+const fn unary(
+    name: &'static str,
+    op: fn(&Tensor) -> Result<Tensor>,
+    reference: fn(f64) -> [f64; 2],
+    range: [f32; 2],
+) -> Unary {
+    Unary { name, op, reference, range }
+}
+
+const UNARY: &[Unary] = &[
+    unary("abs", ops::abs, unary::abs, [-4.0, 4.0]),
+    unary("clamp", |x| ops::clamp(x, -1.0, 2.5), |x| unary::clamp(x, -1.0, 2.5), [-4.0, 4.0]),
+    unary("exp", ops::exp, unary::exp, [-4.0, 4.0]),
+    unary("gelu_tanh", ops::gelu_tanh, unary::gelu_tanh, [-6.0, 6.0]),
+    unary("leaky_relu", |x| ops::leaky_relu(x, 0.125), |x| unary::leaky_relu(x, 0.125), [-4.0, 4.0]),
+    unary("log", ops::log, unary::log, [0.1, 9.0]),
+    unary("neg", ops::neg, |x| [-x, -1.0], [-4.0, 4.0]),
+    unary("pow 2", |x| ops::pow(x, 2.0), |x| unary::pow(x, 2.0), [-4.0, 4.0]),
+    unary("pow 3", |x| ops::pow(x, 3.0), |x| unary::pow(x, 3.0), [-4.0, 4.0]),
+    unary("pow -0.5", |x| ops::pow(x, -0.5), |x| unary::pow(x, -0.5), [0.1, 9.0]),
+    unary("quick_gelu", ops::quick_gelu, unary::quick_gelu, [-6.0, 6.0]),
+    unary("relu", ops::relu, unary::relu, [-4.0, 4.0]),
+    unary("rsqrt", ops::rsqrt, unary::rsqrt, [0.1, 9.0]),
+    unary("sigmoid", ops::sigmoid, unary::sigmoid, [-20.0, 20.0]),
+    unary("silu", ops::silu, unary::silu, [-6.0, 6.0]),
+    unary("softplus", ops::softplus, unary::softplus, [-20.0, 20.0]),
+    unary("sqrt", ops::sqrt, unary::sqrt, [0.1, 9.0]),
+    unary("tanh", ops::tanh, unary::tanh, [-6.0, 6.0]),
+];
+
+impl Unary {
+    /// `n` places in its range.
+    fn places(&self, n: usize) -> Vec<f32> {
+        let [low, high] = self.range;
+        let mut places: Vec<_> = values(1, n).iter().map(|v| low + (high - low) * (v + 1.0) / 2.0).collect();
+        // Tolerances are relative to the largest value, also where there is only one.
+        places[0] = low + 0.6 * (high - low);
+        places
+    }
+
+    /// The value, or dy times the slope.
+    fn expected(&self, x: &[f32], dy: Option<&[f32]>) -> Vec<f32> {
+        let at = |(i, &x): (usize, &f32)| {
+            let [value, slope] = (self.reference)(x.into());
+            dy.map_or(value, |dy| slope * f64::from(dy[i])) as f32
+        };
+        x.iter().enumerate().map(at).collect()
+    }
+}
+
+#[test]
+fn functions_of_one_tensor() {
+    for gpu in each_family() {
+        for f in UNARY {
+            for n in [1, 7, 65, 197, 1757] {
+                let (x, dy) = (f.places(n), values(2, n));
+                let what = format!("{} {n}", f.name);
+                let tx = leaf(&gpu, &[n], &x);
+                let y = (f.op)(&tx).unwrap();
+                assert_close(&what, &y.to_vec().unwrap(), &f.expected(&x, None), 5e-6);
+                assert_gradients(&what, &y, &dy, &[(&tx, &f.expected(&x, Some(&dy)))], 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn functions_in_half_precision() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    for f in UNARY.iter().filter(|f| f.name != "neg") {
+        // The references are of what the device got.
+        let round = |values: &[f32]| -> Vec<f32> {
+            let half = ops::cast(&upload(&gpu, &[values.len()], values), DType::F16).unwrap();
+            ops::cast(&half, DType::F32).unwrap().to_vec().unwrap()
+        };
+        let (x, dy) = (round(&f.places(197)), round(&values(2, 197)));
+        let tx = leaf(&gpu, &[197], &x);
+        let y = ops::cast(&(f.op)(&ops::cast(&tx, DType::F16).unwrap()).unwrap(), DType::F32).unwrap();
+        assert_close(f.name, &y.to_vec().unwrap(), &f.expected(&x, None), 1e-3);
+        assert_gradients(f.name, &y, &dy, &[(&tx, &f.expected(&x, Some(&dy)))], 1e-3);
+    }
+}
+
+/// Where functions of f32 overflow, or lose a NaN, if they are written carelessly.
+#[test]
+fn functions_at_their_ends() {
+    for gpu in each_family() {
+        let ends = [f32::NEG_INFINITY, -1e30, -100.0, 0.0, 100.0, 1e30, f32::INFINITY, f32::NAN];
+        let x = upload(&gpu, &[ends.len()], &ends);
+        let at_ends = |op: fn(&Tensor) -> Result<Tensor>| op(&x).unwrap().to_vec::<f32>().unwrap();
+        let same = |got: &[f32], expected: &[f32]| {
+            assert!(
+                got.iter().zip(expected).all(|(g, e)| g == e || (g.is_nan() && e.is_nan())),
+                "{got:?}, {expected:?}"
+            );
+        };
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        same(&at_ends(ops::sigmoid), &[0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0, nan]);
+        same(&at_ends(ops::tanh), &[-1.0, -1.0, -1.0, 0.0, 1.0, 1.0, 1.0, nan]);
+        same(&at_ends(ops::softplus), &[0.0, 0.0, 0.0, 2f32.ln(), 100.0, 1e30, inf, nan]);
+        same(&at_ends(ops::relu), &[0.0, 0.0, 0.0, 0.0, 100.0, 1e30, inf, nan]);
+        same(&at_ends(|x| ops::clamp(x, -1.0, f32::INFINITY)), &[-1.0, -1.0, -1.0, 0.0, 100.0, 1e30, f32::MAX, nan]);
+        same(&at_ends(|x| ops::pow(x, 0.0)), &[1.0; 8]);
+        same(&at_ends(|x| ops::pow(x, 0.5))[1..4], &[nan, nan, 0.0]);
+    }
+}
+
+/// A function of two tensors with its value and slopes.
+type Binary = (&'static str, fn(&Tensor, &Tensor) -> Result<Tensor>, fn(f64, f64) -> [f64; 3]);
+
+const BINARY: &[Binary] = &[
+    ("add", ops::add, binary::add),
+    ("sub", ops::sub, binary::sub),
+    ("mul", ops::mul, binary::mul),
+    ("div", ops::div, binary::div),
+    ("maximum", ops::maximum, binary::maximum),
+    ("minimum", ops::minimum, binary::minimum),
+];
+
+/// Pairs of shapes with their common one.
+const SHAPES: &[[&[usize]; 3]] = &[
+    [&[1757], &[1757], &[1757]],
+    [&[3, 5, 7], &[3, 5, 7], &[3, 5, 7]],
+    [&[2, 3, 4], &[3, 1], &[2, 3, 4]],
+    [&[5, 1, 7], &[4, 1], &[5, 4, 7]],
+    [&[4], &[65, 4], &[65, 4]],
+    [&[], &[3, 5], &[3, 5]],
+    [&[6, 8], &[], &[6, 8]],
+    [&[1, 1, 3], &[3], &[1, 1, 3]],
+    [&[2, 1, 3, 1, 2, 5], &[4, 1, 3, 1, 5], &[2, 4, 3, 3, 2, 5]],
+];
+
+/// The place in a tensor of sizes `dims` that is broadcast to where `at` is an index.
+fn source(at: &[usize], dims: &[usize]) -> usize {
+    let tail = &at[at.len() - dims.len()..];
+    let own: Vec<usize> = tail.iter().zip(dims).map(|(&i, &size)| if size == 1 { 0 } else { i }).collect();
+    place(&own, dims)
+}
+
+fn numel(dims: &[usize]) -> usize {
+    dims.iter().product()
+}
+
+/// Values away from 0 and, in the second tensor, sometimes those of the first.
+fn operands(dims: &[&[usize]; 3]) -> [Vec<f32>; 2] {
+    let away = |seed, n| values(seed, n).iter().map(|v| v + 0.5f32.copysign(*v)).collect::<Vec<_>>();
+    let (x, mut y) = (away(1, numel(dims[0])), away(2, numel(dims[1])));
+    for (i, y) in y.iter_mut().enumerate().filter(|(i, _)| i % 3 == 0) {
+        *y = x[i % x.len()];
+    }
+    [x, y]
+}
+
+#[test]
+fn functions_of_two_tensors_are_broadcast() {
+    for gpu in each_family() {
+        for (name, op, reference) in BINARY {
+            for dims in SHAPES {
+                let [x, y] = operands(dims);
+                let dz = values(3, numel(dims[2]));
+                let (tx, ty) = (leaf(&gpu, dims[0], &x), leaf(&gpu, dims[1], &y));
+                let (mut z, mut dx, mut dy) = (Vec::new(), vec![0.0f64; x.len()], vec![0.0f64; y.len()]);
+                for (i, dz) in dz.iter().enumerate() {
+                    let at = index(i, dims[2]);
+                    let (px, py) = (source(&at, dims[0]), source(&at, dims[1]));
+                    let [value, slope_x, slope_y] = reference(x[px].into(), y[py].into());
+                    z.push(value as f32);
+                    dx[px] += slope_x * f64::from(*dz);
+                    dy[py] += slope_y * f64::from(*dz);
+                }
+                let narrow = |wide: Vec<f64>| wide.iter().map(|&v| v as f32).collect::<Vec<_>>();
+                let (dx, dy) = (narrow(dx), narrow(dy));
+                let what = format!("{name} {dims:?}");
+                let got = op(&tx, &ty).unwrap();
+                assert_eq!(got.dims(), dims[2], "{what}");
+                assert_close(&what, &got.to_vec().unwrap(), &z, 1e-6);
+                assert_gradients(&what, &got, &dz, &[(&tx, &dx), (&ty, &dy)], 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn square() {
+    for gpu in each_family() {
+        let (x, dz) = (values(1, 65), values(2, 65));
+        let tx = leaf(&gpu, &[65], &x);
+        let dx: Vec<_> = x.iter().zip(&dz).map(|(x, dz)| 2.0 * x * dz).collect();
+        assert_gradients("x * x", &ops::mul(&tx, &tx).unwrap(), &dz, &[(&tx, &dx)], 1e-6);
+    }
+}
+
+#[test]
+fn extremes_keep_nan() {
+    for gpu in each_family() {
+        let (x, y) =
+            (upload(&gpu, &[4], &[1.0, f32::NAN, 2.0, f32::NAN]), upload(&gpu, &[4], &[f32::NAN, 1.0, 3.0, f32::NAN]));
+        for (op, third) in [(ops::maximum as fn(&Tensor, &Tensor) -> Result<Tensor>, 3.0), (ops::minimum, 2.0)] {
+            let z = op(&x, &y).unwrap().to_vec::<f32>().unwrap();
+            assert!(z[0].is_nan() && z[1].is_nan() && z[2] == third && z[3].is_nan(), "{z:?}");
+        }
+    }
+}
+
+#[test]
+fn choice() {
+    for gpu in each_family() {
+        for dims in
+            [[&[5, 7][..], &[5, 7], &[5, 7]], [&[5, 1], &[5, 7], &[7]], [&[3, 1, 1], &[2, 1], &[]], [&[], &[3], &[3]]]
+        {
+            let [of_condition, of_x, of_y] = dims;
+            let condition: Vec<u32> = (0..numel(of_condition) as u32).map(|i| i * 3 % 4 / 2).collect();
+            let (x, y) = (values(1, numel(of_x)), values(2, numel(of_y)));
+            let (tx, ty) = (leaf(&gpu, of_x, &x), leaf(&gpu, of_y, &y));
+            let z = ops::where_(&Tensor::from_slice(&gpu, of_condition, &condition).unwrap(), &tx, &ty).unwrap();
+            let dz = values(3, z.numel());
+            let (mut expected, mut dx, mut dy) = (Vec::new(), vec![0.0; x.len()], vec![0.0; y.len()]);
+            for (i, dz) in dz.iter().enumerate() {
+                let at = index(i, z.dims());
+                let (px, py) = (source(&at, of_x), source(&at, of_y));
+                if condition[source(&at, of_condition)] != 0 {
+                    expected.push(x[px]);
+                    dx[px] += dz;
+                } else {
+                    expected.push(y[py]);
+                    dy[py] += dz;
+                }
+            }
+            let what = format!("where {dims:?}");
+            assert_close(&what, &z.to_vec().unwrap(), &expected, 0.0);
+            assert_gradients(&what, &z, &dz, &[(&tx, &dx), (&ty, &dy)], 1e-6);
+        }
+    }
+}
