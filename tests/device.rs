@@ -34,7 +34,8 @@ fn assert_lost<T>(what: &str, result: Result<T>) {
 /// The host has replaced no callback, so that wgpu would panic at an error that nobody catches.
 #[test]
 fn each_call_on_a_lost_device_says_so() {
-    let calls: [(&str, fn(&Gpu, &Tensor) -> Result<()>); 11] = [
+    type Call = (&'static str, fn(&Gpu, &Tensor) -> Result<()>);
+    let calls: [Call; 11] = [
         ("wait", |gpu, _| gpu.wait()),
         ("flush", |gpu, _| gpu.flush().map(drop)),
         ("end_step", |gpu, _| gpu.end_step()),

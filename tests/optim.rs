@@ -685,7 +685,8 @@ fn parameters_of_others_are_refused() {
         own.zero_grad();
         given.zero_grad();
     }
-    let builders: [&dyn Fn(Optimizer, &Parameters) -> Result<Optimizer, Error>; 2] =
+    type Builder<'a> = &'a dyn Fn(Optimizer, &Parameters) -> Result<Optimizer, Error>;
+    let builders: [Builder<'_>; 2] =
         [&|optimizer, given| optimizer.with_rate_scales(given, |_| 1.0), &|optimizer, given| {
             optimizer.with_ema(given, Ema::default())
         }];

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
-use wgrad::autograd::{Parameters, no_grad};
+use wgrad::autograd::{Parameter, Parameters, no_grad};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
 use wgrad::data::{Batch, Crop, FolderOptions, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder};
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
@@ -160,7 +160,7 @@ fn pass(model: &Vit, images: &Tensor, kept: &[Option<TokenIndices>]) -> (Vec<f32
     model.parameters().zero_grad();
     let logits = model.forward(images, kept, &Mode::training(KEY)).unwrap();
     ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().backward().unwrap();
-    let gradient = |p: &wgrad::autograd::Parameter| p.grad().expect("a gradient").to_vec().unwrap();
+    let gradient = |p: &Parameter| p.grad().expect("a gradient").to_vec().unwrap();
     (logits.to_vec().unwrap(), model.parameters().iter().map(gradient).collect())
 }
 
@@ -839,7 +839,7 @@ fn a_freeze_ends_with_the_next_trainer() {
         let moved = model.parameters().iter().zip(before.iter().zip(weights(&model)));
         moved.filter(|(_, (before, after))| *before != after).map(|(p, _)| p.path()).collect::<Vec<_>>()
     };
-    let all: Vec<&str> = model.parameters().iter().map(|p| p.path()).filter(|&path| path != "head.bias").collect();
+    let all: Vec<&str> = model.parameters().iter().map(Parameter::path).filter(|&path| path != "head.bias").collect();
     assert_eq!(trained(Freeze::AllButHead), ["head.weight"]);
     assert_eq!(trained(Freeze::Nothing), all);
     assert!(trained(Freeze::Blocks(2)).iter().all(|path| !path.starts_with("blocks.0")));

@@ -91,7 +91,7 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
-/// A tensor that was not read, because its elements are none of [`READ`].
+/// A tensor that was not read, because its elements are of a type that no weight is read from: none of F64, F32, F16 and BF16.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedTensor {
     /// The element type, as safetensors names it: "I64".

@@ -97,12 +97,11 @@ impl Readback {
             size += view.size().next_multiple_of(4);
         }
         let size = size.max(4);
-        let _staged = gpu.0.downloads.hold(size);
         let staging = gpu.insist(|| readable_buffer(gpu.device(), size))?;
         let mut readback = Readback {
             gpu: gpu.clone(),
             staging,
-            _staged,
+            _staged: gpu.0.downloads.hold(size),
             #[cfg(not(target_arch = "wasm32"))]
             submission: None,
             ordinal: 0,

@@ -43,7 +43,7 @@ pub fn concat(parts: &[&Tensor], along: usize) -> Result<Tensor> {
 /// Joins tensors of one shape along a new axis, which stands before the axis `along` of each, or after the last.
 ///
 /// # Errors
-/// As [`concat`], or if the result has too many axes.
+/// As [`concat()`], or if the result has too many axes.
 pub fn stack(parts: &[&Tensor], along: usize) -> Result<Tensor> {
     const OP: &str = "stack";
     let first = first_of(OP, parts)?;
