@@ -13,6 +13,7 @@ struct Params {
     items: u32, accumulate: u32, outside: f32,
     c: u32, h: u32, w: u32, oh: u32, ow: u32, kh: u32, kw: u32,
     stride_y: u32, stride_x: u32, pad_y: u32, pad_x: u32, dilation_y: u32, dilation_x: u32,
+    reach_y: u32, reach_x: u32,
 }
 
 @group(1) @binding(0) var<uniform> params: Params;
@@ -52,7 +53,16 @@ fn unfold(
     y[i] = value;
 }
 
-// ---- backward: each element of dx is the sum over the windows that hold it, at most one for each of kh·kw taps ----
+// ---- backward: each element of dx is the sum over the windows that hold it ----
+
+struct FoldWindows { first: u32, end: u32 }
+
+// The windows along an axis that reach over the place `at` of the padded picture: a window begins every `stride` and ends
+// after `reach`.
+fn fold_windows(at: u32, reach: u32, stride: u32, windows: u32) -> FoldWindows {
+    let first = select((at - reach) / stride + 1u, 0u, at < reach);
+    return FoldWindows(first, min(at / stride + 1u, windows));
+}
 
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
 @group(0) @binding(1) var<storage, read_write> dx: array<f32>;
@@ -74,17 +84,18 @@ fn fold(
     let c = rest % params.c;
     let b = rest / params.c;
     var sum = 0.0;
-    for (var ky = 0u; ky < params.kh; ky++) {
-        // Above the first window wraps around to numbers beyond the last.
-        let y0 = row + params.pad_y - ky * params.dilation_y;
-        let oy = y0 / params.stride_y;
-        if y0 % params.stride_y == 0u && oy < params.oh {
-            for (var kx = 0u; kx < params.kw; kx++) {
-                let x0 = column + params.pad_x - kx * params.dilation_x;
-                let ox = x0 / params.stride_x;
-                if x0 % params.stride_x == 0u && ox < params.ow {
+    // Of the windows along an axis only the last few reach so far back; with a dilation some of these step over the element.
+    let rows = fold_windows(row + params.pad_y, params.reach_y, params.stride_y, params.oh);
+    let columns = fold_windows(column + params.pad_x, params.reach_x, params.stride_x, params.ow);
+    for (var oy = rows.first; oy < rows.end; oy++) {
+        let y0 = row + params.pad_y - oy * params.stride_y;
+        if y0 % params.dilation_y == 0u {
+            for (var ox = columns.first; ox < columns.end; ox++) {
+                let x0 = column + params.pad_x - ox * params.stride_x;
+                if x0 % params.dilation_x == 0u {
                     let window = (b * params.oh + oy) * params.ow + ox;
-                    sum += dy[((window * params.c + c) * params.kh + ky) * params.kw + kx];
+                    let tap = (c * params.kh + y0 / params.dilation_y) * params.kw + x0 / params.dilation_x;
+                    sum += dy[window * params.c * params.kh * params.kw + tap];
                 }
             }
         }

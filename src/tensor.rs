@@ -226,6 +226,6 @@ impl Tensor {
 
 /// A shape, or an error in the name of `op`.
 pub(crate) fn checked_shape(op: &'static str, dims: &[usize]) -> Result<Shape> {
-    let expected = "at most 6 sizes, none 0, with a product below 2^32";
+    let expected = "at most 6 sizes, none 0, with a product of at most 2^32 - 2^25";
     Shape::new(dims).ok_or_else(|| Error::argument(op, "shape", expected, format!("{dims:?}")))
 }

@@ -96,12 +96,16 @@ impl<'a> ParentGradients<'a> {
 
     /// Ends a rule: the parameters' gradients that it has begun are there if it has succeeded.
     pub(super) fn settle(self, done: Result<()>) -> Result<()> {
+        self.settle_all(done.is_ok());
+        done
+    }
+
+    fn settle_all(&self, succeeded: bool) {
         for node in self.parents.iter().flatten() {
             if let Kind::Parameter { filled, .. } = &node.kind {
-                filled.settle(done.is_ok());
+                filled.settle(succeeded);
             }
         }
-        done
     }
 
     /// Whether the `i`-th parent is in the graph; if not, its gradient need not be computed.
@@ -153,6 +157,13 @@ impl<'a> ParentGradients<'a> {
             self.grads.put(node, grad);
         }
         Ok(())
+    }
+}
+
+/// A rule that unwinds has not succeeded.
+impl Drop for ParentGradients<'_> {
+    fn drop(&mut self) {
+        self.settle_all(false);
     }
 }
 

@@ -10,7 +10,7 @@
 //! Marks end at an optimiser's update: weights count as whole, and what is computed with them is not accused. That no fault
 //! is lost where only weights are ever read, they *carry* the marks of their gradients.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::kernel::Access;
@@ -29,7 +29,7 @@ pub(super) const TABLE: u64 = PLACES as u64 * PLACE;
 /// … up to so many places. A program that reads nothing fills them, and dispatches begin to share places.
 const MOST_PLACES: u32 = 1024;
 
-/// Faults that are remembered; the results of older ones have long been read or dropped.
+/// Faults that are remembered until they are told; the results of older ones have long been read or dropped.
 const REMEMBERED: usize = 1024;
 
 /// What was out of range; the number is what the kernel writes.
@@ -79,15 +79,20 @@ impl Gpu {
         if self.is_dry_run() {
             return Ok(self.no_fault(fault));
         }
-        if self.state().ledger.needs_table() {
+        // Whether there is room must be known under the lock under which it is taken.
+        let mut state = loop {
+            let state = self.state();
+            if !state.ledger.needs_table() {
+                break state;
+            }
+            drop(state);
             let table = self.alloc(TABLE, Fit::Exact)?;
             self.clear(&table)?;
             self.state().ledger.tables.push(table);
-        }
-        let mut state = self.state();
+        };
         let Opened { place, mark, is_used } = state.ledger.open(source);
         let (table, place) = (place / PLACES, place % PLACES);
-        let table = state.ledger.tables.get(table as usize).unwrap_or(&self.0.faults).part(0, TABLE);
+        let table = state.ledger.tables[table as usize].part(0, TABLE);
         table.set_mark(mark);
         if is_used {
             let to = RawView { offset: u64::from(place) * PLACE, size: PLACE, ..table.raw() };
@@ -151,7 +156,6 @@ struct Raised {
     fault: Fault,
     value: u32,
     bound: u32,
-    is_told: bool,
 }
 
 /// Dispatches that may have met a fault, those that have, and the sets of them that marks stand for.
@@ -226,8 +230,13 @@ impl Ledger {
                 let mut members = [&x[..], y].concat();
                 members.sort_unstable();
                 members.dedup();
-                members.retain(|id| self.is_live(*id));
-                self.new_set(|_| members)
+                // What is open or raised has a set of its own.
+                members.retain(|id| self.sets.contains_key(id));
+                match (members == *x, members == *y) {
+                    (true, _) => a,
+                    (_, true) => b,
+                    _ => self.new_set(|_| members),
+                }
             }
             (Some(_), None) => a,
             (None, Some(_)) => b,
@@ -235,10 +244,6 @@ impl Ledger {
         };
         self.unions.insert((a, b), both);
         both
-    }
-
-    fn is_live(&self, id: u64) -> bool {
-        self.raised.contains_key(&id) || self.open.iter().any(|open| open.id == id)
     }
 
     /// The tables in which open dispatches have their places.
@@ -260,7 +265,7 @@ impl Ledger {
             match words.chunks_exact(4).nth(seen.place as usize) {
                 Some(&[count, code, value, bound]) if count > 0 => {
                     let fault = Fault::ALL.into_iter().find(|fault| *fault as u32 == code).unwrap_or(Fault::Label);
-                    self.raised.insert(seen.id, Raised { fault, value, bound, is_told: false });
+                    self.raised.insert(seen.id, Raised { fault, value, bound });
                     self.used.insert(seen.place);
                     self.open.remove(i);
                 }
@@ -272,9 +277,8 @@ impl Ledger {
         while self.raised.len() > REMEMBERED {
             self.raised.pop_first();
         }
-        let mut sets = std::mem::take(&mut self.sets);
-        sets.retain(|_, members| members.iter().any(|id| self.is_live(*id)));
-        self.sets = sets;
+        let live: HashSet<u64> = self.open.iter().map(|open| open.id).chain(self.raised.keys().copied()).collect();
+        self.sets.retain(|_, members| members.iter().any(|id| live.contains(id)));
         self.unions.clear();
     }
 
@@ -282,8 +286,7 @@ impl Ledger {
     pub(super) fn verdict(&mut self, marks: [u64; 2]) -> Option<Error> {
         let mut first = None;
         for id in marks.iter().filter_map(|mark| self.sets.get(mark)).flatten() {
-            if let Some(raised) = self.raised.get_mut(id).filter(|raised| !raised.is_told) {
-                raised.is_told = true;
+            if let Some(raised) = self.raised.remove(id) {
                 let (op, what) = raised.fault.words();
                 first.get_or_insert(Error::OutOfRange { op, what, value: raised.value, bound: raised.bound });
             }

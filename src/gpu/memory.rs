@@ -219,7 +219,8 @@ impl Gpu {
             return Ok(());
         }
         self.await_room(size)?;
-        let staged = self.0.uploads.hold(size);
+        // No buffer takes less, and small ones must not pile up either.
+        let staged = self.0.uploads.hold(size.max(256));
         let staging = self.insist(|| mapped_buffer(&self.0.device, size))?;
         let mapped = staging.get_mapped_range_mut(..);
         let mut mapped = mapped.map_err(|e| self.device_error("upload", e.to_string()))?;
@@ -248,6 +249,7 @@ impl Gpu {
     pub(crate) fn clear(&self, to: &BufferView) -> Result<()> {
         self.expect_alive()?;
         let Some(mut state) = self.recording() else { return Ok(()) };
+        to.forget_faults();
         self.push(&mut state, Command::Clear { to: to.raw() }, 0)
     }
 }

@@ -173,7 +173,7 @@ impl Recorder {
         if self.commands.is_empty() {
             return true;
         }
-        let commands = std::mem::take(&mut self.commands);
+        let commands = std::mem::replace(&mut self.commands, Vec::with_capacity(MAX_COMMANDS));
         let is_taken = self.write_params(queue);
         self.params.clear();
         (self.flops, self.staged) = (0, 0);

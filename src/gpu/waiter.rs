@@ -4,6 +4,7 @@
 //! neither. So the first future that has to wait starts a thread for its device, which blocks in its stead; the callback then
 //! runs there, and wakes the future. In a browser the event loop does this.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -36,7 +37,9 @@ fn start(device: wgpu::Device) -> Option<Sender<Awaited>> {
     let run = move || {
         for Awaited { submission, mapped } in receiver {
             let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-            if poll(&device, wait).is_err() {
+            // A callback or a waker that panics must not take those that still wait with it.
+            let polled = catch_unwind(AssertUnwindSafe(|| poll(&device, wait)));
+            if !matches!(polled, Ok(Ok(()))) {
                 mapped.set(false);
             }
         }

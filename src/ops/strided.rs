@@ -45,7 +45,7 @@ pub(super) fn common(a: Shape, b: Shape) -> Option<Shape> {
 
 /// What tensors without a common shape are told.
 pub(super) const NOT_COMMON: &str =
-    "sizes must be equal or 1, matched from the last, and the result below 2^32 elements";
+    "sizes must be equal or 1, matched from the last, and the result of at most 2^32 - 2^25 elements";
 
 /// The common shape of two tensors.
 pub(super) fn common_shape(op: &'static str, x: &Tensor, y: &Tensor) -> Result<Shape> {

@@ -27,6 +27,8 @@ pub(super) struct Table {
     parameters: Vec<Parameter>,
     rows: Vec<Row>,
     device_rows: Tensor,
+    /// Whether the device has other rows yet.
+    is_stale: bool,
     device_owner: Tensor,
     /// Updates applied to each parameter: `u32[parameters]`. The device counts, since it alone knows which are skipped.
     updates: Tensor,
@@ -54,7 +56,7 @@ impl Table {
         let device_owner = Tensor::from_slice(gpu, &[owner.len()], &owner)?;
         let updates = Tensor::zeros(gpu, DType::U32, &[rows.len()])?;
         let parameters = parameters.iter().cloned().collect();
-        let table = Table { parameters, rows, device_rows, device_owner, updates };
+        let table = Table { parameters, rows, device_rows, is_stale: false, device_owner, updates };
         table.upload()?;
         Ok(table)
     }
@@ -106,13 +108,17 @@ impl Table {
 
     /// Marks which parameters have a gradient in this step; uploads the table if that has changed.
     pub(super) fn refresh(&mut self) -> Result<()> {
-        let mut changed = false;
         for (row, parameter) in self.rows.iter_mut().zip(&self.parameters) {
             let active = u32::from(parameter.is_trainable() && parameter.grad().is_some());
-            changed |= row.is_active != active;
+            self.is_stale |= row.is_active != active;
             row.is_active = active;
         }
-        if changed { self.upload() } else { Ok(()) }
+        if self.is_stale {
+            self.upload()?;
+        }
+        // Not before: what the device did not take must be sent again.
+        self.is_stale = false;
+        Ok(())
     }
 
     pub(super) fn rows(&self) -> &BufferView {

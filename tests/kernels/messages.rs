@@ -17,16 +17,16 @@ fn messages() {
         (ops::add(&x, &u), "add: needs f32: got u32[2, 3, 4]"),
         (
             ops::add(&x, &f(&[3])),
-            "add: sizes must be equal or 1, matched from the last, and the result below 2^32 elements: lhs f32[2, 3, 4], rhs f32[3]",
+            "add: sizes must be equal or 1, matched from the last, and the result of at most 2^32 - 2^25 elements: lhs f32[2, 3, 4], rhs f32[3]",
         ),
         (
             ops::sub(&f(&[2, 4]), &x),
-            "sub: sizes must be equal or 1, matched from the last, and the result below 2^32 elements: lhs f32[2, 4], rhs f32[2, 3, 4]",
+            "sub: sizes must be equal or 1, matched from the last, and the result of at most 2^32 - 2^25 elements: lhs f32[2, 4], rhs f32[2, 3, 4]",
         ),
         (ops::add(&x, &elsewhere), "add: the tensors are on different devices: lhs f32[2, 3, 4], rhs f32[2, 3, 4]"),
         (
             ops::mul(&x, &f(&[2, 4])),
-            "mul: sizes must be equal or 1, matched from the last, and the result below 2^32 elements: lhs f32[2, 3, 4], rhs f32[2, 4]",
+            "mul: sizes must be equal or 1, matched from the last, and the result of at most 2^32 - 2^25 elements: lhs f32[2, 3, 4], rhs f32[2, 4]",
         ),
         (ops::mul(&x, &u), "mul: needs f32: got u32[2, 3, 4]"),
         (ops::mul(&x, &elsewhere), "mul: the tensors are on different devices: lhs f32[2, 3, 4], rhs f32[2, 3, 4]"),
@@ -39,11 +39,11 @@ fn messages() {
         (ops::reshape(&x, &[5, 5]), "reshape: shape must be of 24 elements, as f32[2, 3, 4], got [5, 5]"),
         (
             ops::reshape(&x, &[24, 0]),
-            "reshape: shape must be at most 6 sizes, none 0, with a product below 2^32, got [24, 0]",
+            "reshape: shape must be at most 6 sizes, none 0, with a product of at most 2^32 - 2^25, got [24, 0]",
         ),
         (
             ops::reshape(&x, &[usize::MAX, usize::MAX]),
-            "reshape: shape must be at most 6 sizes, none 0, with a product below 2^32, \
+            "reshape: shape must be at most 6 sizes, none 0, with a product of at most 2^32 - 2^25, \
              got [18446744073709551615, 18446744073709551615]",
         ),
         (ops::slice_tokens(&matrix, 0..1), "slice_tokens: needs f32[B, T, C]: got f32[3, 4]"),

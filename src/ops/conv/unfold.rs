@@ -25,6 +25,8 @@ params!(UnfoldParams {
     pad_x: u32,
     dilation_y: u32,
     dilation_x: u32,
+    reach_y: u32,
+    reach_x: u32,
 });
 
 static UNFOLD: Kernel = Kernel {
@@ -40,7 +42,10 @@ static UNFOLD: Kernel = Kernel {
 static FOLD: Kernel = Kernel {
     name: "unfold.fold",
     entry: "fold",
-    rounds: rounds!(UnfoldParams, |p, _| looped(p.kh, looped(p.kw, 0))),
+    rounds: rounds!(UnfoldParams, |p, _| {
+        let windows = |reach: u32, stride: u32, all: u32| reach.div_ceil(stride).min(all);
+        looped(windows(p.reach_y, p.stride_y, p.oh), looped(windows(p.reach_x, p.stride_x, p.ow), 0))
+    }),
     ..UNFOLD
 };
 
@@ -120,6 +125,8 @@ impl Windows {
             pad_x,
             dilation_y,
             dilation_x,
+            reach_y: self.reach(0) as u32,
+            reach_x: self.reach(1) as u32,
         }
     }
 }

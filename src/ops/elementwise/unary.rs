@@ -142,7 +142,7 @@ pub fn clamp(x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
         ));
     }
     // WGSL has no infinities; the largest float is as good a bound, and infinite x are brought to it.
-    CLAMP.apply(x, min.max(f32::MIN), max.min(f32::MAX))
+    CLAMP.apply(x, min.clamp(f32::MIN, f32::MAX), max.clamp(f32::MIN, f32::MAX))
 }
 
 /// eˣ.

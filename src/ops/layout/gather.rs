@@ -42,8 +42,8 @@ pub(super) const KERNELS: &[&Kernel] = &[&GATHER, &SCATTER_ADD];
 /// `u32[.., K, ..]` to `f32[.., K, ..]`, as PyTorch's `gather`; the other sizes are equal.
 ///
 /// # Errors
-/// If the dtypes are others, there is no such axis, or other sizes differ. An index that is not below N gives 0, and makes each
-/// read of what depends on it an [`OutOfRange`](crate::Error::OutOfRange).
+/// If the dtypes are others, there is no such axis, or other sizes differ. An index that is not below N gives 0, and makes the
+/// first read of what depends on it an [`OutOfRange`](crate::Error::OutOfRange).
 pub fn gather(x: &Tensor, along: usize, index: &Tensor) -> Result<Tensor> {
     let columns = Columns::new("gather", x, along, index, Fault::Gather)?;
     let y = Tensor::empty(x.gpu(), DType::F32, index.shape())?;
@@ -58,7 +58,7 @@ pub fn gather(x: &Tensor, along: usize, index: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// If the dtypes are others, there is no such axis, or other sizes differ. An index that is not below N is left out, and makes
-/// each read of what depends on it an [`OutOfRange`](crate::Error::OutOfRange).
+/// the first read of what depends on it an [`OutOfRange`](crate::Error::OutOfRange).
 pub fn scatter_add(x: &Tensor, along: usize, index: &Tensor, source: &Tensor) -> Result<Tensor> {
     const OP: &str = "scatter_add";
     let columns = Columns::new(OP, x, along, index, Fault::ScatterAdd)?;
@@ -76,8 +76,9 @@ struct Columns {
     len: usize,
     count: usize,
     inner: usize,
-    /// What a bad index is reported as.
+    /// What a bad index is reported as, once for all dispatches.
     fault: Fault,
+    source: FaultSource,
 }
 
 /// Elements of a column that one dispatch of scatter_add takes: an invocation goes through all of them.
@@ -99,6 +100,7 @@ impl Columns {
             count: index.dims()[along],
             inner: x.dims()[along + 1..].iter().product(),
             fault,
+            source: FaultSource::default(),
         })
     }
 
@@ -137,7 +139,7 @@ impl Columns {
         params: GatherParams,
         grid: Grid,
     ) -> Result<()> {
-        let place = x.gpu().fault_place(self.fault, &FaultSource::default())?;
+        let place = x.gpu().fault_place(self.fault, &self.source)?;
         let params = GatherParams { fault: place.code, ..params };
         x.gpu().dispatch(kernel, &params, &[self.index.buffer(), x.buffer(), y.buffer(), &place.table], grid)
     }

@@ -75,6 +75,9 @@ pub(crate) const KERNELS: &[&Kernel] = &[&SUM_VEC4, &SUM_SCALAR, &SUM_GROUP, &MA
 pub(super) const ONE_PASS: usize = 1024;
 pub(super) const SLICE: usize = ONE_PASS / 4;
 
+/// Rows of so many elements are one invocation's: a workgroup would leave most of its own idle.
+const SHORT: usize = 32;
+
 /// How an axis of `len` is cut: elements of a slice.
 pub(super) fn slice_of(len: usize) -> usize {
     if len <= ONE_PASS { len } else { SLICE }
@@ -113,7 +116,7 @@ impl Reduction {
         let Group { outer, len, inner } = group;
         let slice = slice_of(len);
         let slices = len.div_ceil(slice);
-        let by_team = x.gpu().family() == KernelFamily::Workgroup && inner == 1;
+        let by_team = x.gpu().family() == KernelFamily::Workgroup && inner == 1 && slice > SHORT;
         let (kernel, item) = if by_team { (self.group, 1) } else { self.lane.pick(inner) };
         let params = ReduceParams {
             outer: outer as u32,
