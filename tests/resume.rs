@@ -296,9 +296,9 @@ fn states_of_other_runs_are_refused() {
     assert!(read().best().is_some());
     let (digits, own) = (Digits::new(), settings(&gpu));
     let said = refused(&gpu, read(), config(), TrainSettings { seed: 8, ..own.clone() }, &digits);
-    assert!(said.contains("another settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");
+    assert!(said.contains("other settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");
     let said = refused(&gpu, read(), config(), TrainSettings { ema: None, ..own.clone() }, &digits);
-    assert!(said.contains("another settings: \"ema: Some("), "{said}");
+    assert!(said.contains("other settings: \"ema: Some("), "{said}");
     let said = refused(
         &gpu,
         read(),
@@ -308,7 +308,7 @@ fn states_of_other_runs_are_refused() {
     );
     assert!(said.contains("another model: \"depth: 3\" there, \"depth: 4\" here"), "{said}");
     let said = refused(&gpu, read(), config(), own.clone(), &Digits::with_seed(2));
-    assert!(said.contains("another training data: \"seed: 1\" there, \"seed: 2\" here"), "{said}");
+    assert!(said.contains("other training data: \"seed: 1\" there, \"seed: 2\" here"), "{said}");
 
     let mut renamed = Digits::new();
     renamed.names[4] = "vier".to_owned();

@@ -41,15 +41,15 @@ impl Identity {
     pub(super) fn difference(&self, now: &Identity) -> Option<String> {
         let [saved_config, config] = [&self.config, &now.config].map(|config| format!("{config:?}"));
         let pairs = [
-            ("model", saved_config.as_str(), config.as_str()),
-            ("settings", &self.settings, &now.settings),
-            ("training data", &self.train, &now.train),
-            ("validation data", &self.validation, &now.validation),
+            ("another model", saved_config.as_str(), config.as_str()),
+            ("other settings", &self.settings, &now.settings),
+            ("other training data", &self.train, &now.train),
+            ("other validation data", &self.validation, &now.validation),
         ];
         let other = || {
             let (what, saved, now) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
             let (saved, now) = first_difference(saved, now);
-            Some(format!("is of a run with another {what}: {saved:?} there, {now:?} here"))
+            Some(format!("is of a run with {what}: {saved:?} there, {now:?} here"))
         };
         // Names and exchanged pictures first: what they bring about elsewhere says less.
         self.other_name(now).or_else(|| self.exchanged(now)).or_else(other).or_else(|| self.other_pictures(now))
