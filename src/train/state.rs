@@ -123,9 +123,11 @@ impl Saved {
     /// epoch's loss, of which nothing follows, need not be: where activations overflow, it is not.)
     fn is_sound(&self, optimizer: &OptimizerState) -> bool {
         const MOST: u64 = 1 << 60;
-        let Saved { step, epoch, samples, correct, counted, stale, .. } = *self;
-        let counts = [step, epoch, samples, correct, counted, stale, optimizer.steps];
-        let accuracy = self.best.as_ref().map_or(0, |best| best.accuracy_bits);
+        let Saved { step, epoch, samples, layer_tokens: [consumed, full], correct, counted, stale, .. } = *self;
+        let [best_epoch, best_samples, accuracy] =
+            self.best.as_ref().map_or([0; 3], |best| [best.epoch, best.samples, best.accuracy_bits]);
+        let counts =
+            [step, epoch, samples, consumed, full, correct, counted, stale, best_epoch, best_samples, optimizer.steps];
         let sums = [self.loss_bits, self.weight_bits, accuracy];
         counts.iter().all(|&count| count < MOST) && sums.iter().all(|&bits| f64::from_bits(bits).is_finite())
     }
