@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::{each_family, gpu, this_program};
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
-use wgrad::data::{DataSet, Loader, LoaderOptions, digits};
+use wgrad::data::{DataSet, Loader, LoaderOptions, Split, digits};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::{Precision, Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
@@ -82,7 +82,7 @@ impl Digits {
             let same = |other: &u32| labels[*other as usize] == labels[sample as usize];
             (from(sample).max(sample)..labels.len() as u32).find(same).unwrap()
         };
-        let few = |split: &wgrad::data::Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+        let few = |split: &Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
         let options = LoaderOptions { threads: 1, ..LoaderOptions::training(8, seed) };
         let train = data.train.subset(&(0..48).map(pick).collect::<Vec<_>>()).unwrap();
         let train = Loader::new(&train, data.train_transform(16), options).unwrap();
@@ -213,7 +213,7 @@ fn saving_takes_a_share_of_the_time() {
     let gpu = gpu();
     let folder = tempfile::tempdir().unwrap();
     let data: DataSet = digits().unwrap();
-    let few = |split: &wgrad::data::Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+    let few = |split: &Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let options = LoaderOptions { threads: 1, ..LoaderOptions::training(4, 1) };
     let train = Loader::new(&few(&data.train, 4), data.train_transform(16), options).unwrap();
     let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(8) };
@@ -331,6 +331,43 @@ fn states_of_other_runs_are_refused() {
         assert!(matches!(RunState::read(&cut), Err(Error::File { .. })), "{length} bytes");
     }
     assert!(matches!(RunState::read(folder.path().join("none")), Err(Error::Io { .. })));
+}
+
+/// A run is tied to the pictures that it began with, not to what became of them before its first save.
+#[test]
+fn pictures_exchanged_on_the_way_are_found_out() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |i: u8| folder.path().join(format!("{i}.ppm"));
+    let write =
+        |path: &Path, shade: u8| std::fs::write(path, [&b"P6 16 16 255\n"[..], &[shade; 768]].concat()).unwrap();
+    (0..8).for_each(|i| write(&file(i), i));
+    let split = Split::from_files((0..8).map(file).collect(), (0..8).map(|i| i % 2).collect()).unwrap();
+    let DataSet { class_names, .. } = digits().unwrap();
+    let part = |resume, steps, seen: &mut dyn FnMut()| {
+        let loader = |options| {
+            let transform = digits().unwrap().eval_transform(16);
+            Loader::new(&split, transform, LoaderOptions { threads: 1, ..options }).unwrap()
+        };
+        let train = loader(LoaderOptions::training(4, 1));
+        let validation = loader(LoaderOptions::evaluation(8));
+        let out = Some(folder.path().to_owned());
+        let data = FitData { train: &train, validation: &validation, steps, folder: out, class_names: &class_names };
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        fit(&model, &data, settings(&gpu), FitOptions { resume, ..saving() }, &mut Watch::new(seen, None))
+    };
+    let read = || Some(RunState::read(state(folder.path())).unwrap());
+    // Replaced whole, so that the loader, which reads ahead, never meets half a picture.
+    let mut exchange = || {
+        let new = folder.path().join("new");
+        write(&new, 99);
+        std::fs::rename(new, file(0)).unwrap();
+    };
+    part(None, 2, &mut exchange).unwrap();
+    let error = part(read(), 4, &mut || {}).unwrap_err().to_string();
+    assert!(error.contains("other training data: class \"0\" has other pictures here"), "{error}");
+    write(&file(0), 0);
+    assert_eq!(part(read(), 4, &mut || {}).unwrap().steps, 4);
 }
 
 /// One thing at a time wrong in a file that is sound otherwise.

@@ -180,7 +180,8 @@ impl Loader {
         format!("{} samples, labels {labels:016x}, {options:?}, {transform:?}", split.len())
     }
 
-    /// By label, what tells the pictures of each class from others without reading them all. It is found once.
+    /// By label, what tells the pictures of each class from others without reading them all. It is found once, and
+    /// stays what it was whatever becomes of the files.
     pub(crate) fn fingerprints(&self) -> &BTreeMap<u32, Fingerprint> {
         self.work.fingerprints.get_or_init(|| self.work.split.fingerprints())
     }
