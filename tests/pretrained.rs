@@ -341,7 +341,8 @@ fn models_of_other_kinds_are_named() {
     {
         let config = format!(r#"{{"model_type": "{kind}", "hidden_size": 64}}"#);
         let tensors = Tensors::from([("embeddings.patch_embeddings.projection.weight".to_owned(), named(&[4]))]);
-        let parts = ["config.json", &format!("model_type {kind} "), "not supported yet"];
+        let parts =
+            ["config.json", &format!("model_type {kind} "), "not supported yet, only vit, deit, timm_wrapper are"];
         assert_refused(open_with(&tensors, &[("config.json", &config)]), &parts);
     }
     // Of a file by itself, names tell.

@@ -309,7 +309,7 @@ impl Producer {
                 }
             }
             if empty {
-                let error = Error::argument("data.loader", "split", "a readable photo in an epoch", "none");
+                let error = Error::argument("data.loader", "split", "a readable picture in an epoch", "none");
                 // If nobody listens any more, nobody misses it.
                 let _ = self.sender.send(Err(error));
                 return;
@@ -403,7 +403,7 @@ impl Work {
                 Some(Err(error)) => self.skip(sample, error)?,
             }
         }
-        let expected = "at most the number of readable photos in the split";
+        let expected = "at most the number of readable pictures in the split";
         Err(Error::argument("data.loader", "batch_size", expected, self.options.batch_size))
     }
 
