@@ -275,7 +275,7 @@ fn folders_that_hold_no_data_set_are_refused() {
     assert_mentions(&open(&dir.path().join("missing")), &["missing"]);
     photo_folder(dir.path(), &["full"], 2);
     fs::create_dir(dir.path().join("hollow")).unwrap();
-    assert_mentions(&open(dir.path()), &["hollow", "no images"]);
+    assert_mentions(&open(dir.path()), &["hollow", "no pictures"]);
     fs::remove_dir(dir.path().join("hollow")).unwrap();
     let greedy = FolderOptions { validation: 0.6, test: 0.6, ..Default::default() };
     assert_mentions(&refused(image_folder(dir.path(), greedy)), &["shares"]);
@@ -402,7 +402,7 @@ fn bombs_and_damaged_files_are_errors_that_name_the_file() {
         assert_mentions(&open(&jpeg[..length]), &["photo.jpg"]);
     }
     assert_mentions(&open(&jpeg[..jpeg.len() / 2]), &["cut short"]);
-    assert_mentions(&open(b"no image at all"), &["photo.jpg", "no image"]);
+    assert_mentions(&open(b"no picture at all"), &["photo.jpg", "no picture"]);
     assert!(matches!(Image::open(&dir.path().join("missing.png")), Err(Error::Io { .. })));
     assert_mentions(&refused(Image::open(dir.path())), &["not a regular file"]);
 }

@@ -189,7 +189,7 @@ fn what_is_not_used_is_told_by_folder_and_kind() {
     fs::remove_dir_all(dir.path().join("dog")).unwrap();
     touch(dir.path().join("dog/one.heic"));
     let said = refused(image_folder(dir.path(), FolderOptions::default()));
-    assert_mentions(&said, &["class dog has no images", "1 .heic"]);
+    assert_mentions(&said, &["class dog has no pictures", "1 .heic"]);
 }
 
 /// What a run draws is not what the next one learns from.

@@ -209,7 +209,7 @@ fn what_is_no_picture_is_called_by_its_name() {
         (b"\xff\xd8\xff\xf7\0\x0b\x08\0\x01\0\x01\x01\x01\x11\0", "a JPEG-LS picture"),
         (b"", "is empty"),
         (&[0; 100], "nothing but zeros"),
-        (b"hello", "no image of a kind that is read, though it is named .jpg"),
+        (b"hello", "no picture of a kind that is read, though it is named .jpg"),
     ] {
         assert_mentions(&refused(place.open(content)), &["photo.jpg", what]);
     }

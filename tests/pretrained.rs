@@ -208,6 +208,19 @@ fn heads_are_guessed_told_or_asked_for() {
     assert_eq!(open(&file, &told).unwrap().config.num_heads, 4);
 }
 
+/// A file of this crate says itself what model it is of, and is right about it.
+#[test]
+fn own_files_are_not_contradicted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own.safetensors");
+    save_vit(&file, &model(config()), &[]).unwrap();
+    let with = |heads, trained_on| open(&file, &OpenOptions { heads, trained_on });
+    assert_eq!(with(None, None).unwrap().config, config());
+    assert_eq!(with(Some(1), Some((8, 8))).unwrap().config, config());
+    assert_refused(with(Some(2), None), &["own.safetensors", "heads is 1 there, not 2"]);
+    assert_refused(with(None, Some((4, 16))), &["own.safetensors", "trained_on is 8 x 8 there, not 4 x 16"]);
+}
+
 /// Positions are only counted: 2 x 8 patches may be told from 4 x 4.
 #[test]
 fn picture_sizes_are_guessed_or_told() {
@@ -328,7 +341,8 @@ fn models_of_other_kinds_are_named() {
     {
         let config = format!(r#"{{"model_type": "{kind}", "hidden_size": 64}}"#);
         let tensors = Tensors::from([("embeddings.patch_embeddings.projection.weight".to_owned(), named(&[4]))]);
-        let parts = ["config.json", &format!("model_type {kind} "), "not supported yet"];
+        let parts =
+            ["config.json", &format!("model_type {kind} "), "not supported yet, only vit, deit, timm_wrapper are"];
         assert_refused(open_with(&tensors, &[("config.json", &config)]), &parts);
     }
     // Of a file by itself, names tell.

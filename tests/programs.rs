@@ -658,7 +658,7 @@ fn classes_go_by_their_names() {
     let removed = photos.path().join("train/even/0.png");
     let bytes = fs::read(&removed).unwrap();
     fs::remove_file(&removed).unwrap();
-    resume(&["is of a run with another training data: "]);
+    resume(&["is of a run with other training data: "]);
     fs::write(&removed, bytes).unwrap();
     let mut command = finetune("--resume");
     command.arg(&run);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::{each_family, gpu, this_program};
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
-use wgrad::data::{DataSet, Loader, LoaderOptions, digits};
+use wgrad::data::{DataSet, Loader, LoaderOptions, Split, digits};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::{Precision, Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
@@ -82,7 +82,7 @@ impl Digits {
             let same = |other: &u32| labels[*other as usize] == labels[sample as usize];
             (from(sample).max(sample)..labels.len() as u32).find(same).unwrap()
         };
-        let few = |split: &wgrad::data::Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+        let few = |split: &Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
         let options = LoaderOptions { threads: 1, ..LoaderOptions::training(8, seed) };
         let train = data.train.subset(&(0..48).map(pick).collect::<Vec<_>>()).unwrap();
         let train = Loader::new(&train, data.train_transform(16), options).unwrap();
@@ -213,7 +213,7 @@ fn saving_takes_a_share_of_the_time() {
     let gpu = gpu();
     let folder = tempfile::tempdir().unwrap();
     let data: DataSet = digits().unwrap();
-    let few = |split: &wgrad::data::Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
+    let few = |split: &Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
     let options = LoaderOptions { threads: 1, ..LoaderOptions::training(4, 1) };
     let train = Loader::new(&few(&data.train, 4), data.train_transform(16), options).unwrap();
     let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(8) };
@@ -296,9 +296,9 @@ fn states_of_other_runs_are_refused() {
     assert!(read().best().is_some());
     let (digits, own) = (Digits::new(), settings(&gpu));
     let said = refused(&gpu, read(), config(), TrainSettings { seed: 8, ..own.clone() }, &digits);
-    assert!(said.contains("another settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");
+    assert!(said.contains("other settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");
     let said = refused(&gpu, read(), config(), TrainSettings { ema: None, ..own.clone() }, &digits);
-    assert!(said.contains("another settings: \"ema: Some("), "{said}");
+    assert!(said.contains("other settings: \"ema: Some("), "{said}");
     let said = refused(
         &gpu,
         read(),
@@ -308,7 +308,7 @@ fn states_of_other_runs_are_refused() {
     );
     assert!(said.contains("another model: \"depth: 3\" there, \"depth: 4\" here"), "{said}");
     let said = refused(&gpu, read(), config(), own.clone(), &Digits::with_seed(2));
-    assert!(said.contains("another training data: \"seed: 1\" there, \"seed: 2\" here"), "{said}");
+    assert!(said.contains("other training data: \"seed: 1\" there, \"seed: 2\" here"), "{said}");
 
     let mut renamed = Digits::new();
     renamed.names[4] = "vier".to_owned();
@@ -333,6 +333,43 @@ fn states_of_other_runs_are_refused() {
     assert!(matches!(RunState::read(folder.path().join("none")), Err(Error::Io { .. })));
 }
 
+/// A run is tied to the pictures that it began with, not to what became of them before its first save.
+#[test]
+fn pictures_exchanged_on_the_way_are_found_out() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |i: u8| folder.path().join(format!("{i}.ppm"));
+    let write =
+        |path: &Path, shade: u8| std::fs::write(path, [&b"P6 16 16 255\n"[..], &[shade; 768]].concat()).unwrap();
+    (0..8).for_each(|i| write(&file(i), i));
+    let split = Split::from_files((0..8).map(file).collect(), (0..8).map(|i| i % 2).collect()).unwrap();
+    let DataSet { class_names, .. } = digits().unwrap();
+    let part = |resume, steps, seen: &mut dyn FnMut()| {
+        let loader = |options| {
+            let transform = digits().unwrap().eval_transform(16);
+            Loader::new(&split, transform, LoaderOptions { threads: 1, ..options }).unwrap()
+        };
+        let train = loader(LoaderOptions::training(4, 1));
+        let validation = loader(LoaderOptions::evaluation(8));
+        let out = Some(folder.path().to_owned());
+        let data = FitData { train: &train, validation: &validation, steps, folder: out, class_names: &class_names };
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        fit(&model, &data, settings(&gpu), FitOptions { resume, ..saving() }, &mut Watch::new(seen, None))
+    };
+    let read = || Some(RunState::read(state(folder.path())).unwrap());
+    // Replaced whole, so that the loader, which reads ahead, never meets half a picture.
+    let mut exchange = || {
+        let new = folder.path().join("new");
+        write(&new, 99);
+        std::fs::rename(new, file(0)).unwrap();
+    };
+    part(None, 2, &mut exchange).unwrap();
+    let error = part(read(), 4, &mut || {}).unwrap_err().to_string();
+    assert!(error.contains("other training data: class \"0\" has other pictures here"), "{error}");
+    write(&file(0), 0);
+    assert_eq!(part(read(), 4, &mut || {}).unwrap().steps, 4);
+}
+
 /// One thing at a time wrong in a file that is sound otherwise.
 #[test]
 fn bad_states_are_refused() {
@@ -352,6 +389,10 @@ fn bad_states_are_refused() {
         ("updates must be at most the", &|_, h| h["optimizer"]["updates"][3] = json!(9)),
         ("updates must be at most 2147483648", &|_, h| h["optimizer"]["words"][4] = json!(u32::MAX)),
         ("counts or sums", &|_, h| h["progress"]["weight_bits"] = json!(f64::INFINITY.to_bits())),
+        ("counts or sums", &|_, h| h["progress"]["layer_tokens"] = json!([u64::MAX, 0])),
+        ("counts or sums", &|_, h| h["progress"]["layer_tokens"] = json!([0, u64::MAX])),
+        ("counts or sums", &|_, h| h["progress"]["best"]["epoch"] = json!(u64::MAX)),
+        ("counts or sums", &|_, h| h["progress"]["best"]["samples"] = json!(u64::MAX)),
         ("bad state of a run", &|_, h| h["optimizer"]["words"] = json!("x")),
         ("bad state of a run", &|_, h| h["progress"]["batch"] = json!(-1)),
         ("words must be 9, got 3", &|_, h| h["optimizer"]["words"] = json!([1, 2, 3])),

@@ -148,7 +148,8 @@ pub(super) fn check_model_type(folder: &Path) -> Result<()> {
     let path = folder.join(CONFIG_FILE);
     match read_json::<Kind>(&path)?.and_then(|kind| kind.model_type) {
         Some(kind) if !MODEL_TYPES.contains(&kind.as_str()) => {
-            let what = format!("model_type {} is not supported yet, only vit and deit are", quoted(&kind));
+            let known = MODEL_TYPES.join(", ");
+            let what = format!("model_type {} is not supported yet, only {known} are", quoted(&kind));
             Err(Error::file(path, what))
         }
         _ => Ok(()),

@@ -284,7 +284,7 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
     if let Some((height, width)) = told {
         let patches = (height / patch).checked_mul(width / patch);
         return fitting(&|count| (patches == Some(count)).then_some((height, width))).ok_or_else(|| {
-            parameter(NAME, format!("has {positions} positions, which are not those of {height} x {width} images"))
+            parameter(NAME, format!("has {positions} positions, which are not those of {height} x {width} pictures"))
         });
     }
     let square = |count: usize| {
@@ -292,7 +292,7 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
         (side * side == count).then_some(side.checked_mul(patch)).flatten().map(|size| (size, size))
     };
     let Some(found) = fitting(&square) else {
-        let what = format!("has {positions} positions, not those of a square image: tell its size (trained_on)");
+        let what = format!("has {positions} positions, not those of a square picture: tell its size (trained_on)");
         return Err(parameter(NAME, what));
     };
     let (height, width) = found.0;

@@ -27,11 +27,7 @@ pub fn embedded() -> Result<Checkpoint> {
 /// # Errors
 /// If the device fails.
 pub fn download(parameters: &Parameters) -> Result<BTreeMap<String, HostTensor>> {
-    let tensor = |p: &crate::autograd::Parameter| {
-        let value = p.value();
-        Ok((p.path().to_owned(), HostTensor { shape: value.dims().to_vec(), data: value.to_vec()? }))
-    };
-    parameters.iter().map(tensor).collect()
+    parameters.iter().map(|p| Ok((p.path().to_owned(), HostTensor::download(&p.value())?))).collect()
 }
 
 /// Sets the parameters that the checkpoint provides, and says which are new, missing or unused.

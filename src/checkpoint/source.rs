@@ -34,7 +34,8 @@ pub struct Pretrained {
     pub crop_fraction: Option<f64>,
 }
 
-/// What the caller knows better than the files.
+/// What the caller knows better than the files; but a file of this crate tells its model's sizes itself, and others here are
+/// an error.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
     /// The number of heads. timm's files tell it by the name of the architecture at best; a file by itself not at all.
@@ -42,6 +43,24 @@ pub struct OpenOptions {
     /// Height and width of the pictures that the model was trained on, which a file by itself does not tell either: positions
     /// are only counted.
     pub trained_on: Option<(usize, usize)>,
+}
+
+impl OpenOptions {
+    /// Whether nothing here contradicts the sizes that a file says itself.
+    fn check(&self, file: &Path, config: &VitConfig) -> Result<()> {
+        let fault = |name, told, own| {
+            let what = format!("tells its sizes itself, and {name} is {own} there, not {told}: leave it out");
+            Err(Error::file(file, what))
+        };
+        let sides = |(height, width): (usize, usize)| format!("{height} x {width}");
+        if let Some(heads) = self.heads.filter(|&heads| heads != config.num_heads) {
+            return fault("heads", heads.to_string(), config.num_heads.to_string());
+        }
+        match self.trained_on.filter(|&size| size != config.img_size) {
+            Some(size) => fault("trained_on", sides(size), sides(config.img_size)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Opens a checkpoint:
@@ -60,8 +79,8 @@ pub struct OpenOptions {
 /// transformers' 1e-12. Nothing is taken on trust: sizes that disagree are an error.
 ///
 /// # Errors
-/// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named,
-/// [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
+/// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or
+/// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
 /// have: layer scale, a distillation token, gated MLPs, normed queries, attention pooling and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
     let path = path.as_ref();
@@ -117,6 +136,7 @@ impl Pretrained {
         }
         if let Some(config) = vit_config(&checkpoint)? {
             check_shapes(&checkpoint, &config)?;
+            options.check(file, &config)?;
             let class_names = class_names(&checkpoint).filter(|names| is_one_each(names, &config));
             let crop = checkpoint.metadata.get(CROP_FRACTION).and_then(|text| text.parse().ok());
             let crop_fraction = crop.filter(|f| *f > 0.0 && *f <= 1.0);

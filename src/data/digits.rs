@@ -31,7 +31,7 @@ pub fn digits() -> Result<DataSet> {
     let mut labels = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let label = read_line(line, &mut pixels);
-        labels.push(label.ok_or_else(|| Error::file(NAME, format!("line {} is no image", number + 1)))?);
+        labels.push(label.ok_or_else(|| Error::file(NAME, format!("line {} is no picture", number + 1)))?);
     }
     let [train, validation, test] = Split::from_pixels(SIDE, SIDE, pixels, labels)?.divide(0.1, 0.2, 0)?;
     Ok(DataSet {

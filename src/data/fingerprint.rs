@@ -32,7 +32,8 @@ impl Fingerprint {
 }
 
 impl Split {
-    /// The fingerprint of each class, by label. It takes a look at each file.
+    /// The fingerprint of each class, by label. Each file is asked for its size, also of very many: the epochs to come open and
+    /// decode them all, which takes far longer.
     pub(super) fn fingerprints(&self) -> BTreeMap<u32, Fingerprint> {
         let mut by_class: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (sample, &label) in (0..).zip(self.labels()) {

@@ -99,7 +99,7 @@ fn list_classes(dir: &Path, folders: Vec<PathBuf>, unused: &mut Unused) -> Resul
                 none if none.is_empty() => none,
                 found => format!(" (but {found})"),
             };
-            let what = format!("class {name} has no images{found}: add some, or remove the folder");
+            let what = format!("class {name} has no pictures{found}: add some, or remove the folder");
             return Err(Error::file(folder, what));
         }
         unused.extend(listing.unused);
@@ -112,7 +112,7 @@ fn list_classes(dir: &Path, folders: Vec<PathBuf>, unused: &mut Unused) -> Resul
         }
     }
     if classes.is_empty() {
-        return Err(Error::file(dir, "has no class folders: one for each class is expected, with its images in it"));
+        return Err(Error::file(dir, "has no class folders: one for each class is expected, with its pictures in it"));
     }
     Ok(classes)
 }

@@ -180,7 +180,8 @@ impl Loader {
         format!("{} samples, labels {labels:016x}, {options:?}, {transform:?}", split.len())
     }
 
-    /// By label, what tells the pictures of each class from others without reading them all. It is found once.
+    /// By label, what tells the pictures of each class from others without reading them all. It is found once, and
+    /// stays what it was whatever becomes of the files.
     pub(crate) fn fingerprints(&self) -> &BTreeMap<u32, Fingerprint> {
         self.work.fingerprints.get_or_init(|| self.work.split.fingerprints())
     }
@@ -308,7 +309,7 @@ impl Producer {
                 }
             }
             if empty {
-                let error = Error::argument("data.loader", "split", "a readable photo in an epoch", "none");
+                let error = Error::argument("data.loader", "split", "a readable picture in an epoch", "none");
                 // If nobody listens any more, nobody misses it.
                 let _ = self.sender.send(Err(error));
                 return;
@@ -402,7 +403,7 @@ impl Work {
                 Some(Err(error)) => self.skip(sample, error)?,
             }
         }
-        let expected = "at most the number of readable photos in the split";
+        let expected = "at most the number of readable pictures in the split";
         Err(Error::argument("data.loader", "batch_size", expected, self.options.batch_size))
     }
 

@@ -130,15 +130,17 @@ pub struct Outcome {
 /// the run's own loss ([`evaluate_with`]). With a running average ([`TrainSettings::ema`]) that is what is measured and saved;
 /// `model` keeps its own weights.
 ///
-/// Files are written after the first epoch and at the end. In between an epoch's end writes them once nineteen times what the last
-/// save took have passed, so that saving takes a twentieth of the time however short an epoch is; a run that is killed loses
-/// no more than that pause and the epoch that it was in. The best weights are held in the host's memory until then. An error
-/// writes them; the other files stay as they were.
+/// Files are written after the first epoch and at the end. In between an epoch's end writes them once nineteen times what the
+/// last save took have passed, so that saving takes a twentieth of the time however short an epoch is; reading the best
+/// weights back comes on top. A run that is killed loses no more than that pause and the epoch that it was in. The best
+/// weights are held in the host's memory until then. An error writes them; the other files stay as they were.
 ///
 /// Files are replaced whole, the run's state last. So whenever the program is killed, the folder holds checkpoints that load
 /// and a state to go on from, if one was saved before; what was done since is done again, to the same bits, and an
-/// observer sees it again. A run that the observer ended in the middle of an epoch goes on as if it had not: the measure
-/// taken then does not count for the best epoch, unless it is the first.
+/// observer sees it again. After a kill or an error the checkpoints may be of a later epoch than the state: the run that goes
+/// on comes to that epoch again and writes the same files again. (On another device its last bits differ, and the epoch may
+/// not be the best again: `best.safetensors` then stays as it was until one is.) A run that the observer ended in the middle
+/// of an epoch goes on as if it had not: the measure taken then does not count for the best epoch, unless it is the first.
 ///
 /// # Errors
 /// As [`Trainer::step`], or if data cannot be read or files written; [`Error::File`] if the state to go on from is of
@@ -233,6 +235,9 @@ impl<'a> Run<'a> {
         };
         if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
             remove_leftovers(folder);
+            // Found now, they tell of the pictures that the run begins with, and take no part in the first save's time.
+            data.train.fingerprints();
+            data.validation.fingerprints();
         }
         Ok(Run {
             model,

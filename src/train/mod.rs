@@ -9,6 +9,7 @@ mod estimate;
 mod evaluate;
 mod fit;
 mod freeze;
+mod identity;
 mod predict;
 mod state;
 mod step;

@@ -6,17 +6,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::Sums;
+use super::identity::Identity;
 use super::{Evaluation, FitData, Trainer};
-use crate::autograd::Parameter;
 use crate::checkpoint::{self, HostTensor};
-use crate::data::{Fingerprint, Position};
+use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
 use crate::nn::VitConfig;
 use crate::ops::Tuning;
 use crate::optim::OptimizerState;
-use crate::tensor::Tensor;
 
 /// The name of a run's state in its folder.
 pub const STATE_FILE: &str = checkpoint::STATE_FILE;
@@ -54,19 +53,6 @@ struct Header {
     tuning: Tuning,
     optimizer: OptimizerState,
     progress: Saved,
-}
-
-/// What must be the same in the run that goes on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Identity {
-    config: VitConfig,
-    settings: String,
-    train: String,
-    validation: String,
-    class_names: Vec<String>,
-    /// Of each class of the two, by label, what tells its pictures from others.
-    train_pictures: BTreeMap<u32, Fingerprint>,
-    validation_pictures: BTreeMap<u32, Fingerprint>,
 }
 
 /// [`Progress`] in whole numbers, since a float may not come back from JSON as it went.
@@ -137,9 +123,11 @@ impl Saved {
     /// epoch's loss, of which nothing follows, need not be: where activations overflow, it is not.)
     fn is_sound(&self, optimizer: &OptimizerState) -> bool {
         const MOST: u64 = 1 << 60;
-        let Saved { step, epoch, samples, correct, counted, stale, .. } = *self;
-        let counts = [step, epoch, samples, correct, counted, stale, optimizer.steps];
-        let accuracy = self.best.as_ref().map_or(0, |best| best.accuracy_bits);
+        let Saved { step, epoch, samples, layer_tokens: [consumed, full], correct, counted, stale, .. } = *self;
+        let [best_epoch, best_samples, accuracy] =
+            self.best.as_ref().map_or([0; 3], |best| [best.epoch, best.samples, best.accuracy_bits]);
+        let counts =
+            [step, epoch, samples, consumed, full, correct, counted, stale, best_epoch, best_samples, optimizer.steps];
         let sums = [self.loss_bits, self.weight_bits, accuracy];
         counts.iter().all(|&count| count < MOST) && sums.iter().all(|&bits| f64::from_bits(bits).is_finite())
     }
@@ -164,91 +152,8 @@ impl Saved {
     }
 }
 
-impl Identity {
-    fn new(trainer: &Trainer<'_>, data: &FitData<'_>) -> Self {
-        let model = trainer.model();
-        let frozen: Vec<&str> = model.parameters().iter().filter(|p| !p.is_trainable()).map(Parameter::path).collect();
-        Identity {
-            config: model.config().clone(),
-            settings: format!("{:?}, frozen: {frozen:?}", trainer.settings()),
-            train: data.train.identity(),
-            validation: data.validation.identity(),
-            class_names: data.class_names.to_vec(),
-            train_pictures: data.train.fingerprints().clone(),
-            validation_pictures: data.validation.fingerprints().clone(),
-        }
-    }
-
-    /// What `now` has of another run, in words.
-    fn difference(&self, now: &Identity) -> Option<String> {
-        let [saved_config, config] = [&self.config, &now.config].map(|config| format!("{config:?}"));
-        let pairs = [
-            ("model", saved_config.as_str(), config.as_str()),
-            ("settings", &self.settings, &now.settings),
-            ("training data", &self.train, &now.train),
-            ("validation data", &self.validation, &now.validation),
-        ];
-        let other = || {
-            let (what, saved, now) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
-            let (saved, now) = first_difference(saved, now);
-            Some(format!("is of a run with another {what}: {saved:?} there, {now:?} here"))
-        };
-        // Names and exchanged pictures first: what they bring about elsewhere says less.
-        self.other_name(now).or_else(|| self.exchanged(now)).or_else(other).or_else(|| self.other_pictures(now))
-    }
-
-    /// The first class that is called otherwise.
-    fn other_name(&self, now: &Identity) -> Option<String> {
-        let count = self.class_names.len().max(now.class_names.len());
-        let names = |identity: &Identity, class: usize| identity.class_names.get(class).cloned().unwrap_or_default();
-        let mut pairs = (0..count).map(|class| (names(self, class), names(now, class)));
-        let (saved, now) = pairs.find(|(saved, now)| saved != now)?;
-        Some(format!("is of a run with other classes: {saved:?} there, {now:?} here"))
-    }
-
-    /// The first class whose pictures are those of another class now.
-    fn exchanged(&self, now: &Identity) -> Option<String> {
-        let (label, print) =
-            now.train_pictures.iter().find(|(label, print)| self.train_pictures.get(label) != Some(print))?;
-        // Some of its own are there where pictures were added or removed.
-        let is_own = self.train_pictures.get(label).is_some_and(|saved| saved.overlaps(print));
-        let (saved, _) = self.train_pictures.iter().find(|(_, saved)| !is_own && saved.overlaps(print))?;
-        let [saved, now] = [saved, label].map(|&label| now.class(label));
-        Some(format!(
-            "is of a run with other training data: the pictures of class {now} here are of class {saved} there"
-        ))
-    }
-
-    /// The first class that has other pictures.
-    fn other_pictures(&self, now: &Identity) -> Option<String> {
-        let pairs = [
-            ("training", &self.train_pictures, &now.train_pictures),
-            ("validation", &self.validation_pictures, &now.validation_pictures),
-        ];
-        let (what, saved, pictures) = pairs.into_iter().find(|(_, saved, now)| saved != now)?;
-        let label = pictures.keys().chain(saved.keys()).find(|label| saved.get(label) != pictures.get(label))?;
-        Some(format!("is of a run with other {what} data: class {} has other pictures here", now.class(*label)))
-    }
-
-    /// A class's name, or its label where it has none.
-    fn class(&self, label: u32) -> String {
-        self.class_names.get(label as usize).map_or_else(|| label.to_string(), |name| format!("{name:?}"))
-    }
-}
-
-/// The first of the items in two lists that differs.
-fn first_difference<'a>(a: &'a str, b: &'a str) -> (&'a str, &'a str) {
-    let items = |text: &'a str| text.split(", ").chain(std::iter::repeat(""));
-    let count = a.split(", ").count().max(b.split(", ").count());
-    items(a).zip(items(b)).take(count).find(|(a, b)| a != b).unwrap_or((a, b))
-}
-
 fn device(gpu: &Gpu) -> String {
     format!("{}, {}, {:?}", gpu.info().name, gpu.info().driver, gpu.family())
-}
-
-fn host(tensor: &Tensor) -> Result<HostTensor> {
-    Ok(HostTensor { shape: tensor.dims().to_vec(), data: tensor.to_vec()? })
 }
 
 /// Why no run can go on from this, if so. Asked of what is read and of what is to be written: nothing that cannot be read
@@ -276,10 +181,10 @@ pub(super) fn write_state(path: &Path, trainer: &Trainer<'_>, data: &FitData<'_>
     };
     let mut tensors = BTreeMap::new();
     for parameter in model.parameters() {
-        tensors.insert(format!("{WEIGHTS}{}", parameter.path()), host(&parameter.value())?);
+        tensors.insert(format!("{WEIGHTS}{}", parameter.path()), HostTensor::download(&parameter.value())?);
     }
     for (name, tensor) in optimizer.held(model.parameters())? {
-        tensors.insert(name, host(&tensor)?);
+        tensors.insert(name, HostTensor::download(&tensor)?);
     }
     if let Some(what) = fault(&header, &tensors) {
         return Err(Error::file(path, format!("is left as it was, since the new state {what}")));

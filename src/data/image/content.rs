@@ -77,12 +77,12 @@ pub(super) fn recognise(bytes: &[u8], path: &Path) -> Result<ImageFormat, String
         return Err(format!("is {what}{named}: {advice}"));
     }
     if is_markup(bytes) {
-        return Err(format!("is no image but a web page or an SVG drawing{named}"));
+        return Err(format!("is no picture but a web page or an SVG drawing{named}"));
     }
     match guess_format(bytes) {
         Ok(format) => Ok(format),
         Err(_) if ending(path).as_deref() == Some("tga") => Ok(ImageFormat::Tga),
-        Err(_) => Err(format!("is no image of a kind that is read{named}")),
+        Err(_) => Err(format!("is no picture of a kind that is read{named}")),
     }
 }
 

@@ -84,7 +84,7 @@ impl<'a> Image<'a> {
                 Ok(image)
             }
             Ok(Err(what)) => Err(Error::file(path, what)),
-            Err(_) => Err(Error::file(path, "the image decoder failed on it")),
+            Err(_) => Err(Error::file(path, "its decoder failed on it")),
         }
     }
 
@@ -143,7 +143,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::file(path, "is not a regular file"));
     }
     if about.len() > MAX_FILE {
-        return Err(Error::file(path, format!("{} bytes are more than an image may have ({MAX_FILE})", about.len())));
+        return Err(Error::file(path, format!("{} bytes are more than a picture may have ({MAX_FILE})", about.len())));
     }
     fs::read(path).map_err(|e| Error::io(path, e))
 }
