@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{each_family, gpu, this_program};
+use crate::data::photo_folder;
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
-use wgrad::data::{DataSet, Loader, LoaderOptions, digits};
+use wgrad::data::{DataSet, FolderOptions, Loader, LoaderOptions, digits, image_folder};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::{Precision, Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
@@ -264,6 +265,7 @@ fn patience_survives() {
     assert!(part(None, Some(2 * EPOCH + 1)).stopped);
     let outcome = part(Some(RunState::read(state(folder.path())).unwrap()), None);
     assert_eq!((outcome.steps, outcome.out_of_patience), (4 * EPOCH, true));
+    assert!(!RunState::read(state(folder.path())).unwrap().is_within_epoch());
 }
 
 fn header(file: &checkpoint::Checkpoint) -> Value {
@@ -293,7 +295,7 @@ fn states_of_other_runs_are_refused() {
     run(&gpu, 8, folder.path(), saving(), &mut Watch::new(|| {}, None));
     let read = || RunState::read(&path).unwrap();
     assert_eq!((read().steps(), read().config(), read().class_names().len()), (8, &config(), 10));
-    assert!(read().best().is_some());
+    assert!(read().best().is_some() && read().is_within_epoch());
     let (digits, own) = (Digits::new(), settings(&gpu));
     let said = refused(&gpu, read(), config(), TrainSettings { seed: 8, ..own.clone() }, &digits);
     assert!(said.contains("another settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");
@@ -331,6 +333,35 @@ fn states_of_other_runs_are_refused() {
         assert!(matches!(RunState::read(&cut), Err(Error::File { .. })), "{length} bytes");
     }
     assert!(matches!(RunState::read(folder.path().join("none")), Err(Error::Io { .. })));
+}
+
+/// What a state knows of the pictures is of the moment when the run began, not of its first save.
+#[test]
+fn a_state_is_of_the_pictures_at_the_start() {
+    let gpu = gpu();
+    let [photos, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    photo_folder(photos.path(), &["cat", "dog"], 4);
+    let all = FolderOptions { validation: 0.25, test: 0.0, ..Default::default() };
+    let data = image_folder(photos.path(), all).unwrap();
+    let picture = data.train.file(0).unwrap();
+    let options = |options| LoaderOptions { threads: 1, ..options };
+    let run = |steps, options_of_fit, seen: &mut dyn FnMut()| {
+        let train = Loader::new(&data.train, data.train_transform(16), options(LoaderOptions::training(3, 1))).unwrap();
+        let validation = options(LoaderOptions::evaluation(2));
+        let validation = Loader::new(&data.validation, data.eval_transform(16), validation).unwrap();
+        let model = Vit::new(&gpu, VitConfig { num_classes: 2, ..config() }, 5).unwrap();
+        let folder = Some(folder.path().to_owned());
+        let data = FitData { train: &train, validation: &validation, steps, folder, class_names: &data.class_names };
+        fit(&model, &data, settings(&gpu), options_of_fit, &mut Watch::new(seen, None))
+    };
+    let bytes = std::fs::read(picture).unwrap();
+    let change = || std::fs::write(picture, [&bytes[..], &[0]].concat()).unwrap();
+    run(4, saving(), &mut { change }).unwrap();
+    let resumed = || FitOptions { resume: Some(RunState::read(state(folder.path())).unwrap()), ..saving() };
+    let error = run(4, resumed(), &mut || {}).unwrap_err();
+    assert!(error.to_string().contains("has other pictures here"), "{error}");
+    std::fs::write(picture, &bytes).unwrap();
+    assert_eq!(run(4, resumed(), &mut || {}).unwrap().steps, 4);
 }
 
 /// One thing at a time wrong in a file that is sound otherwise.

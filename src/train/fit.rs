@@ -233,6 +233,9 @@ impl<'a> Run<'a> {
         };
         if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
             remove_leftovers(folder);
+            // Of the pictures as they are now, whenever the first save comes. It is no part of what a save takes.
+            data.train.fingerprints();
+            data.validation.fingerprints();
         }
         Ok(Run {
             model,
