@@ -64,9 +64,11 @@ struct Progress {
 
 impl Observer for Progress {
     fn step(&mut self, m: &StepMetrics) -> ControlFlow<()> {
-        if m.step.is_multiple_of(100) {
+        // From 1, as vit_finetune counts.
+        let step = m.step + 1;
+        if step == 1 || step.is_multiple_of(100) {
             let seconds = self.started.elapsed().as_secs_f64();
-            println!("{seconds:7.0} s  step {:6}  loss {:.4}  rate {:.2e}  R {}", m.step, m.loss, m.rate, m.kept);
+            println!("{seconds:7.0} s  step {step:6}  loss {:.4}  rate {:.2e}  R {}", m.loss, m.rate, m.kept);
         }
         ControlFlow::Continue(())
     }
@@ -74,8 +76,10 @@ impl Observer for Progress {
     fn epoch(&mut self, m: &EpochMetrics) -> ControlFlow<()> {
         let EpochMetrics { epoch, train_loss, train_accuracy, validation, .. } = m;
         println!(
-            "epoch {epoch}: train loss {train_loss:.4} accuracy {train_accuracy:.4}, validation loss {:.4} accuracy {:.4}",
-            validation.loss, validation.accuracy
+            "epoch {}: train loss {train_loss:.4} accuracy {train_accuracy:.4}, validation loss {:.4} accuracy {:.4}",
+            epoch + 1,
+            validation.loss,
+            validation.accuracy
         );
         ControlFlow::Continue(())
     }

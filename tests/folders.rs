@@ -213,6 +213,22 @@ fn folders_of_runs_hold_no_pictures() {
     assert_eq!(list_pictures(dir.path().join("runs/1")).pictures.len(), 1);
 }
 
+/// Names are anyone's, and messages are for a terminal.
+#[cfg(unix)]
+#[test]
+fn messages_hold_no_control_characters() {
+    let dir = TempDir::new().unwrap();
+    photo_folder(&dir.path().join("train"), &["cat", "dog"], 2);
+    photo_folder(&dir.path().join("val"), &["cat", "dog"], 1);
+    photo_folder(&dir.path().join("more\u{1b}[2J"), &["cat"], 2);
+    fs::copy(dir.path().join("train/cat/00.png"), dir.path().join("val/dog/\u{7}.png")).unwrap();
+    let data = opened(dir.path());
+    assert_eq!(data.unused, ["folder more\u{fffd}[2J (2 pictures, no split's name)"]);
+    let said = data.warnings.join("\n");
+    assert_mentions(&said, &["\u{fffd}.png"]);
+    assert!(!said.contains('\u{7}'), "{said}");
+}
+
 #[cfg(unix)]
 #[test]
 fn links_are_followed_and_lead_nowhere_twice() {

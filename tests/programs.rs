@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{this_program, values};
+use crate::common::{gpu_with_f16, this_program, values};
 use serde_json::Value;
 use tempfile::TempDir;
 use wgrad::checkpoint::{self, OpenOptions, open};
@@ -278,7 +278,46 @@ fn a_run_that_has_ended_says_so() {
     let accuracies = |report: &Value| {
         report["runs"].as_array().unwrap().iter().map(|run| run["test_accuracy"].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(accuracies(&json(&run.join("report.json"))), accuracies(&printed));
+    let report = json(&run.join("report.json"));
+    assert_eq!(accuracies(&report), accuracies(&printed));
+    let speeds = report["runs"].as_array().unwrap().iter().map(|run| run["images_per_second"].as_f64().unwrap());
+    assert_eq!(speeds.collect::<Vec<_>>(), [0.0, 0.0], "no step was timed");
+}
+
+/// The time of a step follows from a run that was timed, or else is measured.
+#[test]
+fn equal_time_does_not_follow_from_steps_that_were_not_timed() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    succeed(tiny(photos.path(), &run, "--steps 3 --compare none,equal-time"));
+    // As if it had been killed before the second run's report, in which nothing but the test is left to do then.
+    let mut report = json(&run.join("report.json"));
+    report["runs"].as_array_mut().unwrap().truncate(1);
+    fs::write(run.join("report.json"), report.to_string()).unwrap();
+    fs::remove_dir_all(run.join("equal-time")).unwrap();
+    let mut command = finetune("--resume");
+    command.arg(&run);
+    let said = text(&succeed(command).stdout);
+    assert!(said.contains("full-length goes on after step 3 of 3"), "{said}");
+    let report = json(&run.join("report.json"));
+    let steps: Vec<u64> = report["runs"].as_array().unwrap().iter().map(|run| run["steps"].as_u64().unwrap()).collect();
+    assert!(steps.len() == 3 && (2..=300).contains(&steps[2]), "{steps:?}");
+}
+
+/// A step that half precision leaves out has no loss and no gradient.
+#[test]
+fn steps_that_were_left_out_have_empty_cells() {
+    let Some(_) = gpu_with_f16() else { return };
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [run, config] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+    let fp16 = r#"{"train_batch_size": 10, "fp16": {"enabled": true, "initial_scale_power": 100}}"#;
+    fs::write(&config, fp16).unwrap();
+    let mut command = finetune(&format!("{TINY} --steps 3 --data-dir"));
+    command.arg(photos.path()).arg("--output").arg(&run).arg("--ltd-config").arg(&config);
+    succeed(command);
+    let rows = rows(&run.join("metrics.csv"));
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|row| row["loss"].is_empty() && row["grad_norm"].is_empty()), "{rows:?}");
 }
 
 /// Ended by Ctrl-C, a run prints the command that goes on, word for word as a shell takes it.
@@ -297,6 +336,14 @@ fn an_interrupted_run_says_how_to_go_on() {
     assert!(child.wait().unwrap().success(), "{first}\n{said}");
     let steps = RunState::read(run.join(STATE_FILE)).unwrap().steps();
     assert!(steps < 400, "ended before it was interrupted");
+    // The next program tells at once where it stands.
+    let mut command = finetune("--resume");
+    let mut child = command.arg(&run).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let first = lines.find(|line| line.contains("/400 epoch")).expect("a step's line");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(first.contains(&format!(" {}/400 epoch", steps + 1)), "{steps}: {first}");
     let command = said.lines().find_map(|line| line.strip_prefix("to go on: ")).unwrap_or_else(|| panic!("{said}"));
     assert!(command.contains("--resume") && command.ends_with("--threads 1"), "{command}");
     let output = Command::new("sh").args(["-c", &format!("{command} --estimate")]).output().unwrap();
@@ -567,7 +614,9 @@ fn a_folder_is_used_again_from_inside() {
         );
         assert_eq!(Path::new(&row["path"]).parent().unwrap().file_name(), Some(OsStr::new(&row["class"])));
     }
-    refuse(tiny(photos.path(), &inside.join(CLASSES[0]), "--steps 1"), &["--output", "holds the pictures"]);
+    for output in [&inside, &inside.join(CLASSES[0])] {
+        refuse(tiny(&inside, output, "--steps 1"), &["--output", "holds the pictures"]);
+    }
 
     // The other program goes by the same rule.
     fs::write(inside.join(CLASSES[0]).join("IMG_1.HEIC"), "x").unwrap();
@@ -639,7 +688,7 @@ fn classes_go_by_their_names() {
     };
     fs::remove_file(run.join("report.json")).unwrap();
     rename("even", "flat");
-    resume(&["other classes: \"even\" there, \"flat\" here"]);
+    resume(&["0.png was in ", " when the run began, and is not now: put it back, or begin a new run"]);
     let mut command = finetune("--steps 1 --batch-size 4 --weights");
     command
         .arg(run.join("best.safetensors"))
@@ -651,18 +700,82 @@ fn classes_go_by_their_names() {
     assert!(said.contains("the checkpoint's head is of other classes (\"flat\" is none of them)"), "{said}");
     rename("striped", "even");
     rename("flat", "striped");
-    resume(&["pictures of class \"even\" here are of class \"striped\" there"]);
+    let before = contents(&run);
+    resume(&[
+        "pictures of class \"even\" here are of class \"striped\" there",
+        "cannot go on: put back what was changed",
+    ]);
+    same_files(&before, &run);
     rename("even", "exchanged");
     rename("striped", "even");
     rename("exchanged", "striped");
+    let before = contents(&run);
     let removed = photos.path().join("train/even/0.png");
     let bytes = fs::read(&removed).unwrap();
     fs::remove_file(&removed).unwrap();
-    resume(&["is of a run with other training data: "]);
+    resume(&["0.png was in ", " when the run began, and is not now"]);
     fs::write(&removed, bytes).unwrap();
+    let added = photos.path().join("train/even/added.png");
+    fs::copy(&removed, &added).unwrap();
+    resume(&["added.png is in ", " now, and was not when the run began: take it out, or begin a new run"]);
+    fs::remove_file(&added).unwrap();
+    same_files(&before, &run);
     let mut command = finetune("--resume");
     command.arg(&run);
     succeed(command);
+
+    // Those of CIFAR-100, which the embedded checkpoint knows.
+    rename("even", "apple");
+    rename("striped", "wolf");
+    let mut command = finetune("--steps 1 --batch-size 4 --data-dir");
+    command.arg(photos.path()).arg("--output").arg(folder.path().join("by name"));
+    let said = text(&succeed(command).stdout);
+    let expected = "from the embedded checkpoint; the head's rows are taken by name from the checkpoint's 100 classes";
+    assert!(said.contains(expected) && !said.contains("warning: the head"), "{said}");
+}
+
+/// Nothing but the lock has been touched.
+fn same_files(before: &[(PathBuf, Vec<u8>, SystemTime)], folder: &Path) {
+    let is_lock = |path: &Path| path.file_name() == Some(OsStr::new(".lock"));
+    let after = contents(folder);
+    let changed: Vec<_> = after.iter().filter(|file| !is_lock(&file.0) && !before.contains(file)).collect();
+    assert!(
+        changed.is_empty() && after.len() == before.len(),
+        "{:?}",
+        changed.iter().map(|f| &f.0).collect::<Vec<_>>()
+    );
+}
+
+/// However the data's folder was told of, splits.csv is the same; and a run goes on over the same test pictures only.
+#[test]
+fn splits_are_those_of_the_beginning() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    for class in CLASSES {
+        let [from, to] = ["train", "test"].map(|split| photos.path().join(split).join(class));
+        fs::create_dir_all(&to).unwrap();
+        (0..6).for_each(|i| fs::rename(from.join(format!("{i}.png")), to.join(format!("{i}.png"))).unwrap());
+    }
+    fs::write(photos.path().join("test/even/3.png"), "no picture").unwrap();
+    let mut command = tiny(Path::new("."), &run, "--steps 2");
+    command.current_dir(photos.path());
+    succeed(command);
+    let splits = fs::read_to_string(run.join("splits.csv")).unwrap();
+    let broken: Vec<_> = rows(&run.join("splits.csv")).into_iter().filter(|row| !row["problem"].is_empty()).collect();
+    assert_eq!(broken.len(), 1, "{splits}");
+    assert_eq!(broken[0]["path"].replace('\\', "/"), "test/even/3.png");
+    let resume = || {
+        fs::remove_file(run.join("report.json")).unwrap();
+        let mut command = finetune("--resume");
+        command.arg(&run);
+        command
+    };
+    succeed(resume());
+    assert_eq!(fs::read_to_string(run.join("splits.csv")).unwrap(), splits);
+    fs::rename(photos.path().join("test/even/0.png"), photos.path().join("test/even/renamed.png")).unwrap();
+    let (command, before) = (resume(), contents(&run));
+    refuse(command, &["0.png was in test when the run began, and is not now: put it back, or begin a new run"]);
+    same_files(&before, &run);
 }
 
 #[test]
@@ -674,13 +787,20 @@ fn bad_runs_and_checkpoints() {
         command.arg(&run);
         command
     };
-    refuse(resume(""), &["--resume", "run: no run's folder"]);
+    refuse(resume(""), &["--resume", "run: holds no args.json, so it is no run's folder", "written to"]);
     succeed(tiny(photos.path(), &run, "--steps 2"));
     refuse(resume("--lr 3"), &["--resume takes all settings from the run; --lr"]);
     refuse(tiny(photos.path(), &run, "--steps 2"), &["holds a run already", "--resume"]);
 
     // As if it had been stopped before its end.
     fs::remove_file(run.join("report.json")).unwrap();
+    let before = contents(&run);
+    assert!(text(&succeed(resume("--list-adapters")).stdout).starts_with("0: "));
+    assert!(contents(&run) == before, "listing adapters has written something");
+    let kept = fs::read(run.join("args.json")).unwrap();
+    fs::write(run.join("args.json"), "{}").unwrap();
+    refuse(resume(""), &["--resume", "was begun by another release of this program", "missing field"]);
+    fs::write(run.join("args.json"), kept).unwrap();
     let lock = File::options().write(true).open(run.join(".lock")).unwrap();
     lock.lock().unwrap();
     refuse(resume(""), &["another program is writing into"]);
@@ -707,6 +827,11 @@ fn bad_runs_and_checkpoints() {
     checkpoint.tensors.get_mut("blocks.1.mlp.fc1.bias").unwrap().shape.insert(0, 1);
     checkpoint::write(&bad, &checkpoint.tensors, &checkpoint.metadata).unwrap();
     both(&["blocks.1.mlp.fc1.bias", "[1, 128]"]);
+    let mut checkpoint = checkpoint::read(&sound).unwrap();
+    let scale = checkpoint.tensors["norm.weight"].clone();
+    checkpoint.tensors.insert("blocks.0.ls1.gamma".to_owned(), scale);
+    checkpoint::write(&bad, &checkpoint.tensors, &Default::default()).unwrap();
+    both(&["--weights ", "bad.safetensors", "layer scale"]);
 
     let bytes = fs::read(&state).unwrap();
     fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();

@@ -264,6 +264,7 @@ fn patience_survives() {
     assert!(part(None, Some(2 * EPOCH + 1)).stopped);
     let outcome = part(Some(RunState::read(state(folder.path())).unwrap()), None);
     assert_eq!((outcome.steps, outcome.out_of_patience), (4 * EPOCH, true));
+    assert!(!RunState::read(state(folder.path())).unwrap().is_within_epoch());
 }
 
 fn header(file: &checkpoint::Checkpoint) -> Value {
@@ -293,7 +294,7 @@ fn states_of_other_runs_are_refused() {
     run(&gpu, 8, folder.path(), saving(), &mut Watch::new(|| {}, None));
     let read = || RunState::read(&path).unwrap();
     assert_eq!((read().steps(), read().config(), read().class_names().len()), (8, &config(), 10));
-    assert!(read().best().is_some());
+    assert!(read().best().is_some() && read().is_within_epoch());
     let (digits, own) = (Digits::new(), settings(&gpu));
     let said = refused(&gpu, read(), config(), TrainSettings { seed: 8, ..own.clone() }, &digits);
     assert!(said.contains("other settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");

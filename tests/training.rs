@@ -1249,17 +1249,22 @@ fn epochs_end_where_their_batches_do() {
         let options = FitOptions { save_state: true, resume, ..FitOptions::default() };
         let mut notes = Notes { break_after_steps, ..Notes::default() };
         fit(&model, &data, settings(ltd(9)), options, &mut notes).unwrap();
-        notes.epochs
+        (notes.steps, notes.epochs)
     };
     let whole = tempfile::tempdir().unwrap();
-    let epochs = run(whole.path(), 5, None, None);
+    let (steps, epochs) = run(whole.path(), 5, None, None);
+    assert_eq!(steps.iter().map(|m| (m.step, m.epoch)).collect::<Vec<_>>(), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)]);
     assert_eq!(epochs.iter().map(|e| (e.epoch, e.steps)).collect::<Vec<_>>(), [(0, 2), (1, 4), (2, 5)]);
     // Before it is known that nothing more comes of epoch 0, at its end, and in the same place of epoch 1.
     for (break_after, ended) in [(1, 0), (2, 1), (3, 1)] {
         let parts = tempfile::tempdir().unwrap();
         run(parts.path(), 5, Some(break_after), None);
         let resume = RunState::read(parts.path().join(STATE_FILE)).unwrap();
-        assert_eq!(run(parts.path(), 5, None, Some(resume)), epochs[ended..], "interrupted after result {break_after}");
+        assert_eq!(
+            run(parts.path(), 5, None, Some(resume)).1,
+            epochs[ended..],
+            "interrupted after result {break_after}"
+        );
         let bytes = |folder: &Path| std::fs::read(folder.join(STATE_FILE)).unwrap();
         assert!(bytes(parts.path()) == bytes(whole.path()), "interrupted after result {break_after}");
     }

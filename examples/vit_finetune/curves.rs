@@ -7,7 +7,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use crate::canvas::{self, BLUE, Canvas, GREY, ORANGE, PALE};
-use crate::report::{History, Row};
+use crate::history::{History, Row};
 
 const SIZE: (u32, u32) = (1000, 1100);
 /// For as many runs as a reader can tell apart.
@@ -41,10 +41,10 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     let root = BitMapBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let areas = root.split_evenly((3, 1));
-    let mut losses = each(|rows| smoothed(rows, |r| r.loss.into()), false);
+    let mut losses = each(|rows| smoothed(rows, |r| r.loss.map(f64::from)), false);
     losses.extend(each(|rows| measured(rows, |r| r.validation_loss), true));
     panel(&areas[0], "Loss: training, and validation (dots)", &losses, SeriesLabelPosition::UpperRight)?;
-    let mut accuracies = each(|rows| smoothed(rows, |r| 100.0 * r.accuracy), false);
+    let mut accuracies = each(|rows| smoothed(rows, |r| Some(100.0 * r.accuracy)), false);
     accuracies.extend(each(|rows| measured(rows, |r| r.validation_accuracy.map(|a| 100.0 * a)), true));
     panel(&areas[1], "Accuracy in %: training, and validation (dots)", &accuracies, SeriesLabelPosition::LowerRight)?;
     let kept = each(stairs, false);
@@ -53,12 +53,12 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     Ok(())
 }
 
-/// A running mean over a twentieth of the run, of what is finite: the loss of a step that half precision excuses is not.
-fn smoothed(rows: &[&Row], value: impl Fn(&Row) -> f64) -> Vec<(f64, f64)> {
+/// A running mean over a twentieth of the run, of what there is: a step that half precision left out has no loss.
+fn smoothed(rows: &[&Row], value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {
     let window = (rows.len() / 20).max(1);
     let mean = |i: usize| {
         let from = i.saturating_sub(window - 1);
-        let values: Vec<f64> = rows[from..=i].iter().map(|r| value(r)).filter(|v| v.is_finite()).collect();
+        let values: Vec<f64> = rows[from..=i].iter().filter_map(|r| value(r)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     (0..rows.len()).filter_map(|i| Some((rows[i].step as f64, mean(i)?))).collect()

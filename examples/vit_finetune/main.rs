@@ -18,6 +18,7 @@ mod curves;
 mod files;
 mod findings;
 mod given;
+mod history;
 mod html;
 mod memory;
 mod mistakes;
@@ -35,6 +36,7 @@ mod tensorboard;
 mod values;
 #[path = "../common/warnings.rs"]
 mod warnings;
+mod weights;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -46,7 +48,8 @@ use wgrad::gpu::{Gpu, GpuOptions, Power};
 use arms::Arm;
 use console::{complain, say};
 use given::Given;
-use report::{History, Report};
+use history::History;
+use report::Report;
 use run::Runner;
 use setup::Setup;
 use splits::Splits;
@@ -80,11 +83,7 @@ fn main() -> Result<()> {
     if args.resume.is_none() {
         setup.save(&args, &folder)?;
     }
-    let mut splits = match args.resume {
-        Some(_) => Splits::resume(&folder, &setup.data)?,
-        None => Splits::create(&folder, &setup.data),
-    };
-    splits.write(&setup.unreadable)?;
+    let mut splits = Splits::open(&args, &setup, &folder)?;
     let tuning = run::tune(&gpu, &args, &setup)?;
     let stop = stop_on_interrupt(resume::command(&args, &folder))?;
 
@@ -105,7 +104,7 @@ fn main() -> Result<()> {
 /// Every run that the arguments ask for and that has not ended before an interruption.
 fn run_all(runner: &Runner<'_>, report: &mut Report<'_>, splits: &mut Splits<'_>) -> Result<()> {
     let Runner { args, setup, folder, stop, .. } = *runner;
-    let mut history = if args.resume.is_some() { History::resume(folder)? } else { History::create(folder)? };
+    let mut history = if args.resume.is_some() { History::resume(folder) } else { History::create(folder)? };
     if args.resume.is_some() {
         report.runs = resume::finished(folder)?;
     }
@@ -118,12 +117,14 @@ fn run_all(runner: &Runner<'_>, report: &mut Report<'_>, splits: &mut Splits<'_>
     }
     for (arm, seed) in missing {
         let result = runner.run(arm, seed, report, &mut history);
-        // What has been measured so far is written also where a run fails.
-        history.rewrite()?;
-        curves::draw(&folder.join("curves.png"), &history)?;
-        let (run, unreadable) = result.with_context(|| {
-            let (run, command) = (runner.name(arm, seed), resume::command(args, folder));
-            format!("run {run}; to go on from what was saved last: {command}")
+        // What has been measured so far is written also where a run fails, but nothing where it is refused.
+        if result.is_ok() || history.has_news() {
+            history.rewrite()?;
+            curves::draw(&folder.join("curves.png"), &history)?;
+        }
+        let (run, unreadable) = result.map_err(|error| {
+            let way_on = resume::way_on(args, folder, &error, history.has_news());
+            error.context(format!("run {}{way_on}", runner.name(arm, seed)))
         })?;
         splits.write(&unreadable)?;
         report.runs.push(run);

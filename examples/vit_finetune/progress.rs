@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgrad::train::{EpochMetrics, Observer, StepMetrics};
 
 use crate::console::say;
-use crate::report::History;
+use crate::history::History;
 
 /// Plain lines come at most this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -18,7 +18,8 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Progress<'a> {
     run: Arc<str>,
     total: u64,
-    per_epoch: u64,
+    /// Steps that an earlier program has done.
+    resumed_at: u64,
     history: &'a mut History,
     stop: &'a AtomicBool,
     bar: Option<ProgressBar>,
@@ -31,17 +32,26 @@ pub struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    pub fn new(run: Arc<str>, total: u64, per_epoch: u64, history: &'a mut History, stop: &'a Arc<AtomicBool>) -> Self {
+    pub fn new(
+        run: Arc<str>,
+        total: u64,
+        resumed_at: u64,
+        history: &'a mut History,
+        stop: &'a Arc<AtomicBool>,
+    ) -> Self {
         let bar = crate::is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix:12} {bar:24} {pos}/{len} {msg} [{eta} left]");
-            let bar = ProgressBar::new(total).with_prefix(run.to_string());
-            style.map_or(bar.clone(), |style| bar.with_style(style))
+            let bar = ProgressBar::new(total).with_prefix(run.to_string()).with_position(resumed_at);
+            let bar = style.map_or(bar.clone(), |style| bar.with_style(style));
+            // Those steps say nothing about this program's speed.
+            bar.reset_eta();
+            bar
         });
         let now = Instant::now();
         Progress {
             run,
             total,
-            per_epoch,
+            resumed_at,
             history,
             stop,
             bar,
@@ -75,7 +85,7 @@ impl<'a> Progress<'a> {
         let rate = self.samples as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         format!(
             "epoch {} loss {:.3} accuracy {:.1} % R {}/{} {rate:.0} images/s",
-            m.step / self.per_epoch + 1,
+            m.epoch + 1,
             self.loss,
             100.0 * self.accuracy,
             m.kept,
@@ -84,12 +94,13 @@ impl<'a> Progress<'a> {
     }
 
     fn print_plain(&mut self, m: &StepMetrics) {
+        let done = m.step + 1 - self.resumed_at;
         let is_last = m.step + 1 == self.total;
-        if m.step > 0 && !is_last && self.printed.elapsed() < PLAIN_INTERVAL {
+        if done > 1 && !is_last && self.printed.elapsed() < PLAIN_INTERVAL {
             return;
         }
         self.printed = Instant::now();
-        let left = self.started.elapsed().as_secs_f64() / (m.step + 1) as f64 * (self.total - m.step - 1) as f64;
+        let left = self.started.elapsed().as_secs_f64() / done as f64 * (self.total - m.step - 1) as f64;
         say!("{:12} {}/{} {} [{left:.0} s left]", self.run, m.step + 1, self.total, self.message(m));
     }
 
@@ -101,7 +112,7 @@ impl<'a> Progress<'a> {
 impl Observer for Progress<'_> {
     fn step(&mut self, metrics: &StepMetrics) -> ControlFlow<()> {
         self.smooth(metrics);
-        self.history.step(&self.run, metrics, self.per_epoch);
+        self.history.step(&self.run, metrics);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(metrics.step + 1);

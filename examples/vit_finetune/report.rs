@@ -1,15 +1,11 @@
-//! What a run leaves behind: metrics.csv while it goes on, report.json and a table at its end.
+//! What a run leaves behind at its end: report.json and a table.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 use wgrad::ops::TuneReport;
-use wgrad::train::{EpochMetrics, StepMetrics};
 
 use crate::args::Args;
 use crate::arms::Arm;
@@ -61,6 +57,7 @@ pub struct RunReport {
     pub layer_tokens: u64,
     pub layer_tokens_saved: f64,
     pub peak_device_bytes: u64,
+    /// Of the steps that were timed; 0 where none was.
     pub images_per_second: f64,
     /// Pictures that could not be read.
     pub skipped: Vec<String>,
@@ -70,9 +67,9 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// Of the steps that were timed.
-    pub fn seconds_a_step(&self) -> f64 {
-        self.wall_seconds / self.steps.saturating_sub(self.resumed_at).max(1) as f64
+    /// Of the steps that were timed; `None` where it went on after its last one.
+    pub fn seconds_a_step(&self) -> Option<f64> {
+        (self.steps > self.resumed_at).then(|| self.wall_seconds / (self.steps - self.resumed_at) as f64)
     }
 }
 
@@ -174,121 +171,4 @@ fn thousands(n: u64) -> String {
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
     groups.join(",")
-}
-
-/// A row of metrics.csv. The validation columns are filled at the last step of each epoch. Steps and epochs are counted from 1, as
-/// on the console: the row of step 7 is of the moment when 7 steps were done.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Row {
-    pub run: Arc<str>,
-    pub step: u64,
-    pub epoch: u64,
-    pub loss: f32,
-    pub accuracy: f64,
-    pub kept: usize,
-    pub tokens: usize,
-    pub rate: f32,
-    pub grad_norm: f32,
-    pub validation_loss: Option<f64>,
-    pub validation_accuracy: Option<f64>,
-}
-
-/// Every step of every run, in memory for the curves and on disk for the reader: a step's row is in the file before the step's
-/// state can be, so that a run that goes on finds every row.
-pub struct History {
-    path: PathBuf,
-    pub rows: Vec<Row>,
-    /// Where the last row begins in the file: its epoch's evaluation is still to be added.
-    last: u64,
-    /// The file's length.
-    end: u64,
-}
-
-impl History {
-    pub fn create(folder: &Path) -> Result<Self> {
-        Self::with(folder, Vec::new())
-    }
-
-    /// With what an interrupted program had written. Its last line may be cut short; that step comes again.
-    pub fn resume(folder: &Path) -> Result<Self> {
-        let rows = match csv::Reader::from_path(folder.join("metrics.csv")) {
-            Ok(reader) => reader.into_deserialize().map_while(Result::ok).collect(),
-            Err(_) => Vec::new(),
-        };
-        Self::with(folder, rows)
-    }
-
-    fn with(folder: &Path, rows: Vec<Row>) -> Result<Self> {
-        let mut history = History { path: folder.join("metrics.csv"), rows, last: 0, end: 0 };
-        history.rewrite()?;
-        Ok(history)
-    }
-
-    /// Forgets what will come again of a run of `steps` steps that goes on when `done` are done: later steps, and what was measured
-    /// when it was stopped within an epoch.
-    pub fn cut(&mut self, run: &str, done: u64, steps: u64, per_epoch: u64) -> Result<()> {
-        self.rows.retain(|row| &*row.run != run || row.step <= done);
-        if done < steps && !done.is_multiple_of(per_epoch) {
-            let last = self.rows.iter_mut().rfind(|row| &*row.run == run);
-            if let Some(row) = last {
-                (row.validation_loss, row.validation_accuracy) = (None, None);
-            }
-        }
-        self.rewrite()
-    }
-
-    pub fn step(&mut self, run: &Arc<str>, m: &StepMetrics, per_epoch: u64) {
-        let row = Row {
-            run: run.clone(),
-            step: m.step + 1,
-            epoch: m.step / per_epoch + 1,
-            loss: m.loss,
-            accuracy: f64::from(m.correct) / m.samples as f64,
-            kept: m.kept,
-            tokens: m.tokens,
-            rate: m.rate,
-            grad_norm: m.grad_norm,
-            validation_loss: None,
-            validation_accuracy: None,
-        };
-        self.rows.push(row);
-        self.last = self.end;
-        // A full disk is reported by the rewriting at the end of the run.
-        let _ = self.write_last();
-    }
-
-    pub fn epoch(&mut self, run: &str, m: &EpochMetrics) {
-        let Some(row) = self.rows.last_mut().filter(|row| &*row.run == run) else { return };
-        row.validation_loss = Some(m.validation.loss);
-        row.validation_accuracy = Some(m.validation.accuracy);
-        let _ = self.write_last();
-    }
-
-    /// Writes the last row to its place, over what is there of it: at no moment is it missing.
-    fn write_last(&mut self) -> Result<()> {
-        let Some(row) = self.rows.last() else { return Ok(()) };
-        let mut writer = csv::WriterBuilder::new().has_headers(self.last == 0).from_writer(Vec::new());
-        writer.serialize(row)?;
-        let bytes = writer.into_inner()?;
-        let mut file = File::options().write(true).open(&self.path)?;
-        file.seek(SeekFrom::Start(self.last))?;
-        file.write_all(&bytes)?;
-        self.end = self.last + bytes.len() as u64;
-        Ok(file.set_len(self.end)?)
-    }
-
-    /// Brings every row to the file, whatever is in it.
-    pub fn rewrite(&mut self) -> Result<()> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        let mut last = 0;
-        for row in &self.rows {
-            writer.flush()?;
-            last = writer.get_ref().len() as u64;
-            writer.serialize(row)?;
-        }
-        let bytes = writer.into_inner()?;
-        files::replace(&self.path, &bytes)?;
-        (self.last, self.end) = (last, bytes.len() as u64);
-        Ok(())
-    }
 }

@@ -22,10 +22,17 @@ pub fn arguments(args: Args, given: &Given) -> Result<Args> {
     let Some(folder) = args.resume.clone() else { return Ok(args) };
     given.check_resumed()?;
     let path = folder.join("args.json");
-    ensure!(path.exists(), "--resume {}: no run's folder", folder.display());
-    let saved: Args = files::read_json(&path)?;
-    let Args { resume, adapter, threads, memory, tuning_cache, estimate, .. } = args;
-    Ok(Args { output: Some(folder), resume, adapter, threads, memory, tuning_cache, estimate, ..saved })
+    ensure!(
+        path.exists(),
+        "--resume {}: holds no args.json, so it is no run's folder; give the one that is printed at a run's end (\"written to\")",
+        folder.display()
+    );
+    let saved: Args = files::read_json(&path).with_context(|| {
+        format!("--resume {}: was begun by another release of this program, or has been changed", folder.display())
+    })?;
+    let Args { resume, adapter, threads, memory, tuning_cache, estimate, list_adapters, .. } = args;
+    let output = Some(folder);
+    Ok(Args { output, resume, adapter, threads, memory, tuning_cache, estimate, list_adapters, ..saved })
 }
 
 /// Keeps other programs from writing into `folder` too, as long as the file is held; the system lets go of it when a program
@@ -90,6 +97,18 @@ pub fn show_ended(args: &Args) -> Result<()> {
         writeln!(std::io::stdout(), "{report}").context("printing the report")?;
     }
     Ok(())
+}
+
+/// What to do about a run that failed, behind its name. `has_news` tells whether this program has seen a step.
+pub fn way_on(args: &Args, folder: &Path, error: &anyhow::Error, has_news: bool) -> String {
+    let is_state = |path: &Path| path.file_name().is_some_and(|name| name == STATE_FILE);
+    match error.downcast_ref() {
+        _ if has_news => format!("; to go on from what was saved last: {}", command(args, folder)),
+        Some(wgrad::Error::File { path, .. }) if is_state(path) => {
+            " cannot go on: put back what was changed, or begin a new run (without --resume)".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 /// The command that goes on with the run in `folder`, from the folder that this program was started in and on the same

@@ -21,9 +21,10 @@ use crate::arms::Arm;
 use crate::console::say;
 use crate::files;
 use crate::findings::{self, ClassReport};
+use crate::history::History;
 use crate::progress::Progress;
 use crate::recipe::DropKind;
-use crate::report::{History, Report, RunReport};
+use crate::report::{Report, RunReport};
 use crate::resume;
 use crate::setup::Setup;
 use crate::tensorboard::Watched;
@@ -90,7 +91,6 @@ impl Runner<'_> {
         history: &mut History,
     ) -> Result<(RunReport, Vec<Skipped>)> {
         let Runner { gpu, args, setup, .. } = *self;
-        let name = self.name(arm, seed);
         let folder = self.run_folder(arm, seed)?;
         let steps = self.steps(arm, seed, report, &folder)?;
         gpu.trim();
@@ -99,45 +99,91 @@ impl Runner<'_> {
         if let Some(loaded) = loaded.filter(|_| report.runs.is_empty()) {
             say!("{loaded}");
         }
+        let mut trained = self.train(&model, arm, seed, steps, &folder, history)?;
+        let tested = test(args, setup, &model, &folder)?;
+        if self.is_first(arm, seed) {
+            setup.export(args, &model, &folder)?;
+        }
+        trained.skipped.extend_from_slice(&tested.skipped);
+        let report = self.report(arm, seed, &folder, &trained, tested)?;
+        Ok((report, trained.skipped))
+    }
+
+    /// All steps that are left, with a bar and a row of the history for each.
+    fn train(
+        &self,
+        model: &Vit,
+        arm: Arm,
+        seed: u64,
+        steps: u64,
+        folder: &Path,
+        history: &mut History,
+    ) -> Result<Trained> {
+        let Runner { gpu, args, setup, .. } = *self;
+        let name = self.name(arm, seed);
         let train = setup.train_loader(args, seed)?;
         let validation = setup.eval_loader(args, &setup.data.validation)?;
         let data = FitData {
             train: &train,
             validation: &validation,
             steps,
-            folder: Some(folder.clone()),
+            folder: Some(folder.to_owned()),
             class_names: &setup.data.class_names,
         };
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
-        let state = if args.resume.is_some() { resume::state(&folder)? } else { None };
+        let state = if args.resume.is_some() { resume::state(folder)? } else { None };
         let resumed_at = state.as_ref().map_or(0, RunState::steps);
         if resumed_at > 0 {
             say!("{name} goes on after step {resumed_at} of {steps}");
         }
-        history.cut(&name, resumed_at, steps, train.batches_per_epoch() as u64)?;
-        let mut progress =
-            Progress::new(name.as_str().into(), steps, train.batches_per_epoch() as u64, history, self.stop);
+        history.begin(&name, state.as_ref(), steps);
+        let mut progress = Progress::new(name.as_str().into(), steps, resumed_at, history, self.stop);
         let mut watched = Watched::new(args.tensorboard, self.folder, &name, &mut progress)?;
-        let outcome = fit(&model, &data, settings, setup.fit_options(args, state), &mut watched);
+        let outcome = fit(model, &data, settings, setup.fit_options(args, state), &mut watched);
         watched.finish()?;
         progress.finish();
         let outcome = outcome?;
         if let Some(reason) = end_of_patience(&outcome, steps, setup.recipe.patience) {
             say!("{name:12} {reason}");
         }
-        let (test, per_class, skipped_in_test) = test(args, setup, &model, &folder)?;
-        if self.is_first(arm, seed) {
-            setup.export(args, &model, &folder)?;
-        }
-        let skipped: Vec<Skipped> =
-            [&train, &validation].into_iter().flat_map(skipped).chain(skipped_in_test).collect();
-        let reasons = skipped.iter().map(|skipped| skipped.reason.clone()).collect();
-        let report = run_report((name, arm, seed), gpu, &outcome, test, reasons)?;
-        let folder = folder.strip_prefix(self.folder)?.to_owned();
-        // What was timed and counted by itself is of the steps since then.
-        let steps = report.steps.saturating_sub(resumed_at).max(1);
-        let images_per_second = (steps as usize * setup.recipe.batch_size) as f64 / report.wall_seconds.max(1e-9);
-        Ok((RunReport { folder, per_class, resumed_at, images_per_second, ..report }, skipped))
+        Ok(Trained { outcome, resumed_at, skipped: [&train, &validation].into_iter().flat_map(skipped).collect() })
+    }
+
+    fn report(&self, arm: Arm, seed: u64, folder: &Path, trained: &Trained, tested: Tested) -> Result<RunReport> {
+        let Trained { outcome, resumed_at, ref skipped } = *trained;
+        let Tested { test, per_class, .. } = tested;
+        ensure!(outcome.steps > 0, "the run ended before its first step");
+        let (best_epoch, validation) = outcome.best.unwrap_or_default();
+        let timing = outcome.timing;
+        let report = RunReport {
+            name: self.name(arm, seed),
+            arm: arm.name().to_owned(),
+            seed,
+            test_accuracy: test.accuracy,
+            test_loss: test.loss,
+            best_epoch: best_epoch + 1,
+            validation_accuracy: validation.accuracy,
+            steps: outcome.steps,
+            stopped: outcome.stopped,
+            resumed_at,
+            out_of_patience: outcome.out_of_patience,
+            wall_seconds: timing.training.saturating_sub(timing.compilation).as_secs_f64(),
+            host_seconds: timing.host.as_secs_f64(),
+            data_wait_seconds: timing.data_wait.as_secs_f64(),
+            evaluation_seconds: timing.evaluation.as_secs_f64(),
+            checkpoint_seconds: timing.checkpoints.as_secs_f64(),
+            compilation_seconds: timing.compilation.as_secs_f64(),
+            layer_tokens: outcome.layer_tokens.consumed,
+            layer_tokens_saved: outcome.layer_tokens.saved_share(),
+            peak_device_bytes: self.gpu.memory().peak_allocated,
+            images_per_second: 0.0,
+            skipped: skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
+            folder: folder.strip_prefix(self.folder)?.to_owned(),
+            per_class,
+        };
+        let batch = self.setup.recipe.batch_size as f64;
+        let images_per_second = report.seconds_a_step().map_or(0.0, |seconds| batch / seconds.max(1e-9));
+        Ok(RunReport { images_per_second, ..report })
     }
 
     /// The arm's, with the seed where there are several.
@@ -163,7 +209,7 @@ impl Runner<'_> {
     }
 
     /// The steps of a run. Those of [`Arm::EqualTime`] follow from the first arm's time and that of a step at full length: of
-    /// the runs with this seed, if there are such, else of a trial.
+    /// the runs with this seed, if there are such and they were timed, else of a trial.
     fn steps(&self, arm: Arm, seed: u64, report: &Report<'_>, folder: &Path) -> Result<u64> {
         if arm != Arm::EqualTime {
             return Ok(self.setup.steps);
@@ -175,11 +221,13 @@ impl Runner<'_> {
         }
         let run_of = |arm: Arm| report.runs.iter().find(|run| run.arm == arm.name() && run.seed == seed);
         let main = run_of(Arm::Drop(self.setup.recipe.drop)).context("the first arm has not been run")?;
-        let step = match run_of(Arm::Drop(DropKind::None)) {
-            Some(full) => full.seconds_a_step(),
-            None => self.trial(DropKind::None)?,
+        // A run that went on after its last step has timed none.
+        let measured = |run: Option<&RunReport>, drop: DropKind| {
+            run.and_then(RunReport::seconds_a_step).map_or_else(|| self.trial(drop), Ok)
         };
-        let steps = ((main.seconds_a_step() * main.steps as f64 / step).round() as u64).max(2);
+        let full = measured(run_of(Arm::Drop(DropKind::None)), DropKind::None)?;
+        let seconds = measured(Some(main), self.setup.recipe.drop)? * main.steps as f64;
+        let steps = ((seconds / full).round() as u64).max(2);
         files::replace(&path, steps.to_string().as_bytes())?;
         Ok(steps)
     }
@@ -197,8 +245,22 @@ fn end_of_patience(outcome: &Outcome, steps: u64, patience: u64) -> Option<Strin
     ))
 }
 
-/// The test's result, in all and by class, and pictures that could not be read.
-type Tested = (Evaluation, Vec<ClassReport>, Vec<Skipped>);
+/// What training has brought, besides its files.
+struct Trained {
+    outcome: Outcome,
+    /// The step after which it went on, if it had been interrupted.
+    resumed_at: u64,
+    /// Pictures that could not be read.
+    skipped: Vec<Skipped>,
+}
+
+/// The test's result, in all and by class.
+struct Tested {
+    test: Evaluation,
+    per_class: Vec<ClassReport>,
+    /// Pictures that could not be read.
+    skipped: Vec<Skipped>,
+}
 
 /// Reads the test split, once: with the weights that did best on the validation split.
 fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested> {
@@ -213,7 +275,7 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested
     let predictions = predict_with(model, &loader, &setup.loss())?;
     let names = &setup.data.class_names;
     let per_class = findings::write(folder, split, &setup.eval_transform()?, &predictions, names)?;
-    Ok((predictions.evaluation(), per_class, skipped(&loader)))
+    Ok(Tested { test: predictions.evaluation(), per_class, skipped: skipped(&loader) })
 }
 
 fn skipped(loader: &Loader) -> Vec<Skipped> {
@@ -222,43 +284,4 @@ fn skipped(loader: &Loader) -> Vec<Skipped> {
         say!("skipped {reason}");
     }
     skipped
-}
-
-fn run_report(
-    (name, arm, seed): (String, Arm, u64),
-    gpu: &Gpu,
-    outcome: &Outcome,
-    test: Evaluation,
-    skipped: Vec<String>,
-) -> Result<RunReport> {
-    let (best_epoch, validation) = outcome.best.unwrap_or_default();
-    ensure!(outcome.steps > 0, "the run ended before its first step");
-    let timing = outcome.timing;
-    let wall_seconds = timing.training.saturating_sub(timing.compilation).as_secs_f64();
-    Ok(RunReport {
-        name,
-        arm: arm.name().to_owned(),
-        seed,
-        test_accuracy: test.accuracy,
-        test_loss: test.loss,
-        best_epoch: best_epoch + 1,
-        validation_accuracy: validation.accuracy,
-        steps: outcome.steps,
-        stopped: outcome.stopped,
-        resumed_at: 0,
-        out_of_patience: outcome.out_of_patience,
-        wall_seconds,
-        host_seconds: timing.host.as_secs_f64(),
-        data_wait_seconds: timing.data_wait.as_secs_f64(),
-        evaluation_seconds: timing.evaluation.as_secs_f64(),
-        checkpoint_seconds: timing.checkpoints.as_secs_f64(),
-        compilation_seconds: timing.compilation.as_secs_f64(),
-        layer_tokens: outcome.layer_tokens.consumed,
-        layer_tokens_saved: outcome.layer_tokens.saved_share(),
-        peak_device_bytes: gpu.memory().peak_allocated,
-        images_per_second: 0.0,
-        skipped,
-        folder: PathBuf::new(),
-        per_class: Vec::new(),
-    })
 }

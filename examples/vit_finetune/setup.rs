@@ -4,37 +4,34 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use wgrad::checkpoint::{
-    self, ExportOptions, HeadFit, LoadReport, MatchOptions, OpenOptions, Pretrained, Storage, export_hf, export_timm,
-    load_parameters,
+    ExportOptions, LoadReport, MatchOptions, Pretrained, Storage, export_hf, export_timm, load_parameters,
 };
-use wgrad::data::{
-    self, ColorJitter, Crop, DataSet, FolderOptions, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
-    Transform,
-};
+use wgrad::data::{ColorJitter, Crop, DataSet, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split, Transform};
 use wgrad::gpu::Gpu;
 use wgrad::nn::{Vit, VitConfig};
-use wgrad::ops::Normalize;
 use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{DeepSpeedConfig, STATE_FILE, read_deepspeed};
 
-use crate::args::{Args, Data, ExportKind, StorageKind};
+use crate::args::{Args, ExportKind, StorageKind};
 use crate::check;
-use crate::console::say;
+use crate::console::{printable, say};
 use crate::files;
 use crate::given::Given;
 use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
 use crate::resume;
 use crate::settings::rate_by_width;
+use crate::weights::{Weights, load_data};
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
 pub struct Setup {
     pub data: DataSet,
+    /// The model's.
     pub config: VitConfig,
     pub recipe: Recipe,
     pub deepspeed: Option<DeepSpeedConfig>,
-    weights: Option<(String, Pretrained)>,
+    weights: Weights,
     pub steps: u64,
     /// Pictures that are known to be unreadable.
     pub unreadable: Vec<Skipped>,
@@ -49,14 +46,14 @@ impl Setup {
         let mut data = load_data(args)?;
         let mut warnings = std::mem::take(&mut data.warnings);
         warnings.extend(check::data(&data, recipe.class_weights)?);
-        let (config, weights, head) = load_weights(args, &data)?;
-        warnings.extend(head);
-        let config = VitConfig { drop_path_rate: recipe.drop_path, ..config };
+        let weights = Weights::load(args, &data)?;
+        warnings.extend(weights.warning(args));
+        let config = VitConfig { drop_path_rate: recipe.drop_path, ..weights.config.clone() };
         if recipe.lr == 0.0 {
             recipe.lr = rate_by_width(recipe.optimizer, config.embed_dim);
         }
         config.check()?;
-        choose_crops(&mut data, &mut recipe, weights.as_ref().and_then(|(_, weights)| weights.crop_fraction));
+        choose_crops(&mut data, &mut recipe, weights.crop_fraction());
         ensure!(recipe.batch_size > 0, "--batch-size 0: at least 1");
         let read = check::pictures(&data, recipe.batch_size, args.strict)?;
         warnings.extend(read.warnings);
@@ -88,11 +85,9 @@ impl Setup {
     /// A fresh model with the starting weights, and what was loaded.
     pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
         let model = Vit::new(gpu, self.config.clone(), seed)?;
-        let load = |(_, weights): &(String, Pretrained)| {
-            let options = MatchOptions { head: &["head"], allow_missing: false };
-            load_parameters(model.parameters(), &weights.checkpoint, &options)
-        };
-        let report = self.weights.as_ref().map(load).transpose()?;
+        let options = MatchOptions { head: &["head"], allow_missing: false };
+        let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);
+        let report = self.weights.pretrained().map(load).transpose()?;
         Ok((model, report))
     }
 
@@ -184,13 +179,14 @@ impl Setup {
     fn check_output(&self, args: &Args, folder: &Path) -> Result<()> {
         let Some(data_dir) = &args.data_dir else { return Ok(()) };
         let (output, data_dir) = (std::fs::canonicalize(folder)?, std::fs::canonicalize(data_dir)?);
-        let is_inside = output.starts_with(&data_dir) && output != data_dir;
+        let is_inside = output.starts_with(&data_dir);
         let DataSet { train, validation, test, .. } = &self.data;
         let files =
             [train, validation, test].into_iter().flat_map(|split| (0..).map_while(|sample| split.file(sample)));
         let parents: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
         let mut parents = parents.into_iter().filter_map(|path| path.canonicalize().ok());
-        let holds = parents.any(|path| path == output || (is_inside && path.starts_with(&output)));
+        let holds = (output == data_dir && train.file(0).is_some())
+            || parents.any(|path| path == output || (is_inside && path.starts_with(&output)));
         ensure!(!holds, "--output {}: holds the pictures; a folder of the run's own is needed", folder.display());
         Ok(())
     }
@@ -214,19 +210,19 @@ impl fmt::Display for Setup {
         let (n, v, t) = (train.len(), validation.len(), test.len());
         writeln!(f, "data: {name}, {} classes, {n} training, {v} validation, {t} test pictures", class_names.len())?;
         if !self.data.unused.is_empty() {
-            writeln!(f, "not used: {}", self.data.unused.join(", "))?;
+            writeln!(f, "not used: {}", printable(&self.data.unused.join(", ")))?;
         }
         if validation.is_drawn() && validation.file(0).is_some() {
             writeln!(f, "splits: drawn by the pictures' names and --split-seed; splits.csv lists them")?;
         }
         let VitConfig { embed_dim, depth, num_heads, patch_size, img_size, .. } = self.config;
-        let from = self.weights.as_ref().map_or("random weights", |(name, _)| name.as_str());
         writeln!(
             f,
-            "model: ViT {embed_dim} wide, {depth} deep, {num_heads} heads, patch {patch_size}, {}x{} pictures, {} tokens, from {from}",
+            "model: ViT {embed_dim} wide, {depth} deep, {num_heads} heads, patch {patch_size}, {}x{} pictures, {} tokens, from {}",
             img_size.0,
             img_size.1,
-            self.config.tokens()
+            self.config.tokens(),
+            self.weights
         )?;
         write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
         if let Some(config) = &self.deepspeed {
@@ -238,7 +234,7 @@ impl fmt::Display for Setup {
         }
         let of_deepspeed = self.deepspeed.iter().flat_map(|config| &config.warnings);
         for warning in self.warnings.iter().chain(of_deepspeed) {
-            write!(f, "\nwarning: {warning}")?;
+            write!(f, "\nwarning: {}", printable(warning))?;
         }
         Ok(())
     }
@@ -303,81 +299,4 @@ fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>
     if let (true, Some(fraction)) = (are_photos, wanted.or(told)) {
         data.eval_crop = Crop::Centre { fraction };
     }
-}
-
-fn load_data(args: &Args) -> Result<DataSet> {
-    let dir = || args.data_dir.as_deref().context("--data-dir DIR is needed for this data set");
-    let data = match args.data() {
-        Data::Digits => data::digits()?,
-        Data::Cifar10 => data::cifar10(dir()?)?,
-        Data::Cifar100 => data::cifar100(dir()?)?,
-        Data::Folder => {
-            let seed = args.split_seed.unwrap_or_default();
-            data::image_folder(dir()?, FolderOptions { seed, ..Default::default() })?
-        }
-    };
-    if data.validation.is_empty() {
-        bail!("{} has too few pictures to spare some for validation: add more, or a val/ folder", data.name);
-    }
-    Ok(data)
-}
-
-/// The model's sizes for this data's classes, the checkpoint with its name, and what its head may not be expected to be.
-type Weights = (VitConfig, Option<(String, Pretrained)>, Option<String>);
-
-fn load_weights(args: &Args, data: &DataSet) -> Result<Weights> {
-    let num_classes = data.class_names.len();
-    if args.from_scratch {
-        let normalize = Normalize { mean: data.normalization.mean, std: data.normalization.std };
-        let side = args.img_size.unwrap_or(32);
-        let (img_size, patch_size) = ((side, side), args.patch_size);
-        let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
-        return Ok((config, None, None));
-    }
-    let (name, mut weights) = match &args.weights {
-        Some(path) => (path.display().to_string(), open_weights(path, args)?),
-        None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
-    };
-    if let Some(side) = args.img_size {
-        weights.resize((side, side))?;
-    }
-    let head = match weights.set_classes(&data.class_names) {
-        HeadFit::Same | HeadFit::None => None,
-        // Nobody expects the embedded checkpoint's classes to be theirs.
-        HeadFit::Other { .. } if args.weights.is_none() => None,
-        fit => Some(fit.to_string()),
-    };
-    Ok((weights.config.clone(), Some((name, weights)), head))
-}
-
-/// A file, a folder, a run, or a name on the Hub.
-fn open_weights(path: &Path, args: &Args) -> Result<Pretrained> {
-    let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
-    match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
-        Some(name) => Ok(checkpoint::open(fetch(name)?, &options)?),
-        None => Ok(checkpoint::open(path, &options)?),
-    }
-}
-
-#[cfg(feature = "hub")]
-fn fetch(name: &str) -> Result<PathBuf> {
-    say!("fetching {name}");
-    Ok(checkpoint::hub::fetch(name)?)
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(name: &str) -> Result<PathBuf> {
-    bail!("--weights hub:{name}: this build is without the Hub; build it with --features hub")
-}
-
-fn preset(name: &str) -> Result<VitConfig> {
-    let sizes: Vec<_> = name.split('x').map(str::parse).collect();
-    Ok(match (name, sizes.as_slice()) {
-        ("tiny", _) => VitConfig::tiny(),
-        ("small", _) => VitConfig::small(),
-        ("base", _) => VitConfig::base(),
-        ("large", _) => VitConfig::large(),
-        (_, &[Ok(width), Ok(depth), Ok(heads)]) => VitConfig::custom(width, depth, heads),
-        _ => bail!("--model {name}: expected tiny, small, base, large or WIDTHxDEPTHxHEADS"),
-    })
 }

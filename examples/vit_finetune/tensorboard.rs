@@ -89,13 +89,15 @@ impl<'a> Watched<'a> {
 
 impl Observer for Watched<'_> {
     fn step(&mut self, m: &StepMetrics) -> ControlFlow<()> {
-        let values = [
-            ("train/loss", m.loss.into()),
+        let mut values = vec![
             ("train/accuracy", f64::from(m.correct) / m.samples.max(1) as f64),
             ("train/learning_rate", m.rate.into()),
             ("train/kept_tokens", m.kept as f64),
-            ("train/gradient_norm", m.grad_norm.into()),
         ];
+        // What half precision left out has none.
+        if !m.excused {
+            values.extend([("train/loss", m.loss.into()), ("train/gradient_norm", m.grad_norm.into())]);
+        }
         // From 1, as everywhere in a run's folder.
         self.write(m.step + 1, &values);
         self.inner.step(m)

@@ -29,7 +29,7 @@ use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
 use wgrad::nn::Vit;
 use wgrad::train::predict;
 
-use console::{complain, say};
+use console::{complain, printable, say};
 use output::Output;
 use size::Size;
 use source::Source;
@@ -91,7 +91,7 @@ fn main() -> Result<ExitCode> {
     let (mut unreadable, mut unused) = (Vec::new(), Vec::new());
     let files = pictures::collect(&args.images, &mut unreadable, &mut unused);
     for line in &unused {
-        eprintln!("not used: {}", output::printable(line));
+        complain!("not used: {}", printable(line));
     }
     // What is wrong with the weights is told before a device is opened.
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
@@ -109,7 +109,7 @@ fn main() -> Result<ExitCode> {
     }
     output.finish()?;
     for line in &unreadable {
-        complain!("not read: {}", output::printable(line));
+        complain!("not read: {}", printable(line));
     }
     if output.pictures() == 0 {
         complain!("no picture could be read");

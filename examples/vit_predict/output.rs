@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::console::printable;
 use crate::source::Source;
 
 /// Characters of a class's name that are printed.
@@ -65,9 +66,4 @@ fn cut(name: &str) -> String {
         Some(_) => name.chars().take(WIDEST - 1).chain(['…']).collect(),
         None => name.to_owned(),
     }
-}
-
-/// Without control characters, which in a file's name or a checkpoint's labels might command the terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

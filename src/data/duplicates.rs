@@ -9,10 +9,11 @@ use rayon::prelude::*;
 
 use super::Split;
 use super::layout::CALLED;
+use super::listing::inside;
 use crate::mix::absorb;
 
 /// Of more pictures, looking at each file could take minutes on a slow disk.
-const MOST: usize = 1 << 17;
+pub(super) const MOST: usize = 1 << 17;
 /// Bytes at the end of a file that tell most pictures of equal size apart.
 pub(super) const TAIL: u64 = 4096;
 /// Bytes that are read at a time.
@@ -61,8 +62,8 @@ pub(super) fn tell_copies(all: &Split, splits: &[&Split; 3], first: &[u32], dir:
         lines.push(format!("{} pictures are too many to look for copies among them", first.len()));
     }
     let example = |(a, b): (u32, u32)| {
-        let inside = |row| all.file(row).map_or(Path::new(""), |file| file.strip_prefix(dir).unwrap_or(file));
-        format!("{} and {}", inside(a).display(), inside(b).display())
+        let name = |row| all.file(row).map(|file| inside(dir, file)).unwrap_or_default();
+        format!("{} and {}", name(a), name(b))
     };
     let labels = all.labels();
     let in_two: Vec<(u32, u32)> = (0..)

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Split;
-use super::duplicates::{TAIL, digest, hash_bytes};
+use super::duplicates::{MOST, TAIL, digest, hash_bytes};
 use crate::mix::absorb;
 
 /// Samples of each class whose content is looked at.
@@ -18,7 +18,7 @@ const UNREADABLE: u64 = 0;
 /// What tells the samples of a class from others: but for those of the very same sizes, other samples have another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
-    /// A hash of the sizes of all samples' files, in order, and of the content of the first ones.
+    /// A hash of the sizes of the samples' files, in order, and of the content of the first ones.
     all: u64,
     /// A hash of each of those.
     first: Vec<u64>,
@@ -32,14 +32,16 @@ impl Fingerprint {
 }
 
 impl Split {
-    /// The fingerprint of each class, by label. Each file is asked for its size, also of very many: the epochs to come open and
-    /// decode them all, which takes far longer.
+    /// The fingerprint of each class, by label. It takes a look at each file; of more than [`MOST`] only at the first ones of each
+    /// class.
     pub(super) fn fingerprints(&self) -> BTreeMap<u32, Fingerprint> {
         let mut by_class: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (sample, &label) in (0..).zip(self.labels()) {
             by_class.entry(label).or_default().push(sample);
         }
+        let looked_at = if self.len() > MOST { READ } else { usize::MAX };
         let fingerprint = |samples: Vec<u32>| {
+            let samples = &samples[..samples.len().min(looked_at)];
             let mut words: Vec<u64> =
                 samples.par_iter().enumerate().map(|(i, &sample)| self.word_of(sample, i < READ)).collect();
             let all = words.iter().copied().fold(0, absorb);

@@ -56,7 +56,7 @@ pub fn list_pictures(dir: impl AsRef<Path>) -> Listing {
     while let Some(folder) = folders.pop_front() {
         let real = fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
         if let Some(first) = entered.get(&real) {
-            listing.unused.folder(&folder, format!("the same folder as {}", first.display()));
+            listing.unused.folder(&folder, format!("the same folder as {}", inside(Path::new(""), first)));
             continue;
         }
         entered.insert(real, folder.clone());
@@ -193,7 +193,8 @@ fn files(root: &Path, kind: &str, folders: &BTreeMap<PathBuf, usize>) -> String 
     format!("{count} {kind}{plural}{place}{why}")
 }
 
-/// A path as seen from `root`.
-fn inside(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).display().to_string()
+/// A path as seen from `root`, without control characters, which might command a terminal.
+pub(super) fn inside(root: &Path, path: &Path) -> String {
+    let path = path.strip_prefix(root).unwrap_or(path).display().to_string();
+    path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -234,6 +234,11 @@ impl RunState {
         self.header.progress.step
     }
 
+    /// Whether an epoch had begun and was not over: what was measured of it then is measured again at its end.
+    pub fn is_within_epoch(&self) -> bool {
+        self.header.progress.batch > 0
+    }
+
     /// The best epoch so far, and what it scored.
     pub fn best(&self) -> Option<(u64, Evaluation)> {
         self.header.progress.progress().best

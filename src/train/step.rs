@@ -94,6 +94,8 @@ impl TrainSettings {
 pub struct StepMetrics {
     /// Optimiser step, from 0.
     pub step: u64,
+    /// The epoch that its batch is of, from 0 ([`Batch::position`]).
+    pub epoch: u64,
     /// Mean loss of the batch; not finite where half precision overflowed in forward.
     pub loss: f32,
     /// What the batch counts in a mean over batches: its samples, or the sum of their classes' weights, without those whose
@@ -223,6 +225,7 @@ impl<'a> Trainer<'a> {
         let (samples, tokens) = (batch.labels.len(), config.tokens());
         Ok(StepMetrics {
             step: self.step,
+            epoch: batch.position.epoch,
             loss: 0.0,
             loss_weight: self.loss_weight(batch, 0..samples),
             correct: 0,

@@ -1,0 +1,127 @@
+//! The data and the weights that the arguments name.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use wgrad::checkpoint::{self, HeadFit, OpenOptions, Pretrained};
+use wgrad::data::{self, DataSet, FolderOptions};
+use wgrad::nn::VitConfig;
+use wgrad::ops::Normalize;
+
+use crate::args::{Args, Data};
+
+/// The data set that the arguments name.
+pub fn load_data(args: &Args) -> Result<DataSet> {
+    let dir = || args.data_dir.as_deref().context("--data-dir DIR is needed for this data set");
+    let data = match args.data() {
+        Data::Digits => data::digits()?,
+        Data::Cifar10 => data::cifar10(dir()?)?,
+        Data::Cifar100 => data::cifar100(dir()?)?,
+        Data::Folder => {
+            let seed = args.split_seed.unwrap_or_default();
+            data::image_folder(dir()?, FolderOptions { seed, ..Default::default() })?
+        }
+    };
+    if data.validation.is_empty() {
+        bail!("{} has too few pictures to spare some for validation: add more, or a val/ folder", data.name);
+    }
+    Ok(data)
+}
+
+/// What a model starts from.
+pub struct Weights {
+    /// Its sizes, for the data's classes.
+    pub config: VitConfig,
+    /// The checkpoint with its name, if it is not random weights.
+    checkpoint: Option<(String, Pretrained)>,
+    /// How the checkpoint's head fits the data's classes.
+    head: HeadFit,
+}
+
+impl Weights {
+    pub fn load(args: &Args, data: &DataSet) -> Result<Self> {
+        let num_classes = data.class_names.len();
+        if args.from_scratch {
+            let normalize = Normalize { mean: data.normalization.mean, std: data.normalization.std };
+            let side = args.img_size.unwrap_or(32);
+            let (img_size, patch_size) = ((side, side), args.patch_size);
+            let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
+            return Ok(Weights { config, checkpoint: None, head: HeadFit::None });
+        }
+        let (name, mut weights) = match &args.weights {
+            Some(path) => {
+                let opened = open(path, args).with_context(|| format!("--weights {}", path.display()))?;
+                (path.display().to_string(), opened)
+            }
+            None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
+        };
+        if let Some(side) = args.img_size {
+            weights.resize((side, side))?;
+        }
+        let head = weights.set_classes(&data.class_names);
+        Ok(Weights { config: weights.config.clone(), checkpoint: Some((name, weights)), head })
+    }
+
+    pub fn pretrained(&self) -> Option<&Pretrained> {
+        self.checkpoint.as_ref().map(|(_, weights)| weights)
+    }
+
+    /// The share of a picture's short side that the checkpoint was evaluated on, where it tells.
+    pub fn crop_fraction(&self) -> Option<f64> {
+        self.pretrained()?.crop_fraction
+    }
+
+    /// What of the head nobody may have expected.
+    pub fn warning(&self, args: &Args) -> Option<String> {
+        match &self.head {
+            // Nobody expects the embedded checkpoint's classes to be theirs.
+            HeadFit::Other { .. } if args.weights.is_none() => None,
+            fit @ (HeadFit::Unnamed | HeadFit::Other { .. }) => Some(fit.to_string()),
+            HeadFit::Same | HeadFit::ByName { .. } | HeadFit::None => None,
+        }
+    }
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.checkpoint.as_ref().map_or("random weights", |(name, _)| name.as_str());
+        f.write_str(name)?;
+        match &self.head {
+            fit @ HeadFit::ByName { .. } => write!(f, "; {fit}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file, a folder, a run, or a name on the Hub.
+fn open(path: &Path, args: &Args) -> Result<Pretrained> {
+    let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
+    match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
+        Some(name) => Ok(checkpoint::open(fetch(name)?, &options)?),
+        None => Ok(checkpoint::open(path, &options)?),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(name: &str) -> Result<PathBuf> {
+    crate::console::say!("fetching {name}");
+    Ok(checkpoint::hub::fetch(name)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(_: &str) -> Result<PathBuf> {
+    bail!("this build is without the Hub; build it with --features hub")
+}
+
+fn preset(name: &str) -> Result<VitConfig> {
+    let sizes: Vec<_> = name.split('x').map(str::parse).collect();
+    Ok(match (name, sizes.as_slice()) {
+        ("tiny", _) => VitConfig::tiny(),
+        ("small", _) => VitConfig::small(),
+        ("base", _) => VitConfig::base(),
+        ("large", _) => VitConfig::large(),
+        (_, &[Ok(width), Ok(depth), Ok(heads)]) => VitConfig::custom(width, depth, heads),
+        _ => bail!("--model {name}: expected tiny, small, base, large or WIDTHxDEPTHxHEADS"),
+    })
+}
