@@ -650,7 +650,7 @@ fn unreadable_pictures_are_known_before_the_run() {
     spoil("train/striped", 1);
     let output = succeed(tiny(photos.path(), &run, "--steps 1 --batch-size 62"));
     let said = text(&output.stdout);
-    assert!(said.contains("batches of 61 pictures, not of 62"), "{said}");
+    assert!(said.contains("batches of 61 pictures instead of 62"), "{said}");
     let problems: Vec<_> = rows(&run.join("splits.csv")).into_iter().filter(|row| !row["problem"].is_empty()).collect();
     assert_eq!(problems.len(), 1);
     assert!(problems[0]["path"].contains("striped") && problems[0]["problem"].contains("striped"), "{problems:?}");
@@ -698,6 +698,15 @@ fn classes_go_by_their_names() {
         .arg(folder.path().join("other"));
     let said = text(&succeed(command).stdout);
     assert!(said.contains("the checkpoint's head is of other classes (\"flat\" is none of them)"), "{said}");
+    // Nor does it begin where the run's own head began, by the same seed.
+    let head = |run: &Path| {
+        let file = checkpoint::read(run.join("last.safetensors")).unwrap();
+        file.tensors["head.weight"].data.clone()
+    };
+    let (own, other) = (head(&run), head(&folder.path().join("other")));
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosine = dot(&own, &other) / (dot(&own, &own) * dot(&other, &other)).sqrt();
+    assert!(cosine.abs() < 0.7, "{cosine}");
     rename("striped", "even");
     rename("flat", "striped");
     let before = contents(&run);

@@ -89,7 +89,10 @@ pub fn has_ended(args: &Args) -> Result<bool> {
 pub fn show_ended(args: &Args) -> Result<()> {
     let Some(folder) = &args.resume else { return Ok(()) };
     let runs = finished(folder)?;
-    let steps: Vec<String> = runs.iter().map(|run| format!("{} after {} steps", run.name, run.steps)).collect();
+    let steps: Vec<String> = runs
+        .iter()
+        .map(|run| format!("{} after {} step{}", run.name, run.steps, if run.steps == 1 { "" } else { "s" }))
+        .collect();
     say!("{} has ended, {}: there is nothing left to do", folder.display(), steps.join(", "));
     say!("\n{}", report::table(&runs));
     if args.json {

@@ -47,7 +47,7 @@ impl Setup {
         let mut warnings = std::mem::take(&mut data.warnings);
         warnings.extend(check::data(&data, recipe.class_weights)?);
         let weights = Weights::load(args, &data)?;
-        warnings.extend(weights.warning(args));
+        warnings.extend(weights.warning());
         let config = VitConfig { drop_path_rate: recipe.drop_path, ..weights.config.clone() };
         if recipe.lr == 0.0 {
             recipe.lr = rate_by_width(recipe.optimizer, config.embed_dim);
@@ -59,7 +59,9 @@ impl Setup {
         warnings.extend(read.warnings);
         if recipe.batch_size > read.training {
             let (batch, readable) = (recipe.batch_size, read.training);
-            warnings.push(format!("batches of {readable} pictures, not of {batch}: no more can be read to train on"));
+            warnings.push(format!(
+                "batches of {readable} pictures instead of {batch}: no more training pictures can be read"
+            ));
             recipe.batch_size = readable;
         }
         let (batch, micro) = (recipe.batch_size, recipe.accumulate);
@@ -84,6 +86,7 @@ impl Setup {
 
     /// A fresh model with the starting weights, and what was loaded.
     pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
+        let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
         let options = MatchOptions { head: &["head"], allow_missing: false };
         let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);

@@ -37,6 +37,8 @@ pub struct Weights {
     checkpoint: Option<(String, Pretrained)>,
     /// How the checkpoint's head fits the data's classes.
     head: HeadFit,
+    /// Whether the user named the checkpoint.
+    is_given: bool,
 }
 
 impl Weights {
@@ -47,7 +49,7 @@ impl Weights {
             let side = args.img_size.unwrap_or(32);
             let (img_size, patch_size) = ((side, side), args.patch_size);
             let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
-            return Ok(Weights { config, checkpoint: None, head: HeadFit::None });
+            return Ok(Weights { config, checkpoint: None, head: HeadFit::None, is_given: false });
         }
         let (name, mut weights) = match &args.weights {
             Some(path) => {
@@ -60,7 +62,8 @@ impl Weights {
             weights.resize((side, side))?;
         }
         let head = weights.set_classes(&data.class_names);
-        Ok(Weights { config: weights.config.clone(), checkpoint: Some((name, weights)), head })
+        let (config, is_given) = (weights.config.clone(), args.weights.is_some());
+        Ok(Weights { config, checkpoint: Some((name, weights)), head, is_given })
     }
 
     pub fn pretrained(&self) -> Option<&Pretrained> {
@@ -72,11 +75,21 @@ impl Weights {
         self.pretrained()?.crop_fraction
     }
 
+    /// What the initial values are drawn by in a run of this seed. A head that starts anew would else begin as that of an earlier
+    /// run of the same seed did, and know its classes still: its own classes' names (by FNV-1a) tell the two apart.
+    pub fn seed(&self, seed: u64, class_names: &[String]) -> u64 {
+        if !(self.is_given && matches!(self.head, HeadFit::Other { .. })) {
+            return seed;
+        }
+        let bytes = class_names.iter().flat_map(|name| name.bytes().chain([0]));
+        bytes.fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+
     /// What of the head nobody may have expected.
-    pub fn warning(&self, args: &Args) -> Option<String> {
+    pub fn warning(&self) -> Option<String> {
         match &self.head {
             // Nobody expects the embedded checkpoint's classes to be theirs.
-            HeadFit::Other { .. } if args.weights.is_none() => None,
+            HeadFit::Other { .. } if !self.is_given => None,
             fit @ (HeadFit::Unnamed | HeadFit::Other { .. }) => Some(fit.to_string()),
             HeadFit::Same | HeadFit::ByName { .. } | HeadFit::None => None,
         }

@@ -255,13 +255,14 @@ fn heads(width: usize, hints: &Hints) -> Result<usize> {
     }
     let unusual = UNUSUAL_HEADS.iter().find(|(of, _)| *of == width).map(|(_, heads)| *heads);
     let Some(heads) = unusual.or_else(|| width.is_multiple_of(64).then_some(width / 64)) else {
-        let what =
-            format!("is not told by the weights, and a width of {width} is none of published models: tell it (heads)");
+        let what = format!(
+            "is not told by the weights, and a width of {width} is none of published models: tell it (`heads`, --heads)"
+        );
         return Err(parameter("num_heads", what));
     };
     if !hints.is_published {
         log::warn!(
-            "nothing tells the number of heads: taken to be {heads}, each {} wide, as is usual; else tell it (heads)",
+            "nothing tells the number of heads: taken to be {heads}, each {} wide, as is usual; else tell it (`heads`, --heads)",
             width / heads
         );
     }
@@ -296,7 +297,9 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
         return Err(parameter(NAME, what));
     };
     let (height, width) = found.0;
-    log::warn!("nothing tells the size of pictures: taken to be square, {height} x {width}; else tell it (trained_on)");
+    log::warn!(
+        "nothing tells the size of pictures: taken to be square, {height} x {width}; else tell it (`trained_on`, --trained-on)"
+    );
     Ok(found)
 }
 

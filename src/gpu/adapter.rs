@@ -185,8 +185,9 @@ fn find(infos: &[AdapterInfo], choice: Option<&AdapterChoice>) -> Option<usize> 
         Some(AdapterChoice::Index(i)) if *i < infos.len() => Some(*i),
         Some(AdapterChoice::Index(i)) => {
             let number = i.to_string();
-            // As a word of its own: 5 is not in "RTX 5090".
-            let has_it = |name: &str| name.split(|c: char| !c.is_alphanumeric()).any(|word| word == number);
+            // As a word of its own: 5 is not in "RTX 5090". A model's number has three digits or more, a version's fewer.
+            let has_it =
+                |name: &str| name.split(|c: char| !c.is_alphanumeric()).any(|word| number.len() > 2 && word == number);
             infos.iter().position(|info| has_it(&info.name))
         }
         Some(AdapterChoice::Name(name)) => {
