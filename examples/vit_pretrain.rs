@@ -19,7 +19,7 @@ use wgrad::checkpoint::save_vit;
 use wgrad::data::{Crop, Loader, LoaderOptions, Transform, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Vit, VitConfig};
+use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};

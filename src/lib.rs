@@ -43,6 +43,7 @@ pub mod error;
 pub mod gpu;
 pub mod ltd;
 mod mix;
+pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wgrad::data::{
-    Batch, Crop, FolderOptions, Image, Key, Loader, LoaderOptions, Normalization, Padding, Position, Split, Transform,
-    cifar10, cifar100, digits, image_folder,
+    Crop, FolderOptions, Image, ImageBatch, Key, Loader, LoaderOptions, Normalization, Padding, Position, Split,
+    Transform, cifar10, cifar100, digits, image_folder,
 };
 use wgrad::{Error, Result};
 
@@ -626,7 +626,7 @@ fn loader(split: &Split, options: LoaderOptions) -> Loader {
     Loader::new(split, MOVING, options).unwrap()
 }
 
-fn collect(loader: &Loader, from: Position, count: usize) -> Vec<Batch> {
+fn collect(loader: &Loader, from: Position, count: usize) -> Vec<ImageBatch> {
     loader.batches_from(from).unwrap().take(count).map(|batch| batch.unwrap()).collect()
 }
 

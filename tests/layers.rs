@@ -14,12 +14,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("autograd", &["error", "shape", "gpu", "tensor"]),
     ("ops", &["error", "shape", "mix", "gpu", "tensor", "autograd"]),
     ("nn", &["error", "shape", "gpu", "tensor", "autograd", "ops"]),
+    ("models", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("ltd", &["error", "shape", "mix", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
-    ("checkpoint", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "nn"]),
+    ("checkpoint", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "nn", "models"]),
     // No GPU type: a data set is the host's business.
     ("data", &["error", "mix", "resample"]),
-    ("train", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "ltd", "optim", "checkpoint", "data"]),
+    ("train", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "models", "ltd", "optim", "checkpoint", "data"]),
 ];
 
 /// What the crate's root re-exports, with the module that it comes from.

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use wgrad::Error;
 use wgrad::ltd::{
-    Kept, LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenDrop, sample_kept,
-    sample_kept_batch,
+    LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenDrop, sample_kept, sample_kept_batch,
 };
+use wgrad::nn::{Extent, Span};
 
 /// The name of the argument that was refused.
 fn refused<T: std::fmt::Debug>(result: wgrad::Result<T>) -> &'static str {
@@ -408,22 +408,24 @@ fn at_full_length_it_is_the_plain_model() {
     }
 }
 
-// Patches dropped once.
+// The choice between ways to drop tokens.
+
+const VIT: Extent = Extent { depth: 12, tokens: 197, prefix: 1 };
 
 #[test]
 fn patch_drop_draws_one_set_for_all_blocks() {
     let drop = TokenDrop::from(PatchDrop::new(40, 1).unwrap().with_seed(42).with_until(100));
     let first = SampleKey { seed: 42, step: 7, block: u32::MAX, sample: 8 };
     let expected = sample_kept_batch(&first, 4, 197, 40, 1).unwrap();
-    assert_eq!(drop.draw(7, 197, 8, 4).unwrap(), Kept::Patches(expected));
-    assert_eq!(drop.draw(100, 197, 8, 4).unwrap(), Kept::All);
+    assert_eq!(drop.draw(7, VIT, 8, 4).unwrap(), [Span::leave(0, 12, expected)]);
+    assert_eq!(drop.draw(100, VIT, 8, 4).unwrap(), []);
     assert_eq!((drop.kept_length(99, 197), drop.kept_length(100, 197)), (40, 197));
     assert_eq!(drop.stages(1000, 197), [Stage { first_step: 0, kept: 40 }, Stage { first_step: 100, kept: 197 }]);
     assert_eq!(drop.stages(100, 197), [Stage { first_step: 0, kept: 40 }]);
     // All blocks run at R.
-    let tokens = drop.layer_tokens(7, 4, 12, 197);
+    let tokens = drop.layer_tokens(7, 4, VIT);
     assert_eq!((tokens.consumed, tokens.full), (4 * 12 * 40, 4 * 12 * 197));
-    assert_eq!(drop.layer_tokens(100, 4, 12, 197).saved_share(), 0.0);
+    assert_eq!(drop.layer_tokens(100, 4, VIT).saved_share(), 0.0);
     let always = TokenDrop::from(PatchDrop::new(40, 1).unwrap());
     assert_eq!(always.kept_length(u64::MAX - 1, 197), 40);
     assert_eq!(TokenDrop::from(PatchDrop::new(40, 1).unwrap().with_until(0)).stages(5, 197).len(), 1);
@@ -445,12 +447,15 @@ fn patch_drop_by_share() {
 #[test]
 fn drops_are_checked_against_the_model() {
     let drop = TokenDrop::from(PatchDrop::new(40, 1).unwrap());
-    assert!(drop.check(12, 41, 1).is_ok());
-    assert_eq!(refused(drop.check(12, 40, 1)), "kept");
-    assert_eq!(refused(drop.check(12, 197, 5)), "keep_prefix");
-    assert!(TokenDrop::None.check(12, 197, 1).is_ok());
-    assert_eq!(refused(TokenDrop::from(settings()).check(11, 197, 1)), "total_blocks");
-    assert_eq!(refused(TokenDrop::from(settings()).check(12, 32, 1)), "schedule");
+    assert!(drop.check(Extent { depth: 12, tokens: 41, prefix: 1 }).is_ok());
+    assert_eq!(refused(drop.check(Extent { depth: 12, tokens: 40, prefix: 1 })), "kept");
+    assert_eq!(refused(drop.check(Extent { depth: 12, tokens: 197, prefix: 5 })), "keep_prefix");
+    assert!(TokenDrop::None.check(VIT).is_ok());
+    assert_eq!(
+        refused(TokenDrop::from(settings()).check(Extent { depth: 11, tokens: 197, prefix: 1 })),
+        "total_blocks"
+    );
+    assert_eq!(refused(TokenDrop::from(settings()).check(Extent { depth: 12, tokens: 32, prefix: 1 })), "schedule");
 }
 
 /// Random-LTD through the choice is random-LTD.
@@ -459,11 +464,13 @@ fn random_ltd_as_a_choice() {
     let (ltd, drop) = (settings(), TokenDrop::from(settings()));
     let plan = ltd.plan(30, 197);
     assert_eq!(drop.kept_length(30, 197), plan.kept());
-    assert_eq!(drop.draw(30, 197, 5, 2).unwrap(), Kept::Blocks(plan.draw(5, 2).unwrap()));
-    assert_eq!(drop.layer_tokens(30, 4, 12, 197), plan.layer_tokens(4));
+    let drawn = plan.draw(5, 2).unwrap().into_iter().enumerate();
+    let spans: Vec<_> = drawn.filter_map(|(i, kept)| Some(Span::bypass(i..i + 1, kept?))).collect();
+    assert_eq!(drop.draw(30, VIT, 5, 2).unwrap(), spans);
+    assert_eq!(drop.layer_tokens(30, 4, VIT), plan.layer_tokens(4));
     assert_eq!(drop.stages(500, 197), ltd.stages(500, 197));
-    assert_eq!(drop.draw(100, 197, 0, 2).unwrap(), Kept::All);
+    assert_eq!(drop.draw(100, VIT, 0, 2).unwrap(), []);
     let plain = TokenDrop::from(None);
-    assert_eq!((plain.draw(0, 197, 0, 2).unwrap(), plain.kept_length(0, 197)), (Kept::All, 197));
-    assert_eq!(plain.layer_tokens(0, 2, 12, 197).saved_share(), 0.0);
+    assert_eq!((plain.draw(0, VIT, 0, 2).unwrap(), plain.kept_length(0, 197)), (Vec::new(), 197));
+    assert_eq!(plain.layer_tokens(0, 2, VIT).saved_share(), 0.0);
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use wgrad::data::{
-    AutoAugment, Batch, ColorJitter, Crop, Loader, LoaderOptions, Mix, Position, RandomErasing, Split, Transform,
+    AutoAugment, ColorJitter, Crop, ImageBatch, Loader, LoaderOptions, Mix, Position, RandomErasing, Split, Transform,
 };
 
 use crate::data::{assert_mentions, noise, refused};
@@ -19,13 +19,19 @@ fn split(samples: u32) -> Split {
     Split::from_pixels(side, side, pixels, (0..samples).map(|sample| sample % 7).collect()).unwrap()
 }
 
-fn batches(split: &Split, transform: Transform, options: LoaderOptions, from: Position, count: usize) -> Vec<Batch> {
+fn batches(
+    split: &Split,
+    transform: Transform,
+    options: LoaderOptions,
+    from: Position,
+    count: usize,
+) -> Vec<ImageBatch> {
     let loader = Loader::new(split, transform, options).unwrap();
     loader.batches_from(from).unwrap().take(count).map(|batch| batch.unwrap()).collect()
 }
 
 /// The same batches mixed and not.
-fn pairs(mix: Mix, batch_size: usize, count: usize) -> Vec<(Batch, Batch)> {
+fn pairs(mix: Mix, batch_size: usize, count: usize) -> Vec<(ImageBatch, ImageBatch)> {
     let options = LoaderOptions::training(batch_size, 3);
     let make = |mix| batches(&split(40), PLAIN, LoaderOptions { mix, ..options }, Position::default(), count);
     make(Some(mix)).into_iter().zip(make(None)).collect()
@@ -35,8 +41,8 @@ fn pairs(mix: Mix, batch_size: usize, count: usize) -> Vec<(Batch, Batch)> {
 type Sample = (Vec<u8>, Vec<u8>, Vec<u8>, f32);
 
 /// Each sample of a batch with its partner.
-fn samples(mixed: &Batch, plain: &Batch) -> Vec<Sample> {
-    let image = |batch: &Batch, i: usize| batch.images[i * 3 * SIDE * SIDE..(i + 1) * 3 * SIDE * SIDE].to_vec();
+fn samples(mixed: &ImageBatch, plain: &ImageBatch) -> Vec<Sample> {
+    let image = |batch: &ImageBatch, i: usize| batch.images[i * 3 * SIDE * SIDE..(i + 1) * 3 * SIDE * SIDE].to_vec();
     let labels = mixed.mixed.as_ref().unwrap();
     let count = plain.labels.len();
     assert_eq!((labels.labels.len(), labels.shares.len()), (count, count));
@@ -132,7 +138,7 @@ fn some_batches_are_mixed_one_way_or_the_other() {
     assert!(shares(Mix { probability: 0.0, ..MIXUP }, 20).iter().all(Option::is_none));
     // After CutMix every byte is the sample's or its partner's.
     let both = Mix { switch_probability: 0.25, ..Mix::default() };
-    let is_cut = |(mixed, plain): &&(Batch, Batch)| {
+    let is_cut = |(mixed, plain): &&(ImageBatch, ImageBatch)| {
         let swapped = |(image, own, other, _): Sample| {
             image.iter().zip(own).zip(other).all(|((&value, own), other)| value == own || value == other)
         };
@@ -165,7 +171,7 @@ fn mixed_batches_depend_on_their_position_alone() {
     for batch in &expected {
         assert_eq!(&batches(&split, transform, four, batch.position, 1)[0], batch);
     }
-    let shares = |batch: &Batch| batch.mixed.clone().unwrap().shares;
+    let shares = |batch: &ImageBatch| batch.mixed.clone().unwrap().shares;
     assert_ne!(shares(&expected[0]), shares(&expected[1]));
     assert_ne!(shares(&expected[0]), shares(&expected[5]), "the same number in the next epoch");
     let other = LoaderOptions { seed: 6, ..options };

@@ -13,7 +13,7 @@ use wgrad::checkpoint::{
     ExportOptions, HeadFit, HostTensor, OpenOptions, Pretrained, Storage, download, export_hf, export_timm, open, read,
     resample_pos_embed, save_vit, write, write_as,
 };
-use wgrad::nn::{Pool, Vit, VitConfig};
+use wgrad::models::vit::{Pool, Vit, VitConfig};
 use wgrad::ops::Normalize;
 
 type Tensors = BTreeMap<String, HostTensor>;

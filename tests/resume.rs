@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
 use wgrad::data::{DataSet, Loader, LoaderOptions, Split, digits};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
-use wgrad::nn::{Precision, Vit, VitConfig};
+use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::nn::Precision;
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, Ema, LossScale, LrSchedule, LrShape, Rule};
 use wgrad::train::{

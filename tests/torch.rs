@@ -9,7 +9,8 @@ use safetensors::SafeTensors;
 use wgrad::checkpoint::{
     self, Checkpoint, HostTensor, MatchOptions, OpenOptions, Pretrained, load_parameters, open, resample_pos_embed,
 };
-use wgrad::nn::{Mode, Precision, Vit};
+use wgrad::models::vit::Vit;
+use wgrad::nn::{Mode, Precision, Span};
 use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{AdamW, Optimizer, Rule, Sgd, StepReport};
 use wgrad::{Gpu, Tensor};
@@ -76,12 +77,14 @@ impl Reference {
         let (_, labels) = &self.integers["labels"];
         let kept = |block: usize| {
             let (shape, positions) = self.integers.get(&format!("keep/{block}"))?;
-            Some(TokenIndices::new(gpu, shape[0], shape[1], self.pretrained.config.tokens(), positions).unwrap())
+            let tokens = self.pretrained.config.tokens();
+            let kept = TokenIndices::new(gpu, shape[0], shape[1], tokens, positions).unwrap();
+            Some(Span::bypass(block..block + 1, kept))
         };
         Inputs {
             images: Tensor::from_slice(gpu, &images.shape, &images.data).unwrap(),
             labels: Tensor::from_slice(gpu, &[labels.len()], labels).unwrap(),
-            kept: (0..self.pretrained.config.depth).map(kept).collect(),
+            kept: (0..self.pretrained.config.depth).filter_map(kept).collect(),
             settings: self.loss_settings(),
         }
     }
@@ -123,7 +126,7 @@ fn integers(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
 struct Inputs {
     images: Tensor,
     labels: Tensor,
-    kept: Vec<Option<TokenIndices>>,
+    kept: Vec<Span<TokenIndices>>,
     settings: CrossEntropy,
 }
 

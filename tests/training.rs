@@ -7,9 +7,12 @@ use std::time::Duration;
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
 use wgrad::autograd::{Parameter, Parameters, no_grad};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
-use wgrad::data::{Batch, Crop, FolderOptions, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder};
+use wgrad::data::{
+    Crop, FolderOptions, ImageBatch, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder,
+};
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
-use wgrad::nn::{Init, Linear, Mode, Pool, Precision, Vit, VitConfig};
+use wgrad::models::vit::{Pool, Vit, VitConfig};
+use wgrad::nn::{Init, Linear, Mode, Precision, Span};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
 use wgrad::train::{
@@ -59,8 +62,8 @@ fn bytes(seed: u64, n: usize) -> Vec<u8> {
     values(seed, n).iter().map(|v| (v * 127.0 + 128.0) as u8).collect()
 }
 
-fn batch(seed: u64, samples: usize) -> Batch {
-    Batch {
+fn batch(seed: u64, samples: usize) -> ImageBatch {
+    ImageBatch {
         images: bytes(seed, samples * 3 * 16 * 16),
         labels: (0..samples).map(|i| (i % CLASSES) as u32).collect(),
         mixed: None,
@@ -154,11 +157,17 @@ fn images(gpu: &Gpu, samples: usize) -> Tensor {
     Tensor::from_slice(gpu, &[samples, 3, 16, 16], &values(11, samples * 3 * 16 * 16)).unwrap()
 }
 
+/// A span for each block that has tokens of its own.
+fn spans(kept: &[Option<TokenIndices>]) -> Vec<Span<TokenIndices>> {
+    let span = |(block, kept): (usize, &Option<TokenIndices>)| Some(Span::bypass(block..block + 1, kept.clone()?));
+    kept.iter().enumerate().filter_map(span).collect()
+}
+
 /// Logits and all gradients of a step on two samples.
 fn pass(model: &Vit, images: &Tensor, kept: &[Option<TokenIndices>]) -> (Vec<f32>, Vec<Vec<f32>>) {
     let labels = Tensor::from_slice(model.gpu(), &[images.dims()[0]], &vec![1u32; images.dims()[0]]).unwrap();
     model.parameters().zero_grad();
-    let logits = model.forward(images, kept, &Mode::training(KEY)).unwrap();
+    let logits = model.forward(images, &spans(kept), &Mode::training(KEY)).unwrap();
     ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().backward().unwrap();
     let gradient = |p: &Parameter| p.grad().expect("a gradient").to_vec().unwrap();
     (logits.to_vec().unwrap(), model.parameters().iter().map(gradient).collect())
@@ -275,7 +284,7 @@ fn gradient_of_dropped_rows_is_the_identity() {
 fn forward_checks_its_inputs() {
     let gpu = gpu();
     let model = Vit::new(&gpu, config(), 5).unwrap();
-    let message = |images: &Tensor, kept: &[Option<TokenIndices>]| {
+    let message = |images: &Tensor, kept: &[Span<TokenIndices>]| {
         no_grad(|| model.forward(images, kept, &Mode::evaluation())).unwrap_err().to_string()
     };
     let good = images(&gpu, 2);
@@ -283,11 +292,20 @@ fn forward_checks_its_inputs() {
     assert!(message(&zeros(&[2, 3, 16]), &[]).contains("needs images [B, 3, H, W]"));
     assert!(message(&zeros(&[2, 1, 16, 16]), &[]).contains("needs images [B, 3, H, W]"));
     assert!(message(&zeros(&[2, 3, 16, 20]), &[]).contains("not of the model's img_size"));
-    assert!(message(&good, &[None, None]).contains("one for each of 3 blocks"));
+    let all: Vec<u32> = (0..2).flat_map(|_| 0..TOKENS as u32).collect();
+    let all = TokenIndices::new(&gpu, 2, TOKENS, TOKENS, &all).unwrap();
+    let bypass = |blocks| Span::bypass(blocks, all.clone());
+    for bad in
+        [vec![bypass(2..4)], vec![bypass(1..1)], vec![bypass(0..2), bypass(1..3)], vec![bypass(2..3), bypass(0..1)]]
+    {
+        assert!(message(&good, &bad).contains("blocks in order, below 3"));
+    }
+    let leaves_early = Span { rejoins: false, ..bypass(0..2) };
+    assert!(message(&good, &[leaves_early]).contains("goes on to the last of 3 blocks"));
     let other_batch = TokenIndices::new(&gpu, 1, 1, TOKENS, &[3]).unwrap();
-    message(&good, &[None, Some(other_batch), None]);
+    message(&good, &[Span::bypass(1..2, other_batch)]);
     let other_length = TokenIndices::new(&gpu, 2, 1, 9, &[3, 4]).unwrap();
-    message(&good, &[None, Some(other_length), None]);
+    message(&good, &[Span::bypass(1..2, other_length)]);
 }
 
 /// In half precision, a layer without a bias adds to the residual as one with a bias of zeros does.
@@ -440,7 +458,7 @@ fn memory_follows_the_kept_length() {
         let mut trainer = Trainer::new(&model, settings(ltd)).unwrap();
         let images = bytes(1, BATCH * 3 * 32 * 32);
         for step in 0..steps {
-            trainer.step(&Batch { images: images.clone(), ..batch(step, BATCH) }).unwrap();
+            trainer.step(&ImageBatch { images: images.clone(), ..batch(step, BATCH) }).unwrap();
         }
         gpu.memory()
     };
@@ -562,7 +580,7 @@ fn gradients_in(
     let labels: Vec<u32> = (0..images.dims()[0] as u32).map(|i| i % CLASSES as u32).collect();
     let labels = Tensor::from_slice(model.gpu(), &[labels.len()], &labels).unwrap();
     model.parameters().zero_grad();
-    let logits = model.forward(images, kept, &mode).unwrap();
+    let logits = model.forward(images, &spans(kept), &mode).unwrap();
     let loss = ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap();
     loss.backward().unwrap();
     let gradients = model.parameters().iter().map(|p| p.grad().map(|g| g.to_vec().unwrap())).collect();
@@ -623,7 +641,7 @@ fn checkpointed_training_is_the_same_training() {
 #[test]
 fn micro_batches_add_up_to_the_batch() {
     for gpu in each_family() {
-        let run = |accumulate, batch: &Batch, loss: &CrossEntropy| {
+        let run = |accumulate, batch: &ImageBatch, loss: &CrossEntropy| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
             let settings = TrainSettings {
                 rule: PLAIN_SGD,
@@ -647,7 +665,7 @@ fn micro_batches_add_up_to_the_batch() {
         // Two labels a sample, and classes of different weights.
         let labels: Vec<u32> = batch(1, BATCH).labels.into_iter().rev().collect();
         let shares = (0..BATCH).map(|i| i as f32 / BATCH as f32).collect();
-        let mixed = Batch { mixed: Some(Mixed { labels, shares }), ..batch(1, BATCH) };
+        let mixed = ImageBatch { mixed: Some(Mixed { labels, shares }), ..batch(1, BATCH) };
         let smooth = CrossEntropy { label_smoothing: 0.1, ..Default::default() };
         let ignoring = CrossEntropy { ignore_index: Some(99), ..smooth.clone() };
         let weighted = CrossEntropy { class_weights: Some(vec![0.5, 3.0, 0.0, 1.0]), ..smooth.clone() };
@@ -673,12 +691,15 @@ fn accumulating_nothing_is_an_error() {
         Trainer::new(&model, TrainSettings { accumulate: 0, ..settings(TokenDrop::None) }).err().expect("an error");
     assert!(matches!(error, Error::Argument { name: "accumulate", .. }), "{error}");
     let mut trainer = Trainer::new(&model, TrainSettings { accumulate: 2, ..settings(TokenDrop::None) }).unwrap();
-    let short = Batch { images: vec![0; 100], ..batch(1, BATCH) };
+    let short = ImageBatch { images: vec![0; 100], ..batch(1, BATCH) };
     assert!(matches!(trainer.step(&short), Err(Error::Argument { name: "images", .. })));
-    let empty = Batch { images: vec![], labels: vec![], ..batch(1, BATCH) };
+    let empty = ImageBatch { images: vec![], labels: vec![], ..batch(1, BATCH) };
     assert!(trainer.step(&empty).is_err());
     let mixed = Some(Mixed { labels: vec![0; BATCH], shares: vec![0.5; BATCH - 1] });
-    assert!(matches!(trainer.step(&Batch { mixed, ..batch(1, BATCH) }), Err(Error::Argument { name: "mixed", .. })));
+    assert!(matches!(
+        trainer.step(&ImageBatch { mixed, ..batch(1, BATCH) }),
+        Err(Error::Argument { name: "mixed", .. })
+    ));
     // A batch that was refused has not been counted.
     assert_eq!((trainer.steps(), trainer.layer_tokens().full), (0, 0));
     assert!(trainer.step(&batch(1, BATCH)).is_ok() && trainer.finish().unwrap().is_some());
@@ -714,7 +735,7 @@ fn dropped_patches_are_not_there() {
         for checkpointed in [false, true] {
             let mode = Mode::training(KEY).checkpointed(checkpointed);
             let expected = learn(&small, small.forward(&upper, &[], &mode).unwrap());
-            let got = learn(&model, model.forward_subset(&images, &subset, &mode).unwrap());
+            let got = learn(&model, model.forward(&images, &[Span::leave(0, 3, subset.clone())], &mode).unwrap());
             assert_close("logits", &got, &expected, 1e-6);
             for (p, expected) in model.parameters().iter().zip(small.parameters()) {
                 let got = p.grad().unwrap().to_vec::<f32>().unwrap();
@@ -752,10 +773,10 @@ fn trainer_drops_patches() {
     let drawn = sample_kept_batch(&key, BATCH, TOKENS, 7, 1).unwrap();
     assert!(drawn.chunks(7).all(|row| row[0] == 0), "the class token is always kept");
     let subset = TokenIndices::new(&gpu, BATCH, 7, TOKENS, &drawn).unwrap();
-    let Batch { images, labels, .. } = batch(1, BATCH);
+    let ImageBatch { images, labels, .. } = batch(1, BATCH);
     let images = Tensor::from_slice(&gpu, &[BATCH, 3, 16, 16], &images).unwrap();
     let labels = Tensor::from_slice(&gpu, &[BATCH], &labels).unwrap();
-    let logits = fresh.forward_subset(&images, &subset, &Mode::training(KEY)).unwrap();
+    let logits = fresh.forward(&images, &[Span::leave(0, 3, subset)], &Mode::training(KEY)).unwrap();
     let smoothed = CrossEntropy { label_smoothing: 0.1, ..Default::default() };
     let loss = ops::cross_entropy(&logits, &labels, &smoothed).unwrap();
     loss.backward().unwrap();

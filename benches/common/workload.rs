@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::nn::{Mode, Precision, Vit, VitConfig};
+use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
+use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::nn::{Mode, Model, Precision, Span};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, LossScale, Optimizer, Rule, decays};
 use wgrad::{Gpu, Tensor};
@@ -15,7 +16,7 @@ pub struct Workload {
     optimizer: Optimizer,
     images: Tensor,
     labels: Tensor,
-    ltd: Option<RandomLtd>,
+    drop: TokenDrop,
     precision: Precision,
     /// Keep each block's input alone, and compute the rest again in backward.
     pub checkpoint_blocks: bool,
@@ -47,14 +48,23 @@ impl Workload {
         let images = Tensor::from_slice(gpu, &[batch, 3, height, width], &bytes)?;
         let labels: Vec<u32> = (0..batch).map(|i| (i % model.config().num_classes) as u32).collect();
         let labels = Tensor::from_slice(gpu, &[batch], &labels)?;
-        Ok(Workload { model, optimizer, images, labels, ltd: None, precision, checkpoint_blocks: false, step: 0 })
+        Ok(Workload {
+            model,
+            optimizer,
+            images,
+            labels,
+            drop: TokenDrop::None,
+            precision,
+            checkpoint_blocks: false,
+            step: 0,
+        })
     }
 
     /// From now on keeps this many tokens in all blocks but the first and last; `None` and the full length are the plain
     /// model.
     pub fn keep(&mut self, kept: Option<usize>) -> Result<()> {
         let depth = self.model.config().depth;
-        self.ltd = kept.map(|kept| RandomLtd::new(depth, Schedule::constant(kept)?)).transpose()?;
+        self.drop = kept.map(|kept| RandomLtd::new(depth, Schedule::constant(kept)?)).transpose()?.into();
         Ok(())
     }
 
@@ -72,20 +82,19 @@ impl Workload {
     }
 
     /// This step's kept tokens for each block, on the device.
-    pub fn draw(&self) -> Result<Vec<Option<TokenIndices>>> {
-        let Some(ltd) = &self.ltd else { return Ok(Vec::new()) };
-        let (tokens, batch) = (self.model.config().tokens(), self.labels.numel());
-        let plan = ltd.plan(self.step, tokens);
-        let upload = |rows: Vec<u32>| TokenIndices::new(self.model.gpu(), batch, plan.kept(), tokens, &rows);
-        let drawn = plan.draw(0, batch)?;
-        Ok(drawn.into_iter().map(|rows| rows.map(upload).transpose()).collect::<wgrad::Result<_>>()?)
+    pub fn draw(&self) -> Result<Vec<Span<TokenIndices>>> {
+        let (extent, batch) = (self.model.extent(), self.labels.numel());
+        let kept = self.drop.kept_length(self.step, extent.tokens);
+        let upload = |rows: Vec<u32>| TokenIndices::new(self.model.gpu(), batch, kept, extent.tokens, &rows);
+        let drawn = self.drop.draw(self.step, extent, 0, batch)?;
+        Ok(drawn.into_iter().map(|span| span.try_map(upload)).collect::<wgrad::Result<_>>()?)
     }
 
     /// The loss, in its graph.
-    pub fn forward(&self, kept: &[Option<TokenIndices>]) -> Result<Tensor> {
+    pub fn forward(&self, spans: &[Span<TokenIndices>]) -> Result<Tensor> {
         let key = RandomKey { seed: 0, step: self.step, layer: 0, first_sample: 0 };
         let mode = Mode::training(key).checkpointed(self.checkpoint_blocks).with_precision(self.precision);
-        let logits = self.model.forward(&self.images, kept, &mode)?;
+        let logits = self.model.forward(&self.images, spans, &mode)?;
         Ok(ops::cross_entropy(&logits, &self.labels, &CrossEntropy::default())?)
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, ensure};
-use wgrad::nn::VitConfig;
+use wgrad::models::vit::VitConfig;
 
 /// A model with its pictures: WIDTH, DEPTH, HEADS, PATCH, IMAGE, BATCH.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! The operations of one optimiser step with what they cost, from the model's sizes alone.
 
 use serde::Serialize;
-use wgrad::nn::VitConfig;
+use wgrad::models::vit::VitConfig;
 
 use crate::cost::{self, Cost, Passes};
 

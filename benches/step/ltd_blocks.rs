@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 use wgrad::Gpu;
-use wgrad::nn::VitConfig;
+use wgrad::models::vit::VitConfig;
 
 use crate::Work;
 use crate::case::{Case, order};

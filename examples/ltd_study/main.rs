@@ -21,7 +21,7 @@ use clap::Parser;
 use wgrad::checkpoint;
 use wgrad::data::cifar10;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::nn::VitConfig;
+use wgrad::models::vit::VitConfig;
 
 use arms::Arm;
 use runs::{Results, Study};

@@ -11,7 +11,7 @@ use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
 use wgrad::data::{DataSet, Loader, LoaderOptions, Position, Split};
 use wgrad::gpu::Gpu;
 use wgrad::ltd::TokenDrop;
-use wgrad::nn::{Vit, VitConfig};
+use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{TrainSettings, Trainer, evaluate};

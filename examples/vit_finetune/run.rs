@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
 use wgrad::data::{Loader, Position, Skipped};
 use wgrad::gpu::Gpu;
-use wgrad::nn::Vit;
+use wgrad::models::vit::Vit;
 use wgrad::ops::TuneReport;
 use wgrad::train::{
     Evaluation, FitData, Outcome, RunState, TUNING_BUDGET, Trainer, TuningStore, fit, predict_with, tuned,

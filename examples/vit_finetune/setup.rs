@@ -10,7 +10,7 @@ use wgrad::checkpoint::{
 };
 use wgrad::data::{ColorJitter, Crop, DataSet, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split, Transform};
 use wgrad::gpu::Gpu;
-use wgrad::nn::{Vit, VitConfig};
+use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{DeepSpeedConfig, STATE_FILE, read_deepspeed};
 

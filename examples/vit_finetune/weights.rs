@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use wgrad::checkpoint::{self, HeadFit, OpenOptions, Pretrained};
 use wgrad::data::{self, DataSet, FolderOptions};
-use wgrad::nn::VitConfig;
+use wgrad::models::vit::VitConfig;
 use wgrad::ops::Normalize;
 
 use crate::args::{Args, Data};

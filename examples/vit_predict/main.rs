@@ -26,7 +26,7 @@ use wgrad::Gpu;
 use wgrad::checkpoint::{MatchOptions, OpenOptions, load_parameters};
 use wgrad::data::{Loader, LoaderOptions, Split};
 use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
-use wgrad::nn::Vit;
+use wgrad::models::vit::Vit;
 use wgrad::train::predict;
 
 use console::{complain, printable, say};

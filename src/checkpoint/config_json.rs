@@ -9,7 +9,7 @@ use super::json::read_json;
 use super::json_forms::{Names, ShortSide, Sides};
 use super::quoted;
 use crate::error::{Error, Result};
-use crate::nn::{Pool, VitConfig};
+use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Normalize;
 
 /// The file with the model's sizes.

@@ -13,7 +13,7 @@ use super::source::WEIGHTS_FILE;
 use super::write::sync_folder;
 use super::{HostTensor, Storage, download, huggingface, replace_file, write_as};
 use crate::error::{Error, Result};
-use crate::nn::{Pool, Vit, VitConfig};
+use crate::models::vit::{Pool, Vit, VitConfig};
 
 /// What an export says beside the weights.
 #[derive(Clone, Copy, Debug, Default)]

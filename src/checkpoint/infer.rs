@@ -2,7 +2,7 @@
 
 use super::{Checkpoint, SkippedTensor, quoted};
 use crate::error::{Error, Result};
-use crate::nn::{Pool, VitConfig};
+use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Normalize;
 
 /// What shapes do not tell, from a file beside the weights or the caller.

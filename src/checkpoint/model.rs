@@ -7,7 +7,7 @@ use super::source::CROP_FRACTION;
 use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters, read_bytes, write};
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
-use crate::nn::{Vit, VitConfig};
+use crate::models::vit::{Vit, VitConfig};
 
 /// Metadata key of a [`VitConfig`] in JSON.
 const CONFIG: &str = "config";

@@ -11,7 +11,7 @@ use super::{
     vit_config,
 };
 use crate::error::{Error, Result};
-use crate::nn::VitConfig;
+use crate::models::vit::VitConfig;
 
 /// A folder's weights in one file.
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";

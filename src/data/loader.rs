@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::random::{Purpose, keyed, shuffle};
-use super::{Fingerprint, Key, Mix, Mixed, Split, Transform};
+use super::{Batch, Fingerprint, Key, Mix, Mixed, Position, Split, Transform};
 use crate::error::{Error, Result};
 use crate::mix::absorb;
 
@@ -62,18 +62,9 @@ impl LoaderOptions {
     }
 }
 
-/// A place in the endless sequence of batches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// The epoch, from 0.
-    pub epoch: u64,
-    /// The batch within the epoch, from 0.
-    pub batch: usize,
-}
-
 /// Samples that go through the model together.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
+pub struct ImageBatch {
     /// `u8[B, 3, S, S]`, channel first.
     pub images: Vec<u8>,
     /// The classes, `u32[B]`.
@@ -86,7 +77,17 @@ pub struct Batch {
     pub position: Position,
 }
 
-impl Batch {
+impl Batch for ImageBatch {
+    fn samples(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn position(&self) -> Position {
+        self.position
+    }
+}
+
+impl ImageBatch {
     /// Whether there are as many second labels and shares as labels, if there are any.
     pub(crate) fn check(&self) -> Result<()> {
         let samples = self.labels.len();
@@ -231,7 +232,7 @@ impl Loader {
 /// Batches in order, made ahead on other threads; those end when this is dropped. After an error there are no more.
 #[derive(Debug)]
 pub struct Batches {
-    receiver: Option<Receiver<Result<Batch>>>,
+    receiver: Option<Receiver<Result<ImageBatch>>>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     waited: Duration,
@@ -253,7 +254,7 @@ impl Batches {
 }
 
 impl Iterator for Batches {
-    type Item = Result<Batch>;
+    type Item = Result<ImageBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let begin = Instant::now();
@@ -283,7 +284,7 @@ impl Drop for Batches {
 struct Producer {
     work: Arc<Work>,
     stop: Arc<AtomicBool>,
-    sender: SyncSender<Result<Batch>>,
+    sender: SyncSender<Result<ImageBatch>>,
 }
 
 impl Producer {
@@ -348,7 +349,7 @@ impl Work {
     }
 
     /// The batch at `position`; `None` if `stop` was raised meanwhile.
-    fn batch(&self, order: &[u32], position: Position, stop: &AtomicBool) -> Result<Option<Batch>> {
+    fn batch(&self, order: &[u32], position: Position, stop: &AtomicBool) -> Result<Option<ImageBatch>> {
         let size = self.transform.sample_bytes();
         let start = position.batch * self.options.batch_size;
         let end = order.len().min(start + self.options.batch_size);
@@ -385,7 +386,7 @@ impl Work {
             .options
             .mix
             .and_then(|mix| self.pool.install(|| mix.apply(&mut images, &labels, side, seed, position)));
-        Ok(Some(Batch { images, labels, mixed, indices, position }))
+        Ok(Some(ImageBatch { images, labels, mixed, indices, position }))
     }
 
     /// Puts the first readable one of `spare` into `slot`; `None` if `stop` was raised meanwhile.

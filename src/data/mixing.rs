@@ -3,7 +3,7 @@
 use rand_pcg::Pcg32;
 use rayon::prelude::*;
 
-use super::loader::Position;
+use super::Position;
 use super::random::{Purpose, below, beta, keyed, unit};
 use crate::error::{Error, Result};
 

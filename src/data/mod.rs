@@ -34,6 +34,7 @@
 //! ```
 
 mod augment;
+mod batch;
 mod cifar;
 mod crop;
 mod digits;
@@ -52,6 +53,7 @@ mod split;
 mod transform;
 
 pub use augment::{AutoAugment, ColorJitter, Edit, Fill, RandomErasing};
+pub use batch::{Batch, Position};
 pub use cifar::{cifar10, cifar100};
 pub use crop::{Crop, Padding};
 pub use digits::digits;
@@ -59,7 +61,7 @@ pub(crate) use fingerprint::Fingerprint;
 pub use folder::{FolderOptions, image_folder};
 pub use image::{Image, MAX_PIXELS, MAX_SIDE};
 pub use listing::{Listing, Unused, list_pictures};
-pub use loader::{Batch, Batches, Loader, LoaderOptions, Position, Skipped};
+pub use loader::{Batches, ImageBatch, Loader, LoaderOptions, Skipped};
 pub use mixing::{Mix, Mixed};
 pub use probe::Probe;
 pub use resize::{Part, Window};

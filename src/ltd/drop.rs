@@ -2,6 +2,7 @@
 
 use super::{LayerTokens, Layers, RandomLtd, SampleKey, Stage, sample_kept_batch};
 use crate::error::{Error, Result};
+use crate::nn::{Extent, Span};
 
 const OP: &str = "patch_drop";
 
@@ -102,17 +103,6 @@ pub enum TokenDrop {
     PatchDrop(PatchDrop),
 }
 
-/// The kept positions of a batch under [`TokenDrop`], ascending and distinct for each sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// All tokens.
-    All,
-    /// For each block those that go through it, `u32[B, R]`, or `None` for all.
-    Blocks(Vec<Option<Vec<u32>>>),
-    /// Those that go through the model, `u32[B, R]`.
-    Patches(Vec<u32>),
-}
-
 impl From<Option<RandomLtd>> for TokenDrop {
     fn from(ltd: Option<RandomLtd>) -> Self {
         ltd.map_or(TokenDrop::None, TokenDrop::RandomLtd)
@@ -132,13 +122,13 @@ impl From<PatchDrop> for TokenDrop {
 }
 
 impl TokenDrop {
-    /// Checks the settings against a model of `depth` blocks and `tokens` tokens, of which the first `prefix` are no
-    /// patches.
+    /// Checks the settings against a model of `extent`.
     ///
     /// # Errors
     /// [`Error::Argument`] if nothing would ever be dropped, random-LTD is for another depth, or patch dropping could drop
     /// a token that is no patch.
-    pub fn check(&self, depth: usize, tokens: usize, prefix: usize) -> Result<()> {
+    pub fn check(&self, extent: Extent) -> Result<()> {
+        let Extent { depth, tokens, prefix } = extent;
         match self {
             TokenDrop::None => Ok(()),
             TokenDrop::RandomLtd(ltd) => {
@@ -186,8 +176,9 @@ impl TokenDrop {
         }
     }
 
-    /// Layer tokens that step `step` consumes in a model of `depth` blocks with a global batch of `batch` samples.
-    pub fn layer_tokens(&self, step: u64, batch: u64, depth: usize, tokens: usize) -> LayerTokens {
+    /// Layer tokens that step `step` consumes in a model of `extent` with a global batch of `batch` samples.
+    pub fn layer_tokens(&self, step: u64, batch: u64, extent: Extent) -> LayerTokens {
+        let Extent { depth, tokens, .. } = extent;
         let dropping = match self {
             TokenDrop::None => 0,
             TokenDrop::RandomLtd(ltd) => ltd.layers().ltd,
@@ -197,18 +188,27 @@ impl TokenDrop {
         layers.layer_tokens(batch, self.kept_length(step, tokens) as u64, tokens as u64)
     }
 
-    /// Draws the kept tokens of samples `first_sample..first_sample + batch` of step `step`, counted in the *global* batch.
+    /// Draws the kept tokens of samples `first_sample..first_sample + batch` of step `step`, counted in the *global* batch, in
+    /// a model of `extent`: for each span `u32[batch, R]`, ascending and distinct for each sample. No span where nothing is
+    /// dropped.
     ///
     /// # Errors
     /// [`Error::Argument`] if the batch is empty or `batch * R` exceeds 2³²−1.
-    pub fn draw(&self, step: u64, tokens: usize, first_sample: u64, batch: usize) -> Result<Kept> {
+    pub fn draw(&self, step: u64, extent: Extent, first_sample: u64, batch: usize) -> Result<Vec<Span<Vec<u32>>>> {
+        let Extent { depth, tokens, .. } = extent;
         if self.kept_length(step, tokens) >= tokens {
-            return Ok(Kept::All);
+            return Ok(Vec::new());
         }
         match self {
-            TokenDrop::None => Ok(Kept::All),
-            TokenDrop::RandomLtd(ltd) => ltd.plan(step, tokens).draw(first_sample, batch).map(Kept::Blocks),
-            TokenDrop::PatchDrop(drop) => drop.draw(step, tokens, first_sample, batch).map(Kept::Patches),
+            TokenDrop::None => Ok(Vec::new()),
+            TokenDrop::RandomLtd(ltd) => {
+                let plan = ltd.plan(step, tokens);
+                let span = |(block, drawn): (usize, Option<_>)| Some(Span::bypass(block..block + 1, drawn?));
+                Ok(plan.draw(first_sample, batch)?.into_iter().enumerate().filter_map(span).collect())
+            }
+            TokenDrop::PatchDrop(drop) => {
+                Ok(vec![Span::leave(0, depth, drop.draw(step, tokens, first_sample, batch)?)])
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ mod indices;
 mod schedule;
 
 pub use accounting::{LayerTokens, Layers};
-pub use drop::{Kept, PatchDrop, TokenDrop};
+pub use drop::{PatchDrop, TokenDrop};
 pub use indices::{SampleKey, sample_kept, sample_kept_batch};
 pub use schedule::{Schedule, Stage};
 

@@ -1,4 +1,4 @@
-//! A pre-norm transformer block, with random-LTD built in.
+//! A transformer block, with random-LTD built in.
 
 use super::{Init, LayerNorm, Linear, Mode};
 use crate::autograd::{Parameter, checkpoint};
@@ -89,21 +89,38 @@ fn scattered(rows: Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tens
     }
 }
 
-/// How a block is built.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BlockConfig {
-    pub(super) width: usize,
-    pub(super) heads: usize,
-    pub(super) hidden: usize,
-    pub(super) qkv_bias: bool,
-    pub(super) dropout: f32,
-    pub(super) drop_path: f32,
-    pub(super) eps: f32,
-    /// First of the [`Block::RANDOM_LAYERS`] numbers that its random layers take.
-    pub(super) first_layer: u32,
+/// Where a block norms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormOrder {
+    /// Before attention and before the MLP, as ViTs and GPT-2 do: x + attn(norm1(x)), then x + mlp(norm2(x)).
+    #[default]
+    Pre,
+    /// Behind each sum, as BERT does: norm1(x + attn(x)), then norm2(x + mlp(x)).
+    Post,
 }
 
-/// x + attn(norm1(x)), then x + mlp(norm2(x)).
+/// How a block is built.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockConfig {
+    /// C.
+    pub width: usize,
+    /// H; divides C.
+    pub heads: usize,
+    /// F, the width of the MLP's hidden layer.
+    pub hidden: usize,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Dropout after attention's projection and in the MLP.
+    pub dropout: f32,
+    /// Stochastic depth of this block.
+    pub drop_path: f32,
+    /// Added to the variance in its norms.
+    pub eps: f32,
+    /// Where it norms.
+    pub order: NormOrder,
+}
+
+/// A transformer block, with random-LTD built in.
 #[derive(Clone)]
 pub struct Block {
     norm1: LayerNorm,
@@ -111,13 +128,19 @@ pub struct Block {
     norm2: LayerNorm,
     mlp: Mlp,
     config: BlockConfig,
+    /// The first of the [`Block::RANDOM_LAYERS`] numbers that its random layers take.
+    first_layer: u32,
 }
 
 impl Block {
     /// How many random layers a block has: three dropouts, two stochastic depths.
-    pub(super) const RANDOM_LAYERS: u32 = 5;
+    const RANDOM_LAYERS: u32 = 5;
 
-    pub(super) fn new(mut init: Init<'_>, config: BlockConfig) -> Result<Self> {
+    /// Block number `number`, from 0, of a model: no two blocks of one draw alike.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn new(mut init: Init<'_>, config: BlockConfig, number: usize) -> Result<Self> {
         let BlockConfig { width, heads, hidden, qkv_bias, eps, .. } = config;
         Ok(Block {
             norm1: LayerNorm::new(init.at("norm1"), width, eps)?,
@@ -125,7 +148,13 @@ impl Block {
             norm2: LayerNorm::new(init.at("norm2"), width, eps)?,
             mlp: Mlp::new(init.at("mlp"), width, hidden)?,
             config,
+            first_layer: Self::layers_below(number),
         })
+    }
+
+    /// The number of the first random layer behind `blocks` blocks. Number 0 is for what lies below them.
+    pub fn layers_below(blocks: usize) -> u32 {
+        1 + blocks as u32 * Self::RANDOM_LAYERS
     }
 
     /// `f32[B, T, C]` to the same shape. With `kept` only those rows go through the block, and the others pass it
@@ -133,23 +162,27 @@ impl Block {
     ///
     /// # Errors
     /// If the indices are not for this batch and length.
-    pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
         if mode.is_checkpointed() {
-            return self.checkpointed(x, kept, mode);
+            return self.checkpointed(x, kept, mask, mode);
         }
-        match kept {
-            None => self.plain(&x, mode),
-            Some(kept) => {
+        match (kept, self.config.order) {
+            (None, _) => self.plain(&x, mask, mode),
+            (Some(kept), NormOrder::Pre) => {
                 let (rows, y) = self.norm1.gather_forward(&x, kept, mode.activations())?;
-                self.after_norm(&rows, &y, Some((x, kept)), mode)
+                self.after_norm(&rows, &y, Some((x, kept)), mask, mode)
+            }
+            (Some(kept), NormOrder::Post) => {
+                let rows = self.post_norm(&ops::token_gather(&x, kept)?, mask, mode)?;
+                ops::token_scatter(x, &rows, kept)
             }
         }
     }
 
     /// What is checkpointed lies between gather and scatter: of the input only the kept rows are stored.
-    fn checkpointed(&self, x: Tensor, kept: Option<&TokenIndices>, mode: &Mode) -> Result<Tensor> {
+    fn checkpointed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
         let (block, mode) = (self.clone(), *mode);
-        let run = move |x| block.plain(&x, &mode);
+        let run = move |x| block.plain(&x, mask, &mode);
         match kept {
             None => checkpoint(x, run),
             Some(kept) => {
@@ -159,24 +192,63 @@ impl Block {
         }
     }
 
-    fn plain(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        self.after_norm(x, &self.norm1.forward(x, mode.activations())?, None, mode)
+    fn plain(&self, x: &Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+        match self.config.order {
+            NormOrder::Pre => self.after_norm(x, &self.norm1.forward(x, mode.activations())?, None, mask, mode),
+            NormOrder::Post => self.post_norm(x, mask, mode),
+        }
     }
 
-    /// The block on all rows of `x`, given norm1(x); the result is put `into` a full tensor where there is one.
-    fn after_norm(&self, x: &Tensor, y: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
-        let BlockConfig { dropout, drop_path, first_layer, .. } = self.config;
+    /// Whether something random happens in it.
+    fn is_random(&self, mode: &Mode) -> bool {
+        mode.is_training() && (self.config.dropout > 0.0 || self.config.drop_path > 0.0)
+    }
+
+    /// The pre-norm block on all rows of `x`, given norm1(x); the result is put `into` a full tensor where there is one.
+    fn after_norm(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        into: Option<(Tensor, &TokenIndices)>,
+        mask: Mask,
+        mode: &Mode,
+    ) -> Result<Tensor> {
         let dtype = mode.activations();
+        let x = self.add_attention(x, y, mask, mode)?;
+        let y = self.norm2.forward(&x, dtype)?;
         // Without randomness, each half ends in the product that adds it to the residual.
-        if !mode.is_training() || (dropout == 0.0 && drop_path == 0.0) {
-            let x = self.attn.forward_add(y, Mask::None, x)?;
-            return self.mlp.forward_add(&self.norm2.forward(&x, dtype)?, &x, into);
+        if self.is_random(mode) {
+            return scattered(self.add_random_mlp(&x, &y, mode)?, into);
         }
-        let y = ops::cast(&self.attn.forward(y, Mask::None)?, DType::F32)?;
-        let y = mode.drop_path(mode.dropout(y, dropout, first_layer)?, drop_path, first_layer + 1)?;
-        let x = ops::add(x, &y)?;
-        let y = self.mlp.forward(&self.norm2.forward(&x, dtype)?, mode, dropout, first_layer + 2)?;
-        let y = mode.drop_path(ops::cast(&y, DType::F32)?, drop_path, first_layer + 4)?;
-        scattered(ops::add(&x, &y)?, into)
+        self.mlp.forward_add(&y, &x, into)
+    }
+
+    fn post_norm(&self, x: &Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+        let dtype = mode.activations();
+        let x = self.norm1.forward(&self.add_attention(x, &ops::cast(x, dtype)?, mask, mode)?, DType::F32)?;
+        let y = ops::cast(&x, dtype)?;
+        let sum = if self.is_random(mode) {
+            self.add_random_mlp(&x, &y, mode)?
+        } else {
+            self.mlp.forward_add(&y, &x, None)?
+        };
+        self.norm2.forward(&sum, DType::F32)
+    }
+
+    /// x + attention(y).
+    fn add_attention(&self, x: &Tensor, y: &Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+        if !self.is_random(mode) {
+            return self.attn.forward_add(y, mask, x);
+        }
+        let (BlockConfig { dropout, drop_path, .. }, first) = (self.config, self.first_layer);
+        let y = ops::cast(&self.attn.forward(y, mask)?, DType::F32)?;
+        ops::add(x, &mode.drop_path(mode.dropout(y, dropout, first)?, drop_path, first + 1)?)
+    }
+
+    /// x + mlp(y), with dropout and stochastic depth.
+    fn add_random_mlp(&self, x: &Tensor, y: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let (BlockConfig { dropout, drop_path, .. }, first) = (self.config, self.first_layer);
+        let y = self.mlp.forward(y, mode, dropout, first + 2)?;
+        ops::add(x, &mode.drop_path(ops::cast(&y, DType::F32)?, drop_path, first + 4)?)
     }
 }

@@ -17,6 +17,9 @@ pub struct Init<'a> {
 }
 
 impl<'a> Init<'a> {
+    /// The deviation of initial weights in transformers: of linear layers, tokens and positions.
+    pub const STD: f32 = 0.02;
+
     /// At the root of `parameters`.
     pub fn new(parameters: &'a mut Parameters, seed: u64) -> Self {
         Init { parameters, prefix: String::new(), seed }

@@ -3,12 +3,9 @@
 use super::Init;
 use crate::autograd::Parameter;
 use crate::error::Result;
-use crate::ops::{self, Normalize, TokenIndices};
+use crate::ops::{self, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
-
-/// Deviation of timm's initial weights of linear layers, class token and positions.
-pub(super) const INIT_STD: f32 = 0.02;
 
 /// y = x·Wᵀ + b over the last axis: `weight` is `f32[out, in]`, `bias` `f32[out]`.
 #[derive(Clone)]
@@ -25,7 +22,7 @@ impl Linear {
     /// # Errors
     /// As [`crate::autograd::Parameters::add`].
     pub fn new(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
-        let weight = init.trunc_normal("weight", &[outputs, inputs], INIT_STD)?;
+        let weight = init.trunc_normal("weight", &[outputs, inputs], Init::STD)?;
         let bias = if bias { Some(init.constant("bias", &[outputs], 0.0)?) } else { None };
         Ok(Linear { weight, bias })
     }
@@ -84,48 +81,5 @@ impl LayerNorm {
     /// As [`ops::gather_layernorm()`].
     pub fn gather_forward(&self, x: &Tensor, kept: &TokenIndices, dtype: DType) -> Result<(Tensor, Tensor)> {
         ops::gather_layernorm(x, kept, &self.weight.tensor(), &self.bias.tensor(), self.eps, dtype)
-    }
-}
-
-/// Cuts images into patches and projects each to C channels: timm's `patch_embed`, whose convolution has stride and
-/// kernel P, as a linear layer over flattened patches.
-pub struct PatchEmbed {
-    /// `f32[C, 3, P, P]`
-    pub weight: Parameter,
-    /// `f32[C]`
-    pub bias: Option<Parameter>,
-    patch: usize,
-    normalize: Normalize,
-}
-
-impl PatchEmbed {
-    /// Weights and bias uniform over ±1/√(3·P²), PyTorch's default for a convolution, which timm leaves in place.
-    ///
-    /// # Errors
-    /// As [`crate::autograd::Parameters::add`].
-    pub fn new(
-        mut init: Init<'_>,
-        patch: usize,
-        channels: usize,
-        has_bias: bool,
-        normalize: Normalize,
-    ) -> Result<Self> {
-        let bound = 1.0 / ((3 * patch * patch) as f32).sqrt();
-        let mut proj = init.at("proj");
-        let weight = proj.uniform("weight", &[channels, 3, patch, patch], bound)?;
-        let bias = has_bias.then(|| proj.uniform("bias", &[channels], bound)).transpose()?;
-        Ok(PatchEmbed { weight, bias, patch, normalize })
-    }
-
-    /// `u8[B, 3, H, W]`, normalised on the way, or `f32[B, 3, H, W]`, taken as it is, to `f32[B, N, C]`.
-    ///
-    /// # Errors
-    /// As [`ops::patchify()`].
-    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let normalize = (images.dtype() == DType::U8).then_some(&self.normalize);
-        let patches = ops::patchify(images, self.patch, normalize)?;
-        let weight = self.weight.tensor();
-        let flat = ops::reshape(&weight, &[weight.dims()[0], 3 * self.patch * self.patch])?;
-        ops::linear(&patches, &flat, self.bias.as_ref().map(Parameter::tensor).as_ref())
     }
 }

@@ -1,18 +1,23 @@
-//! Modules: parameters with a forward pass. Names, shapes and initial values are timm's, so that its checkpoints fit.
+//! Modules that models are built of: parameters with a forward pass. Names, shapes and initial values are timm's, so that its
+//! checkpoints fit.
 //!
 //! A module owns handles of its [`crate::autograd::Parameter`]s; the collection they live in is
 //! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and
 //! returns a tensor.
 
 mod block;
+mod encoder;
 mod init;
 mod layers;
-mod vit;
+mod model;
+mod span;
 
-pub use block::{Attention, Block, Mlp};
+pub use block::{Attention, Block, BlockConfig, Mlp, NormOrder};
+pub use encoder::Encoder;
 pub use init::Init;
-pub use layers::{LayerNorm, Linear, PatchEmbed};
-pub use vit::{Pool, Vit, VitConfig};
+pub use layers::{LayerNorm, Linear};
+pub use model::{Extent, Model};
+pub use span::Span;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -22,8 +27,7 @@ use crate::tensor::Tensor;
 
 /// The element type of the activations inside the blocks. Weights, statistics, the residual stream, the loss and all sums are
 /// f32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
@@ -85,16 +89,17 @@ impl Mode {
     }
 
     /// Whether modules draw at random.
-    fn is_training(&self) -> bool {
+    pub fn is_training(&self) -> bool {
         self.key.is_some()
     }
 
-    fn is_checkpointed(&self) -> bool {
+    /// Whether blocks keep their input alone.
+    pub fn is_checkpointed(&self) -> bool {
         self.is_checkpointed
     }
 
     /// The element type of activations inside a block.
-    fn activations(&self) -> DType {
+    pub fn activations(&self) -> DType {
         match self.precision {
             Precision::F32 => DType::F32,
             Precision::F16 => DType::F16,
@@ -102,18 +107,27 @@ impl Mode {
     }
 
     /// The key of random layer number `layer`, in training.
-    fn key(&self, layer: u32) -> Option<RandomKey> {
+    pub fn key(&self, layer: u32) -> Option<RandomKey> {
         self.key.map(|key| RandomKey { layer, ..key })
     }
 
-    fn dropout(&self, x: Tensor, p: f32, layer: u32) -> Result<Tensor> {
+    /// Dropout of `x` with probability `p` in training, as random layer number `layer`, of which each has one of its own
+    /// ([`Block::layers_below`]).
+    ///
+    /// # Errors
+    /// As [`ops::dropout()`].
+    pub fn dropout(&self, x: Tensor, p: f32, layer: u32) -> Result<Tensor> {
         match self.key(layer) {
             Some(key) if p > 0.0 => ops::dropout(&x, p, key),
             _ => Ok(x),
         }
     }
 
-    fn drop_path(&self, x: Tensor, p: f32, layer: u32) -> Result<Tensor> {
+    /// Stochastic depth in training: the samples of `x` that are left out become 0.
+    ///
+    /// # Errors
+    /// As [`ops::drop_path()`].
+    pub fn drop_path(&self, x: Tensor, p: f32, layer: u32) -> Result<Tensor> {
         match self.key(layer) {
             Some(key) if p > 0.0 => ops::drop_path(&x, p, key),
             _ => Ok(x),

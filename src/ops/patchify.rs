@@ -42,8 +42,7 @@ pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD_F32, &FORWARD_U8, &BACKWARD];
 const OP: &str = "patchify";
 
 /// What channel values are centred at and divided by, in units of the full range 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Normalize {
     /// Subtracted: red, green, blue.
     pub mean: [f32; 3],

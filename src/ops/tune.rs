@@ -27,8 +27,7 @@ const WORTH: f64 = 1.0 / 1.05;
 const HOPELESS: f64 = 1.5;
 
 /// What a call of [`tune`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct TuneReport {
     /// Kinds of products for which there is a choice.
     pub asked: usize,

@@ -11,8 +11,7 @@ use crate::gpu::Gpu;
 use crate::shape::DType;
 
 /// The plans that were found best for a device's matrix products. It is plain data: where it comes from need not be trusted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tuning {
     /// One for each kind of product.
     pub products: Vec<TunedProduct>,
@@ -20,8 +19,7 @@ pub struct Tuning {
 
 /// A matrix product C = A·B and the plan that it is made by. The plan serves all products whose sizes round up to the same
 /// ones: to the next of eight steps between a power of two and the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TunedProduct {
     /// `nn`, `nt` or `tn`: which operand is stored transposed.
     pub layout: String,

@@ -12,8 +12,7 @@ const OP: &str = "optimiser state";
 const MOST_UPDATES: u64 = 1 << 31;
 
 /// What an optimiser holds besides its tensors ([`Optimizer::held`]).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OptimizerState {
     /// Steps recorded.
     pub steps: u64,

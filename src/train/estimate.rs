@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::{TrainSettings, Trainer};
-use crate::data::{Batch, Position};
+use crate::data::{ImageBatch, Position};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::{PatchDrop, RandomLtd, Schedule, Stage, TokenDrop};
-use crate::nn::{Vit, VitConfig};
+use crate::models::vit::{Vit, VitConfig};
 
 /// A run, as far as its memory depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -82,14 +82,14 @@ pub fn estimate(gpu: &Gpu, work: &Workload<'_>) -> Result<MemoryEstimate> {
 }
 
 /// A batch of the right size, all zeros. The system gives zeroed memory when it is touched, and nobody touches this.
-pub(super) fn blank_batch(config: &VitConfig, samples: usize) -> Result<Batch> {
+pub(super) fn blank_batch(config: &VitConfig, samples: usize) -> Result<ImageBatch> {
     config.check()?;
     let bytes = [samples, 3, config.img_size.0, config.img_size.1].into_iter().try_fold(1usize, usize::checked_mul);
     let bytes = bytes.filter(|&bytes| samples > 0 && u32::try_from(bytes).is_ok());
     let Some(bytes) = bytes else {
         return Err(Error::argument("estimate", "batch", "at least 1 sample and below 4 GiB of pictures", samples));
     };
-    Ok(Batch {
+    Ok(ImageBatch {
         images: vec![0; bytes],
         labels: vec![0; samples],
         mixed: None,

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use super::step::{counted, f32_of, u32_of, upload};
 use crate::autograd::no_grad;
-use crate::data::{Batch, Loader};
+use crate::data::{ImageBatch, Loader};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
-use crate::nn::{Mode, Vit};
+use crate::models::vit::Vit;
+use crate::nn::Mode;
 use crate::ops::{self, CrossEntropy};
 use crate::tensor::Tensor;
 
@@ -122,13 +123,13 @@ pub(super) fn each_batch(
     model: &Vit,
     loader: &Loader,
     record: impl Fn(Logits) -> Result<Readback>,
-    mut take: impl FnMut(Batch, &[Vec<u8>]) -> Result<()>,
+    mut take: impl FnMut(ImageBatch, &[Vec<u8>]) -> Result<()>,
 ) -> Result<()> {
-    let start = |batch: &Batch| -> Result<Readback> {
+    let start = |batch: &ImageBatch| -> Result<Readback> {
         let (images, labels) = upload(model.gpu(), batch, 0..batch.labels.len(), model.config().img_size)?;
         record(Logits { logits: model.forward(&images, &[], &Mode::evaluation())?, labels })
     };
-    let mut ahead: VecDeque<(Batch, Readback)> = VecDeque::new();
+    let mut ahead: VecDeque<(ImageBatch, Readback)> = VecDeque::new();
     for batch in loader.epoch(0)? {
         let mut batch = batch?;
         let results = no_grad(|| start(&batch))?;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::state::{Progress, write_state};
 use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate_with};
 use crate::checkpoint::{BEST_FILE, HostTensor, download, write_vit};
-use crate::data::{Batch, Loader, Position};
+use crate::data::{ImageBatch, Loader, Position};
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
-use crate::nn::Vit;
+use crate::models::vit::Vit;
 
 /// What a run learns from and is measured on.
 pub struct FitData<'a> {
@@ -255,7 +255,7 @@ impl<'a> Run<'a> {
     }
 
     /// A step, and what is due after it: its results, the epoch's end, a save.
-    fn step(&mut self, batch: &Batch) -> Result<()> {
+    fn step(&mut self, batch: &ImageBatch) -> Result<()> {
         let started = Instant::now();
         let metrics = self.trainer.step(batch)?;
         self.progress.next = self.data.train.after(batch.position);

@@ -1,7 +1,7 @@
 //! Training a part of a model.
 
 use crate::error::{Error, Result};
-use crate::nn::Vit;
+use crate::models::vit::Vit;
 use crate::optim::layer;
 
 /// Which parameters of a [`Vit`] stay as they are. They have no gradient, no moment and no part in the gradient's norm, and

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{FitData, Trainer};
 use crate::autograd::Parameter;
 use crate::data::Fingerprint;
-use crate::nn::VitConfig;
+use crate::models::vit::VitConfig;
 
 /// What must be the same in the run that goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use super::evaluate::{Logits, Measure, Sums, each_batch};
 use super::step::f32_of;
 use crate::data::Loader;
 use crate::error::{Error, Result};
-use crate::nn::Vit;
+use crate::models::vit::Vit;
 use crate::ops::{self, CrossEntropy};
 
 /// The class probabilities of samples, and the classes that they should have. Samples are counted in the loader's order,

@@ -13,7 +13,7 @@ use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
-use crate::nn::VitConfig;
+use crate::models::vit::VitConfig;
 use crate::ops::Tuning;
 use crate::optim::OptimizerState;
 

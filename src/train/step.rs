@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::Freeze;
 use crate::autograd::Parameters;
-use crate::data::{Batch, Mixed};
+use crate::data::{ImageBatch, Mixed};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
-use crate::ltd::{Kept, LayerTokens, TokenDrop};
-use crate::nn::{Mode, Precision, Vit};
+use crate::ltd::{LayerTokens, TokenDrop};
+use crate::models::vit::Vit;
+use crate::nn::{Mode, Model, Precision};
 use crate::ops::{self, CrossEntropy, RandomKey, Targets, TokenIndices};
 use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, OptimizerState, Rule, StepReport, decays, layer_scale};
 use crate::tensor::Tensor;
@@ -94,7 +95,7 @@ impl TrainSettings {
 pub struct StepMetrics {
     /// Optimiser step, from 0.
     pub step: u64,
-    /// The epoch that its batch is of, from 0 ([`Batch::position`]).
+    /// The epoch that its batch is of, from 0 ([`ImageBatch::position`]).
     pub epoch: u64,
     /// Mean loss of the batch; not finite where half precision overflowed in forward.
     pub loss: f32,
@@ -159,8 +160,7 @@ impl<'a> Trainer<'a> {
         if settings.accumulate == 0 {
             return Err(Error::argument("Trainer", "accumulate", "at least 1", 0));
         }
-        let config = model.config();
-        settings.drop.check(config.depth, config.tokens(), config.prefix_tokens())?;
+        settings.drop.check(model.extent())?;
         let optimizer = settings.optimizer(model)?;
         settings.freeze.apply(model)?;
         Ok(Trainer {
@@ -181,7 +181,7 @@ impl<'a> Trainer<'a> {
     /// [`Error::NonFinite`] if that step's loss or gradient was not finite: its update was skipped, and so is every one
     /// recorded since with a gradient that is not finite. [`Error::OutOfRange`] if a label was. [`Error::Argument`] if the
     /// batch does not fit the model or itself: nothing is changed, and the results of the step before come with the next.
-    pub fn step(&mut self, batch: &Batch) -> Result<Option<StepMetrics>> {
+    pub fn step(&mut self, batch: &ImageBatch) -> Result<Option<StepMetrics>> {
         let (started, compiled) = (Instant::now(), self.model.gpu().stats().compile_time);
         let recorded = self.record(batch)?;
         let compiling = self.model.gpu().stats().compile_time - compiled;
@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Records the whole step; nothing here waits for the device.
-    fn record(&mut self, batch: &Batch) -> Result<Pending> {
+    fn record(&mut self, batch: &ImageBatch) -> Result<Pending> {
         let metrics = self.begin(batch)?;
         // What a step that failed half-way has left is not part of this one.
         self.parameters().zero_grad();
@@ -208,8 +208,8 @@ impl<'a> Trainer<'a> {
             .collect::<Result<_>>()?;
         self.optimizer.step(self.model.parameters(), metrics.rate)?;
         // From here on the step counts, whatever becomes of its results.
-        let (samples, depth) = (metrics.samples as u64, self.model.config().depth);
-        self.layer_tokens += self.settings.drop.layer_tokens(self.step, samples, depth, metrics.tokens);
+        let samples = metrics.samples as u64;
+        self.layer_tokens += self.settings.drop.layer_tokens(self.step, samples, self.model.extent());
         self.step += 1;
         let losses = parts.iter().map(|part| part.loss.buffer());
         let correct = parts.iter().map(|part| part.correct.buffer());
@@ -219,7 +219,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// What is known of the step beforehand, of a batch that fits the model.
-    fn begin(&mut self, batch: &Batch) -> Result<StepMetrics> {
+    fn begin(&mut self, batch: &ImageBatch) -> Result<StepMetrics> {
         let config = self.model.config();
         check(batch, config.img_size)?;
         let (samples, tokens) = (batch.labels.len(), config.tokens());
@@ -240,7 +240,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Records optimiser step `step` and looks at no result: there is none on a dry run.
-    pub(super) fn rehearse(&mut self, step: u64, batch: &Batch) -> Result<()> {
+    pub(super) fn rehearse(&mut self, step: u64, batch: &ImageBatch) -> Result<()> {
         self.step = step;
         self.record(batch).map(drop)
     }
@@ -257,14 +257,14 @@ impl<'a> Trainer<'a> {
 
     /// What the samples in `range` count in the batch's mean loss: how many have a label that counts, or the sum of
     /// their weights.
-    fn loss_weight(&self, batch: &Batch, range: Range<usize>) -> f64 {
+    fn loss_weight(&self, batch: &ImageBatch, range: Range<usize>) -> f64 {
         let (classes, loss) = (self.model.config().num_classes, &self.settings.loss);
         let mixed = |i: usize| batch.mixed.as_ref().map(|mixed| (mixed.labels[i], mixed.shares[i]));
         range.map(|i| loss.row_weight(classes, batch.labels[i], mixed(i))).sum()
     }
 
     /// Adds the gradients of the samples in `range` of a batch that counts `whole` in all.
-    fn accumulate(&self, batch: &Batch, range: Range<usize>, whole: f64) -> Result<Part> {
+    fn accumulate(&self, batch: &ImageBatch, range: Range<usize>, whole: f64) -> Result<Part> {
         let gpu = self.model.gpu();
         let own = self.loss_weight(batch, range.clone());
         let weight = if whole > 0.0 { (own / whole) as f32 } else { 0.0 };
@@ -292,18 +292,13 @@ impl<'a> Trainer<'a> {
 
     /// Logits of the samples in `range`, without the tokens that this step drops.
     fn forward(&self, images: &Tensor, range: Range<usize>, mode: &Mode) -> Result<Tensor> {
-        let (gpu, tokens, samples) = (self.model.gpu(), self.model.config().tokens(), range.len());
+        let (gpu, extent, samples) = (self.model.gpu(), self.model.extent(), range.len());
         let drop = &self.settings.drop;
-        let kept = drop.kept_length(self.step, tokens);
-        let upload = |positions: &[u32]| TokenIndices::new(gpu, samples, kept, tokens, positions);
-        match drop.draw(self.step, tokens, range.start as u64, samples)? {
-            Kept::All => self.model.forward(images, &[], mode),
-            Kept::Blocks(drawn) => {
-                let blocks = drawn.iter().map(|positions| positions.as_deref().map(upload).transpose());
-                self.model.forward(images, &blocks.collect::<Result<Vec<_>>>()?, mode)
-            }
-            Kept::Patches(positions) => self.model.forward_subset(images, &upload(&positions)?, mode),
-        }
+        let kept = drop.kept_length(self.step, extent.tokens);
+        let upload = |positions: Vec<u32>| TokenIndices::new(gpu, samples, kept, extent.tokens, &positions);
+        let drawn = drop.draw(self.step, extent, range.start as u64, samples)?;
+        let spans: Vec<_> = drawn.into_iter().map(|span| span.try_map(upload)).collect::<Result<_>>()?;
+        self.model.forward(images, &spans, mode)
     }
 
     fn resolve(&self, pending: Pending) -> Result<StepMetrics> {
@@ -385,7 +380,7 @@ fn parts(samples: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Whether a batch has samples, each with all that belongs to it and of a picture's size.
-fn check(batch: &Batch, (height, width): (usize, usize)) -> Result<()> {
+fn check(batch: &ImageBatch, (height, width): (usize, usize)) -> Result<()> {
     let samples = batch.labels.len();
     if samples == 0 {
         return Err(Error::argument("batch", "labels", "at least one", 0));
@@ -405,7 +400,7 @@ pub(super) fn counted(labels: &[u32], loss: &CrossEntropy) -> usize {
 /// Samples `range` of a batch on the device: `u8[B, 3, H, W]` and `u32[B]`.
 pub(super) fn upload(
     gpu: &Gpu,
-    batch: &Batch,
+    batch: &ImageBatch,
     range: Range<usize>,
     (height, width): (usize, usize),
 ) -> Result<(Tensor, Tensor)> {

@@ -11,7 +11,7 @@ use super::{Trainer, Workload};
 use crate::checkpoint::replace_file;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::Vit;
+use crate::models::vit::Vit;
 use crate::ops::{self, Demand, TuneReport, Tuning};
 
 /// A budget that is short beside any run and long enough for most models' products.

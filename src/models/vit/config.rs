@@ -1,0 +1,227 @@
+//! A ViT's sizes.
+
+use crate::error::{Error, Result};
+use crate::ops::Normalize;
+
+/// What the head reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Pool {
+    /// The class token.
+    #[default]
+    Token,
+    /// The mean of the patch tokens; the last norm then comes after it, unless [`VitConfig::fc_norm`] says otherwise.
+    Avg,
+}
+
+/// A ViT's sizes, named as timm's arguments. The presets take 224×224 images in patches of 16 to 1,000 classes; change
+/// what differs: `VitConfig { num_classes: 10, ..VitConfig::tiny() }`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct VitConfig {
+    /// Height and width of the images.
+    pub img_size: (usize, usize),
+    /// P.
+    pub patch_size: usize,
+    /// V.
+    pub num_classes: usize,
+    /// C.
+    pub embed_dim: usize,
+    /// L.
+    pub depth: usize,
+    /// H; divides C.
+    pub num_heads: usize,
+    /// F / C.
+    pub mlp_ratio: f32,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether the patch projection has a bias. timm's CLIP models, those with `pre_norm`, have none.
+    #[serde(default = "yes")]
+    pub patch_bias: bool,
+    /// Whether there is a class token; without one `global_pool` must be the mean.
+    pub class_token: bool,
+    /// Register tokens between class token and patches, timm's `reg_tokens`.
+    #[serde(default)]
+    pub reg_tokens: usize,
+    /// Whether positions are those of the patches alone, and class and register tokens come without.
+    #[serde(default)]
+    pub no_embed_class: bool,
+    /// Whether a norm, `norm_pre`, comes between the positions and the first block.
+    #[serde(default)]
+    pub pre_norm: bool,
+    /// Whether the last norm comes after pooling, as `fc_norm`, or before it, as `norm`. By default after a mean and before
+    /// the class token is taken out.
+    #[serde(default)]
+    pub fc_norm: Option<bool>,
+    /// Added to the variance in every norm.
+    #[serde(default = "timms_eps")]
+    pub eps: f32,
+    /// What the head reads.
+    pub global_pool: Pool,
+    /// Dropout before the head.
+    pub drop_rate: f32,
+    /// Dropout after the positions are added.
+    pub pos_drop_rate: f32,
+    /// Dropout after attention's projection and in the MLP.
+    pub proj_drop_rate: f32,
+    /// Stochastic depth of the last block; it rises linearly from 0 at the first.
+    pub drop_path_rate: f32,
+    /// Mean and deviation by which u8 images are normalised.
+    pub normalize: Normalize,
+}
+
+/// eps of the norms in timm's ViTs.
+const EPS: f32 = 1e-6;
+
+/// What files of a time before the setting mean.
+fn timms_eps() -> f32 {
+    EPS
+}
+
+/// As [`timms_eps`].
+fn yes() -> bool {
+    true
+}
+
+impl VitConfig {
+    /// ViT-Ti/16: 192 wide, 12 deep, 3 heads, 5.7 M parameters.
+    pub fn tiny() -> Self {
+        Self::custom(192, 12, 3)
+    }
+
+    /// ViT-S/16: 384 wide, 12 deep, 6 heads, 22 M parameters.
+    pub fn small() -> Self {
+        Self::custom(384, 12, 6)
+    }
+
+    /// ViT-B/16: 768 wide, 12 deep, 12 heads, 86 M parameters.
+    pub fn base() -> Self {
+        Self::custom(768, 12, 12)
+    }
+
+    /// ViT-L/16: 1024 wide, 24 deep, 16 heads, 304 M parameters.
+    pub fn large() -> Self {
+        Self::custom(1024, 24, 16)
+    }
+
+    /// Any width, depth and number of heads, with the presets' other settings.
+    pub fn custom(embed_dim: usize, depth: usize, num_heads: usize) -> Self {
+        VitConfig {
+            img_size: (224, 224),
+            patch_size: 16,
+            num_classes: 1000,
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio: 4.0,
+            qkv_bias: true,
+            patch_bias: true,
+            class_token: true,
+            reg_tokens: 0,
+            no_embed_class: false,
+            pre_norm: false,
+            fc_norm: None,
+            eps: EPS,
+            global_pool: Pool::Token,
+            drop_rate: 0.0,
+            pos_drop_rate: 0.0,
+            proj_drop_rate: 0.0,
+            drop_path_rate: 0.0,
+            normalize: Normalize { mean: [0.5; 3], std: [0.5; 3] },
+        }
+    }
+
+    /// N: patches of an image.
+    pub fn patches(&self) -> usize {
+        let p = self.patch_size.max(1);
+        (self.img_size.0 / p) * (self.img_size.1 / p)
+    }
+
+    /// Tokens before the patches: the class token and the registers.
+    pub fn prefix_tokens(&self) -> usize {
+        usize::from(self.class_token) + self.reg_tokens
+    }
+
+    /// Tokens of the prefix that have a position: all or none.
+    pub fn prefix_positions(&self) -> usize {
+        if self.no_embed_class { 0 } else { self.prefix_tokens() }
+    }
+
+    /// T: all tokens.
+    pub fn tokens(&self) -> usize {
+        self.prefix_tokens() + self.patches()
+    }
+
+    /// F: width of the MLP's hidden layer.
+    pub fn hidden(&self) -> usize {
+        (self.embed_dim as f32 * self.mlp_ratio) as usize
+    }
+
+    /// Whether the last norm comes after pooling.
+    pub fn has_fc_norm(&self) -> bool {
+        self.fc_norm.unwrap_or(self.global_pool == Pool::Avg)
+    }
+
+    /// Itself as JSON.
+    pub(super) fn identity(&self) -> String {
+        // A struct of numbers and names can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether the sizes fit together.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the first that does not.
+    pub fn check(&self) -> Result<()> {
+        const OP: &str = "ViT";
+        let sizes = [
+            ("img_size", self.img_size.0.min(self.img_size.1)),
+            ("patch_size", self.patch_size),
+            ("num_classes", self.num_classes),
+            ("embed_dim", self.embed_dim),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+        ];
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 20).contains(size)) {
+            return Err(Error::argument(OP, name, "in 1..=1048576", size));
+        }
+        if !self.img_size.0.is_multiple_of(self.patch_size) || !self.img_size.1.is_multiple_of(self.patch_size) {
+            let got = format!("{:?}", self.img_size);
+            return Err(Error::argument(
+                OP,
+                "img_size",
+                format!("a multiple of the patch size {}", self.patch_size),
+                got,
+            ));
+        }
+        if !self.embed_dim.is_multiple_of(self.num_heads) {
+            let expected = format!("a divisor of embed_dim {}", self.embed_dim);
+            return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
+        }
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
+            return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
+        }
+        if !self.class_token && self.global_pool == Pool::Token {
+            return Err(Error::argument(
+                OP,
+                "global_pool",
+                "the mean where there is no class token",
+                "the class token",
+            ));
+        }
+        if self.reg_tokens > 1 << 12 {
+            return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));
+        }
+        if !(self.eps.is_normal() && self.eps > 0.0 && self.eps < 1.0) {
+            return Err(Error::argument(OP, "eps", "between 0 and 1", self.eps));
+        }
+        let rates = [
+            ("drop_rate", self.drop_rate),
+            ("pos_drop_rate", self.pos_drop_rate),
+            ("proj_drop_rate", self.proj_drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ];
+        match rates.into_iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+            Some((name, rate)) => Err(Error::argument(OP, name, "in 0..1", rate)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The Vision Transformer (Dosovitskiy et al., 2021), as timm's `VisionTransformer` builds it.
+
+mod config;
+mod patch_embed;
+
+pub use config::{Pool, VitConfig};
+pub use patch_embed::PatchEmbed;
+
+use crate::autograd::{Parameter, Parameters};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::{Block, BlockConfig, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, NormOrder, Span};
+use crate::ops::{self, Mask, TokenIndices};
+use crate::shape::DType;
+use crate::tensor::Tensor;
+
+/// A Vision Transformer for classification.
+pub struct Vit {
+    config: VitConfig,
+    parameters: Parameters,
+    cls_token: Option<Parameter>,
+    reg_token: Option<Parameter>,
+    pos_embed: Parameter,
+    patch_embed: PatchEmbed,
+    norm_pre: Option<LayerNorm>,
+    blocks: Encoder,
+    /// `norm`, or `fc_norm` behind the pooling.
+    norm: LayerNorm,
+    head: Linear,
+}
+
+impl Vit {
+    /// A new model on `gpu` with timm's initial values, drawn from `seed`.
+    ///
+    /// # Errors
+    /// As [`VitConfig::check`], or if the device has no room.
+    pub fn new(gpu: &Gpu, config: VitConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        let mut parameters = Parameters::new(gpu);
+        let mut init = Init::new(&mut parameters, seed);
+        let width = config.embed_dim;
+        let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
+        let reg_token = match config.reg_tokens {
+            0 => None,
+            n => Some(init.trunc_normal("reg_token", &[1, n, width], 1e-6)?),
+        };
+        let positions = config.prefix_positions() + config.patches();
+        let pos_embed = init.trunc_normal("pos_embed", &[1, positions, width], Init::STD)?;
+        let (patch, normalize) = (config.patch_size, config.normalize);
+        let patch_embed = PatchEmbed::new(init.at("patch_embed"), patch, width, config.patch_bias, normalize)?;
+        let norm_pre = config.pre_norm.then(|| LayerNorm::new(init.at("norm_pre"), width, config.eps)).transpose()?;
+        let blocks = Encoder::new(init.at("blocks"), config.depth, |i| block_config(&config, i))?;
+        let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
+        let norm = LayerNorm::new(init.at(norm_name), width, config.eps)?;
+        let head = Linear::new(init.at("head"), width, config.num_classes, true)?;
+        Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, norm, head })
+    }
+
+    /// Logits: `u8[B, 3, H, W]` (normalised here) or `f32[B, 3, H, W]` (already normalised) to `f32[B, V]`.
+    ///
+    /// `spans` are the blocks that see only some of the tokens; none for the plain model. A span from block 0 on that does not
+    /// rejoin begins behind the position embedding (PatchDropout, Liu et al., 2022). Tokens that leave for good must not be among
+    /// those before the patches, which keep their places.
+    ///
+    /// # Errors
+    /// If the images have another size, the spans are not such of this model, batch and length, or the device fails.
+    pub fn forward(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        let x = self.features(images, spans, mode)?;
+        let pooled = mode.dropout(self.pool(&x)?, self.config.drop_rate, Block::layers_below(self.config.depth))?;
+        self.head.forward(&pooled)
+    }
+
+    /// What the last block makes of each token, `f32[B, T, C]`, before the last norm: [`Vit::forward`] without pooling and head.
+    /// `f32[B, R, C]` if tokens have left the model.
+    ///
+    /// # Errors
+    /// As [`Vit::forward`].
+    pub fn features(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        let mut x = self.embedded(images, mode)?;
+        let mut spans = spans;
+        // Before the norm, which then has less to do.
+        if let [Span { blocks, positions, rejoins: false }] = spans
+            && *blocks == (0..self.config.depth)
+        {
+            x = ops::token_gather(&x, positions)?;
+            spans = &[];
+        }
+        if let Some(norm) = &self.norm_pre {
+            x = norm.forward(&x, DType::F32)?;
+        }
+        self.blocks.forward(x, spans, Mask::None, mode)
+    }
+
+    /// Checked images to `f32[B, T, C]`, behind the dropout of the positions.
+    fn embedded(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let &[_, 3, height, width] = images.dims() else {
+            return Err(Error::Shape { op: "ViT", what: "needs images [B, 3, H, W]", got: images.info() });
+        };
+        if (height, width) != self.config.img_size {
+            return Err(Error::Shape {
+                op: "ViT",
+                what: "the images are not of the model's img_size",
+                got: images.info(),
+            });
+        }
+        mode.dropout(self.embed(images)?, self.config.pos_drop_rate, 0)
+    }
+
+    /// Images to `f32[B, T, C]`.
+    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        let patches = self.patch_embed.forward(images)?;
+        let pos = self.pos_embed.tensor();
+        let prefix = self.prefix()?;
+        match (&prefix, self.config.no_embed_class) {
+            (Some(prefix), true) => with_prefix(&ops::embed_tokens(&patches, None, &pos)?, prefix),
+            _ => ops::embed_tokens(&patches, prefix.as_ref(), &pos),
+        }
+    }
+
+    /// Class token and registers, `f32[1, P, C]`, if there are any.
+    fn prefix(&self) -> Result<Option<Tensor>> {
+        let [class, registers] = [&self.cls_token, &self.reg_token].map(|p| p.as_ref().map(Parameter::tensor));
+        match (class, registers) {
+            (Some(class), Some(registers)) => with_prefix(&registers, &class).map(Some),
+            (class, registers) => Ok(class.or(registers)),
+        }
+    }
+
+    /// `f32[B, T, C]` to `f32[B, C]`, normed. A norm treats each token by itself, so norming the class token alone after
+    /// taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
+    fn pool(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, first_patch) = (x.dims()[0], self.config.prefix_tokens());
+        match self.config.global_pool {
+            Pool::Token => {
+                let class = ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, self.config.embed_dim])?;
+                self.norm.forward(&class, DType::F32)
+            }
+            Pool::Avg if self.config.has_fc_norm() => self.norm.forward(&ops::mean_tokens(x, first_patch)?, DType::F32),
+            Pool::Avg => ops::mean_tokens(&self.norm.forward(x, DType::F32)?, first_patch),
+        }
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Its parameters, in timm's order and under timm's names.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        self.parameters.gpu()
+    }
+}
+
+impl Model for Vit {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn identity(&self) -> String {
+        self.config.identity()
+    }
+
+    fn extent(&self) -> Extent {
+        let VitConfig { depth, .. } = self.config;
+        Extent { depth, tokens: self.config.tokens(), prefix: self.config.prefix_tokens() }
+    }
+
+    fn layer(&self, path: &str) -> usize {
+        layer(path, self.config.depth)
+    }
+
+    /// timm's grouping: none on biases, norms, the class token and the positions.
+    fn decays(&self, path: &str, rank: usize) -> bool {
+        const NEVER: [&str; 4] = ["cls_token", "pos_embed", "reg_token", "dist_token"];
+        let name = path.rsplit('.').next().unwrap_or(path);
+        rank > 1 && name != "bias" && !NEVER.contains(&name)
+    }
+}
+
+/// First parts of the names of what lies below the first block.
+const STEM: [&str; 7] = ["cls_token", "pos_embed", "patch_embed", "reg_token", "dist_token", "norm_pre", "mask_token"];
+
+/// The layer of a ViT of `depth` blocks that the parameter `path` belongs to, as BEiT numbers them: 0 for patches, tokens and
+/// positions, i + 1 for block i, `depth` + 1 for the last norm and the head.
+fn layer(path: &str, depth: usize) -> usize {
+    let mut parts = path.split('.');
+    let first = parts.next().unwrap_or(path);
+    if STEM.contains(&first) {
+        return 0;
+    }
+    let block = (first == "blocks").then(|| parts.next()?.parse::<usize>().ok()).flatten();
+    block.map_or(depth + 1, |block| block.saturating_add(1).min(depth + 1))
+}
+
+/// `prefix`, `f32[1, P, C]`, before each sample of `x`, `f32[B, N, C]`: `f32[B, P + N, C]`.
+fn with_prefix(x: &Tensor, prefix: &Tensor) -> Result<Tensor> {
+    let (&[_, patches, width], &[_, rows, _]) = (x.dims(), prefix.dims()) else {
+        return Err(Error::Shape { op: "ViT", what: "needs tokens [B, N, C]", got: x.info() });
+    };
+    let no_positions = Tensor::zeros(x.gpu(), DType::F32, &[1, rows + patches, width])?;
+    ops::embed_tokens(x, Some(prefix), &no_positions)
+}
+
+fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
+    BlockConfig {
+        width: config.embed_dim,
+        heads: config.num_heads,
+        hidden: config.hidden(),
+        qkv_bias: config.qkv_bias,
+        dropout: config.proj_drop_rate,
+        // Linear from 0 at the first block to the full rate at the last.
+        drop_path: config.drop_path_rate * i as f32 / config.depth.saturating_sub(1).max(1) as f32,
+        eps: config.eps,
+        order: NormOrder::Pre,
+    }
+}

@@ -1,0 +1,68 @@
+//! A stack of blocks.
+
+use super::block::BlockConfig;
+use super::span;
+use super::{Block, Init, Mode, Span};
+use crate::error::Result;
+use crate::ops::{self, Mask, TokenIndices};
+use crate::tensor::Tensor;
+
+/// The blocks of a transformer, one behind the other, any of which may see only some of the tokens.
+#[derive(Clone)]
+pub struct Encoder {
+    blocks: Vec<Block>,
+}
+
+impl Encoder {
+    /// Blocks `0..depth` below `init`, each of what `config` says of its number.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn new(mut init: Init<'_>, depth: usize, config: impl Fn(usize) -> BlockConfig) -> Result<Self> {
+        let block = |i: usize| Block::new(init.at(&i.to_string()), config(i), i);
+        Ok(Encoder { blocks: (0..depth).map(block).collect::<Result<_>>()? })
+    }
+
+    /// `f32[B, T, C]` to the same shape; to `f32[B, R, C]` if the last of `spans` does not rejoin. A span's gather and scatter
+    /// happen in the first norm's read and the last product's store wherever a block allows it. Takes `x` by value so that
+    /// the scatter may work in place.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] if the spans are not in order, overlap, or go beyond the last block; otherwise as
+    /// [`Block::forward`].
+    pub fn forward(&self, x: Tensor, spans: &[Span<TokenIndices>], mask: Mask, mode: &Mode) -> Result<Tensor> {
+        span::check(spans, self.blocks.len())?;
+        let (mut x, mut done) = (x, 0);
+        for Span { blocks, positions, rejoins } in spans {
+            x = run(&self.blocks[done..blocks.start], x, mask, mode)?;
+            let inside = &self.blocks[blocks.clone()];
+            x = match (inside, rejoins) {
+                (inside, false) => run(inside, gather(x, positions)?, mask, mode)?,
+                ([block], true) => block.forward(x, Some(positions), mask, mode)?,
+                (inside, true) => bypass(inside, x, positions, mask, mode)?,
+            };
+            done = blocks.end;
+        }
+        run(&self.blocks[done..], x, mask, mode)
+    }
+
+    /// Its blocks.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+}
+
+fn run(blocks: &[Block], x: Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+    blocks.iter().try_fold(x, |x, block| block.forward(x, None, mask, mode))
+}
+
+/// The kept rows alone; the others are let go.
+fn gather(x: Tensor, positions: &TokenIndices) -> Result<Tensor> {
+    ops::token_gather(&x, positions)
+}
+
+/// Several blocks on the kept rows, which then take their places among the others.
+fn bypass(blocks: &[Block], x: Tensor, positions: &TokenIndices, mask: Mask, mode: &Mode) -> Result<Tensor> {
+    let rows = run(blocks, ops::token_gather(&x, positions)?, mask, mode)?;
+    ops::token_scatter(x, &rows, positions)
+}

@@ -1,0 +1,80 @@
+//! What training asks of a network.
+
+use crate::autograd::Parameters;
+
+/// How large a network is, as far as tokens may be dropped and layers be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// L, its blocks.
+    pub depth: usize,
+    /// T, the tokens of a sample.
+    pub tokens: usize,
+    /// Of these the first ones that never may be dropped: class token and registers.
+    pub prefix: usize,
+}
+
+impl Default for Extent {
+    /// A network without blocks, which sees a sample whole.
+    fn default() -> Self {
+        Extent { depth: 0, tokens: 1, prefix: 0 }
+    }
+}
+
+/// Any network. Only [`Model::parameters`] and [`Model::identity`] have to be written; the rest is what a network with
+/// another shape than a plain stack of layers is to say of itself.
+pub trait Model {
+    /// Its parameters. No two have the same path, and none is added later.
+    fn parameters(&self) -> &Parameters;
+
+    /// Its configuration, as JSON: equal models have equal ones. A run's state is tied to it.
+    fn identity(&self) -> String;
+
+    /// Its blocks and tokens.
+    fn extent(&self) -> Extent {
+        Extent::default()
+    }
+
+    /// The layer that a parameter belongs to, for learning rates that fall with depth and for freezing: 0 for what lies below
+    /// the first block, i + 1 for block i, depth + 1 for what follows the last.
+    fn layer(&self, path: &str) -> usize {
+        let _ = path;
+        self.extent().depth + 1
+    }
+
+    /// Whether a parameter belongs to the part that is made for a task, which no setting freezes.
+    fn is_head(&self, path: &str) -> bool {
+        path == "head" || path.starts_with("head.")
+    }
+
+    /// Whether a parameter of this rank has weight decay: by default matrices have, biases and the scales of norms have not.
+    fn decays(&self, path: &str, rank: usize) -> bool {
+        let _ = path;
+        rank > 1
+    }
+}
+
+impl<M: Model + ?Sized> Model for &M {
+    fn parameters(&self) -> &Parameters {
+        (**self).parameters()
+    }
+
+    fn identity(&self) -> String {
+        (**self).identity()
+    }
+
+    fn extent(&self) -> Extent {
+        (**self).extent()
+    }
+
+    fn layer(&self, path: &str) -> usize {
+        (**self).layer(path)
+    }
+
+    fn is_head(&self, path: &str) -> bool {
+        (**self).is_head(path)
+    }
+
+    fn decays(&self, path: &str, rank: usize) -> bool {
+        (**self).decays(path, rank)
+    }
+}
