@@ -1,4 +1,4 @@
-//! Times whole optimiser steps of a ViT on random pictures that stay on the device.
+//! Times whole optimiser steps of a ViT on random pictures.
 //!
 //!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] \
 //!         [--checkpoint-blocks] [--profile] [--tune [--matrix-units]]
@@ -9,10 +9,10 @@
 
 #[path = "../benches/common/stats.rs"]
 mod stats;
+#[path = "../benches/common/steps.rs"]
+mod timed;
 #[path = "common/warnings.rs"]
 mod warnings;
-#[path = "../benches/common/workload.rs"]
-mod workload;
 
 use std::time::Instant;
 
@@ -21,14 +21,13 @@ use clap::Parser;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::models::vit::VitConfig;
+use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Precision;
 use wgrad::ops::TuneReport;
-use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
-use wgrad::train::{self, TUNING_BUDGET, TrainSettings};
+use wgrad::train::{self, Classify, TUNING_BUDGET, TrainSettings, Workload};
 
 use stats::median;
-use workload::Workload;
+use timed::{Steps, settings};
 
 #[derive(Parser)]
 struct Args {
@@ -88,20 +87,19 @@ fn main() -> Result<()> {
         num_classes: 10,
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
-    let mut workload = Workload::new(&gpu, config, args.batch, args.precision)?;
-    workload.checkpoint_blocks = args.checkpoint_blocks;
-    workload.keep(args.ltd)?;
-    let tuning = args.tune.then(|| tune(&gpu, workload.model.config(), &args)).transpose()?;
+    let tuning = args.tune.then(|| tune(&gpu, &config, &args)).transpose()?;
+    let mut model = Steps::new(&gpu, config, args.batch, settings(args.precision, args.checkpoint_blocks)?)?;
+    model.keep(args.ltd)?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;
     for step in 0..args.steps.max(1) {
-        steps.push(workload.step()?);
+        steps.push(model.step()?);
         if step == 0 {
             first_step_ms = started.elapsed().as_secs_f64() * 1e3;
         }
     }
     if args.profile {
-        profile(&gpu, &mut workload)?;
+        profile(&gpu, &mut model)?;
     }
     let half = &steps[steps.len() / 2..];
     let median_ms = median(half.iter().map(|s| s.total_ms));
@@ -123,21 +121,17 @@ fn main() -> Result<()> {
 /// Settles the kernels of this very step.
 fn tune(gpu: &Gpu, config: &VitConfig, args: &Args) -> Result<TuneReport> {
     let keep = |kept| RandomLtd::new(config.depth, Schedule::constant(kept)?);
-    let rate = LrSchedule::new(LrShape::Constant, 1e-4, 0.0, 0, 1)?;
-    let settings = TrainSettings {
-        drop: args.ltd.map(keep).transpose()?.into(),
-        precision: args.precision,
-        checkpoint_blocks: args.checkpoint_blocks,
-        ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
-    };
-    let work = train::Workload { config, settings: &settings, batch: args.batch, steps: 1 };
+    let drop = args.ltd.map(keep).transpose()?.into();
+    let settings = TrainSettings { drop, ..settings(args.precision, args.checkpoint_blocks)? };
+    let make = |gpu: &Gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), 0)?));
+    let work = Workload { make: &make, settings: &settings, batch: args.batch, steps: 1 };
     Ok(train::tune(gpu, &work, TUNING_BUDGET)?)
 }
 
-fn profile(gpu: &Gpu, workload: &mut Workload) -> Result<()> {
+fn profile(gpu: &Gpu, model: &mut Steps) -> Result<()> {
     gpu.start_profile();
-    workload.step()?;
-    workload.step()?;
+    model.step()?;
+    model.step()?;
     let rows = gpu.take_profile();
     let total: f64 = rows.iter().map(|r| r.total.as_secs_f64()).sum();
     for row in &rows {

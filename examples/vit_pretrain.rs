@@ -22,7 +22,7 @@ use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
-use wgrad::train::{EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
+use wgrad::train::{Classify, EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
 
 #[derive(Parser)]
 struct Args {
@@ -113,17 +113,16 @@ fn main() -> Result<()> {
     let rate = LrSchedule::new(LrShape::Cosine, args.lr, args.lr / 100.0, steps / 20, steps)?;
     let settings = TrainSettings {
         max_norm: Some(1.0),
-        loss: CrossEntropy { label_smoothing: 0.1, ..Default::default() },
         drop: ltd.transpose()?.into(),
         seed: args.seed,
         ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
     };
     let validation = held_out(&data.validation)?;
-    let fit_data =
-        FitData { train: &train, validation: &validation, steps, folder: None, class_names: &data.class_names };
-    fit(&model, &fit_data, settings, FitOptions::default(), &mut Progress { started: Instant::now() })?;
+    let fit_data = FitData { train: &train, validation: &validation, steps, folder: None };
+    let task = Classify::with_loss(&model, CrossEntropy { label_smoothing: 0.1, ..Default::default() });
+    fit(&task, &fit_data, settings, FitOptions::default(), &mut Progress { started: Instant::now() })?;
 
-    let test = evaluate(&model, &held_out(&data.test)?)?;
+    let test = evaluate(&task, held_out(&data.test)?.epoch(0)?)?;
     save_vit(&args.output, &model, &data.class_names)?;
     println!("test accuracy {:.4} (loss {:.4}), written to {}", test.accuracy, test.loss, args.output.display());
     Ok(())

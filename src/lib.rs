@@ -35,9 +35,9 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod autograd;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 pub mod checkpoint;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 pub mod data;
 pub mod error;
 pub mod gpu;
@@ -47,11 +47,11 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod resample;
 pub mod shape;
 pub mod tensor;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 pub mod train;
 
 pub use error::{Error, Result};

@@ -224,6 +224,15 @@ impl Tensor {
     }
 }
 
+/// A tensor in host memory, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    /// The sizes, outermost first; of any rank, since files have them.
+    pub shape: Vec<usize>,
+    /// The values, as many as the product of the sizes.
+    pub data: Vec<f32>,
+}
+
 /// A shape, or an error in the name of `op`.
 pub(crate) fn checked_shape(op: &'static str, dims: &[usize]) -> Result<Shape> {
     let expected = "at most 6 sizes, none 0, with a product of at most 2^32 - 2^25";

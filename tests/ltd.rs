@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use wgrad::Error;
 use wgrad::ltd::{
-    LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenDrop, sample_kept, sample_kept_batch,
+    LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenBypass, TokenDrop, sample_kept, sample_kept_batch,
 };
 use wgrad::nn::{Extent, Span};
 
@@ -456,6 +456,24 @@ fn drops_are_checked_against_the_model() {
         "total_blocks"
     );
     assert_eq!(refused(TokenDrop::from(settings()).check(Extent { depth: 12, tokens: 32, prefix: 1 })), "schedule");
+}
+
+#[test]
+fn token_bypass_draws_one_set_for_its_blocks() {
+    let drop = TokenDrop::from(TokenBypass::new(3..9, 40, 0).unwrap().with_seed(42).with_until(100));
+    let first = SampleKey { seed: 42, step: 7, block: 3, sample: 8 };
+    let expected = sample_kept_batch(&first, 4, 197, 40, 0).unwrap();
+    assert_eq!(drop.draw(7, VIT, 8, 4).unwrap(), [Span::bypass(3..9, expected)]);
+    assert_eq!(drop.draw(100, VIT, 8, 4).unwrap(), []);
+    // Six blocks run at R.
+    assert_eq!(drop.layer_tokens(7, 4, VIT).consumed, 4 * (6 * 40 + 6 * 197));
+    assert_eq!(drop.stages(1000, 197), [Stage { first_step: 0, kept: 40 }, Stage { first_step: 100, kept: 197 }]);
+    // A prefix may pass the blocks too: it is there again behind them.
+    assert!(drop.check(VIT).is_ok());
+    assert_eq!(refused(drop.check(Extent { depth: 8, ..VIT })), "blocks");
+    assert_eq!(refused(drop.check(Extent { tokens: 40, ..VIT })), "kept");
+    assert_eq!(refused(TokenBypass::new(3..3, 40, 0)), "blocks");
+    assert_eq!(refused(TokenBypass::new(3..9, 1, 1)), "kept");
 }
 
 /// Random-LTD through the choice is random-LTD.

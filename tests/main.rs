@@ -43,3 +43,4 @@ mod shaders;
 mod torch;
 #[cfg(feature = "train")]
 mod training;
+mod vit;

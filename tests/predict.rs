@@ -6,13 +6,13 @@ use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{OpenOptions, open};
 use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::{self, Vit, VitConfig};
 use wgrad::nn::Mode;
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{
-    ClassAccuracy, EpochMetrics, FitData, FitOptions, Observer, Predictions, StepMetrics, TrainSettings, evaluate, fit,
-    predict, predict_with,
+    ClassAccuracy, Classify, EpochMetrics, FitData, FitOptions, Observer, Predictions, RunFolder, StepMetrics,
+    TrainSettings, evaluate, fit, predict,
 };
 use wgrad::{Error, Gpu, Tensor, ops};
 
@@ -54,14 +54,14 @@ fn predictions_are_the_models_in_the_loaders_order() {
         let model = model(&gpu, CLASSES);
         // Batches of 6, 6, 6 and 5, more than are in flight.
         let loader = loader(6);
-        let predictions = predict(&model, &loader).unwrap();
+        let predictions = predict(&Classify::new(&model), loader.epoch(0).unwrap()).unwrap();
         assert_eq!((predictions.len(), predictions.classes()), (SAMPLES, CLASSES));
         assert_eq!(predictions.labels(), labels());
         assert_eq!(predictions.samples(), (0..SAMPLES as u32).collect::<Vec<_>>());
         assert_close("probabilities", predictions.probabilities(), &expected(&model), 1e-5);
         assert_eq!(predictions.row(22), &predictions.probabilities()[22 * CLASSES..]);
         assert!(predictions.row(23).is_empty() && predictions.row(usize::MAX).is_empty());
-        let (folded, measured) = (predictions.evaluation(), evaluate(&model, &loader).unwrap());
+        let (folded, measured) = (predictions.evaluation(), evaluate(&Classify::new(&model), loader.epoch(0).unwrap()).unwrap());
         assert_eq!(folded, measured);
     }
 }
@@ -70,7 +70,7 @@ fn predictions_are_the_models_in_the_loaders_order() {
 fn predictions_are_counted_by_class() {
     let gpu = gpu();
     let model = model(&gpu, CLASSES);
-    let predictions = predict(&model, &loader(8)).unwrap();
+    let predictions = predict(&Classify::new(&model), loader(8).epoch(0).unwrap()).unwrap();
     let classes: Vec<usize> = (0..SAMPLES).map(|row| argmax(predictions.row(row))).collect();
     let pairs = || labels().into_iter().zip(&classes).map(|(label, &class)| (label, class as u32));
 
@@ -95,7 +95,7 @@ fn predictions_are_counted_by_class() {
 #[test]
 fn the_likeliest_classes_come_in_order() {
     let gpu = gpu();
-    let predictions = predict(&model(&gpu, CLASSES), &loader(8)).unwrap();
+    let predictions = predict(&Classify::new(&model(&gpu, CLASSES)), loader(8).epoch(0).unwrap()).unwrap();
     for row in 0..SAMPLES {
         let all = predictions.top(row, 100);
         assert_eq!(all.len(), CLASSES);
@@ -119,10 +119,10 @@ fn of_several_largest_the_first_counts() {
         let parameter = model.parameters().get(path).unwrap();
         parameter.set(&vec![0.0; parameter.value().numel()]).unwrap();
     }
-    let predictions = predict(&model, &loader(8)).unwrap();
+    let predictions = predict(&Classify::new(&model), loader(8).epoch(0).unwrap()).unwrap();
     assert!(predictions.predicted().all(|(class, _)| class == 0));
     assert_eq!(predictions.top(0, 2).iter().map(|top| top.0).collect::<Vec<_>>(), [0, 1]);
-    assert_eq!(predictions.evaluation(), evaluate(&model, &loader(8)).unwrap());
+    assert_eq!(predictions.evaluation(), evaluate(&Classify::new(&model), loader(8).epoch(0).unwrap()).unwrap());
 }
 
 /// A row whose label a run ignores has probabilities, and is neither right nor wrong.
@@ -132,7 +132,7 @@ fn ignored_labels_are_not_judged() {
     let model = model(&gpu, CLASSES);
     // Class 4 as if it were the mark of what has no label.
     let ignoring = CrossEntropy { ignore_index: Some(4), ..CrossEntropy::default() };
-    let (all, some) = (predict(&model, &loader(8)).unwrap(), predict_with(&model, &loader(8), &ignoring).unwrap());
+    let (all, some) = (predict(&Classify::new(&model), loader(8).epoch(0).unwrap()).unwrap(), predict(&Classify::with_loss(&model, ignoring), loader(8).epoch(0).unwrap()).unwrap());
     assert_eq!((all.probabilities(), all.labels()), (some.probabilities(), some.labels()));
     let judged = labels().iter().filter(|&&label| label != 4).count() as u64;
     assert_eq!(some.evaluation().samples, judged);
@@ -146,11 +146,11 @@ fn ignored_labels_are_not_judged() {
 #[test]
 fn bad_labels_and_damaged_weights_are_errors() {
     let gpu = gpu();
-    let error = predict(&model(&gpu, 4), &loader(8)).unwrap_err();
+    let error = predict(&Classify::new(&model(&gpu, 4)), loader(8).epoch(0).unwrap()).unwrap_err();
     assert!(matches!(error, Error::OutOfRange { what: "label", value: 4, bound: 4, .. }), "{error}");
     let damaged = model(&gpu, CLASSES);
     damaged.parameters().get("head.bias").unwrap().set(&[f32::NAN; CLASSES]).unwrap();
-    let error = predict(&damaged, &loader(8)).unwrap_err();
+    let error = predict(&Classify::new(&damaged), loader(8).epoch(0).unwrap()).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "model", .. }), "{error}");
 }
 
@@ -178,13 +178,11 @@ fn a_run_stores_its_crop() {
             train: &loader,
             validation: &loader,
             steps: 1,
-            folder: Some(folder.path().to_owned()),
-            class_names: &[],
+            folder: Some(RunFolder::new(folder.path(), vit::writer(model.config().clone(), Vec::new(), crop_fraction))),
         };
         let rate = LrSchedule::new(LrShape::Constant, 1e-3, 0.0, 0, 1).unwrap();
         let settings = TrainSettings::new(Rule::AdamW(AdamW::default()), rate);
-        let options = FitOptions { crop_fraction, ..FitOptions::default() };
-        fit(&model, &data, settings, options, &mut Silent).unwrap();
+        fit(Classify::new(&model), &data, settings, FitOptions::default(), &mut Silent).unwrap();
         for name in ["best.safetensors", "last.safetensors"] {
             let opened = open(folder.path().join(name), &OpenOptions::default()).unwrap();
             assert_eq!(opened.crop_fraction, crop_fraction, "{name}");

@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::common::{each_family, gpu, this_program};
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
-use wgrad::data::{DataSet, Loader, LoaderOptions, Split, digits};
+use wgrad::data::{DataSet, ImageSource, Loader, LoaderOptions, Split, digits};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::{self, Vit, VitConfig};
 use wgrad::nn::Precision;
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, Ema, LossScale, LrSchedule, LrShape, Rule};
 use wgrad::train::{
-    EpochMetrics, FitData, FitOptions, Observer, Outcome, RunState, STATE_FILE, StepMetrics, TrainSettings, fit,
+    Classify, EpochMetrics, FitData, FitOptions, Observer, Outcome, RunFolder, RunState, STATE_FILE, StepMetrics, TrainSettings, fit,
 };
 use wgrad::{Error, Gpu};
 
@@ -46,7 +46,6 @@ fn settings(gpu: &Gpu) -> TrainSettings {
     let ltd = RandomLtd::new(3, Schedule::linear(5, TOKENS, 12, 1).unwrap()).unwrap();
     TrainSettings {
         max_norm: Some(1.0),
-        loss: CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() },
         drop: TokenDrop::RandomLtd(ltd.with_seed(3)),
         ema: Some(Ema { decay: 0.9, warmup: true }),
         seed: 7,
@@ -59,11 +58,19 @@ fn settings(gpu: &Gpu) -> TrainSettings {
     }
 }
 
+fn task(model: &Vit) -> Classify<&Vit> {
+    Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() })
+}
+
+/// Checkpoints as a model of these sizes writes them.
+fn run_folder(path: &Path, config: VitConfig) -> RunFolder<'static> {
+    RunFolder::new(path, vit::writer(config, digits().unwrap().class_names, None))
+}
+
 /// 48 digits to learn from in batches of 8, 20 to be measured on.
 struct Digits {
-    names: Vec<String>,
-    train: Loader,
-    validation: Loader,
+    train: Loader<ImageSource>,
+    validation: Loader<ImageSource>,
 }
 
 impl Digits {
@@ -89,12 +96,12 @@ impl Digits {
         let train = Loader::new(&train, data.train_transform(16), options).unwrap();
         let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(20) };
         let validation = Loader::new(&few(&data.validation, 20), data.eval_transform(16), options).unwrap();
-        Digits { names: data.class_names, train, validation }
+        Digits { train, validation }
     }
 
-    fn data(&self, steps: u64, folder: &Path) -> FitData<'_> {
-        let Digits { names, train, validation } = self;
-        FitData { train, validation, steps, folder: Some(folder.to_owned()), class_names: names }
+    fn data(&self, steps: u64, folder: &Path) -> FitData<'_, ImageSource> {
+        let Digits { train, validation } = self;
+        FitData { train, validation, steps, folder: Some(run_folder(folder, config())) }
     }
 }
 
@@ -134,7 +141,7 @@ fn run(gpu: &Gpu, steps: u64, folder: &Path, options: FitOptions, observer: &mut
     let digits = Digits::new();
     let seed = if options.resume.is_some() { 99 } else { 5 };
     let model = Vit::new(gpu, config(), seed).unwrap();
-    fit(&model, &digits.data(steps, folder), settings(gpu), options, observer).unwrap()
+    fit(task(&model), &digits.data(steps, folder), settings(gpu), options, observer).unwrap()
 }
 
 fn bytes(folder: &Path, name: &str) -> Vec<u8> {
@@ -228,12 +235,11 @@ fn saving_takes_a_share_of_the_time() {
         train: &train,
         validation: &validation,
         steps: STEPS,
-        folder: Some(folder.path().to_owned()),
-        class_names: &data.class_names,
+        folder: Some(run_folder(folder.path(), config.clone())),
     };
     let rate = LrSchedule::constant(1e-3).unwrap();
     let settings = TrainSettings::new(Rule::AdamW(AdamW::default()), rate);
-    let outcome = fit(&model, &data, settings, saving(), &mut watch).unwrap();
+    let outcome = fit(Classify::new(&model), &data, settings, saving(), &mut watch).unwrap();
     let epochs = std::mem::take(&mut watch.epochs);
     assert_eq!((outcome.steps, epochs.len() as u64), (STEPS, STEPS));
     assert!(!saves.is_empty() && saves.len() as u64 <= STEPS / 2, "{} saves, {:?}", saves.len(), outcome.timing);
@@ -242,7 +248,7 @@ fn saving_takes_a_share_of_the_time() {
         let model = Vit::new(&gpu, config.clone(), 9).unwrap();
         let file = checkpoint::read(folder.path().join(name)).unwrap();
         checkpoint::load_parameters(model.parameters(), &file, &checkpoint::MatchOptions::default()).unwrap();
-        wgrad::train::evaluate(&model, &validation).unwrap()
+        wgrad::train::evaluate(&Classify::new(&model), validation.epoch(0).unwrap()).unwrap()
     };
     let (best_epoch, best) = outcome.best.unwrap();
     assert_eq!((measured("best.safetensors"), best), (best, epochs[best_epoch as usize].validation));
@@ -260,7 +266,7 @@ fn patience_survives() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let options = FitOptions { patience: Some(3), resume, ..saving() };
         let mut watch = Watch::new(|| {}, break_after);
-        fit(&model, &digits.data(100, folder.path()), still(), options, &mut watch).unwrap()
+        fit(task(&model), &digits.data(100, folder.path()), still(), options, &mut watch).unwrap()
     };
     assert!(part(None, Some(2 * EPOCH + 1)).stopped);
     let outcome = part(Some(RunState::read(state(folder.path())).unwrap()), None);
@@ -278,7 +284,7 @@ fn refused(gpu: &Gpu, state: RunState, config: VitConfig, settings: TrainSetting
     let before: Vec<Vec<f32>> = model.parameters().iter().map(|p| p.value().to_vec().unwrap()).collect();
     let folder = tempfile::tempdir().unwrap();
     let options = FitOptions { resume: Some(state), ..saving() };
-    let result = fit(&model, &digits.data(8, folder.path()), settings, options, &mut Watch::new(|| {}, None));
+    let result = fit(task(&model), &digits.data(8, folder.path()), settings, options, &mut Watch::new(|| {}, None));
     let after: Vec<Vec<f32>> = model.parameters().iter().map(|p| p.value().to_vec().unwrap()).collect();
     assert_eq!(before, after, "nothing is changed");
     match result {
@@ -294,7 +300,7 @@ fn states_of_other_runs_are_refused() {
     let path = state(folder.path());
     run(&gpu, 8, folder.path(), saving(), &mut Watch::new(|| {}, None));
     let read = || RunState::read(&path).unwrap();
-    assert_eq!((read().steps(), read().config(), read().class_names().len()), (8, &config(), 10));
+    assert_eq!((read().steps(), VitConfig::from_identity(read().model()).unwrap()), (8, config()));
     assert!(read().best().is_some() && read().is_within_epoch());
     let (digits, own) = (Digits::new(), settings(&gpu));
     let said = refused(&gpu, read(), config(), TrainSettings { seed: 8, ..own.clone() }, &digits);
@@ -353,10 +359,10 @@ fn pictures_exchanged_on_the_way_are_found_out() {
         };
         let train = loader(LoaderOptions::training(4, 1));
         let validation = loader(LoaderOptions::evaluation(8));
-        let out = Some(folder.path().to_owned());
-        let data = FitData { train: &train, validation: &validation, steps, folder: out, class_names: &class_names };
+        let folder = Some(run_folder(folder.path(), config()));
+        let data = FitData { train: &train, validation: &validation, steps, folder };
         let model = Vit::new(&gpu, config(), 5).unwrap();
-        fit(&model, &data, settings(&gpu), FitOptions { resume, ..saving() }, &mut Watch::new(seen, None))
+        fit(task(&model), &data, settings(&gpu), FitOptions { resume, ..saving() }, &mut Watch::new(seen, None))
     };
     let read = || Some(RunState::read(state(folder.path())).unwrap());
     // Replaced whole, so that the loader, which reads ahead, never meets half a picture.
@@ -427,7 +433,7 @@ fn bad_states_are_refused() {
             let digits = Digits::new();
             let model = Vit::new(&gpu, config(), 5)?;
             let options = FitOptions { resume: Some(resume), ..saving() };
-            fit(&model, &digits.data(8, folder.path()), settings(&gpu), options, &mut Watch::new(|| {}, None))
+            fit(task(&model), &digits.data(8, folder.path()), settings(&gpu), options, &mut Watch::new(|| {}, None))
         });
         let error = result.err().map_or_else(String::new, |error| error.to_string());
         assert!(error.contains(said), "expected {said:?}: {error:?}");
@@ -446,7 +452,7 @@ fn what_is_written_can_be_read() {
         let rule = Rule::AdamW(AdamW { weight_decay, ..AdamW::default() });
         let rate = LrSchedule::constant(1e37).unwrap();
         let settings = TrainSettings { rule, rate, ema: None, precision: Precision::F32, ..settings(&gpu) };
-        fit(&model, &digits.data(1, folder.path()), settings, saving(), &mut Watch::new(|| {}, None))
+        fit(task(&model), &digits.data(1, folder.path()), settings, saving(), &mut Watch::new(|| {}, None))
     };
     run(0.0).unwrap();
     let best = RunState::read(state(folder.path())).unwrap().best().unwrap();
@@ -464,10 +470,10 @@ fn saving_needs_a_folder() {
     let digits = Digits::new();
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let data = FitData { folder: None, ..digits.data(3, Path::new("")) };
-    let error = fit(&model, &data, settings(&gpu), saving(), &mut Watch::new(|| {}, None)).unwrap_err();
+    let error = fit(task(&model), &data, settings(&gpu), saving(), &mut Watch::new(|| {}, None)).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "folder", .. }), "{error}");
     let options = FitOptions { save_every: Some(0), ..FitOptions::default() };
-    let error = fit(&model, &data, settings(&gpu), options, &mut Watch::new(|| {}, None)).unwrap_err();
+    let error = fit(task(&model), &data, settings(&gpu), options, &mut Watch::new(|| {}, None)).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "save_every", .. }), "{error}");
 }
 

@@ -11,13 +11,13 @@ use wgrad::data::{
     Crop, FolderOptions, ImageBatch, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder,
 };
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
-use wgrad::models::vit::{Pool, Vit, VitConfig};
-use wgrad::nn::{Init, Linear, Mode, Precision, Span};
+use wgrad::models::vit::{self, Pool, Vit, VitConfig};
+use wgrad::nn::{Init, Linear, Mode, Model, Precision, Span};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
 use wgrad::train::{
-    EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
-    TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate, evaluate, evaluate_with, fit, predict_with,
+    Classify, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, RunFolder, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
+    TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate, evaluate, fit, predict,
     remedies, tune, tuned,
 };
 use wgrad::{Error, Gpu, Tensor};
@@ -40,11 +40,19 @@ fn random_config() -> VitConfig {
 fn settings(drop: impl Into<TokenDrop>) -> TrainSettings {
     TrainSettings {
         max_norm: Some(1.0),
-        loss: CrossEntropy { label_smoothing: 0.1, ..Default::default() },
         drop: drop.into(),
         seed: 7,
         ..TrainSettings::new(Rule::AdamW(AdamW::default()), constant_rate(1e-2))
     }
+}
+
+fn task(model: &Vit) -> Classify<&Vit> {
+    Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..Default::default() })
+}
+
+/// Makes the task of a model of these sizes, for rehearsals.
+fn making(config: &VitConfig) -> impl Fn(&Gpu) -> wgrad::Result<Classify<Vit>> {
+    |gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), 0)?))
 }
 
 fn constant_rate(rate: f32) -> LrSchedule {
@@ -95,7 +103,7 @@ fn one_seed_gives_one_result() {
     for gpu in each_family() {
         let run = |seed: u64| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
-            let mut trainer = Trainer::new(&model, TrainSettings { seed, ..settings(ltd(9)) }).unwrap();
+            let mut trainer = Trainer::new(task(&model), TrainSettings { seed, ..settings(ltd(9)) }).unwrap();
             let mut losses = Vec::new();
             for step in 0..8 {
                 losses.extend(trainer.step(&batch(step, BATCH)).unwrap());
@@ -117,7 +125,7 @@ fn steps_report_what_they_did() {
     let gpu = gpu();
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let schedule = Schedule::linear(5, TOKENS, 2, 1).unwrap();
-    let mut trainer = Trainer::new(&model, settings(Some(RandomLtd::new(3, schedule).unwrap()))).unwrap();
+    let mut trainer = Trainer::new(task(&model), settings(Some(RandomLtd::new(3, schedule).unwrap()))).unwrap();
     assert!(trainer.step(&batch(0, BATCH)).unwrap().is_none(), "nothing has been read yet");
     let mut kept = Vec::new();
     for step in 1..4u64 {
@@ -139,7 +147,7 @@ fn steps_report_what_they_did() {
 fn learns_a_batch() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings(ltd(9))).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings(ltd(9))).unwrap();
         let mut metrics = Vec::new();
         for _ in 0..60 {
             metrics.extend(trainer.step(&batch(1, BATCH)).unwrap());
@@ -200,7 +208,7 @@ fn random_ltd_ends_with_its_schedule() {
     let gpu = gpu();
     let run = |ltd: Option<RandomLtd>| {
         let model = Vit::new(&gpu, config(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings(ltd)).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings(ltd)).unwrap();
         trainer.step(&batch(1, BATCH)).unwrap();
         trainer.finish().unwrap();
         weights(&model)
@@ -210,11 +218,11 @@ fn random_ltd_ends_with_its_schedule() {
     let model = Vit::new(&gpu, config(), 5).unwrap();
     for schedule in [Schedule::constant(TOKENS), Schedule::constant(TOKENS + 1)] {
         let ltd = RandomLtd::new(3, schedule.unwrap()).unwrap();
-        let error = Trainer::new(&model, settings(Some(ltd))).err().expect("never drops a token");
+        let error = Trainer::new(task(&model), settings(Some(ltd))).err().expect("never drops a token");
         assert!(matches!(error, Error::Argument { name: "schedule", .. }), "{error}");
     }
     let other_depth = RandomLtd::new(4, Schedule::constant(5).unwrap()).unwrap();
-    let error = Trainer::new(&model, settings(Some(other_depth))).err().expect("another depth");
+    let error = Trainer::new(task(&model), settings(Some(other_depth))).err().expect("another depth");
     assert!(matches!(error, Error::Argument { name: "total_blocks", .. }), "{error}");
 }
 
@@ -338,7 +346,7 @@ fn step_that_is_not_finite() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let bias = model.parameters().get("head.bias").unwrap();
-        let mut trainer = Trainer::new(&model, settings(TokenDrop::None)).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings(TokenDrop::None)).unwrap();
         trainer.step(&batch(1, BATCH)).unwrap();
         trainer.finish().unwrap();
         let before = weights(&model);
@@ -369,7 +377,7 @@ fn images_that_are_not_finite() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let before = weights(&model);
         let mut optimizer =
-            Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), decays).unwrap();
+            Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), |path, rank| model.decays(path, rank)).unwrap();
         let mut step = |pixels: &[f32]| {
             let images = Tensor::from_slice(&gpu, &[2, 3, 16, 16], pixels).unwrap();
             pass(&model, &images, &[]);
@@ -393,7 +401,7 @@ fn label_out_of_range() {
         let run = |ignore_index| {
             let model = Vit::new(&gpu, config(), 5).unwrap();
             let loss = CrossEntropy { label_smoothing: 0.0, ignore_index, ..Default::default() };
-            let mut trainer = Trainer::new(&model, TrainSettings { loss, ..settings(TokenDrop::None) }).unwrap();
+            let mut trainer = Trainer::new(Classify::with_loss(&model, loss), settings(TokenDrop::None)).unwrap();
             let mut results = Vec::new();
             for step in 0..5 {
                 let mut batch = batch(step, BATCH);
@@ -425,7 +433,7 @@ fn label_out_of_range() {
 fn steady_steps_allocate_nothing() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, random_config(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings(ltd(9))).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings(ltd(9))).unwrap();
         let mut memory = Vec::new();
         for step in 0..40 {
             if step == 20 {
@@ -455,7 +463,7 @@ fn memory_follows_the_kept_length() {
         gpu.trim();
         gpu.reset_peak_memory();
         let model = Vit::new(&gpu, config.clone(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings(ltd)).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings(ltd)).unwrap();
         let images = bytes(1, BATCH * 3 * 32 * 32);
         for step in 0..steps {
             trainer.step(&ImageBatch { images: images.clone(), ..batch(step, BATCH) }).unwrap();
@@ -480,7 +488,7 @@ fn random_ltd_does_not_raise_the_peak() {
             let tokens = config.tokens();
             let peak = |ltd: Option<RandomLtd>| {
                 let settings = TrainSettings { checkpoint_blocks, ..settings(ltd) };
-                estimate(&gpu, &Workload { config, settings: &settings, batch: 8, steps: 400 }).unwrap().peak
+                estimate(&gpu, &Workload { make: &making(config), settings: &settings, batch: 8, steps: 400 }).unwrap().peak
             };
             let full = peak(None);
             let schedule = Schedule::linear(3, tokens, 300, 1).unwrap();
@@ -510,7 +518,7 @@ fn estimate_is_what_is_taken() {
         for gpu in each_family() {
             let config = random_config();
             let settings = TrainSettings { accumulate, checkpoint_blocks, ema, ..settings(drop.clone()) };
-            let work = Workload { config: &config, settings: &settings, batch: BATCH, steps: 8 };
+            let work = Workload { make: &making(&config), settings: &settings, batch: BATCH, steps: 8 };
             let before = gpu.memory();
             let estimate = estimate(&gpu, &work).unwrap();
             assert_eq!(gpu.memory(), before, "nothing is allocated");
@@ -519,7 +527,7 @@ fn estimate_is_what_is_taken() {
 
             let model = Vit::new(&gpu, config.clone(), 5).unwrap();
             assert_eq!(gpu.memory().live - before.live, estimate.parameters + estimate.gradients);
-            let mut trainer = Trainer::new(&model, settings.clone()).unwrap();
+            let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
             for step in 0..8 {
                 trainer.step(&batch(step, BATCH)).unwrap();
             }
@@ -536,7 +544,7 @@ fn what_does_not_fit_names_what_would() {
     let config = VitConfig { img_size: (64, 64), patch_size: 4, ..VitConfig::custom(64, 6, 2) };
     let rising = RandomLtd::new(6, Schedule::linear(100, 256, 50, 1).unwrap()).unwrap();
     let settings = settings(Some(rising));
-    let work = Workload { config: &config, settings: &settings, batch: 16, steps: 100 };
+    let work = Workload { make: &making(&config), settings: &settings, batch: 16, steps: 100 };
     let whole = check_memory(&gpu, &work, None).unwrap();
     assert_eq!(check_memory(&gpu, &work, Some(whole.peak)).unwrap(), whole);
     let budget = whole.peak * 4 / 5;
@@ -563,7 +571,7 @@ fn what_does_not_fit_names_what_would() {
     assert!(estimate(&gpu, &Workload { steps: 0, ..work }).is_err());
     let huge = VitConfig { embed_dim: 1 << 20, num_heads: 1, ..config.clone() };
     assert!(matches!(
-        estimate(&gpu, &Workload { config: &huge, ..work }),
+        estimate(&gpu, &Workload { make: &making(&huge), ..work }),
         Err(Error::Argument { .. } | Error::Limit { .. })
     ));
 }
@@ -623,7 +631,7 @@ fn checkpointed_training_is_the_same_training() {
         let run = |checkpoint_blocks| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
             let settings = TrainSettings { checkpoint_blocks, ..settings(ltd(9)) };
-            let mut trainer = Trainer::new(&model, settings).unwrap();
+            let mut trainer = Trainer::new(task(&model), settings).unwrap();
             let mut metrics = Vec::new();
             for step in 0..5 {
                 metrics.extend(trainer.step(&batch(step, BATCH)).unwrap());
@@ -647,12 +655,11 @@ fn micro_batches_add_up_to_the_batch() {
                 rule: PLAIN_SGD,
                 max_norm: None,
                 rate: constant_rate(1.0),
-                loss: loss.clone(),
                 accumulate,
                 ..settings(ltd(9))
             };
             let before = weights(&model);
-            let mut trainer = Trainer::new(&model, settings).unwrap();
+            let mut trainer = Trainer::new(Classify::with_loss(&model, loss.clone()), settings).unwrap();
             trainer.step(batch).unwrap();
             let metrics = trainer.finish().unwrap().expect("a step");
             let moved = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f32>>();
@@ -688,9 +695,9 @@ fn accumulating_nothing_is_an_error() {
     let gpu = gpu();
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let error =
-        Trainer::new(&model, TrainSettings { accumulate: 0, ..settings(TokenDrop::None) }).err().expect("an error");
+        Trainer::new(task(&model), TrainSettings { accumulate: 0, ..settings(TokenDrop::None) }).err().expect("an error");
     assert!(matches!(error, Error::Argument { name: "accumulate", .. }), "{error}");
-    let mut trainer = Trainer::new(&model, TrainSettings { accumulate: 2, ..settings(TokenDrop::None) }).unwrap();
+    let mut trainer = Trainer::new(task(&model), TrainSettings { accumulate: 2, ..settings(TokenDrop::None) }).unwrap();
     let short = ImageBatch { images: vec![0; 100], ..batch(1, BATCH) };
     assert!(matches!(trainer.step(&short), Err(Error::Argument { name: "images", .. })));
     let empty = ImageBatch { images: vec![], labels: vec![], ..batch(1, BATCH) };
@@ -756,7 +763,7 @@ fn trainer_drops_patches() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let rate = constant_rate(1.0);
         let settings = TrainSettings { rule: PLAIN_SGD, max_norm: None, rate, accumulate, ..settings(drop) };
-        let mut trainer = Trainer::new(&model, settings).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings).unwrap();
         trainer.step(&batch(1, BATCH)).unwrap();
         let first = trainer.finish().unwrap().unwrap();
         let after = weights(&model);
@@ -795,7 +802,7 @@ fn trainer_drops_patches() {
 
     // A class token that could be dropped is refused.
     let bare = PatchDrop::new(7, 0).unwrap();
-    let error = Trainer::new(&model, settings(bare)).err().expect("no prefix");
+    let error = Trainer::new(task(&model), settings(bare)).err().expect("no prefix");
     assert!(matches!(error, Error::Argument { name: "keep_prefix", .. }), "{error}");
 }
 
@@ -831,7 +838,7 @@ fn frozen_parameters_stay() {
                 }
             }
             let before = weights(&model);
-            let mut trainer = Trainer::new(&model, TrainSettings { freeze, ..settings(ltd(9)) }).unwrap();
+            let mut trainer = Trainer::new(task(&model), TrainSettings { freeze, ..settings(ltd(9)) }).unwrap();
             for step in 0..3 {
                 trainer.step(&batch(step, BATCH)).unwrap();
             }
@@ -853,7 +860,7 @@ fn a_freeze_ends_with_the_next_trainer() {
     let by_hand = model.parameters().get("head.bias").unwrap();
     by_hand.set_trainable(false);
     let trained = |freeze: Freeze| {
-        let mut trainer = Trainer::new(&model, TrainSettings { freeze, ..settings(TokenDrop::None) }).unwrap();
+        let mut trainer = Trainer::new(task(&model), TrainSettings { freeze, ..settings(TokenDrop::None) }).unwrap();
         let before = weights(&model);
         trainer.step(&batch(1, BATCH)).unwrap();
         trainer.finish().unwrap();
@@ -881,9 +888,9 @@ fn frozen_parameters_cost_nothing() {
     let run = |freeze: Freeze| {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let settings = TrainSettings { freeze, ..settings(TokenDrop::None) };
-        let work = Workload { config: model.config(), settings: &settings, batch: BATCH, steps: 1 };
+        let work = Workload { make: &making(model.config()), settings: &settings, batch: BATCH, steps: 1 };
         let activations = estimate(&gpu, &work).unwrap().activations;
-        let mut trainer = Trainer::new(&model, settings.clone()).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
         let before = gpu.stats().dispatches;
         trainer.step(&batch(1, BATCH)).unwrap();
         let norm = trainer.finish().unwrap().unwrap().grad_norm;
@@ -905,7 +912,7 @@ fn layer_wise_decay_of_the_rate() {
         let plain = settings(TokenDrop::None);
         let settings = TrainSettings { rule: PLAIN_SGD, max_norm: None, rate, layer_decay, ..plain };
         let before = weights(&model);
-        let mut trainer = Trainer::new(&model, settings)?;
+        let mut trainer = Trainer::new(task(&model), settings)?;
         trainer.step(&batch(1, BATCH))?;
         trainer.finish()?;
         let moved = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f32>>();
@@ -914,7 +921,7 @@ fn layer_wise_decay_of_the_rate() {
     };
     let ((plain, model), (decayed, _)) = (run(1.0).unwrap(), run(0.5).unwrap());
     for ((p, plain), decayed) in model.parameters().iter().zip(&plain).zip(&decayed) {
-        let expected: Vec<f32> = plain.iter().map(|v| v * layer_scale(p.path(), 3, 0.5)).collect();
+        let expected: Vec<f32> = plain.iter().map(|v| v * layer_scale(model.layer(p.path()), 3, 0.5)).collect();
         assert_close(p.path(), decayed, &expected, 1e-3);
     }
     for bad in [0.0, -1.0, 1.5, f32::NAN] {
@@ -931,7 +938,7 @@ fn average_is_measured_and_saved() {
         let ema = Ema { decay: 0.9, warmup: true };
         let train = |ema| {
             let model = Vit::new(&gpu, config(), 5).unwrap();
-            let mut trainer = Trainer::new(&model, TrainSettings { ema, ..settings(ltd(9)) }).unwrap();
+            let mut trainer = Trainer::new(task(&model), TrainSettings { ema, ..settings(ltd(9)) }).unwrap();
             let mut average: Vec<Vec<f64>> =
                 weights(&model).iter().map(|w| w.iter().map(|&w| w.into()).collect()).collect();
             for step in 0..6 {
@@ -942,7 +949,7 @@ fn average_is_measured_and_saved() {
                     *a = decay * *a + (1.0 - decay) * f64::from(*w);
                 }
             }
-            let averaged = trainer.averaged(|| Ok(weights(&model))).unwrap();
+            let averaged = trainer.averaged(|_| Ok(weights(&model))).unwrap();
             (weights(&model), averaged, average, model)
         };
         let (plain, same, ..) = train(None);
@@ -988,9 +995,9 @@ fn patience_ends_a_run() {
     assert_eq!(outcome.best.map(|(epoch, _)| epoch), Some(2));
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let train = loader(24, LoaderOptions::training(6, 1));
-    let data = FitData { train: &train, validation: &train, steps: 4, folder: None, class_names: &names() };
+    let data = FitData { train: &train, validation: &train, steps: 4, folder: None };
     let error =
-        fit(&model, &data, still, FitOptions { patience: Some(0), ..FitOptions::default() }, &mut Notes::default())
+        fit(task(&model), &data, still, FitOptions { patience: Some(0), ..FitOptions::default() }, &mut Notes::default())
             .unwrap_err();
     assert!(matches!(error, Error::Argument { name: "patience", .. }), "{error}");
 }
@@ -1015,9 +1022,9 @@ fn loader(n: usize, options: LoaderOptions) -> Loader {
 fn evaluation_counts_every_sample_once() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, random_config(), 5).unwrap();
-        let whole = evaluate(&model, &loader(20, LoaderOptions::evaluation(20))).unwrap();
+        let whole = evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(20)).epoch(0).unwrap()).unwrap();
         // Batches of 6, 6, 6 and 2.
-        let parts = evaluate(&model, &loader(20, LoaderOptions::evaluation(6))).unwrap();
+        let parts = evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap();
         assert_eq!((whole.samples, parts.samples), (20, 20));
         assert_eq!(whole.accuracy, parts.accuracy);
         assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
@@ -1038,7 +1045,7 @@ fn evaluation_counts_every_sample_once() {
 fn evaluation_reports_bad_labels() {
     let gpu = gpu();
     let model = Vit::new(&gpu, VitConfig { num_classes: 3, ..config() }, 5).unwrap();
-    let error = evaluate(&model, &loader(20, LoaderOptions::evaluation(6))).unwrap_err();
+    let error = evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap_err();
     assert!(matches!(error, Error::OutOfRange { what: "label", value: 3, bound: 3, .. }), "{error}");
 }
 
@@ -1071,23 +1078,25 @@ fn evaluation_measures_as_training_does() {
             let plain = CrossEntropy { label_smoothing: 0.0, ..loss.clone() };
             let expected = ops::cross_entropy::reference::forward(&logits, &batch.labels, &plain);
             for size in [20, 6, 1] {
-                let got = evaluate_with(&model, &loader(size), loss).unwrap();
+                let task = Classify::with_loss(&model, loss.clone());
+                let got = evaluate(&task, loader(size).epoch(0).unwrap()).unwrap();
                 assert_eq!((got.samples, got.accuracy), (13, f64::from(correct) / 13.0), "{loss:?}");
                 assert_close(&format!("{loss:?} in batches of {size}"), &[got.loss as f32], &[expected], 1e-5);
-                assert_eq!(predict_with(&model, &loader(size), loss).unwrap().evaluation(), got);
+                assert_eq!(predict(&task, loader(size).epoch(0).unwrap()).unwrap().evaluation(), got);
             }
         }
-        assert!(matches!(evaluate(&model, &loader(6)), Err(Error::OutOfRange { value: 99, .. })));
+        let bad = evaluate(&Classify::new(&model), loader(6).epoch(0).unwrap());
+        assert!(matches!(bad, Err(Error::OutOfRange { value: 99, .. })));
 
         // A whole run, whose means are those of the rows that count.
         let options = LoaderOptions { threads: 1, ..LoaderOptions::training(6, 1) };
         let train = Loader::new(&split, WHOLE, options).unwrap();
-        let data = FitData { train: &train, validation: &loader(6), steps: 3, folder: None, class_names: &names() };
-        let settings = TrainSettings { loss: weighted.clone(), ..settings(TokenDrop::None) };
+        let data = FitData { train: &train, validation: &loader(6), steps: 3, folder: None };
+        let task = Classify::with_loss(&model, weighted);
         let mut notes = Notes::default();
-        fit(&model, &data, settings, FitOptions::default(), &mut notes).unwrap();
+        fit(&task, &data, settings(TokenDrop::None), FitOptions::default(), &mut notes).unwrap();
         let [epoch] = notes.epochs.as_slice() else { panic!("{:?}", notes.epochs) };
-        assert_eq!(epoch.validation, evaluate_with(&model, &loader(6), &weighted).unwrap());
+        assert_eq!(epoch.validation, evaluate(&task, loader(6).epoch(0).unwrap()).unwrap());
         let sum = |of: &dyn Fn(&StepMetrics) -> f64| notes.steps.iter().map(of).sum::<f64>();
         let loss = sum(&|m| f64::from(m.loss) * m.loss_weight) / sum(&|m| m.loss_weight);
         let accuracy = sum(&|m| m.correct.into()) / sum(&|m| m.counted as f64);
@@ -1177,6 +1186,11 @@ impl Observer for Notes {
     }
 }
 
+/// Checkpoints as the model writes them.
+fn run_folder(path: &Path) -> RunFolder<'static> {
+    RunFolder::new(path, vit::writer(config(), names(), None))
+}
+
 /// Runs `fit` on 24 samples in batches of 6; returns its outcome, and what `best` and `last` score when read back.
 fn run_fit(
     gpu: &Gpu,
@@ -1200,15 +1214,14 @@ fn run_fit_with(
         train: &train,
         validation: &validation,
         steps,
-        folder: Some(folder.path().to_owned()),
-        class_names: &names(),
+        folder: Some(run_folder(folder.path())),
     };
-    let outcome = fit(&model, &data, settings, options, notes).unwrap();
+    let outcome = fit(task(&model), &data, settings, options, notes).unwrap();
     let score = |name: &str| {
         let file = checkpoint::read(folder.path().join(name)).ok()?;
         let model = Vit::new(gpu, checkpoint::vit_config(&file).unwrap().unwrap(), 9).unwrap();
         load_parameters(model.parameters(), &file, &MatchOptions::default()).unwrap();
-        Some(evaluate(&model, &validation).unwrap())
+        Some(evaluate(&Classify::new(&model), validation.epoch(0).unwrap()).unwrap())
     };
     (outcome, score("best.safetensors"), score("last.safetensors"))
 }
@@ -1265,11 +1278,11 @@ fn epochs_end_where_their_batches_do() {
     let validation = loader(10, LoaderOptions::evaluation(6));
     let run = |folder: &Path, steps, break_after_steps, resume| {
         let model = Vit::new(&gpu, config(), 5).unwrap();
-        let folder = Some(folder.to_owned());
-        let data = FitData { train: &train, validation: &validation, steps, folder, class_names: &names() };
+        let folder = Some(run_folder(folder));
+        let data = FitData { train: &train, validation: &validation, steps, folder };
         let options = FitOptions { save_state: true, resume, ..FitOptions::default() };
         let mut notes = Notes { break_after_steps, ..Notes::default() };
-        fit(&model, &data, settings(ltd(9)), options, &mut notes).unwrap();
+        fit(task(&model), &data, settings(ltd(9)), options, &mut notes).unwrap();
         (notes.steps, notes.epochs)
     };
     let whole = tempfile::tempdir().unwrap();
@@ -1304,11 +1317,11 @@ fn excused_steps_are_in_no_sum() {
     let (train, validation) = (loader(24, LoaderOptions::training(6, 1)), loader(10, LoaderOptions::evaluation(6)));
     let settings = || TrainSettings { precision: Precision::F16, ..settings(TokenDrop::None) };
     let run = |steps, resume| {
-        let folder = Some(folder.path().to_owned());
-        let data = FitData { train: &train, validation: &validation, steps, folder, class_names: &names() };
+        let folder = Some(run_folder(folder.path()));
+        let data = FitData { train: &train, validation: &validation, steps, folder };
         let options = FitOptions { save_every: Some(1), resume, ..FitOptions::default() };
         let mut notes = Notes::default();
-        let outcome = fit(&model, &data, settings(), options, &mut notes).unwrap();
+        let outcome = fit(task(&model), &data, settings(), options, &mut notes).unwrap();
         (outcome, notes)
     };
     let (outcome, notes) = run(3, None);
@@ -1347,9 +1360,9 @@ fn run_without_steps_is_an_error() {
     let gpu = gpu();
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let train = loader(24, LoaderOptions::training(6, 1));
-    let data = FitData { train: &train, validation: &train, steps: 0, folder: None, class_names: &names() };
+    let data = FitData { train: &train, validation: &train, steps: 0, folder: None };
     let error =
-        fit(&model, &data, settings(TokenDrop::None), FitOptions::default(), &mut Notes::default()).unwrap_err();
+        fit(task(&model), &data, settings(TokenDrop::None), FitOptions::default(), &mut Notes::default()).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "steps", .. }), "{error}");
 }
 
@@ -1360,7 +1373,7 @@ fn tuning_is_kept_on_disk() {
     let config = config();
     let rising = RandomLtd::new(3, Schedule::linear(4, TOKENS, 6, 1).unwrap()).unwrap();
     let settings = settings(Some(rising));
-    let work = Workload { config: &config, settings: &settings, batch: BATCH, steps: 8 };
+    let work = Workload { make: &making(&config), settings: &settings, batch: BATCH, steps: 8 };
     let folder = tempfile::tempdir().unwrap();
     let store = TuningStore::Folder(folder.path().join("new"));
     // As often as it takes to settle all within the budget of each.
@@ -1411,14 +1424,14 @@ fn tuning_is_kept_on_disk() {
 fn a_tuned_run_repeats() {
     let config = config();
     let settings = settings(ltd(9));
-    let work = Workload { config: &config, settings: &settings, batch: BATCH, steps: 8 };
+    let work = Workload { make: &making(&config), settings: &settings, batch: BATCH, steps: 8 };
     let first = gpu();
     tune(&first, &work, TUNING_BUDGET).unwrap();
     let second = gpu();
     assert_eq!(second.set_tuning(&first.tuning()), 0);
     let losses = |gpu: &Gpu| {
         let model = Vit::new(gpu, config.clone(), 5).unwrap();
-        let mut trainer = Trainer::new(&model, settings.clone()).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
         for step in 0..4 {
             trainer.step(&batch(step, BATCH)).unwrap();
         }

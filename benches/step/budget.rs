@@ -19,7 +19,7 @@ use crate::cost::Cost;
 use crate::entries::{Entry, Group, entries};
 use crate::report;
 use crate::stats::median;
-use crate::workload::{Step, Workload};
+use crate::timed::{Step, Steps, settings};
 
 /// Steps that are profiled, and that are timed without the profiler.
 const STEPS: usize = 5;
@@ -77,18 +77,18 @@ pub fn run(gpu: &Gpu, cases: &[Case], ratios: &[Ratio]) -> Result<Report> {
 }
 
 fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budget> {
-    let (tokens, mut workload) =
-        (case.config().tokens(), Workload::new(gpu, case.config(), case.batch(), Precision::F32)?);
+    let (tokens, mut model) =
+        (case.config().tokens(), Steps::new(gpu, case.config(), case.batch(), settings(Precision::F32, false)?)?);
     let kept = ratio.kept(tokens);
-    workload.keep(Some(kept))?;
-    workload.step()?;
-    let steps: Vec<Step> = (0..STEPS).map(|_| workload.step()).collect::<Result<_>>()?;
+    model.keep(Some(kept))?;
+    model.step()?;
+    let steps: Vec<Step> = (0..STEPS).map(|_| model.step()).collect::<Result<_>>()?;
     gpu.start_profile();
     for _ in 0..STEPS {
-        workload.step()?;
+        model.step()?;
     }
     let kernels: Vec<KernelTime> = gpu.take_profile().iter().map(KernelTime::of_a_step).collect();
-    drop(workload);
+    drop(model);
     gpu.trim();
     let entries = entries(&case.config(), case.batch(), kept);
     Ok(Budget {

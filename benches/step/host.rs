@@ -8,7 +8,7 @@ use crate::Work;
 use crate::case::Case;
 use crate::report;
 use crate::stats::median;
-use crate::workload::{Step, Workload};
+use crate::timed::{Step, Steps, settings};
 
 #[derive(Serialize)]
 pub struct Line {
@@ -54,10 +54,10 @@ fn idle_device() -> Result<Gpu> {
 }
 
 fn measure(gpu: &Gpu, case: &Case, kept: usize, work: &Work) -> Result<Line> {
-    let mut workload = Workload::new(gpu, case.config(), case.batch(), work.precision)?;
-    workload.keep(Some(kept))?;
-    workload.step()?;
-    let steps = (0..work.turns).map(|_| workload.step()).collect::<Result<Vec<Step>>>()?;
+    let mut model = Steps::new(gpu, case.config(), case.batch(), settings(work.precision, false)?)?;
+    model.keep(Some(kept))?;
+    model.step()?;
+    let steps = (0..work.turns).map(|_| model.step()).collect::<Result<Vec<Step>>>()?;
     Ok(Line {
         case: case.to_string(),
         kept,

@@ -1,25 +1,28 @@
 //! The LTD blocks by themselves: t(R)/t(T), forward and backward, against the ratio of their floating-point operations.
 //!
-//! A block cannot be built outside a model. So the time of a model of two blocks, the first and the last, which keep all
-//! tokens, is taken off that of the whole model: what remains are the blocks between, with their gathers and scatters. Both
-//! are timed in every turn, over a few steps after one to warm up. A turn gives one ratio for each length, and the figures are
-//! medians over the turns. What does not shrink with R is listed apart.
+//! The blocks between the first and the last of a model, with their gathers and scatters, on random activations. Lengths take turns,
+//! over a few passes each after one to warm up. A turn gives one ratio for each length, and the figures are medians over the
+//! turns. What does not shrink with R is listed apart.
 
 use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use wgrad::Gpu;
+use wgrad::autograd::Parameters;
+use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::VitConfig;
+use wgrad::nn::{BlockConfig, Encoder, Extent, Init, Mode, NormOrder, Precision, Span};
+use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
+use wgrad::optim::{AdamW, Optimizer, Rule};
+use wgrad::{Gpu, Tensor};
 
 use crate::Work;
 use crate::case::{Case, order};
 use crate::report;
 use crate::stats::median;
-use crate::workload::Workload;
 
-/// Timed steps of a model at one length in one turn.
-const STEPS: usize = 3;
+/// Timed passes at one length in one turn.
+const PASSES: usize = 3;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -54,31 +57,21 @@ pub struct Length {
     quotient: f64,
 }
 
-/// What a step costs besides the LTD blocks, in milliseconds.
+/// What the blocks cost besides, in milliseconds.
 #[derive(Serialize)]
 struct Fixed {
-    /// Embedding, first and last block, head, loss.
-    forward_ms: f64,
-    backward_ms: f64,
-    /// Of the whole model.
     optimiser_ms: f64,
     /// Drawing the kept tokens and uploading them, at the shortest length.
     draw_ms: f64,
 }
 
-/// One step in its parts, the device idle between them, in milliseconds.
+/// One pass in its parts, the device idle between them, in milliseconds.
 #[derive(Clone, Copy, Default)]
 struct Parts {
     draw: f64,
     forward: f64,
     backward: f64,
     optimiser: f64,
-}
-
-/// A turn: the model of two blocks, and the whole model at each length.
-struct Turn {
-    ends: Parts,
-    whole: Vec<Parts>,
 }
 
 pub fn run(gpu: &Gpu, cases: &[Case], work: &Work) -> Result<Report> {
@@ -92,53 +85,98 @@ fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<CaseReport> {
     let config = case.config();
     let (tokens, width) = (config.tokens(), config.embed_dim);
     let kept: Vec<usize> = work.ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
-    let mut ends = Workload::new(gpu, VitConfig { depth: 2, ..config.clone() }, case.batch(), work.precision)?;
-    let mut whole = Workload::new(gpu, config, case.batch(), work.precision)?;
+    let mut blocks = Blocks::new(gpu, &config, case.batch(), work.precision)?;
     let mut all = Vec::new();
     for turn in 0..turns {
         eprintln!("{case}: turn {} of {turns}", turn + 1);
-        all.push(one_turn(gpu, &mut ends, &mut whole, &kept, turn)?);
+        let mut found = vec![Parts::default(); kept.len()];
+        for i in order(kept.len(), turn) {
+            found[i] = blocks.parts(kept[i])?;
+        }
+        all.push(found);
     }
     let lengths = kept.iter().enumerate().map(|(i, &kept)| length(&all, i, kept, tokens, width)).collect();
     Ok(CaseReport { case: case.to_string(), tokens, width, lengths, fixed: fixed(&all) })
 }
 
-fn one_turn(gpu: &Gpu, ends: &mut Workload, whole: &mut Workload, kept: &[usize], turn: usize) -> Result<Turn> {
-    let mut found = Turn { ends: Parts::default(), whole: vec![Parts::default(); kept.len()] };
-    for i in order(kept.len() + 1, turn) {
-        match kept.get(i) {
-            Some(&length) => {
-                whole.keep(Some(length))?;
-                found.whole[i] = parts(gpu, whole)?;
-            }
-            // One past the lengths: the model of two blocks.
-            None => found.ends = parts(gpu, ends)?,
-        }
+/// The blocks of a model that drop tokens, and what they are run on.
+struct Blocks {
+    parameters: Parameters,
+    optimizer: Optimizer,
+    blocks: Encoder,
+    extent: Extent,
+    /// `f32[B, T, C]`, and the gradient that comes from above.
+    x: Tensor,
+    dy: Tensor,
+    mode: Mode,
+}
+
+impl Blocks {
+    fn new(gpu: &Gpu, config: &VitConfig, batch: usize, precision: Precision) -> Result<Self> {
+        // All but the first and the last, and as many as random-LTD takes.
+        let depth = config.depth.saturating_sub(2).max(3);
+        let block = BlockConfig {
+            width: config.embed_dim,
+            heads: config.num_heads,
+            hidden: config.hidden(),
+            qkv_bias: config.qkv_bias,
+            dropout: 0.0,
+            drop_path: 0.0,
+            eps: config.eps,
+            order: NormOrder::Pre,
+        };
+        let mut parameters = Parameters::new(gpu);
+        let blocks = Encoder::new(Init::new(&mut parameters, 0), depth, |_| block)?;
+        let optimizer = Optimizer::new(&parameters, Rule::AdamW(AdamW::default()), None, |_, rank| rank > 1)?;
+        let shape = [batch, config.tokens(), config.embed_dim];
+        // Any spread of values does: time does not depend on them.
+        let value = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16 & 255) as f32 / 128.0 - 1.0;
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        let x = Tensor::from_slice(gpu, &shape, &values)?.requires_grad()?;
+        let mode = Mode::training(RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 }).with_precision(precision);
+        let extent = Extent { depth, tokens: config.tokens(), prefix: 0 };
+        Ok(Blocks { parameters, optimizer, blocks, extent, dy: x.detach(), x, mode })
     }
-    Ok(found)
-}
 
-/// The parts' medians over a few steps, after one to warm up.
-fn parts(gpu: &Gpu, workload: &mut Workload) -> Result<Parts> {
-    gpu.trim();
-    workload.step()?;
-    gpu.wait()?;
-    let steps = (0..STEPS).map(|_| one_step(gpu, workload)).collect::<Result<Vec<Parts>>>()?;
-    let middle = |part: fn(&Parts) -> f64| median(steps.iter().map(part));
-    Ok(Parts {
-        draw: middle(|p| p.draw),
-        forward: middle(|p| p.forward),
-        backward: middle(|p| p.backward),
-        optimiser: middle(|p| p.optimiser),
-    })
-}
+    fn gpu(&self) -> &Gpu {
+        self.x.gpu()
+    }
 
-fn one_step(gpu: &Gpu, workload: &mut Workload) -> Result<Parts> {
-    let (kept, draw) = timed(gpu, || workload.draw())?;
-    let (loss, forward) = timed(gpu, || workload.forward(&kept))?;
-    let (_, backward) = timed(gpu, || workload.backward(&loss))?;
-    let ((), optimiser) = timed(gpu, || workload.update())?;
-    Ok(Parts { draw, forward, backward, optimiser })
+    /// The parts' medians over a few passes, after one to warm up.
+    fn parts(&mut self, kept: usize) -> Result<Parts> {
+        self.gpu().trim();
+        self.pass(kept)?;
+        let passes = (0..PASSES).map(|_| self.pass(kept)).collect::<Result<Vec<Parts>>>()?;
+        let middle = |part: fn(&Parts) -> f64| median(passes.iter().map(part));
+        Ok(Parts {
+            draw: middle(|p| p.draw),
+            forward: middle(|p| p.forward),
+            backward: middle(|p| p.backward),
+            optimiser: middle(|p| p.optimiser),
+        })
+    }
+
+    fn pass(&mut self, kept: usize) -> Result<Parts> {
+        let gpu = self.gpu().clone();
+        let (spans, draw) = timed(&gpu, || self.spans(kept))?;
+        // As in a model, nobody else holds what the blocks begin with, so that they may scatter into it.
+        let (x, _) = timed(&gpu, || Ok(ops::scale(&self.x, 1.0)?))?;
+        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, Mask::None, &self.mode)?))?;
+        let (_, backward) = timed(&gpu, || Ok(y.backward_from(&self.dy)?))?;
+        let ((), optimiser) = timed(&gpu, || Ok(self.optimizer.step(&self.parameters, 1e-4)?))?;
+        Ok(Parts { draw, forward, backward, optimiser })
+    }
+
+    /// R tokens of each sample for each block.
+    fn spans(&self, kept: usize) -> Result<Vec<Span<TokenIndices>>> {
+        let Extent { depth, tokens, .. } = self.extent;
+        let batch = self.x.dims()[0];
+        let every: Vec<usize> = (0..depth).collect();
+        let drop: TokenDrop = RandomLtd::new(depth, Schedule::constant(kept)?)?.with_blocks(&every)?.into();
+        let upload = |rows: Vec<u32>| TokenIndices::new(self.gpu(), batch, kept, tokens, &rows);
+        let drawn = drop.draw(0, self.extent, 0, batch)?;
+        Ok(drawn.into_iter().map(|span| span.try_map(upload)).collect::<wgrad::Result<_>>()?)
+    }
 }
 
 /// What `work` returns, and the milliseconds until the device has done it.
@@ -150,12 +188,9 @@ fn timed<T>(gpu: &Gpu, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
 }
 
 /// The `i`-th length; the last is the full one.
-fn length(turns: &[Turn], i: usize, kept: usize, tokens: usize, width: usize) -> Length {
-    let blocks = |turn: &Turn, i: usize| {
-        let (whole, ends) = (turn.whole[i], turn.ends);
-        [whole.forward - ends.forward, whole.backward - ends.backward]
-    };
-    let last = turns.first().map_or(0, |turn| turn.whole.len() - 1);
+fn length(turns: &[Vec<Parts>], i: usize, kept: usize, tokens: usize, width: usize) -> Length {
+    let blocks = |turn: &[Parts], i: usize| [turn[i].forward, turn[i].backward];
+    let last = turns.first().map_or(0, |turn| turn.len() - 1);
     let ratio =
         |part: fn([f64; 2]) -> f64| median(turns.iter().map(|turn| part(blocks(turn, i)) / part(blocks(turn, last))));
     let both_ratio = ratio(|[forward, backward]| forward + backward);
@@ -179,12 +214,10 @@ pub fn flop_ratio(kept: f64, tokens: f64, width: f64) -> f64 {
     flops(kept) / flops(tokens)
 }
 
-fn fixed(turns: &[Turn]) -> Fixed {
-    let shortest = |turn: &Turn| turn.whole.first().map_or(f64::NAN, |parts| parts.draw);
-    let optimiser = |turn: &Turn| turn.whole.last().map_or(f64::NAN, |parts| parts.optimiser);
+fn fixed(turns: &[Vec<Parts>]) -> Fixed {
+    let shortest = |turn: &Vec<Parts>| turn.first().map_or(f64::NAN, |parts| parts.draw);
+    let optimiser = |turn: &Vec<Parts>| turn.last().map_or(f64::NAN, |parts| parts.optimiser);
     Fixed {
-        forward_ms: median(turns.iter().map(|turn| turn.ends.forward)),
-        backward_ms: median(turns.iter().map(|turn| turn.ends.backward)),
         optimiser_ms: median(turns.iter().map(optimiser)),
         draw_ms: median(turns.iter().map(shortest)),
     }
@@ -203,10 +236,7 @@ impl CaseReport {
         }
         let CaseReport { case, tokens, fixed, .. } = self;
         println!("{case}, LTD blocks of {tokens} tokens\n\n{table}\n");
-        let Fixed { forward_ms, backward_ms, optimiser_ms, draw_ms } = fixed;
-        print!(
-            "Besides, in every step: embedding, first and last block, head and loss {forward_ms:.1} ms forward and "
-        );
-        println!("{backward_ms:.1} ms backward; optimiser {optimiser_ms:.1} ms; drawing tokens {draw_ms:.1} ms.\n");
+        let Fixed { optimiser_ms, draw_ms } = fixed;
+        println!("Besides, in every step: optimiser {optimiser_ms:.1} ms, drawing tokens {draw_ms:.1} ms.\n");
     }
 }

@@ -30,8 +30,8 @@ mod stats;
 mod steps;
 #[path = "../../examples/common/warnings.rs"]
 mod warnings;
-#[path = "../common/workload.rs"]
-mod workload;
+#[path = "../common/steps.rs"]
+mod timed;
 
 use std::path::PathBuf;
 

@@ -10,7 +10,7 @@ use crate::cost::Cost;
 use crate::entries::{Entry, entries};
 use crate::report;
 use crate::stats::median;
-use crate::workload::{Step, Workload};
+use crate::timed::{Step, Steps, settings};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -73,7 +73,7 @@ struct Length {
 
 fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
     let turns = work.turns;
-    let mut workload = Workload::new(gpu, case.config(), case.batch(), work.precision)?;
+    let mut model = Steps::new(gpu, case.config(), case.batch(), settings(work.precision, false)?)?;
     let tokens = case.config().tokens();
     let kept: Vec<usize> = work.ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
     let mut lengths: Vec<Length> = kept.iter().map(|_| Length::default()).collect();
@@ -84,13 +84,13 @@ fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
             // Memory of the last length would count as this one's.
             gpu.trim();
             gpu.reset_peak_memory();
-            workload.keep(Some(kept[i]))?;
-            workload.step()?;
-            length.steps.push(workload.step()?);
+            model.keep(Some(kept[i]))?;
+            model.step()?;
+            length.steps.push(model.step()?);
             length.peak = length.peak.max(gpu.memory().peak_allocated);
         }
     }
-    drop(workload);
+    drop(model);
     gpu.trim();
     Ok(kept.iter().zip(&lengths).map(|(&kept, length)| line(case, kept, length, lengths.last())).collect())
 }

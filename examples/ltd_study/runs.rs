@@ -14,7 +14,7 @@ use wgrad::ltd::TokenDrop;
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
-use wgrad::train::{TrainSettings, Trainer, evaluate};
+use wgrad::train::{Classify, TrainSettings, Trainer, evaluate};
 
 use crate::arms::{Arm, Kind, all};
 use crate::timing::StepTimes;
@@ -86,12 +86,12 @@ impl<'a> Study<'a> {
         format!("{pictures} pictures, {steps} steps of {batch}, lr {lr}, on {}", self.gpu.info().name)
     }
 
-    /// The embedded checkpoint with a new head.
-    pub fn model(&self, seed: u64) -> Result<Vit> {
+    /// The embedded checkpoint with a new head, to be finetuned.
+    pub fn task(&self, seed: u64) -> Result<Classify<Vit>> {
         let model = Vit::new(self.gpu, self.config.clone(), seed)?;
         let options = MatchOptions { head: &["head"], allow_missing: false };
         load_parameters(model.parameters(), &self.weights, &options)?;
-        Ok(model)
+        Ok(Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() }))
     }
 
     pub fn loader(&self, seed: u64) -> Result<Loader> {
@@ -107,7 +107,6 @@ impl<'a> Study<'a> {
         let rate = LrSchedule::new(LrShape::Cosine, self.lr, 0.0, steps / 10, steps)?;
         Ok(TrainSettings {
             max_norm: Some(1.0),
-            loss: CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() },
             drop,
             seed,
             ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
@@ -127,9 +126,8 @@ impl<'a> Study<'a> {
     pub fn run(&self, arm: &Arm, seed: u64, times: &StepTimes) -> Result<Run> {
         let steps = self.steps_of(arm, times)?;
         let drop = arm.kind.drop(self.config.depth, self.config.tokens(), steps, seed)?;
-        let model = self.model(seed)?;
         let loader = self.loader(seed)?;
-        let mut trainer = Trainer::new(&model, self.train_settings(drop, steps, seed)?)?;
+        let mut trainer = Trainer::new(self.task(seed)?, self.train_settings(drop, steps, seed)?)?;
         let started = Instant::now();
         for batch in loader.batches_from(Position::default())?.take(steps as usize) {
             trainer.step(&batch?)?;
@@ -137,7 +135,7 @@ impl<'a> Study<'a> {
         trainer.finish()?;
         let wall_seconds = started.elapsed().as_secs_f64();
         let test = Loader::new(&self.data.test, self.data.eval_transform(self.side()), LoaderOptions::evaluation(128))?;
-        let test = evaluate(&model, &test)?;
+        let test = evaluate(trainer.task(), test.epoch(0)?)?;
         Ok(Run {
             settings: self.settings(),
             arm: arm.name.clone(),

@@ -99,9 +99,8 @@ pub fn step_times(study: &Study<'_>, arms: &[Arm]) -> Result<StepTimes> {
 }
 
 fn seconds_a_step(study: &Study<'_>, drop: &TokenDrop) -> Result<f64> {
-    let model = study.model(0)?;
     let loader = study.loader(0)?;
-    let mut trainer = Trainer::new(&model, study.train_settings(drop.clone(), study.steps(), 0)?)?;
+    let mut trainer = Trainer::new(study.task(0)?, study.train_settings(drop.clone(), study.steps(), 0)?)?;
     let mut batches = loader.batches_from(Position::default())?;
     let mut next = || -> Result<_> { Ok(batches.next().ok_or_else(|| anyhow!("no data"))??) };
     trainer.step(&next()?)?;

@@ -11,8 +11,8 @@ use crate::setup::Setup;
 
 /// Ends the program where the run would not fit, with the settings that would.
 pub fn check(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<()> {
-    let settings = setup.main_settings(args, gpu)?;
-    match check_memory(gpu, &setup.workload(&settings), budget(gpu, args)) {
+    let (settings, make) = (setup.main_settings(args, gpu)?, setup.maker());
+    match check_memory(gpu, &setup.workload(&make, &settings), budget(gpu, args)) {
         Err(error @ wgrad::Error::DoesNotFit { .. }) => Err(error).context(
             "--memory MB overrides what is there; the settings are --accumulate N, --checkpoint-blocks, --ltd-end R",
         ),
@@ -27,15 +27,15 @@ fn budget(gpu: &Gpu, args: &Args) -> Option<u64> {
 /// The run, the same at full length where it drops tokens, and settings that would make it fit if it does not.
 pub fn table(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Table> {
     let budget = budget(gpu, args);
-    let settings = setup.main_settings(args, gpu)?;
-    let mut columns = vec![("this run".to_owned(), estimate(gpu, &setup.workload(&settings))?)];
+    let (settings, make) = (setup.main_settings(args, gpu)?, setup.maker());
+    let mut columns = vec![("this run".to_owned(), estimate(gpu, &setup.workload(&make, &settings))?)];
     if settings.drop != TokenDrop::None {
         let full = TrainSettings { drop: TokenDrop::None, ..settings.clone() };
-        columns.push(("at full length".to_owned(), estimate(gpu, &setup.workload(&full))?));
+        columns.push(("at full length".to_owned(), estimate(gpu, &setup.workload(&make, &full))?));
     }
     if budget.is_some_and(|budget| columns[0].1.peak > budget) {
         columns
-            .extend(remedies(gpu, &setup.workload(&settings), budget).into_iter().map(|r| (r.settings(), r.estimate)));
+            .extend(remedies(gpu, &setup.workload(&make, &settings), budget).into_iter().map(|r| (r.settings(), r.estimate)));
     }
     let mut table = Table::new();
     let header = columns.iter().map(|(name, _)| Cell::new(name).set_alignment(CellAlignment::Right));

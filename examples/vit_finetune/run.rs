@@ -13,7 +13,7 @@ use wgrad::gpu::Gpu;
 use wgrad::models::vit::Vit;
 use wgrad::ops::TuneReport;
 use wgrad::train::{
-    Evaluation, FitData, Outcome, RunState, TUNING_BUDGET, Trainer, TuningStore, fit, predict_with, tuned,
+    Evaluation, FitData, Outcome, RunFolder, RunState, TUNING_BUDGET, Trainer, TuningStore, fit, predict, tuned,
 };
 
 use crate::args::{Args, TuneKind};
@@ -47,8 +47,8 @@ pub fn tune(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Option<TuneReport>>
         return Ok(None);
     }
     let store = args.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
-    let settings = setup.main_settings(args, gpu)?;
-    let report = tuned(gpu, &setup.workload(&settings), &store, TUNING_BUDGET)?;
+    let (settings, make) = (setup.main_settings(args, gpu)?, setup.maker());
+    let report = tuned(gpu, &setup.workload(&make, &settings), &store, TUNING_BUDGET)?;
     say!(
         "tuning: {} of {} kinds of products measured, {} known, {} changed, in {:.1} s",
         report.measured,
@@ -67,7 +67,7 @@ impl Runner<'_> {
         let Runner { gpu, args, setup, .. } = *self;
         let (steps, untimed) = TRIAL;
         let (model, _) = setup.model(gpu, args.seed)?;
-        let mut trainer = Trainer::new(&model, setup.settings(args, gpu, drop, setup.steps, args.seed)?)?;
+        let mut trainer = Trainer::new(setup.task(&model), setup.settings(args, gpu, drop, setup.steps, args.seed)?)?;
         let loader = setup.train_loader(args, args.seed)?;
         let mut started = Instant::now();
         for (i, batch) in loader.batches_from(Position::default())?.take(steps).enumerate() {
@@ -127,8 +127,7 @@ impl Runner<'_> {
             train: &train,
             validation: &validation,
             steps,
-            folder: Some(folder.to_owned()),
-            class_names: &setup.data.class_names,
+            folder: Some(RunFolder::new(folder, setup.writer())),
         };
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
         let state = if args.resume.is_some() { resume::state(folder)? } else { None };
@@ -139,7 +138,7 @@ impl Runner<'_> {
         history.begin(&name, state.as_ref(), steps);
         let mut progress = Progress::new(name.as_str().into(), steps, resumed_at, history, self.stop);
         let mut watched = Watched::new(args.tensorboard, self.folder, &name, &mut progress)?;
-        let outcome = fit(model, &data, settings, setup.fit_options(args, state), &mut watched);
+        let outcome = fit(setup.task(model), &data, settings, setup.fit_options(args, state), &mut watched);
         watched.finish()?;
         progress.finish();
         let outcome = outcome?;
@@ -272,7 +271,7 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested
     let best = checkpoint::read(folder.join("best.safetensors"))?;
     load_parameters(model.parameters(), &best, &MatchOptions::default())?;
     let loader = setup.eval_loader(args, split)?;
-    let predictions = predict_with(model, &loader, &setup.loss())?;
+    let predictions = predict(&setup.task(model), loader.epoch(0)?)?;
     let names = &setup.data.class_names;
     let per_class = findings::write(folder, split, &setup.eval_transform()?, &predictions, names)?;
     Ok(Tested { test: predictions.evaluation(), per_class, skipped: skipped(&loader) })

@@ -3,14 +3,18 @@
 use anyhow::{Result, ensure};
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
+use wgrad::models::vit::Vit;
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd};
-use wgrad::train::{FitOptions, RunState, TrainSettings, Workload};
+use wgrad::train::{Classify, FitOptions, RunState, TrainSettings, Workload};
 
 use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, LrKind, LtdSchedule, OptimizerKind, Recipe};
 use crate::setup::Setup;
 use crate::values::BlockList;
+
+/// Makes what is trained.
+type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;
 
 impl Setup {
     /// Settings of a run of `steps` steps that drops tokens in this way.
@@ -24,7 +28,6 @@ impl Setup {
         let warmup = (f64::from(recipe.warmup) * steps as f64) as u64;
         let settings = TrainSettings {
             max_norm: (recipe.clip_grad != 0.0).then_some(recipe.clip_grad),
-            loss: self.loss(),
             freeze: recipe.freeze.into(),
             layer_decay: recipe.layer_decay,
             ema: (recipe.ema != 0.0).then_some(Ema { decay: recipe.ema, warmup: true }),
@@ -54,13 +57,17 @@ impl Setup {
     /// `resume` is where the run stood, if it goes on.
     pub fn fit_options(&self, args: &Args, resume: Option<RunState>) -> FitOptions {
         let patience = (self.recipe.patience > 0).then_some(self.recipe.patience);
-        let crop_fraction = Some(self.crop_fraction());
-        FitOptions { patience, save_state: true, save_every: args.save_every, resume, crop_fraction }
+        FitOptions { patience, save_state: true, save_every: args.save_every, resume }
     }
 
-    /// A run with these settings, for estimates.
-    pub fn workload<'a>(&'a self, settings: &'a TrainSettings) -> Workload<'a> {
-        Workload { config: &self.config, settings, batch: self.recipe.batch_size, steps: self.steps }
+    /// Makes what is trained, for rehearsals.
+    pub fn maker(&self) -> impl Fn(&Gpu) -> wgrad::Result<Classify<Vit>> {
+        |gpu| Ok(Classify::with_loss(Vit::new(gpu, self.config.clone(), 0)?, self.loss()))
+    }
+
+    /// A run of what `make` makes with these settings, for estimates.
+    pub fn workload<'a>(&'a self, make: &'a Maker<'a>, settings: &'a TrainSettings) -> Workload<'a, Classify<Vit>> {
+        Workload { make, settings, batch: self.recipe.batch_size, steps: self.steps }
     }
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {

@@ -10,9 +10,9 @@ use wgrad::checkpoint::{
 };
 use wgrad::data::{ColorJitter, Crop, DataSet, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split, Transform};
 use wgrad::gpu::Gpu;
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::{self, Vit, VitConfig};
 use wgrad::optim::{AdamW, Rule, Sgd};
-use wgrad::train::{DeepSpeedConfig, STATE_FILE, read_deepspeed};
+use wgrad::train::{self, Classify, DeepSpeedConfig, STATE_FILE, read_deepspeed};
 
 use crate::args::{Args, ExportKind, StorageKind};
 use crate::check;
@@ -92,6 +92,16 @@ impl Setup {
         let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);
         let report = self.weights.pretrained().map(load).transpose()?;
         Ok((model, report))
+    }
+
+    /// What is trained and measured.
+    pub fn task<'a>(&self, model: &'a Vit) -> Classify<&'a Vit> {
+        Classify::with_loss(model, self.loss())
+    }
+
+    /// Writes checkpoints, with the names of the classes and the crop that evaluation shows.
+    pub fn writer(&self) -> impl Fn(&Path, &train::Weights) -> wgrad::Result<()> {
+        vit::writer(self.config.clone(), self.data.class_names.clone(), Some(self.crop_fraction()))
     }
 
     pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader> {

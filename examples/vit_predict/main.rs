@@ -27,7 +27,7 @@ use wgrad::checkpoint::{MatchOptions, OpenOptions, load_parameters};
 use wgrad::data::{Loader, LoaderOptions, Split};
 use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
 use wgrad::models::vit::Vit;
-use wgrad::train::predict;
+use wgrad::train::{Classify, predict};
 
 use console::{complain, printable, say};
 use output::Output;
@@ -131,7 +131,7 @@ fn run(
     let split = Split::from_files(files.to_vec(), vec![0; files.len()])?;
     let options = LoaderOptions { threads: args.threads, ..LoaderOptions::evaluation(args.batch_size) };
     let loader = Loader::new(&split, source.transform()?, options).context("--batch-size, --crop or --threads")?;
-    let predictions = predict(model, &loader);
+    let predictions = loader.epoch(0).and_then(|batches| predict(&Classify::new(model), batches));
     let skipped = loader.skipped();
     let all_failed = skipped.len() == files.len();
     unreadable.extend(skipped.into_iter().map(|skipped| skipped.reason));

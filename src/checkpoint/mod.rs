@@ -60,7 +60,7 @@ pub(crate) use write::replace_file;
 pub use write::{Storage, to_bytes, write, write_as};
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+pub use crate::tensor::HostTensor;
 
 /// The key of the text entries in a safetensors header, which no tensor can have as its name.
 const METADATA_KEY: &str = "__metadata__";
@@ -82,25 +82,6 @@ const MAX_QUOTED: usize = 200;
 
 /// The element types that are read.
 const READ: &str = "F32, F64, F16 and BF16";
-
-/// A tensor in host memory, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HostTensor {
-    /// The sizes, outermost first; of any rank, since files have them.
-    pub shape: Vec<usize>,
-    /// The values, as many as the product of the sizes.
-    pub data: Vec<f32>,
-}
-
-impl HostTensor {
-    /// Reads a tensor back from its device.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub(crate) fn download(tensor: &Tensor) -> Result<Self> {
-        Ok(HostTensor { shape: tensor.dims().to_vec(), data: tensor.to_vec()? })
-    }
-}
 
 /// A tensor that was not read, because its elements are of a type that no weight is read from: none of F64, F32, F16 and BF16.
 #[derive(Clone, Debug, PartialEq, Eq)]

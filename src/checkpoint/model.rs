@@ -8,6 +8,7 @@ use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters, 
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
 use crate::models::vit::{Vit, VitConfig};
+use crate::tensor::Tensor;
 
 /// Metadata key of a [`VitConfig`] in JSON.
 const CONFIG: &str = "config";
@@ -27,7 +28,8 @@ pub fn embedded() -> Result<Checkpoint> {
 /// # Errors
 /// If the device fails.
 pub fn download(parameters: &Parameters) -> Result<BTreeMap<String, HostTensor>> {
-    parameters.iter().map(|p| Ok((p.path().to_owned(), HostTensor::download(&p.value())?))).collect()
+    let host = |tensor: Tensor| Ok(HostTensor { shape: tensor.dims().to_vec(), data: tensor.to_vec()? });
+    parameters.iter().map(|p| Ok((p.path().to_owned(), host(p.value())?))).collect()
 }
 
 /// Sets the parameters that the checkpoint provides, and says which are new, missing or unused.

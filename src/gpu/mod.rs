@@ -31,7 +31,7 @@ pub use readback::Readback;
 
 pub(crate) use arena::{Arena, Place};
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
-pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
+pub(crate) use kernel::{Clock, MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
 pub(crate) use memory::Stamp;
 pub(crate) use pool::Fit;
 
@@ -40,7 +40,7 @@ use adapter::Opened;
 use attachments::Attachments;
 use fault::Ledger;
 use health::{Health, Scopes};
-use kernel::{Clock, KernelCache, PARAMS_WINDOW};
+use kernel::{KernelCache, PARAMS_WINDOW};
 use memory::storage_buffer;
 use pool::Pool;
 use profiler::Profiler;

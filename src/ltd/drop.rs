@@ -1,22 +1,121 @@
 //! The ways to drop tokens in training that a run chooses from.
 
+use std::ops::Range;
+
 use super::{LayerTokens, Layers, RandomLtd, SampleKey, Stage, sample_kept_batch};
 use crate::error::{Error, Result};
 use crate::nn::{Extent, Span};
 
-const OP: &str = "patch_drop";
+const OP: &str = "token_drop";
+
+/// One random set of R tokens of each sample, drawn afresh at each step.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+struct Subset {
+    kept: usize,
+    keep_prefix_tokens: usize,
+    until: u64,
+    seed: u64,
+}
+
+impl Subset {
+    fn new(kept: usize, keep_prefix_tokens: usize) -> Result<Self> {
+        if kept <= keep_prefix_tokens || u32::try_from(kept).is_err() {
+            let expected =
+                format!("above the {keep_prefix_tokens} leading tokens that are always kept, and below 2^32");
+            return Err(Error::argument(OP, "kept", expected, kept));
+        }
+        Ok(Subset { kept, keep_prefix_tokens, until: u64::MAX, seed: 0 })
+    }
+
+    /// `share` of the tokens behind the prefix.
+    fn share(share: f64, tokens: usize, keep_prefix: usize) -> Result<Self> {
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::argument(OP, "share", "above 0 and below 1", share));
+        }
+        let others = tokens.saturating_sub(keep_prefix);
+        if others == 0 {
+            return Err(Error::argument(OP, "tokens", format!("above the {keep_prefix} that are always kept"), tokens));
+        }
+        Self::new(keep_prefix + ((share * others as f64) as usize).max(1), keep_prefix)
+    }
+
+    /// Whether it drops tokens of `extent`, and none of the prefix where they leave for good.
+    fn check(&self, extent: Extent, leaves: bool) -> Result<()> {
+        let Extent { tokens, prefix, .. } = extent;
+        if self.kept >= tokens {
+            return Err(Error::argument(OP, "kept", format!("below the full length, {tokens}"), self.kept));
+        }
+        if leaves && self.keep_prefix_tokens < prefix {
+            let expected = format!("at least {prefix}, the model's tokens before the patches");
+            return Err(Error::argument(OP, "keep_prefix", expected, self.keep_prefix_tokens));
+        }
+        Ok(())
+    }
+
+    fn kept_length(&self, step: u64, tokens: usize) -> usize {
+        if step < self.until { self.kept.min(tokens) } else { tokens }
+    }
+
+    fn stages(&self, steps: u64, tokens: usize) -> Vec<Stage> {
+        let starts =
+            [0, self.until].map(|first_step| Stage { first_step, kept: self.kept_length(first_step, tokens) });
+        let mut stages: Vec<Stage> = starts.into_iter().filter(|stage| stage.first_step < steps).collect();
+        stages.dedup_by_key(|stage| stage.kept);
+        stages
+    }
+
+    /// `block` tells the draws from those of others.
+    fn draw(&self, block: u32, step: u64, tokens: usize, first_sample: u64, batch: usize) -> Result<Vec<u32>> {
+        let first = SampleKey { seed: self.seed, step, block, sample: first_sample };
+        sample_kept_batch(&first, batch, tokens, self.kept, self.keep_prefix_tokens)
+    }
+}
+
+/// What [`PatchDrop`] and [`TokenBypass`] have in common.
+macro_rules! subset_settings {
+    () => {
+        /// Drops nothing from optimiser step `step` on, so that a run ends at full length.
+        pub fn with_until(mut self, step: u64) -> Self {
+            self.subset.until = step;
+            self
+        }
+
+        /// Sets the seed of the draws.
+        pub fn with_seed(mut self, seed: u64) -> Self {
+            self.subset.seed = seed;
+            self
+        }
+
+        /// R while tokens are dropped.
+        pub fn kept(&self) -> usize {
+            self.subset.kept
+        }
+
+        /// How many leading tokens are never dropped.
+        pub fn keep_prefix_tokens(&self) -> usize {
+            self.subset.keep_prefix_tokens
+        }
+
+        /// The first step at full length; 2⁶⁴−1 if there is none.
+        pub fn until(&self) -> u64 {
+            self.subset.until
+        }
+
+        /// The seed of the draws.
+        pub fn seed(&self) -> u64 {
+            self.subset.seed
+        }
+    };
+}
 
 /// PatchDropout: of each sample one random set of R tokens goes through the whole model, from the position embedding on;
 /// the others leave it. Every step draws afresh; in evaluation nothing is dropped.
 /// Source: Liu et al., 2022, arXiv 2208.07220.
 ///
 /// The draws are those of [`super::sample_kept`] with block number 2³²−1, which no block of a model has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PatchDrop {
-    kept: usize,
-    keep_prefix_tokens: usize,
-    until: u64,
-    seed: u64,
+    subset: Subset,
 }
 
 impl PatchDrop {
@@ -26,11 +125,7 @@ impl PatchDrop {
     /// # Errors
     /// [`Error::Argument`] unless more tokens are kept than the prefix, and fewer than 2³².
     pub fn new(kept: usize, keep_prefix: usize) -> Result<Self> {
-        if kept <= keep_prefix || u32::try_from(kept).is_err() {
-            let expected = format!("above the {keep_prefix} leading tokens that are always kept, and below 2^32");
-            return Err(Error::argument(OP, "kept", expected, kept));
-        }
-        Ok(PatchDrop { kept, keep_prefix_tokens: keep_prefix, until: u64::MAX, seed: 0 })
+        Ok(PatchDrop { subset: Subset::new(kept, keep_prefix)? })
     }
 
     /// Keeps `share` of the patches of samples of `tokens` tokens, rounded down but at least one, behind the first
@@ -39,60 +134,48 @@ impl PatchDrop {
     /// # Errors
     /// [`Error::Argument`] unless `share` is above 0 and below 1 and there are more tokens than the prefix.
     pub fn share(share: f64, tokens: usize, keep_prefix: usize) -> Result<Self> {
-        if !(share > 0.0 && share < 1.0) {
-            return Err(Error::argument(OP, "share", "above 0 and below 1", share));
+        Ok(PatchDrop { subset: Subset::share(share, tokens, keep_prefix)? })
+    }
+
+    subset_settings!();
+}
+
+/// TokenBypass: of each sample one random set of R tokens goes through the middle of the model; the others pass all those
+/// blocks and rejoin behind them. Every step draws afresh; in evaluation nothing is dropped.
+/// Source: Hou et al., 2022, arXiv 2203.13240, where the loss of each token decides; Yao et al., 2022, compare random-LTD with
+/// it.
+///
+/// The draws are those of [`super::sample_kept`] with the number of the first of these blocks.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TokenBypass {
+    subset: Subset,
+    blocks: Range<usize>,
+}
+
+impl TokenBypass {
+    /// Keeps `kept` tokens of each sample in `blocks`, counted from 0, among them always the first `keep_prefix`, at every step,
+    /// with seed 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless there is a block, more tokens are kept than the prefix, and fewer than 2³².
+    pub fn new(blocks: Range<usize>, kept: usize, keep_prefix: usize) -> Result<Self> {
+        if blocks.is_empty() || u32::try_from(blocks.end).is_err() {
+            return Err(Error::argument(OP, "blocks", "at least one, below 2^32", format_args!("{blocks:?}")));
         }
-        let patches = tokens.saturating_sub(keep_prefix);
-        if patches == 0 {
-            return Err(Error::argument(OP, "tokens", format!("above the {keep_prefix} that are always kept"), tokens));
-        }
-        Self::new(keep_prefix + ((share * patches as f64) as usize).max(1), keep_prefix)
+        Ok(TokenBypass { subset: Subset::new(kept, keep_prefix)?, blocks })
     }
 
-    /// Drops nothing from optimiser step `step` on, so that a run ends at full length.
-    pub fn with_until(mut self, step: u64) -> Self {
-        self.until = step;
-        self
+    /// The blocks that not all tokens go through.
+    pub fn blocks(&self) -> Range<usize> {
+        self.blocks.clone()
     }
 
-    /// Sets the seed of the draws.
-    pub fn with_seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// R while tokens are dropped.
-    pub fn kept(&self) -> usize {
-        self.kept
-    }
-
-    /// How many leading tokens are never dropped.
-    pub fn keep_prefix_tokens(&self) -> usize {
-        self.keep_prefix_tokens
-    }
-
-    /// The first step at full length; 2⁶⁴−1 if there is none.
-    pub fn until(&self) -> u64 {
-        self.until
-    }
-
-    /// The seed of the draws.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    fn kept_length(&self, step: u64, tokens: usize) -> usize {
-        if step < self.until { self.kept.min(tokens) } else { tokens }
-    }
-
-    fn draw(&self, step: u64, tokens: usize, first_sample: u64, batch: usize) -> Result<Vec<u32>> {
-        let first = SampleKey { seed: self.seed, step, block: u32::MAX, sample: first_sample };
-        sample_kept_batch(&first, batch, tokens, self.kept, self.keep_prefix_tokens)
-    }
+    subset_settings!();
 }
 
 /// Which tokens a training run drops.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub enum TokenDrop {
     /// None: full length.
     #[default]
@@ -101,6 +184,8 @@ pub enum TokenDrop {
     RandomLtd(RandomLtd),
     /// Some for the whole depth.
     PatchDrop(PatchDrop),
+    /// Some for all blocks in the middle.
+    TokenBypass(TokenBypass),
 }
 
 impl From<Option<RandomLtd>> for TokenDrop {
@@ -121,6 +206,12 @@ impl From<PatchDrop> for TokenDrop {
     }
 }
 
+impl From<TokenBypass> for TokenDrop {
+    fn from(drop: TokenBypass) -> Self {
+        TokenDrop::TokenBypass(drop)
+    }
+}
+
 impl TokenDrop {
     /// Checks the settings against a model of `extent`.
     ///
@@ -128,7 +219,7 @@ impl TokenDrop {
     /// [`Error::Argument`] if nothing would ever be dropped, random-LTD is for another depth, or patch dropping could drop
     /// a token that is no patch.
     pub fn check(&self, extent: Extent) -> Result<()> {
-        let Extent { depth, tokens, prefix } = extent;
+        let Extent { depth, tokens, .. } = extent;
         match self {
             TokenDrop::None => Ok(()),
             TokenDrop::RandomLtd(ltd) => {
@@ -139,15 +230,13 @@ impl TokenDrop {
                 }
                 Ok(())
             }
-            TokenDrop::PatchDrop(drop) => {
-                if drop.kept >= tokens {
-                    return Err(Error::argument(OP, "kept", format!("below the full length, {tokens}"), drop.kept));
+            TokenDrop::PatchDrop(drop) => drop.subset.check(extent, true),
+            TokenDrop::TokenBypass(drop) => {
+                if drop.blocks.end > depth {
+                    let expected = format!("below {depth}, the model's depth");
+                    return Err(Error::argument(OP, "blocks", expected, format_args!("{:?}", drop.blocks)));
                 }
-                if drop.keep_prefix_tokens < prefix {
-                    let expected = format!("at least {prefix}, the model's tokens before the patches");
-                    return Err(Error::argument(OP, "keep_prefix", expected, drop.keep_prefix_tokens));
-                }
-                Ok(())
+                drop.subset.check(extent, false)
             }
         }
     }
@@ -157,7 +246,9 @@ impl TokenDrop {
         match self {
             TokenDrop::None => tokens,
             TokenDrop::RandomLtd(ltd) => ltd.plan(step, tokens).kept(),
-            TokenDrop::PatchDrop(drop) => drop.kept_length(step, tokens),
+            TokenDrop::PatchDrop(PatchDrop { subset }) | TokenDrop::TokenBypass(TokenBypass { subset, .. }) => {
+                subset.kept_length(step, tokens)
+            }
         }
     }
 
@@ -166,12 +257,8 @@ impl TokenDrop {
         match self {
             TokenDrop::None => vec![Stage { first_step: 0, kept: tokens }],
             TokenDrop::RandomLtd(ltd) => ltd.stages(steps, tokens),
-            TokenDrop::PatchDrop(drop) => {
-                let starts =
-                    [0, drop.until].map(|first_step| Stage { first_step, kept: drop.kept_length(first_step, tokens) });
-                let mut stages: Vec<Stage> = starts.into_iter().filter(|stage| stage.first_step < steps).collect();
-                stages.dedup_by_key(|stage| stage.kept);
-                stages
+            TokenDrop::PatchDrop(PatchDrop { subset }) | TokenDrop::TokenBypass(TokenBypass { subset, .. }) => {
+                subset.stages(steps, tokens)
             }
         }
     }
@@ -183,6 +270,7 @@ impl TokenDrop {
             TokenDrop::None => 0,
             TokenDrop::RandomLtd(ltd) => ltd.layers().ltd,
             TokenDrop::PatchDrop(_) => depth as u64,
+            TokenDrop::TokenBypass(drop) => drop.blocks.len() as u64,
         };
         let layers = Layers { total: depth as u64, ltd: dropping };
         layers.layer_tokens(batch, self.kept_length(step, tokens) as u64, tokens as u64)
@@ -207,7 +295,14 @@ impl TokenDrop {
                 Ok(plan.draw(first_sample, batch)?.into_iter().enumerate().filter_map(span).collect())
             }
             TokenDrop::PatchDrop(drop) => {
-                Ok(vec![Span::leave(0, depth, drop.draw(step, tokens, first_sample, batch)?)])
+                let drawn = drop.subset.draw(u32::MAX, step, tokens, first_sample, batch)?;
+                Ok(vec![Span::leave(0, depth, drawn)])
+            }
+            TokenDrop::TokenBypass(drop) => {
+                // `TokenBypass::new` holds them below 2³².
+                let first = drop.blocks.start as u32;
+                let drawn = drop.subset.draw(first, step, tokens, first_sample, batch)?;
+                Ok(vec![Span::bypass(drop.blocks(), drawn)])
             }
         }
     }

@@ -25,7 +25,7 @@
 //!
 //! In evaluation no plan is made: every block gets no indices.
 //!
-//! [`TokenDrop`] is the choice between it, [`PatchDrop`] and full length.
+//! [`TokenDrop`] is the choice between it, [`PatchDrop`], [`TokenBypass`] and full length.
 
 mod accounting;
 mod drop;
@@ -33,14 +33,14 @@ mod indices;
 mod schedule;
 
 pub use accounting::{LayerTokens, Layers};
-pub use drop::{PatchDrop, TokenDrop};
+pub use drop::{PatchDrop, TokenBypass, TokenDrop};
 pub use indices::{SampleKey, sample_kept, sample_kept_batch};
 pub use schedule::{Schedule, Stage};
 
 use crate::error::{Error, Result};
 
 /// The settings of a random-LTD run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct RandomLtd {
     total_blocks: usize,
     ltd_blocks: Vec<usize>,

@@ -9,7 +9,7 @@ const MAX_LENGTH: usize = u32::MAX as usize;
 ///
 /// Made with the validating constructors; steps and lengths beyond the schedule's end keep its last value. A kept length
 /// at or above the model's full length means the plain model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub enum Schedule {
     /// The same length at every step. See [`Schedule::constant`].

@@ -16,7 +16,7 @@ pub use block::{Attention, Block, BlockConfig, Mlp, NormOrder};
 pub use encoder::Encoder;
 pub use init::Init;
 pub use layers::{LayerNorm, Linear};
-pub use model::{Extent, Model};
+pub use model::{Classifier, Extent, Model};
 pub use span::Span;
 
 use crate::error::{Error, Result};

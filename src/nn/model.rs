@@ -1,6 +1,10 @@
 //! What training asks of a network.
 
+use super::{Mode, Span};
 use crate::autograd::Parameters;
+use crate::error::Result;
+use crate::ops::TokenIndices;
+use crate::tensor::Tensor;
 
 /// How large a network is, as far as tokens may be dropped and layers be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,5 +80,34 @@ impl<M: Model + ?Sized> Model for &M {
 
     fn decays(&self, path: &str, rank: usize) -> bool {
         (**self).decays(path, rank)
+    }
+}
+
+/// A model that tells pictures apart.
+pub trait Classifier: Model {
+    /// V, the classes.
+    fn classes(&self) -> usize;
+
+    /// Height and width of the pictures.
+    fn image_size(&self) -> (usize, usize);
+
+    /// Logits: `u8[B, 3, H, W]` to `f32[B, V]`. `spans` are the blocks that see only some of the tokens.
+    ///
+    /// # Errors
+    /// If the pictures or spans are not such as the model takes, or the device fails.
+    fn logits(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor>;
+}
+
+impl<M: Classifier + ?Sized> Classifier for &M {
+    fn classes(&self) -> usize {
+        (**self).classes()
+    }
+
+    fn image_size(&self) -> (usize, usize) {
+        (**self).image_size()
+    }
+
+    fn logits(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        (**self).logits(images, spans, mode)
     }
 }

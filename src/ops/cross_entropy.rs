@@ -84,7 +84,7 @@ pub(crate) const KERNELS: &[&Kernel] = &[&ROWS_LANE, &ROWS_GROUP, &MEAN, &BACKWA
 const LANES: usize = 64;
 
 /// Settings of [`cross_entropy()`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct CrossEntropy {
     /// ε from 0 to 1: the share of the target that is spread evenly over all classes (Szegedy et al., 2016).
     pub label_smoothing: f32,

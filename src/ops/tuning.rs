@@ -132,7 +132,7 @@ struct Table {
 struct Demands(Mutex<HashMap<Product, Demand>>);
 
 /// A kind of matrix product that a program asks for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Demand {
     /// The first that came.
     pub(super) product: Product,

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 
 /// An exponential moving average of the weights: a ← d·a + (1 − d)·w after every update, from the weights at the start on.
 /// Source: timm's `ModelEmaV3`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Ema {
     /// d; the average looks back on about 1/(1 − d) updates.
     pub decay: f32,

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// How the factor on the loss changes (Micikevicius et al., 2018): it grows while all is well, and falls where a gradient
 /// overflows, whose step is then left out.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct LossScale {
     /// The factor of the first step.
     pub initial: f32,

@@ -14,7 +14,7 @@ mod state;
 mod warmup;
 
 pub use ema::Ema;
-pub use layers::{layer, layer_scale};
+pub use layers::layer_scale;
 pub use loss_scale::LossScale;
 pub use saved::OptimizerState;
 pub use schedule::{LrSchedule, LrShape};
@@ -60,7 +60,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 const BLOCK: usize = 64;
 
 /// AdamW's settings, named as PyTorch's. The rate is given at each step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct AdamW {
     /// Decay of the first and second moment.
     pub betas: (f32, f32),
@@ -77,7 +77,7 @@ impl Default for AdamW {
 }
 
 /// SGD's settings, named as PyTorch's. As there, a parameter's first gradient is its running direction, undampened.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Sgd {
     /// Decay of the running direction; 0 is plain SGD.
     pub momentum: f32,
@@ -96,7 +96,7 @@ impl Default for Sgd {
 }
 
 /// Which update.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub enum Rule {
     /// Adam with decoupled weight decay.
     AdamW(AdamW),
@@ -143,13 +143,6 @@ impl Rule {
     }
 }
 
-/// timm's grouping: no decay on biases, norms (rank 1), the class token and the positions.
-pub fn decays(path: &str, rank: usize) -> bool {
-    const NEVER: [&str; 4] = ["cls_token", "pos_embed", "reg_token", "dist_token"];
-    let name = path.rsplit('.').next().unwrap_or(path);
-    rank > 1 && name != "bias" && !NEVER.contains(&name)
-}
-
 /// Changes the parameters of a model by their gradients.
 ///
 /// As in PyTorch, a step passes over a parameter that has no gradient in it, frozen or not reached by backward: neither
@@ -186,7 +179,7 @@ impl Optimizer {
     /// An optimiser for all of `parameters`, which are what its other functions are to be given: with parameters added
     /// since, or those of another model, they are an error that names the parameter. `max_norm` clips the gradient's
     /// global 2-norm as `torch.nn.utils.clip_grad_norm_` does. Weight decay applies where `decay` says so for a path and
-    /// rank: [`decays`] is timm's choice.
+    /// rank ([`crate::nn::Model::decays`]).
     ///
     /// # Errors
     /// If a setting is out of range, there are no parameters, or the device has no room for the moments.

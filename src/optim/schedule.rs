@@ -4,7 +4,7 @@ use super::DeepSpeedRate;
 use crate::error::{Error, Result};
 
 /// How the rate falls after warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum LrShape {
     /// min + (base − min)·(1 + cos πq)/2
     #[default]
@@ -31,16 +31,16 @@ pub enum LrShape {
 /// transformers' `get_cosine_schedule_with_warmup`, whose `min` is 0, but for the warm-up, which there is base s / W and
 /// leaves the first step without effect. ([`LrShape::Linear`]: `LinearLR` from 1 to min / base, and
 /// `get_linear_schedule_with_warmup`.)
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct LrSchedule(Kind);
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 enum Kind {
     Shaped(Shaped),
     DeepSpeed(DeepSpeedRate),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 struct Shaped {
     base: f32,
     min: f32,

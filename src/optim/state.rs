@@ -186,11 +186,16 @@ impl StepReport {
     /// # Errors
     /// [`Error::NonFinite`]
     pub fn check(&self, step: u64, parameters: &Parameters) -> Result<()> {
+        self.check_named(step, |i| Some(parameters.iter().nth(i)?.path().to_owned()))
+    }
+
+    /// [`StepReport::check`] for a caller that has the parameters' names alone.
+    pub(crate) fn check_named(&self, step: u64, name: impl FnOnce(usize) -> Option<String>) -> Result<()> {
         if self.finite || self.excused {
             return Ok(());
         }
-        let parameter = self.bad_parameter.and_then(|i| parameters.iter().nth(i));
-        let parameter = parameter.map_or_else(|| "all parameters together (norm)".to_owned(), |p| p.path().to_owned());
+        let parameter = self.bad_parameter.and_then(name);
+        let parameter = parameter.unwrap_or_else(|| "all parameters together (norm)".to_owned());
         Err(Error::NonFinite { step, parameter })
     }
 }

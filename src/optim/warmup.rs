@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// What a rate does after its warm-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub enum AfterWarmup {
     /// Stays (`WarmupLR`).
     Constant,
@@ -33,7 +33,7 @@ pub enum AfterWarmup {
 ///
 /// As there, a step has the rate that was set after the one before. The first one of all has `min`, or 0 with a cosine.
 /// Source: `deepspeed/runtime/lr_schedules.py`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct DeepSpeedRate {
     /// The rate at the start.
     pub min: f32,

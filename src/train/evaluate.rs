@@ -1,81 +1,70 @@
-//! Measuring a model on a split.
+//! Measuring a model.
 
 use std::collections::VecDeque;
 
-use super::step::{counted, f32_of, u32_of, upload};
+use super::step::{f32_of, u32_of};
+use super::{Part, Task};
 use crate::autograd::no_grad;
-use crate::data::{ImageBatch, Loader};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
-use crate::models::vit::Vit;
 use crate::nn::Mode;
-use crate::ops::{self, CrossEntropy};
-use crate::tensor::Tensor;
 
 /// How well a model does.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// Mean loss, without label smoothing.
+    /// Mean loss, without what only training adds to it.
     pub loss: f64,
-    /// Share of samples whose largest logit is at their label, in 0..=1.
+    /// Share of answers that were right, in 0..=1; 0 where right ones are not counted.
     pub accuracy: f64,
-    /// Samples measured: those whose label is not ignored.
+    /// Answers that could be right ([`Task::answers`]): samples whose label is not ignored, or tokens.
     pub samples: u64,
 }
 
-/// Runs the plain model over every sample that `loader` gives, at full length and without randomness. The loss is the plain
-/// cross-entropy; [`evaluate_with`] has that of a training run.
-///
-/// # Errors
-/// If the data cannot be read, a label is out of range, or the device fails.
-pub fn evaluate(model: &Vit, loader: &Loader) -> Result<Evaluation> {
-    evaluate_with(model, loader, &CrossEntropy::default())
+impl Evaluation {
+    /// What the better of two has more of: the accuracy, or where right answers are not counted the loss's negative.
+    pub fn score(&self) -> f64 {
+        if self.samples > 0 { self.accuracy } else { -self.loss }
+    }
 }
 
-/// [`evaluate`] with a training run's loss, though without its label smoothing: ignored labels count nowhere, and the mean
-/// loss is that of [`ops::cross_entropy()`] over all samples at once, weighted by their classes where those have weights.
+/// Runs the plain model over all batches, at full length and without randomness; awaiting it blocks no thread. The mean loss is that
+/// of all samples at once ([`Task::weight`]).
 ///
 /// # Errors
-/// As [`evaluate`], or if the weights are not the model's.
-pub fn evaluate_with(model: &Vit, loader: &Loader, loss: &CrossEntropy) -> Result<Evaluation> {
-    let (mut sums, measure) = (Sums::default(), Measure::new(model, loss));
-    let record = |Logits { logits, labels }: Logits| {
-        let loss = ops::cross_entropy(&logits, &labels, &measure.loss)?;
-        let correct = ops::count_correct(&logits, &labels, measure.loss.ignore_index)?;
-        model.gpu().read(&[loss.buffer(), correct.buffer()])
+/// Those of `batches`; [`Error::OutOfRange`] if a label is; or if the device fails.
+pub async fn evaluate_async<T: Task>(
+    task: &T,
+    batches: impl IntoIterator<Item = Result<T::Batch>>,
+) -> Result<Evaluation> {
+    let mut sums = Sums::default();
+    let record = |batch: T::Batch| {
+        let whole = Part::whole(&batch);
+        let (weight, answers) = (task.weight(&batch, whole.samples.clone()), task.answers(&batch));
+        let scored = task.loss(&whole, &[], &Mode::evaluation())?;
+        let views: Vec<_> = [Some(&scored.loss), scored.correct.as_ref()].into_iter().flatten().collect();
+        let views: Vec<_> = views.iter().map(|tensor| tensor.buffer()).collect();
+        Ok((task.model().parameters().gpu().read(&views)?, (weight, answers)))
     };
-    each_batch(model, loader, record, |batch, bytes| {
-        let [loss, correct] = bytes else {
-            return Err(Error::Graph { op: "evaluate", what: "results are missing" });
+    each_batch(task, batches, record, |(weight, answers), bytes| {
+        let (loss, correct) = match bytes {
+            [loss] => (loss, 0),
+            [loss, correct] => (loss, u32_of(correct)),
+            _ => return Err(Error::Graph { op: "evaluate", what: "results are missing" }),
         };
-        sums.add(f32_of(loss), measure.weight(&batch.labels), u32_of(correct), measure.counted(&batch.labels));
+        sums.add(f32_of(loss), weight, correct, answers);
         Ok(())
-    })?;
+    })
+    .await?;
     Ok(Evaluation { loss: sums.mean_loss(), accuracy: sums.accuracy(), samples: sums.counted })
 }
 
-/// How samples are measured.
-pub(super) struct Measure {
-    /// Without smoothing.
-    pub(super) loss: CrossEntropy,
-    classes: usize,
-}
-
-impl Measure {
-    pub(super) fn new(model: &Vit, loss: &CrossEntropy) -> Self {
-        let loss = CrossEntropy { label_smoothing: 0.0, ..loss.clone() };
-        Measure { loss, classes: model.config().num_classes }
-    }
-
-    /// What these samples count in a mean loss.
-    pub(super) fn weight(&self, labels: &[u32]) -> f64 {
-        labels.iter().map(|&label| self.loss.row_weight(self.classes, label, None)).sum()
-    }
-
-    /// Those whose label is not ignored.
-    pub(super) fn counted(&self, labels: &[u32]) -> usize {
-        counted(labels, &self.loss)
-    }
+/// [`evaluate_async`], blocking the thread.
+///
+/// # Errors
+/// As [`evaluate_async`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn evaluate<T: Task>(task: &T, batches: impl IntoIterator<Item = Result<T::Batch>>) -> Result<Evaluation> {
+    pollster::block_on(evaluate_async(task, batches))
 }
 
 /// Sums over batches, of which means are made. The mean of nothing is 0, as the loss of a batch without a counted row.
@@ -86,7 +75,7 @@ pub(super) struct Sums {
     /// What the samples count in the mean loss.
     pub(super) weight: f64,
     pub(super) correct: u64,
-    /// Samples that could be right.
+    /// Answers that could be right.
     pub(super) counted: u64,
 }
 
@@ -108,42 +97,30 @@ impl Sums {
     }
 }
 
-/// What the model says of a batch: `f32[B, V]`, and the labels, `u32[B]`.
-pub(super) struct Logits {
-    pub(super) logits: Tensor,
-    pub(super) labels: Tensor,
-}
-
 /// Batches in flight: the host prepares one while the device works on another.
 const AHEAD: usize = 2;
 
-/// For each batch of the loader: the plain model's logits go to `record`, which asks for results; `take` gets those in the
-/// batches' order.
-pub(super) fn each_batch(
-    model: &Vit,
-    loader: &Loader,
-    record: impl Fn(Logits) -> Result<Readback>,
-    mut take: impl FnMut(ImageBatch, &[Vec<u8>]) -> Result<()>,
+/// For each batch, outside any graph: `record` lets the model run on it and asks for results, which `take` gets in the batches'
+/// order with what else `record` says.
+pub(super) async fn each_batch<T: Task, X>(
+    task: &T,
+    batches: impl IntoIterator<Item = Result<T::Batch>>,
+    record: impl Fn(T::Batch) -> Result<(Readback, X)>,
+    mut take: impl FnMut(X, &[Vec<u8>]) -> Result<()>,
 ) -> Result<()> {
-    let start = |batch: &ImageBatch| -> Result<Readback> {
-        let (images, labels) = upload(model.gpu(), batch, 0..batch.labels.len(), model.config().img_size)?;
-        record(Logits { logits: model.forward(&images, &[], &Mode::evaluation())?, labels })
-    };
-    let mut ahead: VecDeque<(ImageBatch, Readback)> = VecDeque::new();
-    for batch in loader.epoch(0)? {
-        let mut batch = batch?;
-        let results = no_grad(|| start(&batch))?;
-        // The device has them.
-        batch.images = Vec::new();
-        ahead.push_back((batch, results));
+    let mut ahead: VecDeque<(Readback, X)> = VecDeque::new();
+    for batch in batches {
+        let batch = batch?;
+        task.check(&batch)?;
+        ahead.push_back(no_grad(|| record(batch))?);
         if ahead.len() > AHEAD
-            && let Some((batch, results)) = ahead.pop_front()
+            && let Some((results, rest)) = ahead.pop_front()
         {
-            take(batch, &results.wait()?)?;
+            take(rest, &results.bytes().await?)?;
         }
     }
-    for (batch, results) in ahead {
-        take(batch, &results.wait()?)?;
+    for (results, rest) in ahead {
+        take(rest, &results.bytes().await?)?;
     }
     Ok(())
 }

@@ -6,31 +6,55 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::state::{Progress, write_state};
-use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate_with};
-use crate::checkpoint::{BEST_FILE, HostTensor, download, write_vit};
-use crate::data::{ImageBatch, Loader, Position};
+use super::{Evaluation, RunState, STATE_FILE, StepMetrics, Task, TrainSettings, Trainer, evaluate};
+use crate::checkpoint::{self, BEST_FILE, HostTensor, download};
+use crate::data::{Batch, Loader, Position, Source};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
-use crate::models::vit::Vit;
 
 /// What a run learns from and is measured on.
-pub struct FitData<'a> {
+pub struct FitData<'a, S: Source, V: Source = S> {
     /// Batches to learn from.
-    pub train: &'a Loader,
+    pub train: &'a Loader<S>,
     /// Measured after each epoch; the best checkpoint is chosen by it.
-    pub validation: &'a Loader,
+    pub validation: &'a Loader<V>,
     /// Optimiser steps of the run.
     pub steps: u64,
-    /// Where `best.safetensors` and `last.safetensors` go, if anywhere.
-    pub folder: Option<PathBuf>,
-    /// Stored in the checkpoints.
-    pub class_names: &'a [String],
+    /// Where files go, if anywhere.
+    pub folder: Option<RunFolder<'a>>,
+}
+
+/// Where `best.safetensors`, `last.safetensors` and the run's state go.
+pub struct RunFolder<'a> {
+    path: PathBuf,
+    write: Box<dyn Fn(&Path, &Weights) -> Result<()> + 'a>,
+}
+
+impl<'a> RunFolder<'a> {
+    /// A folder, which is there. `write` writes a checkpoint in the model's file format; [`write_weights`] writes one that says
+    /// nothing but the weights.
+    pub fn new(path: impl Into<PathBuf>, write: impl Fn(&Path, &Weights) -> Result<()> + 'a) -> Self {
+        RunFolder { path: path.into(), write: Box::new(write) }
+    }
+}
+
+/// A model's weights in the host's memory, by path.
+pub type Weights = BTreeMap<String, HostTensor>;
+
+/// Weights in a safetensors file that says nothing else. The file appears whole or not at all.
+///
+/// # Errors
+/// If the file system fails.
+pub fn write_weights(path: &Path, weights: &Weights) -> Result<()> {
+    checkpoint::write(path, weights, &BTreeMap::new())
 }
 
 /// What a run may do besides.
 #[derive(Clone, Debug, Default)]
 pub struct FitOptions {
-    /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation accuracy.
+    /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation result
+    /// ([`Evaluation::score`]).
     pub patience: Option<u64>,
     /// Writes the run's state to [`STATE_FILE`] in its folder whenever checkpoints are written. It takes two to four times the
     /// weights' bytes, on disk and for a while in memory.
@@ -39,13 +63,10 @@ pub struct FitOptions {
     pub save_every: Option<u64>,
     /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
     pub resume: Option<RunState>,
-    /// Stored in the checkpoints: the share of a picture's short side that the model is evaluated on, timm's `crop_pct`. 1 for
-    /// whole pictures.
-    pub crop_fraction: Option<f64>,
 }
 
 impl FitOptions {
-    fn check(&self, data: &FitData<'_>) -> Result<()> {
+    fn check<S: Source, V: Source>(&self, data: &FitData<'_, S, V>) -> Result<()> {
         let fault = |name, expected: &str, got: u64| Err(Error::argument("fit", name, expected, got));
         match self {
             _ if data.steps == 0 => fault("steps", "at least 1", 0),
@@ -73,11 +94,11 @@ pub struct EpochMetrics {
     /// Mean training loss, as [`StepMetrics::loss_weight`] weighs the steps. Like the accuracy it leaves out what is
     /// excused, and is 0 where nothing is left.
     pub train_loss: f64,
-    /// Training accuracy in 0..=1, measured on the way, of the samples whose label is not ignored.
+    /// Training accuracy in 0..=1, measured on the way, of the answers that could be right; 0 where none are counted.
     pub train_accuracy: f64,
     /// The validation split after it.
     pub validation: Evaluation,
-    /// Whether no epoch so far had a better validation accuracy: of equals the latest is the best.
+    /// Whether no epoch so far had a better validation result ([`Evaluation::score`]): of equals the latest is the best.
     pub is_best: bool,
 }
 
@@ -126,9 +147,8 @@ pub struct Outcome {
     pub timing: Timing,
 }
 
-/// Trains `model` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split, with
-/// the run's own loss ([`evaluate_with`]). With a running average ([`TrainSettings::ema`]) that is what is measured and saved;
-/// `model` keeps its own weights.
+/// Trains `task` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split. With a running average ([`TrainSettings::ema`]) that is what is measured and saved;
+/// the model keeps its own weights.
 ///
 /// Files are written after the first epoch and at the end. In between an epoch's end writes them once nineteen times what the
 /// last save took have passed, so that saving takes a twentieth of the time however short an epoch is; reading the best
@@ -145,39 +165,27 @@ pub struct Outcome {
 /// # Errors
 /// As [`Trainer::step`], or if data cannot be read or files written; [`Error::File`] if the state to go on from is of
 /// another model, other settings or other data.
-pub fn fit(
-    model: &Vit,
-    data: &FitData<'_>,
+pub fn fit<T, S, V>(
+    task: T,
+    data: &FitData<'_, S, V>,
     settings: TrainSettings,
     options: FitOptions,
     observer: &mut dyn Observer,
-) -> Result<Outcome> {
+) -> Result<Outcome>
+where
+    T: Task,
+    S: Source<Batch = T::Batch>,
+    V: Source<Batch = T::Batch>,
+{
     options.check(data)?;
-    let mut run = Run::new(model, data, settings, options, observer)?;
-    let result = train(&mut run, data);
+    let mut run = Run::new(task, data, settings, options, observer)?;
+    let result = run.train();
     if result.is_err()
         && let Err(error) = run.write_best()
     {
         log::warn!("{error}");
     }
     result.map(|()| run.outcome())
-}
-
-/// All steps that are left, each epoch with its end.
-fn train(run: &mut Run<'_>, data: &FitData<'_>) -> Result<()> {
-    let mut batches = data.train.batches_from(run.progress.next)?;
-    while !run.is_over() {
-        let waited = batches.waited();
-        let Some(batch) = batches.next().transpose()? else { break };
-        let waited = batches.waited() - waited;
-        run.timing.data_wait += waited;
-        run.timing.training += waited;
-        run.end_cut_epoch(batch.position)?;
-        if !run.is_over() {
-            run.step(&batch)?;
-        }
-    }
-    Ok(())
 }
 
 /// The latest weights.
@@ -203,44 +211,48 @@ fn remove_leftovers(folder: &Path) {
 }
 
 /// A run in progress.
-struct Run<'a> {
-    model: &'a Vit,
-    data: &'a FitData<'a>,
+struct Run<'a, T: Task, S: Source, V: Source> {
+    data: &'a FitData<'a, S, V>,
     options: FitOptions,
     observer: &'a mut dyn Observer,
-    trainer: Trainer<'a>,
+    trainer: Trainer<T>,
     timing: Timing,
     progress: Progress,
     /// The best weights, if they are not in their file yet.
-    best: Option<BTreeMap<String, HostTensor>>,
+    best: Option<Weights>,
     /// When an epoch's end is to write files again.
     next_save: Instant,
     stopped: bool,
     compiled_before: Duration,
 }
 
-impl<'a> Run<'a> {
+impl<'a, T, S, V> Run<'a, T, S, V>
+where
+    T: Task,
+    S: Source<Batch = T::Batch>,
+    V: Source<Batch = T::Batch>,
+{
     fn new(
-        model: &'a Vit,
-        data: &'a FitData<'a>,
+        task: T,
+        data: &'a FitData<'a, S, V>,
         settings: TrainSettings,
         mut options: FitOptions,
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
-        let mut trainer = Trainer::new(model, settings)?;
+        let mut trainer = Trainer::new(task, settings)?;
         // Taken out, so that its copy of the weights does not stay for the whole run.
         let progress = match options.resume.take() {
             Some(state) => state.restore(&mut trainer, data)?,
             None => Progress::default(),
         };
         if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
-            remove_leftovers(folder);
-            // Found now, they tell of the pictures that the run begins with, and take no part in the first save's time.
-            data.train.fingerprints();
-            data.validation.fingerprints();
+            remove_leftovers(&folder.path);
+            // Asked now, they tell of the data that the run begins with, and take no part in the first save's time.
+            data.train.identity();
+            data.validation.identity();
         }
+        let compiled_before = gpu_of(&trainer).stats().compile_time;
         Ok(Run {
-            model,
             data,
             options,
             observer,
@@ -250,23 +262,40 @@ impl<'a> Run<'a> {
             best: None,
             next_save: Instant::now(),
             stopped: false,
-            compiled_before: model.gpu().stats().compile_time,
+            compiled_before,
         })
     }
 
+    /// All steps that are left, each epoch with its end.
+    fn train(&mut self) -> Result<()> {
+        let mut batches = self.data.train.batches_from(self.progress.next)?;
+        while !self.is_over() {
+            let waited = batches.waited();
+            let Some(batch) = batches.next().transpose()? else { break };
+            let waited = batches.waited() - waited;
+            self.timing.data_wait += waited;
+            self.timing.training += waited;
+            self.end_cut_epoch(batch.position())?;
+            if !self.is_over() {
+                self.step(&batch)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A step, and what is due after it: its results, the epoch's end, a save.
-    fn step(&mut self, batch: &ImageBatch) -> Result<()> {
-        let started = Instant::now();
+    fn step(&mut self, batch: &T::Batch) -> Result<()> {
+        let (started, position) = (Instant::now(), batch.position());
         let metrics = self.trainer.step(batch)?;
-        self.progress.next = self.data.train.after(batch.position);
+        self.progress.next = self.data.train.after(position);
         self.see(metrics);
-        let is_epoch_end = self.progress.next.epoch > batch.position.epoch;
+        let is_epoch_end = self.progress.next.epoch > position.epoch;
         if is_epoch_end || self.is_save_due() || self.is_over() {
             self.see_last()?;
         }
         self.timing.training += started.elapsed();
         if is_epoch_end || self.is_over() {
-            self.end_epoch(batch.position.epoch, is_epoch_end)
+            self.end_epoch(position.epoch, is_epoch_end)
         } else if self.is_save_due() {
             self.save_state()
         } else {
@@ -321,15 +350,14 @@ impl<'a> Run<'a> {
         }
         let started = Instant::now();
         // Its batches are of other sizes: beside a step's memory, what they need would add to the peak.
-        self.model.gpu().trim();
-        let loss = self.trainer.settings().loss.clone();
-        let validation = self.trainer.averaged(|| evaluate_with(self.model, self.data.validation, &loss))?;
-        self.model.gpu().trim();
+        gpu_of(&self.trainer).trim();
+        let validation = self.trainer.averaged(|task| evaluate(task, self.data.validation.epoch(0)?))?;
+        gpu_of(&self.trainer).trim();
         self.timing.evaluation += started.elapsed();
-        let best = self.progress.best.map(|(_, best)| best.accuracy);
-        let is_better = best.is_none_or(|best| validation.accuracy > best && !is_interrupted);
+        let (score, best) = (validation.score(), self.progress.best.map(|(_, best)| best.score()));
+        let is_better = best.is_none_or(|best| score > best && !is_interrupted);
         // Equals are frequent with few pictures. Of those the latest is kept: it was trained longer, at lower rates.
-        let is_best = is_better || (best == Some(validation.accuracy) && !is_interrupted);
+        let is_best = is_better || (best == Some(score) && !is_interrupted);
         self.progress.stale = if is_better { 0 } else { self.progress.stale + 1 };
         if is_best {
             self.progress.best = Some((epoch, validation));
@@ -377,7 +405,7 @@ impl<'a> Run<'a> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
         let started = Instant::now();
         self.write_best()?;
-        write_state(&folder.join(STATE_FILE), &self.trainer, self.data, &self.progress)?;
+        write_state(&folder.path.join(STATE_FILE), &self.trainer, self.data, &self.progress)?;
         self.timing.checkpoints += started.elapsed();
         Ok(())
     }
@@ -392,9 +420,8 @@ impl<'a> Run<'a> {
     }
 
     /// What is measured and saved, in the host's memory.
-    fn weights(&mut self) -> Result<BTreeMap<String, HostTensor>> {
-        let parameters = self.model.parameters();
-        self.trainer.averaged(|| download(parameters))
+    fn weights(&mut self) -> Result<Weights> {
+        self.trainer.averaged(|task| download(task.model().parameters()))
     }
 
     /// Brings the best weights to their file, if they are not there.
@@ -406,10 +433,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn write(&self, name: &str, weights: &BTreeMap<String, HostTensor>) -> Result<()> {
-        let Some(folder) = &self.data.folder else { return Ok(()) };
-        let (names, crop) = (self.data.class_names, self.options.crop_fraction);
-        write_vit(&folder.join(name), self.model.config(), weights, names, crop)
+    fn write(&self, name: &str, weights: &Weights) -> Result<()> {
+        self.data.folder.as_ref().map_or(Ok(()), |folder| (folder.write)(&folder.path.join(name), weights))
     }
 
     fn is_out_of_patience(&self) -> bool {
@@ -419,7 +444,7 @@ impl<'a> Run<'a> {
     fn outcome(self) -> Outcome {
         let is_early = self.trainer.steps() < self.data.steps;
         let host = self.trainer.host_time();
-        let compilation = self.model.gpu().stats().compile_time - self.compiled_before;
+        let compilation = gpu_of(&self.trainer).stats().compile_time - self.compiled_before;
         Outcome {
             steps: self.trainer.steps(),
             samples: self.progress.samples,
@@ -430,4 +455,8 @@ impl<'a> Run<'a> {
             timing: Timing { compilation, host, ..self.timing },
         }
     }
+}
+
+fn gpu_of<T: Task>(trainer: &Trainer<T>) -> &Gpu {
+    trainer.task().model().parameters().gpu()
 }

@@ -1,37 +1,51 @@
 //! Training a part of a model.
 
-use crate::error::{Error, Result};
-use crate::models::vit::Vit;
-use crate::optim::layer;
+use serde::Serialize;
 
-/// Which parameters of a [`Vit`] stay as they are. They have no gradient, no moment and no part in the gradient's norm, and
-/// backward ends where nothing below is trained. None of these freezes the head.
+use crate::autograd::Parameter;
+use crate::error::{Error, Result};
+use crate::nn::Model;
+
+/// Which parameters of a model stay as they are. They have no gradient, no moment and no part in the gradient's norm, and
+/// backward ends where nothing below is trained. None of these freezes the head ([`Model::is_head`]).
 ///
-/// What was frozen by hand ([`crate::autograd::Parameter::set_trainable`]) stays frozen under each of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What was frozen by hand ([`Parameter::set_trainable`]) stays frozen under each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub enum Freeze {
     /// None.
     #[default]
     Nothing,
     /// All but the head: a linear probe.
     AllButHead,
-    /// Patches, tokens, positions and the first so many blocks.
+    /// What lies below the first block, and the first so many blocks.
     Blocks(usize),
     /// All but biases, norms and the head (as in BitFit, Zaken et al., 2022, arXiv 2106.10199).
     AllButNormsAndBiases,
 }
 
 impl Freeze {
-    /// Whether the parameter of that path and rank is frozen in a model of `depth` blocks.
-    pub fn freezes(self, path: &str, rank: usize, depth: usize) -> bool {
-        if path == "head" || path.starts_with("head.") {
+    /// Whether a model's parameter of that path and rank is frozen.
+    pub fn freezes(self, model: &dyn Model, path: &str, rank: usize) -> bool {
+        if model.is_head(path) {
             return false;
         }
         match self {
             Freeze::Nothing => false,
             Freeze::AllButHead => true,
-            Freeze::Blocks(blocks) => layer(path, depth) <= blocks,
+            Freeze::Blocks(blocks) => model.layer(path) <= blocks,
             Freeze::AllButNormsAndBiases => rank > 1,
+        }
+    }
+
+    /// Whether the model is large enough.
+    pub(super) fn check(self, model: &dyn Model) -> Result<()> {
+        let depth = model.extent().depth;
+        match self {
+            Freeze::Blocks(blocks) if blocks > depth => {
+                Err(Error::argument("freeze", "blocks", format!("at most {depth}, the model's depth"), blocks))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -39,17 +53,13 @@ impl Freeze {
     ///
     /// # Errors
     /// [`Error::Argument`] if the model has fewer blocks than are to be frozen.
-    pub fn apply(self, model: &Vit) -> Result<()> {
-        let depth = model.config().depth;
-        if let Freeze::Blocks(blocks) = self
-            && blocks > depth
-        {
-            return Err(Error::argument("freeze", "blocks", format!("at most {depth}, the model's depth"), blocks));
-        }
-        for parameter in model.parameters() {
+    pub fn apply(self, model: &dyn Model) -> Result<()> {
+        self.check(model)?;
+        let withhold = |parameter: &Parameter| {
             let rank = parameter.value().shape().rank();
-            parameter.withhold(self.freezes(parameter.path(), rank, depth));
-        }
+            parameter.withhold(self.freezes(model, parameter.path(), rank));
+        };
+        model.parameters().iter().for_each(withhold);
         Ok(())
     }
 }

@@ -1,26 +1,65 @@
 //! The training loop in full view: batch → forward → loss → backward → clip → step → log.
 //!
-//! [`Trainer`] is one optimiser step after the other, for programs with a loop of their own; [`fit`] is the whole run with
-//! evaluation after each epoch and checkpoints. The host never waits inside a step: it records step *t* and then reads the
-//! results of step *t − 1*.
+//! A [`Task`] is a network with an objective. [`Trainer`] is one optimiser step on it after the other, for programs with a loop of their own;
+//! [`fit`] is the whole run with evaluation after each epoch and checkpoints. The host never waits inside a step: it records
+//! step *t* and then reads the results of step *t − 1*.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `task`, `tasks` | [`Task`]; those that come with the engine: [`Classify`] |
+//! | `settings`, `freeze`, `deepspeed` | [`TrainSettings`]; [`Freeze`]; [`DeepSpeedConfig`] |
+//! | `step` | [`Trainer`], [`Pending`] |
+//! | `evaluate` | [`evaluate`] |
+//! | `rehearsal`, `memory`, `tuning` | [`rehearse`]: a run's needs beforehand; whether it fits, and with what settings; its kernels |
+//! | `snapshot` | [`Snapshot`]: where a trainer stands, in the host's memory |
+//! | `fit`, `state`, `identity`, `available`, `tuning_store` | whole runs, with files: the feature `files` |
 
+#[cfg(feature = "files")]
+mod available;
+#[cfg(feature = "files")]
 mod deepspeed;
-mod estimate;
 mod evaluate;
+#[cfg(feature = "files")]
 mod fit;
 mod freeze;
+#[cfg(feature = "files")]
 mod identity;
-mod predict;
+mod memory;
+mod rehearsal;
+mod settings;
+mod snapshot;
+#[cfg(feature = "files")]
 mod state;
 mod step;
+mod task;
+mod tasks;
+#[cfg(feature = "files")]
 mod tuning;
+#[cfg(feature = "files")]
+mod tuning_store;
 
+#[cfg(feature = "files")]
+pub use available::available_memory;
+#[cfg(feature = "files")]
 pub use deepspeed::{DeepSpeedConfig, parse_deepspeed, read_deepspeed};
-pub use estimate::{MemoryEstimate, Remedy, Workload, available_memory, check_memory, estimate, remedies};
-pub use evaluate::{Evaluation, evaluate, evaluate_with};
-pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
+#[cfg(not(target_arch = "wasm32"))]
+pub use evaluate::evaluate;
+pub use evaluate::{Evaluation, evaluate_async};
+#[cfg(feature = "files")]
+pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, RunFolder, Timing, Weights, fit, write_weights};
 pub use freeze::Freeze;
-pub use predict::{ClassAccuracy, Predictions, predict, predict_with};
+pub use memory::{MemoryEstimate, Remedy, check_memory, estimate, remedies};
+pub use rehearsal::{Rehearsal, Workload, rehearse};
+pub use settings::TrainSettings;
+pub use snapshot::Snapshot;
+#[cfg(feature = "files")]
 pub use state::{RunState, STATE_FILE};
-pub use step::{StepMetrics, TrainSettings, Trainer};
-pub use tuning::{TUNING_BUDGET, TuningStore, tune, tuned};
+pub use step::{Pending, StepMetrics, Trainer};
+pub use task::{Part, Scored, Task};
+#[cfg(not(target_arch = "wasm32"))]
+pub use tasks::predict;
+pub use tasks::{ClassAccuracy, Classify, Predictions, predict_async};
+#[cfg(feature = "files")]
+pub use tuning::{TUNING_BUDGET, tune};
+#[cfg(feature = "files")]
+pub use tuning_store::{TuningStore, tuned};

@@ -9,7 +9,7 @@ pub use patch_embed::PatchEmbed;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::{Block, BlockConfig, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, NormOrder, Span};
+use crate::nn::{Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, NormOrder, Span};
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -179,6 +179,20 @@ impl Model for Vit {
         const NEVER: [&str; 4] = ["cls_token", "pos_embed", "reg_token", "dist_token"];
         let name = path.rsplit('.').next().unwrap_or(path);
         rank > 1 && name != "bias" && !NEVER.contains(&name)
+    }
+}
+
+impl Classifier for Vit {
+    fn classes(&self) -> usize {
+        self.config.num_classes
+    }
+
+    fn image_size(&self) -> (usize, usize) {
+        self.config.img_size
+    }
+
+    fn logits(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        self.forward(images, spans, mode)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Evaluation;
-use super::evaluate::{Logits, Measure, Sums, each_batch};
-use super::step::f32_of;
-use crate::data::Loader;
+use super::Classify;
+use crate::data::ImageBatch;
 use crate::error::{Error, Result};
-use crate::models::vit::Vit;
-use crate::ops::{self, CrossEntropy};
+use crate::nn::{Classifier, Mode};
+use crate::ops;
+use crate::train::evaluate::{Sums, each_batch};
+use crate::train::step::f32_of;
+use crate::train::{Evaluation, Part, Task};
 
 /// The class probabilities of samples, and the classes that they should have. Samples are counted in the loader's order,
 /// from 0: a *row* below; a photo that could not be read has none.
@@ -40,55 +41,75 @@ impl ClassAccuracy {
     }
 }
 
-/// Runs the plain model over every sample that `loader` gives, as [`super::evaluate`] does, and keeps what it says of each:
-/// N·V floats. The largest probability of a row is its prediction; of several, the first counts. The loss is the plain
-/// cross-entropy; [`predict_with`] has that of a training run.
+/// Runs the plain model over all batches, as [`crate::train::evaluate`] does, and keeps what it says of each sample: N·V
+/// floats. The largest probability of a row is its prediction; of several, the first counts. A row whose label is ignored has its
+/// probabilities, and is neither right nor wrong. Awaiting it blocks no thread.
 ///
 /// # Errors
-/// If the data cannot be read, a label is out of range, or the device fails; [`Error::Argument`] if the model's output is not
+/// Those of `batches`, if a label is out of range, or the device fails; [`Error::Argument`] if the model's output is not
 /// finite, as that of damaged weights may be.
-pub fn predict(model: &Vit, loader: &Loader) -> Result<Predictions> {
-    predict_with(model, loader, &CrossEntropy::default())
-}
-
-/// [`predict`] measured as [`super::evaluate_with`] does. A row whose label is ignored has its probabilities, and is
-/// neither right nor wrong.
-///
-/// # Errors
-/// As [`predict`], or if the weights are not the model's.
-pub fn predict_with(model: &Vit, loader: &Loader, loss: &CrossEntropy) -> Result<Predictions> {
-    let classes = model.config().num_classes;
-    let (mut sums, measure) = (Sums::default(), Measure::new(model, loss));
-    let mut all = Predictions { classes, ignored: loss.ignore_index, ..Predictions::default() };
-    let record = |Logits { logits, labels }: Logits| {
-        let loss = ops::cross_entropy(&logits, &labels, &measure.loss)?;
-        let probabilities = ops::softmax(&logits)?;
-        model.gpu().read(&[loss.buffer(), probabilities.buffer()])
+pub async fn predict_async<M: Classifier>(
+    task: &Classify<M>,
+    batches: impl IntoIterator<Item = Result<ImageBatch>>,
+) -> Result<Predictions> {
+    let (classes, mode) = (task.model.classes(), Mode::evaluation());
+    let settings = task.loss_in(&mode);
+    let (mut sums, mut all) = (Sums::default(), Predictions::new(classes, settings.ignore_index));
+    let record = |batch: ImageBatch| {
+        let whole = Part::whole(&batch);
+        let weight = task.weight(&batch, whole.samples.clone());
+        let (logits, labels) = task.logits(&whole, &[], &mode)?;
+        let (loss, probabilities) = (ops::cross_entropy(&logits, &labels, &settings)?, ops::softmax(&logits)?);
+        let results = task.gpu().read(&[loss.buffer(), probabilities.buffer()])?;
+        Ok((results, (weight, batch.labels, batch.indices)))
     };
-    each_batch(model, loader, record, |batch, bytes| {
+    each_batch(task, batches, record, |(weight, labels, indices), bytes| {
         let [loss, probabilities] = bytes else {
             return Err(Error::Graph { op: "predict", what: "results are missing" });
         };
-        let count = batch.labels.len();
-        let values = probabilities.chunks_exact(4).map(f32_of).take(count * classes);
-        all.probabilities.extend(values);
-        if all.probabilities.len() != (all.labels.len() + count) * classes {
-            return Err(Error::Graph { op: "predict", what: "probabilities are missing" });
-        }
-        if let Some(bad) = all.probabilities[all.labels.len() * classes..].iter().position(|p| !p.is_finite()) {
-            let got = format!("NaN for sample {}", batch.indices[bad / classes]);
-            return Err(Error::argument("predict", "model", "one whose output is finite", got));
-        }
-        sums.add(f32_of(loss), measure.weight(&batch.labels), 0, 0);
-        all.labels.extend(batch.labels);
-        all.samples.extend(batch.indices);
-        Ok(())
-    })?;
+        sums.add(f32_of(loss), weight, 0, 0);
+        all.add(probabilities, labels, indices)
+    })
+    .await?;
     all.loss = sums.mean_loss();
     Ok(all)
 }
 
+/// [`predict_async`], blocking the thread.
+///
+/// # Errors
+/// As [`predict_async`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn predict<M: Classifier>(
+    task: &Classify<M>,
+    batches: impl IntoIterator<Item = Result<ImageBatch>>,
+) -> Result<Predictions> {
+    pollster::block_on(predict_async(task, batches))
+}
+
 impl Predictions {
+    fn new(classes: usize, ignored: Option<u32>) -> Self {
+        Predictions { classes, ignored, ..Predictions::default() }
+    }
+
+    /// Adds the rows of a batch; `bytes` are `f32[B, V]`.
+    fn add(&mut self, bytes: &[u8], labels: Vec<u32>, indices: Vec<u32>) -> Result<()> {
+        let values = labels.len() * self.classes;
+        let own = self.probabilities.len();
+        self.probabilities.extend(bytes.chunks_exact(4).map(f32_of).take(values));
+        let added = &self.probabilities[own..];
+        if added.len() != values {
+            return Err(Error::Graph { op: "predict", what: "probabilities are missing" });
+        }
+        if let Some(bad) = added.iter().position(|p| !p.is_finite()) {
+            let got = format!("NaN for sample {}", indices[bad / self.classes]);
+            return Err(Error::argument("predict", "model", "one whose output is finite", got));
+        }
+        self.labels.extend(labels);
+        self.samples.extend(indices);
+        Ok(())
+    }
+
     /// N, the rows.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -154,7 +175,7 @@ impl Predictions {
             .filter(|&(_, label, _)| Some(label) != self.ignored)
     }
 
-    /// Loss and accuracy over all rows that count, as [`super::evaluate_with`] measures them.
+    /// Loss and accuracy over all rows that count, as [`crate::train::evaluate`] measures them.
     pub fn evaluation(&self) -> Evaluation {
         let (mut correct, mut samples) = (0, 0);
         for (_, label, (class, _)) in self.judged() {

@@ -1,0 +1,81 @@
+//! Whole optimiser steps of a ViT on random pictures, timed.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use wgrad::Gpu;
+use wgrad::data::{ImageBatch, Position};
+use wgrad::ltd::{RandomLtd, Schedule};
+use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::nn::Precision;
+use wgrad::optim::{AdamW, LrSchedule, Rule};
+use wgrad::train::{Classify, TrainSettings, Trainer};
+
+/// A model with its trainer, and one batch.
+pub struct Steps {
+    /// There but for a moment in [`Steps::keep`].
+    trainer: Option<Trainer<Classify<Vit>>>,
+    batch: ImageBatch,
+}
+
+/// What one step took.
+pub struct Step {
+    /// From the first command to the loss on the host.
+    pub total_ms: f64,
+    /// Until the last command was recorded, with whatever submitting waits for.
+    pub host_ms: f64,
+    pub dispatches: u64,
+}
+
+/// How the steps are trained, at full length.
+pub fn settings(precision: Precision, checkpoint_blocks: bool) -> Result<TrainSettings> {
+    let plain = TrainSettings::new(Rule::AdamW(AdamW::default()), LrSchedule::constant(1e-4)?);
+    Ok(TrainSettings { precision, checkpoint_blocks, ..plain })
+}
+
+impl Steps {
+    /// A model of `config`, at full length.
+    pub fn new(gpu: &Gpu, config: VitConfig, samples: usize, settings: TrainSettings) -> Result<Self> {
+        let batch = batch(&config, samples);
+        let trainer = Some(Trainer::new(Classify::new(Vit::new(gpu, config, 0)?), settings)?);
+        Ok(Steps { trainer, batch })
+    }
+
+    /// From now on keeps this many tokens in all blocks but the first and last; `None` and the full length are the plain
+    /// model.
+    pub fn keep(&mut self, kept: Option<usize>) -> Result<()> {
+        let trainer = self.trainer.take().context("no trainer")?;
+        let config = trainer.task().model.config();
+        let kept = kept.filter(|&kept| kept < config.tokens());
+        let ltd = kept.map(|kept| RandomLtd::new(config.depth, Schedule::constant(kept)?)).transpose()?;
+        let settings = TrainSettings { drop: ltd.into(), ..trainer.settings().clone() };
+        // The old optimiser's memory is the new one's.
+        self.trainer = Some(Trainer::new(trainer.into_task(), settings)?);
+        Ok(())
+    }
+
+    /// One step, waiting for its loss.
+    pub fn step(&mut self) -> Result<Step> {
+        let trainer = self.trainer.as_mut().context("no trainer")?;
+        let gpu = trainer.task().model.gpu().clone();
+        let (started, before) = (Instant::now(), gpu.stats().dispatches);
+        let pending = trainer.record(&self.batch)?;
+        let host_ms = started.elapsed().as_secs_f64() * 1e3;
+        pending.wait()?;
+        let total_ms = started.elapsed().as_secs_f64() * 1e3;
+        Ok(Step { total_ms, host_ms, dispatches: gpu.stats().dispatches - before })
+    }
+}
+
+/// Any spread of values does: time does not depend on them.
+fn batch(config: &VitConfig, samples: usize) -> ImageBatch {
+    let (height, width) = config.img_size;
+    let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16) as u8;
+    ImageBatch {
+        images: (0..samples * 3 * height * width).map(byte).collect(),
+        labels: (0..samples).map(|i| (i % config.num_classes) as u32).collect(),
+        mixed: None,
+        indices: (0..samples as u32).collect(),
+        position: Position::default(),
+    }
+}

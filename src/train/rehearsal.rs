@@ -1,0 +1,89 @@
+//! A run before it is run: its steps on a [`Gpu::dry_run`], where the same code records and nothing is computed.
+
+use super::{MemoryEstimate, Task, TrainSettings, Trainer};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::ltd::{Stage, TokenDrop};
+use crate::ops::{self, Demand};
+
+/// A run, as far as can be told beforehand.
+pub struct Workload<'a, T> {
+    /// Makes the task on a device that computes nothing.
+    pub make: &'a dyn Fn(&Gpu) -> Result<T>,
+    /// How it is trained.
+    pub settings: &'a TrainSettings,
+    /// Samples of an optimiser step, over all its micro-batches.
+    pub batch: usize,
+    /// Optimiser steps: under random-LTD they say which kept lengths the schedule visits.
+    pub steps: u64,
+}
+
+impl<T> Clone for Workload<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Workload<'_, T> {}
+
+/// What the steps of a run ask of the device.
+#[derive(Clone, Debug)]
+pub struct Rehearsal {
+    /// The memory that they take.
+    pub memory: MemoryEstimate,
+    /// The kinds of matrix products among their operations, for [`ops::tune`].
+    pub products: Vec<Demand>,
+}
+
+/// Steps of one kept length that are run: from the second on nothing new is allocated.
+const REPEATS: usize = 2;
+/// Kept lengths that are looked at, of a schedule that visits more.
+const MOST_STAGES: usize = 32;
+
+/// What the steps of a run ask of `gpu`, of which nothing is taken: model, optimiser and steps run on a [`Gpu::dry_run`], so that the
+/// answer is what a [`Trainer`] then takes. Under random-LTD the steps are those of the kept lengths that the schedule visits (of
+/// more than 32, 32 spread evenly, the largest among them).
+///
+/// Evaluation and what else a program holds come on top.
+///
+/// # Errors
+/// [`Error::Limit`] if a tensor or grid exceeds a limit of the device; [`Error::Argument`] as the task's own and
+/// [`Trainer::new`], or if `batch` or `steps` is 0.
+pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal> {
+    let &Workload { make, settings, batch, steps } = work;
+    if steps == 0 {
+        return Err(Error::argument("estimate", "steps", "at least 1", 0));
+    }
+    let dry = gpu.dry_run()?;
+    let live = || dry.memory().live;
+    let empty = live();
+    let task = make(&dry)?;
+    let batch = task.blank(batch)?;
+    // Weights and gradients lie in arenas of one layout.
+    let weights = (live() - empty) / 2;
+    let mut trainer = Trainer::new(task, settings.clone())?;
+    let held = live() - empty;
+    let tokens = trainer.task().model().extent().tokens;
+    for stage in stages(&settings.drop, steps, tokens) {
+        for _ in 0..REPEATS {
+            trainer.rehearse(stage.first_step, &batch)?;
+        }
+    }
+    let peak = dry.memory().peak_allocated - empty;
+    let memory = MemoryEstimate {
+        parameters: weights,
+        gradients: weights,
+        moments: held - 2 * weights,
+        activations: peak - held,
+        peak,
+    };
+    Ok(Rehearsal { memory, products: ops::demands(&dry) })
+}
+
+/// The kept lengths to look at.
+fn stages(drop: &TokenDrop, steps: u64, tokens: usize) -> Vec<Stage> {
+    let all = drop.stages(steps, tokens);
+    let count = all.len().min(MOST_STAGES);
+    // The last one always, then evenly down.
+    (0..count).map(|i| all[all.len() - 1 - i * all.len() / count]).rev().collect()
+}

@@ -1,0 +1,122 @@
+//! Where a trainer stands, in the host's memory.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Task, Trainer};
+use crate::error::{Error, Result};
+use crate::ltd::LayerTokens;
+use crate::optim::OptimizerState;
+use crate::tensor::{HostTensor, Tensor};
+
+const OP: &str = "snapshot";
+/// What stands before a parameter's path in the name of its weights.
+const WEIGHTS: &str = "weights.";
+
+/// All that a [`Trainer`] goes on from: weights, moments, running average, the optimiser's counts and loss scale, the step. What is
+/// random in training follows from seeds and the step. So a trainer that is brought back to a snapshot goes on bit for bit as
+/// it did from there, and one on another device after the first was lost within rounding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    pub(super) counts: Counts,
+    /// The weights as `weights.PATH`, and what the optimiser holds under its own names ([`crate::optim::Optimizer::held`]).
+    pub(super) tensors: BTreeMap<String, HostTensor>,
+}
+
+/// What of a snapshot is no tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    pub(super) step: u64,
+    /// Consumed and full.
+    layer_tokens: [u64; 2],
+    optimizer: OptimizerState,
+}
+
+impl Counts {
+    /// Whether they are such as a run can reach, so that it can go on counting.
+    pub(super) fn are_below(&self, most: u64) -> bool {
+        let [consumed, full] = self.layer_tokens;
+        [self.step, consumed, full, self.optimizer.steps].iter().all(|&count| count < most)
+    }
+}
+
+impl Snapshot {
+    /// Optimiser steps done.
+    pub fn steps(&self) -> u64 {
+        self.counts.step
+    }
+
+    /// The first tensor with a value that is not finite, from which no run can go on.
+    pub(super) fn not_finite(&self) -> Option<&str> {
+        let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
+        self.tensors.iter().find(|(_, tensor)| !is_finite(tensor)).map(|(name, _)| name.as_str())
+    }
+
+    fn values(&self, name: &str) -> Result<&[f32]> {
+        let missing = || Error::Parameter { name: name.to_owned(), what: "is missing".to_owned() };
+        self.tensors.get(name).map(|tensor| tensor.data.as_slice()).ok_or_else(missing)
+    }
+}
+
+impl<T: Task> Trainer<T> {
+    /// Where the trainer stands after the last recorded step; awaiting it blocks no thread. It takes two to four times the weights'
+    /// bytes of the host's memory.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub async fn snapshot_async(&self) -> Result<Snapshot> {
+        let parameters = self.task().model().parameters();
+        let weights = parameters.iter().map(|p| (format!("{WEIGHTS}{}", p.path()), p.value()));
+        let held: Vec<(String, Tensor)> = weights.chain(self.optimizer().held(parameters)?).collect();
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in held {
+            tensors.insert(name, HostTensor { shape: tensor.dims().to_vec(), data: tensor.read().await? });
+        }
+        let LayerTokens { consumed, full } = self.layer_tokens();
+        let optimizer = self.optimizer().saved().await?;
+        let counts = Counts { step: self.steps(), layer_tokens: [consumed, full], optimizer };
+        Ok(Snapshot { counts, tensors })
+    }
+
+    /// [`Trainer::snapshot_async`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Trainer::snapshot_async`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        pollster::block_on(self.snapshot_async())
+    }
+
+    /// Goes on from where a trainer of an equal task with equal settings stood, this one or another. Results that were not read are
+    /// given up.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if a tensor is missing or does not fit, [`Error::Argument`] if the snapshot is of another kind of
+    /// optimiser or has tensors besides: nothing is changed. Else if the device fails.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let parameters = self.task().model().parameters();
+        let mut weights = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            let values = snapshot.values(&format!("{WEIGHTS}{}", parameter.path()))?;
+            let numel = parameter.value().numel();
+            if values.len() != numel {
+                let what = format!("has {} values, not {numel}", values.len());
+                return Err(Error::Parameter { name: parameter.path().to_owned(), what });
+            }
+            weights.push((parameter.clone(), values));
+        }
+        // Fewer are found by name.
+        let (expected, got) = (weights.len() + self.optimizer().held(parameters)?.len(), snapshot.tensors.len());
+        if got > expected {
+            return Err(Error::argument(OP, "tensors", expected.to_string(), got));
+        }
+        self.restore_optimizer(&snapshot.counts.optimizer, |name| snapshot.values(name))?;
+        for (parameter, values) in weights {
+            parameter.set(values)?;
+        }
+        let [consumed, full] = snapshot.counts.layer_tokens;
+        self.go_to(snapshot.counts.step, LayerTokens { consumed, full });
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! What a trainer trains.
+
+use std::ops::Range;
+
+use crate::data::Batch;
+use crate::error::Result;
+use crate::nn::{Mode, Model, Span};
+use crate::ops::TokenIndices;
+use crate::tensor::Tensor;
+
+/// A network with an objective: all that [`super::Trainer`] and what stands on it know of either. A reference to a task is a
+/// task, for programs that keep theirs.
+pub trait Task {
+    /// What it learns from at each step, in the host's memory or on the device.
+    type Batch: Batch;
+
+    /// The network.
+    fn model(&self) -> &dyn Model;
+
+    /// Its objective as JSON: equal ones have equal ones. A run's state is tied to it.
+    fn identity(&self) -> String;
+
+    /// Whether the batch fits the network and itself. Asked before a step changes anything.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] if not.
+    fn check(&self, batch: &Self::Batch) -> Result<()> {
+        let _ = batch;
+        Ok(())
+    }
+
+    /// What the samples in `range` count in the batch's mean loss: by default all alike. The loss of a batch is that of
+    /// its parts, weighted by this.
+    fn weight(&self, batch: &Self::Batch, range: Range<usize>) -> f64 {
+        let _ = batch;
+        range.len() as f64
+    }
+
+    /// How many answers of the batch can be right: labels, or tokens. None for tasks that do not count right ones.
+    fn answers(&self, batch: &Self::Batch) -> usize {
+        let _ = batch;
+        0
+    }
+
+    /// The loss of a part of a batch. `spans` are the blocks that see only some of the tokens; in training, `mode` has a key
+    /// whose first sample is the part's. In evaluation, of what only training adds to the loss nothing counts.
+    ///
+    /// # Errors
+    /// If the batch does not fit, or the device fails.
+    fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored>;
+
+    /// A batch of so many samples to rehearse steps with, as large as any. Nobody looks at its values.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] if there is no such batch.
+    fn blank(&self, samples: usize) -> Result<Self::Batch>;
+}
+
+/// Samples of a batch that go through the network together.
+#[derive(Clone, Debug)]
+pub struct Part<'a, B> {
+    /// The whole batch.
+    pub batch: &'a B,
+    /// Its samples that are meant.
+    pub samples: Range<usize>,
+}
+
+impl<'a, B: Batch> Part<'a, B> {
+    /// All of a batch.
+    pub fn whole(batch: &'a B) -> Self {
+        Part { batch, samples: 0..batch.samples() }
+    }
+}
+
+/// What came of a part, on the device.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    /// The mean loss, `f32[]`.
+    pub loss: Tensor,
+    /// How many answers were right, `u32[]`, if that is counted.
+    pub correct: Option<Tensor>,
+}
+
+impl<T: Task + ?Sized> Task for &T {
+    type Batch = T::Batch;
+
+    fn model(&self) -> &dyn Model {
+        (**self).model()
+    }
+
+    fn identity(&self) -> String {
+        (**self).identity()
+    }
+
+    fn check(&self, batch: &Self::Batch) -> Result<()> {
+        (**self).check(batch)
+    }
+
+    fn weight(&self, batch: &Self::Batch, range: Range<usize>) -> f64 {
+        (**self).weight(batch, range)
+    }
+
+    fn answers(&self, batch: &Self::Batch) -> usize {
+        (**self).answers(batch)
+    }
+
+    fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
+        (**self).loss(part, spans, mode)
+    }
+
+    fn blank(&self, samples: usize) -> Result<Self::Batch> {
+        (**self).blank(samples)
+    }
+}
