@@ -4,9 +4,8 @@ use std::ops::ControlFlow;
 
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
-use wgrad::checkpoint::{OpenOptions, open};
 use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::{OpenOptions, Vit, VitConfig, open};
 use wgrad::nn::Mode;
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};

@@ -5,12 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use wgrad::checkpoint::{
-    ExportOptions, LoadReport, MatchOptions, Pretrained, Storage, export_hf, export_timm, load_parameters,
-};
+use wgrad::checkpoint::{LoadReport, MatchOptions, Storage, load_parameters};
 use wgrad::data::{ColorJitter, Crop, DataSet, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split, Transform};
 use wgrad::gpu::Gpu;
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, export_hf, export_timm};
 use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{DeepSpeedConfig, STATE_FILE, read_deepspeed};
 

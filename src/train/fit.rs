@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::state::{Progress, write_state};
 use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate_with};
-use crate::checkpoint::{BEST_FILE, HostTensor, download, write_vit};
+use crate::checkpoint::{BEST_FILE, HostTensor, download};
 use crate::data::{ImageBatch, Loader, Position};
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
-use crate::models::vit::Vit;
+use crate::models::vit::{Vit, VitFile};
 
 /// What a run learns from and is measured on.
 pub struct FitData<'a> {
@@ -408,8 +408,8 @@ impl<'a> Run<'a> {
 
     fn write(&self, name: &str, weights: &BTreeMap<String, HostTensor>) -> Result<()> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
-        let (names, crop) = (self.data.class_names, self.options.crop_fraction);
-        write_vit(&folder.join(name), self.model.config(), weights, names, crop)
+        let (class_names, crop_fraction) = (self.data.class_names, self.options.crop_fraction);
+        VitFile { config: self.model.config(), class_names, crop_fraction }.write(&folder.join(name), weights)
     }
 
     fn is_out_of_patience(&self) -> bool {
