@@ -15,11 +15,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
-use wgrad::checkpoint::save_vit;
 use wgrad::data::{Crop, Loader, LoaderOptions, Transform, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::{Vit, VitConfig, save};
 use wgrad::ops::{CrossEntropy, Normalize};
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{Classify, EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
@@ -123,7 +122,7 @@ fn main() -> Result<()> {
     fit(&task, &fit_data, settings, FitOptions::default(), &mut Progress { started: Instant::now() })?;
 
     let test = evaluate(&task, held_out(&data.test)?.epoch(0)?)?;
-    save_vit(&args.output, &model, &data.class_names)?;
+    save(&args.output, &model, &data.class_names)?;
     println!("test accuracy {:.4} (loss {:.4}), written to {}", test.accuracy, test.loss, args.output.display());
     Ok(())
 }

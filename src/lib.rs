@@ -11,8 +11,10 @@
 //! | [`tensor`] | a shape on a range of device memory |
 //! | [`autograd`] | graph, gradients, parameters |
 //! | [`ops`] | differentiable operations with their kernels |
-//! | [`nn`] | modules, and the ViT |
-//! | [`ltd`], [`optim`], `data`, `checkpoint` | random-LTD; optimisers; data sets; safetensors |
+//! | [`nn`] | modules for any model |
+//! | `checkpoint` | safetensors, and folders of them, of any model |
+//! | [`models`] | networks with their files: the ViT |
+//! | [`ltd`], [`optim`], `data` | random-LTD; optimisers; data sets |
 //! | `train` | the training loop |
 //!
 //! `data`, `checkpoint` and `train` need files, threads and a clock, and come with the default feature `train`. The rest

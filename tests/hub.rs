@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use wgrad::Error;
 use wgrad::checkpoint::hub::{HubOptions, fetch_with};
-use wgrad::checkpoint::{OpenOptions, open};
+use wgrad::models::vit::{OpenOptions, open};
 
 const COMMIT: &str = "0123abcd";
 const FILES: [&str; 2] = ["config.json", "model.safetensors"];

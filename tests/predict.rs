@@ -4,9 +4,8 @@ use std::ops::ControlFlow;
 
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
-use wgrad::checkpoint::{OpenOptions, open};
 use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
-use wgrad::models::vit::{self, Vit, VitConfig};
+use wgrad::models::vit::{OpenOptions, Vit, VitConfig, VitFile, open};
 use wgrad::nn::Mode;
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
@@ -178,7 +177,9 @@ fn a_run_stores_its_crop() {
             train: &loader,
             validation: &loader,
             steps: 1,
-            folder: Some(RunFolder::new(folder.path(), vit::writer(model.config().clone(), Vec::new(), crop_fraction))),
+            folder: Some(RunFolder::new(folder.path(), |path, weights| {
+                VitFile { config: model.config(), class_names: &[], crop_fraction }.write(path, weights)
+            })),
         };
         let rate = LrSchedule::new(LrShape::Constant, 1e-3, 0.0, 0, 1).unwrap();
         let settings = TrainSettings::new(Rule::AdamW(AdamW::default()), rate);

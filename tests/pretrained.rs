@@ -9,11 +9,11 @@ use crate::common::gpu;
 use proptest::prelude::*;
 use wgrad::Error;
 use wgrad::autograd::Parameter;
-use wgrad::checkpoint::{
-    ExportOptions, HeadFit, HostTensor, OpenOptions, Pretrained, Storage, download, export_hf, export_timm, open, read,
-    resample_pos_embed, save_vit, write, write_as,
+use wgrad::checkpoint::{HostTensor, Storage, download, read, write, write_as};
+use wgrad::models::vit::{
+    ExportOptions, HeadFit, OpenOptions, Pool, Pretrained, Vit, VitConfig, export_hf, export_timm, open,
+    resample_pos_embed, save,
 };
-use wgrad::models::vit::{Pool, Vit, VitConfig};
 use wgrad::ops::Normalize;
 
 type Tensors = BTreeMap<String, HostTensor>;
@@ -213,7 +213,7 @@ fn heads_are_guessed_told_or_asked_for() {
 fn own_files_are_not_contradicted() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.safetensors");
-    save_vit(&file, &model(config()), &[]).unwrap();
+    save(&file, &model(config()), &[]).unwrap();
     let with = |heads, trained_on| open(&file, &OpenOptions { heads, trained_on });
     assert_eq!(with(None, None).unwrap().config, config());
     assert_eq!(with(Some(1), Some((8, 8))).unwrap().config, config());
@@ -395,7 +395,7 @@ fn this_crates_files_say_what_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("best.safetensors");
     let names = ["x", "y", "z"].map(str::to_owned);
-    save_vit(&path, &model(config()), &names).unwrap();
+    save(&path, &model(config()), &names).unwrap();
     let opened = open(&path, &OpenOptions::default()).unwrap();
     assert_eq!((opened.config, opened.class_names), (config(), Some(names.to_vec())));
     // Written before some of the settings existed.

@@ -11,7 +11,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::common::{gpu_with_f16, this_program, values};
 use serde_json::Value;
 use tempfile::TempDir;
-use wgrad::checkpoint::{self, OpenOptions, open};
+use wgrad::checkpoint;
+use wgrad::models::vit::{OpenOptions, open};
 use wgrad::train::{RunState, STATE_FILE};
 
 /// Classes of the pictures, and pictures of each.

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::common::{assert_close, each_family};
 use safetensors::SafeTensors;
-use wgrad::checkpoint::{
-    self, Checkpoint, HostTensor, MatchOptions, OpenOptions, Pretrained, load_parameters, open, resample_pos_embed,
-};
-use wgrad::models::vit::Vit;
+use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
+use wgrad::models::vit::{OpenOptions, Pretrained, Vit, open, resample_pos_embed};
 use wgrad::nn::{Mode, Precision, Span};
 use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{AdamW, Optimizer, Rule, Sgd, StepReport};

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
 use wgrad::autograd::{Parameter, Parameters, no_grad};
-use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
+use wgrad::checkpoint::{self, MatchOptions, load_parameters};
 use wgrad::data::{
     Crop, FolderOptions, ImageBatch, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder,
 };
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
-use wgrad::models::vit::{self, Pool, Vit, VitConfig};
+use wgrad::models::vit::{OpenOptions, Pool, Vit, VitConfig, VitFile, open, save};
 use wgrad::nn::{Init, Linear, Mode, Model, Precision, Span};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
@@ -1115,14 +1115,14 @@ fn saved_model_is_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let model = Vit::new(&gpu, random_config(), 5).unwrap();
-    save_vit(&path, &model, &names()).unwrap();
-    let file = checkpoint::read(&path).unwrap();
-    assert_eq!(checkpoint::vit_config(&file).unwrap().as_ref(), Some(model.config()));
-    assert_eq!(checkpoint::class_names(&file), Some(names()));
+    save(&path, &model, &names()).unwrap();
+    let opened = open(&path, &OpenOptions::default()).unwrap();
+    assert_eq!(&opened.config, model.config());
+    assert_eq!(opened.class_names, Some(names()));
 
-    let restored = Vit::new(&gpu, checkpoint::vit_config(&file).unwrap().unwrap(), 6).unwrap();
+    let restored = Vit::new(&gpu, opened.config, 6).unwrap();
     assert_ne!(bits(&weights(&restored)), bits(&weights(&model)));
-    let report = load_parameters(restored.parameters(), &file, &MatchOptions::default()).unwrap();
+    let report = load_parameters(restored.parameters(), &opened.checkpoint, &MatchOptions::default()).unwrap();
     assert_eq!(report.loaded.len(), model.parameters().len());
     assert!(report.new.is_empty() && report.missing.is_empty() && report.unused.is_empty());
     assert_same(&model, &weights(&restored), &weights(&model));
@@ -1138,7 +1138,7 @@ fn other_classes_get_a_new_head() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let model = Vit::new(&gpu, config(), 5).unwrap();
-    save_vit(&path, &model, &names()).unwrap();
+    save(&path, &model, &names()).unwrap();
     let file = checkpoint::read(&path).unwrap();
 
     let wider = Vit::new(&gpu, VitConfig { num_classes: 9, ..config() }, 6).unwrap();
@@ -1188,7 +1188,9 @@ impl Observer for Notes {
 
 /// Checkpoints as the model writes them.
 fn run_folder(path: &Path) -> RunFolder<'static> {
-    RunFolder::new(path, vit::writer(config(), names(), None))
+    RunFolder::new(path, |path, weights| {
+        VitFile { config: &config(), class_names: &names(), crop_fraction: None }.write(path, weights)
+    })
 }
 
 /// Runs `fit` on 24 samples in batches of 6; returns its outcome, and what `best` and `last` score when read back.
@@ -1218,9 +1220,9 @@ fn run_fit_with(
     };
     let outcome = fit(task(&model), &data, settings, options, notes).unwrap();
     let score = |name: &str| {
-        let file = checkpoint::read(folder.path().join(name)).ok()?;
-        let model = Vit::new(gpu, checkpoint::vit_config(&file).unwrap().unwrap(), 9).unwrap();
-        load_parameters(model.parameters(), &file, &MatchOptions::default()).unwrap();
+        let opened = open(folder.path().join(name), &OpenOptions::default()).ok()?;
+        let model = Vit::new(gpu, opened.config, 9).unwrap();
+        load_parameters(model.parameters(), &opened.checkpoint, &MatchOptions::default()).unwrap();
         Some(evaluate(&Classify::new(&model), validation.epoch(0).unwrap()).unwrap())
     };
     (outcome, score("best.safetensors"), score("last.safetensors"))

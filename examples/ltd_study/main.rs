@@ -16,12 +16,11 @@ mod warnings;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
-use wgrad::checkpoint;
 use wgrad::data::cifar10;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::models::vit::VitConfig;
+use wgrad::models::vit::{Pretrained, VitConfig};
 
 use arms::Arm;
 use runs::{Results, Study};
@@ -61,9 +60,7 @@ fn main() -> Result<()> {
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
     println!("{}", gpu.info());
     let data = cifar10(&args.data_dir)?;
-    let weights = checkpoint::embedded()?;
-    let config =
-        checkpoint::vit_config(&weights)?.context("the embedded checkpoint does not say what model it is of")?;
+    let Pretrained { checkpoint: weights, config, .. } = Pretrained::embedded()?;
     let config = VitConfig { num_classes: data.class_names.len(), ..config };
     let available = data.train.len();
     ensure!(

@@ -5,12 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use wgrad::checkpoint::{
-    ExportOptions, LoadReport, MatchOptions, Pretrained, Storage, export_hf, export_timm, load_parameters,
-};
+use wgrad::checkpoint::{LoadReport, MatchOptions, Storage, load_parameters};
 use wgrad::data::{ColorJitter, Crop, DataSet, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split, Transform};
 use wgrad::gpu::Gpu;
-use wgrad::models::vit::{self, Vit, VitConfig};
+use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
 use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{self, Classify, DeepSpeedConfig, STATE_FILE, read_deepspeed};
 
@@ -101,7 +99,9 @@ impl Setup {
 
     /// Writes checkpoints, with the names of the classes and the crop that evaluation shows.
     pub fn writer(&self) -> impl Fn(&Path, &train::Weights) -> wgrad::Result<()> {
-        vit::writer(self.config.clone(), self.data.class_names.clone(), Some(self.crop_fraction()))
+        let (config, class_names) = (&self.config, &self.data.class_names);
+        let crop_fraction = Some(self.crop_fraction());
+        move |path, weights| VitFile { config, class_names, crop_fraction }.write(path, weights)
     }
 
     pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader> {

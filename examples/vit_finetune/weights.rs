@@ -4,9 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use wgrad::checkpoint::{self, HeadFit, OpenOptions, Pretrained};
 use wgrad::data::{self, DataSet, FolderOptions};
-use wgrad::models::vit::VitConfig;
+use wgrad::models::vit::{HeadFit, OpenOptions, Pretrained, VitConfig, open};
 use wgrad::ops::Normalize;
 
 use crate::args::{Args, Data};
@@ -91,7 +90,7 @@ impl Weights {
             // Nobody expects the embedded checkpoint's classes to be theirs.
             HeadFit::Other { .. } if !self.is_given => None,
             fit @ (HeadFit::Unnamed | HeadFit::Other { .. }) => Some(fit.to_string()),
-            HeadFit::Same | HeadFit::ByName { .. } | HeadFit::None => None,
+            _ => None,
         }
     }
 }
@@ -111,15 +110,15 @@ impl fmt::Display for Weights {
 fn open(path: &Path, args: &Args) -> Result<Pretrained> {
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
     match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
-        Some(name) => Ok(checkpoint::open(fetch(name)?, &options)?),
-        None => Ok(checkpoint::open(path, &options)?),
+        Some(name) => Ok(open(fetch(name)?, &options)?),
+        None => Ok(open(path, &options)?),
     }
 }
 
 #[cfg(feature = "hub")]
 fn fetch(name: &str) -> Result<PathBuf> {
     crate::console::say!("fetching {name}");
-    Ok(checkpoint::hub::fetch(name)?)
+    Ok(wgrad::checkpoint::hub::fetch(name)?)
 }
 
 #[cfg(not(feature = "hub"))]

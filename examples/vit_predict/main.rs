@@ -23,10 +23,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use wgrad::Gpu;
-use wgrad::checkpoint::{MatchOptions, OpenOptions, load_parameters};
+use wgrad::checkpoint::{MatchOptions, load_parameters};
 use wgrad::data::{Loader, LoaderOptions, Split};
 use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
-use wgrad::models::vit::Vit;
+use wgrad::models::vit::{OpenOptions, Vit};
 use wgrad::train::{Classify, predict};
 
 use console::{complain, printable, say};

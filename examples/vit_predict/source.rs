@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use wgrad::checkpoint::{OpenOptions, Pretrained, open};
 use wgrad::data::{Crop, Transform};
+use wgrad::models::vit::{OpenOptions, Pretrained, open};
 
 /// timm's usual share, for checkpoints that do not tell theirs.
 const USUAL_CROP: f64 = 0.875;
@@ -19,7 +19,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// What `wgrad::checkpoint::open` takes; without a path the embedded checkpoint.
+    /// What [`open`] takes; without a path the embedded checkpoint.
     pub fn open(path: Option<&Path>, options: &OpenOptions, crop: Option<f64>) -> Result<Self> {
         let (name, pretrained, known) = match path {
             Some(path) => {

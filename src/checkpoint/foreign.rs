@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::source::{INDEX_FILE, WEIGHTS_FILE};
+use super::folder::{INDEX_FILE, WEIGHTS_FILE};
 use super::{BEST_FILE, STATE_FILE, quoted};
 
 /// So many bytes from its start tell a file's kind.

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::config_json::{CONFIG_FILE, PREPROCESSOR_FILE};
+use super::folder::{CONFIG_FILE, INDEX_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE};
 use super::shards::shard_names;
-use super::source::{INDEX_FILE, WEIGHTS_FILE};
 use super::{foreign, quoted};
 use crate::error::{Error, Result};
 
@@ -33,7 +32,8 @@ pub fn fetch(name: &str) -> Result<PathBuf> {
     fetch_with(name, &HubOptions::default())
 }
 
-/// Fetches a model's files into the cache, unless they are there already, and returns their folder, for [`super::open`].
+/// Fetches a model's files into the cache, unless they are there already, and returns their folder, for a model's
+/// `open`, such as [`crate::models::vit::open`].
 /// `name` is `owner/model`, perhaps followed by `@` and a branch, tag or commit:
 /// `timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k`. All files are of the same commit, the one that the branch or tag is at now.
 ///

@@ -17,7 +17,7 @@ const MAX_JSON: u64 = 32 << 20;
 /// # Errors
 /// [`Error::File`] if it is larger than [`MAX_JSON`], no regular file, or not JSON of this form; [`Error::Io`] if the system
 /// refuses.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let metadata = match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         metadata => metadata.map_err(|e| Error::io(path, e))?,

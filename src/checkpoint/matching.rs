@@ -21,6 +21,7 @@ pub struct MatchOptions<'a> {
 
 /// What a checkpoint has in a parameter's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Found {
     /// Nothing.
     Nothing,

@@ -8,56 +8,57 @@
 //! [`match_parameters`] then says which of a model's parameters a checkpoint holds.
 //! Format: <https://huggingface.co/docs/safetensors>.
 //!
-//! [`open`] takes what others have published, from timm or transformers, file or folder, and says what model it is of;
-//! [`export_timm`] and [`export_hf`] write folders that those libraries load. Everything in between speaks timm's names.
+//! No model is known here. One that takes what others have published, such as [`crate::models::vit`], has a few tables and a
+//! configuration of its own, and for the rest calls, in this order: `open` for file or folder, `unwrapped`, `check_model_type`
+//! and `read_json` for what lies beside the weights, `Renaming` for names that are not its own, `Known` and the other questions
+//! of `tensors` for its sizes, `check_claims`. `Folder` writes what other libraries load.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `read`, `write` | safetensors |
-//! | `json`, `json_forms` | JSON files of limited size; values that come in several forms |
 //! | `shards` | checkpoints in several files |
-//! | `source` | [`open`], [`Pretrained`] |
-//! | `infer`, `config_json` | a model's sizes from shapes, and from timm's and transformers' `config.json` |
-//! | `classes` | a head for classes that may be others than its own |
-//! | `huggingface` | names: transformers' to timm's and back |
-//! | `positions` | position embeddings for another image size |
-//! | `export` | folders for timm and transformers |
-//! | `wrappers`, `foreign` | what others put around a model's names; files and folders that are no checkpoints |
-//! | `matching`, `model` | a model's parameters beside a checkpoint's, in and out |
+//! | `folder`, `foreign` | where in a folder the weights are; files and folders that are no checkpoints |
+//! | `write_folder` | folders, written whole or not at all |
+//! | `json`, `labels` | JSON files of limited size; names of classes in them |
+//! | `claims` | what a `config.json` says, against the weights |
+//! | `wrappers`, `renaming` | what others put around a model's names; names of others, to ours and back |
+//! | `tensors` | sizes from shapes, and refusal of what belongs to another model |
+//! | `matching`, `parameters` | a model's parameters beside a checkpoint's, in and out |
 //! | `hub` | checkpoints by name, with the feature `hub` |
 
-mod classes;
-mod config_json;
-mod export;
+mod claims;
+mod folder;
 mod foreign;
 #[cfg(feature = "hub")]
 pub mod hub;
-mod huggingface;
-mod infer;
 mod json;
-mod json_forms;
+mod labels;
 mod matching;
-mod model;
-mod positions;
+mod parameters;
 mod read;
+mod renaming;
 mod shards;
-mod source;
+mod tensors;
 mod wrappers;
 mod write;
+mod write_folder;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use classes::HeadFit;
-pub use export::{ExportOptions, export_hf, export_timm};
+pub(crate) use claims::{Claim, check_claims, check_model_type, claims};
+pub(crate) use folder::{CONFIG_FILE, PREPROCESSOR_FILE, open};
+pub(crate) use json::read_json;
+pub(crate) use labels::Labels;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
-pub(crate) use model::write_vit;
-pub use model::{class_names, download, embedded, load_parameters, save_vit, vit_config};
-pub use positions::resample_pos_embed;
+pub use parameters::{download, load_parameters};
 pub use read::{read, read_bytes};
-pub use source::{OpenOptions, Pretrained, open};
+pub(crate) use renaming::Renaming;
+pub(crate) use tensors::{Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
+pub(crate) use wrappers::unwrapped;
 pub(crate) use write::replace_file;
 pub use write::{Storage, to_bytes, write, write_as};
+pub(crate) use write_folder::Folder;
 
 use crate::error::{Error, Result};
 pub use crate::tensor::HostTensor;
@@ -67,6 +68,9 @@ const METADATA_KEY: &str = "__metadata__";
 
 /// The key of the text entry that tells a run's state, which is no model, from a model's checkpoint.
 pub(crate) const RUN_STATE: &str = "run_state";
+
+/// The key of the text entry that holds the configuration of the model, as JSON.
+pub(crate) const CONFIG: &str = "config";
 
 /// The best checkpoint in a run's folder.
 pub(crate) const BEST_FILE: &str = "best.safetensors";
@@ -128,7 +132,7 @@ impl Checkpoint {
 }
 
 /// Text from a file, for a message: without control characters, and cut to a bearable length.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut short: String =
         text.chars().take(MAX_QUOTED).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(MAX_QUOTED).is_some() {

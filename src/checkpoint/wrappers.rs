@@ -2,30 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::tensors::fault;
 use super::{Checkpoint, quoted};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Parts that stand for a wrapper of a module, wherever in a name: of data parallelism and averaged weights, `torch.compile`,
 /// sharded training, recomputation, mixed precision.
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
 
-/// What each ViT has once, in timm's names and in transformers'. What stands before it is the model's place in a program.
-const LANDMARKS: [&str; 2] = ["patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"];
-
-/// The checkpoint without wrappers and without the model's place, such as `state_dict.model.` or `backbone.`. A head may stand
-/// outside that place. Of several models the running average of the weights is taken, as by timm.
+/// The checkpoint without wrappers and without the model's place, such as `state_dict.model.` or `backbone.`: what stands before
+/// a landmark, a tensor that each such model has once, under one of these names. A head may stand outside that place. Of
+/// several models the running average of the weights is taken, as by timm.
 ///
 /// # Errors
-/// [`Error::Parameter`] if there are several models and none of them is the average, or if two tensors get one name.
-pub(super) fn unwrapped(checkpoint: Checkpoint) -> Result<Checkpoint> {
+/// [`crate::Error::Parameter`] if there are several models and none of them is the average, or if two tensors get one name.
+pub(crate) fn unwrapped(checkpoint: Checkpoint, landmarks: &[&str]) -> Result<Checkpoint> {
     let Checkpoint { tensors, metadata, skipped } = checkpoint;
     let names = || tensors.keys().chain(skipped.keys());
-    let places: BTreeSet<Vec<String>> = names().filter_map(|name| place(name)).collect();
+    let places: BTreeSet<Vec<String>> = names().filter_map(|name| place(name, landmarks)).collect();
     let (place, is_one_of_several) = match places.len() {
         0 => (Vec::new(), false),
         1 => (places.into_iter().next().unwrap_or_default(), false),
-        _ => (averaged(&places)?, true),
+        _ => (averaged(&places, landmarks)?, true),
     };
     let rename = |name: &str| {
         let own = parts(name);
@@ -42,17 +41,17 @@ fn parts(name: &str) -> Vec<&str> {
 }
 
 /// What stands before a landmark, if the name ends in one.
-fn place(name: &str) -> Option<Vec<String>> {
+fn place(name: &str, landmarks: &[&str]) -> Option<Vec<String>> {
     let own = parts(name);
     let before = |landmark: &&str| {
         let landmark: Vec<&str> = landmark.split('.').collect();
         own.strip_suffix(landmark.as_slice()).map(|place| place.iter().map(|&part| part.to_owned()).collect())
     };
-    LANDMARKS.iter().find_map(before)
+    landmarks.iter().find_map(before)
 }
 
 /// The one of several models that is a running average.
-fn averaged(places: &BTreeSet<Vec<String>>) -> Result<Vec<String>> {
+fn averaged(places: &BTreeSet<Vec<String>>, landmarks: &[&str]) -> Result<Vec<String>> {
     let is_average = |place: &&Vec<String>| place.iter().any(|part| part.split('_').any(|word| word == "ema"));
     let listed: Vec<String> =
         places.iter().map(|place| if place.is_empty() { "no prefix".to_owned() } else { place.join(".") }).collect();
@@ -65,7 +64,7 @@ fn averaged(places: &BTreeSet<Vec<String>>) -> Result<Vec<String>> {
         }
         _ => {
             let what = format!("is there for several models ({listed}): write a file with the tensors of one");
-            Err(Error::Parameter { name: LANDMARKS[0].to_owned(), what })
+            Err(fault(landmarks.first().unwrap_or(&""), what))
         }
     }
 }
@@ -75,8 +74,7 @@ fn renamed<T>(items: BTreeMap<String, T>, rename: impl Fn(&str) -> Option<String
     for (name, item) in items {
         let Some(new) = rename(&name) else { continue };
         if result.insert(new, item).is_some() {
-            let what = "is there twice, with and without the prefix of a wrapper or a model".to_owned();
-            return Err(Error::Parameter { name: quoted(&name), what });
+            return Err(fault(&name, "is there twice, with and without the prefix of a wrapper or a model"));
         }
     }
     Ok(result)

@@ -17,6 +17,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// The element type of tensors in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Storage {
     /// 32-bit floats: what comes back is equal bit for bit.
     #[default]

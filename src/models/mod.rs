@@ -1,4 +1,4 @@
-//! Networks, each in a folder of its own, which alone knows its name: its sizes, its forward pass, and what others call its
-//! parameters.
+//! Networks, each in a folder of its own, which alone knows its name: its sizes, its forward pass, what others call its
+//! parameters, and its files.
 
 pub mod vit;

@@ -5,6 +5,7 @@ use crate::ops::Normalize;
 
 /// What the head reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub enum Pool {
     /// The class token.
     #[default]
@@ -161,9 +162,22 @@ impl VitConfig {
     }
 
     /// Itself as JSON.
-    pub(super) fn identity(&self) -> String {
+    pub fn identity(&self) -> String {
         // A struct of numbers and names can always be written.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The configuration that [`VitConfig::identity`] made this text of.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if it is none, and as [`VitConfig::check`].
+    pub fn from_identity(text: &str) -> Result<Self> {
+        let config: VitConfig = serde_json::from_str(text).map_err(|e| Error::Parameter {
+            name: "config".to_owned(),
+            what: format!("not a ViT's configuration: {e}"),
+        })?;
+        config.check()?;
+        Ok(config)
     }
 
     /// Whether the sizes fit together.

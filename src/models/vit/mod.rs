@@ -1,10 +1,18 @@
 //! The Vision Transformer (Dosovitskiy et al., 2021), as timm's `VisionTransformer` builds it.
 
 mod config;
+#[cfg(feature = "train")]
+mod files;
 mod patch_embed;
 
 pub use config::{Pool, VitConfig};
+#[cfg(feature = "train")]
+pub use files::{
+    ExportOptions, HeadFit, OpenOptions, Pretrained, VitFile, export_hf, export_timm, open, resample_pos_embed, save,
+};
 pub use patch_embed::PatchEmbed;
+
+use std::fmt;
 
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
@@ -153,6 +161,13 @@ impl Vit {
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         self.parameters.gpu()
+    }
+}
+
+impl fmt::Debug for Vit {
+    /// Its sizes alone: parameters are a device's memory.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vit").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

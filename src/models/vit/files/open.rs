@@ -1,24 +1,14 @@
 //! Opening published checkpoints, in whatever of the usual layouts they come.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::config_json::{Described, check_claims};
-use super::infer::{check_shapes, infer};
-use super::shards::read_shards;
-use super::wrappers::unwrapped;
-use super::{
-    BEST_FILE, Checkpoint, RUN_STATE, class_names, config_json, embedded, foreign, huggingface, positions, read,
-    vit_config,
-};
+use super::config_json::{Described, MODEL_TYPES};
+use super::infer::{check_sizes, infer};
+use super::names::{HUGGINGFACE, LANDMARKS, is_theirs};
+use super::{config_json, metadata, positions};
+use crate::checkpoint::{self, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
 use crate::error::{Error, Result};
 use crate::models::vit::VitConfig;
-
-/// A folder's weights in one file.
-pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
-/// A folder's list of shards.
-pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Metadata key of the crop fraction.
-pub(super) const CROP_FRACTION: &str = "crop_fraction";
 
 /// A model to start from: weights, sizes, and how its pictures were treated.
 #[derive(Clone, Debug)]
@@ -66,7 +56,7 @@ impl OpenOptions {
 /// Opens a checkpoint:
 ///
 /// - a safetensors file of this crate, which says itself what model it is of;
-/// - a run's folder ([`crate::train::fit`]): its best checkpoint;
+/// - a run's folder, such as `train::fit` leaves: its best checkpoint;
 /// - a safetensors file with timm's names, with or without a `config.json` of timm's beside it;
 /// - a folder with `model.safetensors`, or `model.safetensors.index.json` (or the path of that) and its shards, and
 ///   `config.json`, as timm and transformers (`ViTForImageClassification`, also with `preprocessor_config.json`) save them.
@@ -83,31 +73,7 @@ impl OpenOptions {
 /// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
 /// have: layer scale, a distillation token, gated MLPs, normed queries, attention pooling and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
-    let path = path.as_ref();
-    let file = if std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_dir() {
-        weights_in(path)?
-    } else {
-        path.to_owned()
-    };
-    let is_index = file.to_str().is_some_and(|name| name.ends_with(".safetensors.index.json"));
-    let checkpoint = if is_index { read_shards(&file)? } else { read(&file)? };
-    Pretrained::from_parts(checkpoint, &file, options).map_err(|error| match foreign::parts(&file) {
-        Some(parts) => Error::file(&file, format!("is one of {parts} parts: give their folder ({error})")),
-        None => error,
-    })
-}
-
-/// The file in a folder that holds its weights, or says where they are.
-fn weights_in(folder: &Path) -> Result<PathBuf> {
-    let places = [BEST_FILE, WEIGHTS_FILE, INDEX_FILE].map(|name| folder.join(name));
-    if let Some(file) = places.into_iter().find(|file| file.exists()) {
-        return Ok(file);
-    }
-    let io = |e| Error::io(folder, e);
-    let entries = std::fs::read_dir(folder).map_err(io)?.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
-    let mut names: Vec<String> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
-    Err(Error::file(folder, foreign::in_place_of_weights(&names)))
+    checkpoint::open(path.as_ref(), |checkpoint, file| Pretrained::from_parts(checkpoint, file, options))
 }
 
 /// Whether there is a name for each class. If not, that is reported.
@@ -120,40 +86,37 @@ fn is_one_each(names: &[String], config: &VitConfig) -> bool {
 }
 
 impl Pretrained {
-    /// The checkpoint inside the crate, see [`embedded`].
+    /// The small ViT in assets/, pretrained on CIFAR-100 by `examples/vit_pretrain.rs`: patch 4, 32×32 pictures, 65 tokens.
     ///
     /// # Errors
     /// None in a build whose asset is intact.
     pub fn embedded() -> Result<Self> {
-        Self::from_parts(embedded()?, Path::new("embedded checkpoint"), &OpenOptions::default())
+        const NAME: &str = "embedded checkpoint";
+        let checkpoint = read_bytes(include_bytes!("../../../../assets/vit_cifar100.safetensors"), NAME)?;
+        Self::from_parts(checkpoint, Path::new(NAME), &OpenOptions::default())
     }
 
     /// From tensors and the file that they lay in.
     fn from_parts(checkpoint: Checkpoint, file: &Path, options: &OpenOptions) -> Result<Self> {
-        if checkpoint.metadata.contains_key(RUN_STATE) {
-            let what = format!("is the state of a run, not a model: give {BEST_FILE} beside it, or the folder");
-            return Err(Error::file(file, what));
-        }
-        if let Some(config) = vit_config(&checkpoint)? {
-            check_shapes(&checkpoint, &config)?;
+        if let Some(config) = metadata::config(&checkpoint)? {
+            check_sizes(&checkpoint, &config)?;
             options.check(file, &config)?;
-            let class_names = class_names(&checkpoint).filter(|names| is_one_each(names, &config));
-            let crop = checkpoint.metadata.get(CROP_FRACTION).and_then(|text| text.parse().ok());
-            let crop_fraction = crop.filter(|f| *f > 0.0 && *f <= 1.0);
+            let class_names = metadata::class_names(&checkpoint).filter(|names| is_one_each(names, &config));
+            let crop_fraction = metadata::crop_fraction(&checkpoint);
             return Ok(Pretrained { checkpoint, config, class_names, crop_fraction });
         }
         let folder = file.parent().unwrap_or(Path::new(""));
-        let checkpoint = unwrapped(checkpoint)?;
-        config_json::check_model_type(folder)?;
-        let (checkpoint, mut described) = if huggingface::is_theirs(&checkpoint) {
-            (huggingface::to_timm(checkpoint)?, config_json::huggingface(folder)?)
+        let checkpoint = unwrapped(checkpoint, &LANDMARKS)?;
+        check_model_type(folder, &MODEL_TYPES)?;
+        let (checkpoint, mut described) = if is_theirs(&checkpoint) {
+            (HUGGINGFACE.to_ours(checkpoint)?, config_json::huggingface(folder)?)
         } else {
             (checkpoint, config_json::timm(folder)?)
         };
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
         let config = infer(&checkpoint, &described.hints)?;
-        check_claims(folder, &described, &config)?;
+        check_claims(folder, &described.claims, &config)?;
         let Described { class_names, crop_fraction, hints, .. } = described;
         if hints.normalize.is_none() {
             log::warn!("nothing tells how pictures are normalised: taken to be {:?}", config.normalize);

@@ -4,18 +4,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::forms::{ShortSide, Sides};
 use super::infer::Hints;
-use super::json::read_json;
-use super::json_forms::{Names, ShortSide, Sides};
-use super::quoted;
+use crate::checkpoint::{CONFIG_FILE, Claim, Labels, PREPROCESSOR_FILE, claims, quoted, read_json};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Normalize;
-
-/// The file with the model's sizes.
-pub(super) const CONFIG_FILE: &str = "config.json";
-/// The file with the pictures' treatment.
-pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 /// Pillow's number of bicubic resampling.
 pub(super) const BICUBIC: u32 = 3;
@@ -26,23 +20,7 @@ pub(super) struct Described {
     pub(super) hints: Hints,
     pub(super) class_names: Option<Vec<String>>,
     pub(super) crop_fraction: Option<f64>,
-    claims: Vec<Claim>,
-}
-
-/// One of a configuration's sizes.
-type Size = fn(&VitConfig) -> usize;
-
-/// A size that the tensors' shapes tell too, and must agree with.
-#[derive(Debug)]
-struct Claim {
-    key: &'static str,
-    size: usize,
-    found: Size,
-}
-
-/// Those sizes that the file states.
-fn claims<const N: usize>(stated: [(&'static str, Option<usize>, Size); N]) -> Vec<Claim> {
-    stated.into_iter().filter_map(|(key, size, found)| size.map(|size| Claim { key, size, found })).collect()
+    pub(super) claims: Vec<Claim<VitConfig>>,
 }
 
 /// timm's file. Old ones have everything at the top, new ones most of it in `pretrained_cfg`.
@@ -51,7 +29,7 @@ fn claims<const N: usize>(stated: [(&'static str, Option<usize>, Size); N]) -> V
 struct TimmConfig {
     architecture: Option<String>,
     global_pool: Option<String>,
-    label_names: Option<Names>,
+    label_names: Option<Labels>,
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
     crop_pct: Option<f64>,
@@ -100,7 +78,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
     let input = top.input_size.or(inner.input_size).map(|[_, height, width]| (height, width));
     let names = top.label_names.or(inner.label_names);
     let patch = args.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
-    let claims = claims([
+    let claims = claims::<VitConfig, _>([
         ("model_args.embed_dim", args.embed_dim, |config| config.embed_dim),
         ("model_args.depth", args.depth, |config| config.depth),
         ("model_args.patch_size", patch, |config| config.patch_size),
@@ -133,28 +111,7 @@ fn pool_named(path: &Path, name: &str) -> Result<Option<Pool>> {
 }
 
 /// Values of transformers' `model_type` whose tensors are looked at.
-const MODEL_TYPES: [&str; 3] = ["vit", "deit", "timm_wrapper"];
-
-/// Refuses the folder of a model that transformers itself calls something else than a plain ViT.
-///
-/// # Errors
-/// [`Error::File`] naming what it is called.
-pub(super) fn check_model_type(folder: &Path) -> Result<()> {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Kind {
-        model_type: Option<String>,
-    }
-    let path = folder.join(CONFIG_FILE);
-    match read_json::<Kind>(&path)?.and_then(|kind| kind.model_type) {
-        Some(kind) if !MODEL_TYPES.contains(&kind.as_str()) => {
-            let known = MODEL_TYPES.join(", ");
-            let what = format!("model_type {} is not supported yet, only {known} are", quoted(&kind));
-            Err(Error::file(path, what))
-        }
-        _ => Ok(()),
-    }
-}
+pub(super) const MODEL_TYPES: [&str; 3] = ["vit", "deit", "timm_wrapper"];
 
 /// transformers' file.
 #[derive(Deserialize, Default)]
@@ -168,7 +125,7 @@ struct HfConfig {
     layer_norm_eps: Option<f32>,
     image_size: Option<Sides>,
     patch_size: Option<Sides>,
-    id2label: Option<Names>,
+    id2label: Option<Labels>,
 }
 
 /// eps of transformers' ViTs where their file does not say.
@@ -192,7 +149,7 @@ pub(super) fn huggingface(folder: &Path) -> Result<Described> {
         log::warn!("{}: does not tell num_attention_heads: {HF_HEADS}, as in transformers", path.display());
     }
     let patch = config.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
-    let claims = claims([
+    let claims = claims::<VitConfig, _>([
         ("hidden_size", config.hidden_size, |config| config.embed_dim),
         ("num_hidden_layers", config.num_hidden_layers, |config| config.depth),
         ("intermediate_size", config.intermediate_size, VitConfig::hidden),
@@ -267,18 +224,4 @@ fn square(path: &Path, key: &str, Sides { height, width }: Sides) -> Result<usiz
         return Err(Error::file(path, format!("{key} {height} x {width} is not square")));
     }
     Ok(height)
-}
-
-/// Whether the file's claims are those of the tensors.
-///
-/// # Errors
-/// [`Error::File`] naming the first that is not.
-pub(super) fn check_claims(folder: &Path, described: &Described, config: &VitConfig) -> Result<()> {
-    match described.claims.iter().find(|claim| claim.size != (claim.found)(config)) {
-        Some(Claim { key, size, found }) => {
-            let what = format!("says {key} {size}, but the weights have {}", found(config));
-            Err(Error::file(folder.join(CONFIG_FILE), what))
-        }
-        None => Ok(()),
-    }
 }

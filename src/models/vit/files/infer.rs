@@ -1,7 +1,7 @@
 //! A ViT's configuration from the shapes of its tensors, under timm's names, and refusal of what is not computed here.
 
-use super::{Checkpoint, SkippedTensor, quoted};
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
+use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Normalize;
 
@@ -32,9 +32,8 @@ const TOKENS: [&str; 3] = ["cls_token", "reg_token", "pos_embed"];
 /// pretraining.
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
-/// Parts of names, and what has such parts; a star stands for any end of the last. The first that fits explains a refusal.
-const REFUSED: [(&str, &str); 32] = [
-    ("lora_*", "an adapter (LoRA), not yet merged into its model"),
+/// Parts of names, and what has such parts, see [`Known::refused`].
+pub(super) const REFUSED: [(&str, &str); 31] = [
     ("word_embeddings", "a language model"),
     ("vision_model.embeddings", "a CLIP or SigLIP model of transformers"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
@@ -68,33 +67,39 @@ const REFUSED: [(&str, &str); 32] = [
     ("ffns", "parallel layers in a block"),
 ];
 
+/// What timm's Vision Transformers are made of.
+const KNOWN: Known =
+    Known { is_known, refused: &REFUSED, otherwise: "a part that is none of timm's plain Vision Transformer" };
+
+/// Before a block's number.
+const BLOCKS: &str = "blocks.";
+
 /// Widths of published models whose heads are not 64 wide, with their heads.
 const UNUSUAL_HEADS: [(usize, usize); 4] = [(1152, 16), (1280, 16), (1408, 16), (1664, 16)];
 
 /// The configuration.
 ///
 /// # Errors
-/// [`Error::Parameter`] naming the tensor that is missing, of an impossible shape, or not a part of such a model;
-/// [`Error::Argument`] as [`VitConfig::check`].
+/// [`crate::Error::Parameter`] naming the tensor that is missing, of an impossible shape, or not a part of such a model;
+/// [`crate::Error::Argument`] as [`VitConfig::check`].
 pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig> {
-    refuse_unknown(checkpoint, hints.architecture.as_deref())?;
-    refuse_unread(checkpoint)?;
+    KNOWN.check(checkpoint, hints.architecture.as_deref())?;
     let (embed_dim, patch_size) = patch_sizes(checkpoint)?;
     let has = |name: &str| checkpoint.tensors.contains_key(name);
-    let depth = depth(checkpoint)?;
-    let hidden = matrix(checkpoint, "blocks.0.mlp.fc1.weight", embed_dim)?;
+    let depth = depth(checkpoint, BLOCKS, "norm1.weight")?;
+    let hidden = rows(checkpoint, "blocks.0.mlp.fc1.weight", embed_dim)?;
     let class_token = has("cls_token");
     let has_fc_norm = has("fc_norm.weight");
     if has_fc_norm == has("norm.weight") {
         let what = if has_fc_norm { "is there beside fc_norm" } else { "is not in the checkpoint, nor is fc_norm" };
-        return Err(parameter("norm.weight", what));
+        return Err(fault("norm.weight", what));
     }
     let natural = if has_fc_norm || !class_token { Pool::Avg } else { Pool::Token };
     let global_pool = hints.global_pool.unwrap_or(natural);
     let pre_norm = has("norm_pre.weight");
     let mut config = VitConfig {
         patch_size,
-        num_classes: if has("head.weight") { matrix(checkpoint, "head.weight", embed_dim)? } else { 1 },
+        num_classes: if has("head.weight") { rows(checkpoint, "head.weight", embed_dim)? } else { 1 },
         mlp_ratio: ratio(hidden, embed_dim),
         qkv_bias: has("blocks.0.attn.qkv.bias"),
         patch_bias: has("patch_embed.proj.bias"),
@@ -112,15 +117,15 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     }
     (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
     config.check()?;
-    check_shapes(checkpoint, &config)?;
+    check_sizes(checkpoint, &config)?;
     Ok(config)
 }
 
 /// Whether every large tensor of the model is there in its shape, so that the model takes no more memory than the file.
 ///
 /// # Errors
-/// [`Error::Parameter`] naming the first that is not.
-pub(super) fn check_shapes(checkpoint: &Checkpoint, config: &VitConfig) -> Result<()> {
+/// [`crate::Error::Parameter`] naming the first that is not.
+pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result<()> {
     let (width, hidden, patch) = (config.embed_dim, config.hidden(), config.patch_size);
     let positions = config.prefix_positions().saturating_add(config.patches());
     let outer = [
@@ -138,13 +143,7 @@ pub(super) fn check_shapes(checkpoint: &Checkpoint, config: &VitConfig) -> Resul
         ]
         .map(|(layer, shape)| (format!("blocks.{i}.{layer}.weight"), shape))
     };
-    for (name, shape) in outer.into_iter().chain((0..config.depth).flat_map(in_block)) {
-        let found = &checkpoint.get(&name)?.shape;
-        if *found != shape {
-            return Err(parameter(&name, format!("is {found:?}, expected {shape:?}")));
-        }
-    }
-    Ok(())
+    check_shapes(checkpoint, outer.into_iter().chain((0..config.depth).flat_map(in_block)))
 }
 
 /// F / C such that [`VitConfig::hidden`] is F again.
@@ -153,61 +152,11 @@ fn ratio(hidden: usize, width: usize) -> f32 {
     if ((width as f32 * ratio) as usize) < hidden { ratio.next_up() } else { ratio }
 }
 
-/// Refuses every tensor that the model would leave out: without it, another function would be computed.
-fn refuse_unknown(checkpoint: &Checkpoint, architecture: Option<&str>) -> Result<()> {
-    let unknown: Vec<&str> = checkpoint.tensors.keys().map(String::as_str).filter(|name| !is_known(name)).collect();
-    let Some(first) = unknown.first() else { return Ok(()) };
-    let (name, reason) = refusal(&unknown).unwrap_or((first, "a part that is none of timm's plain Vision Transformer"));
-    let of = architecture.map_or_else(String::new, |name| format!(" of {}", quoted(name)));
-    Err(parameter(name, format!("belongs to {reason}{of}, which is not computed here")))
-}
-
-/// One of the names with the reason why it is refused, if a reason is known.
-pub(super) fn refusal<'a>(names: &[&'a str]) -> Option<(&'a str, &'static str)> {
-    let found = |(part, reason): &(&str, &'static str)| {
-        names.iter().find(|name| has_parts(name, part)).map(|name| (*name, *reason))
-    };
-    REFUSED.iter().find_map(found)
-}
-
-/// Whether a name has these parts, one after the other: `attn.norm` is in `blocks.0.attn.norm.weight`.
-fn has_parts(name: &str, wanted: &str) -> bool {
-    let (name, wanted): (Vec<&str>, Vec<&str>) = (name.split('.').collect(), wanted.split('.').collect());
-    let is_same = |(part, wanted): (&&str, &&str)| match wanted.strip_suffix('*') {
-        Some(beginning) => part.starts_with(beginning),
-        None => part == wanted,
-    };
-    name.windows(wanted.len()).any(|parts| parts.iter().zip(&wanted).all(is_same))
-}
-
-/// Refuses a tensor of a type that is not read, where the model would be another without it; whole numbers under other names
-/// are counters and tables that no ViT computes with.
-fn refuse_unread(checkpoint: &Checkpoint) -> Result<()> {
-    let is_counter = |dtype: &str| dtype.starts_with(['I', 'U']) || dtype == "BOOL";
-    let lost = |(name, tensor): &(&String, &SkippedTensor)| is_known(name) || !is_counter(&tensor.dtype);
-    match checkpoint.skipped.iter().find(lost) {
-        Some((name, _)) => checkpoint.get(name).map(drop),
-        None => Ok(()),
-    }
-}
-
 fn is_known(name: &str) -> bool {
-    let is_layer_of = |layers: &[&str], name: &str| {
-        name.rsplit_once('.').is_some_and(|(layer, kind)| matches!(kind, "weight" | "bias") && layers.contains(&layer))
-    };
-    let in_block = || {
-        let (block, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
-        Some(block_number(block).is_some() && is_layer_of(&LAYERS, rest))
-    };
     TOKENS.contains(&name)
-        || is_layer_of(&OUTER_LAYERS, name)
+        || is_of_layer(&OUTER_LAYERS, name)
         || HARMLESS.iter().any(|start| name.starts_with(start))
-        || in_block().unwrap_or(false)
-}
-
-/// A number as it is printed: `7`, not `07` or `+7`.
-fn block_number(text: &str) -> Option<usize> {
-    text.parse().ok().filter(|number: &usize| number.to_string() == text)
+        || in_block(BLOCKS, name).is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest))
 }
 
 /// (C, P).
@@ -215,28 +164,7 @@ fn patch_sizes(checkpoint: &Checkpoint) -> Result<(usize, usize)> {
     const NAME: &str = "patch_embed.proj.weight";
     match checkpoint.get(NAME)?.shape.as_slice() {
         &[width, 3, rows, columns] if rows == columns && rows > 0 && width > 0 => Ok((width, rows)),
-        other => Err(parameter(NAME, format!("is {other:?}, expected [C, 3, P, P]"))),
-    }
-}
-
-/// The rows of a weight `[rows, C]`.
-fn matrix(checkpoint: &Checkpoint, name: &str, width: usize) -> Result<usize> {
-    match checkpoint.get(name)?.shape.as_slice() {
-        &[rows, columns] if columns == width => Ok(rows),
-        other => Err(parameter(name, format!("is {other:?}, expected two sizes, the last {width}"))),
-    }
-}
-
-/// L: blocks are numbered from 0 without a gap.
-fn depth(checkpoint: &Checkpoint) -> Result<usize> {
-    let is_there = |i: &usize| checkpoint.tensors.contains_key(&format!("blocks.{i}.norm1.weight"));
-    let depth = (0..).take_while(is_there).count();
-    let number = |name: &String| name.strip_prefix("blocks.")?.split_once('.').and_then(|(i, _)| block_number(i));
-    match checkpoint.tensors.keys().find(|name| number(name).is_some_and(|i| i >= depth)) {
-        Some(name) => {
-            Err(parameter(name, format!("is there, but blocks.{depth}.norm1.weight is not in the checkpoint")))
-        }
-        None => Ok(depth),
+        other => Err(fault(NAME, format!("is {other:?}, expected [C, 3, P, P]"))),
     }
 }
 
@@ -244,7 +172,7 @@ fn registers(checkpoint: &Checkpoint, width: usize) -> Result<usize> {
     match checkpoint.tensors.get("reg_token").map(|tensor| tensor.shape.as_slice()) {
         None => Ok(0),
         Some(&[1, count, columns]) if columns == width => Ok(count),
-        Some(other) => Err(parameter("reg_token", format!("is {other:?}, expected [1, registers, {width}]"))),
+        Some(other) => Err(fault("reg_token", format!("is {other:?}, expected [1, registers, {width}]"))),
     }
 }
 
@@ -258,7 +186,7 @@ fn heads(width: usize, hints: &Hints) -> Result<usize> {
         let what = format!(
             "is not told by the weights, and a width of {width} is none of published models: tell it (`heads`, --heads)"
         );
-        return Err(parameter("num_heads", what));
+        return Err(fault("num_heads", what));
     };
     if !hints.is_published {
         log::warn!(
@@ -273,7 +201,7 @@ fn heads(width: usize, hints: &Hints) -> Result<usize> {
 fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)>) -> Result<((usize, usize), bool)> {
     const NAME: &str = "pos_embed";
     let &[1, positions, _] = checkpoint.get(NAME)?.shape.as_slice() else {
-        return Err(parameter(NAME, format!("is {:?}, expected [1, T, C]", checkpoint.get(NAME)?.shape)));
+        return Err(fault(NAME, format!("is {:?}, expected [1, T, C]", checkpoint.get(NAME)?.shape)));
     };
     let (prefix, patch) = (config.prefix_tokens(), config.patch_size);
     // With and without positions for the prefix.
@@ -285,7 +213,7 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
     if let Some((height, width)) = told {
         let patches = (height / patch).checked_mul(width / patch);
         return fitting(&|count| (patches == Some(count)).then_some((height, width))).ok_or_else(|| {
-            parameter(NAME, format!("has {positions} positions, which are not those of {height} x {width} pictures"))
+            fault(NAME, format!("has {positions} positions, which are not those of {height} x {width} pictures"))
         });
     }
     let square = |count: usize| {
@@ -294,15 +222,11 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
     };
     let Some(found) = fitting(&square) else {
         let what = format!("has {positions} positions, not those of a square picture: tell its size (trained_on)");
-        return Err(parameter(NAME, what));
+        return Err(fault(NAME, what));
     };
     let (height, width) = found.0;
     log::warn!(
         "nothing tells the size of pictures: taken to be square, {height} x {width}; else tell it (`trained_on`, --trained-on)"
     );
     Ok(found)
-}
-
-fn parameter(name: &str, what: impl Into<String>) -> Error {
-    Error::Parameter { name: quoted(name), what: what.into() }
 }

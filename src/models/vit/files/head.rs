@@ -5,13 +5,15 @@ use std::fmt;
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::{HostTensor, Pretrained};
+use super::Pretrained;
+use crate::checkpoint::HostTensor;
 
 /// The classifier's parameters, a row for each class.
 const HEAD: [&str; 2] = ["head.weight", "head.bias"];
 
 /// What becomes of a checkpoint's head, see [`Pretrained::set_classes`]. Prints as a line for a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HeadFit {
     /// It is of these very classes.
     Same,

@@ -1,6 +1,6 @@
 //! Position embeddings for another image size.
 
-use super::HostTensor;
+use crate::checkpoint::HostTensor;
 use crate::error::{Error, Result};
 use crate::resample::Axis;
 

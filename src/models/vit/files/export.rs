@@ -1,17 +1,14 @@
 //! Folders that timm and transformers load.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::config_json::{BICUBIC, CONFIG_FILE, PREPROCESSOR_FILE};
-use super::model::vit_metadata;
-use super::source::WEIGHTS_FILE;
-use super::write::sync_folder;
-use super::{HostTensor, Storage, download, huggingface, replace_file, write_as};
+use super::VitFile;
+use super::config_json::BICUBIC;
+use super::names::HUGGINGFACE;
+use crate::checkpoint::{CONFIG_FILE, Folder, PREPROCESSOR_FILE, Storage, download};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
 
@@ -52,17 +49,18 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let config = model.config();
     expressible(config)?;
     let names = options.names(config)?;
-    let tensors = huggingface::from_timm(download(model.parameters())?)?;
-    // transformers asks for this entry.
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let contents = Contents {
-        config: json(folder, &HfConfig::new(config, &names, options.storage))?,
-        preprocessor: Some(json(folder, &HfPreprocessor::new(config))?),
-        tensors,
-        metadata,
+    let hf = HfConfig::new(config, &names, options.storage);
+    let contents = Folder {
+        tensors: HUGGINGFACE.to_theirs(download(model.parameters())?)?,
+        // transformers asks for this entry.
+        metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
         storage: options.storage,
+        texts: &[
+            (CONFIG_FILE, Some(json(folder, &hf)?)),
+            (PREPROCESSOR_FILE, Some(json(folder, &HfPreprocessor::new(config))?)),
+        ],
     };
-    contents.write_folder(folder)
+    contents.write(folder)
 }
 
 /// Writes `model` as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`. Its
@@ -76,19 +74,18 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
     let names = options.names(config)?;
-    let metadata = vit_metadata(folder, config, options.class_names, options.crop_fraction)?;
+    let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
     let timm = TimmConfig::new(config, &names, options.crop_fraction.unwrap_or(0.875));
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
     }
-    let contents = Contents {
-        config: json(folder, &timm)?,
-        preprocessor: None,
+    let contents = Folder {
         tensors: download(model.parameters())?,
-        metadata,
+        metadata: file.metadata(folder)?,
         storage: options.storage,
+        texts: &[(CONFIG_FILE, Some(json(folder, &timm)?)), (PREPROCESSOR_FILE, None)],
     };
-    contents.write_folder(folder)
+    contents.write(folder)
 }
 
 /// Whether transformers' ViT computes what this model does.
@@ -114,102 +111,6 @@ fn expressible(config: &VitConfig) -> Result<()> {
 fn json(folder: &Path, value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value);
     text.map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))
-}
-
-/// A folder's files.
-struct Contents {
-    config: String,
-    preprocessor: Option<String>,
-    tensors: BTreeMap<String, HostTensor>,
-    metadata: BTreeMap<String, String>,
-    storage: Storage,
-}
-
-impl Contents {
-    fn write_folder(&self, folder: &Path) -> Result<()> {
-        let places = Places::new(folder)?;
-        places.check()?;
-        let new = &places.new;
-        remove(new)?;
-        fs::create_dir(new).map_err(|e| Error::io(new, e))?;
-        write_as(new.join(WEIGHTS_FILE), &self.tensors, &self.metadata, self.storage)?;
-        let texts = [(CONFIG_FILE, Some(&self.config)), (PREPROCESSOR_FILE, self.preprocessor.as_ref())];
-        for (name, text) in texts {
-            if let Some(text) = text {
-                replace_file(&new.join(name), |writer| writer.write_all(text.as_bytes()))?;
-            }
-        }
-        places.swap()
-    }
-}
-
-/// The folder, and the names beside it that it goes by while it is replaced.
-struct Places {
-    parent: PathBuf,
-    folder: PathBuf,
-    new: PathBuf,
-    old: PathBuf,
-}
-
-impl Places {
-    fn new(folder: &Path) -> Result<Self> {
-        let Some(name) = folder.file_name() else {
-            return Err(Error::file(folder, "is not the name of a folder"));
-        };
-        let parent = match folder.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let beside = |end: &str| parent.join(format!(".{}.{end}", name.to_string_lossy()));
-        let (new, old) = (beside("new"), beside("old"));
-        Ok(Places { folder: folder.to_owned(), parent, new, old })
-    }
-
-    /// That all three are exports or not there.
-    fn check(&self) -> Result<()> {
-        [&self.folder, &self.new, &self.old].into_iter().try_for_each(|folder| check_replaceable(folder))
-    }
-
-    fn swap(&self) -> Result<()> {
-        if self.folder.exists() {
-            remove(&self.old)?;
-            fs::rename(&self.folder, &self.old).map_err(|e| Error::io(&self.folder, e))?;
-        }
-        fs::rename(&self.new, &self.folder).map_err(|e| Error::io(&self.folder, e))?;
-        sync_folder(&self.parent).map_err(|e| Error::io(&self.parent, e))?;
-        remove(&self.old)
-    }
-}
-
-/// Removes an export, if it is there.
-fn remove(folder: &Path) -> Result<()> {
-    check_replaceable(folder)?;
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(folder, e)),
-        _ => Ok(()),
-    }
-}
-
-/// That there is nothing, or a folder with files of an export alone.
-fn check_replaceable(folder: &Path) -> Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|e| Error::io(folder, e))?,
-    };
-    let ours = [WEIGHTS_FILE, CONFIG_FILE, PREPROCESSOR_FILE];
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
-        let name = name.to_string_lossy();
-        // A killed write leaves its temporary file.
-        let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
-        if !ours.contains(&name.as_ref()) && !is_temporary {
-            return Err(Error::file(
-                folder,
-                format!("is not replaced: it holds {name}, which is no part of an export"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// A number for a square, else height and width.

@@ -1,0 +1,82 @@
+//! Sizes of pictures, which come in several forms in `config.json` and `preprocessor_config.json`.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// A number for both sides, or height and width.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sides {
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl<'de> Deserialize<'de> for Sides {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SidesVisitor)
+    }
+}
+
+struct SidesVisitor;
+
+impl<'de> Visitor<'de> for SidesVisitor {
+    type Value = Sides;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size, or height and width")
+    }
+
+    fn visit_u64<E: Error>(self, side: u64) -> Result<Sides, E> {
+        let side = usize::try_from(side).map_err(E::custom)?;
+        Ok(Sides { height: side, width: side })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sizes: A) -> Result<Sides, A::Error> {
+        match (sizes.next_element()?, sizes.next_element()?, sizes.next_element::<IgnoredAny>()?) {
+            (Some(height), Some(width), None) => Ok(Sides { height, width }),
+            _ => Err(A::Error::custom("expected two sizes")),
+        }
+    }
+}
+
+/// The short side of a size in one of the forms that image processors have had: a number, `height` and `width`, or
+/// `shortest_edge`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShortSide(pub(super) f64);
+
+impl<'de> Deserialize<'de> for ShortSide {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShortSideVisitor)
+    }
+}
+
+struct ShortSideVisitor;
+
+impl<'de> Visitor<'de> for ShortSideVisitor {
+    type Value = ShortSide;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size, or an object with height and width or shortest_edge")
+    }
+
+    fn visit_u64<E: Error>(self, side: u64) -> Result<ShortSide, E> {
+        Ok(ShortSide(side as f64))
+    }
+
+    fn visit_f64<E: Error>(self, side: f64) -> Result<ShortSide, E> {
+        Ok(ShortSide(side))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ShortSide, A::Error> {
+        let mut shortest: Option<f64> = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if matches!(key.as_str(), "height" | "width" | "shortest_edge") {
+                let side = map.next_value()?;
+                shortest = Some(shortest.map_or(side, |other| other.min(side)));
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        shortest.map(ShortSide).ok_or_else(|| A::Error::custom("expected height and width or shortest_edge"))
+    }
+}
