@@ -1,19 +1,19 @@
 //! The one integration-test binary: a module for each concern.
 
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod allocation;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod augment;
 mod autograd;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod checkpoint;
 mod common;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod data;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod deepspeed;
 mod device;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod folders;
 mod gradcheck;
 #[cfg(feature = "hub")]
@@ -24,23 +24,24 @@ mod layers;
 mod lowered;
 mod ltd;
 mod memory;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod mixing;
+mod nn;
 mod optim;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod pictures;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod predict;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod pretrained;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod programs;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod resume;
 mod rounds;
 mod shaders;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod torch;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod training;
 mod vit;

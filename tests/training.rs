@@ -13,12 +13,12 @@ use wgrad::data::{
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
 use wgrad::models::vit::{OpenOptions, Pool, Vit, VitConfig, VitFile, open, save};
 use wgrad::nn::{Init, Linear, Mode, Model, Precision, Span};
-use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
+use wgrad::ops::{self, CrossEntropy, Mask, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
 use wgrad::train::{
-    Classify, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, RunFolder, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
+    Classify, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Pending, RunFolder, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
     TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate, evaluate, fit, predict,
-    remedies, tune, tuned,
+    rehearse, remedies, tune, tuned,
 };
 use wgrad::{Error, Gpu, Tensor};
 
@@ -288,6 +288,41 @@ fn gradient_of_dropped_rows_is_the_identity() {
     }
 }
 
+/// A span over several blocks: those blocks on the kept rows alone, and the others as they were.
+#[test]
+fn tokens_bypass_several_blocks() {
+    for gpu in each_family() {
+        let config = VitConfig { global_pool: Pool::Avg, class_token: false, ..random_config() };
+        let model = Vit::new(&gpu, config.clone(), 5).unwrap();
+        let (images, mode) = (images(&gpu, 2), Mode::training(KEY));
+        let kept = TokenIndices::new(&gpu, 2, 5, 16, &[1, 4, 5, 9, 15, 2, 3, 4, 8, 15]).unwrap();
+        let gradients = |logits: Tensor| {
+            let labels = Tensor::from_slice(&gpu, &[2], &[1u32, 3]).unwrap();
+            ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().backward().unwrap();
+            let gradients = model.parameters().iter().map(|p| p.grad().unwrap().to_vec().unwrap()).collect::<Vec<_>>();
+            model.parameters().zero_grad();
+            (logits.to_vec::<f32>().unwrap(), gradients)
+        };
+        for checkpointed in [false, true] {
+            let mode = mode.checkpointed(checkpointed);
+            let got = gradients(model.forward(&images, &[Span::bypass(1..3, kept.clone())], &mode).unwrap());
+            // By hand.
+            let blocks = model.encoder().blocks();
+            let x = blocks[0].forward(model.embed(&images, &mode).unwrap(), None, Mask::None, &mode).unwrap();
+            let mut rows = ops::token_gather(&x, &kept).unwrap();
+            for block in &blocks[1..] {
+                rows = block.forward(rows, None, Mask::None, &mode).unwrap();
+            }
+            let x = ops::token_scatter(x, &rows, &kept).unwrap();
+            let expected = gradients(model.classify(&x, &mode).unwrap());
+            assert_close("logits", &got.0, &expected.0, 1e-6);
+            for ((p, got), expected) in model.parameters().iter().zip(&got.1).zip(&expected.1) {
+                assert_close(p.path(), got, expected, 1e-5);
+            }
+        }
+    }
+}
+
 #[test]
 fn forward_checks_its_inputs() {
     let gpu = gpu();
@@ -538,6 +573,33 @@ fn estimate_is_what_is_taken() {
     }
 }
 
+/// The kernels of a rehearsed step are those that a step then dispatches, as often; and all of them can be compiled beforehand.
+#[test]
+fn a_rehearsal_counts_what_a_step_dispatches() {
+    for gpu in each_family() {
+        let settings = settings(ltd(9));
+        let config = config();
+        let work = Workload { make: &making(&config), settings: &settings, batch: BATCH, steps: 8 };
+        let rehearsal = rehearse(&gpu, &work).unwrap();
+        let [step] = rehearsal.steps.as_slice() else { panic!("one kept length: {rehearsal:?}") };
+        assert_eq!(step.stage.kept, 9);
+        // The products of the blocks alone: 24·C² a token in each, forward, and twice that backward.
+        let blocks = 3 * 24 * 32 * 32 * BATCH as u64 * (17 + 9 + 17);
+        assert!(step.flops() > blocks && step.flops() < blocks * 2, "{} and {blocks}", step.flops());
+        assert!(step.kernels.iter().all(|used| used.bytes > 0 && used.count > 0));
+
+        let model = Vit::new(&gpu, config, 5).unwrap();
+        let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
+        gpu.warm_up(rehearsal.kernels()).unwrap();
+        let before = gpu.stats();
+        trainer.step(&batch(1, BATCH)).unwrap();
+        trainer.finish().unwrap();
+        let after = gpu.stats();
+        assert_eq!(after.compile_time, before.compile_time, "nothing is left to compile");
+        assert_eq!(after.dispatches - before.dispatches, step.kernels.iter().map(|used| used.count).sum::<u64>());
+    }
+}
+
 #[test]
 fn what_does_not_fit_names_what_would() {
     let gpu = gpu();
@@ -687,6 +749,72 @@ fn micro_batches_add_up_to_the_batch() {
                 }
             }
         }
+    }
+}
+
+/// Steps whose results are awaited later, in another order, are the same steps.
+#[test]
+fn recorded_steps_are_read_when_it_suits() {
+    for gpu in each_family() {
+        let [first, second] = [(); 2].map(|()| Vit::new(&gpu, random_config(), 5).unwrap());
+        let mut waiting = Trainer::new(task(&first), settings(ltd(9))).unwrap();
+        let mut expected: Vec<StepMetrics> =
+            (0..3).filter_map(|step| waiting.step(&batch(step, BATCH)).unwrap()).collect();
+        expected.extend(waiting.finish().unwrap());
+        // A trainer that owns what it trains.
+        let mut trainer = Trainer::new(task(&second), settings(ltd(9))).unwrap();
+        let pending: Vec<Pending> = (0..3).map(|step| trainer.record(&batch(step, BATCH)).unwrap()).collect();
+        gpu.wait().unwrap();
+        assert!(pending.iter().all(Pending::is_ready));
+        let mut got: Vec<StepMetrics> = pending.into_iter().rev().map(|p| pollster::block_on(p.read()).unwrap()).collect();
+        got.reverse();
+        assert_eq!(got, expected);
+        assert_same(&first, &weights(&second), &weights(&first));
+    }
+}
+
+/// A trainer that is brought back to where it stood goes on as it did from there, in its own place or in that of another.
+#[test]
+fn snapshots_are_gone_back_to() {
+    for gpu in each_family() {
+        let all = || TrainSettings { ema: Some(Ema { decay: 0.9, warmup: true }), ..settings(ltd(9)) };
+        let model = Vit::new(&gpu, random_config(), 5).unwrap();
+        let mut trainer = Trainer::new(task(&model), all()).unwrap();
+        let mut go_on = |trainer: &mut Trainer<Classify<&Vit>>| {
+            let mut seen = Vec::new();
+            for step in 3..6 {
+                seen.extend(trainer.step(&batch(step, BATCH)).unwrap());
+            }
+            seen.extend(trainer.finish().unwrap());
+            seen
+        };
+        for step in 0..3 {
+            trainer.step(&batch(step, BATCH)).unwrap();
+        }
+        let snapshot = trainer.snapshot().unwrap();
+        assert_eq!(snapshot.steps(), 3);
+        trainer.finish().unwrap();
+        let expected = go_on(&mut trainer);
+        let after = weights(&model);
+        trainer.restore(&snapshot).unwrap();
+        assert_eq!((go_on(&mut trainer), trainer.layer_tokens().full), (expected.clone(), 6 * (3 * TOKENS * BATCH) as u64));
+        assert_same(&model, &weights(&model), &after);
+
+        let other = Vit::new(&gpu, random_config(), 6).unwrap();
+        let mut another = Trainer::new(task(&other), all()).unwrap();
+        another.restore(&snapshot).unwrap();
+        assert_eq!(go_on(&mut another), expected);
+        assert_same(&model, &weights(&other), &after);
+
+        // What does not fit changes nothing.
+        let small = Vit::new(&gpu, VitConfig { depth: 2, ..random_config() }, 5).unwrap();
+        let before = weights(&small);
+        let mut wrong = Trainer::new(task(&small), settings(TokenDrop::None)).unwrap();
+        assert!(matches!(wrong.restore(&snapshot), Err(Error::Argument { name: "tensors", .. })));
+        let deep = Vit::new(&gpu, VitConfig { depth: 4, ..random_config() }, 5).unwrap();
+        let mut missing = Trainer::new(task(&deep), settings(TokenDrop::None)).unwrap();
+        assert!(matches!(missing.restore(&snapshot), Err(Error::Parameter { .. })));
+        assert_same(&small, &weights(&small), &before);
     }
 }
 

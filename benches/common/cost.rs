@@ -1,28 +1,15 @@
-//! What each operation costs at least, from shapes alone: floating-point operations, where a multiply-add is two and an
-//! `exp` one, and the bytes that an ideal implementation moves, reading each input and writing each output once, in f32.
-//!
-//! For all but the matrix products the operations are a count of the formula's terms by hand: they only tell that memory is
-//! the bound there.
+//! Floating-point operations, where a multiply-add is two and an `exp` one, and bytes read or written.
 
 use std::iter::Sum;
-use std::ops::{Add, Mul};
+use std::ops::Add;
 
 use serde::Serialize;
-
-const F32: f64 = 4.0;
 
 /// Operations and bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Cost {
     pub flops: f64,
     pub bytes: f64,
-}
-
-impl Cost {
-    /// `flops` operations on `floats` numbers read or written.
-    pub fn new(flops: usize, floats: usize) -> Self {
-        Cost { flops: flops as f64, bytes: floats as f64 * F32 }
-    }
 }
 
 impl Add for Cost {
@@ -33,116 +20,8 @@ impl Add for Cost {
     }
 }
 
-impl Mul<usize> for Cost {
-    type Output = Cost;
-
-    fn mul(self, count: usize) -> Cost {
-        Cost { flops: self.flops * count as f64, bytes: self.bytes * count as f64 }
-    }
-}
-
 impl Sum for Cost {
     fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
         costs.fold(Cost::default(), Add::add)
     }
-}
-
-/// An operation's forward and backward pass.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Passes {
-    pub forward: Cost,
-    pub backward: Cost,
-}
-
-impl Mul<usize> for Passes {
-    type Output = Passes;
-
-    fn mul(self, count: usize) -> Passes {
-        Passes { forward: self.forward * count, backward: self.backward * count }
-    }
-}
-
-/// C\[M, N\] = A·B over K, in any layout.
-pub fn product([m, n, k]: [usize; 3]) -> Cost {
-    Cost::new(2 * m * n * k, m * k + k * n + m * n)
-}
-
-/// The sum of `rows` rows of `width`: a bias gradient.
-pub fn column_sum(rows: usize, width: usize) -> Cost {
-    Cost::new(rows * width, rows * width + width)
-}
-
-/// `f32[M, K]` to `f32[M, N]` with bias: the product, and those of dx and dW. The bias gradient is a [`column_sum`].
-pub fn linear([m, n, k]: [usize; 3]) -> Passes {
-    Passes { forward: product([m, n, k]) + Cost::new(m * n, n), backward: product([m, k, n]) + product([n, k, m]) }
-}
-
-/// B samples of T tokens, H heads of width D. Forward has two products, backward four; scores are neither stored nor, in
-/// the count, computed again.
-pub fn attention([batch, tokens, heads, width]: [usize; 4]) -> Passes {
-    let product = 2 * batch * heads * tokens * tokens * width;
-    let channels = batch * tokens * heads * width;
-    Passes {
-        // q, k, v; out
-        forward: Cost::new(2 * product, 4 * channels),
-        // q, k, v, dout; dq, dk, dv
-        backward: Cost::new(4 * product, 7 * channels),
-    }
-}
-
-/// Rows of C elements; backward also makes the gradients of scale and shift.
-pub fn layernorm(rows: usize, width: usize) -> Passes {
-    let n = rows * width;
-    Passes { forward: Cost::new(8 * n, 2 * n + 2 * width), backward: Cost::new(14 * n, 3 * n + 3 * width) }
-}
-
-/// `n` elements.
-pub fn gelu(n: usize) -> Passes {
-    Passes { forward: Cost::new(12 * n, 2 * n), backward: Cost::new(20 * n, 3 * n) }
-}
-
-/// A residual of `n` elements. Its backward pass hands the gradient on.
-pub fn add(n: usize) -> Cost {
-    Cost::new(n, 3 * n)
-}
-
-/// R of T rows of C, for B samples.
-pub fn token_gather([batch, kept, tokens, width]: [usize; 4]) -> Passes {
-    let (part, all) = (batch * kept * width, batch * tokens * width);
-    let indices = batch * kept;
-    Passes { forward: Cost::new(0, 2 * part + indices), backward: Cost::new(0, part + all + indices) }
-}
-
-/// R rows of C into T, in place.
-pub fn token_scatter([batch, kept, tokens, width]: [usize; 4]) -> Passes {
-    let (part, all) = (batch * kept * width, batch * tokens * width);
-    let indices = batch * kept;
-    // dy; dx, drows
-    Passes { forward: Cost::new(0, 2 * part + indices), backward: Cost::new(0, 2 * all + part + indices) }
-}
-
-/// Bytes of pictures to floats of patches.
-pub fn patchify(pixels: usize) -> Cost {
-    Cost { flops: 2.0 * pixels as f64, bytes: (1.0 + F32) * pixels as f64 }
-}
-
-/// N patches, the class token, positions: `f32[B, N + 1, C]`.
-pub fn embed_tokens([batch, patches, width]: [usize; 3]) -> Passes {
-    let (inner, all, sample) = (batch * patches * width, batch * (patches + 1) * width, (patches + 1) * width);
-    Passes {
-        forward: Cost::new(all, inner + all + width + sample),
-        backward: Cost::new(all, all + inner + sample + width),
-    }
-}
-
-/// B rows of V logits.
-pub fn cross_entropy(rows: usize, classes: usize) -> Passes {
-    let n = rows * classes;
-    Passes { forward: Cost::new(4 * n, n + rows), backward: Cost::new(4 * n, 2 * n + rows) }
-}
-
-/// `n` parameters: reads value, gradient and both moments, writes all but the gradient. The gradient is read once more for
-/// its norm.
-pub fn adamw(n: usize) -> Cost {
-    Cost::new(16 * n, 8 * n)
 }

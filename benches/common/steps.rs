@@ -5,11 +5,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use wgrad::Gpu;
 use wgrad::data::{ImageBatch, Position};
-use wgrad::ltd::{RandomLtd, Schedule};
+use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Precision;
 use wgrad::optim::{AdamW, LrSchedule, Rule};
-use wgrad::train::{Classify, TrainSettings, Trainer};
+use wgrad::train::{Classify, StepUse, TrainSettings, Trainer, Workload, rehearse};
 
 /// A model with its trainer, and one batch.
 pub struct Steps {
@@ -33,6 +33,26 @@ pub fn settings(precision: Precision, checkpoint_blocks: bool) -> Result<TrainSe
     Ok(TrainSettings { precision, checkpoint_blocks, ..plain })
 }
 
+/// What such a step, with this many tokens kept, asks of the device.
+pub fn rehearsed(
+    gpu: &Gpu,
+    config: &VitConfig,
+    samples: usize,
+    settings: TrainSettings,
+    kept: Option<usize>,
+) -> Result<StepUse> {
+    let settings = TrainSettings { drop: keeping(config, kept)?, ..settings };
+    let make = |gpu: &Gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), 0)?));
+    let work = Workload { make: &make, settings: &settings, batch: samples, steps: 1 };
+    rehearse(gpu, &work)?.steps.pop().context("no step")
+}
+
+/// Random-LTD at this length in all blocks but the first and last; `None` and the full length are the plain model.
+fn keeping(config: &VitConfig, kept: Option<usize>) -> Result<TokenDrop> {
+    let kept = kept.filter(|&kept| kept < config.tokens());
+    Ok(kept.map(|kept| RandomLtd::new(config.depth, Schedule::constant(kept)?)).transpose()?.into())
+}
+
 impl Steps {
     /// A model of `config`, at full length.
     pub fn new(gpu: &Gpu, config: VitConfig, samples: usize, settings: TrainSettings) -> Result<Self> {
@@ -41,14 +61,11 @@ impl Steps {
         Ok(Steps { trainer, batch })
     }
 
-    /// From now on keeps this many tokens in all blocks but the first and last; `None` and the full length are the plain
-    /// model.
+    /// From now on keeps this many tokens in all blocks but the first and last; `None` is full length.
     pub fn keep(&mut self, kept: Option<usize>) -> Result<()> {
         let trainer = self.trainer.take().context("no trainer")?;
-        let config = trainer.task().model.config();
-        let kept = kept.filter(|&kept| kept < config.tokens());
-        let ltd = kept.map(|kept| RandomLtd::new(config.depth, Schedule::constant(kept)?)).transpose()?;
-        let settings = TrainSettings { drop: ltd.into(), ..trainer.settings().clone() };
+        let drop = keeping(trainer.task().model.config(), kept)?;
+        let settings = TrainSettings { drop, ..trainer.settings().clone() };
         // The old optimiser's memory is the new one's.
         self.trainer = Some(Trainer::new(trainer.into_task(), settings)?);
         Ok(())

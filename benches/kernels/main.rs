@@ -16,6 +16,7 @@ mod bounds;
 mod check;
 #[path = "../common/cost.rs"]
 mod cost;
+mod costs;
 mod ops;
 mod products;
 #[path = "../common/report.rs"]

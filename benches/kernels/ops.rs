@@ -10,7 +10,8 @@ use wgrad::ops::{self, CrossEntropy, Mask, Normalize, TokenIndices};
 use wgrad::{Gpu, Tensor};
 
 use crate::check::{close, pick, sample, values};
-use crate::cost::{self, Cost};
+use crate::cost::Cost;
+use crate::costs;
 use crate::row::{Call, Op, Row, Shape, gradient};
 
 const EPS: f32 = 1e-6;
@@ -24,12 +25,12 @@ pub fn rows(s: &Shape) -> Vec<Row> {
         let sizes = sizes.to_vec();
         Row::new(format!("{} {op}", s.name), text, cost, move |gpu| build(gpu, &sizes))
     };
-    let (attention, norm) = (cost::attention([b, t, h, c / h]), cost::layernorm(m, c));
-    let (gelu, loss) = (cost::gelu(4 * m * c), cost::cross_entropy(b, CLASSES));
+    let (attention, norm) = (costs::attention([b, t, h, c / h]), costs::layernorm(m, c));
+    let (gelu, loss) = (costs::gelu(4 * m * c), costs::cross_entropy(b, CLASSES));
     // Half the tokens kept.
     let kept = t.div_ceil(2);
-    let (gather, scatter) = (cost::token_gather([b, kept, t, c]), cost::token_scatter([b, kept, t, c]));
-    let embed = cost::embed_tokens([b, t - 1, c]);
+    let (gather, scatter) = (costs::token_gather([b, kept, t, c]), costs::token_scatter([b, kept, t, c]));
+    let embed = costs::embed_tokens([b, t - 1, c]);
     // The picture whose patches these tokens are: 16 a side, or 4 where they are few.
     let patch = if t > 100 { 16 } else { 4 };
     let side = (t - 1).isqrt() * patch;
@@ -41,14 +42,14 @@ pub fn rows(s: &Shape) -> Vec<Row> {
         row("layernorm backward", &[m, c], norm.backward, layernorm_backward),
         row("gelu forward", &[m, 4 * c], gelu.forward, gelu_forward),
         row("gelu backward", &[m, 4 * c], gelu.backward, gelu_backward),
-        row("softmax forward", &[b * h * t, t], Cost::new(5 * scores, 2 * scores), softmax_forward),
-        row("softmax backward", &[b * h * t, t], Cost::new(4 * scores, 3 * scores), softmax_backward),
-        row("add forward", &[m, c], cost::add(m * c), add_forward),
+        row("softmax forward", &[b * h * t, t], costs::cost(5 * scores, 2 * scores), softmax_forward),
+        row("softmax backward", &[b * h * t, t], costs::cost(4 * scores, 3 * scores), softmax_backward),
+        row("add forward", &[m, c], costs::add(m * c), add_forward),
         row("token_gather forward", &[b, kept, t, c], gather.forward, gather_forward),
         row("token_gather backward", &[b, kept, t, c], gather.backward, gather_backward),
         row("token_scatter forward", &[b, kept, t, c], scatter.forward, scatter_forward),
         row("token_scatter backward", &[b, kept, t, c], scatter.backward, scatter_backward),
-        row("patchify forward", &[b, side, patch], cost::patchify(3 * b * side * side), patchify_forward),
+        row("patchify forward", &[b, side, patch], costs::patchify(3 * b * side * side), patchify_forward),
         row("embed_tokens forward", &[b, t, c], embed.forward, embed_forward),
         row("embed_tokens backward", &[b, t, c], embed.backward, embed_backward),
         row("cross_entropy forward", &[b, CLASSES], loss.forward, cross_entropy_forward),

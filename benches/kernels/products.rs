@@ -6,7 +6,8 @@ use wgrad::ops::matmul::reference;
 use wgrad::{Gpu, Tensor, ops};
 
 use crate::check::{close, sample, values};
-use crate::cost::{self, Cost};
+use crate::cost::Cost;
+use crate::costs;
 use crate::row::{Op, Row, Shape, gradient};
 
 /// Compares C\[M, N\] with A·B over K at a sample of rows and columns; `a(i, k)` and `b(k, j)` are the factors' elements.
@@ -48,10 +49,10 @@ impl Linear {
         };
         let product = |m: usize, n: usize, k: usize| format!("{m}×{n}×{k}");
         [
-            row("forward", product(m, n, k), cost::linear(self.size).forward, Linear::forward),
-            row("dx", product(m, k, n), cost::product([m, k, n]), Linear::dx),
-            row("dW", product(n, k, m), cost::product([n, k, m]), Linear::dw),
-            row("dbias", format!("{m}×{n}"), cost::column_sum(m, n), Linear::dbias),
+            row("forward", product(m, n, k), costs::linear(self.size).forward, Linear::forward),
+            row("dx", product(m, k, n), costs::product([m, k, n]), Linear::dx),
+            row("dW", product(n, k, m), costs::product([n, k, m]), Linear::dw),
+            row("dbias", format!("{m}×{n}"), costs::column_sum(m, n), Linear::dbias),
         ]
     }
 
@@ -141,7 +142,7 @@ enum Layout {
 pub fn square(side: usize) -> Vec<Row> {
     let layouts = [("nn", Layout::Nn), ("nt", Layout::Nt), ("tn", Layout::Tn)];
     let row = |(name, layout): (&str, Layout)| {
-        let cost = cost::product([side; 3]);
+        let cost = costs::product([side; 3]);
         let build = move |gpu: &Gpu| square_op(gpu, side, layout);
         Row::new(format!("matmul {name}"), format!("{side}×{side}×{side}"), cost, build)
     };

@@ -9,7 +9,8 @@ use wgrad::optim::{AdamW, Optimizer, Rule, Sgd};
 use wgrad::{Gpu, Tensor};
 
 use crate::check::{close, values};
-use crate::cost::{self, Cost};
+use crate::cost::Cost;
+use crate::costs;
 use crate::row::{Call, Op, Row};
 
 const RATE: f32 = 1e-2;
@@ -24,8 +25,8 @@ pub fn rows(model: &str, width: usize) -> Vec<Row> {
         Row::new(format!("{model} {name}"), n.to_string(), cost, build)
     };
     // Value and momentum read and written, the gradient read for the update and for its norm.
-    let sgd = Cost::new(6 * n, 6 * n);
-    vec![row("adamw", Rule::AdamW(AdamW::default()), cost::adamw(n)), row("sgd", Rule::Sgd(Sgd::default()), sgd)]
+    let sgd = costs::cost(6 * n, 6 * n);
+    vec![row("adamw", Rule::AdamW(AdamW::default()), costs::adamw(n)), row("sgd", Rule::Sgd(Sgd::default()), sgd)]
 }
 
 /// Parameters with a gradient each, which an update forgets.

@@ -1,25 +1,27 @@
-//! Where a step's time goes: what each operation must do, what each kernel takes, and how far that is from the bounds of the
-//! device, measured in the same run.
+//! Where a step's time goes: what each kernel has to do and takes, and how far that is from the bounds of the device, measured in
+//! the same run.
 //!
-//! Three tables. The first has each operation's floating-point operations and bytes from shapes alone (`cost.rs`), with the
-//! least time in which the device could do them. In the second, operations and kernels meet in groups, since a kernel may
-//! serve several operations. The third has each kernel, timed one by one; the step itself is timed without that, and has
-//! the host's work, uploads and submissions besides.
+//! Two tables, of kernels and of what they are for. Operations and bytes are those that a rehearsal of the step counts (`rehearse`):
+//! of products and attention every multiply-add, and the bytes of all that a kernel binds, once. So `least ms` is what these
+//! very kernels could take at best, each by itself; others might fuse some. Kernels are timed one by one; the step itself is timed
+//! without that, and has the host's work, uploads and submissions besides.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
 use comfy_table::Table;
 use serde::Serialize;
 use wgrad::Gpu;
-use wgrad::gpu::ProfileRow;
+use wgrad::gpu::{KernelUse, ProfileRow};
 use wgrad::nn::Precision;
 
 use crate::bounds::Bounds;
 use crate::case::{Case, Ratio};
 use crate::cost::Cost;
-use crate::entries::{Entry, Group, entries};
+use crate::group::Group;
 use crate::report;
 use crate::stats::median;
-use crate::timed::{Step, Steps, settings};
+use crate::timed::{self, Step, Steps, settings};
 
 /// Steps that are profiled, and that are timed without the profiler.
 const STEPS: usize = 5;
@@ -40,12 +42,11 @@ struct Budget {
     step_ms: f64,
     host_ms: f64,
     kernels_ms: f64,
-    entries: Vec<Entry>,
     groups: Vec<GroupTime>,
     kernels: Vec<KernelTime>,
 }
 
-/// What kernels and operations of a group come to in a step.
+/// What the kernels of a group come to in a step.
 #[derive(Serialize)]
 struct GroupTime {
     group: Group,
@@ -55,10 +56,12 @@ struct GroupTime {
 }
 
 /// A kernel in a step.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct KernelTime {
     kernel: &'static str,
     count: u64,
+    cost: Cost,
+    least_ms: f64,
     ms: f64,
 }
 
@@ -77,9 +80,10 @@ pub fn run(gpu: &Gpu, cases: &[Case], ratios: &[Ratio]) -> Result<Report> {
 }
 
 fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budget> {
-    let (tokens, mut model) =
-        (case.config().tokens(), Steps::new(gpu, case.config(), case.batch(), settings(Precision::F32, false)?)?);
+    let tokens = case.config().tokens();
     let kept = ratio.kept(tokens);
+    let used = timed::rehearsed(gpu, &case.config(), case.batch(), settings(Precision::F32, false)?, Some(kept))?;
+    let mut model = Steps::new(gpu, case.config(), case.batch(), settings(Precision::F32, false)?)?;
     model.keep(Some(kept))?;
     model.step()?;
     let steps: Vec<Step> = (0..STEPS).map(|_| model.step()).collect::<Result<_>>()?;
@@ -87,10 +91,14 @@ fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budg
     for _ in 0..STEPS {
         model.step()?;
     }
-    let kernels: Vec<KernelTime> = gpu.take_profile().iter().map(KernelTime::of_a_step).collect();
+    let costs: BTreeMap<&str, Cost> = used.kernels.iter().map(|used| (used.kernel.name, cost_of(used))).collect();
+    let kernel = |row: &ProfileRow| {
+        let cost = *costs.get(row.kernel).with_context(|| format!("{} was not rehearsed", row.kernel))?;
+        Ok(KernelTime::of_a_step(bounds, row, cost))
+    };
+    let kernels: Vec<KernelTime> = gpu.take_profile().iter().map(kernel).collect::<Result<_>>()?;
     drop(model);
     gpu.trim();
-    let entries = entries(&case.config(), case.batch(), kept);
     Ok(Budget {
         case: case.to_string(),
         tokens,
@@ -98,41 +106,31 @@ fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budg
         step_ms: median(steps.iter().map(|step| step.total_ms)),
         host_ms: median(steps.iter().map(|step| step.host_ms)),
         kernels_ms: kernels.iter().map(|kernel| kernel.ms).sum(),
-        groups: groups(bounds, &entries, &kernels),
-        entries,
+        groups: groups(&kernels),
         kernels,
     })
 }
 
 impl KernelTime {
-    fn of_a_step(row: &ProfileRow) -> Self {
+    fn of_a_step(bounds: &Bounds, row: &ProfileRow, cost: Cost) -> Self {
         let ms = row.total.as_secs_f64() * 1e3 / STEPS as f64;
-        KernelTime { kernel: row.kernel, count: row.count / STEPS as u64, ms }
+        let least_ms = bounds.least_seconds(cost) * 1e3;
+        KernelTime { kernel: row.kernel, count: row.count / STEPS as u64, cost, least_ms, ms }
     }
 }
 
-/// Groups that have work or time. Where attention has no kernel for its products, the matrix products' do them.
-fn groups(bounds: &Bounds, entries: &[Entry], kernels: &[KernelTime]) -> Vec<GroupTime> {
-    let fused = kernels.iter().any(|kernel| kernel.kernel.starts_with("attention"));
-    let group_of = |entry: &Entry| match entry.group {
-        Group::Attention if !fused => Group::Products,
-        group => group,
-    };
-    let time = |group: Group| {
-        let own: Vec<&Entry> = entries.iter().filter(|&entry| group_of(entry) == group).collect();
-        let kernels = kernels.iter().filter(|kernel| Group::of(kernel.kernel) == group);
-        GroupTime {
-            group,
-            cost: own.iter().map(|entry| entry.cost()).sum(),
-            least_ms: own.iter().map(|entry| least_ms(bounds, entry)).sum(),
-            ms: kernels.map(|kernel| kernel.ms).sum(),
-        }
-    };
-    Group::ALL.into_iter().map(time).filter(|time| time.ms > 0.0 || time.cost.bytes > 0.0).collect()
+fn cost_of(used: &KernelUse) -> Cost {
+    Cost { flops: used.flops as f64, bytes: used.bytes as f64 }
 }
 
-fn least_ms(bounds: &Bounds, entry: &Entry) -> f64 {
-    (bounds.least_seconds(entry.forward) + bounds.least_seconds(entry.backward)) * 1e3
+/// Groups that have kernels.
+fn groups(kernels: &[KernelTime]) -> Vec<GroupTime> {
+    let sum = |group: Group| {
+        let own = || kernels.iter().filter(|kernel| Group::of(kernel.kernel) == group);
+        let (least_ms, ms) = (own().map(|kernel| kernel.least_ms).sum(), own().map(|kernel| kernel.ms).sum());
+        GroupTime { group, cost: own().map(|kernel| kernel.cost).sum(), least_ms, ms }
+    };
+    Group::ALL.into_iter().map(sum).filter(|sum| sum.ms > 0.0).collect()
 }
 
 impl Budget {
@@ -141,60 +139,36 @@ impl Budget {
         let least: f64 = self.groups.iter().map(|group| group.least_ms).sum();
         println!("{case}, {kept} of {tokens} tokens: {step_ms:.1} ms a step, recorded after {host_ms:.1} ms;");
         println!("kernels one by one {kernels_ms:.1} ms; least by the bounds {least:.1} ms\n");
-        println!("{}\n\n{}\n\n{}\n", self.by_entry(bounds), self.by_group(), self.by_kernel());
-    }
-
-    fn by_entry(&self, bounds: &Bounds) -> Table {
-        let header = ["operation", "count", "forward GFLOP", "MB", "backward GFLOP", "MB", "least ms", "limit"];
-        let mut table = report::table(&header, 1);
-        for entry in &self.entries {
-            let numbers = [entry.forward, entry.backward].map(|cost| [gflop(cost), mb(cost)]).concat();
-            let row = [vec![entry.name.to_owned(), entry.count.to_string()], numbers].concat();
-            let least = [format!("{:.2}", least_ms(bounds, entry)), bounds.limit(entry.cost()).to_owned()];
-            table.add_row(row.into_iter().chain(least));
-        }
-        table
+        println!("{}\n\n{}\n", self.by_group(), self.by_kernel(bounds));
     }
 
     fn by_group(&self) -> Table {
-        let header = ["group", "GFLOP", "MB", "least ms", "kernels' ms", "share", "GFLOP/s", "GB/s"];
-        let mut table = report::table(&header, 1);
+        let mut table = report::table(&["group", "GFLOP", "MB", "least ms", "ms", "share", "GFLOP/s", "GB/s"], 1);
         for GroupTime { group, cost, least_ms, ms } in &self.groups {
-            // Kernels whose work is counted in another group, and work that another group's kernels do.
-            let counted = |text: String| if cost.bytes > 0.0 { text } else { "–".to_owned() };
-            let timed = |text: String| if *ms > 0.0 { counted(text) } else { "–".to_owned() };
-            table.add_row([
-                group.name().to_owned(),
-                counted(gflop(*cost)),
-                counted(mb(*cost)),
-                counted(format!("{least_ms:.2}")),
-                format!("{ms:.2}"),
-                self.share(*ms),
-                timed(format!("{:.1}", cost.flops / ms / 1e6)),
-                timed(format!("{:.1}", cost.bytes / ms / 1e6)),
-            ]);
+            table.add_row([vec![group.name().to_owned()], self.figures(*cost, *least_ms, *ms)].concat());
         }
         table
     }
 
-    fn by_kernel(&self) -> Table {
-        let mut table = report::table(&["kernel", "count", "ms", "share"], 1);
-        for KernelTime { kernel, count, ms } in &self.kernels {
-            table.add_row([(*kernel).to_owned(), count.to_string(), format!("{ms:.2}"), self.share(*ms)]);
+    fn by_kernel(&self, bounds: &Bounds) -> Table {
+        let header = ["kernel", "count", "GFLOP", "MB", "least ms", "ms", "share", "GFLOP/s", "GB/s", "limit"];
+        let mut table = report::table(&header, 1);
+        for KernelTime { kernel, count, cost, least_ms, ms } in &self.kernels {
+            let name = vec![(*kernel).to_owned(), count.to_string()];
+            table.add_row([name, self.figures(*cost, *least_ms, *ms), vec![bounds.limit(*cost).to_owned()]].concat());
         }
         table
     }
 
-    /// Of the time of all kernels.
-    fn share(&self, ms: f64) -> String {
-        format!("{:.1} %", 100.0 * ms / self.kernels_ms)
+    fn figures(&self, cost: Cost, least_ms: f64, ms: f64) -> Vec<String> {
+        vec![
+            format!("{:.3}", cost.flops / 1e9),
+            format!("{:.1}", cost.bytes / 1e6),
+            format!("{least_ms:.2}"),
+            format!("{ms:.2}"),
+            format!("{:.1} %", 100.0 * ms / self.kernels_ms),
+            format!("{:.1}", cost.flops / ms / 1e6),
+            format!("{:.1}", cost.bytes / ms / 1e6),
+        ]
     }
-}
-
-fn gflop(cost: Cost) -> String {
-    format!("{:.3}", cost.flops / 1e9)
-}
-
-fn mb(cost: Cost) -> String {
-    format!("{:.1}", cost.bytes / 1e6)
 }

@@ -19,7 +19,7 @@ mod budget;
 mod case;
 #[path = "../common/cost.rs"]
 mod cost;
-mod entries;
+mod group;
 mod host;
 mod ltd_blocks;
 mod plot;

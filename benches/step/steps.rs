@@ -10,7 +10,7 @@ use crate::cost::Cost;
 use crate::entries::{Entry, entries};
 use crate::report;
 use crate::stats::median;
-use crate::timed::{Step, Steps, settings};
+use crate::timed::{Step, Steps, rehearsed, settings};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -92,12 +92,17 @@ fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
     }
     drop(model);
     gpu.trim();
-    Ok(kept.iter().zip(&lengths).map(|(&kept, length)| line(case, kept, length, lengths.last())).collect())
+    let flops = |kept: usize| {
+        let used = rehearsed(gpu, &case.config(), case.batch(), settings(work.precision, false)?, Some(kept))?;
+        Ok(used.flops() as f64)
+    };
+    let full = flops(tokens)?;
+    let line = |(&kept, length): (&usize, &Length)| Ok(line(case, kept, length, lengths.last(), [flops(kept)?, full]));
+    kept.iter().zip(&lengths).map(line).collect()
 }
 
-/// `full` is the full length, which has as many steps.
-fn line(case: &Case, kept: usize, length: &Length, full: Option<&Length>) -> Line {
-    let flops = |kept: usize| entries(&case.config(), case.batch(), kept).iter().map(Entry::cost).sum::<Cost>().flops;
+/// `full` is the full length, which has as many steps; `flops` are a step's operations at this length and at that.
+fn line(case: &Case, kept: usize, length: &Length, full: Option<&Length>, flops: [f64; 2]) -> Line {
     let tokens = case.config().tokens();
     let steps_ms: Vec<f64> = length.steps.iter().map(|step| step.total_ms).collect();
     let median_ms = median(steps_ms.iter().copied());
@@ -109,8 +114,8 @@ fn line(case: &Case, kept: usize, length: &Length, full: Option<&Length>) -> Lin
         median_ms,
         img_s: case.batch() as f64 / median_ms * 1e3,
         to_full: median(of_turn.map(|(step, full)| step.total_ms / full.total_ms)),
-        flops_to_full: flops(kept) / flops(tokens),
-        gflop_s: flops(kept) / median_ms / 1e6,
+        flops_to_full: flops[0] / flops[1],
+        gflop_s: flops[0] / median_ms / 1e6,
         host_ms: median(length.steps.iter().map(|step| step.host_ms)),
         dispatches: length.steps.last().map_or(0, |step| step.dispatches),
         peak_device_mb: length.peak as f64 / 1e6,

@@ -16,6 +16,7 @@ mod profiler;
 mod readback;
 mod recorder;
 mod staging;
+mod usage;
 #[cfg(not(target_arch = "wasm32"))]
 mod waiter;
 
@@ -28,6 +29,7 @@ pub use memory::BufferView;
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;
+pub use usage::KernelUse;
 
 pub(crate) use arena::{Arena, Place};
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
@@ -40,7 +42,7 @@ use adapter::Opened;
 use attachments::Attachments;
 use fault::Ledger;
 use health::{Health, Scopes};
-use kernel::{KernelCache, PARAMS_WINDOW};
+use kernel::{KernelCache, PARAMS_WINDOW, Pipeline};
 use memory::storage_buffer;
 use pool::Pool;
 use profiler::Profiler;
@@ -305,16 +307,11 @@ impl Gpu {
         self.expect_alive()?;
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
-        let Some(mut state) = self.recording() else { return Ok(()) };
-        let pipeline = match state.kernels.get(kernel) {
-            Some(pipeline) => pipeline,
-            None => {
-                let compiled = state.kernels.compile(&self.0.device, &self.0.params_layout, kernel);
-                // A lost device compiles nothing, without a word.
-                self.probe()?;
-                compiled?
-            }
+        let Some(mut state) = self.recording() else {
+            self.note(kernel, buffers, grid);
+            return Ok(());
         };
+        let pipeline = self.pipeline(&mut state, kernel)?;
         state.pass_marks_on(kernel.bindings, buffers);
         let params = state.recorder.push_params(bytes);
         let command = Command::Dispatch {
@@ -325,6 +322,17 @@ impl Gpu {
             groups: grid.groups,
         };
         self.push(&mut state, command, grid.flops)
+    }
+
+    /// The kernel, compiled.
+    fn pipeline(&self, state: &mut State, kernel: &'static Kernel) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = state.kernels.get(kernel) {
+            return Ok(pipeline);
+        }
+        let compiled = state.kernels.compile(&self.0.device, &self.0.params_layout, kernel);
+        // A lost device compiles nothing, without a word.
+        self.probe()?;
+        compiled
     }
 
     fn check_grid(&self, grid: Grid) -> Result<()> {

@@ -49,7 +49,7 @@ pub use evaluate::{Evaluation, evaluate_async};
 pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, RunFolder, Timing, Weights, fit, write_weights};
 pub use freeze::Freeze;
 pub use memory::{MemoryEstimate, Remedy, check_memory, estimate, remedies};
-pub use rehearsal::{Rehearsal, Workload, rehearse};
+pub use rehearsal::{Rehearsal, StepUse, Workload, rehearse};
 pub use settings::TrainSettings;
 pub use snapshot::Snapshot;
 #[cfg(feature = "files")]

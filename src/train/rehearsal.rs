@@ -1,8 +1,10 @@
 //! A run before it is run: its steps on a [`Gpu::dry_run`], where the same code records and nothing is computed.
 
+use std::collections::BTreeMap;
+
 use super::{MemoryEstimate, Task, TrainSettings, Trainer};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Kernel, KernelUse};
 use crate::ltd::{Stage, TokenDrop};
 use crate::ops::{self, Demand};
 
@@ -33,6 +35,32 @@ pub struct Rehearsal {
     pub memory: MemoryEstimate,
     /// The kinds of matrix products among their operations, for [`ops::tune`].
     pub products: Vec<Demand>,
+    /// A step at each kept length that was looked at, the shortest first.
+    pub steps: Vec<StepUse>,
+}
+
+/// One optimiser step, as the device sees it.
+#[derive(Clone, Debug)]
+pub struct StepUse {
+    /// The first step of its kind, and R in it.
+    pub stage: Stage,
+    /// Its kernels, by name.
+    pub kernels: Vec<KernelUse>,
+}
+
+impl StepUse {
+    /// Floating-point operations of its matrix products and its attention.
+    pub fn flops(&self) -> u64 {
+        self.kernels.iter().map(|used| used.flops).sum()
+    }
+}
+
+impl Rehearsal {
+    /// Every kernel of the run, each once: for [`Gpu::warm_up`].
+    pub fn kernels(&self) -> impl Iterator<Item = &'static Kernel> {
+        let used = self.steps.iter().flat_map(|step| &step.kernels);
+        used.map(|used| (used.kernel.name, used.kernel)).collect::<BTreeMap<_, _>>().into_values()
+    }
 }
 
 /// Steps of one kept length that are run: from the second on nothing new is allocated.
@@ -64,10 +92,13 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     let mut trainer = Trainer::new(task, settings.clone())?;
     let held = live() - empty;
     let tokens = trainer.task().model().extent().tokens;
+    let mut used = Vec::new();
     for stage in stages(&settings.drop, steps, tokens) {
         for _ in 0..REPEATS {
+            dry.take_usage();
             trainer.rehearse(stage.first_step, &batch)?;
         }
+        used.push(StepUse { stage, kernels: dry.take_usage() });
     }
     let peak = dry.memory().peak_allocated - empty;
     let memory = MemoryEstimate {
@@ -77,7 +108,7 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
         activations: peak - held,
         peak,
     };
-    Ok(Rehearsal { memory, products: ops::demands(&dry) })
+    Ok(Rehearsal { memory, products: ops::demands(&dry), steps: used })
 }
 
 /// The kept lengths to look at.

@@ -73,9 +73,20 @@ impl Vit {
     /// # Errors
     /// If the images have another size, the spans are not such of this model, batch and length, or the device fails.
     pub fn forward(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
-        let x = self.features(images, spans, mode)?;
-        let pooled = mode.dropout(self.pool(&x)?, self.config.drop_rate, Block::layers_below(self.config.depth))?;
-        self.head.forward(&pooled)
+        self.classify(&self.features(images, spans, mode)?, mode)
+    }
+
+    /// The head on what the last block has made of each token ([`Vit::features`]): `f32[B, T, C]` or `f32[B, R, C]` to logits,
+    /// `f32[B, V]`.
+    ///
+    /// # Errors
+    /// If the features are not of the model's width, or the device fails.
+    pub fn classify(&self, features: &Tensor, mode: &Mode) -> Result<Tensor> {
+        if !matches!(features.dims(), &[_, _, width] if width == self.config.embed_dim) {
+            return Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() });
+        }
+        let last_layer = Block::layers_below(self.config.depth);
+        self.head.forward(&mode.dropout(self.pool(features)?, self.config.drop_rate, last_layer)?)
     }
 
     /// What the last block makes of each token, `f32[B, T, C]`, before the last norm: [`Vit::forward`] without pooling and head.
@@ -84,7 +95,7 @@ impl Vit {
     /// # Errors
     /// As [`Vit::forward`].
     pub fn features(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
-        let mut x = self.embedded(images, mode)?;
+        let mut x = self.embed(images, mode)?;
         let mut spans = spans;
         // Before the norm, which then has less to do.
         if let [Span { blocks, positions, rejoins: false }] = spans
@@ -99,8 +110,11 @@ impl Vit {
         self.blocks.forward(x, spans, Mask::None, mode)
     }
 
-    /// Checked images to `f32[B, T, C]`, behind the dropout of the positions.
-    fn embedded(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
+    /// What the first block sees, but for a norm before it: images to `f32[B, T, C]`, with their positions.
+    ///
+    /// # Errors
+    /// If the images have another size, or the device fails.
+    pub fn embed(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
         let &[_, 3, height, width] = images.dims() else {
             return Err(Error::Shape { op: "ViT", what: "needs images [B, 3, H, W]", got: images.info() });
         };
@@ -111,11 +125,11 @@ impl Vit {
                 got: images.info(),
             });
         }
-        mode.dropout(self.embed(images)?, self.config.pos_drop_rate, 0)
+        mode.dropout(self.tokens(images)?, self.config.pos_drop_rate, 0)
     }
 
     /// Images to `f32[B, T, C]`.
-    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+    fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
         let pos = self.pos_embed.tensor();
         let prefix = self.prefix()?;
@@ -156,6 +170,11 @@ impl Vit {
     /// Its parameters, in timm's order and under timm's names.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// Its blocks.
+    pub fn encoder(&self) -> &Encoder {
+        &self.blocks
     }
 
     /// The device.

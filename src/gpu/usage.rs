@@ -1,0 +1,63 @@
+//! What a dry run was asked to compute.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::{BufferView, Gpu, Grid, Kernel};
+
+/// A kernel's dispatches in a dry run.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelUse {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Dispatches.
+    pub count: u64,
+    /// Floating-point operations of all of them, a multiply-add being two, as far as they are counted: those of matrix products and
+    /// attention, beside which the others' are few.
+    pub flops: u64,
+    /// Bytes of the ranges that they bind: what has to be read or written once at least, if kernels use all that they bind.
+    pub bytes: u64,
+}
+
+/// By name, which each kernel has for itself.
+#[derive(Debug, Default)]
+struct Noted(Mutex<BTreeMap<&'static str, KernelUse>>);
+
+impl Noted {
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<&'static str, KernelUse>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Gpu {
+    /// Counts a dispatch that is not made.
+    pub(super) fn note(&self, kernel: &'static Kernel, buffers: &[&BufferView], grid: Grid) {
+        let bytes: u64 = buffers.iter().map(|view| view.size()).sum();
+        self.attachment::<Noted>().with(|noted| {
+            let used = noted.entry(kernel.name).or_insert(KernelUse { kernel, count: 0, flops: 0, bytes: 0 });
+            used.count += 1;
+            used.flops += grid.flops;
+            used.bytes += bytes;
+        });
+    }
+
+    /// What a dry run ([`Gpu::dry_run`]) was asked to compute since the last call, by kernel, in the order of their names. Nothing on
+    /// a device that computes.
+    pub fn take_usage(&self) -> Vec<KernelUse> {
+        self.attachment::<Noted>().with(std::mem::take).into_values().collect()
+    }
+
+    /// Compiles kernels that are not compiled yet, so that no step has to.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if one does not compile; [`crate::Error::DeviceLost`].
+    pub fn warm_up(&self, kernels: impl IntoIterator<Item = &'static Kernel>) -> crate::Result<()> {
+        for kernel in kernels {
+            self.expect_alive()?;
+            if let Some(mut state) = self.recording() {
+                self.pipeline(&mut state, kernel)?;
+            }
+        }
+        Ok(())
+    }
+}

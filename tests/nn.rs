@@ -1,0 +1,126 @@
+//! Modules against the operations that they are made of.
+
+use crate::common::{assert_close, each_family, values};
+use wgrad::autograd::Parameters;
+use wgrad::nn::{BlockConfig, Encoder, Init, Mode, NormOrder, Span};
+use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
+use wgrad::{DType, Gpu, Tensor};
+
+const WIDTH: usize = 32;
+const TOKENS: usize = 9;
+const KEY: RandomKey = RandomKey { seed: 4, step: 0, layer: 0, first_sample: 0 };
+
+fn encoder(gpu: &Gpu, order: NormOrder, dropout: f32) -> (Parameters, Encoder) {
+    let mut parameters = Parameters::new(gpu);
+    let config = BlockConfig {
+        width: WIDTH,
+        heads: 2,
+        hidden: 48,
+        qkv_bias: true,
+        dropout,
+        drop_path: 0.0,
+        eps: 1e-5,
+        order,
+    };
+    let encoder = Encoder::new(Init::new(&mut parameters, 3), 2, |_| config).unwrap();
+    // Scales and shifts that are not 1 and 0.
+    for (seed, p) in (10..).zip(&parameters) {
+        let noise = values(seed, p.value().numel());
+        let own: Vec<f32> = p.value().to_vec().unwrap();
+        p.set(&own.iter().zip(&noise).map(|(own, noise)| 4.0 * own + 0.2 * noise).collect::<Vec<_>>()).unwrap();
+    }
+    (parameters, encoder)
+}
+
+fn input(gpu: &Gpu) -> Tensor {
+    Tensor::from_slice(gpu, &[2, TOKENS, WIDTH], &values(1, 2 * TOKENS * WIDTH)).unwrap().requires_grad().unwrap()
+}
+
+/// Result and gradients of the input and all parameters, under a gradient from above that is not 1.
+fn learn(parameters: &Parameters, x: &Tensor, y: &Tensor) -> Vec<Vec<f32>> {
+    parameters.zero_grad();
+    let dy = Tensor::from_slice(x.gpu(), y.dims(), &values(2, y.numel())).unwrap();
+    let gradients = y.backward_from(&dy).unwrap();
+    let own = parameters.iter().map(|p| p.grad().unwrap().to_vec().unwrap());
+    [y.to_vec().unwrap(), gradients.get(x).unwrap().to_vec().unwrap()].into_iter().chain(own).collect()
+}
+
+/// BERT's blocks: norm1(x + attention(x)), then norm2(x + mlp(x)).
+fn post_norm(parameters: &Parameters, x: &Tensor, mask: Mask) -> Tensor {
+    let mut x = x.clone();
+    for block in 0..2 {
+        let value = |path: &str| parameters.get(&format!("{block}.{path}")).unwrap().tensor();
+        let linear = |x: &Tensor, path: &str| {
+            ops::linear(x, &value(&format!("{path}.weight")), Some(&value(&format!("{path}.bias")))).unwrap()
+        };
+        let norm = |x: &Tensor, path: &str| {
+            ops::layernorm(x, &value(&format!("{path}.weight")), &value(&format!("{path}.bias")), 1e-5).unwrap()
+        };
+        let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, mask).unwrap(), "attn.proj");
+        x = norm(&ops::add(&x, &attended).unwrap(), "norm1");
+        let hidden = ops::gelu(&linear(&x, "mlp.fc1")).unwrap();
+        x = norm(&ops::add(&x, &linear(&hidden, "mlp.fc2")).unwrap(), "norm2");
+    }
+    x
+}
+
+fn assert_alike(parameters: &Parameters, got: &[Vec<f32>], expected: &[Vec<f32>]) {
+    let names = ["y", "dx"].into_iter().chain(parameters.iter().map(|p| p.path()));
+    for ((name, got), expected) in names.zip(got).zip(expected) {
+        assert_close(name, got, expected, 2e-5);
+    }
+}
+
+#[test]
+fn norms_behind_the_sums() {
+    for gpu in each_family() {
+        let (parameters, encoder) = encoder(&gpu, NormOrder::Post, 0.0);
+        let x = input(&gpu);
+        for mask in [Mask::None, Mask::Causal] {
+            let expected = learn(&parameters, &x, &post_norm(&parameters, &x, mask));
+            for mode in [Mode::evaluation(), Mode::training(KEY), Mode::training(KEY).checkpointed(true)] {
+                let y = encoder.forward(x.clone(), &[], mask, &mode).unwrap();
+                assert_alike(&parameters, &learn(&parameters, &x, &y), &expected);
+            }
+        }
+    }
+}
+
+/// In both orders of norms, with dropout and without, a block that sees some tokens is the block on those alone.
+#[test]
+fn spans_are_their_blocks_on_fewer_tokens() {
+    let positions = [0u32, 2, 3, 8, 1, 4, 6, 7];
+    for gpu in each_family() {
+        for (order, dropout) in [(NormOrder::Pre, 0.0), (NormOrder::Post, 0.0), (NormOrder::Pre, 0.2), (NormOrder::Post, 0.2)] {
+            let (parameters, encoder) = encoder(&gpu, order, dropout);
+            let x = input(&gpu);
+            let kept = || TokenIndices::new(&gpu, 2, 4, TOKENS, &positions).unwrap();
+            let run = |x: Tensor, spans: &[Span<TokenIndices>], mode: &Mode| {
+                encoder.forward(x, spans, Mask::Causal, mode).unwrap()
+            };
+            for checkpointed in [false, true] {
+                let mode = Mode::training(KEY).checkpointed(checkpointed);
+                // The second block alone, the first before it on all tokens.
+                let single = run(x.clone(), &[Span::bypass(1..2, kept())], &mode);
+                let both = run(x.clone(), &[Span::bypass(0..2, kept())], &mode);
+                let each = run(x.clone(), &[Span::bypass(0..1, kept()), Span::bypass(1..2, kept())], &mode);
+                let gone = run(x.clone(), &[Span::leave(0, 2, kept())], &mode);
+                let rows = run(ops::token_gather(&x, &kept()).unwrap(), &[], &mode);
+                let got = learn(&parameters, &x, &gone);
+                assert_alike(&parameters, &got, &learn(&parameters, &x, &rows));
+                assert_eq!(gone.dims(), [2, 4, WIDTH]);
+                // Equal draws for both blocks are one span over them.
+                let back = ops::token_scatter(ops::scale(&x, 1.0).unwrap(), &rows_again(&encoder, &x, &kept(), &mode), &kept());
+                let expected = learn(&parameters, &x, &back.unwrap());
+                assert_alike(&parameters, &learn(&parameters, &x, &both), &expected);
+                assert_alike(&parameters, &learn(&parameters, &x, &each), &expected);
+                assert_eq!(single.dims(), x.dims());
+                assert_eq!(single.dtype(), DType::F32);
+            }
+        }
+    }
+}
+
+fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
+    encoder.forward(ops::token_gather(x, kept).unwrap(), &[], Mask::Causal, mode).unwrap()
+}
