@@ -20,7 +20,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "nn", "models"]),
     // No GPU type: a data set is the host's business.
     ("data", &["error", "mix", "resample"]),
-    ("train", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "models", "ltd", "optim", "checkpoint", "data"]),
+    (
+        "train",
+        &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "models", "ltd", "optim", "checkpoint", "data"],
+    ),
 ];
 
 /// What the crate's root re-exports, with the module that it comes from.
@@ -36,16 +39,16 @@ const AT_ROOT: &[(&str, &str)] = &[
 /// The one thing of wgpu that others than `gpu` may name: bounds of types that are shared between threads.
 const WGPU_BOUND: &str = "wgpu::WasmNotSendSync";
 
-struct File {
-    path: PathBuf,
+pub struct File {
+    pub path: PathBuf,
     /// First component of its module path.
-    module: String,
+    pub module: String,
     /// Its lines without comments.
-    code: Vec<String>,
+    pub code: Vec<String>,
 }
 
 /// Every source file but the crate's root.
-fn files() -> Vec<File> {
+pub fn files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     collect(&root, &mut paths);
@@ -83,12 +86,12 @@ fn crate_paths(code: &str) -> Vec<String> {
     found
 }
 
-fn identifier(text: &str) -> String {
+pub fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 /// The items of a list up to its closing brace, without splitting nested lists.
-fn top_level(list: &str) -> Vec<&str> {
+pub fn top_level(list: &str) -> Vec<&str> {
     let (mut depth, mut start, mut items) = (0, 0, Vec::new());
     for (at, c) in list.char_indices() {
         match c {

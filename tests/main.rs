@@ -7,6 +7,7 @@ mod augment;
 mod autograd;
 #[cfg(feature = "train")]
 mod checkpoint;
+mod circles;
 mod common;
 #[cfg(feature = "train")]
 mod data;
