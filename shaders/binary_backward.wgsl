@@ -1,4 +1,5 @@
-// binary_backward: the gradients of shaders/binary.wgsl, where z = f(x, y): dx = dz ∂f/∂x (backward_x), dy = dz ∂f/∂y (backward_y).
+// binary_backward: the gradients of shaders/binary.wgsl, where z = f(x, y): dx = dz ∂f/∂x (backward_x), dy = dz ∂f/∂y
+// (backward_y).
 //
 //   x   Item[..]     read
 //   y   Item[..]     read

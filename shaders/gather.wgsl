@@ -43,8 +43,9 @@ fn gather(
     }
 }
 
-// Grid: an invocation for each column [o, ·, i] of y, 64 a workgroup, folded. It alone adds to its column, element after element, so
-// that repeated indices add up in one order, without atomics. k runs from `first` to `end`: long axes take several dispatches.
+// Grid: an invocation for each column [o, ·, i] of y, 64 a workgroup, folded. It alone adds to its column, element after
+// element, so that repeated indices add up in one order, without atomics. k runs from `first` to `end`: long axes take several
+// dispatches.
 @compute @workgroup_size(64)
 fn scatter_add(
     @builtin(workgroup_id) group: vec3<u32>,

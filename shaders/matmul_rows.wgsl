@@ -14,11 +14,11 @@
 //   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
 //   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
-// Grid: x = ceil(N / 16), y = ceil(rows / (8 * rows_a_lane)), z = batch; rows from `first_row`, columns from `first_column` and matrices from
-// `first_matrix` on. A workgroup is 8
-// lanes, a subgroup of a CPU driver; each lane makes 4 neighbouring rows (2 where `rows_a_lane` is 2), and where it is 8
-// also those 32 further down, of all 16 columns. So B's addresses are uniform (scalar loads) and each slow per-lane
-// load of A serves 16 columns. A size that does not divide the tile repeats the last row or column and does not store it.
+// Grid: x = ceil(N / 16), y = ceil(rows / (8 * rows_a_lane)), z = batch; rows from `first_row`, columns from `first_column` and
+// matrices from `first_matrix` on. A workgroup is 8 lanes, a subgroup of a CPU driver; each lane makes 4 neighbouring rows (2
+// where `rows_a_lane` is 2), and where it is 8 also those 32 further down, of all 16 columns. So B's addresses are uniform
+// (scalar loads) and each slow per-lane load of A serves 16 columns. A size that does not divide the tile repeats the last row
+// or column and does not store it.
 //
 // Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl,
 // tiles/vec4.wgsl and one of epilogues/. Positions in buffers count vec4s.

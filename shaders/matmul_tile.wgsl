@@ -15,8 +15,8 @@
 //   b  nn, tn: [K, N], rows ldb apart; nt: [N, K], rows ldb apart
 //   and those of the epilogue, c [M, N] among them, rows ldc apart
 //
-// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; rows from `first_row`, columns from `first_column` and matrices from
-// `first_matrix` on. `tile` is
+// Grid: x = ceil(N / tile), y = ceil(rows / tile), z = batch; rows from `first_row`, columns from `first_column` and matrices
+// from `first_matrix` on. `tile` is
 //   128: 256 invocations, each four 4x4 blocks of C, 16 KiB of workgroup memory, for large products;
 //   64: 128 invocations, each two blocks, one below the other, 8 KiB;
 //   32: 64 invocations, each one block, 4 KiB, for products of few tiles.

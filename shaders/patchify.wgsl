@@ -5,7 +5,8 @@
 //   image  u8[batch, 3, height, width], four a word, or f32[..]  read
 //   y      f32[batch, patches, 3 P P]                            written
 //
-// Grid: a patch a workgroup of 64, folded (lib/grid.wgsl), or of very large ones a workgroup for each layer along z. Any P that divides both sides.
+// Grid: a patch a workgroup of 64, folded (lib/grid.wgsl), or of very large ones a workgroup for each layer along z. Any P that
+// divides both sides.
 
 struct Params {
     count: u32, // batch * patches

@@ -2,8 +2,8 @@
 //   packed[b, r] = full[b, indices[b, r]]   and back.
 //
 // Grid of every entry point: a packed row a workgroup of 64, folded (lib/grid.wgsl), or of very wide rows a workgroup for each
-// layer along z; rows = batch * kept. Any sizes: `width` counts Items, four floats or one (tiles/). An index that is not below `tokens` raises
-// `fault` (lib/fault.wgsl), and no memory of the full tensor is touched for its row.
+// layer along z; rows = batch * kept. Any sizes: `width` counts Items, four floats or one (tiles/). An index that is not below
+// `tokens` raises `fault` (lib/fault.wgsl), and no memory of the full tensor is touched for its row.
 
 struct Params { rows: u32, kept: u32, tokens: u32, width: u32, accumulate: u32, fault: u32 }
 

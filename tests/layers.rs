@@ -7,23 +7,25 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &["shape"]),
     ("shape", &["error"]),
-    ("mix", &[]),
+    ("hash", &[]),
+    ("identity", &[]),
     ("resample", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "gpu", "tensor"]),
-    ("ops", &["error", "shape", "mix", "gpu", "tensor", "autograd"]),
+    ("ops", &["error", "shape", "hash", "gpu", "tensor", "autograd"]),
     // Files of any model: each reads and writes its own through it.
     ("checkpoint", &["error", "tensor", "autograd"]),
-    ("nn", &["error", "shape", "gpu", "tensor", "autograd", "ops"]),
+    ("nn", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops"]),
     ("models", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "checkpoint", "nn"]),
-    ("ltd", &["error", "shape", "mix", "gpu", "tensor", "autograd", "ops", "nn"]),
+    ("ltd", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "mix", "resample"]),
+    ("data", &["error", "hash", "identity", "resample"]),
     (
         "train",
-        &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "models", "ltd", "optim", "checkpoint", "data"],
+        // No model: it trains any.
+        &["error", "shape", "hash", "identity", "gpu", "tensor", "autograd", "ops", "nn", "ltd", "optim", "checkpoint", "data"],
     ),
 ];
 
@@ -46,16 +48,16 @@ const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::"];
 /// The one thing of wgpu that others than `gpu` may name: bounds of types that are shared between threads.
 const WGPU_BOUND: &str = "wgpu::WasmNotSendSync";
 
-struct File {
-    path: PathBuf,
+pub struct File {
+    pub path: PathBuf,
     /// First component of its module path.
-    module: String,
+    pub module: String,
     /// Its lines without comments.
-    code: Vec<String>,
+    pub code: Vec<String>,
 }
 
 /// Every source file but the crate's root.
-fn files() -> Vec<File> {
+pub fn files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     collect(&root, &mut paths);
@@ -93,12 +95,12 @@ fn crate_paths(code: &str) -> Vec<String> {
     found
 }
 
-fn identifier(text: &str) -> String {
+pub fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 /// The items of a list up to its closing brace, without splitting nested lists.
-fn top_level(list: &str) -> Vec<&str> {
+pub fn top_level(list: &str) -> Vec<&str> {
     let (mut depth, mut start, mut items) = (0, 0, Vec::new());
     for (at, c) in list.char_indices() {
         match c {

@@ -7,6 +7,7 @@ mod augment;
 mod autograd;
 #[cfg(feature = "files")]
 mod checkpoint;
+mod circles;
 mod common;
 #[cfg(feature = "files")]
 mod data;

@@ -1,6 +1,6 @@
-// The place of an element in tensors that are walked in an order of their own: broadcast, permuted, a part of a larger one.
-// An index runs over the sizes d1 to d5 of the kernel's Params, the last fastest, and over what is left along a sixth, outermost axis; x0 to x5 and y0 to y5 are what a step along
-// each axis moves in the operands x and y.
+// The place of an element in tensors that are walked in an order of their own: broadcast, permuted, a part of a larger one. An
+// index runs over the sizes d1 to d5 of the kernel's Params, the last fastest, and over what is left along a sixth, outermost
+// axis; x0 to x5 and y0 to y5 are what a step along each axis moves in the operands x and y.
 
 struct StridedPlaces { x: u32, y: u32 }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::Split;
 use super::layout::CALLED;
 use super::listing::inside;
-use crate::mix::absorb;
+use crate::hash::absorb;
 
 /// Of more pictures, looking at each file could take minutes on a slow disk.
 pub(super) const MOST: usize = 1 << 17;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Split;
 use super::duplicates::{MOST, TAIL, digest, hash_bytes};
-use crate::mix::absorb;
+use crate::hash::absorb;
 
 /// Samples of each class whose content is looked at.
 const READ: usize = 8;

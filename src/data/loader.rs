@@ -16,7 +16,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::random::{Purpose, keyed, shuffle};
 use super::{Batch, Fingerprint, Key, Mix, Mixed, Position, Split, Transform};
 use crate::error::{Error, Result};
-use crate::mix::absorb;
+use crate::hash::absorb;
 
 /// How a [`Loader`] makes batches.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
-use crate::mix::{GOLDEN, finalise};
+use crate::hash::{GOLDEN, finalise};
 
 /// What a stream of random numbers is for. Streams of different purposes are unrelated even under equal keys.
 #[derive(Clone, Copy)]

@@ -110,11 +110,11 @@ pub trait Params: bytemuck::Pod {
 
 /// Declares a `Params` struct once, so that the WGSL's can be compared with it by reflection.
 macro_rules! params {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ident),+ $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident { $($field:ident: $ty:ident),+ $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($field: $ty),+ }
+        $vis struct $name { $($vis $field: $ty),+ }
         impl $crate::gpu::Params for $name {
             const FIELDS: &'static [(&'static str, &'static str)] = &[$((stringify!($field), stringify!($ty))),+];
         }

@@ -16,7 +16,7 @@ use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
 use crate::error::{Error, Result};
-use crate::mix::absorb;
+use crate::hash::absorb;
 
 /// What a draw depends on, besides the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,6 +6,7 @@ use rand_pcg::rand_core::Rng;
 
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
+use crate::hash::Fnv;
 use crate::tensor::checked_shape;
 
 /// Adds parameters under a path. Every parameter's random values depend on the seed and its own path alone, so that
@@ -68,7 +69,8 @@ impl<'a> Init<'a> {
 
     fn add(&mut self, name: &str, shape: &[usize], mut value: impl FnMut(&mut Pcg32) -> f32) -> Result<Parameter> {
         let path = self.path(name);
-        let mut rng = Pcg32::new(self.seed, hash(&path));
+        // The path's hash is the number of the random stream.
+        let mut rng = Pcg32::new(self.seed, Fnv::of(path.as_bytes()));
         let shape = checked_shape("Init", shape)?;
         let parameter = self.parameters.reserve(path, shape)?;
         // Nobody looks at values in a dry run, and drawing them would take most of its time.
@@ -78,11 +80,6 @@ impl<'a> Init<'a> {
         }
         Ok(parameter)
     }
-}
-
-/// FNV-1a of a path, as the random stream's number.
-fn hash(path: &str) -> u64 {
-    path.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Uniform in [0, 1).

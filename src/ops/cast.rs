@@ -1,6 +1,7 @@
 //! Between full and half precision.
 
-use super::{expect, vec4_grid};
+use super::expect;
+use super::item::vec4_grid;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};

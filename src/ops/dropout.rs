@@ -99,9 +99,8 @@ static PATH_VEC4_F16: Kernel = Kernel {
 
 pub(crate) const KERNELS: &[&Kernel] = &[&SCALAR, &VEC4, &VEC4_F16, &PATH_SCALAR, &PATH_VEC4, &PATH_VEC4_F16];
 
-/// Sets each element to 0 with probability `p` and multiplies the others by 1 / (1 − p): f32 or f16 `[B, ..]` to the
-/// same dtype and shape.
-/// The mask depends on `key` and on the element's place in its sample alone. With p = 0 it returns `x` itself.
+/// Sets each element to 0 with probability `p` and multiplies the others by 1 / (1 − p): f32 or f16 `[B, ..]` to the same dtype
+/// and shape. The mask depends on `key` and on the element's place in its sample alone. With p = 0 it returns `x` itself.
 ///
 /// # Errors
 /// If `x` is neither f32 nor f16 with samples of a multiple of 4 elements, or p is not in 0 ≤ p < 1.
@@ -110,9 +109,8 @@ pub fn dropout(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
 }
 
 /// Sets each sample (of the leading axis) to 0 with probability `p` and multiplies the others by 1 / (1 − p):
-/// f32 or f16 `[B, ..]` to the
-/// same dtype and shape. For a residual branch, whose block is thereby left out for these samples. The mask
-/// depends on `key` and the sample's position alone. With p = 0 it returns `x` itself.
+/// f32 or f16 `[B, ..]` to the same dtype and shape. For a residual branch, whose block is thereby left out for these samples.
+/// The mask depends on `key` and the sample's position alone. With p = 0 it returns `x` itself.
 ///
 /// # Errors
 /// If `x` is neither f32 nor f16 with samples of a multiple of 4 elements, or p is not in 0 ≤ p < 1.

@@ -22,6 +22,11 @@ impl ByItem {
 /// Invocations a workgroup of such kernels.
 pub(super) const LANES: usize = 64;
 
+/// The grid of a kernel that treats each element by itself, four of them an invocation.
+pub(super) fn vec4_grid(numel: usize) -> Grid {
+    Grid::linear(numel.div_ceil(4), LANES)
+}
+
 /// The grid of a kernel that treats `items` of each of `samples` alike: items along x, samples along y. Above the
 /// device's limit the kernels' loops stride on.
 pub(super) fn sample_grid(items: usize, samples: usize) -> Grid {

@@ -1,8 +1,7 @@
 //! The MLP of a transformer block with the residual that it is added to, as one operation.
 
-use super::gemm::Epilogue;
-use super::matmul::{Layer, add_to, expect_residual};
-use super::token_rows::{TokenRows, channels_of};
+use super::matmul::{Epilogue, Layer, add_to, expect_residual};
+use super::tokens::{TokenRows, channels_of};
 use super::{TokenIndices, expect_match, shape, sole_or_copy};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
@@ -15,9 +14,9 @@ pub type Weights<'a> = (&'a Tensor, &'a Tensor);
 /// residual + fc2(GELU(fc1(x))): x `f32[.., C]` or `f16[.., C]`, fc1 to F channels, fc2 to N, residual and result `f32[.., N]`.
 /// GELU and the residual cost no pass of their own.
 ///
-/// With `into`, a full tensor `f32[B, T, N]` and the tokens of each sample that x `[B, R, C]` and the residual hold, the result is
-/// the full tensor with the rows of those tokens replaced, as [`super::token_scatter()`] would make it: in the full
-/// tensor's own memory if this is its last handle, else in a copy.
+/// With `into`, a full tensor `f32[B, T, N]` and the tokens of each sample that x `[B, R, C]` and the residual hold, the result
+/// is the full tensor with the rows of those tokens replaced, as [`super::token_scatter()`] would make it: in the full tensor's
+/// own memory if this is its last handle, else in a copy.
 ///
 /// # Errors
 /// If the shapes do not fit, or something other than x is not f32.
@@ -123,9 +122,9 @@ fn take_rows(dy: Tensor, indices: &TokenIndices, parents: &mut ParentGradients<'
 
 /// The same on the CPU, slowly.
 pub mod reference {
-    use crate::ops::column_sum::reference::column_sum;
     use crate::ops::gelu;
     use crate::ops::matmul::reference::product;
+    use crate::ops::reduce::column_sum::reference::column_sum;
 
     /// x, W1, b1, W2, b2 and residual, as [`super::mlp`] takes them.
     pub type Inputs<'a> = [&'a [f32]; 6];

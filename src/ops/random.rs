@@ -10,7 +10,7 @@
 //! - The counter is (index within the sample, layer, position of the sample in the global batch as low and high word).
 //! - An event of probability p happens where a word is below the integer nearest to p·2³².
 
-use crate::mix::absorb;
+use crate::hash::absorb;
 
 /// What random bits depend on, besides the operation and the element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

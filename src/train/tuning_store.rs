@@ -10,6 +10,7 @@ use super::{Task, Workload, rehearse};
 use crate::checkpoint::replace_file;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::hash::Fnv;
 use crate::ops::{self, TuneReport, Tuning};
 
 /// No table is as large, in bytes.
@@ -99,9 +100,7 @@ impl Device {
     }
 
     fn file_name(&self) -> String {
-        let mut hash = Fnv::default();
-        hash.add(format!("{self:?}").as_bytes());
-        format!("tuning-{:016x}.json", hash.0)
+        format!("tuning-{:016x}.json", Fnv::of(format!("{self:?}").as_bytes()))
     }
 }
 
@@ -112,24 +111,7 @@ fn kernels_hash() -> u64 {
         hash.add(format!("{} {:?}", kernel.name, kernel.constants).as_bytes());
         kernel.sources.iter().for_each(|source| hash.add(source.text.as_bytes()));
     }
-    hash.0
-}
-
-/// FNV-1a, 64 bits (Fowler, Noll and Vo): the same everywhere and always, which the standard library's is not.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
+    hash.value()
 }
 
 /// The table in the file, if it is there.

@@ -197,7 +197,7 @@ fn tokens_of_a_mean() {
 }
 
 /// The queries that a key's gradient of flash attention comes from, against stored scores. (Keys, and GPUs' kernels, would
-/// need more tokens than a test has time for; `attention_flash.rs` has a test of their parts.)
+/// need more tokens than a test has time for; `attention/flash.rs` has a test of their parts.)
 #[test]
 fn tokens_of_attention() {
     let (tokens, width) = (3_480, 32);

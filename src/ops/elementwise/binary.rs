@@ -204,7 +204,7 @@ pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// x + y where neither is the other's repetition over leading axes, which [`crate::ops::add()`] does by itself.
-pub(in crate::ops) fn broadcast_add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+pub(super) fn broadcast_add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let z = value("add", &ADD, x, y)?;
     Ok(record(z, &[x, y], || LinearRule { terms: [(x.shape(), 1.0), (y.shape(), 1.0)] }))
 }

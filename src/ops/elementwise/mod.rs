@@ -2,15 +2,22 @@
 //! matched from the last, and an axis of size 1, or one that a tensor lacks, repeats it.
 //!
 //! One shader serves all functions of one tensor and one all of two; a function is a file of a few lines below
-//! `shaders/unary/` or `shaders/binary/`, and a line here.
+//! `shaders/unary/` or `shaders/binary/`, and a line here. What training steps are made of has kernels of its own: [`add()`],
+//! [`gelu()`], [`scale()`].
 
+pub mod add;
 mod binary;
 mod choice;
+pub mod gelu;
+pub mod scale;
 mod unary;
 
-pub(super) use binary::{broadcast_add, equal};
+pub use add::add;
+pub(super) use binary::equal;
 pub use binary::{div, maximum, minimum, mul, sub};
 pub use choice::where_;
+pub use gelu::gelu;
+pub use scale::scale;
 pub(super) use unary::rsqrt_above;
 pub use unary::{
     abs, clamp, exp, gelu_tanh, leaky_relu, log, neg, pow, quick_gelu, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh,
@@ -20,7 +27,8 @@ use crate::gpu::Kernel;
 
 /// The kernels of this module.
 pub(crate) fn kernels() -> Vec<&'static Kernel> {
-    [unary::kernels(), binary::kernels(), choice::KERNELS.to_vec()].concat()
+    let own = [add::KERNELS, choice::KERNELS, gelu::KERNELS, scale::KERNELS].concat();
+    [unary::kernels(), binary::kernels(), own].concat()
 }
 
 /// The same on the CPU, slowly: of a function its value and its slopes.

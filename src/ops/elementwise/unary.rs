@@ -3,7 +3,8 @@
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
-use crate::ops::{expect_float, scale, vec4_grid};
+use crate::ops::item::vec4_grid;
+use crate::ops::{expect_float, scale};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -153,8 +154,8 @@ pub fn exp(x: &Tensor) -> Result<Tensor> {
     EXP.apply(x, 0.0, 0.0)
 }
 
-/// GELU by the hyperbolic tangent, x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: PyTorch's `approximate="tanh"`, GPT-2's. The exact form
-/// is [`gelu`](crate::ops::gelu()).
+/// GELU by the hyperbolic tangent, x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: PyTorch's `approximate="tanh"`, GPT-2's. The exact
+/// form is [`gelu`](crate::ops::gelu()).
 ///
 /// # Errors
 /// As [`abs`].

@@ -38,8 +38,8 @@ static SCATTER_ADD: Kernel = Kernel {
 
 pub(super) const KERNELS: &[&Kernel] = &[&GATHER, &SCATTER_ADD];
 
-/// The elements of `x` that `index` names along the axis `along`: y\[.., k, ..\] = x\[.., index\[.., k, ..\], ..\]. `f32[.., N, ..]` and
-/// `u32[.., K, ..]` to `f32[.., K, ..]`, as PyTorch's `gather`; the other sizes are equal.
+/// The elements of `x` that `index` names along the axis `along`: y\[.., k, ..\] = x\[.., index\[.., k, ..\], ..\].
+/// `f32[.., N, ..]` and `u32[.., K, ..]` to `f32[.., K, ..]`, as PyTorch's `gather`; the other sizes are equal.
 ///
 /// # Errors
 /// If the dtypes are others, there is no such axis, or other sizes differ. An index that is not below N gives 0, and makes the
@@ -52,9 +52,9 @@ pub fn gather(x: &Tensor, along: usize, index: &Tensor) -> Result<Tensor> {
 }
 
 /// `x` with the elements of `source` added to where `index` names along the axis `along`:
-/// y\[.., index\[.., k, ..\], ..\] += source\[.., k, ..\]. `f32[.., N, ..]`, `u32[.., K, ..]` and `f32[.., K, ..]` to `f32[.., N, ..]`,
-/// as PyTorch's `scatter_add`, but always in the same order: k by k. Each column along the axis is one invocation's, so it is fast
-/// where there are many columns.
+/// y\[.., index\[.., k, ..\], ..\] += source\[.., k, ..\]. `f32[.., N, ..]`, `u32[.., K, ..]` and `f32[.., K, ..]` to
+/// `f32[.., N, ..]`, as PyTorch's `scatter_add`, but always in the same order: k by k. Each column along the axis is one
+/// invocation's, so it is fast where there are many columns.
 ///
 /// # Errors
 /// If the dtypes are others, there is no such axis, or other sizes differ. An index that is not below N is left out, and makes

@@ -1,12 +1,14 @@
 //! Operations that move elements and compute nothing: permuting, repeating, taking parts, joining. Each makes a new tensor; only
-//! [`reshape`](super::reshape()) shares memory.
+//! [`reshape()`] shares memory.
 
 mod gather;
 mod join;
+mod reshape;
 mod view;
 
 pub use gather::{gather, scatter_add};
 pub use join::{concat, pad, stack};
+pub use reshape::reshape;
 pub use view::{expand, permute, slice, transpose};
 
 use crate::gpu::Kernel;

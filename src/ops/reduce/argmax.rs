@@ -1,6 +1,6 @@
 //! The place of the largest element along an axis.
 
-use super::axes::slice_of;
+use super::passes::slice_of;
 use crate::error::Result;
 use crate::gpu::{Access, Grid, Kernel, Params, looped, params, rounds, wgsl};
 use crate::ops::item::LANES;

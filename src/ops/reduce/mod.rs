@@ -4,11 +4,14 @@
 //! input again.
 
 mod argmax;
-mod axes;
+pub mod column_sum;
+mod passes;
+pub mod sum;
 
 pub use argmax::argmax;
-pub(super) use axes::sum_to;
-use axes::{MAX, Reduction, SUM, marks};
+pub(super) use passes::sum_to;
+use passes::{MAX, Reduction, SUM, marks};
+pub use sum::{mean, sum};
 
 use super::elementwise::equal;
 use super::strided::{View, copy_view, repeating_strides, sizes};
@@ -21,7 +24,7 @@ use crate::tensor::Tensor;
 
 /// The kernels of this module.
 pub(crate) fn kernels() -> Vec<&'static Kernel> {
-    [axes::KERNELS, argmax::KERNELS].concat()
+    [argmax::KERNELS, column_sum::KERNELS, passes::KERNELS, sum::KERNELS].concat()
 }
 
 /// The sum over `axes`, which are counted from 0 and may be none: `f32[..]` to the other axes.
@@ -163,7 +166,7 @@ impl Backward for MaxRule {
 
 /// The same on the CPU, slowly: reductions of groups of elements, which a test gathers.
 pub mod reference {
-    pub use crate::ops::sum::reference::{mean, sum};
+    pub use super::sum::reference::{mean, sum};
 
     /// The largest, NaN if one is.
     pub fn max(x: &[f32]) -> f32 {

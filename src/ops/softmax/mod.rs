@@ -1,0 +1,213 @@
+//! Softmax over the last axis, as an operation and, in place on padded rows, as a part of attention; and its logarithm.
+
+pub mod log_softmax;
+
+pub use log_softmax::log_softmax;
+
+use crate::autograd::{Backward, ParentGradients, record};
+use crate::error::Result;
+use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
+use crate::ops::item::{ByItem, reduce_rounds, rest_rounds, team_of};
+use crate::ops::{expect_f32, sole_or_copy};
+use crate::tensor::Tensor;
+
+params!(SoftmaxParams { rows: u32, width: u32, stride: u32, causal: u32, lanes: u32 });
+
+static FORWARD_LANE: Kernel = Kernel {
+    name: "softmax.forward_lane",
+    sources: &[
+        wgsl!("softmax.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/four.wgsl"),
+        wgsl!("lib/reduce.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/columns_vec4.wgsl"),
+    ],
+    entry: "forward_lane",
+    bindings: &[Access::Write],
+    params: SoftmaxParams::FIELDS,
+    constants: &[],
+    rounds: rounds!(SoftmaxParams, |p, _| 3 * looped(p.stride, 0) + 1),
+};
+
+static FORWARD_GROUP: Kernel = Kernel {
+    name: "softmax.forward_group",
+    entry: "forward_group",
+    rounds: rounds!(SoftmaxParams, |p, _| 3 * rest_rounds(p.stride, p.lanes) + 1 + 2 * reduce_rounds()),
+    ..FORWARD_LANE
+};
+
+static BACKWARD_LANE: Kernel = Kernel {
+    name: "softmax.backward_lane",
+    entry: "backward_lane",
+    bindings: &[Access::Read, Access::Write],
+    rounds: rounds!(SoftmaxParams, |p, _| 2 * looped(p.stride, 0)),
+    ..FORWARD_LANE
+};
+
+static BACKWARD_GROUP: Kernel = Kernel {
+    name: "softmax.backward_group",
+    entry: "backward_group",
+    rounds: rounds!(SoftmaxParams, |p, _| 2 * rest_rounds(p.stride, p.lanes) + reduce_rounds()),
+    ..BACKWARD_LANE
+};
+
+static FORWARD_LANE_SCALAR: Kernel = Kernel {
+    name: "softmax.forward_lane_scalar",
+    sources: &[
+        wgsl!("softmax.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/four.wgsl"),
+        wgsl!("lib/reduce.wgsl"),
+        wgsl!("tiles/scalar.wgsl"),
+        wgsl!("tiles/columns_scalar.wgsl"),
+    ],
+    ..FORWARD_LANE
+};
+
+static FORWARD_GROUP_SCALAR: Kernel =
+    Kernel { name: "softmax.forward_group_scalar", sources: FORWARD_LANE_SCALAR.sources, ..FORWARD_GROUP };
+
+static BACKWARD_LANE_SCALAR: Kernel =
+    Kernel { name: "softmax.backward_lane_scalar", sources: FORWARD_LANE_SCALAR.sources, ..BACKWARD_LANE };
+
+static BACKWARD_GROUP_SCALAR: Kernel =
+    Kernel { name: "softmax.backward_group_scalar", sources: FORWARD_LANE_SCALAR.sources, ..BACKWARD_GROUP };
+
+pub(crate) const KERNELS: &[&Kernel] = &[
+    &FORWARD_LANE,
+    &FORWARD_GROUP,
+    &BACKWARD_LANE,
+    &BACKWARD_GROUP,
+    &FORWARD_LANE_SCALAR,
+    &FORWARD_GROUP_SCALAR,
+    &BACKWARD_LANE_SCALAR,
+    &BACKWARD_GROUP_SCALAR,
+];
+
+/// Invocations a workgroup, as in the shader.
+const LANES: usize = 64;
+
+/// The forms of one pass.
+struct Forms {
+    lane: ByItem,
+    group: ByItem,
+}
+
+static FORWARD: Forms = Forms {
+    lane: ByItem { vec4: &FORWARD_LANE, scalar: &FORWARD_LANE_SCALAR },
+    group: ByItem { vec4: &FORWARD_GROUP, scalar: &FORWARD_GROUP_SCALAR },
+};
+
+static BACKWARD: Forms = Forms {
+    lane: ByItem { vec4: &BACKWARD_LANE, scalar: &BACKWARD_LANE_SCALAR },
+    group: ByItem { vec4: &BACKWARD_GROUP, scalar: &BACKWARD_GROUP_SCALAR },
+};
+
+impl Forms {
+    /// Dispatches the form for this device and for `params`, whose stride is still in floats: the group form also where rows are
+    /// too long for one invocation.
+    fn dispatch(&self, gpu: &Gpu, params: SoftmaxParams, buffers: &[&BufferView]) -> Result<()> {
+        let (kernel, item) = self.lane.pick(params.stride as usize);
+        let stride = params.stride / item as u32;
+        let rows = params.rows as usize;
+        let (lane, grid) = (SoftmaxParams { stride, lanes: 1, ..params }, Grid::linear(rows, LANES));
+        if gpu.family() == KernelFamily::Lane && kernel.fits(&lane, grid) {
+            return gpu.dispatch(kernel, &lane, buffers, grid);
+        }
+        let (kernel, _) = self.group.pick(params.stride as usize);
+        let team = team_of(stride as usize);
+        let group = SoftmaxParams { lanes: team as u32, ..lane };
+        gpu.dispatch(kernel, &group, buffers, Grid::linear(rows, LANES / team))
+    }
+}
+
+/// exp(x) / Σ exp(x) over the last axis: `f32[.., V]` to the same shape. An entry of −∞ gives 0, a row of nothing else gives
+/// zeros.
+///
+/// # Errors
+/// If `x` is not f32.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    expect_f32("softmax", x)?;
+    let y = x.copied()?;
+    let (rows, width) = (x.shape().rows(), x.shape().last());
+    softmax_rows(x.gpu(), y.buffer(), rows, width, width, None)?;
+    let saved = y.detach();
+    Ok(record(y, &[x], || Rule { y: saved }))
+}
+
+/// Softmax in place of `rows` rows of `width` scores, each `stride` ≥ `width` floats from the last; what lies between
+/// becomes 0. With `causal_tokens` T, row r sees only its first 1 + r mod T scores; the others become 0. Fastest where
+/// `stride` is a multiple of 4.
+pub(super) fn softmax_rows(
+    gpu: &Gpu,
+    scores: &BufferView,
+    rows: usize,
+    width: usize,
+    stride: usize,
+    causal_tokens: Option<usize>,
+) -> Result<()> {
+    let params = SoftmaxParams {
+        rows: rows as u32,
+        width: width as u32,
+        stride: stride as u32,
+        causal: causal_tokens.unwrap_or(0) as u32,
+        lanes: 0,
+    };
+    FORWARD.dispatch(gpu, params, &[scores])
+}
+
+/// Turns dP into dS = P ∘ (dP − Σ P ∘ dP) in place of `d`, for `probabilities` P that [`softmax_rows`] made with the same
+/// sizes, also the causal ones. What lies between `width` and `stride` becomes 0, whatever it was.
+pub(super) fn softmax_rows_backward(
+    gpu: &Gpu,
+    probabilities: &BufferView,
+    d: &BufferView,
+    rows: usize,
+    width: usize,
+    stride: usize,
+) -> Result<()> {
+    let params = SoftmaxParams { rows: rows as u32, width: width as u32, stride: stride as u32, causal: 0, lanes: 0 };
+    BACKWARD.dispatch(gpu, params, &[probabilities, d])
+}
+
+struct Rule {
+    y: Tensor,
+}
+
+impl Backward for Rule {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let dx = sole_or_copy(&dy)?;
+        let (rows, width) = (dx.shape().rows(), dx.shape().last());
+        softmax_rows_backward(dx.gpu(), self.y.buffer(), dx.buffer(), rows, width, width)?;
+        parents.give(0, dx)
+    }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
+}
+
+/// The same on the CPU, slowly.
+pub mod reference {
+    /// Softmax of rows of `width` elements.
+    pub fn forward(x: &[f32], width: usize) -> Vec<f32> {
+        let row = |row: &[f32]| {
+            let largest = row.iter().fold(f64::from(f32::MIN), |m, &v| m.max(v.into()));
+            let e: Vec<_> = row.iter().map(|&v| (f64::from(v) - largest).exp()).collect();
+            let sum: f64 = e.iter().sum();
+            e.into_iter().map(|e| if sum == 0.0 { 0.0 } else { (e / sum) as f32 }).collect::<Vec<_>>()
+        };
+        x.chunks(width).flat_map(row).collect()
+    }
+
+    /// dx = y ∘ (dy − Σ y ∘ dy), with y = softmax(x).
+    pub fn backward(x: &[f32], dy: &[f32], width: usize) -> Vec<f32> {
+        let y = forward(x, width);
+        let row = |(y, dy): (&[f32], &[f32])| {
+            let dot: f64 = y.iter().zip(dy).map(|(&y, &dy)| f64::from(y) * f64::from(dy)).sum();
+            y.iter().zip(dy).map(|(&y, &dy)| (f64::from(y) * (f64::from(dy) - dot)) as f32).collect::<Vec<_>>()
+        };
+        y.chunks(width).zip(dy.chunks(width)).flat_map(row).collect()
+    }
+}

@@ -1,0 +1,29 @@
+//! Rows of tokens, `f32[B, T, C]`: taking and putting back those that random-LTD keeps, and cutting, joining, averaging and
+//! embedding along T.
+
+pub mod concat;
+mod copy_rows;
+pub mod embed;
+pub mod gather;
+mod indices;
+pub mod mean;
+mod rows;
+pub mod scatter;
+pub mod slice;
+
+pub use concat::concat_tokens;
+pub use embed::embed_tokens;
+pub(super) use gather::GatherRule;
+pub use gather::token_gather;
+pub use indices::TokenIndices;
+pub use mean::mean_tokens;
+pub(super) use rows::{TokenRows, channels_of};
+pub use scatter::token_scatter;
+pub use slice::slice_tokens;
+
+use crate::gpu::Kernel;
+
+/// The kernels of this module.
+pub(super) fn kernels() -> Vec<&'static Kernel> {
+    [copy_rows::KERNELS, embed::KERNELS, mean::KERNELS, rows::KERNELS].concat()
+}
