@@ -40,7 +40,7 @@ const AT_ROOT: &[(&str, &str)] = &[
 ];
 
 /// Modules that serve any model, and so name none.
-const FOR_ANY_MODEL: &[&str] = &["gpu", "tensor", "autograd", "ops", "checkpoint", "nn", "ltd", "optim"];
+const FOR_ANY_MODEL: &[&str] = &["gpu", "tensor", "autograd", "ops", "checkpoint", "nn", "ltd", "optim", "data", "train"];
 
 /// How a model is named in code.
 const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::"];
