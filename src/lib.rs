@@ -15,8 +15,15 @@
 //! | [`ltd`], [`optim`], `data`, `checkpoint` | random-LTD; optimisers; data sets; safetensors |
 //! | `train` | the training loop |
 //!
-//! `data`, `checkpoint` and `train` need files, threads and a clock, and come with the default feature `train`. The rest
-//! builds for the browser too.
+//! | feature | adds |
+//! |---|---|
+//! | none | all layers but the last one and `checkpoint`; of `data` what a batch is |
+//! | `train` | the training step |
+//! | `files` | what needs files, threads and a clock: `checkpoint`, loaders, whole runs |
+//! | `pictures`, the default | decoding, augmentation, data sets |
+//! | `hub` | checkpoints from the Hugging Face Hub, by name |
+//!
+//! Up to `train` everything builds for the browser.
 //!
 //! ```
 //! use wgrad::{Gpu, Tensor, ops};
@@ -35,19 +42,20 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod autograd;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 pub mod checkpoint;
-#[cfg(feature = "train")]
 pub mod data;
 pub mod error;
 pub mod gpu;
+#[cfg(feature = "files")]
+mod identity;
 pub mod ltd;
 mod mix;
 pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod resample;
 pub mod shape;
 pub mod tensor;

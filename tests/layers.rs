@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shape", &["error"]),
     ("mix", &[]),
     ("resample", &[]),
+    ("identity", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "gpu", "tensor"]),
@@ -19,8 +20,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("checkpoint", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "nn", "models"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "mix", "resample"]),
-    ("train", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "models", "ltd", "optim", "checkpoint", "data"]),
+    ("data", &["error", "mix", "resample", "identity"]),
+    (
+        "train",
+        &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn", "models", "ltd", "optim", "checkpoint", "data"],
+    ),
 ];
 
 /// What the crate's root re-exports, with the module that it comes from.

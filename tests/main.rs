@@ -1,19 +1,19 @@
 //! The one integration-test binary: a module for each concern.
 
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod allocation;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod augment;
 mod autograd;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod checkpoint;
 mod common;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod data;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod deepspeed;
 mod device;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod folders;
 mod gradcheck;
 #[cfg(feature = "hub")]
@@ -24,22 +24,22 @@ mod layers;
 mod lowered;
 mod ltd;
 mod memory;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod mixing;
 mod optim;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod pictures;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod predict;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod pretrained;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod programs;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod resume;
 mod rounds;
 mod shaders;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod torch;
-#[cfg(feature = "train")]
+#[cfg(feature = "pictures")]
 mod training;

@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 
 use crate::common::{assert_close, each_family, gpu, values};
+use crate::data::single;
 use wgrad::autograd::no_grad;
 use wgrad::checkpoint::{OpenOptions, open};
-use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
+use wgrad::data::{Crop, ImageSource, Loader, LoaderOptions, Split, Transform};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Mode;
 use wgrad::ops::CrossEntropy;
@@ -29,11 +30,10 @@ fn labels() -> Vec<u32> {
     (0..SAMPLES as u32).map(|i| [0, 4, 2, 1, 4, 0, 0][i as usize % 7]).collect()
 }
 
-fn loader(batch_size: usize) -> Loader {
+fn loader(batch_size: usize) -> Loader<ImageSource> {
     let pixels = values(9, SAMPLES * 16 * 16 * 3).iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
     let split = Split::from_pixels(16, 16, pixels, labels()).unwrap();
-    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(batch_size) };
-    Loader::new(&split, Transform::new(16, Crop::Whole), options).unwrap()
+    single(&split, Transform::new(16, Crop::Whole), LoaderOptions::evaluation(batch_size))
 }
 
 /// `f32[N, V]`, by the model at once and a softmax on the host.

@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{each_family, gpu, this_program};
+use crate::data::single;
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, HostTensor};
-use wgrad::data::{DataSet, Loader, LoaderOptions, Split, digits};
+use wgrad::data::{DataSet, ImageSource, Loader, LoaderOptions, Split, digits};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Precision;
@@ -62,8 +63,8 @@ fn settings(gpu: &Gpu) -> TrainSettings {
 /// 48 digits to learn from in batches of 8, 20 to be measured on.
 struct Digits {
     names: Vec<String>,
-    train: Loader,
-    validation: Loader,
+    train: Loader<ImageSource>,
+    validation: Loader<ImageSource>,
 }
 
 impl Digits {
@@ -84,11 +85,10 @@ impl Digits {
             (from(sample).max(sample)..labels.len() as u32).find(same).unwrap()
         };
         let few = |split: &Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-        let options = LoaderOptions { threads: 1, ..LoaderOptions::training(8, seed) };
         let train = data.train.subset(&(0..48).map(pick).collect::<Vec<_>>()).unwrap();
-        let train = Loader::new(&train, data.train_transform(16), options).unwrap();
-        let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(20) };
-        let validation = Loader::new(&few(&data.validation, 20), data.eval_transform(16), options).unwrap();
+        let train = single(&train, data.train_transform(16), LoaderOptions::training(8, seed));
+        let validation = few(&data.validation, 20);
+        let validation = single(&validation, data.eval_transform(16), LoaderOptions::evaluation(20));
         Digits { names: data.class_names, train, validation }
     }
 
@@ -215,10 +215,8 @@ fn saving_takes_a_share_of_the_time() {
     let folder = tempfile::tempdir().unwrap();
     let data: DataSet = digits().unwrap();
     let few = |split: &Split, n: u32| split.subset(&(0..n).collect::<Vec<_>>()).unwrap();
-    let options = LoaderOptions { threads: 1, ..LoaderOptions::training(4, 1) };
-    let train = Loader::new(&few(&data.train, 4), data.train_transform(16), options).unwrap();
-    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(8) };
-    let validation = Loader::new(&few(&data.validation, 8), data.eval_transform(16), options).unwrap();
+    let train = single(&few(&data.train, 4), data.train_transform(16), LoaderOptions::training(4, 1));
+    let validation = single(&few(&data.validation, 8), data.eval_transform(16), LoaderOptions::evaluation(8));
     let config = VitConfig { img_size: (16, 16), patch_size: 8, num_classes: 10, ..VitConfig::custom(320, 6, 5) };
     let model = Vit::new(&gpu, config.clone(), 5).unwrap();
     let path = state(folder.path());
@@ -344,13 +342,11 @@ fn pictures_exchanged_on_the_way_are_found_out() {
     let write =
         |path: &Path, shade: u8| std::fs::write(path, [&b"P6 16 16 255\n"[..], &[shade; 768]].concat()).unwrap();
     (0..8).for_each(|i| write(&file(i), i));
-    let split = Split::from_files((0..8).map(file).collect(), (0..8).map(|i| i % 2).collect()).unwrap();
     let DataSet { class_names, .. } = digits().unwrap();
+    let split = Split::from_files((0..8).map(file).collect(), (0..8).map(|i| i % 2).collect()).unwrap();
+    let split = split.with_class_names(&class_names);
     let part = |resume, steps, seen: &mut dyn FnMut()| {
-        let loader = |options| {
-            let transform = digits().unwrap().eval_transform(16);
-            Loader::new(&split, transform, LoaderOptions { threads: 1, ..options }).unwrap()
-        };
+        let loader = |options| single(&split, digits().unwrap().eval_transform(16), options);
         let train = loader(LoaderOptions::training(4, 1));
         let validation = loader(LoaderOptions::evaluation(8));
         let out = Some(folder.path().to_owned());
@@ -382,11 +378,11 @@ fn bad_states_are_refused() {
     let path = folder.path().join("changed.safetensors");
     type Change<'a> = (&'a str, &'a dyn Fn(&mut checkpoint::Checkpoint, &mut Value));
     let changes: &[Change<'_>] = &[
-        ("of version 1, as another release", &|_, h| {
-            // The first version had no counts by parameter, and none of its fields is looked at.
-            *h = json!({ "version": 1, "optimizer": { "steps": 8 } });
+        ("of version 2, as another release", &|_, h| {
+            // No field of another version is looked at.
+            *h = json!({ "version": 2, "optimizer": { "steps": 8 } });
         }),
-        ("of version 3, as another release", &|_, h| h["version"] = json!(3)),
+        ("of version 4, as another release", &|_, h| h["version"] = json!(4)),
         ("updates must be", &|_, h| h["optimizer"]["updates"] = json!([8])),
         ("updates must be at most the", &|_, h| h["optimizer"]["updates"][3] = json!(9)),
         ("updates must be at most 2147483648", &|_, h| h["optimizer"]["words"][4] = json!(u32::MAX)),

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
+use crate::data::single;
 use wgrad::autograd::{Parameter, Parameters, no_grad};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters, save_vit};
 use wgrad::data::{
-    Crop, FolderOptions, ImageBatch, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder,
+    Crop, FolderOptions, ImageBatch, ImageSource, Loader, LoaderOptions, Mixed, Position, Split, Transform,
+    image_folder,
 };
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
 use wgrad::models::vit::{Pool, Vit, VitConfig};
@@ -1007,8 +1009,8 @@ fn split(n: usize) -> Split {
 
 const WHOLE: Transform = Transform::new(16, Crop::Whole);
 
-fn loader(n: usize, options: LoaderOptions) -> Loader {
-    Loader::new(&split(n), WHOLE, LoaderOptions { threads: 1, ..options }).unwrap()
+fn loader(n: usize, options: LoaderOptions) -> Loader<ImageSource> {
+    single(&split(n), WHOLE, options)
 }
 
 #[test]
@@ -1059,10 +1061,7 @@ fn evaluation_measures_as_training_does() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let split = partly_labelled(20);
-        let loader = |batch| {
-            let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(batch) };
-            Loader::new(&split, WHOLE, options).unwrap()
-        };
+        let loader = |batch| single(&split, WHOLE, LoaderOptions::evaluation(batch));
         let batch = loader(20).epoch(0).unwrap().next().unwrap().unwrap();
         let images = Tensor::from_slice(&gpu, &[20, 3, 16, 16], &batch.images).unwrap();
         let logits = no_grad(|| model.forward(&images, &[], &Mode::evaluation())).unwrap().to_vec::<f32>().unwrap();
@@ -1080,8 +1079,7 @@ fn evaluation_measures_as_training_does() {
         assert!(matches!(evaluate(&model, &loader(6)), Err(Error::OutOfRange { value: 99, .. })));
 
         // A whole run, whose means are those of the rows that count.
-        let options = LoaderOptions { threads: 1, ..LoaderOptions::training(6, 1) };
-        let train = Loader::new(&split, WHOLE, options).unwrap();
+        let train = single(&split, WHOLE, LoaderOptions::training(6, 1));
         let data = FitData { train: &train, validation: &loader(6), steps: 3, folder: None, class_names: &names() };
         let settings = TrainSettings { loss: weighted.clone(), ..settings(TokenDrop::None) };
         let mut notes = Notes::default();
@@ -1259,8 +1257,7 @@ fn epochs_end_where_their_batches_do() {
     let gpu = gpu();
     let photos = tempfile::tempdir().unwrap();
     let split = cut_epochs(photos.path());
-    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(4) };
-    let train = Loader::new(&split, WHOLE, options).unwrap();
+    let train = single(&split, WHOLE, LoaderOptions::evaluation(4));
     assert_eq!(train.batches_per_epoch(), 3);
     let validation = loader(10, LoaderOptions::evaluation(6));
     let run = |folder: &Path, steps, break_after_steps, resume| {

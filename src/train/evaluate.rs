@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::step::{counted, f32_of, u32_of, upload};
 use crate::autograd::no_grad;
-use crate::data::{ImageBatch, Loader};
+use crate::data::{ImageBatch, ImageSource, Loader};
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::models::vit::Vit;
@@ -28,7 +28,7 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// If the data cannot be read, a label is out of range, or the device fails.
-pub fn evaluate(model: &Vit, loader: &Loader) -> Result<Evaluation> {
+pub fn evaluate(model: &Vit, loader: &Loader<ImageSource>) -> Result<Evaluation> {
     evaluate_with(model, loader, &CrossEntropy::default())
 }
 
@@ -37,7 +37,7 @@ pub fn evaluate(model: &Vit, loader: &Loader) -> Result<Evaluation> {
 ///
 /// # Errors
 /// As [`evaluate`], or if the weights are not the model's.
-pub fn evaluate_with(model: &Vit, loader: &Loader, loss: &CrossEntropy) -> Result<Evaluation> {
+pub fn evaluate_with(model: &Vit, loader: &Loader<ImageSource>, loss: &CrossEntropy) -> Result<Evaluation> {
     let (mut sums, measure) = (Sums::default(), Measure::new(model, loss));
     let record = |Logits { logits, labels }: Logits| {
         let loss = ops::cross_entropy(&logits, &labels, &measure.loss)?;
@@ -121,7 +121,7 @@ const AHEAD: usize = 2;
 /// batches' order.
 pub(super) fn each_batch(
     model: &Vit,
-    loader: &Loader,
+    loader: &Loader<ImageSource>,
     record: impl Fn(Logits) -> Result<Readback>,
     mut take: impl FnMut(ImageBatch, &[Vec<u8>]) -> Result<()>,
 ) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::state::{Progress, write_state};
 use super::{Evaluation, RunState, STATE_FILE, StepMetrics, TrainSettings, Trainer, evaluate_with};
 use crate::checkpoint::{BEST_FILE, HostTensor, download, write_vit};
-use crate::data::{ImageBatch, Loader, Position};
+use crate::data::{ImageBatch, ImageSource, Loader, Position};
 use crate::error::{Error, Result};
 use crate::ltd::LayerTokens;
 use crate::models::vit::Vit;
@@ -16,9 +16,9 @@ use crate::models::vit::Vit;
 /// What a run learns from and is measured on.
 pub struct FitData<'a> {
     /// Batches to learn from.
-    pub train: &'a Loader,
+    pub train: &'a Loader<ImageSource>,
     /// Measured after each epoch; the best checkpoint is chosen by it.
-    pub validation: &'a Loader,
+    pub validation: &'a Loader<ImageSource>,
     /// Optimiser steps of the run.
     pub steps: u64,
     /// Where `best.safetensors` and `last.safetensors` go, if anywhere.
@@ -236,8 +236,8 @@ impl<'a> Run<'a> {
         if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
             remove_leftovers(folder);
             // Found now, they tell of the pictures that the run begins with, and take no part in the first save's time.
-            data.train.fingerprints();
-            data.validation.fingerprints();
+            data.train.identity();
+            data.validation.identity();
         }
         Ok(Run {
             model,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Evaluation;
 use super::evaluate::{Logits, Measure, Sums, each_batch};
 use super::step::f32_of;
-use crate::data::Loader;
+use crate::data::{ImageSource, Loader};
 use crate::error::{Error, Result};
 use crate::models::vit::Vit;
 use crate::ops::{self, CrossEntropy};
@@ -47,7 +47,7 @@ impl ClassAccuracy {
 /// # Errors
 /// If the data cannot be read, a label is out of range, or the device fails; [`Error::Argument`] if the model's output is not
 /// finite, as that of damaged weights may be.
-pub fn predict(model: &Vit, loader: &Loader) -> Result<Predictions> {
+pub fn predict(model: &Vit, loader: &Loader<ImageSource>) -> Result<Predictions> {
     predict_with(model, loader, &CrossEntropy::default())
 }
 
@@ -56,7 +56,7 @@ pub fn predict(model: &Vit, loader: &Loader) -> Result<Predictions> {
 ///
 /// # Errors
 /// As [`predict`], or if the weights are not the model's.
-pub fn predict_with(model: &Vit, loader: &Loader, loss: &CrossEntropy) -> Result<Predictions> {
+pub fn predict_with(model: &Vit, loader: &Loader<ImageSource>, loss: &CrossEntropy) -> Result<Predictions> {
     let classes = model.config().num_classes;
     let (mut sums, measure) = (Sums::default(), Measure::new(model, loss));
     let mut all = Predictions { classes, ignored: loss.ignore_index, ..Predictions::default() };

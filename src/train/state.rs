@@ -23,7 +23,7 @@ pub const STATE_FILE: &str = checkpoint::STATE_FILE;
 /// Metadata key of a [`Header`] in JSON.
 const KEY: &str = checkpoint::RUN_STATE;
 /// Goes up when the content changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// What stands before a parameter's path in the name of its weights.
 const WEIGHTS: &str = "weights.";
 
@@ -247,7 +247,7 @@ impl RunState {
     /// Brings a new trainer to where the run stood, with its model and its device's table of kernels. Nothing is changed if
     /// the state is of another run.
     pub(super) fn restore(&self, trainer: &mut Trainer<'_>, data: &FitData<'_>) -> Result<Progress> {
-        if let Some(what) = self.header.identity.difference(&Identity::new(trainer, data)) {
+        if let Some(what) = self.header.identity.difference(&Identity::new(trainer, data), data) {
             return Err(Error::file(&self.file, what));
         }
         if self.steps() > data.steps {
