@@ -20,14 +20,13 @@ use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::models::vit::VitConfig;
 use wgrad::nn::Precision;
-use wgrad::ops::TuneReport;
-use wgrad::train::{self, Classify, TUNING_BUDGET, TrainSettings, Workload};
+use wgrad::ops::{self, TuneReport};
+use wgrad::train::TUNING_BUDGET;
 
 use stats::median;
-use timed::{Steps, settings};
+use timed::{Steps, rehearsed, settings};
 
 #[derive(Parser)]
 struct Args {
@@ -120,12 +119,9 @@ fn main() -> Result<()> {
 
 /// Settles the kernels of this very step.
 fn tune(gpu: &Gpu, config: &VitConfig, args: &Args) -> Result<TuneReport> {
-    let keep = |kept| RandomLtd::new(config.depth, Schedule::constant(kept)?);
-    let drop = args.ltd.map(keep).transpose()?.into();
-    let settings = TrainSettings { drop, ..settings(args.precision, args.checkpoint_blocks)? };
-    let make = |gpu: &Gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), 0)?));
-    let work = Workload { make: &make, settings: &settings, batch: args.batch, steps: 1 };
-    Ok(train::tune(gpu, &work, TUNING_BUDGET)?)
+    let settings = settings(args.precision, args.checkpoint_blocks)?;
+    let products = rehearsed(gpu, config, args.batch, settings, args.ltd)?.products;
+    Ok(ops::tune(gpu, &products, TUNING_BUDGET)?)
 }
 
 fn profile(gpu: &Gpu, model: &mut Steps) -> Result<()> {

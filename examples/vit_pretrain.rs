@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
-use wgrad::data::{Crop, Loader, LoaderOptions, Transform, cifar100};
+use wgrad::data::{Crop, ImageOptions, ImageSource, Loader, LoaderOptions, Transform, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::{Vit, VitConfig, save};
@@ -102,8 +102,12 @@ fn main() -> Result<()> {
 
     let crop = Crop::RandomResized { scale: (args.crop_scale, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0) };
     let transform = Transform { crop, ..data.train_transform(32) };
-    let train = Loader::new(&data.train, transform, LoaderOptions::training(args.batch_size, args.seed))?;
-    let held_out = |split| Loader::new(split, data.eval_transform(32), LoaderOptions::evaluation(128));
+    let pictures = ImageSource::new(&data.train, transform, ImageOptions::default())?;
+    let train = Loader::new(pictures, LoaderOptions::training(args.batch_size, args.seed))?;
+    let held_out = |split| {
+        let pictures = ImageSource::new(split, data.eval_transform(32), ImageOptions::default())?;
+        Loader::new(pictures, LoaderOptions::evaluation(128))
+    };
     let steps = args.epochs * train.batches_per_epoch() as u64;
     let ltd = (args.ltd_start > 0).then(|| {
         let schedule = Schedule::linear(args.ltd_start, model.config().tokens(), steps * 4 / 5, 8)?;

@@ -17,8 +17,15 @@
 //! | [`ltd`], [`optim`], `data` | random-LTD; optimisers; data sets |
 //! | `train` | the training loop |
 //!
-//! `data`, `checkpoint` and `train` need files, threads and a clock, and come with the default feature `train`. The rest
-//! builds for the browser too.
+//! | feature | adds |
+//! |---|---|
+//! | none | all layers but the last one and `checkpoint`; of `data` what a batch is |
+//! | `train` | the training step |
+//! | `files` | what needs files, threads and a clock: `checkpoint`, loaders, whole runs |
+//! | `pictures`, the default | decoding, augmentation, data sets |
+//! | `hub` | checkpoints from the Hugging Face Hub, by name |
+//!
+//! Up to `train` everything builds for the browser.
 //!
 //! ```
 //! use wgrad::{Gpu, Tensor, ops};
@@ -39,11 +46,12 @@
 pub mod autograd;
 #[cfg(feature = "files")]
 pub mod checkpoint;
-#[cfg(feature = "files")]
 pub mod data;
 pub mod error;
 pub mod gpu;
 mod hash;
+#[cfg(feature = "files")]
+mod identity;
 pub mod ltd;
 pub mod models;
 pub mod nn;
@@ -53,7 +61,7 @@ pub mod optim;
 mod resample;
 pub mod shape;
 pub mod tensor;
-#[cfg(feature = "files")]
+#[cfg(feature = "train")]
 pub mod train;
 
 pub use error::{Error, Result};

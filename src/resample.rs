@@ -25,6 +25,7 @@ impl<W> Axis<W> {
     }
 
     /// The same with other numbers for weights.
+    #[cfg(feature = "pictures")]
     pub(crate) fn map<V>(self, weight: impl FnMut(W) -> V) -> Axis<V> {
         Axis { spans: self.spans, weights: self.weights.into_iter().map(weight).collect() }
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wgrad::data::{
-    Crop, FolderOptions, Image, ImageBatch, Key, Loader, LoaderOptions, Normalization, Padding, Position, Split,
-    Transform, cifar10, cifar100, digits, image_folder,
+    Crop, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Key, Loader, LoaderOptions, Normalization,
+    Padding, Position, Split, Transform, cifar10, cifar100, digits, image_folder,
 };
 use wgrad::{Error, Result};
 
@@ -622,22 +622,35 @@ fn settings_out_of_range_are_named() {
 const MOVING: Transform =
     Transform { flip: true, ..Transform::new(8, Crop::Pad { pixels: 2, padding: Padding::Reflect }) };
 
-fn loader(split: &Split, options: LoaderOptions) -> Loader {
-    Loader::new(split, MOVING, options).unwrap()
+/// A loader whose pictures are made on one thread.
+pub fn single(split: &Split, transform: Transform, options: LoaderOptions) -> Loader<ImageSource> {
+    let pictures = ImageSource::new(split, transform, ImageOptions { threads: 1, ..Default::default() });
+    Loader::new(pictures.unwrap(), options).unwrap()
 }
 
-fn collect(loader: &Loader, from: Position, count: usize) -> Vec<ImageBatch> {
+fn loader(split: &Split, options: LoaderOptions) -> Loader<ImageSource> {
+    with(split, ImageOptions::default(), options)
+}
+
+fn with(split: &Split, pictures: ImageOptions, options: LoaderOptions) -> Loader<ImageSource> {
+    Loader::new(ImageSource::new(split, MOVING, pictures).unwrap(), options).unwrap()
+}
+
+fn collect(loader: &Loader<ImageSource>, from: Position, count: usize) -> Vec<ImageBatch> {
     loader.batches_from(from).unwrap().take(count).map(|batch| batch.unwrap()).collect()
 }
 
 #[test]
 fn batches_do_not_depend_on_threads_or_prefetch() {
     let split = noise_split(50, 8, 7);
-    let one = LoaderOptions { threads: 1, prefetch: 0, ..LoaderOptions::training(8, 3) };
-    let expected = collect(&loader(&split, one), Position::default(), 20);
+    let make = |threads, prefetch| {
+        let options = LoaderOptions { prefetch, ..LoaderOptions::training(8, 3) };
+        let loader = with(&split, ImageOptions { threads, ..Default::default() }, options);
+        collect(&loader, Position::default(), 20)
+    };
+    let expected = make(1, 0);
     for (threads, prefetch) in [(2, 1), (5, 4), (0, 2)] {
-        let options = LoaderOptions { threads, prefetch, ..one };
-        assert_eq!(collect(&loader(&split, options), Position::default(), 20), expected);
+        assert_eq!(make(threads, prefetch), expected);
     }
     // Pinned, so that a stored run can be continued by a later version.
     assert_eq!(expected[7].indices, [37, 24, 29, 48, 39, 8, 47, 11]);
@@ -675,7 +688,8 @@ fn every_epoch_is_another_order_of_the_same_samples() {
 fn evaluation_sees_every_sample_once_in_order() {
     let split = noise_split(21, 8, 7);
     let whole = Transform::new(8, Crop::Whole);
-    let loader = Loader::new(&split, whole, LoaderOptions::evaluation(8)).unwrap();
+    let pictures = ImageSource::new(&split, whole, ImageOptions::default()).unwrap();
+    let loader = Loader::new(pictures, LoaderOptions::evaluation(8)).unwrap();
     let batches: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
     assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [8, 8, 5]);
     assert!(batches.iter().flat_map(|batch| &batch.indices).copied().eq(0..21));
@@ -706,8 +720,7 @@ fn unreadable_photos_are_replaced_and_reported_in_training() {
     let order: Vec<u32> = {
         // The same order without a file to read.
         let readable = noise_split(13, 8, 2);
-        let loader = Loader::new(&readable, MOVING, LoaderOptions::training(13, 9)).unwrap();
-        collect(&loader, Position::default(), 1).remove(0).indices
+        collect(&self::loader(&readable, LoaderOptions::training(13, 9)), Position::default(), 1).remove(0).indices
     };
     for batch in &all {
         assert_eq!((batch.indices.len(), batch.images.len()), (4, 4 * MOVING.sample_bytes()));
@@ -728,7 +741,7 @@ fn unreadable_photos_are_replaced_and_reported_in_training() {
     }
     assert_eq!(collect(&loader, all[5].position, 1)[0], all[5]);
 
-    let skipped = loader.skipped();
+    let skipped = loader.source().skipped();
     assert_eq!(skipped.len(), 3);
     assert!(skipped.iter().all(|skipped| bad(skipped.sample) && skipped.name == split.name(skipped.sample)));
     assert_mentions(&skipped[0].reason, &["bad1.jpg", "cut short"]);
@@ -744,15 +757,15 @@ fn unreadable_photos_are_left_out_in_evaluation() {
     let readable: Vec<u32> = (0..13).filter(|&sample| !split.name(sample).contains("bad")).collect();
     assert_eq!(seen, readable);
     assert!(batches.iter().all(|batch| batch.images.len() == batch.labels.len() * MOVING.sample_bytes()));
-    assert_eq!(loader.skipped().len(), 3);
+    assert_eq!(loader.source().skipped().len(), 3);
 }
 
 #[test]
 fn strict_loaders_pass_the_error_on() {
     let dir = TempDir::new().unwrap();
     let split = partly_unreadable(dir.path());
-    let strict = LoaderOptions { strict: true, ..LoaderOptions::evaluation(4) };
-    let results: Vec<_> = loader(&split, strict).epoch(0).unwrap().collect();
+    let strict = ImageOptions { strict: true, ..Default::default() };
+    let results: Vec<_> = with(&split, strict, LoaderOptions::evaluation(4)).epoch(0).unwrap().collect();
     // Sample 5 is the first bad one: the first batch is whole, the second is the error, and that is all.
     assert_eq!(results.len(), 2);
     assert!(results[0].is_ok());
@@ -772,7 +785,7 @@ fn nothing_readable_is_an_error_not_an_endless_search() {
     let results: Vec<_> = evaluation.epoch(0).unwrap().collect();
     assert_eq!(results.len(), 1);
     assert_mentions(&refused(results.into_iter().next().unwrap()), &["readable"]);
-    assert_eq!(evaluation.skipped().len(), 6);
+    assert_eq!(evaluation.source().skipped().len(), 6);
 }
 
 #[test]
@@ -795,12 +808,14 @@ fn loaders_can_be_dropped_at_any_time() {
 fn loaders_refuse_settings_that_make_no_sense() {
     let split = noise_split(10, 8, 7);
     let good = LoaderOptions::training(4, 0);
-    let refuse = |options: LoaderOptions| refused(Loader::new(&split, MOVING, options));
+    let source = |split, options| ImageSource::new(split, MOVING, options);
+    let refuse = |options| refused(Loader::new(source(&split, ImageOptions::default()).unwrap(), options));
     assert_mentions(&refuse(LoaderOptions { batch_size: 0, ..good }), &["batch_size"]);
     assert_mentions(&refuse(LoaderOptions { batch_size: usize::MAX, ..good }), &["batch_size"]);
-    assert_mentions(&refuse(LoaderOptions { batch_size: 11, ..good }), &["split", "at least 11", "10"]);
+    assert_mentions(&refuse(LoaderOptions { batch_size: 11, ..good }), &["samples", "at least 11", "10"]);
     assert_mentions(&refuse(LoaderOptions { prefetch: 1_000_000, ..good }), &["prefetch"]);
-    assert_mentions(&refuse(LoaderOptions { threads: 1_000_000, ..good }), &["threads"]);
-    let empty = split.subset(&[]).unwrap();
-    assert_mentions(&refused(Loader::new(&empty, MOVING, LoaderOptions::evaluation(4))), &["at least 1"]);
+    let threads = ImageOptions { threads: 1_000_000, ..Default::default() };
+    assert_mentions(&refused(source(&split, threads)), &["threads"]);
+    let empty = source(&split.subset(&[]).unwrap(), ImageOptions::default()).unwrap();
+    assert_mentions(&refused(Loader::new(empty, LoaderOptions::evaluation(4))), &["at least 1"]);
 }

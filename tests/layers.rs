@@ -25,7 +25,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "train",
         // No model: it trains any.
-        &["error", "shape", "hash", "identity", "gpu", "tensor", "autograd", "ops", "nn", "ltd", "optim", "checkpoint", "data"],
+        &[
+            "error",
+            "shape",
+            "hash",
+            "identity",
+            "gpu",
+            "tensor",
+            "autograd",
+            "ops",
+            "nn",
+            "ltd",
+            "optim",
+            "checkpoint",
+            "data",
+        ],
     ),
 ];
 
@@ -40,7 +54,8 @@ const AT_ROOT: &[(&str, &str)] = &[
 ];
 
 /// Modules that serve any model, and so name none.
-const FOR_ANY_MODEL: &[&str] = &["gpu", "tensor", "autograd", "ops", "checkpoint", "nn", "ltd", "optim", "data", "train"];
+const FOR_ANY_MODEL: &[&str] =
+    &["gpu", "tensor", "autograd", "ops", "checkpoint", "nn", "ltd", "optim", "data", "train"];
 
 /// How a model is named in code.
 const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::"];

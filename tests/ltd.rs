@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use wgrad::Error;
 use wgrad::ltd::{
-    LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenBypass, TokenDrop, sample_kept, sample_kept_batch,
+    LayerTokens, Layers, PatchDrop, RandomLtd, SampleKey, Schedule, Stage, TokenBypass, TokenDrop, sample_kept,
+    sample_kept_batch,
 };
 use wgrad::nn::{Extent, Span};
 

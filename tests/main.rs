@@ -1,20 +1,20 @@
 //! The one integration-test binary: a module for each concern.
 
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod allocation;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod augment;
 mod autograd;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod checkpoint;
 mod circles;
 mod common;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod data;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod deepspeed;
 mod device;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod folders;
 mod gradcheck;
 #[cfg(feature = "hub")]
@@ -25,24 +25,24 @@ mod layers;
 mod lowered;
 mod ltd;
 mod memory;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod mixing;
 mod nn;
 mod optim;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod pictures;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod predict;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod pretrained;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod programs;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod resume;
 mod rounds;
 mod shaders;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod torch;
-#[cfg(feature = "files")]
+#[cfg(feature = "pictures")]
 mod training;
 mod vit;

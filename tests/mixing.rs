@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use wgrad::data::{
-    AutoAugment, ColorJitter, Crop, ImageBatch, Loader, LoaderOptions, Mix, Position, RandomErasing, Split, Transform,
+    AutoAugment, ColorJitter, Crop, ImageBatch, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, Position,
+    RandomErasing, Split, Transform,
 };
 
 use crate::data::{assert_mentions, noise, refused};
@@ -22,18 +23,23 @@ fn split(samples: u32) -> Split {
 fn batches(
     split: &Split,
     transform: Transform,
+    pictures: ImageOptions,
     options: LoaderOptions,
     from: Position,
     count: usize,
 ) -> Vec<ImageBatch> {
-    let loader = Loader::new(split, transform, options).unwrap();
+    let loader = Loader::new(ImageSource::new(split, transform, pictures).unwrap(), options).unwrap();
     loader.batches_from(from).unwrap().take(count).map(|batch| batch.unwrap()).collect()
+}
+
+fn mixing(mix: Option<Mix>) -> ImageOptions {
+    ImageOptions { mix, ..Default::default() }
 }
 
 /// The same batches mixed and not.
 fn pairs(mix: Mix, batch_size: usize, count: usize) -> Vec<(ImageBatch, ImageBatch)> {
     let options = LoaderOptions::training(batch_size, 3);
-    let make = |mix| batches(&split(40), PLAIN, LoaderOptions { mix, ..options }, Position::default(), count);
+    let make = |mix| batches(&split(40), PLAIN, mixing(mix), options, Position::default(), count);
     make(Some(mix)).into_iter().zip(make(None)).collect()
 }
 
@@ -102,8 +108,8 @@ fn span(values: impl Iterator<Item = usize> + Clone) -> usize {
 
 /// A batch of one is its own partner, so that only the shares are left.
 fn shares(mix: Mix, count: usize) -> Vec<Option<f32>> {
-    let options = LoaderOptions { mix: Some(mix), ..LoaderOptions::training(1, 3) };
-    let all = batches(&split(40), PLAIN, options, Position::default(), count);
+    let options = LoaderOptions::training(1, 3);
+    let all = batches(&split(40), PLAIN, mixing(Some(mix)), options, Position::default(), count);
     all.iter().map(|batch| batch.mixed.as_ref().map(|mixed| mixed.shares[0])).collect()
 }
 
@@ -149,7 +155,7 @@ fn some_batches_are_mixed_one_way_or_the_other() {
 }
 
 /// Everything at once.
-fn full(threads: usize) -> (Transform, LoaderOptions) {
+fn full(threads: usize) -> (Transform, ImageOptions) {
     let transform = Transform {
         flip: true,
         auto_augment: AutoAugment::Trivial,
@@ -158,24 +164,24 @@ fn full(threads: usize) -> (Transform, LoaderOptions) {
         ..Transform::new(SIDE as u32, Crop::RandomResized { scale: (0.3, 1.0), ratio: (0.75, 4.0 / 3.0) })
     };
     let mix = Some(Mix { per_sample: true, ..Mix::default() });
-    (transform, LoaderOptions { mix, threads, ..LoaderOptions::training(7, 5) })
+    (transform, ImageOptions { mix, threads, strict: false })
 }
 
 #[test]
 fn mixed_batches_depend_on_their_position_alone() {
     let split = split(40);
-    let (transform, options) = full(1);
-    let expected = batches(&split, transform, options, Position::default(), 14);
-    let (_, four) = full(4);
-    assert_eq!(batches(&split, transform, four, Position::default(), 14), expected);
+    let ((transform, one), (_, four)) = (full(1), full(4));
+    let options = LoaderOptions::training(7, 5);
+    let expected = batches(&split, transform, one, options, Position::default(), 14);
+    assert_eq!(batches(&split, transform, four, options, Position::default(), 14), expected);
     for batch in &expected {
-        assert_eq!(&batches(&split, transform, four, batch.position, 1)[0], batch);
+        assert_eq!(&batches(&split, transform, four, options, batch.position, 1)[0], batch);
     }
     let shares = |batch: &ImageBatch| batch.mixed.clone().unwrap().shares;
     assert_ne!(shares(&expected[0]), shares(&expected[1]));
     assert_ne!(shares(&expected[0]), shares(&expected[5]), "the same number in the next epoch");
     let other = LoaderOptions { seed: 6, ..options };
-    assert_ne!(shares(&batches(&split, transform, other, Position::default(), 1)[0]), shares(&expected[0]));
+    assert_ne!(shares(&batches(&split, transform, one, other, Position::default(), 1)[0]), shares(&expected[0]));
 }
 
 /// What a model learns a class from, over all samples: shares of own and partner's labels add up to the samples.
@@ -202,10 +208,7 @@ fn soft_labels_add_up_to_the_samples() {
 
 #[test]
 fn settings_of_mixing_are_checked() {
-    let refuse = |mix: Mix| {
-        let options = LoaderOptions { mix: Some(mix), ..LoaderOptions::training(4, 0) };
-        refused(Loader::new(&split(8), PLAIN, options))
-    };
+    let refuse = |mix: Mix| refused(ImageSource::new(&split(8), PLAIN, mixing(Some(mix))));
     assert_mentions(&refuse(Mix { mixup_alpha: -1.0, ..MIXUP }), &["mixup_alpha"]);
     assert_mentions(&refuse(Mix { cutmix_alpha: f64::NAN, ..MIXUP }), &["cutmix_alpha"]);
     assert_mentions(&refuse(Mix { probability: 1.5, ..MIXUP }), &["probability"]);
@@ -237,8 +240,9 @@ proptest! {
         (batch_size, side) in (1usize..9, 1u32..9),
     ) {
         let mix = Mix { mixup_alpha, cutmix_alpha, probability, switch_probability, per_sample };
-        let options = LoaderOptions { mix: Some(mix), threads: 1, ..LoaderOptions::training(batch_size, 1) };
-        let loader = Loader::new(&split(9), Transform::new(side, Crop::Whole), options).unwrap();
+        let pictures = ImageOptions { mix: Some(mix), threads: 1, strict: false };
+        let pictures = ImageSource::new(&split(9), Transform::new(side, Crop::Whole), pictures).unwrap();
+        let loader = Loader::new(pictures, LoaderOptions::training(batch_size, 1)).unwrap();
         for batch in loader.epoch(0).unwrap() {
             let batch = batch.unwrap();
             prop_assert_eq!(batch.images.len(), batch_size * 3 * (side * side) as usize);

@@ -12,16 +12,8 @@ const KEY: RandomKey = RandomKey { seed: 4, step: 0, layer: 0, first_sample: 0 }
 
 fn encoder(gpu: &Gpu, order: NormOrder, dropout: f32) -> (Parameters, Encoder) {
     let mut parameters = Parameters::new(gpu);
-    let config = BlockConfig {
-        width: WIDTH,
-        heads: 2,
-        hidden: 48,
-        qkv_bias: true,
-        dropout,
-        drop_path: 0.0,
-        eps: 1e-5,
-        order,
-    };
+    let config =
+        BlockConfig { width: WIDTH, heads: 2, hidden: 48, qkv_bias: true, dropout, drop_path: 0.0, eps: 1e-5, order };
     let encoder = Encoder::new(Init::new(&mut parameters, 3), 2, |_| config).unwrap();
     // Scales and shifts that are not 1 and 0.
     for (seed, p) in (10..).zip(&parameters) {
@@ -91,7 +83,9 @@ fn norms_behind_the_sums() {
 fn spans_are_their_blocks_on_fewer_tokens() {
     let positions = [0u32, 2, 3, 8, 1, 4, 6, 7];
     for gpu in each_family() {
-        for (order, dropout) in [(NormOrder::Pre, 0.0), (NormOrder::Post, 0.0), (NormOrder::Pre, 0.2), (NormOrder::Post, 0.2)] {
+        for (order, dropout) in
+            [(NormOrder::Pre, 0.0), (NormOrder::Post, 0.0), (NormOrder::Pre, 0.2), (NormOrder::Post, 0.2)]
+        {
             let (parameters, encoder) = encoder(&gpu, order, dropout);
             let x = input(&gpu);
             let kept = || TokenIndices::new(&gpu, 2, 4, TOKENS, &positions).unwrap();
@@ -110,7 +104,11 @@ fn spans_are_their_blocks_on_fewer_tokens() {
                 assert_alike(&parameters, &got, &learn(&parameters, &x, &rows));
                 assert_eq!(gone.dims(), [2, 4, WIDTH]);
                 // Equal draws for both blocks are one span over them.
-                let back = ops::token_scatter(ops::scale(&x, 1.0).unwrap(), &rows_again(&encoder, &x, &kept(), &mode), &kept());
+                let back = ops::token_scatter(
+                    ops::scale(&x, 1.0).unwrap(),
+                    &rows_again(&encoder, &x, &kept(), &mode),
+                    &kept(),
+                );
                 let expected = learn(&parameters, &x, &back.unwrap());
                 assert_alike(&parameters, &learn(&parameters, &x, &both), &expected);
                 assert_alike(&parameters, &learn(&parameters, &x, &each), &expected);

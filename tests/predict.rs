@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use crate::common::{assert_close, each_family, gpu, values};
+use crate::data::single;
 use wgrad::autograd::no_grad;
-use wgrad::data::{Crop, Loader, LoaderOptions, Split, Transform};
+use wgrad::data::{Crop, ImageSource, Loader, LoaderOptions, Split, Transform};
 use wgrad::models::vit::{OpenOptions, Vit, VitConfig, VitFile, open};
 use wgrad::nn::Mode;
 use wgrad::ops::CrossEntropy;
@@ -28,11 +29,10 @@ fn labels() -> Vec<u32> {
     (0..SAMPLES as u32).map(|i| [0, 4, 2, 1, 4, 0, 0][i as usize % 7]).collect()
 }
 
-fn loader(batch_size: usize) -> Loader {
+fn loader(batch_size: usize) -> Loader<ImageSource> {
     let pixels = values(9, SAMPLES * 16 * 16 * 3).iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
     let split = Split::from_pixels(16, 16, pixels, labels()).unwrap();
-    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(batch_size) };
-    Loader::new(&split, Transform::new(16, Crop::Whole), options).unwrap()
+    single(&split, Transform::new(16, Crop::Whole), LoaderOptions::evaluation(batch_size))
 }
 
 /// `f32[N, V]`, by the model at once and a softmax on the host.
@@ -60,7 +60,8 @@ fn predictions_are_the_models_in_the_loaders_order() {
         assert_close("probabilities", predictions.probabilities(), &expected(&model), 1e-5);
         assert_eq!(predictions.row(22), &predictions.probabilities()[22 * CLASSES..]);
         assert!(predictions.row(23).is_empty() && predictions.row(usize::MAX).is_empty());
-        let (folded, measured) = (predictions.evaluation(), evaluate(&Classify::new(&model), loader.epoch(0).unwrap()).unwrap());
+        let (folded, measured) =
+            (predictions.evaluation(), evaluate(&Classify::new(&model), loader.epoch(0).unwrap()).unwrap());
         assert_eq!(folded, measured);
     }
 }
@@ -131,7 +132,10 @@ fn ignored_labels_are_not_judged() {
     let model = model(&gpu, CLASSES);
     // Class 4 as if it were the mark of what has no label.
     let ignoring = CrossEntropy { ignore_index: Some(4), ..CrossEntropy::default() };
-    let (all, some) = (predict(&Classify::new(&model), loader(8).epoch(0).unwrap()).unwrap(), predict(&Classify::with_loss(&model, ignoring), loader(8).epoch(0).unwrap()).unwrap());
+    let (all, some) = (
+        predict(&Classify::new(&model), loader(8).epoch(0).unwrap()).unwrap(),
+        predict(&Classify::with_loss(&model, ignoring), loader(8).epoch(0).unwrap()).unwrap(),
+    );
     assert_eq!((all.probabilities(), all.labels()), (some.probabilities(), some.labels()));
     let judged = labels().iter().filter(|&&label| label != 4).count() as u64;
     assert_eq!(some.evaluation().samples, judged);

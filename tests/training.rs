@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
+use crate::data::single;
 use wgrad::autograd::{Parameter, Parameters, no_grad};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
 use wgrad::data::{
-    Crop, FolderOptions, ImageBatch, Loader, LoaderOptions, Mixed, Position, Split, Transform, image_folder,
+    Crop, FolderOptions, ImageBatch, ImageSource, Loader, LoaderOptions, Mixed, Position, Split, Transform,
+    image_folder,
 };
 use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
 use wgrad::models::vit::{OpenOptions, Pool, Vit, VitConfig, VitFile, open, save};
@@ -16,9 +18,9 @@ use wgrad::nn::{Init, Linear, Mode, Model, Precision, Span};
 use wgrad::ops::{self, CrossEntropy, Mask, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
 use wgrad::train::{
-    Classify, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Pending, RunFolder, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
-    TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate, evaluate, fit, predict,
-    rehearse, remedies, tune, tuned,
+    Classify, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Pending, RunFolder, RunState,
+    STATE_FILE, StepMetrics, TUNING_BUDGET, TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate,
+    evaluate, fit, predict, rehearse, remedies, tune, tuned,
 };
 use wgrad::{Error, Gpu, Tensor};
 
@@ -407,12 +409,15 @@ fn step_that_is_not_finite() {
 /// NaN that comes in with the images reaches every gradient and no weight.
 #[test]
 fn images_that_are_not_finite() {
-    use wgrad::optim::{Optimizer, StepReport, decays};
+    use wgrad::optim::{Optimizer, StepReport};
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let before = weights(&model);
         let mut optimizer =
-            Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), |path, rank| model.decays(path, rank)).unwrap();
+            Optimizer::new(model.parameters(), Rule::AdamW(AdamW::default()), Some(1.0), |path, rank| {
+                model.decays(path, rank)
+            })
+            .unwrap();
         let mut step = |pixels: &[f32]| {
             let images = Tensor::from_slice(&gpu, &[2, 3, 16, 16], pixels).unwrap();
             pass(&model, &images, &[]);
@@ -523,7 +528,9 @@ fn random_ltd_does_not_raise_the_peak() {
             let tokens = config.tokens();
             let peak = |ltd: Option<RandomLtd>| {
                 let settings = TrainSettings { checkpoint_blocks, ..settings(ltd) };
-                estimate(&gpu, &Workload { make: &making(config), settings: &settings, batch: 8, steps: 400 }).unwrap().peak
+                estimate(&gpu, &Workload { make: &making(config), settings: &settings, batch: 8, steps: 400 })
+                    .unwrap()
+                    .peak
             };
             let full = peak(None);
             let schedule = Schedule::linear(3, tokens, 300, 1).unwrap();
@@ -588,7 +595,7 @@ fn a_rehearsal_counts_what_a_step_dispatches() {
         assert!(step.flops() > blocks && step.flops() < blocks * 2, "{} and {blocks}", step.flops());
         assert!(step.kernels.iter().all(|used| used.bytes > 0 && used.count > 0));
 
-        let model = Vit::new(&gpu, config, 5).unwrap();
+        let model = Vit::new(&gpu, config.clone(), 5).unwrap();
         let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
         gpu.warm_up(rehearsal.kernels()).unwrap();
         let before = gpu.stats();
@@ -766,7 +773,8 @@ fn recorded_steps_are_read_when_it_suits() {
         let pending: Vec<Pending> = (0..3).map(|step| trainer.record(&batch(step, BATCH)).unwrap()).collect();
         gpu.wait().unwrap();
         assert!(pending.iter().all(Pending::is_ready));
-        let mut got: Vec<StepMetrics> = pending.into_iter().rev().map(|p| pollster::block_on(p.read()).unwrap()).collect();
+        let mut got: Vec<StepMetrics> =
+            pending.into_iter().rev().map(|p| pollster::block_on(p.read()).unwrap()).collect();
         got.reverse();
         assert_eq!(got, expected);
         assert_same(&first, &weights(&second), &weights(&first));
@@ -780,7 +788,7 @@ fn snapshots_are_gone_back_to() {
         let all = || TrainSettings { ema: Some(Ema { decay: 0.9, warmup: true }), ..settings(ltd(9)) };
         let model = Vit::new(&gpu, random_config(), 5).unwrap();
         let mut trainer = Trainer::new(task(&model), all()).unwrap();
-        let mut go_on = |trainer: &mut Trainer<Classify<&Vit>>| {
+        let go_on = |trainer: &mut Trainer<Classify<&Vit>>| {
             let mut seen = Vec::new();
             for step in 3..6 {
                 seen.extend(trainer.step(&batch(step, BATCH)).unwrap());
@@ -797,7 +805,10 @@ fn snapshots_are_gone_back_to() {
         let expected = go_on(&mut trainer);
         let after = weights(&model);
         trainer.restore(&snapshot).unwrap();
-        assert_eq!((go_on(&mut trainer), trainer.layer_tokens().full), (expected.clone(), 6 * (3 * TOKENS * BATCH) as u64));
+        assert_eq!(
+            (go_on(&mut trainer), trainer.layer_tokens().full),
+            (expected.clone(), 6 * (3 * TOKENS * BATCH) as u64)
+        );
         assert_same(&model, &weights(&model), &after);
 
         let other = Vit::new(&gpu, random_config(), 6).unwrap();
@@ -822,8 +833,9 @@ fn snapshots_are_gone_back_to() {
 fn accumulating_nothing_is_an_error() {
     let gpu = gpu();
     let model = Vit::new(&gpu, config(), 5).unwrap();
-    let error =
-        Trainer::new(task(&model), TrainSettings { accumulate: 0, ..settings(TokenDrop::None) }).err().expect("an error");
+    let error = Trainer::new(task(&model), TrainSettings { accumulate: 0, ..settings(TokenDrop::None) })
+        .err()
+        .expect("an error");
     assert!(matches!(error, Error::Argument { name: "accumulate", .. }), "{error}");
     let mut trainer = Trainer::new(task(&model), TrainSettings { accumulate: 2, ..settings(TokenDrop::None) }).unwrap();
     let short = ImageBatch { images: vec![0; 100], ..batch(1, BATCH) };
@@ -1124,9 +1136,14 @@ fn patience_ends_a_run() {
     let model = Vit::new(&gpu, config(), 5).unwrap();
     let train = loader(24, LoaderOptions::training(6, 1));
     let data = FitData { train: &train, validation: &train, steps: 4, folder: None };
-    let error =
-        fit(task(&model), &data, still, FitOptions { patience: Some(0), ..FitOptions::default() }, &mut Notes::default())
-            .unwrap_err();
+    let error = fit(
+        task(&model),
+        &data,
+        still,
+        FitOptions { patience: Some(0), ..FitOptions::default() },
+        &mut Notes::default(),
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::Argument { name: "patience", .. }), "{error}");
 }
 
@@ -1142,17 +1159,19 @@ fn split(n: usize) -> Split {
 
 const WHOLE: Transform = Transform::new(16, Crop::Whole);
 
-fn loader(n: usize, options: LoaderOptions) -> Loader {
-    Loader::new(&split(n), WHOLE, LoaderOptions { threads: 1, ..options }).unwrap()
+fn loader(n: usize, options: LoaderOptions) -> Loader<ImageSource> {
+    single(&split(n), WHOLE, options)
 }
 
 #[test]
 fn evaluation_counts_every_sample_once() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, random_config(), 5).unwrap();
-        let whole = evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(20)).epoch(0).unwrap()).unwrap();
+        let whole =
+            evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(20)).epoch(0).unwrap()).unwrap();
         // Batches of 6, 6, 6 and 2.
-        let parts = evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap();
+        let parts =
+            evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap();
         assert_eq!((whole.samples, parts.samples), (20, 20));
         assert_eq!(whole.accuracy, parts.accuracy);
         assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
@@ -1173,7 +1192,8 @@ fn evaluation_counts_every_sample_once() {
 fn evaluation_reports_bad_labels() {
     let gpu = gpu();
     let model = Vit::new(&gpu, VitConfig { num_classes: 3, ..config() }, 5).unwrap();
-    let error = evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap_err();
+    let error =
+        evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap_err();
     assert!(matches!(error, Error::OutOfRange { what: "label", value: 3, bound: 3, .. }), "{error}");
 }
 
@@ -1194,10 +1214,7 @@ fn evaluation_measures_as_training_does() {
     for gpu in each_family() {
         let model = Vit::new(&gpu, config(), 5).unwrap();
         let split = partly_labelled(20);
-        let loader = |batch| {
-            let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(batch) };
-            Loader::new(&split, WHOLE, options).unwrap()
-        };
+        let loader = |batch| single(&split, WHOLE, LoaderOptions::evaluation(batch));
         let batch = loader(20).epoch(0).unwrap().next().unwrap().unwrap();
         let images = Tensor::from_slice(&gpu, &[20, 3, 16, 16], &batch.images).unwrap();
         let logits = no_grad(|| model.forward(&images, &[], &Mode::evaluation())).unwrap().to_vec::<f32>().unwrap();
@@ -1217,10 +1234,9 @@ fn evaluation_measures_as_training_does() {
         assert!(matches!(bad, Err(Error::OutOfRange { value: 99, .. })));
 
         // A whole run, whose means are those of the rows that count.
-        let options = LoaderOptions { threads: 1, ..LoaderOptions::training(6, 1) };
-        let train = Loader::new(&split, WHOLE, options).unwrap();
+        let train = single(&split, WHOLE, LoaderOptions::training(6, 1));
         let data = FitData { train: &train, validation: &loader(6), steps: 3, folder: None };
-        let task = Classify::with_loss(&model, weighted);
+        let task = Classify::with_loss(&model, weighted.clone());
         let mut notes = Notes::default();
         fit(&task, &data, settings(TokenDrop::None), FitOptions::default(), &mut notes).unwrap();
         let [epoch] = notes.epochs.as_slice() else { panic!("{:?}", notes.epochs) };
@@ -1340,12 +1356,7 @@ fn run_fit_with(
     let folder = tempfile::tempdir().unwrap();
     let model = Vit::new(gpu, config(), 5).unwrap();
     let (train, validation) = (loader(24, LoaderOptions::training(6, 1)), loader(10, LoaderOptions::evaluation(6)));
-    let data = FitData {
-        train: &train,
-        validation: &validation,
-        steps,
-        folder: Some(run_folder(folder.path())),
-    };
+    let data = FitData { train: &train, validation: &validation, steps, folder: Some(run_folder(folder.path())) };
     let outcome = fit(task(&model), &data, settings, options, notes).unwrap();
     let score = |name: &str| {
         let opened = open(folder.path().join(name), &OpenOptions::default()).ok()?;
@@ -1402,8 +1413,7 @@ fn epochs_end_where_their_batches_do() {
     let gpu = gpu();
     let photos = tempfile::tempdir().unwrap();
     let split = cut_epochs(photos.path());
-    let options = LoaderOptions { threads: 1, ..LoaderOptions::evaluation(4) };
-    let train = Loader::new(&split, WHOLE, options).unwrap();
+    let train = single(&split, WHOLE, LoaderOptions::evaluation(4));
     assert_eq!(train.batches_per_epoch(), 3);
     let validation = loader(10, LoaderOptions::evaluation(6));
     let run = |folder: &Path, steps, break_after_steps, resume| {

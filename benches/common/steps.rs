@@ -9,7 +9,7 @@ use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Precision;
 use wgrad::optim::{AdamW, LrSchedule, Rule};
-use wgrad::train::{Classify, StepUse, TrainSettings, Trainer, Workload, rehearse};
+use wgrad::train::{Classify, Rehearsal, TrainSettings, Trainer, Workload, rehearse};
 
 /// A model with its trainer, and one batch.
 pub struct Steps {
@@ -33,18 +33,18 @@ pub fn settings(precision: Precision, checkpoint_blocks: bool) -> Result<TrainSe
     Ok(TrainSettings { precision, checkpoint_blocks, ..plain })
 }
 
-/// What such a step, with this many tokens kept, asks of the device.
+/// What such a step, with this many tokens kept, asks of the device: a rehearsal of one step.
 pub fn rehearsed(
     gpu: &Gpu,
     config: &VitConfig,
     samples: usize,
     settings: TrainSettings,
     kept: Option<usize>,
-) -> Result<StepUse> {
+) -> Result<Rehearsal> {
     let settings = TrainSettings { drop: keeping(config, kept)?, ..settings };
     let make = |gpu: &Gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), 0)?));
     let work = Workload { make: &make, settings: &settings, batch: samples, steps: 1 };
-    rehearse(gpu, &work)?.steps.pop().context("no step")
+    Ok(rehearse(gpu, &work)?)
 }
 
 /// Random-LTD at this length in all blocks but the first and last; `None` and the full length are the plain model.

@@ -87,10 +87,7 @@ pub fn patchify(pixels: usize) -> Cost {
 /// N patches, the class token, positions: `f32[B, N + 1, C]`.
 pub fn embed_tokens([batch, patches, width]: [usize; 3]) -> Passes {
     let (inner, all, sample) = (batch * patches * width, batch * (patches + 1) * width, (patches + 1) * width);
-    Passes {
-        forward: cost(all, inner + all + width + sample),
-        backward: cost(all, all + inner + sample + width),
-    }
+    Passes { forward: cost(all, inner + all + width + sample), backward: cost(all, all + inner + sample + width) }
 }
 
 /// B rows of V logits.

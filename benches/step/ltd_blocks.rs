@@ -217,10 +217,7 @@ pub fn flop_ratio(kept: f64, tokens: f64, width: f64) -> f64 {
 fn fixed(turns: &[Vec<Parts>]) -> Fixed {
     let shortest = |turn: &Vec<Parts>| turn.first().map_or(f64::NAN, |parts| parts.draw);
     let optimiser = |turn: &Vec<Parts>| turn.last().map_or(f64::NAN, |parts| parts.optimiser);
-    Fixed {
-        optimiser_ms: median(turns.iter().map(optimiser)),
-        draw_ms: median(turns.iter().map(shortest)),
-    }
+    Fixed { optimiser_ms: median(turns.iter().map(optimiser)), draw_ms: median(turns.iter().map(shortest)) }
 }
 
 impl CaseReport {

@@ -28,10 +28,10 @@ mod report;
 #[path = "../common/stats.rs"]
 mod stats;
 mod steps;
-#[path = "../../examples/common/warnings.rs"]
-mod warnings;
 #[path = "../common/steps.rs"]
 mod timed;
+#[path = "../../examples/common/warnings.rs"]
+mod warnings;
 
 use std::path::PathBuf;
 

@@ -3,11 +3,10 @@
 use anyhow::Result;
 use serde::Serialize;
 use wgrad::Gpu;
+use wgrad::train::StepUse;
 
 use crate::Work;
 use crate::case::{Case, order};
-use crate::cost::Cost;
-use crate::entries::{Entry, entries};
 use crate::report;
 use crate::stats::median;
 use crate::timed::{Step, Steps, rehearsed, settings};
@@ -92,9 +91,9 @@ fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
     }
     drop(model);
     gpu.trim();
-    let flops = |kept: usize| {
+    let flops = |kept: usize| -> Result<f64> {
         let used = rehearsed(gpu, &case.config(), case.batch(), settings(work.precision, false)?, Some(kept))?;
-        Ok(used.flops() as f64)
+        Ok(used.steps.iter().map(StepUse::flops).sum::<u64>() as f64)
     };
     let full = flops(tokens)?;
     let line = |(&kept, length): (&usize, &Length)| Ok(line(case, kept, length, lengths.last(), [flops(kept)?, full]));

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
-use wgrad::data::{DataSet, Loader, LoaderOptions, Position, Split};
+use wgrad::data::{DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Position, Split};
 use wgrad::gpu::Gpu;
 use wgrad::ltd::TokenDrop;
 use wgrad::models::vit::{Vit, VitConfig};
@@ -94,9 +94,10 @@ impl<'a> Study<'a> {
         Ok(Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() }))
     }
 
-    pub fn loader(&self, seed: u64) -> Result<Loader> {
+    pub fn loader(&self, seed: u64) -> Result<Loader<ImageSource>> {
         let transform = self.data.train_transform(self.side());
-        Ok(Loader::new(&self.train, transform, LoaderOptions::training(self.batch_size, seed))?)
+        let pictures = ImageSource::new(&self.train, transform, ImageOptions::default())?;
+        Ok(Loader::new(pictures, LoaderOptions::training(self.batch_size, seed))?)
     }
 
     fn side(&self) -> u32 {
@@ -105,12 +106,7 @@ impl<'a> Study<'a> {
 
     pub fn train_settings(&self, drop: TokenDrop, steps: u64, seed: u64) -> Result<TrainSettings> {
         let rate = LrSchedule::new(LrShape::Cosine, self.lr, 0.0, steps / 10, steps)?;
-        Ok(TrainSettings {
-            max_norm: Some(1.0),
-            drop,
-            seed,
-            ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate)
-        })
+        Ok(TrainSettings { max_norm: Some(1.0), drop, seed, ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate) })
     }
 
     /// Those of all arms, but for one that is cut short to the time of another.
@@ -134,7 +130,9 @@ impl<'a> Study<'a> {
         }
         trainer.finish()?;
         let wall_seconds = started.elapsed().as_secs_f64();
-        let test = Loader::new(&self.data.test, self.data.eval_transform(self.side()), LoaderOptions::evaluation(128))?;
+        let transform = self.data.eval_transform(self.side());
+        let pictures = ImageSource::new(&self.data.test, transform, ImageOptions::default())?;
+        let test = Loader::new(pictures, LoaderOptions::evaluation(128))?;
         let test = evaluate(trainer.task(), test.epoch(0)?)?;
         Ok(Run {
             settings: self.settings(),

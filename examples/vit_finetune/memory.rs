@@ -34,8 +34,9 @@ pub fn table(gpu: &Gpu, args: &Args, setup: &Setup) -> Result<Table> {
         columns.push(("at full length".to_owned(), estimate(gpu, &setup.workload(&make, &full))?));
     }
     if budget.is_some_and(|budget| columns[0].1.peak > budget) {
-        columns
-            .extend(remedies(gpu, &setup.workload(&make, &settings), budget).into_iter().map(|r| (r.settings(), r.estimate)));
+        columns.extend(
+            remedies(gpu, &setup.workload(&make, &settings), budget).into_iter().map(|r| (r.settings(), r.estimate)),
+        );
     }
     let mut table = Table::new();
     let header = columns.iter().map(|(name, _)| Cell::new(name).set_alignment(CellAlignment::Right));

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
-use wgrad::data::{Loader, Position, Skipped};
+use wgrad::data::{ImageSource, Loader, Position, Skipped};
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::Vit;
 use wgrad::ops::TuneReport;
@@ -277,8 +277,8 @@ fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested
     Ok(Tested { test: predictions.evaluation(), per_class, skipped: skipped(&loader) })
 }
 
-fn skipped(loader: &Loader) -> Vec<Skipped> {
-    let skipped = loader.skipped();
+fn skipped(loader: &Loader<ImageSource>) -> Vec<Skipped> {
+    let skipped = loader.source().skipped();
     for Skipped { reason, .. } in &skipped {
         say!("skipped {reason}");
     }

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use wgrad::checkpoint::{LoadReport, MatchOptions, Storage, load_parameters};
-use wgrad::data::{ColorJitter, Crop, DataSet, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split, Transform};
+use wgrad::data::{
+    ColorJitter, Crop, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
+    Transform,
+};
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
 use wgrad::optim::{AdamW, Rule, Sgd};
@@ -104,16 +107,13 @@ impl Setup {
         move |path, weights| VitFile { config, class_names, crop_fraction }.write(path, weights)
     }
 
-    pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader> {
+    pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader<ImageSource>> {
         let Recipe { mixup, cutmix, batch_size, .. } = self.recipe;
         let mix = Mix { mixup_alpha: mixup, cutmix_alpha: cutmix, ..Mix::default() };
-        let options = LoaderOptions {
-            strict: args.strict,
-            threads: args.threads,
-            mix: (mixup != 0.0 || cutmix != 0.0).then_some(mix),
-            ..LoaderOptions::training(batch_size, seed)
-        };
-        Ok(Loader::new(&self.data.train, self.train_transform()?, options)?)
+        let mix = (mixup != 0.0 || cutmix != 0.0).then_some(mix);
+        let options = ImageOptions { strict: args.strict, threads: args.threads, mix };
+        let pictures = ImageSource::new(&self.data.train, self.train_transform()?, options)?;
+        Ok(Loader::new(pictures, LoaderOptions::training(batch_size, seed))?)
     }
 
     fn train_transform(&self) -> Result<Transform> {
@@ -129,12 +129,12 @@ impl Setup {
     }
 
     /// Every sample of a split once.
-    pub fn eval_loader(&self, args: &Args, split: &Split) -> Result<Loader> {
+    pub fn eval_loader(&self, args: &Args, split: &Split) -> Result<Loader<ImageSource>> {
         // No larger than a micro-batch, so that evaluation does not take more memory than training.
         let batch_size = self.recipe.batch_size.div_ceil(self.recipe.accumulate.max(1));
-        let options =
-            LoaderOptions { strict: args.strict, threads: args.threads, ..LoaderOptions::evaluation(batch_size) };
-        Ok(Loader::new(split, self.eval_transform()?, options)?)
+        let options = ImageOptions { strict: args.strict, threads: args.threads, mix: None };
+        let pictures = ImageSource::new(split, self.eval_transform()?, options)?;
+        Ok(Loader::new(pictures, LoaderOptions::evaluation(batch_size))?)
     }
 
     /// How pictures are shown to the model in evaluation.

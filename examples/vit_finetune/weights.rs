@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use wgrad::data::{self, DataSet, FolderOptions};
-use wgrad::models::vit::{HeadFit, OpenOptions, Pretrained, VitConfig, open};
+use wgrad::models::vit::{self, HeadFit, OpenOptions, Pretrained, VitConfig};
 use wgrad::ops::Normalize;
 
 use crate::args::{Args, Data};
@@ -110,8 +110,8 @@ impl fmt::Display for Weights {
 fn open(path: &Path, args: &Args) -> Result<Pretrained> {
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
     match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
-        Some(name) => Ok(open(fetch(name)?, &options)?),
-        None => Ok(open(path, &options)?),
+        Some(name) => Ok(vit::open(fetch(name)?, &options)?),
+        None => Ok(vit::open(path, &options)?),
     }
 }
 

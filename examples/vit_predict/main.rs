@@ -24,7 +24,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use wgrad::Gpu;
 use wgrad::checkpoint::{MatchOptions, load_parameters};
-use wgrad::data::{Loader, LoaderOptions, Split};
+use wgrad::data::{ImageOptions, ImageSource, Loader, LoaderOptions, Split};
 use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
 use wgrad::models::vit::{OpenOptions, Vit};
 use wgrad::train::{Classify, predict};
@@ -129,10 +129,11 @@ fn run(
 ) -> Result<()> {
     // Nobody knows their classes; the labels are not looked at.
     let split = Split::from_files(files.to_vec(), vec![0; files.len()])?;
-    let options = LoaderOptions { threads: args.threads, ..LoaderOptions::evaluation(args.batch_size) };
-    let loader = Loader::new(&split, source.transform()?, options).context("--batch-size, --crop or --threads")?;
+    let options = ImageOptions { threads: args.threads, ..ImageOptions::default() };
+    let pictures = ImageSource::new(&split, source.transform()?, options).context("--crop or --threads")?;
+    let loader = Loader::new(pictures, LoaderOptions::evaluation(args.batch_size)).context("--batch-size")?;
     let predictions = loader.epoch(0).and_then(|batches| predict(&Classify::new(model), batches));
-    let skipped = loader.skipped();
+    let skipped = loader.source().skipped();
     let all_failed = skipped.len() == files.len();
     unreadable.extend(skipped.into_iter().map(|skipped| skipped.reason));
     // A loader without a single readable picture is an error, which is said better by its list.

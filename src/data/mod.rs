@@ -1,30 +1,25 @@
-//! Data sets, photos, augmentation and the loader. Nothing here knows of a GPU: a batch is bytes, labels and the numbers
-//! of its samples.
+//! From samples to batches. Nothing here knows of a GPU: a batch is numbers, labels and the numbers of its samples.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `split` | [`Split`]: labelled samples, in memory or as photos on disk; dividing them by class |
-//! | `digits`, `cifar`, `folder` | the data sets: [`digits`], [`cifar10`] and [`cifar100`], [`image_folder`] |
-//! | `layout`, `listing` | which folders hold splits and classes; [`list_pictures`]: which pictures a folder holds, and what else |
-//! | `duplicates`, `fingerprint` | pictures that are there twice; what tells a split's pictures from others |
-//! | `probe` | [`Split::probe`]: whether pictures can be read |
-//! | `image` | [`Image`]: decoding photos, with limits |
-//! | `resize` | bicubic resizing, equal to Pillow's |
-//! | `crop` | [`Crop`]: which part of a picture becomes the sample |
-//! | `augment` | [`AutoAugment`], [`ColorJitter`], [`RandomErasing`], and the single [`Edit`]s |
-//! | `transform` | [`Transform`]: from a picture to a sample `u8[3, S, S]`, all of this in order |
-//! | `mixing` | [`Mix`]: mixup and CutMix of a batch's samples |
-//! | `loader` | [`Loader`]: samples to batches, on threads, ahead of time |
+//! | `batch` | [`Batch`], [`Position`]: what training asks of a batch |
+//! | `source`, `loader` | [`Source`]: what batches are made of; [`Loader`]: which, in what order, ahead of time |
 //! | `random` | random numbers by key |
+//! | `image_batch` | [`ImageBatch`]: pictures with their classes |
+//! | `pictures/` | pictures as one source: data sets, photos, augmentation |
 //!
 //! Everything random depends on a seed and on what it is for, never on timing: equal settings give equal batches, on any
 //! number of threads, from any position.
 //!
-//! ```
-//! use wgrad::data::{Loader, LoaderOptions, Position, digits};
+//! Loaders, which have a thread, come with the feature `files`, and pictures with `pictures`. Batches are always there.
+//!
+#![cfg_attr(feature = "pictures", doc = "```")]
+#![cfg_attr(not(feature = "pictures"), doc = "```ignore")]
+//! use wgrad::data::{ImageOptions, ImageSource, Loader, LoaderOptions, Position, digits};
 //!
 //! let data = digits()?;
-//! let loader = Loader::new(&data.train, data.train_transform(32), LoaderOptions::training(64, 7))?;
+//! let pictures = ImageSource::new(&data.train, data.train_transform(32), ImageOptions::default())?;
+//! let loader = Loader::new(pictures, LoaderOptions::training(64, 7))?;
 //! for batch in loader.batches_from(Position::default())?.take(3) {
 //!     let batch = batch?;
 //!     assert_eq!(batch.images.len(), 64 * 3 * 32 * 32);
@@ -33,102 +28,26 @@
 //! # Ok::<(), wgrad::Error>(())
 //! ```
 
-mod augment;
 mod batch;
-mod cifar;
-mod crop;
-mod digits;
-mod duplicates;
-mod fingerprint;
-mod folder;
-mod image;
-mod layout;
-mod listing;
+mod image_batch;
+#[cfg(feature = "files")]
 mod loader;
-mod mixing;
-mod probe;
+#[cfg(feature = "pictures")]
+mod pictures;
+#[cfg(feature = "files")]
 mod random;
-mod resize;
-mod split;
-mod transform;
+#[cfg(feature = "files")]
+mod source;
 
-pub use augment::{AutoAugment, ColorJitter, Edit, Fill, RandomErasing};
 pub use batch::{Batch, Position};
-pub use cifar::{cifar10, cifar100};
-pub use crop::{Crop, Padding};
-pub use digits::digits;
-pub(crate) use fingerprint::Fingerprint;
-pub use folder::{FolderOptions, image_folder};
-pub use image::{Image, MAX_PIXELS, MAX_SIDE};
-pub use listing::{Listing, Unused, list_pictures};
-pub use loader::{Batches, ImageBatch, Loader, LoaderOptions, Skipped};
-pub use mixing::{Mix, Mixed};
-pub use probe::Probe;
-pub use resize::{Part, Window};
-pub use split::Split;
-pub use transform::{Key, Transform};
-
-/// Labelled pictures in three splits, and how they are best shown to a model.
-#[derive(Clone, Debug)]
-pub struct DataSet {
-    /// What it is called in reports.
-    pub name: String,
-    /// The name of each class; a label is a place in this list.
-    pub class_names: Vec<String>,
-    /// What the model learns from.
-    pub train: Split,
-    /// What is measured during training: to choose settings and the best checkpoint.
-    pub validation: Split,
-    /// What is measured once, at the end. May be empty.
-    pub test: Split,
-    /// The pixels' mean and deviation, for a model trained from scratch. A pretrained one brings its own.
-    pub normalization: Normalization,
-    /// The crop in training.
-    pub train_crop: Crop,
-    /// The crop in evaluation.
-    pub eval_crop: Crop,
-    /// Whether a mirrored sample still belongs to its class.
-    pub flip: bool,
-    /// What was found where the data lie and is not used, in words.
-    pub unused: Vec<String>,
-    /// What of the data is likely to mislead, in words.
-    pub warnings: Vec<String>,
-}
-
-impl DataSet {
-    /// The transform for training a model whose input is `size` × `size`: crop and mirror, no further augmentation.
-    pub fn train_transform(&self, size: u32) -> Transform {
-        Transform { flip: self.flip, ..Transform::new(size, self.train_crop) }
-    }
-
-    /// The transform for evaluating a model whose input is `size` × `size`: nothing in it is random.
-    pub fn eval_transform(&self, size: u32) -> Transform {
-        Transform::new(size, self.eval_crop)
-    }
-}
-
-/// Mean and standard deviation of the red, green and blue values, on the scale 0..=1. A model sees
-/// (value / 255 − mean) / std.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Normalization {
-    /// The mean of each channel.
-    pub mean: [f32; 3],
-    /// The standard deviation of each channel.
-    pub std: [f32; 3],
-}
-
-impl Normalization {
-    /// ImageNet's, which most pretrained models were trained with.
-    pub const IMAGENET: Self = Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
-    /// From 0..=1 to −1..=1: the original Vision Transformers (timm's `augreg` checkpoints) and Inception.
-    pub const INCEPTION: Self = Normalization { mean: [0.5; 3], std: [0.5; 3] };
-    /// CIFAR-10's training set.
-    pub const CIFAR: Self = Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
-    /// The embedded digits' training split.
-    pub const DIGITS: Self = Normalization { mean: [0.3048; 3], std: [0.3760; 3] };
-
-    /// The mean as a colour: what a model sees as 0.
-    pub fn mean_colour(&self) -> [u8; 3] {
-        self.mean.map(|mean| (mean * 255.0).round() as u8)
-    }
-}
+pub use image_batch::{ImageBatch, Mixed};
+#[cfg(feature = "files")]
+pub use loader::{Batches, Loader, LoaderOptions};
+#[cfg(feature = "pictures")]
+pub use pictures::{
+    AutoAugment, ColorJitter, Crop, DataSet, Edit, Fill, FolderOptions, Image, ImageOptions, ImageSource, Key, Listing,
+    MAX_PIXELS, MAX_SIDE, Mix, Normalization, Padding, Part, Probe, RandomErasing, Skipped, Split, Transform, Unused,
+    Window, cifar10, cifar100, digits, image_folder, list_pictures,
+};
+#[cfg(feature = "files")]
+pub use source::{Source, Wanted};

@@ -57,8 +57,7 @@ impl Subset {
     }
 
     fn stages(&self, steps: u64, tokens: usize) -> Vec<Stage> {
-        let starts =
-            [0, self.until].map(|first_step| Stage { first_step, kept: self.kept_length(first_step, tokens) });
+        let starts = [0, self.until].map(|first_step| Stage { first_step, kept: self.kept_length(first_step, tokens) });
         let mut stages: Vec<Stage> = starts.into_iter().filter(|stage| stage.first_step < steps).collect();
         stages.dedup_by_key(|stage| stage.kept);
         stages

@@ -1,12 +1,11 @@
 //! What a run's state is tied to, and what another run has of it otherwise, in words.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{FitData, Task, Trainer};
 use crate::autograd::Parameter;
 use crate::data::Source;
-use crate::nn::Model;
+use crate::identity;
 
 /// What must be the same in the run that goes on, each as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,22 +43,24 @@ impl Identity {
         let now = Identity::new(trainer, data);
         // What the data say first: it brings about the rest, which says less.
         let of_data = || {
-            let train = data.train.difference(&self.train).map(|what| format!("is of a run with other training data: {what}"));
+            let train =
+                data.train.difference(&self.train).map(|what| format!("is of a run with other training data: {what}"));
             train.or_else(|| {
                 let what = data.validation.difference(&self.validation)?;
                 Some(format!("is of a run with other validation data: {what}"))
             })
         };
         let frozen = |identity: &Identity| serde_json::to_string(&identity.frozen).unwrap_or_default();
+        let (frozen_then, frozen_now) = (frozen(self), frozen(&now));
         let pairs = [
             ("another model", &self.model, &now.model),
             ("another task", &self.task, &now.task),
             ("other settings", &self.settings, &now.settings),
-            ("other frozen parameters", &frozen(self), &frozen(&now)),
+            ("other frozen parameters", &frozen_then, &frozen_now),
         ];
         let own = || {
-            let (what, saved, now) = pairs.iter().find(|(_, saved, now)| saved != now)?;
-            Some(format!("is of a run with {what}: {}", crate::data::first_difference(saved, now)))
+            let mut others = pairs.iter().map(|(what, saved, now)| (what, identity::difference(saved, now)));
+            others.find_map(|(what, difference)| Some(format!("is of a run with {what}: {}", difference?)))
         };
         of_data().or_else(own)
     }

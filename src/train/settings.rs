@@ -77,7 +77,8 @@ impl TrainSettings {
     /// What follows from them for the update of a model's parameters.
     pub(super) fn optimizer(&self, model: &dyn Model) -> Result<Optimizer> {
         let (parameters, depth) = (model.parameters(), model.extent().depth);
-        let mut optimizer = Optimizer::new(parameters, self.rule, self.max_norm, |path, rank| model.decays(path, rank))?;
+        let mut optimizer =
+            Optimizer::new(parameters, self.rule, self.max_norm, |path, rank| model.decays(path, rank))?;
         if self.layer_decay < 1.0 {
             let scale = |path: &str| layer_scale(model.layer(path), depth, self.layer_decay);
             optimizer = optimizer.with_rate_scales(parameters, scale)?;

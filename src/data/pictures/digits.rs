@@ -8,7 +8,7 @@ use super::{Crop, DataSet, Normalization, Split};
 use crate::error::{Error, Result};
 
 /// scikit-learn's file, unchanged: a line has 64 values 0..=16, row by row, and the digit. See assets/README.md.
-const FILE: &[u8] = include_bytes!("../../assets/digits.csv.gz");
+const FILE: &[u8] = include_bytes!("../../../assets/digits.csv.gz");
 /// What errors call it.
 const NAME: &str = "assets/digits.csv.gz";
 /// Side of an image.
@@ -33,10 +33,12 @@ pub fn digits() -> Result<DataSet> {
         let label = read_line(line, &mut pixels);
         labels.push(label.ok_or_else(|| Error::file(NAME, format!("line {} is no picture", number + 1)))?);
     }
-    let [train, validation, test] = Split::from_pixels(SIDE, SIDE, pixels, labels)?.divide(0.1, 0.2, 0)?;
+    let class_names: Vec<String> = (0..10).map(|digit| digit.to_string()).collect();
+    let all = Split::from_pixels(SIDE, SIDE, pixels, labels)?.with_class_names(&class_names);
+    let [train, validation, test] = all.divide(0.1, 0.2, 0)?;
     Ok(DataSet {
         name: "digits".to_owned(),
-        class_names: (0..10).map(|digit| digit.to_string()).collect(),
+        class_names,
         train,
         validation,
         test,

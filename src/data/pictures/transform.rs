@@ -1,9 +1,11 @@
 //! From a picture of any size to one training sample of `u8[3, S, S]`: cropping and resizing, mirroring, augmenting.
 
+use serde::Serialize;
+
 use super::augment::{AutoAugment, ColorJitter, RandomErasing};
 use super::crop::Crop;
 use super::image::Image;
-use super::random::{Purpose, below, keyed};
+use crate::data::random::{Purpose, below, keyed};
 use crate::error::{Error, Result};
 
 /// What a sample's augmentation depends on, and nothing else: not the thread, not the batch.
@@ -19,7 +21,7 @@ pub struct Key {
 
 /// How pictures become samples: cropped and resized, then mirrored, then augmented, in the order of the fields. Begin with
 /// [`Transform::new`] and name what differs: `Transform { flip: true, ..Transform::new(224, Crop::Whole) }`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Transform {
     /// Side S of the sample in pixels: the model's input size.
     pub size: u32,

@@ -2,15 +2,18 @@
 
 use rand_pcg::Pcg32;
 use rayon::prelude::*;
+use serde::Serialize;
 
-use super::Position;
-use super::random::{Purpose, below, beta, keyed, unit};
+use super::draw::{beta, unit};
+use crate::data::Mixed;
+use crate::data::Position;
+use crate::data::random::{Purpose, below, keyed};
 use crate::error::{Error, Result};
 
 /// How samples are mixed: mixup (Zhang et al., 2018) blends a sample with its partner, CutMix (Yun et al., 2019) puts a
 /// rectangle of the partner into it. As timm's `Mixup`: the partner of sample i of B is sample B − 1 − i, and the share λ
 /// of the sample itself is drawn from Beta(α, α).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mix {
     /// α of mixup, 0 for none; timm's recipes have 0.8. The smaller it is, the closer to one of the two.
     pub mixup_alpha: f64,
@@ -29,15 +32,6 @@ impl Default for Mix {
     fn default() -> Self {
         Mix { mixup_alpha: 0.8, cutmix_alpha: 1.0, probability: 1.0, switch_probability: 0.5, per_sample: false }
     }
-}
-
-/// The second labels of a batch whose samples are mixed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mixed {
-    /// The partners' classes, `u32[B]`.
-    pub labels: Vec<u32>,
-    /// What a sample has of its own class, `f32[B]`, 0 to 1; the rest is its partner's.
-    pub shares: Vec<f32>,
 }
 
 /// What one sample becomes.

@@ -65,7 +65,7 @@ pub fn image_folder(dir: impl AsRef<Path>, options: FolderOptions) -> Result<Dat
 
     let Photos { files, labels, paths } = photos;
     // One store, so that a row is the same photo in all splits.
-    let all = Split::from_files(files, labels)?;
+    let all = Split::from_files(files, labels)?.with_class_names(&class_names);
     let first = first_of_content(&all);
     let keys = keys(&paths[train_rows.clone()], options.seed, &first);
     let part = |rows: Range<usize>| all.subset(&all.rows()[rows]);

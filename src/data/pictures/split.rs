@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::image::{Image, check_side};
-use super::random::{Purpose, keyed, shuffle};
+use crate::data::random::{Purpose, keyed, shuffle};
 use crate::error::{Error, Result};
 
 /// Labelled samples of one purpose: training, validation or test. Cloning one, or taking a part of one, copies no
@@ -18,6 +18,8 @@ pub struct Split {
     rows: Arc<[u32]>,
     /// u32[N]: the class of each sample.
     labels: Arc<[u32]>,
+    /// What the classes are called, if that is known.
+    class_names: Arc<[String]>,
     /// Whether it was drawn from samples that might as well have become training samples.
     is_drawn: bool,
 }
@@ -62,7 +64,18 @@ impl Split {
     fn new(store: Store, labels: Vec<u32>) -> Result<Self> {
         let count = u32::try_from(labels.len())
             .map_err(|_| Error::argument("data.split", "samples", "fewer than 2^32", labels.len()))?;
-        Ok(Split { store: Arc::new(store), rows: (0..count).collect(), labels: labels.into(), is_drawn: false })
+        let (store, rows) = (Arc::new(store), (0..count).collect());
+        Ok(Split { store, rows, labels: labels.into(), class_names: Arc::default(), is_drawn: false })
+    }
+
+    /// The same samples, of classes that are called so: a label is a place in this list. Parts of them inherit it.
+    pub fn with_class_names(self, class_names: &[String]) -> Self {
+        Split { class_names: class_names.into(), ..self }
+    }
+
+    /// What the classes are called. A label without a name here has none.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
     }
 
     /// How many samples there are.
@@ -153,7 +166,7 @@ impl Split {
         };
         let (rows, labels): (Vec<_>, Vec<_>) =
             samples.iter().map(pick).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        Ok(Split { store: Arc::clone(&self.store), rows: rows.into(), labels: labels.into(), is_drawn: self.is_drawn })
+        Ok(Split { rows: rows.into(), labels: labels.into(), ..self.clone() })
     }
 
     /// Divides the samples into training, validation and test, class by class: of a class of n samples, validation gets

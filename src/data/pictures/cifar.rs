@@ -49,6 +49,7 @@ pub fn cifar100(dir: impl AsRef<Path>) -> Result<DataSet> {
 }
 
 fn data_set(name: &str, class_names: Vec<String>, train: Split, test: Split) -> Result<DataSet> {
+    let [train, test] = [train, test].map(|split| split.with_class_names(&class_names));
     let [train, validation, _] = train.divide(VALIDATION, 0.0, 0)?;
     Ok(DataSet {
         name: name.to_owned(),

@@ -1,16 +1,18 @@
 //! Which edits a sample gets.
 
 use rand_pcg::Pcg32;
+use serde::Serialize;
 
 use super::Edit;
 use crate::data::Image;
-use crate::data::random::{below, uniform};
+use crate::data::pictures::draw::uniform;
+use crate::data::random::below;
 use crate::error::{Error, Result};
 
 /// Random edits from a list of fourteen: none, shear and translation along x and y, rotation, brightness, saturation,
 /// contrast, sharpness, posterise, solarise, stretched contrast, equalisation. Strengths are torchvision's, 31 levels from
 /// nothing to the most; the direction of signed ones is random.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum AutoAugment {
     /// No edits.
@@ -131,7 +133,7 @@ fn strength(level: u32, from: f32, to: f32) -> f64 {
 
 /// Random changes of colour, as torchvision's `ColorJitter`: in random order, each by a random amount. A setting of 0
 /// leaves its change out.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ColorJitter {
     /// b: the factor of brightness is drawn from max(0, 1 − b) to 1 + b. timm's usual value for the first three is 0.4.
     pub brightness: f64,

@@ -2,15 +2,17 @@
 
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
+use serde::Serialize;
 
 use crate::data::Image;
-use crate::data::crop::check_interval;
-use crate::data::random::{below, uniform, unit};
+use crate::data::pictures::crop::check_interval;
+use crate::data::pictures::draw::{uniform, unit};
+use crate::data::random::below;
 use crate::error::{Error, Result};
 
 /// Paints over a random rectangle of some samples (Zhong et al., 2017), as timm and torchvision do it: area and shape are
 /// drawn up to ten times, until the rectangle is smaller than the sample; else the sample stays as it is.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct RandomErasing {
     /// The share of samples, 0 to 1.
     pub probability: f64,
@@ -23,7 +25,7 @@ pub struct RandomErasing {
 }
 
 /// What an erased rectangle shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum Fill {
     /// One colour. [`Normalization::mean_colour`](crate::data::Normalization::mean_colour) is 0 to the model, as timm's mode `const`.

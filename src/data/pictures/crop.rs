@@ -1,15 +1,17 @@
 //! Which part of a picture becomes the sample.
 
 use rand_pcg::Pcg32;
+use serde::Serialize;
 
 use super::Transform;
+use super::draw::uniform;
 use super::image::Image;
-use super::random::{below, uniform};
 use super::resize::{Part, Window};
+use crate::data::random::below;
 use crate::error::{Error, Result};
 
 /// What lies around a picture that is padded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Padding {
     /// Black.
     Zero,
@@ -18,7 +20,7 @@ pub enum Padding {
 }
 
 /// Which part of a picture becomes the sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum Crop {
     /// All of it, its aspect ratio not kept: small pictures of one size, in evaluation.
