@@ -29,28 +29,14 @@ pub struct Snapshot {
 pub(super) struct Counts {
     pub(super) step: u64,
     /// Consumed and full.
-    layer_tokens: [u64; 2],
-    optimizer: OptimizerState,
-}
-
-impl Counts {
-    /// Whether they are such as a run can reach, so that it can go on counting.
-    pub(super) fn are_below(&self, most: u64) -> bool {
-        let [consumed, full] = self.layer_tokens;
-        [self.step, consumed, full, self.optimizer.steps].iter().all(|&count| count < most)
-    }
+    pub(super) layer_tokens: [u64; 2],
+    pub(super) optimizer: OptimizerState,
 }
 
 impl Snapshot {
     /// Optimiser steps done.
     pub fn steps(&self) -> u64 {
         self.counts.step
-    }
-
-    /// The first tensor with a value that is not finite, from which no run can go on.
-    pub(super) fn not_finite(&self) -> Option<&str> {
-        let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
-        self.tensors.iter().find(|(_, tensor)| !is_finite(tensor)).map(|(name, _)| name.as_str())
     }
 
     fn values(&self, name: &str) -> Result<&[f32]> {

@@ -9,7 +9,7 @@ use super::evaluate::Sums;
 use super::identity::Identity;
 use super::snapshot::Counts;
 use super::{Evaluation, FitData, Snapshot, Task, Trainer};
-use crate::checkpoint;
+use crate::checkpoint::{self, HostTensor};
 use crate::data::{Position, Source};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -149,10 +149,13 @@ fn device(gpu: &Gpu) -> String {
 /// Why no run can go on from this, if so. Asked of what is read and of what is to be written: nothing that cannot be read
 /// takes the place of a state that can.
 fn fault(progress: &Saved, snapshot: &Snapshot) -> Option<String> {
-    if !progress.is_sound() || !snapshot.counts.are_below(MOST) {
+    let Counts { step, layer_tokens: [consumed, full], ref optimizer } = snapshot.counts;
+    if !progress.is_sound() || [step, consumed, full, optimizer.steps].iter().any(|&count| count >= MOST) {
         return Some("has counts or sums that no run reaches".to_owned());
     }
-    snapshot.not_finite().map(|name| format!("has values in {name} that are not finite"))
+    let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
+    let (name, _) = snapshot.tensors.iter().find(|(_, tensor)| !is_finite(tensor))?;
+    Some(format!("has values in {name} that are not finite"))
 }
 
 /// Writes the state of a run whose results have all been read. The file is replaced as a whole or not at all.

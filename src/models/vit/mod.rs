@@ -1,12 +1,12 @@
 //! The Vision Transformer (Dosovitskiy et al., 2021), as timm's `VisionTransformer` builds it.
 
 mod config;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 mod files;
 mod patch_embed;
 
 pub use config::{Pool, VitConfig};
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 pub use files::{
     ExportOptions, HeadFit, OpenOptions, Pretrained, VitFile, export_hf, export_timm, open, resample_pos_embed, save,
 };
