@@ -211,7 +211,7 @@ fn the_loss_scale_moves() {
     let scale = |steps| {
         run(&gpu, steps, folder.path(), saving(), &mut Watch::new(|| {}, None));
         let header = header(&checkpoint::read(state(folder.path())).unwrap());
-        f32::from_bits(header["optimizer"]["loss_scale"].as_u64().unwrap() as u32)
+        f32::from_bits(header["counts"]["optimizer"]["loss_scale"].as_u64().unwrap() as u32)
     };
     let (first, last) = (scale(8), scale(15));
     assert!(first < 1e9 && first != last, "{first} {last}");
@@ -394,30 +394,30 @@ fn bad_states_are_refused() {
             *h = json!({ "version": 2, "optimizer": { "steps": 8 } });
         }),
         ("of version 4, as another release", &|_, h| h["version"] = json!(4)),
-        ("updates must be", &|_, h| h["optimizer"]["updates"] = json!([8])),
-        ("updates must be at most the", &|_, h| h["optimizer"]["updates"][3] = json!(9)),
-        ("updates must be at most 2147483648", &|_, h| h["optimizer"]["words"][4] = json!(u32::MAX)),
+        ("updates must be", &|_, h| h["counts"]["optimizer"]["updates"] = json!([8])),
+        ("updates must be at most the", &|_, h| h["counts"]["optimizer"]["updates"][3] = json!(9)),
+        ("updates must be at most 2147483648", &|_, h| h["counts"]["optimizer"]["words"][4] = json!(u32::MAX)),
         ("counts or sums", &|_, h| h["progress"]["weight_bits"] = json!(f64::INFINITY.to_bits())),
-        ("counts or sums", &|_, h| h["progress"]["layer_tokens"] = json!([u64::MAX, 0])),
-        ("counts or sums", &|_, h| h["progress"]["layer_tokens"] = json!([0, u64::MAX])),
+        ("counts or sums", &|_, h| h["counts"]["layer_tokens"] = json!([u64::MAX, 0])),
+        ("counts or sums", &|_, h| h["counts"]["layer_tokens"] = json!([0, u64::MAX])),
         ("counts or sums", &|_, h| h["progress"]["best"]["epoch"] = json!(u64::MAX)),
         ("counts or sums", &|_, h| h["progress"]["best"]["samples"] = json!(u64::MAX)),
-        ("bad state of a run", &|_, h| h["optimizer"]["words"] = json!("x")),
+        ("bad state of a run", &|_, h| h["counts"]["optimizer"]["words"] = json!("x")),
         ("bad state of a run", &|_, h| h["progress"]["batch"] = json!(-1)),
-        ("words must be 9, got 3", &|_, h| h["optimizer"]["words"] = json!([1, 2, 3])),
-        ("loss scale must be", &|_, h| h["optimizer"]["loss_scale"] = json!(f32::NAN.to_bits())),
-        ("loss scale must be", &|_, h| h["optimizer"]["loss_scale"] = json!(0)),
+        ("words must be 9, got 3", &|_, h| h["counts"]["optimizer"]["words"] = json!([1, 2, 3])),
+        ("loss scale must be", &|_, h| h["counts"]["optimizer"]["loss_scale"] = json!(f32::NAN.to_bits())),
+        ("loss scale must be", &|_, h| h["counts"]["optimizer"]["loss_scale"] = json!(0)),
         ("counts or sums", &|_, h| h["progress"]["samples"] = json!(u64::MAX)),
         ("counts or sums", &|_, h| h["progress"]["loss_bits"] = json!(f64::NAN.to_bits())),
-        ("is at step 9, the run has only 8", &|_, h| h["progress"]["step"] = json!(9)),
+        ("is at step 9, the run has only 8", &|_, h| h["counts"]["step"] = json!(9)),
         ("position.batch must be below 6", &|_, h| h["progress"]["batch"] = json!(6)),
-        ("weights.head.bias is missing", &|f, _| drop(f.tensors.remove("weights.head.bias"))),
-        ("moment2.cls_token is missing", &|f, _| drop(f.tensors.remove("moment2.cls_token"))),
-        ("average.norm.bias is missing", &|f, _| drop(f.tensors.remove("average.norm.bias"))),
-        ("tensors, the run needs", &|f, _| {
+        ("weights.head.bias: is missing", &|f, _| drop(f.tensors.remove("weights.head.bias"))),
+        ("moment2.cls_token: is missing", &|f, _| drop(f.tensors.remove("moment2.cls_token"))),
+        ("average.norm.bias: is missing", &|f, _| drop(f.tensors.remove("average.norm.bias"))),
+        ("tensors must be", &|f, _| {
             f.tensors.insert("more".to_owned(), HostTensor { shape: vec![1], data: vec![0.0] });
         }),
-        ("weights.head.bias has 3 values, not 10", &|f, _| {
+        ("weights.head.bias: has 3 values, not 10", &|f, _| {
             f.tensors.insert("weights.head.bias".to_owned(), HostTensor { shape: vec![3], data: vec![0.0; 3] });
         }),
         ("moment1.head.bias: 3 values do not fit", &|f, _| {

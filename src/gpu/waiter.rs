@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use super::health::poll;
 use super::readback::Mapped;
@@ -17,22 +18,43 @@ pub(super) struct Awaited {
     pub(super) mapped: Mapped,
 }
 
-/// The thread, once there is one. It ends when this drops.
+/// The thread, once there is one. It ends when this drops, which waits for it: it holds the device, which must not go while the
+/// program ends and the driver's own memory with it.
 #[derive(Debug, Default)]
-pub(super) struct Waiter(Mutex<Option<Sender<Awaited>>>);
+pub(super) struct Waiter(Mutex<Option<Thread>>);
+
+#[derive(Debug)]
+struct Thread {
+    sender: Sender<Awaited>,
+    handle: JoinHandle<()>,
+}
 
 impl Waiter {
     /// Hands a mapping to the thread; false if the system gives none.
     pub(super) fn watch(&self, device: &wgpu::Device, awaited: Awaited) -> bool {
-        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if sender.is_none() {
-            *sender = start(device.clone());
+        let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            *thread = start(device.clone());
         }
-        sender.as_ref().is_some_and(|sender| sender.send(awaited).is_ok())
+        thread.as_ref().is_some_and(|thread| thread.sender.send(awaited).is_ok())
     }
 }
 
-fn start(device: wgpu::Device) -> Option<Sender<Awaited>> {
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let Some(Thread { sender, handle }) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        drop(sender);
+        // A waker may hold the last handle of the device, and then drops it on this very thread.
+        if handle.thread().id() != std::thread::current().id() {
+            // It catches its panics.
+            let _ = handle.join();
+        }
+    }
+}
+
+fn start(device: wgpu::Device) -> Option<Thread> {
     let (sender, receiver) = channel::<Awaited>();
     let run = move || {
         for Awaited { submission, mapped } in receiver {
@@ -45,5 +67,6 @@ fn start(device: wgpu::Device) -> Option<Sender<Awaited>> {
         }
     };
     let started = std::thread::Builder::new().name("wgrad read-backs".to_owned()).spawn(run);
-    started.inspect_err(|error| log::warn!("no thread to wait for read-backs: {error}")).ok().map(|_| sender)
+    let started = started.inspect_err(|error| log::warn!("no thread to wait for read-backs: {error}"));
+    Some(Thread { sender, handle: started.ok()? })
 }

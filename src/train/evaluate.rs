@@ -36,6 +36,23 @@ pub async fn evaluate_async<T: Task>(
     task: &T,
     batches: impl IntoIterator<Item = Result<T::Batch>>,
 ) -> Result<Evaluation> {
+    measure(task, batches, Readback::bytes).await
+}
+
+/// [`evaluate_async`], blocking the thread.
+///
+/// # Errors
+/// As [`evaluate_async`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn evaluate<T: Task>(task: &T, batches: impl IntoIterator<Item = Result<T::Batch>>) -> Result<Evaluation> {
+    pollster::block_on(measure(task, batches, async |results: Readback| results.wait()))
+}
+
+async fn measure<T: Task>(
+    task: &T,
+    batches: impl IntoIterator<Item = Result<T::Batch>>,
+    read: impl AsyncFn(Readback) -> Result<Vec<Vec<u8>>>,
+) -> Result<Evaluation> {
     let mut sums = Sums::default();
     let record = |batch: T::Batch| {
         let whole = Part::whole(&batch);
@@ -45,7 +62,7 @@ pub async fn evaluate_async<T: Task>(
         let views: Vec<_> = views.iter().map(|tensor| tensor.buffer()).collect();
         Ok((task.model().parameters().gpu().read(&views)?, (weight, answers)))
     };
-    each_batch(task, batches, record, |(weight, answers), bytes| {
+    each_batch(task, batches, record, read, |(weight, answers), bytes| {
         let (loss, correct) = match bytes {
             [loss] => (loss, 0),
             [loss, correct] => (loss, u32_of(correct)),
@@ -56,15 +73,6 @@ pub async fn evaluate_async<T: Task>(
     })
     .await?;
     Ok(Evaluation { loss: sums.mean_loss(), accuracy: sums.accuracy(), samples: sums.counted })
-}
-
-/// [`evaluate_async`], blocking the thread.
-///
-/// # Errors
-/// As [`evaluate_async`].
-#[cfg(not(target_arch = "wasm32"))]
-pub fn evaluate<T: Task>(task: &T, batches: impl IntoIterator<Item = Result<T::Batch>>) -> Result<Evaluation> {
-    pollster::block_on(evaluate_async(task, batches))
 }
 
 /// Sums over batches, of which means are made. The mean of nothing is 0, as the loss of a batch without a counted row.
@@ -100,12 +108,13 @@ impl Sums {
 /// Batches in flight: the host prepares one while the device works on another.
 const AHEAD: usize = 2;
 
-/// For each batch, outside any graph: `record` lets the model run on it and asks for results, which `take` gets in the batches'
-/// order with what else `record` says.
+/// For each batch, outside any graph: `record` lets the model run on it and asks for results; `take` gets those, as `read` gets
+/// them, in the batches' order with what else `record` says.
 pub(super) async fn each_batch<T: Task, X>(
     task: &T,
     batches: impl IntoIterator<Item = Result<T::Batch>>,
     record: impl Fn(T::Batch) -> Result<(Readback, X)>,
+    read: impl AsyncFn(Readback) -> Result<Vec<Vec<u8>>>,
     mut take: impl FnMut(X, &[Vec<u8>]) -> Result<()>,
 ) -> Result<()> {
     let mut ahead: VecDeque<(Readback, X)> = VecDeque::new();
@@ -116,11 +125,11 @@ pub(super) async fn each_batch<T: Task, X>(
         if ahead.len() > AHEAD
             && let Some((results, rest)) = ahead.pop_front()
         {
-            take(rest, &results.bytes().await?)?;
+            take(rest, &read(results).await?)?;
         }
     }
     for (results, rest) in ahead {
-        take(rest, &results.bytes().await?)?;
+        take(rest, &read(results).await?)?;
     }
     Ok(())
 }

@@ -84,11 +84,10 @@ impl<T: Task> Trainer<T> {
         let parameters = self.task().model().parameters();
         let mut weights = Vec::with_capacity(parameters.len());
         for parameter in parameters {
-            let values = snapshot.values(&format!("{WEIGHTS}{}", parameter.path()))?;
-            let numel = parameter.value().numel();
+            let name = format!("{WEIGHTS}{}", parameter.path());
+            let (values, numel) = (snapshot.values(&name)?, parameter.value().numel());
             if values.len() != numel {
-                let what = format!("has {} values, not {numel}", values.len());
-                return Err(Error::Parameter { name: parameter.path().to_owned(), what });
+                return Err(Error::Parameter { name, what: format!("has {} values, not {numel}", values.len()) });
             }
             weights.push((parameter.clone(), values));
         }

@@ -76,7 +76,8 @@ impl Pending {
     /// As [`Pending::read`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(self) -> Result<StepMetrics> {
-        pollster::block_on(self.read())
+        let Pending { results, shares, metrics, paths } = self;
+        resolve(&results.wait()?, &shares, metrics, &paths)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Classify;
 use crate::data::ImageBatch;
 use crate::error::{Error, Result};
+use crate::gpu::Readback;
 use crate::nn::{Classifier, Mode};
 use crate::ops;
 use crate::train::evaluate::{Sums, each_batch};
@@ -52,27 +53,7 @@ pub async fn predict_async<M: Classifier>(
     task: &Classify<M>,
     batches: impl IntoIterator<Item = Result<ImageBatch>>,
 ) -> Result<Predictions> {
-    let (classes, mode) = (task.model.classes(), Mode::evaluation());
-    let settings = task.loss_in(&mode);
-    let (mut sums, mut all) = (Sums::default(), Predictions::new(classes, settings.ignore_index));
-    let record = |batch: ImageBatch| {
-        let whole = Part::whole(&batch);
-        let weight = task.weight(&batch, whole.samples.clone());
-        let (logits, labels) = task.logits(&whole, &[], &mode)?;
-        let (loss, probabilities) = (ops::cross_entropy(&logits, &labels, &settings)?, ops::softmax(&logits)?);
-        let results = task.gpu().read(&[loss.buffer(), probabilities.buffer()])?;
-        Ok((results, (weight, batch.labels, batch.indices)))
-    };
-    each_batch(task, batches, record, |(weight, labels, indices), bytes| {
-        let [loss, probabilities] = bytes else {
-            return Err(Error::Graph { op: "predict", what: "results are missing" });
-        };
-        sums.add(f32_of(loss), weight, 0, 0);
-        all.add(probabilities, labels, indices)
-    })
-    .await?;
-    all.loss = sums.mean_loss();
-    Ok(all)
+    collect(task, batches, Readback::bytes).await
 }
 
 /// [`predict_async`], blocking the thread.
@@ -84,7 +65,35 @@ pub fn predict<M: Classifier>(
     task: &Classify<M>,
     batches: impl IntoIterator<Item = Result<ImageBatch>>,
 ) -> Result<Predictions> {
-    pollster::block_on(predict_async(task, batches))
+    pollster::block_on(collect(task, batches, async |results: Readback| results.wait()))
+}
+
+async fn collect<M: Classifier>(
+    task: &Classify<M>,
+    batches: impl IntoIterator<Item = Result<ImageBatch>>,
+    read: impl AsyncFn(Readback) -> Result<Vec<Vec<u8>>>,
+) -> Result<Predictions> {
+    let (classes, mode) = (task.model.classes(), Mode::evaluation());
+    let settings = task.loss_in(&mode);
+    let (mut sums, mut all) = (Sums::default(), Predictions::new(classes, settings.ignore_index));
+    let record = |batch: ImageBatch| {
+        let whole = Part::whole(&batch);
+        let weight = task.weight(&batch, whole.samples.clone());
+        let (logits, labels) = task.logits(&whole, &[], &mode)?;
+        let (loss, probabilities) = (ops::cross_entropy(&logits, &labels, &settings)?, ops::softmax(&logits)?);
+        let results = task.gpu().read(&[loss.buffer(), probabilities.buffer()])?;
+        Ok((results, (weight, batch.labels, batch.indices)))
+    };
+    each_batch(task, batches, record, read, |(weight, labels, indices), bytes| {
+        let [loss, probabilities] = bytes else {
+            return Err(Error::Graph { op: "predict", what: "results are missing" });
+        };
+        sums.add(f32_of(loss), weight, 0, 0);
+        all.add(probabilities, labels, indices)
+    })
+    .await?;
+    all.loss = sums.mean_loss();
+    Ok(all)
 }
 
 impl Predictions {
