@@ -53,6 +53,7 @@ pub mod ltd;
 mod mix;
 pub mod models;
 pub mod nn;
+mod normalize;
 pub mod ops;
 pub mod optim;
 #[cfg(feature = "files")]

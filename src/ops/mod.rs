@@ -76,7 +76,7 @@ pub use losses::{binary_cross_entropy_with_logits, mse_loss};
 pub use matmul::{linear, linear_add, matmul, matmul_nt, matmul_tn};
 pub use mean_tokens::mean_tokens;
 pub use mlp::mlp;
-pub use patchify::{Normalize, patchify};
+pub use patchify::patchify;
 pub use random::RandomKey;
 pub use reduce::{argmax, max_axes, mean_axes, sum_axes, var_axes};
 pub use reshape::reshape;
@@ -91,6 +91,8 @@ pub use token_scatter::token_scatter;
 #[cfg(not(target_arch = "wasm32"))]
 pub use tune::{TuneReport, tune};
 pub use tuning::{Demand, TunedProduct, Tuning, demands};
+
+pub use crate::normalize::Normalize;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Grid, Kernel};
