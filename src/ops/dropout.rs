@@ -4,6 +4,7 @@
 use super::expect;
 use super::item::{sample_grid, sample_rounds, strided};
 use super::random::{Purpose, RandomKey, halves, threshold};
+use super::variants::ByItem;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
@@ -99,6 +100,9 @@ static PATH_VEC4_F16: Kernel = Kernel {
 
 pub(crate) const KERNELS: &[&Kernel] = &[&SCALAR, &VEC4, &VEC4_F16, &PATH_SCALAR, &PATH_VEC4, &PATH_VEC4_F16];
 
+const FORMS: ByItem = ByItem::new(&VEC4, &SCALAR).with_half(&VEC4_F16);
+const PATH_FORMS: ByItem = ByItem::new(&PATH_VEC4, &PATH_SCALAR).with_half(&PATH_VEC4_F16);
+
 /// Sets each element to 0 with probability `p` and multiplies the others by 1 / (1 − p): f32 or f16 `[B, ..]` to the same dtype
 /// and shape. The mask depends on `key` and on the element's place in its sample alone. With p = 0 it returns `x` itself.
 ///
@@ -138,15 +142,6 @@ fn sample_of(x: &Tensor) -> usize {
     x.numel() / x.dims().first().copied().unwrap_or(1)
 }
 
-/// The kernel for x's precision and for what its samples are a multiple of.
-fn pick(x: &Tensor, scalar: &'static Kernel, vec4: &'static Kernel, vec4_f16: &'static Kernel) -> &'static Kernel {
-    match x.dtype() {
-        DType::F16 => vec4_f16,
-        _ if sample_of(x).is_multiple_of(4) => vec4,
-        _ => scalar,
-    }
-}
-
 /// All that is saved: the mask is made again when it is needed.
 struct Mask {
     purpose: Purpose,
@@ -168,12 +163,12 @@ impl Mask {
         let samples = x.numel() / sample;
         let (kernel, n, grid) = match self.purpose {
             Purpose::Dropout => {
-                let kernel = pick(x, &SCALAR, &VEC4, &VEC4_F16);
+                let (kernel, _) = FORMS.pick_as(x.dtype(), sample);
                 (kernel, sample, sample_grid(sample.div_ceil(4), samples))
             }
             Purpose::DropPath => {
-                let kernel = pick(x, &PATH_SCALAR, &PATH_VEC4, &PATH_VEC4_F16);
-                let items = if sample.is_multiple_of(4) { sample / 4 } else { sample };
+                let (kernel, item) = PATH_FORMS.pick_as(x.dtype(), sample);
+                let items = sample / item;
                 (kernel, items, sample_grid(items.div_ceil(PATH_RUN), samples))
             }
         };

@@ -1,25 +1,10 @@
-//! Kernels that move or add whole rows. They say `Item` and count in items: four floats where every row is a multiple of
-//! four (nearly always), else one. Files of their own, `shaders/tiles/vec4.wgsl` and `scalar.wgsl`, say which.
+//! How kernels divide rows of items ([`super::variants::ByItem`]) among invocations, and how many rounds their loops then make.
 
 use std::ops::Range;
 
-use crate::gpu::{Grid, Kernel, MAX_GROUPS, looped};
+use crate::gpu::{Grid, MAX_GROUPS, looped};
 
-/// The two forms of a kernel.
-pub(super) struct ByItem {
-    pub(super) vec4: &'static Kernel,
-    pub(super) scalar: &'static Kernel,
-}
-
-impl ByItem {
-    /// The form for rows of `width` floats, and the number of floats in its item. Offsets and strides must be multiples
-    /// of `width` too.
-    pub(super) fn pick(&self, width: usize) -> (&'static Kernel, usize) {
-        if width.is_multiple_of(4) { (self.vec4, 4) } else { (self.scalar, 1) }
-    }
-}
-
-/// Invocations a workgroup of such kernels.
+/// Invocations a workgroup of most kernels.
 pub(super) const LANES: usize = 64;
 
 /// The grid of a kernel that treats each element by itself, four of them an invocation.

@@ -26,6 +26,7 @@ pub mod reduce;
 pub mod softmax;
 mod strided;
 mod tokens;
+mod variants;
 
 pub use attention::{Mask, attention, attention_flash, attention_stored};
 pub use cast::cast;

@@ -2,7 +2,8 @@
 //! copy along such a walk. Not differentiable by itself.
 
 use super::expect_match;
-use super::item::{ByItem, LANES};
+use super::item::LANES;
+use super::variants::ByItem;
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, wgsl};
@@ -154,7 +155,7 @@ static SCALAR: Kernel = Kernel {
     ..VEC4
 };
 
-const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
+const FORMS: ByItem = ByItem::new(&VEC4, &SCALAR);
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &SCALAR];
 

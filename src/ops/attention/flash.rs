@@ -5,11 +5,10 @@ use std::ops::Range;
 use super::packed::{Dims, Mask};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{
-    Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, Rounds, Source, looped, params, rounds, wgsl,
-};
+use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
 use crate::ops::item::{longest, pieces};
 use crate::ops::shape;
+use crate::ops::variants::{ByFamily, ByPrecision};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -65,23 +64,15 @@ const fn form(names: [&'static str; 3], sources: &'static [Source], rows: usize,
     }
 }
 
-/// The forms for one width of heads.
-struct Forms {
+/// The forms for heads of one width.
+struct Head {
     width: usize,
-    lane: Form,
-    lane_f16: Form,
-    group: Form,
-    group_f16: Form,
+    forms: ByFamily<ByPrecision<Form>>,
 }
 
-impl Forms {
-    fn pick(&self, gpu: &Gpu, dtype: DType) -> &Form {
-        match (gpu.family(), dtype) {
-            (KernelFamily::Lane, DType::F16) => &self.lane_f16,
-            (KernelFamily::Lane, _) => &self.lane,
-            (KernelFamily::Workgroup, DType::F16) => &self.group_f16,
-            (KernelFamily::Workgroup, _) => &self.group,
-        }
+impl Head {
+    fn pick(&'static self, gpu: &Gpu, dtype: DType) -> &'static Form {
+        self.forms.pick(gpu.family()).pick(dtype)
     }
 }
 
@@ -126,14 +117,20 @@ macro_rules! form {
     };
 }
 
-macro_rules! forms {
+macro_rules! head {
     ($width:literal, $head:literal) => {
-        Forms {
+        Head {
             width: $width,
-            lane: form!("flash_lane", LANE, 24, lane_rounds, $width, $head, F32, ""),
-            lane_f16: form!("flash_lane", LANE, 24, lane_rounds, $width, $head, F16, ".f16"),
-            group: form!("flash_group", GROUP, 32, group_rounds, $width, $head, F32, ""),
-            group_f16: form!("flash_group", GROUP, 32, group_rounds, $width, $head, F16, ".f16"),
+            forms: ByFamily {
+                lane: ByPrecision {
+                    full: form!("flash_lane", LANE, 24, lane_rounds, $width, $head, F32, ""),
+                    half: form!("flash_lane", LANE, 24, lane_rounds, $width, $head, F16, ".f16"),
+                },
+                group: ByPrecision {
+                    full: form!("flash_group", GROUP, 32, group_rounds, $width, $head, F32, ""),
+                    half: form!("flash_group", GROUP, 32, group_rounds, $width, $head, F16, ".f16"),
+                },
+            },
         }
     };
 }
@@ -143,25 +140,25 @@ const GROUP: [Source; 2] = [wgsl!("flash_group.wgsl"), wgsl!("lib/flash_blocks.w
 const F32: Source = wgsl!("tiles/act_f32.wgsl");
 const F16: Source = wgsl!("tiles/act_f16.wgsl", enable "f16");
 
-static FORMS: [Forms; 7] = [
-    forms!(16, "tiles/head_16.wgsl"),
-    forms!(32, "tiles/head_32.wgsl"),
-    forms!(48, "tiles/head_48.wgsl"),
-    forms!(64, "tiles/head_64.wgsl"),
-    forms!(80, "tiles/head_80.wgsl"),
-    forms!(96, "tiles/head_96.wgsl"),
-    forms!(128, "tiles/head_128.wgsl"),
+static HEADS: [Head; 7] = [
+    head!(16, "tiles/head_16.wgsl"),
+    head!(32, "tiles/head_32.wgsl"),
+    head!(48, "tiles/head_48.wgsl"),
+    head!(64, "tiles/head_64.wgsl"),
+    head!(80, "tiles/head_80.wgsl"),
+    head!(96, "tiles/head_96.wgsl"),
+    head!(128, "tiles/head_128.wgsl"),
 ];
 
 /// Every kernel of this file.
 pub(in crate::ops) fn kernels() -> Vec<&'static Kernel> {
     let of_form = |form: &'static Form| [&form.forward, &form.backward_q, &form.backward_kv];
-    FORMS.iter().flat_map(|f| [&f.lane, &f.lane_f16, &f.group, &f.group_f16]).flat_map(of_form).collect()
+    HEADS.iter().flat_map(|head| head.forms.both()).flat_map(ByPrecision::both).flat_map(of_form).collect()
 }
 
 /// Whether there are kernels for heads of `width`.
 pub(super) fn has_form(width: usize) -> bool {
-    FORMS.iter().any(|forms| forms.width == width)
+    HEADS.iter().any(|head| head.width == width)
 }
 
 /// [`super::attention()`] in memory that grows with T, not T²: forward keeps `qkv`, its output and the log-sum-exp of each
@@ -173,10 +170,10 @@ pub fn attention_flash(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor>
     const OP: &str = "attention";
     let dims = Dims::of(qkv, heads)?;
     let gpu = qkv.gpu();
-    let Some(forms) = FORMS.iter().find(|forms| forms.width == dims.width) else {
+    let Some(head) = HEADS.iter().find(|head| head.width == dims.width) else {
         return Err(Error::Shape { op: OP, what: "flash has no form for this width of a head", got: qkv.info() });
     };
-    let form = forms.pick(gpu, qkv.dtype());
+    let form = head.pick(gpu, qkv.dtype());
     let out = Tensor::empty(gpu, qkv.dtype(), shape(OP, &[dims.batch, dims.tokens, dims.channels()])?)?;
     let lse = Tensor::empty(gpu, DType::F32, shape(OP, &[dims.batch, dims.heads, dims.tokens])?)?;
     let call = Call { form, dims, mask };
@@ -279,15 +276,15 @@ impl Backward for Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::GpuOptions;
+    use crate::gpu::{GpuOptions, KernelFamily};
 
     const TOKENS: usize = 131;
 
     /// out, lse and dqkv of two heads of 16, with at most `most` rows of the other side in a dispatch.
     fn passes(gpu: &Gpu, mask: Mask, most: usize) -> Result<[Vec<f32>; 3]> {
         let dims = Dims { batch: 1, heads: 2, tokens: TOKENS, width: 16 };
-        let Some(forms) = FORMS.iter().find(|forms| forms.width == dims.width) else { return Ok(Default::default()) };
-        let call = Call { form: forms.pick(gpu, DType::F32), dims, mask };
+        let Some(head) = HEADS.iter().find(|head| head.width == dims.width) else { return Ok(Default::default()) };
+        let call = Call { form: head.pick(gpu, DType::F32), dims, mask };
         let wave = |n: usize, by: f32| (0..n).map(|i| (i as f32 * by).sin()).collect::<Vec<_>>();
         let qkv = Tensor::from_slice(gpu, &[TOKENS * 96], &wave(TOKENS * 96, 0.7))?;
         let dy = Tensor::from_slice(gpu, &[TOKENS * 32], &wave(TOKENS * 32, 0.3))?;

@@ -4,8 +4,9 @@ use super::binary::broadcast_add;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
-use crate::ops::item::{ByItem, LANES};
+use crate::ops::item::LANES;
 use crate::ops::reduce::column_sum::column_sum;
+use crate::ops::variants::ByItem;
 use crate::ops::{expect_f32, expect_match};
 use crate::shape::Shape;
 use crate::tensor::Tensor;
@@ -28,7 +29,7 @@ static SCALAR: Kernel = Kernel {
     ..VEC4
 };
 
-const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
+const FORMS: ByItem = ByItem::new(&VEC4, &SCALAR);
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &SCALAR];
 

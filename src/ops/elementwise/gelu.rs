@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::gpu::{Access, BufferView, Gpu, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::ops::expect_float;
 use crate::ops::item::vec4_grid;
+use crate::ops::variants::ByPrecision;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -49,6 +50,9 @@ static BACKWARD_F16: Kernel = Kernel { name: "gelu.backward.f16", sources: FORWA
 
 pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &FORWARD_F16, &BACKWARD_F16];
 
+const FORWARDS: ByPrecision = ByPrecision { full: &FORWARD, half: &FORWARD_F16 };
+const BACKWARDS: ByPrecision = ByPrecision { full: &BACKWARD, half: &BACKWARD_F16 };
+
 /// GELU of every element, exact (with erf, as PyTorch's default): `f32[..]` or `f16[..]` to the same shape and dtype.
 ///
 /// # Errors
@@ -62,8 +66,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// y = GELU(x), `n` elements.
 pub(in crate::ops) fn forward(gpu: &Gpu, dtype: DType, x: &BufferView, y: &BufferView, n: usize) -> Result<()> {
-    let kernel = if dtype == DType::F16 { &FORWARD_F16 } else { &FORWARD };
-    gpu.dispatch(kernel, &GeluParams { n: n as u32, accumulate: 0 }, &[x, y], vec4_grid(n))
+    gpu.dispatch(FORWARDS.pick(dtype), &GeluParams { n: n as u32, accumulate: 0 }, &[x, y], vec4_grid(n))
 }
 
 /// dx = dy ⊙ GELU'(x), or += it, `n` elements; `buffers` are x, dy and dx.
@@ -74,8 +77,7 @@ pub(in crate::ops) fn backward(
     n: usize,
     accumulate: u32,
 ) -> Result<()> {
-    let kernel = if dtype == DType::F16 { &BACKWARD_F16 } else { &BACKWARD };
-    gpu.dispatch(kernel, &GeluParams { n: n as u32, accumulate }, &buffers, vec4_grid(n))
+    gpu.dispatch(BACKWARDS.pick(dtype), &GeluParams { n: n as u32, accumulate }, &buffers, vec4_grid(n))
 }
 
 struct Rule {

@@ -4,8 +4,8 @@ use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::ops::item::vec4_grid;
+use crate::ops::variants::ByPrecision;
 use crate::ops::{expect_float, scale};
-use crate::shape::DType;
 use crate::tensor::Tensor;
 
 params!(UnaryParams { n: u32, accumulate: u32, a: f32, b: f32 });
@@ -13,8 +13,8 @@ params!(UnaryParams { n: u32, accumulate: u32, a: f32, b: f32 });
 /// The kernels of a function, in both precisions.
 struct Unary {
     op: &'static str,
-    forward: [Kernel; 2],
-    backward: [Kernel; 2],
+    forward: ByPrecision<Kernel>,
+    backward: ByPrecision<Kernel>,
 }
 
 /// Declares the kernels of functions, each in a file of its own below `shaders/unary/`.
@@ -22,14 +22,14 @@ macro_rules! unaries {
     ($($function:ident $op:literal $file:literal;)+) => {
         $(static $function: Unary = Unary {
             op: $op,
-            forward: [
-                unaries!(kernel concat!("unary.", $op, ".forward"), "forward", $file, "tiles/act_f32.wgsl", None),
-                unaries!(kernel concat!("unary.", $op, ".forward.f16"), "forward", $file, "tiles/act_f16.wgsl", Some("f16")),
-            ],
-            backward: [
-                unaries!(kernel concat!("unary.", $op, ".backward"), "backward", $file, "tiles/act_f32.wgsl", None),
-                unaries!(kernel concat!("unary.", $op, ".backward.f16"), "backward", $file, "tiles/act_f16.wgsl", Some("f16")),
-            ],
+            forward: ByPrecision {
+                full: unaries!(kernel concat!("unary.", $op, ".forward"), "forward", $file, "tiles/act_f32.wgsl", None),
+                half: unaries!(kernel concat!("unary.", $op, ".forward.f16"), "forward", $file, "tiles/act_f16.wgsl", Some("f16")),
+            },
+            backward: ByPrecision {
+                full: unaries!(kernel concat!("unary.", $op, ".backward"), "backward", $file, "tiles/act_f32.wgsl", None),
+                half: unaries!(kernel concat!("unary.", $op, ".backward.f16"), "backward", $file, "tiles/act_f16.wgsl", Some("f16")),
+            },
         };)+
         const ALL: &[&Unary] = &[$(&$function),+];
     };
@@ -79,7 +79,7 @@ unaries! {
 }
 
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    ALL.iter().flat_map(|function| function.forward.iter().chain(&function.backward)).collect()
+    ALL.iter().flat_map(|function| [function.forward.both(), function.backward.both()].into_iter().flatten()).collect()
 }
 
 impl Unary {
@@ -87,14 +87,9 @@ impl Unary {
         expect_float(self.op, x)?;
         let y = x.empty_like()?;
         let params = UnaryParams { n: x.numel() as u32, accumulate: 0, a, b };
-        x.gpu().dispatch(pick(&self.forward, x), &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
+        x.gpu().dispatch(self.forward.pick(x.dtype()), &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
         Ok(record(y, &[x], || Rule { function: self, x: x.detach(), params }))
     }
-}
-
-/// The kernel for x's precision.
-fn pick(kernels: &'static [Kernel; 2], x: &Tensor) -> &'static Kernel {
-    &kernels[usize::from(x.dtype() == DType::F16)]
 }
 
 struct Rule {
@@ -108,7 +103,7 @@ impl Backward for Rule {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         let params = UnaryParams { accumulate: dx.flag(), ..self.params };
         let buffers = [self.x.buffer(), dy.buffer(), dx.tensor.buffer()];
-        dy.gpu().dispatch(pick(&self.function.backward, &dy), &params, &buffers, vec4_grid(dy.numel()))
+        dy.gpu().dispatch(self.function.backward.pick(dy.dtype()), &params, &buffers, vec4_grid(dy.numel()))
     }
 }
 

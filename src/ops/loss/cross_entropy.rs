@@ -2,9 +2,10 @@
 
 use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Fault, FaultSource, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
+use crate::gpu::{Access, Fault, FaultSource, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
 use crate::ops::item::reduce_rounds;
 use crate::ops::reduce::column_sum::column_sum;
+use crate::ops::variants::ByFamily;
 use crate::ops::{expect, expect_f32, expect_match, shape};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -80,6 +81,9 @@ static CORRECT_GROUP: Kernel = Kernel {
 };
 
 pub(crate) const KERNELS: &[&Kernel] = &[&ROWS_LANE, &ROWS_GROUP, &MEAN, &BACKWARD, &CORRECT_LANE, &CORRECT_GROUP];
+
+const ROWS: ByFamily = ByFamily { lane: &ROWS_LANE, group: &ROWS_GROUP };
+const CORRECT: ByFamily = ByFamily { lane: &CORRECT_LANE, group: &CORRECT_GROUP };
 
 const LANES: usize = 64;
 
@@ -183,7 +187,7 @@ pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, setti
     let params = CrossEntropyParams { mixed, weighted, weight_sum, fault: faults.code, ..params };
     let class_weights = weights.unwrap_or_else(|| logits.detach());
     let stats = Tensor::empty(gpu, DType::F32, shape(OP, &[rows, 8])?)?;
-    let (kernel, grid) = row_form(gpu, &params, &ROWS_LANE, &ROWS_GROUP);
+    let (kernel, grid) = ROWS.by_row(gpu, &params, grids(&params));
     let [logits_view, labels_view, others_view] = [logits, labels, others].map(Tensor::buffer);
     let [stats_view, shares_view, weights_view] = [&stats, shares, &class_weights].map(Tensor::buffer);
     let views = [logits_view, labels_view, &faults.table, stats_view, others_view, shares_view, weights_view];
@@ -214,7 +218,7 @@ pub fn count_correct(logits: &Tensor, labels: &Tensor, ignore_index: Option<u32>
     let params = params_of(OP, logits, labels, &settings)?;
     let gpu = logits.gpu();
     let count = Tensor::zeros(gpu, DType::U32, &[])?;
-    let (kernel, grid) = row_form(gpu, &params, &CORRECT_LANE, &CORRECT_GROUP);
+    let (kernel, grid) = CORRECT.by_row(gpu, &params, grids(&params));
     let faults = gpu.fault_place(Fault::Label, &FaultSource::default())?;
     let params = CrossEntropyParams { fault: faults.code, ..params };
     gpu.dispatch(kernel, &params, &[logits.buffer(), labels.buffer(), &faults.table, count.buffer()], grid)?;
@@ -247,19 +251,9 @@ fn params_of(
     })
 }
 
-/// A row for each invocation, or a workgroup for each row: on GPUs, and where there are too many classes for one invocation.
-fn row_form(
-    gpu: &Gpu,
-    params: &CrossEntropyParams,
-    lane: &'static Kernel,
-    group: &'static Kernel,
-) -> (&'static Kernel, Grid) {
-    let rows = params.rows as usize;
-    let grid = Grid::linear(rows, LANES);
-    if gpu.family() == KernelFamily::Lane && lane.fits(params, grid) {
-        return (lane, grid);
-    }
-    (group, Grid::linear(rows, 1))
+/// A row for each invocation, or a workgroup for each row.
+fn grids(params: &CrossEntropyParams) -> [Grid; 2] {
+    [LANES, 1].map(|share| Grid::linear(params.rows as usize, share))
 }
 
 /// The loss and 1 / the divisor, both `f32[]`, from what [`ROWS_LANE`] has left of each row.

@@ -3,7 +3,8 @@
 use crate::autograd::Destination;
 use crate::error::Result;
 use crate::gpu::{Access, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{ByItem, LANES, STRIP, strip_rounds};
+use crate::ops::item::{LANES, STRIP, strip_rounds};
+use crate::ops::variants::ByItem;
 use crate::ops::{expect, shape};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -63,8 +64,8 @@ static GROUP_SCALAR: Kernel = Kernel { name: "column_sum.group.scalar", sources:
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &VEC4_F16, &SCALAR, &GROUP_VEC4, &GROUP_VEC4_F16, &GROUP_SCALAR];
 
-const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
-const GROUP_FORMS: ByItem = ByItem { vec4: &GROUP_VEC4, scalar: &GROUP_SCALAR };
+const FORMS: ByItem = ByItem::new(&VEC4, &SCALAR).with_half(&VEC4_F16);
+const GROUP_FORMS: ByItem = ByItem::new(&GROUP_VEC4, &GROUP_SCALAR).with_half(&GROUP_VEC4_F16);
 
 /// Sums the rows of `x`, seen as `[rows, width]`, into `f32[width]`. `x` is f32, or f16 if width is a multiple of 4.
 pub(in crate::ops) fn column_sum(x: &Tensor, rows: usize, width: usize, to: &Destination) -> Result<()> {
@@ -139,23 +140,20 @@ impl Cut {
         }
     }
 
-    /// The kernels, and that for f16.
-    fn forms(self) -> (ByItem, &'static Kernel) {
-        if self.shares { (GROUP_FORMS, &GROUP_VEC4_F16) } else { (FORMS, &VEC4_F16) }
+    fn forms(self) -> ByItem {
+        if self.shares { GROUP_FORMS } else { FORMS }
     }
 
     /// Whether an invocation can add up a slice of f32 in its loops.
     fn fits(self, width: usize) -> bool {
         let params = ColumnSumParams { rows: 0, stride: 0, width: 0, slice: self.slice as u32, accumulate: 0 };
-        self.forms().0.pick(width).0.fits(&params, Grid::new(1, 1, 1))
+        self.forms().pick(width).0.fits(&params, Grid::new(1, 1, 1))
     }
 }
 
 /// Sums over the slices of `cut`: `f32[slices, width]`.
 fn sum_slices(x: &Tensor, rows: usize, stride: usize, width: usize, cut: Cut, to: &Destination) -> Result<()> {
-    let (forms, f16) = cut.forms();
-    let (kernel, item) = forms.pick(stride | width);
-    let kernel = if x.dtype() == DType::F16 { f16 } else { kernel };
+    let (kernel, item) = cut.forms().pick_as(x.dtype(), stride | width);
     let (stride, width) = (stride / item, width / item);
     let params = ColumnSumParams {
         rows: rows as u32,

@@ -4,8 +4,9 @@
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{ByItem, LANES, reduce_rounds};
+use crate::ops::item::{LANES, reduce_rounds};
 use crate::ops::strided::{Axes, sizes};
+use crate::ops::variants::ByItem;
 use crate::shape::{DType, Shape};
 use crate::tensor::Tensor;
 
@@ -61,8 +62,7 @@ macro_rules! reduction {
             rounds: rounds!(ReduceParams, |p, _| looped(p.slice.div_ceil(LANES as u32), 0) + 2 * reduce_rounds()),
             ..$vec4
         };
-        pub(super) static $reduction: Reduction =
-            Reduction { lane: ByItem { vec4: &$vec4, scalar: &$scalar }, group: &$group };
+        pub(super) static $reduction: Reduction = Reduction { lane: ByItem::new(&$vec4, &$scalar), group: &$group };
     };
 }
 

@@ -6,8 +6,9 @@ pub use log_softmax::log_softmax;
 
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{ByItem, reduce_rounds, rest_rounds, team_of};
+use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
+use crate::ops::item::{reduce_rounds, rest_rounds, team_of};
+use crate::ops::variants::{ByFamily, ByItem};
 use crate::ops::{expect_f32, sole_or_copy};
 use crate::tensor::Tensor;
 
@@ -88,38 +89,24 @@ pub(crate) const KERNELS: &[&Kernel] = &[
 /// Invocations a workgroup, as in the shader.
 const LANES: usize = 64;
 
-/// The forms of one pass.
-struct Forms {
-    lane: ByItem,
-    group: ByItem,
-}
-
-static FORWARD: Forms = Forms {
-    lane: ByItem { vec4: &FORWARD_LANE, scalar: &FORWARD_LANE_SCALAR },
-    group: ByItem { vec4: &FORWARD_GROUP, scalar: &FORWARD_GROUP_SCALAR },
+static FORWARD: ByFamily<ByItem> = ByFamily {
+    lane: ByItem::new(&FORWARD_LANE, &FORWARD_LANE_SCALAR),
+    group: ByItem::new(&FORWARD_GROUP, &FORWARD_GROUP_SCALAR),
 };
 
-static BACKWARD: Forms = Forms {
-    lane: ByItem { vec4: &BACKWARD_LANE, scalar: &BACKWARD_LANE_SCALAR },
-    group: ByItem { vec4: &BACKWARD_GROUP, scalar: &BACKWARD_GROUP_SCALAR },
+static BACKWARD: ByFamily<ByItem> = ByFamily {
+    lane: ByItem::new(&BACKWARD_LANE, &BACKWARD_LANE_SCALAR),
+    group: ByItem::new(&BACKWARD_GROUP, &BACKWARD_GROUP_SCALAR),
 };
 
-impl Forms {
-    /// Dispatches the form for this device and for `params`, whose stride is still in floats: the group form also where rows are
-    /// too long for one invocation.
-    fn dispatch(&self, gpu: &Gpu, params: SoftmaxParams, buffers: &[&BufferView]) -> Result<()> {
-        let (kernel, item) = self.lane.pick(params.stride as usize);
-        let stride = params.stride / item as u32;
-        let rows = params.rows as usize;
-        let (lane, grid) = (SoftmaxParams { stride, lanes: 1, ..params }, Grid::linear(rows, LANES));
-        if gpu.family() == KernelFamily::Lane && kernel.fits(&lane, grid) {
-            return gpu.dispatch(kernel, &lane, buffers, grid);
-        }
-        let (kernel, _) = self.group.pick(params.stride as usize);
-        let team = team_of(stride as usize);
-        let group = SoftmaxParams { lanes: team as u32, ..lane };
-        gpu.dispatch(kernel, &group, buffers, Grid::linear(rows, LANES / team))
-    }
+/// Dispatches a pass for `params`, whose stride is still in floats.
+fn dispatch(pass: &ByFamily<ByItem>, gpu: &Gpu, params: SoftmaxParams, buffers: &[&BufferView]) -> Result<()> {
+    let (rows, stride) = (params.rows as usize, params.stride as usize);
+    let (kernels, item) = (pass.map(|forms| forms.pick(stride).0), pass.lane.pick(stride).1);
+    let team = team_of(stride / item);
+    let params = SoftmaxParams { stride: (stride / item) as u32, lanes: team as u32, ..params };
+    let (kernel, grid) = kernels.by_row(gpu, &params, [LANES, LANES / team].map(|share| Grid::linear(rows, share)));
+    gpu.dispatch(kernel, &params, buffers, grid)
 }
 
 /// exp(x) / Σ exp(x) over the last axis: `f32[.., V]` to the same shape. An entry of −∞ gives 0, a row of nothing else gives
@@ -154,7 +141,7 @@ pub(super) fn softmax_rows(
         causal: causal_tokens.unwrap_or(0) as u32,
         lanes: 0,
     };
-    FORWARD.dispatch(gpu, params, &[scores])
+    dispatch(&FORWARD, gpu, params, &[scores])
 }
 
 /// Turns dP into dS = P ∘ (dP − Σ P ∘ dP) in place of `d`, for `probabilities` P that [`softmax_rows`] made with the same
@@ -168,7 +155,7 @@ pub(super) fn softmax_rows_backward(
     stride: usize,
 ) -> Result<()> {
     let params = SoftmaxParams { rows: rows as u32, width: width as u32, stride: stride as u32, causal: 0, lanes: 0 };
-    BACKWARD.dispatch(gpu, params, &[probabilities, d])
+    dispatch(&BACKWARD, gpu, params, &[probabilities, d])
 }
 
 struct Rule {

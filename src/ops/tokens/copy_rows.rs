@@ -4,7 +4,8 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Kernel, Params, params, rounds, wgsl};
 use crate::ops::expect_f32;
-use crate::ops::item::{ByItem, sample_grid, sample_rounds};
+use crate::ops::item::{sample_grid, sample_rounds};
+use crate::ops::variants::ByItem;
 use crate::tensor::Tensor;
 
 params!(CopyRowsParams {
@@ -30,7 +31,7 @@ static VEC4: Kernel = Kernel {
 static SCALAR: Kernel =
     Kernel { name: "copy_rows.scalar", sources: &[wgsl!("copy_rows.wgsl"), wgsl!("tiles/scalar.wgsl")], ..VEC4 };
 
-const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
+const FORMS: ByItem = ByItem::new(&VEC4, &SCALAR);
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &SCALAR];
 

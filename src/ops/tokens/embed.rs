@@ -4,8 +4,9 @@ use super::copy_rows::{Rows, copy_rows, token_sizes};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::{Access, Kernel, Params, params, rounds, wgsl};
-use crate::ops::item::{ByItem, sample_grid, sample_rounds};
+use crate::ops::item::{sample_grid, sample_rounds};
 use crate::ops::reduce::column_sum::{column_sum, first_columns_sum};
+use crate::ops::variants::ByItem;
 use crate::ops::{expect_f32, expect_match, shape};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -25,7 +26,7 @@ static VEC4: Kernel = Kernel {
 static SCALAR: Kernel =
     Kernel { name: "embed_tokens.scalar", sources: &[wgsl!("embed_tokens.wgsl"), wgsl!("tiles/scalar.wgsl")], ..VEC4 };
 
-const FORMS: ByItem = ByItem { vec4: &VEC4, scalar: &SCALAR };
+const FORMS: ByItem = ByItem::new(&VEC4, &SCALAR);
 
 pub(crate) const KERNELS: &[&Kernel] = &[&VEC4, &SCALAR];
 

@@ -4,8 +4,9 @@ use super::copy_rows::token_sizes;
 use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Grid, Kernel, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{ByItem, longest, sample_grid, sample_rounds};
+use crate::ops::item::{longest, sample_grid, sample_rounds};
 use crate::ops::shape;
+use crate::ops::variants::ByItem;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -49,8 +50,8 @@ static BACKWARD_VEC4: Kernel = Kernel {
 static BACKWARD_SCALAR: Kernel =
     Kernel { name: "mean_tokens.backward.scalar", sources: FORWARD_SCALAR.sources, ..BACKWARD_VEC4 };
 
-const FORWARD: ByItem = ByItem { vec4: &FORWARD_VEC4, scalar: &FORWARD_SCALAR };
-const BACKWARD: ByItem = ByItem { vec4: &BACKWARD_VEC4, scalar: &BACKWARD_SCALAR };
+const FORWARD: ByItem = ByItem::new(&FORWARD_VEC4, &FORWARD_SCALAR);
+const BACKWARD: ByItem = ByItem::new(&BACKWARD_VEC4, &BACKWARD_SCALAR);
 
 pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD_VEC4, &FORWARD_SCALAR, &BACKWARD_VEC4, &BACKWARD_SCALAR];
 

@@ -4,7 +4,8 @@
 use super::indices::TokenIndices;
 use crate::error::{Error, Result};
 use crate::gpu::{Access, BufferView, Fault, Kernel, Params, params, rounds, wgsl};
-use crate::ops::item::{ByItem, row_grid, strided};
+use crate::ops::item::{row_grid, strided};
+use crate::ops::variants::ByItem;
 use crate::ops::{expect_f32, expect_match};
 use crate::tensor::Tensor;
 
@@ -51,10 +52,10 @@ static ZERO_SCALAR: Kernel = Kernel { name: "token_rows.zero_scalar", sources: G
 pub(crate) const KERNELS: &[&Kernel] =
     &[&GATHER, &SCATTER, &TAKE, &ZERO, &GATHER_SCALAR, &SCATTER_SCALAR, &TAKE_SCALAR, &ZERO_SCALAR];
 
-static GATHERS: ByItem = ByItem { vec4: &GATHER, scalar: &GATHER_SCALAR };
-static SCATTERS: ByItem = ByItem { vec4: &SCATTER, scalar: &SCATTER_SCALAR };
-static TAKES: ByItem = ByItem { vec4: &TAKE, scalar: &TAKE_SCALAR };
-static ZEROS: ByItem = ByItem { vec4: &ZERO, scalar: &ZERO_SCALAR };
+static GATHERS: ByItem = ByItem::new(&GATHER, &GATHER_SCALAR);
+static SCATTERS: ByItem = ByItem::new(&SCATTER, &SCATTER_SCALAR);
+static TAKES: ByItem = ByItem::new(&TAKE, &TAKE_SCALAR);
+static ZEROS: ByItem = ByItem::new(&ZERO, &ZERO_SCALAR);
 
 /// The rows of C channels that `indices` name, as seen by one operation.
 pub(in crate::ops) struct TokenRows<'a> {

@@ -14,6 +14,8 @@ pub(super) struct Rule {
     pub(super) weight: Tensor,
     pub(super) stats: Tensor,
     pub(super) form: &'static Form,
+    /// Floats in an item of the form.
+    pub(super) item: usize,
     pub(super) weight_is_bias: bool,
 }
 
@@ -53,7 +55,7 @@ impl Rule {
     }
 
     fn params(&self) -> BackwardParams {
-        let width = self.weight.numel() / self.form.item;
+        let width = self.weight.numel() / self.item;
         let lanes = team_of(width) as u32;
         BackwardParams { rows: self.rows() as u32, width: width as u32, slice: 0, flags: 0, lanes }
     }

@@ -1,48 +1,22 @@
 //! The kernels of layer normalisation: passes, times families, times what x is read in and y written as.
 
-use crate::gpu::{Access, Gpu, Grid, Kernel, KernelFamily, Params, Rounds, Source, looped, params, rounds, wgsl};
+use crate::gpu::{Access, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
 use crate::ops::item::{reduce_rounds, rest_rounds, strip_rounds};
-use crate::shape::DType;
+use crate::ops::variants::{ByFamily, ByItem};
 
 params!(pub(super) ForwardParams { rows: u32, width: u32, eps: f32, kept: u32, tokens: u32, fault: u32, lanes: u32 });
 params!(pub(super) BackwardParams { rows: u32, width: u32, slice: u32, flags: u32, lanes: u32 });
 
 /// The kernels that depend on what x is read in and y written as.
 pub(super) struct Form {
-    pub(super) forward: ByFamily,
-    pub(super) gather: ByFamily,
+    pub(super) forward: ByFamily<Kernel>,
+    pub(super) gather: ByFamily<Kernel>,
     /// On CPU drivers, two passes backward before the totals.
     pub(super) means: Kernel,
     pub(super) columns: Kernel,
     /// On GPUs, both in one.
     pub(super) backward: Kernel,
-    pub(super) totals: ByFamily,
-    /// Floats in an item.
-    pub(super) item: usize,
-}
-
-pub(super) struct ByFamily {
-    lane: Kernel,
-    group: Kernel,
-}
-
-impl ByFamily {
-    pub(super) fn pick(&'static self, family: KernelFamily) -> &'static Kernel {
-        match family {
-            KernelFamily::Lane => &self.lane,
-            KernelFamily::Workgroup => &self.group,
-        }
-    }
-
-    /// A kernel that takes a row an invocation, or a row a team: on GPUs, and where rows are too long for one invocation.
-    pub(super) fn by_row(&'static self, gpu: &Gpu, params: &ForwardParams) -> (&'static Kernel, Grid) {
-        let (rows, team) = (params.rows as usize, params.lanes as usize);
-        let grid = Grid::linear(rows, NARROW);
-        if gpu.family() == KernelFamily::Lane && self.lane.fits(params, grid) {
-            return (&self.lane, grid);
-        }
-        (&self.group, Grid::linear(rows, LANES / team))
-    }
+    pub(super) totals: ByFamily<Kernel>,
 }
 
 /// Invocations a workgroup, as in the shaders.
@@ -112,7 +86,7 @@ mod cost {
 
 /// A form from the end of its kernels' names and its tiles.
 macro_rules! form {
-    ($suffix:literal, $item:literal, $($tile:expr),+) => {{
+    ($suffix:literal, $($tile:expr),+) => {{
         const FORWARDS: &[Source] = &[
             wgsl!("layernorm.wgsl"),
             wgsl!("lib/grid.wgsl"),
@@ -157,36 +131,27 @@ macro_rules! form {
                 lane: backward_kernel(concat!("layernorm.totals_lane", $suffix), BACKWARDS, "totals_lane", TOTALS, cost::TOTALS_LANE),
                 group: backward_kernel(concat!("layernorm.totals_group", $suffix), BACKWARDS, "totals_group", TOTALS, cost::TOTALS_GROUP),
             },
-            item: $item,
         }
     }};
 }
 
-static VEC4: Form =
-    form!("", 4, wgsl!("tiles/vec4.wgsl"), wgsl!("tiles/columns_vec4.wgsl"), wgsl!("tiles/act_f32.wgsl"));
+static VEC4: Form = form!("", wgsl!("tiles/vec4.wgsl"), wgsl!("tiles/columns_vec4.wgsl"), wgsl!("tiles/act_f32.wgsl"));
 static VEC4_F16: Form = form!(
     ".f16",
-    4,
     wgsl!("tiles/vec4.wgsl"),
     wgsl!("tiles/columns_vec4.wgsl"),
     wgsl!("tiles/act_f16.wgsl", enable "f16")
 );
 static SCALAR: Form =
-    form!(".scalar", 1, wgsl!("tiles/scalar.wgsl"), wgsl!("tiles/columns_scalar.wgsl"), wgsl!("tiles/act_scalar.wgsl"));
+    form!(".scalar", wgsl!("tiles/scalar.wgsl"), wgsl!("tiles/columns_scalar.wgsl"), wgsl!("tiles/act_scalar.wgsl"));
 
-/// The form for rows of `width` elements whose norm is written as `dtype`, f32 or f16; f16 only where four divides the width.
-pub(super) fn form_of(width: usize, dtype: DType) -> &'static Form {
-    match (width.is_multiple_of(4), dtype) {
-        (true, DType::F16) => &VEC4_F16,
-        (true, _) => &VEC4,
-        (false, _) => &SCALAR,
-    }
-}
+/// By what x is read in and y written as.
+pub(super) static FORMS: ByItem<&Form> = ByItem::new(&VEC4, &SCALAR).with_half(&VEC4_F16);
 
 /// Every kernel of this file.
 pub(in crate::ops) fn kernels() -> Vec<&'static Kernel> {
     let of = |form: &'static Form| {
-        let families = [&form.forward, &form.gather, &form.totals].into_iter().flat_map(|f| [&f.lane, &f.group]);
+        let families = [&form.forward, &form.gather, &form.totals].into_iter().flat_map(ByFamily::both);
         families.chain([&form.means, &form.columns, &form.backward]).collect::<Vec<_>>()
     };
     [&VEC4, &VEC4_F16, &SCALAR].into_iter().flat_map(of).collect()

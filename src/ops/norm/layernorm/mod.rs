@@ -6,11 +6,11 @@ mod forms;
 pub(super) use forms::kernels;
 
 use backward::Rule;
-use forms::{Form, ForwardParams, form_of};
+use forms::{FORMS, Form, ForwardParams, LANES, NARROW};
 
 use crate::autograd::{needs_grad, record};
 use crate::error::Result;
-use crate::gpu::Fault;
+use crate::gpu::{Fault, Grid};
 use crate::ops::item::team_of;
 use crate::ops::tokens::{GatherRule, channels_of};
 use crate::ops::{TokenIndices, expect, expect_f32, expect_match, shape};
@@ -36,7 +36,7 @@ pub fn layernorm_as(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, dtype:
     let y = Tensor::empty(gpu, dtype, x.shape())?;
     let stats = norm.stats(rows)?;
     let params = norm.params(rows);
-    let (kernel, grid) = norm.form.forward.by_row(gpu, &params);
+    let (kernel, grid) = norm.form.forward.as_ref().by_row(gpu, &params, grids(&params));
     let buffers = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
     gpu.dispatch(kernel, &params, &buffers, grid)?;
     Ok(norm.record(y, x, stats))
@@ -65,7 +65,7 @@ pub fn gather_layernorm(
     let (kept, tokens) = (indices.kept() as u32, indices.tokens() as u32);
     let faults = indices.fault_place(Fault::GatherIndex)?;
     let params = ForwardParams { kept, tokens, fault: faults.code, ..norm.params(rows) };
-    let (kernel, grid) = norm.form.gather.by_row(gpu, &params);
+    let (kernel, grid) = norm.form.gather.as_ref().by_row(gpu, &params, grids(&params));
     let inputs = [x.buffer(), weight.buffer(), bias.buffer(), y.buffer(), stats.buffer()];
     let buffers = [&inputs[..], &[indices.positions().buffer(), &faults.table, packed.buffer()]].concat();
     gpu.dispatch(kernel, &params, &buffers, grid)?;
@@ -74,12 +74,19 @@ pub fn gather_layernorm(
     Ok((packed, y))
 }
 
+/// A row for an invocation, or a row for a team.
+fn grids(params: &ForwardParams) -> [Grid; 2] {
+    [NARROW, LANES / params.lanes as usize].map(|share| Grid::linear(params.rows as usize, share))
+}
+
 /// A checked call.
 struct Norm<'a> {
     weight: &'a Tensor,
     bias: &'a Tensor,
     eps: f32,
     form: &'static Form,
+    /// Floats in an item of the form.
+    item: usize,
 }
 
 impl<'a> Norm<'a> {
@@ -94,7 +101,8 @@ impl<'a> Norm<'a> {
         expect(op, x, matches!(dtype, DType::F32 | DType::F16), "gives f32 or f16")?;
         let fours = width.is_multiple_of(4);
         expect(op, x, fours || dtype == DType::F32, "gives f16 where the last axis is a multiple of 4")?;
-        Ok(Norm { weight, bias, eps, form: form_of(width, dtype) })
+        let (form, item) = FORMS.pick_as(dtype, width);
+        Ok(Norm { weight, bias, eps, form, item })
     }
 
     /// Mean and inverse deviation of each row: `f32[rows, 2]`.
@@ -104,7 +112,7 @@ impl<'a> Norm<'a> {
 
     /// Without a gather.
     fn params(&self, rows: usize) -> ForwardParams {
-        let width = self.weight.numel() / self.form.item;
+        let width = self.weight.numel() / self.item;
         let lanes = team_of(width) as u32;
         ForwardParams { rows: rows as u32, width: width as u32, eps: self.eps, kept: 0, tokens: 0, fault: 0, lanes }
     }
@@ -118,8 +126,9 @@ impl<'a> Norm<'a> {
         // Two destinations in one dispatch must not be the same memory.
         let same = self.weight.buffer().wgpu_buffer() == self.bias.buffer().wgpu_buffer()
             && self.weight.buffer().offset() == self.bias.buffer().offset();
-        let (x, weight, form) = (x.detach(), self.weight.detach(), self.form);
-        record(y, &parents, || Rule { x, weight, stats, form, weight_is_bias: same })
+        let &Norm { weight, form, item, .. } = self;
+        let (x, weight) = (x.detach(), weight.detach());
+        record(y, &parents, || Rule { x, weight, stats, form, item, weight_is_bias: same })
     }
 }
 
