@@ -10,7 +10,8 @@ use crate::gpu::{Beside, Gpu, Packing};
 /// The gradients' arena of a collection of parameters, beside that of the values.
 ///
 /// It is laid out when an optimiser is made, for exactly what is trained then, and when backward meets something trained that
-/// has no room, which is given some. What is frozen in between keeps its room: it may be thawed a step later.
+/// has no room, which is given some. What is frozen in between keeps its room, since it may be thawed a step later; unless
+/// segments are told of, which are of what is trained alone.
 pub(super) struct GradientMemory {
     gpu: Gpu,
     layout: Mutex<Layout>,
@@ -24,12 +25,12 @@ struct Layout {
     generation: u64,
 }
 
-/// What has no room.
+/// What becomes of the room of what is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Frozen {
-    /// What is frozen keeps the room that it has.
+    /// It is kept.
     Stays,
-    /// What is frozen loses its room.
+    /// It is given back.
     Leaves,
 }
 

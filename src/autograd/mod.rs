@@ -279,7 +279,8 @@ fn walk(
     let mut watch = match reduced {
         None => None,
         Some((parameters, reduce)) => {
-            parameters.memory().lay_out(Frozen::Stays)?;
+            // What replicas have frozen before must not tell in the size of their segments.
+            parameters.memory().lay_out(Frozen::Leaves)?;
             Some(Watch::new(reduce, parameters.memory(), &order))
         }
     };

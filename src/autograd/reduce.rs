@@ -18,8 +18,8 @@ use crate::tensor::{Tensor, checked_shape};
 /// the rest of backward is recorded and computed.
 pub trait Reduce {
     /// A segment's gradients are whole: what is recorded from now on may change them, and what is read comes after them. Segments
-    /// are numbered in the order of the parameters. Each in which something is trained comes once, and those of models that are
-    /// alike, frozen alike and computed alike in the same order.
+    /// are numbered in the order of the parameters. Each in which something is trained comes once. Of models that are alike, trained
+    /// in the same parts and computed alike, they come in the same order and sizes.
     ///
     /// The device's turn is taken: to wait here for another thread's backward pass or update on the same device is to wait for
     /// ever.

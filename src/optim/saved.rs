@@ -53,7 +53,7 @@ impl Optimizer {
     }
 
     /// Goes on from what was saved: the values of each tensor of [`Optimizer::held`], by name, and the rest. What had been updated
-    /// is asked for too where it is frozen now. Nothing is changed if something does not fit.
+    /// is asked for too where it is frozen now. No value is changed if something does not fit.
     ///
     /// # Errors
     /// Those of `values`; [`Error::Parameter`] if `parameters` are not the optimiser's, or a tensor has another number of
