@@ -12,7 +12,7 @@ const NO_PARAMETER = 0xffffffffu;
 
 @group(0) @binding(0) var<storage, read> owner: array<u32>; // u32[blocks]
 @group(0) @binding(1) var<storage, read> table: array<Row>; // [parameters]
-@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>; // f32[elements]
+@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>; // f32[elements of the gradients' segment]
 @group(0) @binding(3) var<storage, read_write> partial: array<vec2<u32>>; // [partials]: bits of the sum, first bad id
 
 // Not a comparison with itself: compilers may assume that there are no NaNs. The exponent's bits cannot be argued with.
@@ -22,12 +22,13 @@ fn finite(v: f32) -> bool {
 
 // Σ g² over the block's items `first`, `first + 2 step`, ... and those `step` behind them.
 fn squares_of(row: Row, block: u32, first: u32, step: u32) -> vec4<f32> {
+    let start = optim_item(block * OPTIM_BLOCK_ITEMS, row, row.grad_start);
     var even = vec4<f32>();
     var odd = vec4<f32>();
     for (var i = first; i < OPTIM_BLOCK_ITEMS; i += 2u * step) {
         let at = block * OPTIM_BLOCK_ITEMS + i;
-        let g = optim_gradient(grad[at], at * 4u, row);
-        let h = optim_gradient(grad[at + step], (at + step) * 4u, row);
+        let g = optim_gradient(grad[start + i], at * 4u, row);
+        let h = optim_gradient(grad[start + i + step], (at + step) * 4u, row);
         even = fma(g, g, even);
         odd = fma(h, h, odd);
     }
@@ -41,7 +42,7 @@ fn total_of(v: vec4<f32>) -> f32 {
 // Whether an element of the block is not finite.
 fn is_bad(row: Row, block: u32) -> bool {
     for (var at = block * OPTIM_BLOCK_ITEMS; at < (block + 1u) * OPTIM_BLOCK_ITEMS; at++) {
-        let g = optim_gradient(grad[at], at * 4u, row);
+        let g = optim_gradient(grad[optim_item(at, row, row.grad_start)], at * 4u, row);
         if !(finite(g.x) && finite(g.y) && finite(g.z) && finite(g.w)) {
             return true;
         }

@@ -1,4 +1,4 @@
-// The update of every parameter of a segment of the arenas, after optim_norm.wgsl has left in `now` whether to do it.
+// The update of every parameter that is trained in a segment of the arenas, after optim_norm.wgsl has left in `now` whether to do it.
 //
 // Two forms: `_lane` for CPU drivers, with eight invocations side by side on RUN blocks, whose rows are the same for all;
 // `_group` for GPUs, with an invocation for four elements. Blocks, gaps and the structs are explained in lib/optim.wgsl.
@@ -8,9 +8,9 @@
 
 @group(0) @binding(0) var<storage, read> owner: array<u32>; // u32[blocks]
 @group(0) @binding(1) var<storage, read> table: array<Row>; // [parameters]
-@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>; // f32[elements]
+@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>; // f32[elements of the gradients' segment]
 @group(0) @binding(3) var<storage, read> now: State;
-@group(0) @binding(4) var<storage, read_write> value: array<vec4<f32>>; // f32[elements]
+@group(0) @binding(4) var<storage, read_write> value: array<vec4<f32>>; // f32[elements of the values' segment]
 @group(0) @binding(5) var<storage, read_write> moment1: array<vec4<f32>>; // f32[elements]; sgd: momentum
 @group(0) @binding(6) var<storage, read_write> moment2: array<vec4<f32>>; // f32[elements]
 
@@ -22,31 +22,38 @@ fn row_of(block: u32) -> Row {
     return table[owner[params.first_block + block]];
 }
 
+// The gradient at item `i` of the moments, clipped and without the loss scale.
+fn gradient_at(i: u32, row: Row) -> vec4<f32> {
+    return optim_gradient(grad[optim_item(i, row, row.grad_start)], i * 4u, row) * now.grad_scale;
+}
+
 // AdamW (Loshchilov and Hutter, 2019), in PyTorch's form:
 //   w <- w (1 - lr decay);  m <- m + (1 - b1)(g - m);  v <- b2 v + (1 - b2) g²
 //   w <- w - lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)   with the parameter's own t
 fn adamw_at(i: u32, row: Row) {
     let rate = params.rate * row.rate_scale;
-    let g = optim_gradient(grad[i], i * 4u, row) * now.grad_scale;
+    let g = gradient_at(i, row);
     let m = moment1[i] + (1.0 - params.beta1) * (g - moment1[i]);
     let v = params.beta2 * moment2[i] + (1.0 - params.beta2) * g * g;
     moment1[i] = m;
     moment2[i] = v;
     let step = rate / row.correction1 * m / (sqrt(v) * (1.0 / sqrt(row.correction2)) + params.eps);
-    value[i] = value[i] * (1.0 - rate * row.weight_decay) - step;
+    let at = optim_item(i, row, row.value_start);
+    value[at] = value[at] * (1.0 - rate * row.weight_decay) - step;
 }
 
 // SGD with momentum, in PyTorch's form:
 //   g <- g + decay w;  b <- momentum b + (1 - dampening) g  (b <- g at first);  w <- w - lr (nesterov ? g + momentum b : b)
 fn sgd_at(i: u32, row: Row) {
-    let w = value[i];
-    let g = optim_gradient(grad[i], i * 4u, row) * now.grad_scale + row.weight_decay * w;
+    let at = optim_item(i, row, row.value_start);
+    let w = value[at];
+    let g = gradient_at(i, row) + row.weight_decay * w;
     let keep = select(params.beta1, 0.0, row.updates == 1u);
     let take = select(1.0 - params.beta2, 1.0, row.updates == 1u);
     let b = keep * moment1[i] + take * g;
     moment1[i] = b;
     let direction = select(b, g + params.beta1 * b, params.nesterov != 0u);
-    value[i] = w - params.rate * row.rate_scale * direction;
+    value[at] = w - params.rate * row.rate_scale * direction;
 }
 
 // Grid of the lane forms: a workgroup for every RUN blocks, folded.

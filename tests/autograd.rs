@@ -416,6 +416,48 @@ fn weights_that_change_between_forward_and_backward() {
     }
 }
 
+/// A parameter that is thawed between two passes moves the others' gradients, which go on adding up.
+#[test]
+fn gradients_are_kept_when_others_get_room() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let [a, b, c] = ["a", "b", "c"].map(|path| parameters.add(path, &[3], &[1.0, 2.0, 3.0]).unwrap());
+    a.set_trainable(false);
+    let product = || ops::sum(&ops::mul(&ops::mul(&a.tensor(), &b.tensor()).unwrap(), &c.tensor()).unwrap()).unwrap();
+    product().backward().unwrap();
+    assert_eq!(parameters.gradient_bytes(), 2 * 256);
+    a.set_trainable(true);
+    product().backward().unwrap();
+    assert_eq!(parameters.gradient_bytes(), 3 * 256);
+    assert_eq!(a.grad().unwrap().to_vec::<f32>().unwrap(), [1.0, 4.0, 9.0]);
+    for p in [&b, &c] {
+        assert_eq!(p.grad().unwrap().to_vec::<f32>().unwrap(), [2.0, 8.0, 18.0]);
+    }
+}
+
+/// A parameter that is frozen after the forward pass gets no gradient, whether there is room for one or not.
+#[test]
+fn frozen_between_forward_and_backward() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let [a, b] = ["a", "b"].map(|path| parameters.add(path, &[2, 2], &values(3, 4)).unwrap());
+    let forward = || ops::sum(&ops::linear(&a.tensor(), &b.tensor(), None).unwrap()).unwrap();
+    for has_room in [false, true] {
+        let loss = forward();
+        a.set_trainable(false);
+        if !has_room {
+            drop(Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, |_, _| true).unwrap());
+        }
+        loss.backward().unwrap();
+        assert!(a.grad().is_none() && b.grad().is_some());
+        a.set_trainable(true);
+        parameters.zero_grad();
+        forward().backward().unwrap();
+        assert!(a.grad().is_some());
+        parameters.zero_grad();
+    }
+}
+
 /// Of a layer's two parameters backward reads the weight alone.
 #[test]
 fn a_bias_may_change() {

@@ -39,6 +39,7 @@ mod predict;
 mod pretrained;
 #[cfg(feature = "pictures")]
 mod programs;
+mod replicas;
 #[cfg(feature = "pictures")]
 mod resume;
 mod rounds;

@@ -3,7 +3,7 @@
 use crate::common::{assert_close, each_family, gpu, host_device, values};
 use wgrad::autograd::{Parameters, no_grad};
 use wgrad::ops::{self, CrossEntropy, TokenIndices};
-use wgrad::optim::{Optimizer, Rule, Sgd};
+use wgrad::optim::{AdamW, Ema, Optimizer, Rule, Sgd};
 use wgrad::{Error, Gpu, Tensor, wgpu};
 
 fn upload(gpu: &Gpu, data: &[f32]) -> Tensor {
@@ -148,11 +148,75 @@ fn arenas_take_no_larger_buffers() {
     let before = gpu.memory();
     let mut parameters = Parameters::new(&gpu);
     parameters.add("w", &[3], &[0.0; 3]).unwrap();
-    // Two segments of 1 MiB, beside the 2.4 MB that are free.
-    assert_eq!(gpu.memory().live - before.live, 2 << 20);
+    // A segment of 1 MiB, beside the 2.4 MB that are free.
+    assert_eq!((gpu.memory().live - before.live, parameters.bytes()), (1 << 20, 1 << 20));
 }
 
-/// Values and gradients lie alike in their arenas, also when the device had no room for a parameter; its name is free then.
+/// Where a dry run has told the sizes, segments have no free ends: what is held is what the parameters need.
+#[test]
+fn arenas_that_fit() {
+    let gpu = gpu();
+    let sizes = [3usize, 64, 300_000, 65, 600_000, 1];
+    let add = |parameters: &mut Parameters| {
+        for (i, &n) in sizes.iter().enumerate() {
+            parameters.add(format!("p{i}"), &[n], &values(i as u64, n)).unwrap();
+        }
+    };
+    let mut dry = Parameters::new(&gpu.dry_run().unwrap());
+    add(&mut dry);
+    let before = gpu.memory().live;
+    let mut fitted = Parameters::like(&gpu, &dry);
+    add(&mut fitted);
+    let aligned: usize = sizes.iter().map(|n| n.next_multiple_of(64) * 4).sum();
+    assert_eq!((gpu.memory().live - before, fitted.bytes()), (aligned as u64, aligned as u64));
+    // What comes unforeseen has room all the same.
+    let late = fitted.add("late", &[100], &values(9, 100)).unwrap();
+    assert_eq!(late.value().to_vec::<f32>().unwrap(), values(9, 100));
+    for (i, &n) in sizes.iter().enumerate() {
+        assert_eq!(fitted.get(&format!("p{i}")).unwrap().value().to_vec::<f32>().unwrap(), values(i as u64, n));
+    }
+}
+
+/// Gradients, moments and average take the memory of what is trained, and no more.
+#[test]
+fn what_is_frozen_takes_its_values_alone() {
+    let gpu = gpu();
+    for (rule, moments) in [(Rule::Sgd(Sgd::default()), 1), (Rule::AdamW(AdamW::default()), 2)] {
+        let mut parameters = Parameters::new(&gpu);
+        let [a, _, c] = [("a", 1000), ("b", 64), ("c", 500_000)]
+            .map(|(path, n)| parameters.add(path, &[n], &values(1, n)).unwrap());
+        for p in [&a, &c] {
+            p.set_trainable(false);
+        }
+        gpu.wait().unwrap();
+        let before = gpu.memory().live;
+        assert_eq!(parameters.gradient_bytes(), 0);
+        let optimizer = Optimizer::new(&parameters, rule, None, |_, _| true).unwrap();
+        let held = gpu.memory().live - before;
+        let mut optimizer = optimizer.with_ema(&parameters, Ema::default()).unwrap();
+        // Of a gradient, a moment or an average: the 64 elements of b.
+        assert_eq!((parameters.gradient_bytes(), gpu.memory().live - before - held), (256, 256));
+        // Besides, the tables: a few hundred bytes each.
+        assert!(held <= (1 + moments) * 256 + 2048, "{held}");
+        // A parameter that is thawed gets memory with its first gradient and step.
+        c.set_trainable(true);
+        ops::sum(&c.tensor()).unwrap().backward().unwrap();
+        assert_eq!(parameters.gradient_bytes(), 256 + 500_032 * 4);
+        optimizer.step(&parameters, 0.1).unwrap();
+        let kinds = optimizer.held(&parameters).unwrap().len() as u64 / 2;
+        assert_eq!(kinds, moments + 1);
+        assert!(gpu.memory().live - before >= kinds * (256 + 500_032 * 4));
+        // What is frozen again keeps its memory until there is another optimiser.
+        c.set_trainable(false);
+        optimizer.step(&parameters, 0.1).unwrap();
+        assert_eq!(optimizer.held(&parameters).unwrap().len() as u64, 2 * kinds);
+        drop(optimizer);
+        drop(Optimizer::new(&parameters, rule, None, |_, _| true).unwrap());
+        assert_eq!((parameters.gradient_bytes(), gpu.memory().live - before), (256, 256));
+    }
+}
+
+/// A parameter that the device had no room for leaves none in the arena, and its name free.
 #[test]
 fn a_parameter_that_does_not_fit_leaves_nothing_behind() {
     let gpu = gpu();

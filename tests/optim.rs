@@ -219,7 +219,7 @@ fn step_without_gradients() {
     let gpu = gpu();
     let (parameters, list) = model(&gpu);
     // What would be a table of active parameters that decay.
-    let row = [0, 1 << 20, 1, 0.5f32.to_bits(), 1f32.to_bits(), 0, 0, 0];
+    let row = [0, 0, 0, 1 << 20, 1, 0.5f32.to_bits(), 1f32.to_bits(), 0, 0, 0];
     let stale = row.repeat(SIZES.len());
     drop((0..8).map(|_| Tensor::from_slice(&gpu, &[stale.len()], &stale).unwrap()).collect::<Vec<_>>());
     let mut optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, |_, _| true).unwrap();
@@ -640,6 +640,155 @@ fn restored_optimisers_count_on() {
             }
         }
     }
+}
+
+// ---- frozen and thawed ----
+
+/// Which parameters of [`SIZES`] are frozen in a step: small and large ones, from the start, from the middle on, and in between.
+fn is_frozen(index: usize, step: u64) -> bool {
+    match index {
+        1 => step < 3,
+        2 | 4 => step < 2,
+        3 => (2..4).contains(&step),
+        8 => step != 3,
+        9 => step >= 3,
+        _ => false,
+    }
+}
+
+/// A run of which parts are frozen, or only have no gradient.
+struct Partial {
+    parameters: Parameters,
+    list: Vec<Parameter>,
+    optimizer: Optimizer,
+    freezes: bool,
+}
+
+impl Partial {
+    /// Before `step`.
+    fn new(gpu: &Gpu, rule: Rule, freezes: bool, step: u64) -> Self {
+        let (parameters, list) = model(gpu);
+        let freeze = |(i, p): (usize, &Parameter)| p.set_trainable(!(freezes && is_frozen(i, step)));
+        list.iter().enumerate().for_each(freeze);
+        let optimizer = Optimizer::new(&parameters, rule, None, |path, _| decay_of(path)).unwrap();
+        let optimizer = optimizer.with_ema(&parameters, Ema { decay: 0.75, warmup: false }).unwrap();
+        Partial { parameters, list, optimizer, freezes }
+    }
+
+    fn step(&mut self, step: u64) {
+        for (i, p) in self.list.iter().enumerate() {
+            p.set_trainable(!(self.freezes && is_frozen(i, step)));
+            if has_gradient(i, step) && !is_frozen(i, step) {
+                let n = p.value().numel();
+                let g = Tensor::from_slice(p.value().gpu(), &[n], &gradient(i, step, n)).unwrap();
+                ops::sum(&ops::mul(&p.tensor(), &g).unwrap()).unwrap().backward().unwrap();
+            }
+        }
+        self.optimizer.step(&self.parameters, 0.01).unwrap();
+    }
+
+    fn values(&self) -> Vec<Vec<f32>> {
+        self.list.iter().map(|p| p.value().to_vec().unwrap()).collect()
+    }
+
+    fn held(&self) -> Vec<(String, Vec<f32>)> {
+        let held = self.optimizer.held(&self.parameters).unwrap();
+        held.into_iter().map(|(name, tensor)| (name, tensor.to_vec().unwrap())).collect()
+    }
+
+    fn saved(&self) -> OptimizerState {
+        pollster::block_on(self.optimizer.saved()).unwrap()
+    }
+
+    fn averages(&mut self) -> Vec<Vec<f32>> {
+        let Partial { list, optimizer, .. } = self;
+        optimizer.averaged(|| Ok(list.iter().map(|p| p.value().to_vec().unwrap()).collect())).unwrap()
+    }
+}
+
+/// Memory that comes and goes with what is trained changes nothing: values, moments and averages are bit for bit those of a run
+/// in which all has memory, and what is frozen has no gradient.
+#[test]
+fn freezing_and_thawing_while_training() {
+    for rule in [Rule::AdamW(AdamW::default()), RULES[1]] {
+        for gpu in each_family() {
+            poison(&gpu, &[1 << 18, 1 << 19, 1 << 20, 300_032, 600_000]);
+            let [mut frozen, mut whole] = [true, false].map(|freezes| Partial::new(&gpu, rule, freezes, 0));
+            assert!(frozen.parameters.gradient_bytes() < whole.parameters.gradient_bytes() / 8);
+            for step in 0..6 {
+                frozen.step(step);
+                whole.step(step);
+                assert_eq!(report(&frozen.optimizer).applied, step + 1);
+            }
+            let same = |a: &[Vec<f32>], b: &[Vec<f32>]| a.iter().zip(b).position(|(a, b)| !same_bits(a, b));
+            assert_eq!(same(&frozen.values(), &whole.values()), None, "{rule:?} ({:?})", gpu.family());
+            assert_eq!(same(&frozen.averages(), &whole.averages()), None, "averages, {rule:?}");
+            assert_eq!(frozen.saved().updates, whole.saved().updates);
+            let (some, all) = (frozen.held(), whole.held());
+            assert_eq!(some.len(), all.len(), "in the end each was trained, or could have been");
+            for ((name, some), (_, all)) in some.iter().zip(&all) {
+                assert!(same_bits(some, all), "{name}");
+            }
+        }
+    }
+}
+
+/// A saved state has what is or was trained, and one from when all had moments serves as well: both go on to the same bits.
+#[test]
+fn states_of_partly_frozen_runs() {
+    for gpu in each_family() {
+        let rule = Rule::AdamW(AdamW::default());
+        let [mut frozen, mut whole] = [true, false].map(|freezes| Partial::new(&gpu, rule, freezes, 0));
+        for step in 0..4 {
+            frozen.step(step);
+            whole.step(step);
+        }
+        assert!(frozen.held().iter().any(|(name, _)| name == "moment1.last"), "frozen by now, and kept");
+        for source in [&frozen, &whole] {
+            let held = source.held();
+            // From step 4 on, with what is frozen then.
+            let mut second = Partial::new(&gpu, rule, true, 4);
+            for (to, from) in second.list.iter().zip(source.values()) {
+                to.set(&from).unwrap();
+            }
+            let find = |name: &str| held.iter().find(|(held, _)| held == name);
+            let missing = |name: &str| Error::argument("test", "name", "a tensor of the state", name);
+            let values = |name: &str| find(name).map(|(_, values)| values.as_slice()).ok_or_else(|| missing(name));
+            second.optimizer.restore(&second.parameters, &source.saved(), values).unwrap();
+            let without = |name: &str| if name == "moment2.last" { Err(missing(name)) } else { values(name) };
+            assert!(second.optimizer.restore(&second.parameters, &source.saved(), without).is_err());
+            let mut first = Partial::new(&gpu, rule, true, 0);
+            (0..4).for_each(|step| first.step(step));
+            for step in 4..6 {
+                first.step(step);
+                second.step(step);
+            }
+            let pairs = first.values().into_iter().zip(second.values());
+            assert!(pairs.into_iter().all(|(a, b)| same_bits(&a, &b)));
+            assert!(first.averages().iter().zip(&second.averages()).all(|(a, b)| same_bits(a, b)));
+        }
+    }
+}
+
+/// Two optimisers of one model, one of them for a part of it: neither minds the other.
+#[test]
+fn two_optimisers_of_one_model() {
+    let gpu = gpu();
+    let rule = Rule::AdamW(AdamW::default());
+    let mut whole = Partial::new(&gpu, rule, false, 0);
+    let mut alone = Partial::new(&gpu, rule, false, 0);
+    for run in [&mut whole, &mut alone] {
+        run.step(0);
+    }
+    whole.list.iter().skip(1).for_each(|p| p.set_trainable(false));
+    let other = Optimizer::new(&whole.parameters, rule, None, |_, _| true).unwrap();
+    assert_eq!(whole.parameters.gradient_bytes(), 256);
+    assert_eq!(other.held(&whole.parameters).unwrap().len(), 2);
+    drop(other);
+    for run in [&mut whole, &mut alone] {
+        run.step(1);
+    }
+    assert!(whole.values().iter().zip(&alone.values()).all(|(a, b)| same_bits(a, b)));
 }
 
 // ---- parameters of others ----

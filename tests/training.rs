@@ -568,7 +568,7 @@ fn estimate_is_what_is_taken() {
             assert_eq!(parts.iter().sum::<u64>(), estimate.peak);
 
             let model = Vit::new(&gpu, config.clone(), 5).unwrap();
-            assert_eq!(gpu.memory().live - before.live, estimate.parameters + estimate.gradients);
+            assert_eq!(gpu.memory().live - before.live, estimate.parameters);
             let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
             for step in 0..8 {
                 trainer.step(&batch(step, BATCH)).unwrap();
@@ -1040,6 +1040,27 @@ fn frozen_parameters_cost_nothing() {
     assert!(head.0 * 2 < all.0 && head.0 < half.0 && half.0 < all.0, "dispatches: {head:?} {half:?} {all:?}");
     assert!(head.1 < half.1 && half.1 < all.1, "activations: {head:?} {half:?} {all:?}");
     assert!(0.0 < head.2 && head.2 < half.2 && half.2 < all.2, "norms: {head:?} {half:?} {all:?}");
+}
+
+/// A linear probe of ViT-B takes its weights, and little more: no gradient, moment or average of what is frozen, and no
+/// activation but those of the layer that runs.
+#[test]
+fn a_linear_probe_takes_its_weights() {
+    const MB: u64 = 1_000_000;
+    let config = VitConfig::base();
+    let head = 4 * (config.num_classes * config.embed_dim + config.num_classes).next_multiple_of(64) as u64;
+    for gpu in each_family() {
+        let run = |freeze| {
+            let settings = TrainSettings { freeze, ema: Some(Ema::default()), ..settings(TokenDrop::None) };
+            estimate(&gpu, &Workload { make: &making(&config), settings: &settings, batch: 8, steps: 1 }).unwrap()
+        };
+        let (whole, probe) = (run(Freeze::Nothing), run(Freeze::AllButHead));
+        assert_eq!(probe.parameters, whole.parameters);
+        assert!(whole.gradients == whole.parameters && whole.moments >= 3 * whole.parameters, "{whole:?}");
+        assert!(probe.gradients <= head + 256 && probe.moments <= 3 * head + MB / 2, "{probe:?}");
+        assert!(probe.activations * 8 < whole.activations, "{probe:?} {whole:?}");
+        assert!(probe.peak < probe.parameters + 4 * head + 110 * MB, "{probe:?}");
+    }
 }
 
 /// Under plain SGD each parameter moves by its gradient times its layer's factor.

@@ -1,11 +1,15 @@
 // What the optimisers' passes share (optim_norm.wgsl, optim_update.wgsl, optim_ema.wgsl).
 //
-// A segment of the arenas holds parameters side by side, each starting at a multiple of 64 elements: a block, which thus
-// belongs to one parameter. The gaps behind a parameter's last element hold zeros in values and moments; in gradients,
-// what lies before the next multiple of four may hold anything.
+// A segment holds parameters side by side, each starting at a multiple of 64 elements: a block, which thus belongs to one
+// parameter. The gaps behind a parameter's last element hold zeros in values and moments; in gradients, what lies before the
+// next multiple of four may hold anything.
+//
+// There are three arenas, whose segments of the same number hold parts of the same parameters: values hold all of a model's,
+// moments and average those that the optimiser trains or has trained, gradients those that have room for one. The passes go over
+// the blocks of the moments; of an active row all three places are set.
 
 struct Params {
-    elements: u32, // of this segment, with gaps
+    elements: u32, // of this segment of the moments, with gaps
     first_block: u32, // of this segment in `owner`
     partials: u32, // rows of `partial` written so far, or in total
     nesterov: u32, // sgd
@@ -24,10 +28,12 @@ struct Params {
     parameters: u32, // rows of the table
 }
 
-// A parameter's place in its segment, how it is treated, and how often it has been updated. The last three are the device's
+// A parameter's places in its segments, how it is treated, and how often it has been updated. The last three are the device's
 // own: of active rows, norm_total sets them at every step.
 struct Row {
-    start: u32, // element
+    start: u32, // element of the moments' and the average's segment
+    value_start: u32, // element of the values' segment
+    grad_start: u32, // element of the gradients' segment
     numel: u32,
     is_active: u32, // 0: frozen or without a gradient in this step, left alone
     weight_decay: f32,
@@ -51,6 +57,11 @@ struct State {
 
 const OPTIM_BLOCK = 64u; // elements
 const OPTIM_BLOCK_ITEMS = 16u; // vec4
+
+// Where the four elements at item `i` of the moments lie in the arena in which the parameter begins at element `start`.
+fn optim_item(i: u32, row: Row, start: u32) -> u32 {
+    return (i * 4u - row.start + start) / 4u;
+}
 
 // The four elements from `first` of a gradient, with zeros from the parameter's end on.
 fn optim_gradient(g: vec4<f32>, first: u32, row: Row) -> vec4<f32> {

@@ -5,16 +5,18 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{
-    Backward, GraphNode, Kind, ParentGradients, attach_stamped, is_recording, no_grad, node_of, walk, with_recording,
+    Backward, GraphNode, Kind, Parameter, ParentGradients, attach_part, is_recording, no_grad, node_of, walk,
+    with_recording,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Stamp;
 use crate::tensor::Tensor;
 
 /// What the pass of a checkpointed part has met, that a recorded one would have recorded.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Meetings {
-    parameter: bool,
+    /// Those that are trained.
+    parameters: Vec<Parameter>,
     graph: bool,
     /// Parameters' memory, as it was.
     stamps: Vec<Stamp>,
@@ -23,7 +25,7 @@ struct Meetings {
 /// One such thing.
 pub(super) enum Met<'a> {
     /// A parameter that is trained.
-    Parameter,
+    Parameter(&'a Parameter),
     /// A tensor that is in a graph.
     Graph,
     /// What an operation reads.
@@ -40,7 +42,7 @@ pub(super) fn meet(met: Met<'_>) {
     MEETINGS.with_borrow_mut(|meetings| {
         let Some(meetings) = meetings else { return };
         match met {
-            Met::Parameter => meetings.parameter = true,
+            Met::Parameter(parameter) => meetings.parameters.push(parameter.clone()),
             Met::Graph => meetings.graph = true,
             Met::Memory(tensor) => meetings.stamps.extend(tensor.buffer().stamp()),
         }
@@ -83,11 +85,11 @@ where
     if met.graph {
         return Err(Error::Graph { op: "checkpoint", what: "the function uses a tensor of a graph besides its input" });
     }
-    if x.node().is_none() && !met.parameter {
+    if x.node().is_none() && met.parameters.is_empty() {
         return Ok(y);
     }
     let rule = Recompute { x: x.detach(), f };
-    Ok(attach_stamped(y, &[&x], met.stamps, rule))
+    Ok(attach_part(y, &[&x], met.stamps, met.parameters, rule))
 }
 
 struct Recompute<F> {
@@ -112,7 +114,7 @@ where
         let Some(root) = node_of(&y) else { return Ok(()) };
         // Only its place in the graph is needed.
         drop(y);
-        let mut grads = walk(&gpu, root, dy)?;
+        let mut grads = walk(&gpu, root, dy, None)?;
         match leaf.and_then(|node: Arc<GraphNode>| grads.take(&node)) {
             Some(dx) => parents.give(0, dx),
             None => Ok(()),

@@ -24,6 +24,11 @@ impl Filled {
         self.0.load(Ordering::Relaxed) == FULL
     }
 
+    /// Whether it does not, and no rule is about to write it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == EMPTY
+    }
+
     pub(super) fn empty(&self) {
         self.0.store(EMPTY, Ordering::Relaxed);
     }
@@ -90,8 +95,14 @@ impl<'a> ParentGradients<'a> {
         ParentGradients { gpu, parents, grads }
     }
 
+    /// The `i`-th parent if it wants a gradient.
     fn parent(&self, i: usize) -> Option<&'a Arc<GraphNode>> {
-        self.parents.get(i)?.as_ref()
+        let node = self.parents.get(i)?.as_ref()?;
+        match &node.kind {
+            // Frozen since the forward pass.
+            Kind::Parameter(parameter) if !parameter.has_room() => None,
+            _ => Some(node),
+        }
     }
 
     /// Ends a rule: the parameters' gradients that it has begun are there if it has succeeded.
@@ -102,13 +113,13 @@ impl<'a> ParentGradients<'a> {
 
     fn settle_all(&self, succeeded: bool) {
         for node in self.parents.iter().flatten() {
-            if let Kind::Parameter { filled, .. } = &node.kind {
-                filled.settle(succeeded);
+            if let Kind::Parameter(parameter) = &node.kind {
+                parameter.filled().settle(succeeded && parameter.is_trainable());
             }
         }
     }
 
-    /// Whether the `i`-th parent is in the graph; if not, its gradient need not be computed.
+    /// Whether the `i`-th parent is in the graph and not frozen since; if not, its gradient need not be computed.
     pub fn wants(&self, i: usize) -> bool {
         self.parent(i).is_some()
     }
@@ -120,12 +131,13 @@ impl<'a> ParentGradients<'a> {
     /// If the device has no room.
     pub fn destination(&mut self, i: usize) -> Result<Option<Destination>> {
         let Some(node) = self.parent(i) else { return Ok(None) };
-        if let Kind::Parameter { grad, filled } = &node.kind {
-            let accumulate = filled.begin();
+        if let Kind::Parameter(parameter) = &node.kind {
+            let Some(tensor) = parameter.room() else { return Ok(None) };
+            let accumulate = parameter.filled().begin();
             if !accumulate {
-                grad.buffer().forget_faults();
+                tensor.buffer().forget_faults();
             }
-            return Ok(Some(Destination { tensor: grad.clone(), accumulate }));
+            return Ok(Some(Destination { tensor, accumulate }));
         }
         let Some(existing) = self.grads.take(node) else {
             let tensor = Tensor::empty(self.gpu, node.info.dtype, node.info.shape)?;
@@ -149,7 +161,7 @@ impl<'a> ParentGradients<'a> {
             let what = "a gradient differs from its value";
             return Err(Error::Mismatch { op: "backward", what, lhs: node.info, rhs: grad.info() });
         }
-        if matches!(node.kind, Kind::Parameter { .. }) || self.grads.table.contains_key(&Arc::as_ptr(node)) {
+        if matches!(node.kind, Kind::Parameter(_)) || self.grads.table.contains_key(&Arc::as_ptr(node)) {
             if let Some(to) = self.destination(i)? {
                 add_or_copy(&grad, &to)?;
             }
@@ -187,7 +199,7 @@ static ACCUMULATE_F16: Kernel = Kernel {
 
 pub(crate) const KERNELS: &[&Kernel] = &[&ACCUMULATE, &ACCUMULATE_F16];
 
-fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
+pub(super) fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
     let gpu = grad.gpu();
     if !to.accumulate {
         return gpu.copy(grad.buffer(), to.tensor.buffer());

@@ -8,7 +8,9 @@
 
 mod checkpoint;
 mod gradients;
+mod memory;
 mod parameter;
+mod reduce;
 mod turns;
 
 use std::any::Any;
@@ -20,9 +22,11 @@ pub use checkpoint::checkpoint;
 pub(crate) use gradients::KERNELS;
 pub use gradients::{Destination, Gradients, ParentGradients};
 pub use parameter::{Parameter, Parameters};
+pub use reduce::{GradientSegment, Reduce};
 
 use checkpoint::{Met, meet};
-use gradients::Filled;
+use memory::Frozen;
+use reduce::Watch;
 use turns::Turns;
 
 use crate::error::{Error, Result, TensorInfo};
@@ -57,7 +61,7 @@ enum Kind {
     /// An input whose gradient the caller wants back.
     Leaf,
     /// A parameter: its gradient goes to its own place in the gradient arena.
-    Parameter { grad: Tensor, filled: Arc<Filled> },
+    Parameter(Parameter),
     /// An operation; `None` once backward has passed.
     Op(Mutex<Option<Step>>),
 }
@@ -66,6 +70,8 @@ struct Step {
     parents: Vec<Option<Arc<GraphNode>>>,
     /// The parameters' memory that the rule reads, as it was.
     stamps: Vec<Stamp>,
+    /// Parameters besides the parents that the rule adds to: those within a checkpointed part.
+    inside: Vec<Parameter>,
     rule: Box<dyn Backward>,
 }
 
@@ -84,7 +90,15 @@ impl GraphNode {
     fn take_step(&self) -> Option<Step> {
         match &self.kind {
             Kind::Op(step) => step.lock().unwrap_or_else(PoisonError::into_inner).take(),
-            Kind::Leaf | Kind::Parameter { .. } => None,
+            Kind::Leaf | Kind::Parameter(_) => None,
+        }
+    }
+
+    /// What `f` sees in the step, if there is one yet.
+    fn with_step<T>(&self, f: impl FnOnce(&Step) -> T) -> Option<T> {
+        match &self.kind {
+            Kind::Op(step) => step.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(f),
+            Kind::Leaf | Kind::Parameter(_) => None,
         }
     }
 }
@@ -140,21 +154,23 @@ pub fn record<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: 
 
 /// Gives `output` a place in a graph.
 fn attach<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: R) -> Tensor {
-    attach_stamped(output, parents, Vec::new(), rule)
+    attach_part(output, parents, Vec::new(), Vec::new(), rule)
 }
 
-/// The same, also where none of the parents has one, for a rule that reads more than the parents' memory.
-fn attach_stamped<R: Backward + 'static>(
+/// The same, also where none of the parents has one, for a rule that reads more than the parents' memory and adds to the
+/// gradients of more parameters.
+fn attach_part<R: Backward + 'static>(
     output: Tensor,
     parents: &[&Tensor],
     mut stamps: Vec<Stamp>,
+    inside: Vec<Parameter>,
     rule: R,
 ) -> Tensor {
     let read = parents.iter().enumerate().filter(|(i, _)| rule.reads(*i));
     stamps.extend(read.filter_map(|(_, tensor)| tensor.buffer().stamp()));
     let parents: Vec<_> = parents.iter().map(|t| node_of(t)).collect();
     let level = 1 + parents.iter().flatten().map(|p| p.level).max().unwrap_or(0);
-    let step = Step { parents, stamps, rule: Box::new(rule) };
+    let step = Step { parents, stamps, inside, rule: Box::new(rule) };
     let node = GraphNode::new(output.info(), level, Kind::Op(Mutex::new(Some(step))));
     output.with_node(node)
 }
@@ -207,13 +223,27 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::backward`], or if the shapes or devices differ.
     pub fn backward_from(&self, dy: &Tensor) -> Result<Gradients> {
+        self.start(dy, None)
+    }
+
+    /// [`Tensor::backward_from`], which tells `reduce` of each segment of the gradients of `parameters` as soon as it is whole, and
+    /// of the end. For training on several devices, each with a replica of the model and a part of the batch: `reduce` adds up
+    /// what they have found. Of several passes that add up to one update, the last alone goes this way.
+    ///
+    /// # Errors
+    /// As [`Tensor::backward_from`], and those of `reduce`.
+    pub fn backward_reduced(&self, dy: &Tensor, parameters: &Parameters, reduce: &mut dyn Reduce) -> Result<Gradients> {
+        self.start(dy, Some((parameters, reduce)))
+    }
+
+    fn start(&self, dy: &Tensor, reduced: Option<(&Parameters, &mut dyn Reduce)>) -> Result<Gradients> {
         let is_here = self.gpu().same(dy.gpu());
         if self.info() != dy.info() || !is_here {
             let what = if is_here { "the gradient has another shape" } else { "the tensors are on different devices" };
             return Err(Error::Mismatch { op: "backward", what, lhs: self.info(), rhs: dy.info() });
         }
         let root = node_of(self).ok_or(Error::Graph { op: "backward", what: "the tensor is in no graph" })?;
-        walk(self.gpu(), root, dy.detach())
+        walk(self.gpu(), root, dy.detach(), reduced)
     }
 }
 
@@ -237,10 +267,23 @@ impl Ord for Pending {
     }
 }
 
-fn walk(gpu: &Gpu, root: Arc<GraphNode>, dy: Tensor) -> Result<Gradients> {
+fn walk(
+    gpu: &Gpu,
+    root: Arc<GraphNode>,
+    dy: Tensor,
+    reduced: Option<(&Parameters, &mut dyn Reduce)>,
+) -> Result<Gradients> {
     let turns = gpu.attachment::<Turns>();
     let _turn = turns.take();
     let order = order_of(&root)?;
+    let mut watch = match reduced {
+        None => None,
+        Some((parameters, reduce)) => {
+            // What replicas have frozen before must not tell in the size of their segments.
+            parameters.memory().lay_out(Frozen::Leaves)?;
+            Some(Watch::new(reduce, parameters.memory(), &order))
+        }
+    };
     let mut grads = Gradients::default();
     // As to a parent, since the root may itself be a parameter.
     let as_parent = [Some(root)];
@@ -250,26 +293,38 @@ fn walk(gpu: &Gpu, root: Arc<GraphNode>, dy: Tensor) -> Result<Gradients> {
     drop(as_parent);
     for node in order {
         let step = node.take_step().ok_or(CONSUMED)?;
+        let adds_to = watch.as_ref().map(|watch| watch.segments_of(&step));
         // A branch that does not reach the root's value has no gradient, and nothing to pass on.
         if let Some(dy) = grads.take(&node) {
             let mut parents = ParentGradients::new(gpu, &step.parents, &mut grads);
             let done = step.rule.backward(dy, &mut parents);
             parents.settle(done)?;
         }
+        if let (Some(watch), Some(segments)) = (&mut watch, adds_to) {
+            watch.passed(segments)?;
+        }
     }
+    watch.map_or(Ok(()), Watch::finish)?;
     Ok(grads)
 }
 
 const CONSUMED: Error = Error::Graph { op: "backward", what: "the graph has been consumed" };
 
 /// The operations between `root` and the leaves, each before those that it depends on. Looks at them all before any is run,
-/// so that a graph that cannot be walked to its end leaves no gradient behind.
+/// so that a graph that cannot be walked to its end leaves no gradient behind; and makes room for the gradients of parameters.
 fn order_of(root: &Arc<GraphNode>) -> Result<Vec<Arc<GraphNode>>> {
-    let mut order = Vec::new();
+    let (mut order, mut without_room) = (Vec::new(), Vec::new());
     let mut seen = HashSet::from([Arc::as_ptr(root)]);
     let mut heap = BinaryHeap::from([Pending(root.clone())]);
     while let Some(Pending(node)) = heap.pop() {
-        let Kind::Op(step) = &node.kind else { continue };
+        let step = match &node.kind {
+            Kind::Op(step) => step,
+            Kind::Parameter(parameter) if !parameter.has_room() => {
+                without_room.push(parameter.clone());
+                continue;
+            }
+            Kind::Parameter(_) | Kind::Leaf => continue,
+        };
         let step = step.lock().unwrap_or_else(PoisonError::into_inner);
         let Step { parents, stamps, .. } = step.as_ref().ok_or(CONSUMED)?;
         stamps.iter().try_for_each(Stamp::check)?;
@@ -281,5 +336,7 @@ fn order_of(root: &Arc<GraphNode>) -> Result<Vec<Arc<GraphNode>>> {
         drop(step);
         order.push(node);
     }
+    // Mostly the first lays out all that is trained.
+    without_room.iter().try_for_each(|parameter| parameter.memory().lay_out(Frozen::Stays))?;
     Ok(order)
 }

@@ -1,26 +1,30 @@
-//! Parameters: named tensors that training changes, side by side in arenas with their gradients.
+//! Parameters: named tensors that training changes, side by side in an arena, and the gradients of those that are trained in another.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::gradients::Filled;
+use super::memory::{Frozen, GradientMemory};
 use super::turns::{Turn, Turns};
-use super::{Filled, GraphNode, Kind, Met, is_recording, meet};
+use super::{GraphNode, Kind, Met, is_recording, meet};
 use crate::error::{Error, Result};
-use crate::gpu::{Arena, BufferView, Gpu, Place};
+use crate::gpu::{Arena, Beside, BufferView, Gpu, Place};
 use crate::shape::{DType, Shape};
 use crate::tensor::{Tensor, checked_shape};
 
 /// A tensor that training changes. Clones are the same parameter.
 #[derive(Clone)]
-pub struct Parameter(Arc<Inner>);
+pub struct Parameter(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     path: Arc<str>,
     value: Tensor,
-    grad: Tensor,
     place: Place,
-    filled: Arc<Filled>,
+    /// Where gradients lie, and this one's, if it has room there.
+    memory: Arc<GradientMemory>,
+    room: Mutex<Option<Tensor>>,
+    filled: Filled,
     /// Off where it was frozen by hand.
     trainable: AtomicBool,
     /// On where a run's settings leave it out.
@@ -40,11 +44,10 @@ impl Parameter {
             return self.value();
         }
         if !is_recording() {
-            meet(Met::Parameter);
+            meet(Met::Parameter(self));
             return self.value();
         }
-        let kind = Kind::Parameter { grad: self.0.grad.clone(), filled: self.0.filled.clone() };
-        self.value().with_node(GraphNode::new(self.0.value.info(), 0, kind))
+        self.value().with_node(GraphNode::new(self.0.value.info(), 0, Kind::Parameter(self.clone())))
     }
 
     /// The value outside any graph.
@@ -52,9 +55,15 @@ impl Parameter {
         self.0.value.clone()
     }
 
-    /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none.
+    /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none. The memory is that
+    /// which later passes add to, until the gradients are laid out anew for other trained parameters ([`Parameters`]).
     pub fn grad(&self) -> Option<Tensor> {
-        self.0.filled.is_full().then(|| self.0.grad.clone())
+        if self.has_gradient() { self.room() } else { None }
+    }
+
+    /// Whether [`Parameter::grad`] is some.
+    pub(crate) fn has_gradient(&self) -> bool {
+        self.0.filled.is_full()
     }
 
     /// Overwrites the value. Graphs that need the old one can no longer be walked.
@@ -92,6 +101,36 @@ impl Parameter {
         }
     }
 
+    pub(super) fn filled(&self) -> &Filled {
+        &self.0.filled
+    }
+
+    /// Where its gradient goes: `None` before there has been one, or where it is frozen.
+    pub(super) fn room(&self) -> Option<Tensor> {
+        self.lock_room().clone()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.lock_room().is_some()
+    }
+
+    pub(super) fn set_room(&self, room: Option<Tensor>) {
+        *self.lock_room() = room;
+    }
+
+    fn lock_room(&self) -> MutexGuard<'_, Option<Tensor>> {
+        self.0.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gradient, if it lies at `view`.
+    pub(super) fn gradient_at(&self, view: BufferView) -> Tensor {
+        Tensor::from_view(self.0.value.gpu(), DType::F32, self.0.value.shape(), view)
+    }
+
+    pub(super) fn memory(&self) -> &Arc<GradientMemory> {
+        &self.0.memory
+    }
+
     /// Whether two handles are of one parameter.
     pub(crate) fn is(&self, other: &Parameter) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -103,11 +142,15 @@ impl Parameter {
 }
 
 /// All parameters of a model, in the order in which they were added.
+///
+/// Gradients take memory for what is trained alone: from the first backward pass on, or when an optimiser is made, which lays them
+/// out for what is trained then. What is frozen later keeps the room of its gradient until the next optimiser is made; what is
+/// thawed gets some with the next backward pass.
 pub struct Parameters {
     gpu: Gpu,
     turns: Arc<Turns>,
     values: Arena,
-    grads: Arena,
+    gradients: Arc<GradientMemory>,
     list: Vec<Parameter>,
     by_path: HashMap<String, usize>,
 }
@@ -115,9 +158,19 @@ pub struct Parameters {
 impl Parameters {
     /// An empty collection on `gpu`.
     pub fn new(gpu: &Gpu) -> Self {
-        let (values, grads) = (Arena::new(gpu), Arena::new(gpu));
-        let turns = gpu.attachment();
-        Parameters { gpu: gpu.clone(), turns, values, grads, list: Vec::new(), by_path: HashMap::new() }
+        Self::in_arena(Arena::new(gpu))
+    }
+
+    /// An empty collection on `gpu` for parameters of the same shapes and order as those of `other`, which may be on a
+    /// [`Gpu::dry_run`]: their memory has no free end.
+    pub fn like(gpu: &Gpu, other: &Parameters) -> Self {
+        Self::in_arena(Arena::like(gpu, &other.values))
+    }
+
+    fn in_arena(values: Arena) -> Self {
+        let gpu = values.gpu().clone();
+        let (turns, gradients) = (gpu.attachment(), GradientMemory::new(&gpu));
+        Parameters { gpu, turns, values, gradients, list: Vec::new(), by_path: HashMap::new() }
     }
 
     /// Adds a parameter with its initial values.
@@ -142,8 +195,8 @@ impl Parameters {
     fn withdraw(&mut self, last: &Parameter) {
         self.list.pop();
         self.by_path.remove(last.path());
+        self.gradients.withdraw();
         self.values.untake(last.place());
-        self.grads.untake(last.place());
     }
 
     /// Adds a parameter whose values are yet to be set.
@@ -154,19 +207,18 @@ impl Parameters {
         let bytes = shape.numel() as u64 * DType::F32.size();
         let name: Arc<str> = path.as_str().into();
         let (place, value) = self.values.take(&name, bytes)?;
-        // Both or none: the optimiser relies on the arenas' being alike.
-        let (_, grad) = self.grads.take(&name, bytes).inspect_err(|_| self.values.untake(place))?;
-        let tensor = |view| Tensor::from_view(&self.gpu, DType::F32, shape, view);
         let parameter = Parameter(Arc::new(Inner {
             path: name,
-            value: tensor(value),
-            grad: tensor(grad),
+            value: Tensor::from_view(&self.gpu, DType::F32, shape, value),
             place,
-            filled: Arc::default(),
+            memory: self.gradients.clone(),
+            room: Mutex::default(),
+            filled: Filled::default(),
             trainable: AtomicBool::new(true),
             withheld: AtomicBool::default(),
         }));
         self.by_path.insert(path, self.list.len());
+        self.gradients.add(&parameter);
         self.list.push(parameter.clone());
         Ok(parameter)
     }
@@ -196,6 +248,17 @@ impl Parameters {
         self.list.iter().map(|p| p.0.value.numel()).sum()
     }
 
+    /// Bytes of device memory that the values take.
+    pub fn bytes(&self) -> u64 {
+        self.values.bytes()
+    }
+
+    /// Bytes of device memory that gradients take now: those of what is trained, once there is an optimiser or has been a backward
+    /// pass.
+    pub fn gradient_bytes(&self) -> u64 {
+        self.gradients.beside().bytes()
+    }
+
     /// Forgets all gradients: the next backward pass overwrites instead of adding.
     pub fn zero_grad(&self) {
         self.list.iter().for_each(|p| p.0.filled.empty());
@@ -209,9 +272,10 @@ impl Parameters {
     /// Ends an update, which has changed all that is trained and has a gradient: forgets the gradients, and graphs that
     /// need the old values can no longer be walked.
     pub(crate) fn updated(&self) {
-        let changed = || self.list.iter().filter(|p| p.is_trainable() && p.0.filled.is_full());
-        changed().for_each(|p| p.0.value.buffer().overwritten());
-        self.gpu.carry_faults(changed().map(|p| (p.0.grad.buffer(), p.0.value.buffer())));
+        let changed = self.list.iter().filter(|p| p.is_trainable());
+        let changed: Vec<_> = changed.filter_map(|p| Some((p.grad()?, &p.0.value))).collect();
+        changed.iter().for_each(|(_, value)| value.buffer().overwritten());
+        self.gpu.carry_faults(changed.iter().map(|(grad, value)| (grad.buffer(), value.buffer())));
         self.zero_grad();
     }
 
@@ -220,14 +284,30 @@ impl Parameters {
         &self.gpu
     }
 
-    /// Values and gradients, segment by segment, for optimisers.
-    pub(crate) fn segments(&self) -> Vec<(BufferView, BufferView)> {
-        self.values.segments().zip(self.grads.segments()).collect()
+    /// The values, segment by segment, for optimisers.
+    pub(crate) fn segments(&self) -> Vec<BufferView> {
+        self.values.segments().collect()
     }
 
-    /// An arena of zeros of the same layout, for an optimiser's moments.
-    pub(crate) fn twin(&self) -> Result<Arena> {
-        self.values.twin()
+    /// Lays the gradients out for exactly what is trained now. Those that are there stay.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub(crate) fn lay_out_gradients(&self) -> Result<()> {
+        self.gradients.lay_out(Frozen::Leaves)
+    }
+
+    /// The gradients beside the values, and a number that is another once they are laid out anew.
+    pub(crate) fn gradients(&self) -> Beside {
+        self.gradients.beside()
+    }
+
+    pub(crate) fn gradient_generation(&self) -> u64 {
+        self.gradients.generation()
+    }
+
+    pub(super) fn memory(&self) -> &Arc<GradientMemory> {
+        &self.gradients
     }
 }
 

@@ -176,8 +176,11 @@ impl Gpu {
             available: limit,
             hint: "; a smaller batch or model makes smaller tensors",
         })?;
-        // A class may exceed the limit that the size itself keeps.
-        let class = class_of(padded).min(limit / 16 * 16);
+        let class = match fit {
+            Fit::Exact => padded,
+            // A class may exceed the limit that the size itself keeps.
+            Fit::Close | Fit::Loose => class_of(padded).min(limit / 16 * 16),
+        };
         let buffer = match self.0.pool.take(class, fit) {
             Some(buffer) => buffer,
             None => self.0.pool.adopt(self.new_storage(class)?, class),

@@ -31,7 +31,7 @@ pub use profiler::ProfileRow;
 pub use readback::Readback;
 pub use usage::KernelUse;
 
-pub(crate) use arena::{Arena, Place};
+pub(crate) use arena::{Arena, Beside, Packing, Place};
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
 pub(crate) use kernel::{Clock, MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
 pub(crate) use memory::Stamp;

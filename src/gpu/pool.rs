@@ -69,7 +69,7 @@ pub(crate) struct Pool {
 /// How much larger than a request a free buffer may be that serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// Of its class. For what lives long.
+    /// Of its size, which is not rounded up to a class. For what lives long.
     Exact,
     /// Up to 11/4 of its class. Of factors from 1 to 1000, tried by dry runs, those just below 3 need the least memory: from
     /// there on, what blocks keep for backward, C channels wide, sits in buffers of 3·C and 4·C that the blocks' inner tensors

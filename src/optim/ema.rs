@@ -1,8 +1,8 @@
 //! A running average of the weights, which often does better than the weights themselves.
 
 use super::pass::{EXCHANGE, FOLLOW};
+use super::state::Table;
 use super::{BLOCK, OptimParams, Segment};
-use crate::autograd::Parameters;
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu, Grid};
 use crate::tensor::Tensor;
@@ -34,53 +34,49 @@ impl Ema {
         (rising as f32).min(self.decay)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let ok = (0.0..1.0).contains(&self.decay);
         if ok { Ok(()) } else { Err(Error::argument("EMA", "decay", "in 0..1", self.decay)) }
     }
-}
 
-/// The average on the device, in an arena of the layout of the weights'.
-pub(super) struct Average {
-    pub(super) settings: Ema,
-    pub(super) segments: Vec<BufferView>,
-}
-
-impl Average {
-    /// Starts from the weights as they are.
-    pub(super) fn new(parameters: &Parameters, settings: Ema) -> Result<Self> {
-        settings.check()?;
-        let segments: Vec<BufferView> = parameters.twin()?.segments().collect();
-        for ((value, _), average) in parameters.segments().iter().zip(&segments) {
-            parameters.gpu().copy(value, average)?;
-        }
-        Ok(Average { settings, segments })
-    }
-
-    /// Follows the update of step `step`, unless it was skipped.
-    pub(super) fn follow(&self, weights: &[Segment], state: &Tensor, params: OptimParams, step: u64) -> Result<()> {
-        let share = 1.0 - f64::from(self.settings.decay_at(step));
-        for (weights, average) in weights.iter().zip(&self.segments) {
-            let params = OptimParams { elements: weights.elements, ema_share: share as f32, ..params };
-            let buffers = [state.buffer(), &weights.value, average];
-            state.gpu().dispatch(&FOLLOW, &params, &buffers, grid(weights.elements))?;
+    /// Lets the average follow the update of step `step`, unless it was skipped.
+    pub(super) fn follow(
+        &self,
+        segments: &[Segment],
+        table: &Table,
+        state: &Tensor,
+        params: OptimParams,
+        step: u64,
+    ) -> Result<()> {
+        let share = 1.0 - f64::from(self.decay_at(step));
+        for (segment, average) in with_averages(segments) {
+            let (elements, first_block) = (segment.elements, segment.first_block);
+            let params = OptimParams { elements, first_block, ema_share: share as f32, ..params };
+            let buffers = [table.owner(), table.rows(), average, state.buffer(), &segment.value];
+            state.gpu().dispatch(&FOLLOW, &params, &buffers, grid(elements))?;
         }
         Ok(())
     }
 }
 
+/// The segments with their averages.
+fn with_averages(segments: &[Segment]) -> impl Iterator<Item = (&Segment, &BufferView)> {
+    segments.iter().filter_map(|segment| Some((segment, segment.average.as_ref()?)))
+}
+
 /// The average in the place of the weights, and the weights in its own, until this is put back or dropped.
 pub(super) struct Exchanged<'a> {
     gpu: &'a Gpu,
+    table: &'a Table,
     params: OptimParams,
     /// Weights and average of the segments that are exchanged.
     segments: Vec<(&'a Segment, &'a BufferView)>,
 }
 
 impl<'a> Exchanged<'a> {
-    pub(super) fn new(average: &'a Average, weights: &'a [Segment], gpu: &'a Gpu, params: OptimParams) -> Result<Self> {
-        let mut exchanged = Exchanged { gpu, params, segments: Vec::with_capacity(weights.len()) };
-        for pair in weights.iter().zip(&average.segments) {
+    pub(super) fn new(segments: &'a [Segment], table: &'a Table, gpu: &'a Gpu, params: OptimParams) -> Result<Self> {
+        let mut exchanged = Exchanged { gpu, table, params, segments: Vec::with_capacity(segments.len()) };
+        for pair in with_averages(segments) {
             exchanged.exchange(pair)?;
             exchanged.segments.push(pair);
         }
@@ -89,8 +85,10 @@ impl<'a> Exchanged<'a> {
 
     /// Exchanges a segment's contents; twice is exactly nothing.
     fn exchange(&self, (weights, average): (&Segment, &BufferView)) -> Result<()> {
-        let params = OptimParams { elements: weights.elements, ..self.params };
-        self.gpu.dispatch(&EXCHANGE, &params, &[&weights.value, average], grid(weights.elements))?;
+        let (elements, first_block) = (weights.elements, weights.first_block);
+        let params = OptimParams { elements, first_block, ..self.params };
+        let buffers = [self.table.owner(), self.table.rows(), average, &weights.value];
+        self.gpu.dispatch(&EXCHANGE, &params, &buffers, grid(elements))?;
         weights.value.overwritten();
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod ema;
 mod layers;
 mod loss_scale;
+mod memory;
 mod pass;
 mod saved;
 mod schedule;
@@ -21,13 +22,14 @@ pub use schedule::{LrSchedule, LrShape};
 pub use state::StepReport;
 pub use warmup::{AfterWarmup, DeepSpeedRate};
 
-use ema::{Average, Exchanged};
+use ema::Exchanged;
+use memory::Memory;
 use pass::{NORM_TOTAL, Pass};
 use state::Table;
 
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
-use crate::gpu::{Arena, BufferView, Grid, Kernel, params};
+use crate::gpu::{BufferView, Grid, Kernel, params};
 use crate::shape::DType;
 use crate::tensor::{Tensor, checked_shape};
 
@@ -148,30 +150,39 @@ impl Rule {
 /// As in PyTorch, a step passes over a parameter that has no gradient in it, frozen or not reached by backward: neither
 /// its value nor its moments change, and it does not count as one of its updates. Adam's bias correction and SGD's first
 /// direction follow each parameter's own count: one that is thawed at step 1,000 begins as all others did at step 0.
+///
+/// Moments and average take memory for what is trained when the optimiser is made, and for what is thawed later, from the next
+/// step on. What is frozen meanwhile keeps them as long as the optimiser lives, and goes on with them if it is thawed, as in
+/// PyTorch. To let go of them, make another optimiser.
 pub struct Optimizer {
     rule: Rule,
     max_norm: Option<f32>,
+    memory: Memory,
     segments: Vec<Segment>,
+    /// Of the gradients' layout that `segments` and `table` follow.
+    generation: u64,
     table: Table,
     /// Partial sums of squares with the first bad parameter: `[partials, 2]`.
     partial: Tensor,
-    partials: u32,
     /// `State` of `shaders/lib/optim.wgsl`.
     state: Tensor,
     /// The factor on the loss of the next step, `f32[]`: 1 where no scaling was asked for.
     scale: Tensor,
     scaling: Option<LossScale>,
-    ema: Option<Average>,
+    ema: Option<Ema>,
     /// Steps recorded.
     steps: u64,
 }
 
-/// A segment of the arenas.
+/// A segment of the arenas in which something is or was trained.
 struct Segment {
     value: BufferView,
-    grad: BufferView,
+    /// `None` where all that was trained is frozen.
+    gradient: Option<BufferView>,
     moments: Vec<BufferView>,
+    average: Option<BufferView>,
     first_block: u32,
+    /// Of the moments and the average.
     elements: u32,
 }
 
@@ -197,20 +208,62 @@ impl Optimizer {
             return Err(Error::argument("optimiser", "parameters", "at least one", 0));
         }
         let gpu = parameters.gpu();
-        let moment_count = if matches!(rule, Rule::AdamW(_)) { 2 } else { 1 };
-        let moments: Vec<Arena> = (0..moment_count).map(|_| parameters.twin()).collect::<Result<_>>()?;
-        let segments = segments_of(parameters, &moments);
-        let norm = Pass::norm(gpu.family());
-        let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(norm.partial)).sum();
-        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials, 2])?)?;
+        let moments = if matches!(rule, Rule::AdamW(_)) { 2 } else { 1 };
         let state = Tensor::zeros(gpu, DType::U32, &[state::WORDS])?;
         let decay_of = |p: &Parameter| {
             if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 }
         };
-        let table = Table::new(parameters, decay_of)?;
-        let (partials, scale) = (partials as u32, Tensor::from_slice(gpu, &[], &[1.0f32])?);
-        let (scaling, ema) = (None, None);
-        Ok(Optimizer { rule, max_norm, segments, table, partial, partials, state, scale, scaling, ema, steps: 0 })
+        let mut optimizer = Optimizer {
+            rule,
+            max_norm,
+            memory: Memory::new(gpu, moments),
+            segments: Vec::new(),
+            generation: 0,
+            table: Table::new(parameters, decay_of)?,
+            partial: Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[1, 2])?)?,
+            state,
+            scale: Tensor::from_slice(gpu, &[], &[1.0f32])?,
+            scaling: None,
+            ema: None,
+            steps: 0,
+        };
+        let _turn = parameters.turn();
+        parameters.lay_out_gradients()?;
+        optimizer.follow(parameters, |_| false)?;
+        Ok(optimizer)
+    }
+
+    /// Makes memory for what is trained and for what `also` names, and follows the gradients to where they lie now. Only for who
+    /// has the device's turn.
+    fn follow(&mut self, parameters: &Parameters, also: impl Fn(usize) -> bool) -> Result<()> {
+        let generation = parameters.gradient_generation();
+        let is_new = |i, p: &Parameter| (p.is_trainable() || also(i)) && !self.memory.holds(i, p);
+        let grows = parameters.iter().enumerate().any(|(i, p)| is_new(i, p));
+        if !grows && generation == self.generation {
+            return Ok(());
+        }
+        let holds = |i, p: &Parameter| self.memory.holds(i, p) || is_new(i, p);
+        let memory = if grows { Some(self.memory.grown(parameters, holds)?) } else { None };
+        self.adopt(parameters, memory)
+    }
+
+    /// Goes over to `memory`, if it is given, and to the gradients as they lie now: wholly or, after an error, not at all, so that no
+    /// pass mixes old places with new memory.
+    fn adopt(&mut self, parameters: &Parameters, memory: Option<Memory>) -> Result<()> {
+        let gpu = parameters.gpu();
+        let gradients = parameters.gradients();
+        let held = memory.as_ref().unwrap_or(&self.memory);
+        let segments = held.segments(parameters, &gradients);
+        let per_partial = Pass::norm(gpu.family()).partial;
+        let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(per_partial)).sum();
+        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials.max(1), 2])?)?;
+        self.table.lay_out(held.packing(), gradients.packing())?;
+        if let Some(memory) = memory {
+            self.memory = memory;
+        }
+        (self.segments, self.partial) = (segments, partial);
+        self.generation = parameters.gradient_generation();
+        Ok(())
     }
 
     /// The same with the learning rate of each parameter multiplied by what `scale` says for its path, weight decay
@@ -226,14 +279,20 @@ impl Optimizer {
     }
 
     /// The same with a running average of the weights, which starts from those of now. It takes the memory of one more set
-    /// of weights, and a pass over both sets at each step, which a skipped step skips.
+    /// of those that are trained, and a pass over both sets at each step, which a skipped step skips. Of what was never trained
+    /// the average is the weight itself.
     ///
     /// # Errors
     /// [`Error::Parameter`] if `parameters` are not the optimiser's; if a setting is out of range, or the device has no
     /// room.
-    pub fn with_ema(self, parameters: &Parameters, settings: Ema) -> Result<Self> {
+    pub fn with_ema(mut self, parameters: &Parameters, settings: Ema) -> Result<Self> {
+        settings.check()?;
         self.table.check(parameters)?;
-        Ok(Optimizer { ema: Some(Average::new(parameters, settings)?), ..self })
+        let _turn = parameters.turn();
+        let memory = self.memory.averaging(parameters)?;
+        self.adopt(parameters, Some(memory))?;
+        self.ema = Some(settings);
+        Ok(self)
     }
 
     /// Whether a running average is kept.
@@ -249,8 +308,10 @@ impl Optimizer {
     /// # Errors
     /// Those of `f`, or if the device fails.
     pub fn averaged<T>(&mut self, f: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(average) = &self.ema else { return f() };
-        let mut exchanged = Exchanged::new(average, &self.segments, self.state.gpu(), self.params(0.0))?;
+        if self.ema.is_none() {
+            return f();
+        }
+        let mut exchanged = Exchanged::new(&self.segments, &self.table, self.state.gpu(), self.params(0.0))?;
         let result = f();
         let put_back = exchanged.put_back();
         result.and_then(|result| put_back.map(|()| result))
@@ -297,11 +358,12 @@ impl Optimizer {
         }
         self.table.check(parameters)?;
         let _turn = parameters.turn();
+        self.follow(parameters, |_| false)?;
         self.table.refresh()?;
         self.norm()?;
         self.update(rate)?;
         if let Some(ema) = &self.ema {
-            ema.follow(&self.segments, &self.state, self.params(rate), self.steps)?;
+            ema.follow(&self.segments, &self.table, &self.state, self.params(rate), self.steps)?;
         }
         self.steps += 1;
         parameters.updated();
@@ -312,10 +374,9 @@ impl Optimizer {
         let gpu = self.state.gpu();
         let pass = Pass::norm(gpu.family());
         let mut params = self.params(0.0);
-        params.partials = 0;
-        for s in &self.segments {
+        for (s, gradient) in self.with_gradients() {
             (params.elements, params.first_block) = (s.elements, s.first_block);
-            let buffers = [self.table.owner(), self.table.rows(), &s.grad, self.partial.buffer()];
+            let buffers = [self.table.owner(), self.table.rows(), gradient, self.partial.buffer()];
             gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
             params.partials += s.elements.div_ceil(pass.partial as u32);
         }
@@ -328,13 +389,18 @@ impl Optimizer {
         let gpu = self.state.gpu();
         let pass = Pass::update(gpu.family(), &self.rule);
         let mut params = self.params(rate);
-        for s in &self.segments {
+        for (s, gradient) in self.with_gradients() {
             (params.elements, params.first_block) = (s.elements, s.first_block);
-            let mut buffers = vec![self.table.owner(), self.table.rows(), &s.grad, self.state.buffer(), &s.value];
+            let mut buffers = vec![self.table.owner(), self.table.rows(), gradient, self.state.buffer(), &s.value];
             buffers.extend(&s.moments);
             gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
         }
         Ok(())
+    }
+
+    /// The segments in which something may have a gradient.
+    fn with_gradients(&self) -> impl Iterator<Item = (&Segment, &BufferView)> {
+        self.segments.iter().filter_map(|segment| Some((segment, segment.gradient.as_ref()?)))
     }
 
     fn params(&self, rate: f32) -> OptimParams {
@@ -350,7 +416,7 @@ impl Optimizer {
         OptimParams {
             elements: 0,
             first_block: 0,
-            partials: self.partials,
+            partials: 0,
             nesterov: u32::from(nesterov),
             rate,
             beta1,
@@ -373,19 +439,4 @@ impl Optimizer {
     pub fn report(&self) -> &Tensor {
         &self.state
     }
-}
-
-fn segments_of(parameters: &Parameters, moments: &[Arena]) -> Vec<Segment> {
-    let mut first_block = 0;
-    let moments: Vec<Vec<BufferView>> = moments.iter().map(|m| m.segments().collect()).collect();
-    let views = parameters.segments().into_iter().enumerate();
-    views
-        .map(|(i, (value, grad))| {
-            let elements = (value.size() / DType::F32.size()) as u32;
-            let moments = moments.iter().map(|m| m[i].clone()).collect();
-            let segment = Segment { value, grad, moments, first_block, elements };
-            first_block += elements / BLOCK as u32;
-            segment
-        })
-        .collect()
 }

@@ -54,13 +54,17 @@ pub(super) static FOLLOW: Kernel = Kernel {
     name: "optim.ema_follow",
     sources: &[wgsl!("optim_ema.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/optim.wgsl")],
     entry: "follow",
-    bindings: &[Access::Read, Access::Read, Access::Write],
+    bindings: &[Access::Read, Access::Read, Access::Write, Access::Read, Access::Read],
     rounds: NO_LOOPS,
     ..NORM_PARTIAL_LANE
 };
 
-pub(super) static EXCHANGE: Kernel =
-    Kernel { name: "optim.ema_exchange", entry: "exchange", bindings: &[Access::Write, Access::Write], ..FOLLOW };
+pub(super) static EXCHANGE: Kernel = Kernel {
+    name: "optim.ema_exchange",
+    entry: "exchange",
+    bindings: &[Access::Read, Access::Read, Access::Write, Access::Write],
+    ..FOLLOW
+};
 
 /// The rounds of the search for what is not finite, in `blocks` of sixteen items.
 fn bad_rounds(blocks: u64) -> u64 {

@@ -1,9 +1,8 @@
 //! What an optimiser holds besides the weights, out of it and back in.
 
 use super::{Optimizer, StepReport, state};
-use crate::autograd::Parameters;
+use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
-use crate::gpu::BufferView;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -25,28 +24,21 @@ pub struct OptimizerState {
 }
 
 impl Optimizer {
-    /// The moments, and the running average if there is one, of each parameter: `f32` in the parameter's shape, named
-    /// `moment1.PATH`, `moment2.PATH` and `average.PATH`. The memory is the optimiser's own.
+    /// The moments, and the running average if there is one, of each parameter that is or was trained: `f32` in the parameter's
+    /// shape, named `moment1.PATH`, `moment2.PATH` and `average.PATH`. The memory is the optimiser's own, until it makes room for
+    /// what is thawed.
     ///
     /// # Errors
     /// [`Error::Parameter`] if `parameters` are not the optimiser's.
     pub fn held(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
         self.table.check(parameters)?;
-        let mut held = Vec::new();
-        for parameter in parameters {
-            let place = parameter.place();
-            let tensor = |segment: &BufferView| {
-                let view = segment.part(place.offset, place.size.next_multiple_of(16));
-                Tensor::from_view(parameters.gpu(), DType::F32, parameter.value().shape(), view)
-            };
-            for (i, moment) in (1..).zip(&self.segments[place.segment].moments) {
-                held.push((format!("moment{i}.{}", parameter.path()), tensor(moment)));
-            }
-            if let Some(average) = &self.ema {
-                held.push((format!("average.{}", parameter.path()), tensor(&average.segments[place.segment])));
-            }
-        }
-        Ok(held)
+        let named = |(i, parameter): (usize, &Parameter)| {
+            let (gpu, shape) = (parameters.gpu().clone(), parameter.value().shape());
+            let path = parameter.path().to_owned();
+            let views = self.memory.views(i, parameter).into_iter();
+            views.map(move |(kind, view)| (format!("{kind}.{path}"), Tensor::from_view(&gpu, DType::F32, shape, view)))
+        };
+        Ok(parameters.iter().enumerate().flat_map(named).collect())
     }
 
     /// The rest of what it holds, read back from the device.
@@ -60,8 +52,8 @@ impl Optimizer {
         Ok(OptimizerState { steps: self.steps, words, updates, loss_scale })
     }
 
-    /// Goes on from what was saved: the values of each tensor of [`Optimizer::held`], by name, and the rest. Nothing is
-    /// changed if something does not fit.
+    /// Goes on from what was saved: the values of each tensor of [`Optimizer::held`], by name, and the rest. What had been updated
+    /// is asked for too where it is frozen now. No value is changed if something does not fit.
     ///
     /// # Errors
     /// Those of `values`; [`Error::Parameter`] if `parameters` are not the optimiser's, or a tensor has another number of
@@ -72,7 +64,7 @@ impl Optimizer {
         saved: &OptimizerState,
         values: impl Fn(&str) -> Result<&'a [f32]>,
     ) -> Result<()> {
-        let held = self.held(parameters)?;
+        self.table.check(parameters)?;
         self.check_counts(saved)?;
         let scale = f32::from_bits(saved.loss_scale);
         let is_scale = if self.scaling.is_some() { scale > 0.0 && scale.is_finite() } else { scale == 1.0 };
@@ -80,8 +72,10 @@ impl Optimizer {
             let expected = if self.scaling.is_some() { "positive" } else { "1 without scaling" };
             return Err(Error::argument(OP, "loss scale", expected, scale));
         }
+        let _turn = parameters.turn();
+        self.follow(parameters, |i| saved.updates.get(i).is_some_and(|&updates| updates > 0))?;
         let mut uploads = Vec::new();
-        for (name, tensor) in held {
+        for (name, tensor) in self.held(parameters)? {
             let values = values(&name)?;
             if values.len() != tensor.numel() {
                 let what = format!("{} values do not fit {}", values.len(), tensor.info());

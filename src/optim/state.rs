@@ -3,7 +3,7 @@
 use super::BLOCK;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
-use crate::gpu::BufferView;
+use crate::gpu::{BufferView, Packing, Place};
 use crate::shape::DType;
 use crate::tensor::{Tensor, checked_shape};
 
@@ -12,6 +12,8 @@ use crate::tensor::{Tensor, checked_shape};
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Row {
     start: u32,
+    value_start: u32,
+    grad_start: u32,
     numel: u32,
     is_active: u32,
     weight_decay: f32,
@@ -21,7 +23,7 @@ pub(super) struct Row {
     corrections: [f32; 2],
 }
 
-/// One row a parameter, and the parameter of each block of the arenas.
+/// One row a parameter, and the parameter of each block of the moments.
 pub(super) struct Table {
     /// Those that the optimiser was made for.
     parameters: Vec<Parameter>,
@@ -37,28 +39,51 @@ pub(super) struct Table {
 impl Table {
     /// `decay` gives a parameter's weight decay. All learn at the same rate, until [`Table::set_rate_scales`].
     pub(super) fn new(parameters: &Parameters, decay: impl Fn(&Parameter) -> f32) -> Result<Self> {
-        let element = |bytes: u64| (bytes / DType::F32.size()) as u32;
-        let mut owner: Vec<Vec<u32>> = parameters.segments().iter().map(|(v, _)| blocks(v)).collect();
-        let mut rows = Vec::with_capacity(parameters.len());
-        for (id, parameter) in (0u32..).zip(parameters) {
-            let place = parameter.place();
-            let (start, numel) = (element(place.offset), element(place.size));
-            let weight_decay = decay(parameter);
-            let (updates, corrections) = (0, [0.0; 2]);
-            rows.push(Row { start, numel, is_active: 0, weight_decay, rate_scale: 1.0, updates, corrections });
-            let first = start as usize / BLOCK;
-            owner[place.segment][first..first + (numel as usize).div_ceil(BLOCK)].fill(id);
-        }
+        let row = |parameter: &Parameter| Row {
+            start: 0,
+            value_start: element(parameter.place().offset),
+            grad_start: 0,
+            numel: element(parameter.place().size),
+            is_active: 0,
+            weight_decay: decay(parameter),
+            rate_scale: 1.0,
+            updates: 0,
+            corrections: [0.0; 2],
+        };
+        let rows: Vec<Row> = parameters.iter().map(row).collect();
         let gpu = parameters.gpu();
-        let owner = owner.concat();
         let words = rows.len() * size_of::<Row>() / 4;
         let device_rows = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
-        let device_owner = Tensor::from_slice(gpu, &[owner.len()], &owner)?;
+        let device_owner = Tensor::zeros(gpu, DType::U32, &[1])?;
         let updates = Tensor::zeros(gpu, DType::U32, &[rows.len()])?;
         let parameters = parameters.iter().cloned().collect();
         let table = Table { parameters, rows, device_rows, is_stale: false, device_owner, updates };
-        table.upload()?;
+        table.upload(&table.rows)?;
         Ok(table)
+    }
+
+    /// Takes the places of moments and gradients that `held` and `gradients` say. After an error all is as it was.
+    pub(super) fn lay_out(&mut self, held: &Packing, gradients: &Packing) -> Result<()> {
+        let mut owner: Vec<Vec<u32>> = held.sizes().map(|size| vec![0; element(size) as usize / BLOCK]).collect();
+        let mut rows = self.rows.clone();
+        for (i, (row, parameter)) in rows.iter_mut().zip(&self.parameters).enumerate() {
+            let start = |place: Option<Place>| place.map_or(0, |place| element(place.offset));
+            let place = held.place(i, parameter.place());
+            (row.start, row.grad_start) = (start(place), start(gradients.place(i, parameter.place())));
+            // Neither memory nor gradient, as long as it is so.
+            row.is_active = 0;
+            if let Some(place) = place {
+                let (first, blocks) = (row.start as usize / BLOCK, (row.numel as usize).div_ceil(BLOCK));
+                owner[place.segment][first..first + blocks].fill(i as u32);
+            }
+        }
+        let mut owner = owner.concat();
+        // No tensor is empty.
+        owner.resize(owner.len().max(1), 0);
+        let device_owner = Tensor::from_slice(self.updates.gpu(), &[owner.len()], &owner)?;
+        self.upload(&rows)?;
+        (self.rows, self.device_owner) = (rows, device_owner);
+        Ok(())
     }
 
     /// Whether `parameters` are those of the table: all of them, and no others.
@@ -99,22 +124,22 @@ impl Table {
             }
             row.rate_scale = factor;
         }
-        self.upload()
+        self.upload(&self.rows)
     }
 
-    fn upload(&self) -> Result<()> {
-        self.device_rows.gpu().upload(bytemuck::cast_slice(&self.rows), self.device_rows.buffer())
+    fn upload(&self, rows: &[Row]) -> Result<()> {
+        self.device_rows.gpu().upload(bytemuck::cast_slice(rows), self.device_rows.buffer())
     }
 
     /// Marks which parameters have a gradient in this step; uploads the table if that has changed.
     pub(super) fn refresh(&mut self) -> Result<()> {
         for (row, parameter) in self.rows.iter_mut().zip(&self.parameters) {
-            let active = u32::from(parameter.is_trainable() && parameter.grad().is_some());
+            let active = u32::from(parameter.is_trainable() && parameter.has_gradient());
             self.is_stale |= row.is_active != active;
             row.is_active = active;
         }
         if self.is_stale {
-            self.upload()?;
+            self.upload(&self.rows)?;
         }
         // Not before: what the device did not take must be sent again.
         self.is_stale = false;
@@ -134,8 +159,8 @@ impl Table {
     }
 }
 
-fn blocks(segment: &BufferView) -> Vec<u32> {
-    vec![0; (segment.size() / DType::F32.size()) as usize / BLOCK]
+fn element(bytes: u64) -> u32 {
+    (bytes / DType::F32.size()) as u32
 }
 
 /// Words of `State` in `shaders/lib/optim.wgsl`.

@@ -12,9 +12,9 @@ use crate::ltd::{PatchDrop, RandomLtd, Schedule, TokenBypass, TokenDrop};
 pub struct MemoryEstimate {
     /// Weights.
     pub parameters: u64,
-    /// Their gradients.
+    /// Gradients of those that are trained.
     pub gradients: u64,
-    /// What the optimiser keeps of them: moments, and the running average if there is one.
+    /// What the optimiser keeps of those: moments, and the running average if there is one.
     pub moments: u64,
     /// Activations, their gradients, and all else that a step holds at its peak.
     pub activations: u64,

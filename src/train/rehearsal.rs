@@ -87,10 +87,12 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     let empty = live();
     let task = make(&dry)?;
     let batch = task.blank(batch)?;
-    // Weights and gradients lie in arenas of one layout.
-    let weights = (live() - empty) / 2;
     let mut trainer = Trainer::new(task, settings.clone())?;
     let held = live() - empty;
+    let (parameters, gradients) = {
+        let parameters = trainer.task().model().parameters();
+        (parameters.bytes(), parameters.gradient_bytes())
+    };
     let tokens = trainer.task().model().extent().tokens;
     let mut used = Vec::new();
     for stage in stages(&settings.drop, steps, tokens) {
@@ -101,13 +103,8 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
         used.push(StepUse { stage, kernels: dry.take_usage() });
     }
     let peak = dry.memory().peak_allocated - empty;
-    let memory = MemoryEstimate {
-        parameters: weights,
-        gradients: weights,
-        moments: held - 2 * weights,
-        activations: peak - held,
-        peak,
-    };
+    let moments = held - parameters - gradients;
+    let memory = MemoryEstimate { parameters, gradients, moments, activations: peak - held, peak };
     Ok(Rehearsal { memory, products: ops::demands(&dry), steps: used })
 }
 

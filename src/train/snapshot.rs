@@ -91,10 +91,10 @@ impl<T: Task> Trainer<T> {
             }
             weights.push((parameter.clone(), values));
         }
-        // Fewer are found by name.
-        let (expected, got) = (weights.len() + self.optimizer().held(parameters)?.len(), snapshot.tensors.len());
-        if got > expected {
-            return Err(Error::argument(OP, "tensors", expected.to_string(), got));
+        // What is missing is found by name. What is frozen now may have been trained, and has moments then.
+        let is_of_model = |name: &&String| name.split_once('.').is_some_and(|(_, path)| parameters.get(path).is_some());
+        if let Some(name) = snapshot.tensors.keys().find(|name| !is_of_model(name)) {
+            return Err(Error::argument(OP, "tensors", "those of the model's parameters", name));
         }
         self.restore_optimizer(&snapshot.counts.optimizer, |name| snapshot.values(name))?;
         for (parameter, values) in weights {

@@ -117,9 +117,9 @@ impl<T: Task> Trainer<T> {
     pub fn new(task: T, settings: TrainSettings) -> Result<Self> {
         let model = task.model();
         settings.check(model)?;
-        settings.freeze.check(model)?;
-        let optimizer = settings.optimizer(model)?;
+        // First: the optimiser makes memory for what is trained.
         settings.freeze.apply(model)?;
+        let optimizer = settings.optimizer(model)?;
         let paths = model.parameters().iter().map(|p| p.path().to_owned()).collect();
         Ok(Trainer {
             task,

@@ -46,7 +46,12 @@ impl Vit {
     /// As [`VitConfig::check`], or if the device has no room.
     pub fn new(gpu: &Gpu, config: VitConfig, seed: u64) -> Result<Self> {
         config.check()?;
-        let mut parameters = Parameters::new(gpu);
+        // Their sizes first.
+        let sizes = Self::build(Parameters::new(&gpu.dry_run()?), config.clone(), seed)?;
+        Self::build(Parameters::like(gpu, &sizes.parameters), config, seed)
+    }
+
+    fn build(mut parameters: Parameters, config: VitConfig, seed: u64) -> Result<Self> {
         let mut init = Init::new(&mut parameters, seed);
         let width = config.embed_dim;
         let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
