@@ -19,7 +19,7 @@ use wgrad::data::{Crop, ImageOptions, ImageSource, Loader, LoaderOptions, Transf
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::{Vit, VitConfig, save};
-use wgrad::ops::{CrossEntropy, Normalize};
+use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
 use wgrad::train::{Classify, EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
 
@@ -94,7 +94,7 @@ fn main() -> Result<()> {
         img_size: (32, 32),
         patch_size: 4,
         num_classes: data.class_names.len(),
-        normalize: Normalize { mean: data.normalization.mean, std: data.normalization.std },
+        normalize: data.normalize,
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
     let model = Vit::new(&gpu, config, args.seed)?;

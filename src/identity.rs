@@ -27,9 +27,9 @@ fn first_difference(name: &str, saved: &Value, now: &Value) -> Option<[String; 2
             let of = |map: &serde_json::Map<String, Value>, key: &str| map.get(key).cloned().unwrap_or_default();
             saved.keys().chain(now.keys()).find_map(|key| first_difference(key, &of(saved, key), &of(now, key)))
         }
-        _ => Some([saved, now].map(|value| match value {
-            Value::String(text) => format!("{name}: {text}"),
-            _ => format!("{name}: {value}"),
+        _ => Some([saved, now].map(|value| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if name.is_empty() { text } else { format!("{name}: {text}") }
         })),
     }
 }

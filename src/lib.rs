@@ -55,6 +55,7 @@ mod identity;
 pub mod ltd;
 pub mod models;
 pub mod nn;
+mod normalize;
 pub mod ops;
 pub mod optim;
 #[cfg(feature = "files")]

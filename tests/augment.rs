@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use wgrad::data::{
-    AutoAugment, ColorJitter, Crop, Edit, Fill, Image, Key, Normalization, Padding, Part, RandomErasing, Transform,
+    AutoAugment, ColorJitter, Crop, Edit, Fill, Image, Key, Normalize, Padding, Part, RandomErasing, Transform,
 };
 
 use crate::data::{apply, assert_mentions, channels_first, fnv, noise, refused};
@@ -315,7 +315,7 @@ fn erased_rectangles_have_the_areas_asked_for() {
     let noisy = apply(transform(RandomErasing { scale: (0.5, 0.5), ..RandomErasing::new(1.0) }), &image, 4);
     let different: std::collections::HashSet<_> = noisy.iter().collect();
     assert!(different.len() > 100);
-    assert_eq!(Normalization::IMAGENET.mean_colour(), [124, 116, 104]);
+    assert_eq!(Normalize::IMAGENET.mean_colour(), [124, 116, 104]);
 }
 
 /// Everything at once.

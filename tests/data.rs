@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wgrad::data::{
-    Crop, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Key, Loader, LoaderOptions, Normalization,
-    Padding, Position, Split, Transform, cifar10, cifar100, digits, image_folder,
+    Crop, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Key, Loader, LoaderOptions, Normalize, Padding,
+    Position, Split, Transform, cifar10, cifar100, digits, image_folder,
 };
 use wgrad::{Error, Result};
 
@@ -84,7 +84,7 @@ fn digits_normalization_is_that_of_the_training_split() {
     let values: Vec<f64> = images.iter().flat_map(Image::pixels).map(|&v| f64::from(v) / 255.0).collect();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
-    let Normalization { mean: [said_mean, ..], std: [said_std, ..] } = Normalization::DIGITS;
+    let Normalize { mean: [said_mean, ..], std: [said_std, ..] } = Normalize::DIGITS;
     assert!((mean - f64::from(said_mean)).abs() < 5e-4, "mean {mean}");
     assert!((variance.sqrt() - f64::from(said_std)).abs() < 5e-4, "std {}", variance.sqrt());
 }

@@ -10,10 +10,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hash", &[]),
     ("identity", &[]),
     ("resample", &[]),
+    ("normalize", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "gpu", "tensor"]),
-    ("ops", &["error", "shape", "hash", "gpu", "tensor", "autograd"]),
+    ("ops", &["error", "shape", "hash", "normalize", "gpu", "tensor", "autograd"]),
     // Files of any model: each reads and writes its own through it.
     ("checkpoint", &["error", "tensor", "autograd"]),
     ("nn", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops"]),
@@ -21,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ltd", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "hash", "identity", "resample"]),
+    ("data", &["error", "hash", "identity", "normalize", "resample"]),
     (
         "train",
         // No model: it trains any.

@@ -22,6 +22,8 @@ mod hub;
 mod interpret;
 mod kernels;
 mod layers;
+#[cfg(feature = "pictures")]
+mod loader;
 mod lowered;
 mod ltd;
 mod memory;

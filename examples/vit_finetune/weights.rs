@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use wgrad::data::{self, DataSet, FolderOptions};
 use wgrad::models::vit::{self, HeadFit, OpenOptions, Pretrained, VitConfig};
-use wgrad::ops::Normalize;
 
 use crate::args::{Args, Data};
 
@@ -44,7 +43,7 @@ impl Weights {
     pub fn load(args: &Args, data: &DataSet) -> Result<Self> {
         let num_classes = data.class_names.len();
         if args.from_scratch {
-            let normalize = Normalize { mean: data.normalization.mean, std: data.normalization.std };
+            let normalize = data.normalize;
             let side = args.img_size.unwrap_or(32);
             let (img_size, patch_size) = ((side, side), args.patch_size);
             let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };

@@ -46,8 +46,10 @@ pub use loader::{Batches, Loader, LoaderOptions};
 #[cfg(feature = "pictures")]
 pub use pictures::{
     AutoAugment, ColorJitter, Crop, DataSet, Edit, Fill, FolderOptions, Image, ImageOptions, ImageSource, Key, Listing,
-    MAX_PIXELS, MAX_SIDE, Mix, Normalization, Padding, Part, Probe, RandomErasing, Skipped, Split, Transform, Unused,
-    Window, cifar10, cifar100, digits, image_folder, list_pictures,
+    MAX_PIXELS, MAX_SIDE, Mix, Padding, Part, Probe, RandomErasing, Skipped, Split, Transform, Unused, Window, cifar10,
+    cifar100, digits, image_folder, list_pictures,
 };
 #[cfg(feature = "files")]
 pub use source::{Source, Wanted};
+
+pub use crate::normalize::Normalize;

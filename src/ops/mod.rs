@@ -45,7 +45,7 @@ pub use matmul::{Demand, TunedProduct, Tuning, demands, linear, linear_add, matm
 pub use matmul::{TuneReport, tune};
 pub use mlp::mlp;
 pub use norm::{gather_layernorm, layernorm, layernorm_as, rms_norm};
-pub use patchify::{Normalize, patchify};
+pub use patchify::patchify;
 pub use random::RandomKey;
 pub use reduce::{argmax, column_sum, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
@@ -59,6 +59,7 @@ pub use tokens::{
 use check::{axis, expect, expect_f32, expect_float, expect_match, shape, sole_or_copy};
 
 use crate::gpu::Kernel;
+pub use crate::normalize::Normalize;
 
 /// Every kernel of this layer and the one below, for tests that compile them all.
 pub fn kernels() -> Vec<&'static Kernel> {

@@ -5,6 +5,7 @@ use super::{expect, shape};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Grid, Kernel, Params, params, rounds, wgsl};
+use crate::normalize::Normalize;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -41,35 +42,6 @@ pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD_F32, &FORWARD_U8, &BACKWARD];
 
 const OP: &str = "patchify";
 
-/// What channel values are centred at and divided by, in units of the full range 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Normalize {
-    /// Subtracted: red, green, blue.
-    pub mean: [f32; 3],
-    /// Divided by afterwards.
-    pub std: [f32; 3],
-}
-
-impl Normalize {
-    /// Leaves values as they are.
-    const NONE: Normalize = Normalize { mean: [0.0; 3], std: [1.0; 3] };
-
-    /// (scale, shift) of each channel, for values of which `full` is white.
-    fn affine(&self, full: f32) -> Result<([f32; 3], [f32; 3])> {
-        for (mean, std) in self.mean.into_iter().zip(self.std) {
-            if !mean.is_finite() {
-                return Err(Error::argument(OP, "mean", "finite", mean));
-            }
-            if !(std.is_normal() && std > 0.0) {
-                return Err(Error::argument(OP, "std", "positive and finite", std));
-            }
-        }
-        let channel = |c: usize| (1.0 / (full * self.std[c]), -self.mean[c] / self.std[c]);
-        let channels = [channel(0), channel(1), channel(2)];
-        Ok((channels.map(|c| c.0), channels.map(|c| c.1)))
-    }
-}
-
 /// Patches of P = `patch` pixels a side: `u8[B, 3, H, W]` or `f32[B, 3, H, W]` to `f32[B, N, 3·P·P]`, N = H/P · W/P. Patches
 /// come row by row, the values of each as channel, row, column, so that they fit a convolution weight `[C, 3, P, P]` seen as
 /// `[C, 3·P·P]`.
@@ -94,7 +66,7 @@ pub fn patchify(images: &Tensor, patch: usize, normalization: Option<&Normalize>
         return Err(Error::argument(OP, "patch", expected, patch));
     }
     let (down, across) = (height / patch, width / patch);
-    let (scale, shift) = normalization.unwrap_or(&Normalize::NONE).affine(full)?;
+    let (scale, shift) = affine(normalization.unwrap_or(&Normalize::NONE), full)?;
     let params = PatchifyParams {
         count: (batch * down * across) as u32,
         patches: (down * across) as u32,
@@ -112,6 +84,21 @@ pub fn patchify(images: &Tensor, patch: usize, normalization: Option<&Normalize>
     let y = Tensor::empty(images.gpu(), DType::F32, shape(OP, &[batch, down * across, 3 * patch * patch])?)?;
     images.gpu().dispatch(kernel, &params, &[images.buffer(), y.buffer()], grid(&params))?;
     Ok(record(y, &[images], || Rule { params }))
+}
+
+/// (scale, shift) of each channel, for values of which `full` is white.
+fn affine(normalization: &Normalize, full: f32) -> Result<([f32; 3], [f32; 3])> {
+    for (mean, std) in normalization.mean.into_iter().zip(normalization.std) {
+        if !mean.is_finite() {
+            return Err(Error::argument(OP, "mean", "finite", mean));
+        }
+        if !(std.is_normal() && std > 0.0) {
+            return Err(Error::argument(OP, "std", "positive and finite", std));
+        }
+    }
+    let channel = |c: usize| (1.0 / (full * normalization.std[c]), -normalization.mean[c] / normalization.std[c]);
+    let channels = [channel(0), channel(1), channel(2)];
+    Ok((channels.map(|c| c.0), channels.map(|c| c.1)))
 }
 
 fn grid(params: &PatchifyParams) -> Grid {
@@ -136,7 +123,7 @@ impl Backward for Rule {
 
 /// The same on the CPU, slowly.
 pub mod reference {
-    use super::Normalize;
+    use crate::normalize::Normalize;
 
     /// For each value of the patches in order: its channel and its place in the images `[B, 3, H, W]`.
     fn places([batch, height, width]: [usize; 3], patch: usize) -> Vec<(usize, usize)> {

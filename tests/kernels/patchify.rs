@@ -2,9 +2,6 @@ use crate::common::{assert_close, gpu, values};
 use wgrad::Tensor;
 use wgrad::ops::{self, Normalize, patchify::reference};
 
-const IDENTITY: Normalize = Normalize { mean: [0.0; 3], std: [1.0; 3] };
-const IMAGENET: Normalize = Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
-
 /// B, H, W, P: also patches whose rows are not whole words, images whose bytes are not, and patches of one pixel.
 const SIZES: [[usize; 4]; 8] = [
     [1, 1, 1, 1],
@@ -25,9 +22,9 @@ fn floats_and_their_gradient() {
         let n = batch * 3 * height * width;
         let (x, dy) = (values(1, n), values(2, n));
         let patches = [batch, height / patch * (width / patch), 3 * patch * patch];
-        for normalization in [None, Some(&IMAGENET)] {
+        for normalization in [None, Some(&Normalize::IMAGENET)] {
             let what = format!("patchify {sizes:?} by {patch}");
-            let used = normalization.unwrap_or(&IDENTITY);
+            let used = normalization.unwrap_or(&Normalize::NONE);
             let leaf = Tensor::from_slice(&gpu, &[batch, 3, height, width], &x).unwrap().requires_grad().unwrap();
             let y = ops::patchify(&leaf, patch, normalization).unwrap();
             assert_eq!(y.dims(), patches);
@@ -47,9 +44,9 @@ fn bytes() {
         let bytes: Vec<_> = (0..batch * 3 * height * width).map(|i| (i * 97 % 256) as u8).collect();
         let x: Vec<_> = bytes.iter().map(|&b| f32::from(b) / 255.0).collect();
         let images = Tensor::from_slice(&gpu, &[batch, 3, height, width], &bytes).unwrap();
-        for normalization in [None, Some(&IMAGENET)] {
+        for normalization in [None, Some(&Normalize::IMAGENET)] {
             let y = ops::patchify(&images, patch, normalization).unwrap().to_vec().unwrap();
-            let expected = reference::forward(&x, sizes, patch, normalization.unwrap_or(&IDENTITY));
+            let expected = reference::forward(&x, sizes, patch, normalization.unwrap_or(&Normalize::NONE));
             assert_close(&format!("patchify bytes {sizes:?} by {patch}"), &y, &expected, 1e-6);
         }
     }
@@ -72,11 +69,12 @@ fn layout() {
 fn gradients_of_two_uses_add_up() {
     let gpu = gpu();
     let images = Tensor::from_slice(&gpu, &[1, 3, 2, 2], &values(1, 12)).unwrap().requires_grad().unwrap();
-    let twice = ops::patchify(&images, 2, Some(&IMAGENET)).unwrap();
+    let twice = ops::patchify(&images, 2, Some(&Normalize::IMAGENET)).unwrap();
     let y = ops::add(&twice, &ops::patchify(&images, 2, None).unwrap()).unwrap();
     let dy = values(2, 12);
     let grads = y.backward_from(&Tensor::from_slice(&gpu, &[1, 1, 12], &dy).unwrap()).unwrap();
-    let expected: Vec<_> = dy.iter().enumerate().map(|(i, d)| d * (1.0 + 1.0 / IMAGENET.std[i / 4])).collect();
+    let expected: Vec<_> =
+        dy.iter().enumerate().map(|(i, d)| d * (1.0 + 1.0 / Normalize::IMAGENET.std[i / 4])).collect();
     assert_close("two uses", &grads.get(&images).unwrap().to_vec().unwrap(), &expected, 1e-6);
 }
 
@@ -94,11 +92,11 @@ fn misfits_are_named() {
     assert_eq!(message(&[1, 4, 4, 6], 2, None), "patchify: needs [B, 3, H, W]: got u8[1, 4, 4, 6]");
     assert_eq!(message(&[3, 4, 6], 2, None), "patchify: needs [B, 3, H, W]: got u8[3, 4, 6]");
     for std in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let normalization = Normalize { std: [1.0, std, 1.0], ..IDENTITY };
+        let normalization = Normalize { std: [1.0, std, 1.0], ..Normalize::NONE };
         let expected = format!("patchify: std must be positive and finite, got {std}");
         assert_eq!(message(&[1, 3, 2, 2], 2, Some(&normalization)), expected);
     }
-    let normalization = Normalize { mean: [0.0, 0.0, f32::NAN], ..IDENTITY };
+    let normalization = Normalize { mean: [0.0, 0.0, f32::NAN], ..Normalize::NONE };
     assert!(message(&[1, 3, 2, 2], 2, Some(&normalization)).contains("mean must be finite"));
     let labels = Tensor::from_slice(&gpu, &[1, 3, 2, 2], &[0u32; 12]).unwrap();
     assert_eq!(

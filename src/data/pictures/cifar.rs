@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Crop, DataSet, Normalization, Padding, Split};
+use super::{Crop, DataSet, Padding, Split};
 use crate::error::{Error, Result};
+use crate::normalize::Normalize;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -57,7 +58,7 @@ fn data_set(name: &str, class_names: Vec<String>, train: Split, test: Split) -> 
         train,
         validation,
         test,
-        normalization: Normalization::CIFAR,
+        normalize: Normalize::CIFAR,
         train_crop: Crop::Pad { pixels: 4, padding: Padding::Reflect },
         eval_crop: Crop::Whole,
         flip: true,

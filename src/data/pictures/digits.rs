@@ -4,8 +4,9 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 
-use super::{Crop, DataSet, Normalization, Split};
+use super::{Crop, DataSet, Split};
 use crate::error::{Error, Result};
+use crate::normalize::Normalize;
 
 /// scikit-learn's file, unchanged: a line has 64 values 0..=16, row by row, and the digit. See assets/README.md.
 const FILE: &[u8] = include_bytes!("../../../assets/digits.csv.gz");
@@ -42,7 +43,7 @@ pub fn digits() -> Result<DataSet> {
         train,
         validation,
         test,
-        normalization: Normalization::DIGITS,
+        normalize: Normalize::DIGITS,
         train_crop: Crop::Whole,
         eval_crop: Crop::Whole,
         flip: false,

@@ -8,8 +8,9 @@ use unicode_normalization::UnicodeNormalization;
 use super::duplicates::{first_of_content, hash_bytes, tell_copies};
 use super::layout::{Classes, find_splits};
 use super::listing::Unused;
-use super::{Crop, DataSet, Normalization, Split};
+use super::{Crop, DataSet, Split};
 use crate::error::{Error, Result};
+use crate::normalize::Normalize;
 
 /// How [`image_folder`] divides the photos and what may be done with them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,7 +84,7 @@ pub fn image_folder(dir: impl AsRef<Path>, options: FolderOptions) -> Result<Dat
         validation,
         test,
         class_names,
-        normalization: Normalization::IMAGENET,
+        normalize: Normalize::IMAGENET,
         train_crop: Crop::Random { fraction: options.crop_fraction },
         eval_crop: Crop::Centre { fraction: options.crop_fraction },
         flip: options.flip,

@@ -38,7 +38,7 @@ mod transform;
 pub use augment::{AutoAugment, ColorJitter, Edit, Fill, RandomErasing};
 pub use cifar::{cifar10, cifar100};
 pub use crop::{Crop, Padding};
-pub use dataset::{DataSet, Normalization};
+pub use dataset::DataSet;
 pub use digits::digits;
 pub use folder::{FolderOptions, image_folder};
 pub use image::{Image, MAX_PIXELS, MAX_SIDE};

@@ -126,7 +126,7 @@ impl VitConfig {
             pos_drop_rate: 0.0,
             proj_drop_rate: 0.0,
             drop_path_rate: 0.0,
-            normalize: Normalize { mean: [0.5; 3], std: [0.5; 3] },
+            normalize: Normalize::INCEPTION,
         }
     }
 

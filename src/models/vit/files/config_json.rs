@@ -188,7 +188,7 @@ fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
     let path = folder.join(PREPROCESSOR_FILE);
     let Some(file) = read_json::<Preprocessor>(&path)? else { return Ok(described) };
     described.hints.normalize = if file.do_normalize == Some(false) {
-        Some(Normalize { mean: [0.0; 3], std: [1.0; 3] })
+        Some(Normalize::NONE)
     } else {
         normalization(&path, file.image_mean, file.image_std)?
     };
