@@ -24,8 +24,8 @@ struct Settings<'a> {
     samples: usize,
     /// A hash of the labels.
     labels: String,
-    strict: &'a bool,
-    mix: &'a Option<Mix>,
+    strict: bool,
+    mix: Option<Mix>,
     transform: &'a Transform,
 }
 
@@ -38,7 +38,7 @@ impl Identity {
     /// It takes a look at the files.
     pub(super) fn new(split: &Split, transform: &Transform, options: &ImageOptions) -> Self {
         let labels = split.labels().iter().fold(0, |hash, &label| absorb(hash, label.into()));
-        let ImageOptions { strict, mix, .. } = options;
+        let &ImageOptions { strict, mix, .. } = options;
         let settings = Settings { samples: split.len(), labels: format!("{labels:016x}"), strict, mix, transform };
         Identity {
             class_names: split.class_names().to_vec(),
