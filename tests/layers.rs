@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("identity", &[]),
     ("normalize", &[]),
     ("resample", &[]),
+    ("normalize", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "gpu", "tensor"]),
