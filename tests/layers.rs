@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("resample", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
-    ("autograd", &["error", "shape", "gpu", "tensor"]),
+    ("autograd", &["error", "shape", "hash", "gpu", "tensor"]),
     ("ops", &["error", "shape", "hash", "gpu", "tensor", "autograd"]),
     // Files of any model: each reads and writes its own through it.
     ("checkpoint", &["error", "tensor", "autograd"]),

@@ -29,6 +29,7 @@ mod memory;
 mod mixing;
 mod nn;
 mod optim;
+mod outside;
 #[cfg(feature = "pictures")]
 mod pictures;
 #[cfg(feature = "pictures")]

@@ -1,10 +1,11 @@
 //! Which adapter, with which limits and features.
 
-use super::Clock;
+use super::clock::Clock;
 use crate::error::{Error, Result};
 
 /// Which of several adapters to take when none is named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Power {
     /// The fastest: discrete before integrated.
     #[default]
@@ -15,6 +16,7 @@ pub enum Power {
 
 /// A particular adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AdapterChoice {
     /// By its place in [`crate::Gpu::adapters`]; where there is none, by a number in its name, such as 4090.
     Index(usize),
@@ -33,6 +35,7 @@ impl std::str::FromStr for AdapterChoice {
 
 /// Which kind of kernel suits the device; see [`crate::ops`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum KernelFamily {
     /// One invocation works alone on its rows: CPU drivers, where workgroup memory and barriers are slow.
     Lane,
@@ -59,6 +62,7 @@ pub struct GpuOptions {
 
 /// What is known of a device: a line for the user, and the facts by which kernels are chosen.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AdapterInfo {
     /// The adapter's name.
     pub name: String,
