@@ -138,6 +138,25 @@ pub enum Error {
         /// What is wrong, with the shapes.
         what: String,
     },
+    /// A gradient is not its function's, as [`crate::autograd::check`] has found.
+    #[error(
+        "check: input {input}, element {element:?}: the gradient {how} is {backward}, by differences {difference}, more than \
+         {allowed:.1e} apart"
+    )]
+    Gradient {
+        /// Which of the inputs, from 0.
+        input: usize,
+        /// The place in it, an index for each axis.
+        element: Vec<usize>,
+        /// Whether it was written, or added to another.
+        how: &'static str,
+        /// As backward has it.
+        backward: f32,
+        /// As central differences have it.
+        difference: f64,
+        /// How far apart they may be.
+        allowed: f64,
+    },
     /// Backward was asked for where there is no graph.
     #[error("{op}: {what}")]
     Graph {

@@ -27,6 +27,9 @@
 //!
 //! Up to `train` everything builds for the browser.
 //!
+//! Another crate adds an operation with a [`gpu::Kernel`] in WGSL, [`Gpu::dispatch`] and [`autograd::record`], and tests its gradient
+//! with [`autograd::check`]: `examples/custom_op.rs` does so in a page.
+//!
 //! ```
 //! use wgrad::{Gpu, Tensor, ops};
 //!
@@ -72,6 +75,11 @@ pub use tensor::Tensor;
 pub use wgpu;
 
 /// Every kernel of the crate, for tests and tools that compile them all.
-pub fn kernels() -> Vec<&'static gpu::Kernel> {
+///
+/// # Safety
+/// None of them, nor one made of their sources, is dispatched: they are compiled without checks, and only the operations that they
+/// belong to know with which `Params` and buffers they stay within their bindings.
+#[doc(hidden)]
+pub unsafe fn kernels() -> Vec<&'static gpu::Kernel> {
     [ops::kernels(), optim::kernels()].concat()
 }

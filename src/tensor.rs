@@ -9,7 +9,7 @@ use crate::gpu::{BufferView, Fit, Gpu, Readback};
 use crate::shape::{DType, Shape};
 
 /// A tensor's place in a gradient graph. Opaque here; [`crate::autograd`] knows what it is.
-pub trait Node: Any + wgpu::WasmNotSendSync {
+pub(crate) trait Node: Any + wgpu::WasmNotSendSync {
     /// The handle itself in a box, for the one downcast in [`crate::autograd`].
     fn as_any(self: Arc<Self>) -> Box<dyn Any>;
 }
@@ -40,12 +40,17 @@ pub trait Element: bytemuck::Pod + private::Sealed {
 mod private {
     pub trait Sealed {}
     impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
     impl Sealed for u32 {}
     impl Sealed for u8 {}
 }
 
 impl Element for f32 {
     const DTYPE: DType = DType::F32;
+}
+/// On devices that have it ([`Gpu::has_f16`]).
+impl Element for half::f16 {
+    const DTYPE: DType = DType::F16;
 }
 impl Element for u32 {
     const DTYPE: DType = DType::U32;
@@ -99,13 +104,20 @@ impl Tensor {
         Ok(Self::from_view(gpu, dtype, shape, view))
     }
 
-    /// An unwritten tensor of the same dtype and shape.
-    pub(crate) fn empty_like(&self) -> Result<Self> {
+    /// The same of this tensor's dtype and shape, on its device.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn empty_like(&self) -> Result<Self> {
         Self::empty(&self.gpu, self.dtype(), self.shape())
     }
 
-    /// A copy in memory of its own, outside any graph.
-    pub(crate) fn copied(&self) -> Result<Self> {
+    /// A copy in memory of its own, outside any graph, of what is there when all that has been recorded is done. Clones share
+    /// memory, and so follow a parameter's value or gradient as it changes.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn copied(&self) -> Result<Self> {
         let copy = self.empty_like()?;
         self.gpu.copy(&self.view, &copy.view)?;
         Ok(copy)
@@ -177,6 +189,22 @@ impl Tensor {
         self.gpu.read(&[&self.view])
     }
 
+    /// [`Tensor::read_later`] of several tensors of one device at once. The bytes come in their order.
+    ///
+    /// # Errors
+    /// If there is no tensor, they are on different devices, or the host has no room for the copies.
+    pub fn read_all_later(tensors: &[&Tensor]) -> Result<Readback> {
+        const OP: &str = "Tensor::read_all";
+        let Some(first) = tensors.first() else {
+            return Err(Error::argument(OP, "tensors", "at least one", 0));
+        };
+        if let Some(other) = tensors.iter().find(|other| !first.gpu.same(&other.gpu)) {
+            let what = "the tensors are on different devices";
+            return Err(Error::Mismatch { op: OP, what, lhs: first.info, rhs: other.info });
+        }
+        first.gpu.read(&tensors.iter().map(|tensor| &tensor.view).collect::<Vec<_>>())
+    }
+
     /// The values in bytes that a [`Readback`] returned for this tensor.
     ///
     /// # Errors
@@ -211,6 +239,24 @@ impl Tensor {
         self.decode(bytes.first().map_or(&[], Vec::as_slice))
     }
 
+    /// Downloads the values of several tensors of one device and one dtype, in one read-back. Of several dtypes:
+    /// [`Tensor::read_all_later`] and [`Tensor::decode`].
+    ///
+    /// # Errors
+    /// As [`Tensor::read_all_later`] and [`Tensor::read`].
+    pub async fn read_all<T: Element>(tensors: &[&Tensor]) -> Result<Vec<Vec<T>>> {
+        decoded(tensors, &Self::read_all_later(tensors)?.bytes().await?)
+    }
+
+    /// [`Tensor::read_all`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Tensor::read_all`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn to_vecs<T: Element>(tensors: &[&Tensor]) -> Result<Vec<Vec<T>>> {
+        decoded(tensors, &Self::read_all_later(tensors)?.wait()?)
+    }
+
     /// The value of a tensor with one f32 element, blocking the thread.
     ///
     /// # Errors
@@ -231,6 +277,10 @@ pub struct HostTensor {
     pub shape: Vec<usize>,
     /// The values, as many as the product of the sizes.
     pub data: Vec<f32>,
+}
+
+fn decoded<T: Element>(tensors: &[&Tensor], bytes: &[Vec<u8>]) -> Result<Vec<Vec<T>>> {
+    tensors.iter().zip(bytes).map(|(tensor, bytes)| tensor.decode(bytes)).collect()
 }
 
 /// A shape, or an error in the name of `op`.

@@ -1,46 +1,35 @@
-//! Every operation's gradient against central differences of its own forward pass.
-//!
-//! A row of [`ROWS`] is all that a new operation adds. The operation stands in the middle of a graph, so that a gradient
-//! which ignores what comes from above, overwrites what is there, or counts on a coefficient of 1 is found:
-//!
-//! ```text
-//! x ── scale 1.5 ── s ── operation ── · random coefficients ── sum ── scale 0.7 ─┐
-//! └ or s, ── · other random coefficients ── sum ── scale 0.7 ────────────────────┴ add ── loss
-//! ```
-//!
-//! The second use is of x, so that the operation's backward *writes* the gradient of s, and then of s, at a depth that
-//! makes its gradient arrive first, so that the operation's backward *adds* to it.
+//! Every operation's gradient against central differences of its own forward pass, by [`autograd::check`], which puts it in the
+//! middle of a graph, below random coefficients, once as the first to write its inputs' gradients and once as one that adds to
+//! them. A row of [`ROWS`] is all that a new operation adds.
 
 use crate::common::{each_family, values};
+use wgrad::autograd::{self, Check};
 use wgrad::ops::Mask;
-use wgrad::{DType, Gpu, Result, Tensor, autograd, ops};
+use wgrad::{DType, Gpu, Result, Tensor, ops};
 
 struct Row {
     name: &'static str,
     /// Of the inputs that are differentiated.
     shapes: &'static [&'static [usize]],
-    /// Half the distance of the two points of a difference: larger where the operation is nearly linear.
-    step: f32,
-    /// Largest deviation, relative to the largest component of the gradient.
-    tolerance: f64,
+    settings: Check,
     build: fn(&[Tensor]) -> Result<Tensor>,
 }
 
 const fn row(
     name: &'static str,
     shapes: &'static [&'static [usize]],
-    (step, tolerance): (f32, f64),
+    settings: Check,
     build: fn(&[Tensor]) -> Result<Tensor>,
 ) -> Row {
-    Row { name, shapes, step, tolerance, build }
+    Row { name, shapes, settings, build }
 }
 
-/// Step and tolerance of operations that are linear in each input: rounding is the only error.
-const LINEAR: (f32, f64) = (0.25, 1e-4);
-/// Of smooth operations: an error of step² from the third derivative, and rounding.
-const SMOOTH: (f32, f64) = (1e-2, 2e-3);
-/// Of those that are linear between corners: a step that meets none.
-const CORNERED: (f32, f64) = (1e-3, 2e-3);
+/// For operations that are linear in each input: rounding is the only error.
+const LINEAR: Check = Check { eps: 0.375, atol: 0.0, rtol: 1e-4, samples: 20, seed: 1000 };
+/// For smooth operations: an error of eps² from the third derivative, and rounding.
+const SMOOTH: Check = Check { eps: 1.5e-2, rtol: 2e-3, ..LINEAR };
+/// For those that are linear between corners: a step that meets none.
+const CORNERED: Check = Check { eps: 1.5e-3, ..SMOOTH };
 
 const KEY: ops::RandomKey = ops::RandomKey { seed: 1, step: 2, layer: 3, first_sample: 4 };
 
@@ -199,6 +188,9 @@ const MLP: &[&[usize]] = &[&[2, 3, 8], &[12, 8], &[12], &[8, 12], &[8], &[2, 3, 
 /// The same, and the full tensor.
 const MLP_INTO: &[&[usize]] = &[&[2, 3, 8], &[12, 8], &[12], &[8, 12], &[8], &[2, 3, 8], &[2, 5, 8]];
 
+/// Inputs are within this of 0.
+const REACH: f32 = 1.5;
+
 /// `x`, which is within ±1.5, moved to 1.6 to 2.8 on either side of 0, away from the corners that some functions have.
 fn away(x: &Tensor) -> Result<Tensor> {
     let side: Vec<f32> = (0..x.numel()).map(|i| if i % 2 == 0 { 2.2 } else { -2.2 }).collect();
@@ -220,24 +212,6 @@ fn kept(gpu: &Gpu) -> Result<ops::TokenIndices> {
     ops::TokenIndices::new(gpu, 2, 3, 5, &[0, 2, 3, 1, 3, 4])
 }
 
-/// Factor between the leaves and the operation.
-const BEFORE: f32 = 1.5;
-/// Factor between the operation and the loss.
-const AFTER: f32 = 0.7;
-/// Components of an input's gradient that are compared, where it has more.
-const SAMPLES: usize = 20;
-/// More nodes than any row's operation has between its input and its output.
-const DEPTH: usize = 12;
-
-/// Where an input is used for the second time.
-#[derive(Clone, Copy, Debug)]
-enum SecondUse {
-    /// At x: the operation is the first to write the gradient of s.
-    Leaf,
-    /// At s: the operation adds to the gradient of s.
-    Scaled,
-}
-
 #[test]
 fn gradients_agree_with_differences() {
     let mut failures = Vec::new();
@@ -251,106 +225,11 @@ fn gradients_agree_with_differences() {
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
-fn check(gpu: &Gpu, row: &Row) -> std::result::Result<(), String> {
-    let inputs: Vec<_> = row.shapes.iter().zip(1..).map(|(dims, seed)| values(seed, numel(dims))).collect();
-    let seconds: Vec<_> = row.shapes.iter().zip(100..).map(|(dims, seed)| values(seed, numel(dims))).collect();
-    let y = forward(gpu, row, &inputs).map_err(|e| e.to_string())?;
-    let coefficients = values(1000, y.len());
-    let loss = |inputs: &[Vec<f32>]| forward(gpu, row, inputs).map(|y| f64::from(AFTER) * dot(&coefficients, &y));
-    for second_use in [SecondUse::Leaf, SecondUse::Scaled] {
-        let gradients = backward(gpu, row, &inputs, &coefficients, &seconds, second_use).map_err(|e| e.to_string())?;
-        for (i, gradient) in gradients.iter().enumerate() {
-            // The second use is linear: its share is known.
-            let reach = if matches!(second_use, SecondUse::Scaled) { BEFORE } else { 1.0 };
-            let share = |at: usize| f64::from(AFTER * reach) * f64::from(seconds[i][at]);
-            let largest = gradient.iter().fold(1e-6, |m, v| f64::from(v.abs()).max(m));
-            for at in sampled(gradient.len()) {
-                let difference = difference(row, &inputs, i, at, loss).map_err(|e| e.to_string())? + share(at);
-                let deviation = (f64::from(gradient[at]) - difference).abs() / largest;
-                if deviation.is_nan() || deviation > row.tolerance {
-                    return Err(format!(
-                        "input {i} {:?}, element {at}, second use {second_use:?}: gradient {}, difference {difference}, \
-                         off by {deviation:.1e} of the largest {largest}",
-                        row.shapes[i], gradient[at],
-                    ));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn numel(dims: &[usize]) -> usize {
-    dims.iter().product()
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-}
-
-/// All elements of a small tensor, spread ones of a large.
-fn sampled(n: usize) -> impl Iterator<Item = usize> {
-    let count = n.min(SAMPLES);
-    (0..count).map(move |k| k * n / count)
-}
-
-/// The slope of the loss along element `at` of input `i`.
-fn difference(
-    row: &Row,
-    inputs: &[Vec<f32>],
-    i: usize,
-    at: usize,
-    loss: impl Fn(&[Vec<f32>]) -> Result<f64>,
-) -> Result<f64> {
-    let mut moved = inputs.to_vec();
-    let (up, down) = (inputs[i][at] + row.step, inputs[i][at] - row.step);
-    moved[i][at] = up;
-    let above = loss(&moved)?;
-    moved[i][at] = down;
-    Ok((above - loss(&moved)?) / (f64::from(up) - f64::from(down)))
-}
-
-/// The operation's output.
-fn forward(gpu: &Gpu, row: &Row, inputs: &[Vec<f32>]) -> Result<Vec<f32>> {
-    autograd::no_grad(|| {
-        let scaled = |(data, dims): (&Vec<f32>, &&[usize])| ops::scale(&Tensor::from_slice(gpu, dims, data)?, BEFORE);
-        let inputs = inputs.iter().zip(row.shapes).map(scaled).collect::<Result<Vec<_>>>()?;
-        (row.build)(&inputs)?.to_vec()
-    })
-}
-
-/// The gradients of the whole graph, by input.
-fn backward(
-    gpu: &Gpu,
-    row: &Row,
-    inputs: &[Vec<f32>],
-    coefficients: &[f32],
-    seconds: &[Vec<f32>],
-    second_use: SecondUse,
-) -> Result<Vec<Vec<f32>>> {
-    let leaf = |(data, dims): (&Vec<f32>, &&[usize])| Tensor::from_slice(gpu, dims, data)?.requires_grad();
-    let leaves = inputs.iter().zip(row.shapes).map(leaf).collect::<Result<Vec<_>>>()?;
-    let scaled = leaves.iter().map(|x| ops::scale(x, BEFORE)).collect::<Result<Vec<_>>>()?;
-    let y = (row.build)(&scaled)?;
-    let mut loss = weighted(&y, &Tensor::from_slice(gpu, y.dims(), coefficients)?)?;
-    for (i, second) in seconds.iter().enumerate() {
-        let mut weights = leaf((second, &row.shapes[i]))?;
-        let used = match second_use {
-            SecondUse::Leaf => &leaves[i],
-            SecondUse::Scaled => {
-                // A product is as deep as its deepest factor.
-                for _ in 0..DEPTH {
-                    weights = ops::scale(&weights, 1.0)?;
-                }
-                &scaled[i]
-            }
-        };
-        loss = ops::add(&loss, &weighted(used, &weights)?)?;
-    }
-    let gradients = loss.backward()?;
-    leaves.iter().map(|x| gradients.get(x).expect("every input is used").to_vec()).collect()
-}
-
-fn weighted(x: &Tensor, coefficients: &Tensor) -> Result<Tensor> {
-    ops::scale(&ops::sum(&ops::mul(x, coefficients)?)?, AFTER)
+fn check(gpu: &Gpu, row: &Row) -> Result<()> {
+    let input = |(dims, seed): (&&[usize], u64)| {
+        let values: Vec<f32> = values(seed, dims.iter().product()).iter().map(|v| REACH * v).collect();
+        Tensor::from_slice(gpu, dims, &values)
+    };
+    let inputs = row.shapes.iter().zip(1..).map(input).collect::<Result<Vec<_>>>()?;
+    autograd::check(row.build, &inputs, &row.settings)
 }

@@ -11,10 +11,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("identity", &[]),
     ("normalize", &[]),
     ("resample", &[]),
-    ("normalize", &[]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
-    ("autograd", &["error", "shape", "gpu", "tensor"]),
+    ("autograd", &["error", "shape", "hash", "gpu", "tensor"]),
     ("ops", &["error", "shape", "hash", "normalize", "gpu", "tensor", "autograd"]),
     // Files of any model: each reads and writes its own through it.
     ("checkpoint", &["error", "tensor", "autograd"]),

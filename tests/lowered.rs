@@ -5,6 +5,12 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 use wgrad::gpu::{Kernel, joined_source};
 
+/// Every kernel of the library.
+pub fn all_kernels() -> Vec<&'static Kernel> {
+    // SAFETY: they are looked at, and none is dispatched.
+    unsafe { wgrad::kernels() }
+}
+
 /// A kernel's module reduced to its entry point, with its constants in place.
 pub struct Lowered {
     pub kernel: &'static Kernel,

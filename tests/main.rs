@@ -31,6 +31,7 @@ mod memory;
 mod mixing;
 mod nn;
 mod optim;
+mod outside;
 #[cfg(feature = "pictures")]
 mod pictures;
 #[cfg(feature = "pictures")]

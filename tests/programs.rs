@@ -506,6 +506,13 @@ fn same_run(whole: &Path, killed: &Path, seen: &str) {
 
 // ---- refused ----
 
+/// The examples are crates of their own, as those of others.
+#[test]
+fn an_operation_of_another_crate() {
+    let output = succeed(example("custom_op"));
+    assert!(text(&output.stdout).ends_with("snake: the gradient is that of its function\n"));
+}
+
 #[test]
 fn bad_arguments_and_data() {
     let (photos, folder) = (photos(), tempfile::tempdir().unwrap());

@@ -10,7 +10,7 @@ use naga::valid::GlobalUse;
 use naga::{AddressSpace, ScalarKind, ShaderStage, StorageAccess, TypeInner};
 use wgrad::gpu::Access;
 
-use crate::lowered::{Lowered, needs_f16, needs_matrix_units};
+use crate::lowered::{Lowered, all_kernels, needs_f16, needs_matrix_units};
 
 /// WebGPU's limits, which devices are opened with at least.
 const MAX_INVOCATIONS: u32 = 256;
@@ -41,7 +41,7 @@ fn each_kernel(check: impl Fn(&Lowered) -> Check) {
     let run = |kernel| {
         Lowered::new(kernel).and_then(|lowered| check(&lowered)).err().map(|e| format!("{}: {e}", kernel.name))
     };
-    let kernels = wgrad::kernels();
+    let kernels = all_kernels();
     let failures: Vec<_> = kernels.iter().copied().filter_map(run).collect();
     assert!(failures.is_empty(), "{} of {} kernels:\n{}", failures.len(), kernels.len(), failures.join("\n"));
 }
@@ -196,7 +196,7 @@ fn lowers_to_glsl() {
 #[test]
 fn names_are_unique() {
     let mut seen = BTreeSet::new();
-    let twice: Vec<_> = wgrad::kernels().iter().map(|k| k.name).filter(|name| !seen.insert(*name)).collect();
+    let twice: Vec<_> = all_kernels().iter().map(|k| k.name).filter(|name| !seen.insert(*name)).collect();
     assert!(twice.is_empty(), "{twice:?}");
 }
 
@@ -208,7 +208,7 @@ fn every_file_is_used_and_free_of_directives() {
     collect(&root, &mut files);
     let files: BTreeSet<_> =
         files.iter().map(|path| path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/")).collect();
-    let kernels = wgrad::kernels();
+    let kernels = all_kernels();
     let sources: Vec<_> = kernels.iter().flat_map(|kernel| kernel.sources).collect();
     let used: BTreeSet<_> = sources.iter().map(|source| source.name.to_owned()).collect();
     assert_eq!(files, used, "files below shaders/ and files that kernels name");

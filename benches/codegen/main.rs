@@ -20,7 +20,7 @@ use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use serde::Serialize;
 
-use lowered::{Lowered, needs_f16, needs_matrix_units};
+use lowered::{Lowered, all_kernels, needs_f16, needs_matrix_units};
 use vulkan::{Compiled, Device};
 
 #[derive(Parser)]
@@ -76,7 +76,7 @@ fn main() -> Result<()> {
     println!("{}\n", device.name);
     let asked = |name: &str| args.kernels.is_empty() || args.kernels.iter().any(|part| name.contains(part));
     let mut lines = Vec::new();
-    for kernel in wgrad::kernels().into_iter().filter(|kernel| asked(kernel.name)) {
+    for kernel in all_kernels().into_iter().filter(|kernel| asked(kernel.name)) {
         let lowered = Lowered::new(kernel).map_err(|e| anyhow!("{}: {e}", kernel.name))?;
         if (needs_f16(kernel) && !device.has_f16) || (needs_matrix_units(kernel) && !device.has_matrices) {
             continue;

@@ -92,7 +92,7 @@ fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budg
         model.step()?;
     }
     let costs: BTreeMap<&str, Cost> =
-        used.steps.iter().flat_map(|step| &step.kernels).map(|used| (used.kernel.name, cost_of(used))).collect();
+        used.steps.iter().flat_map(|step| &step.kernels).map(|used| (used.kernel, cost_of(used))).collect();
     let kernel = |row: &ProfileRow| {
         let cost = *costs.get(row.kernel).with_context(|| format!("{} was not rehearsed", row.kernel))?;
         Ok(KernelTime::of_a_step(bounds, row, cost))

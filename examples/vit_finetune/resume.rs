@@ -119,10 +119,7 @@ pub fn way_on(args: &Args, folder: &Path, error: &anyhow::Error, has_news: bool)
 pub fn command(args: &Args, folder: &Path) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "vit_finetune".to_owned());
     let mut words = vec![program, "--resume".to_owned(), folder.display().to_string()];
-    let adapter = args.adapter.as_ref().map(|choice| match choice {
-        AdapterChoice::Index(index) => index.to_string(),
-        AdapterChoice::Name(name) => name.clone(),
-    });
+    let adapter = args.adapter.as_ref().map(AdapterChoice::to_string);
     let own = [
         ("--adapter", adapter),
         ("--threads", (args.threads > 0).then(|| args.threads.to_string())),

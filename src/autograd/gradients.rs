@@ -49,26 +49,33 @@ impl Filled {
 /// The gradients of a backward pass that do not belong to parameters.
 #[derive(Default)]
 pub struct Gradients {
-    table: HashMap<*const GraphNode, (Arc<GraphNode>, Tensor)>,
+    /// By the addresses of their nodes, which live as long as the table.
+    table: HashMap<usize, (Arc<GraphNode>, Tensor)>,
+}
+
+fn address(node: &Arc<GraphNode>) -> usize {
+    Arc::as_ptr(node).addr()
 }
 
 impl Gradients {
     /// The gradient of a leaf made by [`Tensor::requires_grad`]; `None` if the result did not depend on it.
     pub fn get(&self, leaf: &Tensor) -> Option<&Tensor> {
         let node = node_of(leaf)?;
-        self.table.get(&Arc::as_ptr(&node)).map(|(_, grad)| grad)
+        self.table.get(&address(&node)).map(|(_, grad)| grad)
     }
 
     pub(super) fn put(&mut self, node: &Arc<GraphNode>, grad: Tensor) {
-        self.table.insert(Arc::as_ptr(node), (node.clone(), grad));
+        self.table.insert(address(node), (node.clone(), grad));
     }
 
     pub(super) fn take(&mut self, node: &Arc<GraphNode>) -> Option<Tensor> {
-        self.table.remove(&Arc::as_ptr(node)).map(|(_, grad)| grad)
+        self.table.remove(&address(node)).map(|(_, grad)| grad)
     }
 }
 
 /// Where a kernel writes a parent's gradient.
+#[derive(Debug)]
+#[non_exhaustive]
 pub struct Destination {
     /// The memory, of the parent's shape.
     pub tensor: Tensor,
@@ -161,7 +168,7 @@ impl<'a> ParentGradients<'a> {
             let what = "a gradient differs from its value";
             return Err(Error::Mismatch { op: "backward", what, lhs: node.info, rhs: grad.info() });
         }
-        if matches!(node.kind, Kind::Parameter(_)) || self.grads.table.contains_key(&Arc::as_ptr(node)) {
+        if matches!(node.kind, Kind::Parameter(_)) || self.grads.table.contains_key(&address(node)) {
             if let Some(to) = self.destination(i)? {
                 add_or_copy(&grad, &to)?;
             }

@@ -6,6 +6,8 @@
 //! tensors themselves: there is no tape object, and several graphs can be built at once, also on several threads; their
 //! backward passes take turns.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod check;
 mod checkpoint;
 mod gradients;
 mod memory;
@@ -18,6 +20,8 @@ use std::cell::Cell;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use check::{Check, check};
 pub use checkpoint::checkpoint;
 pub(crate) use gradients::KERNELS;
 pub use gradients::{Destination, Gradients, ParentGradients};

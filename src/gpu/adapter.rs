@@ -1,10 +1,13 @@
 //! Which adapter, with which limits and features.
 
-use super::Clock;
+use std::fmt;
+
+use super::clock::Clock;
 use crate::error::{Error, Result};
 
 /// Which of several adapters to take when none is named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Power {
     /// The fastest: discrete before integrated.
     #[default]
@@ -15,6 +18,7 @@ pub enum Power {
 
 /// A particular adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AdapterChoice {
     /// By its place in [`crate::Gpu::adapters`]; where there is none, by a number in its name, such as 4090.
     Index(usize),
@@ -31,8 +35,19 @@ impl std::str::FromStr for AdapterChoice {
     }
 }
 
+impl fmt::Display for AdapterChoice {
+    /// As it is parsed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdapterChoice::Index(index) => index.fmt(f),
+            AdapterChoice::Name(name) => name.fmt(f),
+        }
+    }
+}
+
 /// Which kind of kernel suits the device; see [`crate::ops`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum KernelFamily {
     /// One invocation works alone on its rows: CPU drivers, where workgroup memory and barriers are slow.
     Lane,
@@ -59,6 +74,7 @@ pub struct GpuOptions {
 
 /// What is known of a device: a line for the user, and the facts by which kernels are chosen.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AdapterInfo {
     /// The adapter's name.
     pub name: String,
@@ -98,8 +114,8 @@ impl AdapterInfo {
     }
 }
 
-impl std::fmt::Display for AdapterInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for AdapterInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?}, {:?}", self.name, self.backend, self.device_type)?;
         if !self.driver.is_empty() {
             write!(f, ", {}", self.driver)?;

@@ -1,22 +1,64 @@
-//! Kernels as static data, and the caches of what the driver makes of them.
+//! Kernels as static data: what the host must know of a WGSL entry point.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::hash::{Hash, Hasher};
 
+use super::BufferView;
 use crate::error::{Error, Result};
 
 /// One WGSL file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// File name below `shaders/`.
+    /// File name, of this crate's below `shaders/`.
     pub name: &'static str,
     /// Its text.
     pub text: &'static str,
     /// The WGSL extension that it needs, such as `f16`.
     pub enable: Option<&'static str>,
+    pub(crate) trust: Trust,
 }
 
-/// A [`Source`] from a path below `shaders/`, with the extension that it needs.
+/// Texts are long, and names tell most of them apart.
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+/// Who answers for it that a kernel stays within its bindings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trust {
+    /// Nobody: the driver is given checks to make.
+    Nobody,
+    /// Whoever wrote the `unsafe`.
+    Caller,
+    /// This crate.
+    Crate,
+}
+
+impl Source {
+    /// WGSL of another crate, as in `Source::new("snake.wgsl", include_str!("snake.wgsl"))`. It is compiled with checks: an index
+    /// outside a buffer reaches some element of that buffer or none, loops end, and workgroup memory begins as zeros.
+    pub const fn new(name: &'static str, text: &'static str) -> Self {
+        Source { name, text, enable: None, trust: Trust::Nobody }
+    }
+
+    /// The same where it needs a WGSL extension, such as `f16`. The directive itself must not stand in the text: it would
+    /// have to stand before all other files'.
+    pub const fn with_enable(self, extension: &'static str) -> Self {
+        Source { enable: Some(extension), ..self }
+    }
+
+    /// The same compiled without those checks, as this crate's own files are, where all files of a kernel are such.
+    ///
+    /// # Safety
+    /// For every dispatch that is made of a kernel with it: no index, also of those that it reads from a buffer, is outside
+    /// its binding, nothing is read from workgroup memory that has not been written, and all loops end.
+    pub const unsafe fn trusted(self) -> Self {
+        Source { trust: Trust::Caller, ..self }
+    }
+}
+
+/// A [`Source`] of this crate from a path below `shaders/`, with the extension that it needs.
 macro_rules! wgsl {
     ($path:literal) => {
         $crate::gpu::wgsl!($path, None)
@@ -24,18 +66,36 @@ macro_rules! wgsl {
     ($path:literal, enable $extension:literal) => {
         $crate::gpu::wgsl!($path, Some($extension))
     };
+    // Every kernel here guards its own indices, also those that it reads from buffers, loops only up to bounds in its Params,
+    // and is tested on sizes that do not divide its tile.
     ($path:literal, $enable:expr) => {
         $crate::gpu::Source {
             name: $path,
             text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
             enable: $enable,
+            trust: $crate::gpu::Trust::Crate,
         }
     };
 }
 pub(crate) use wgsl;
 
+/// Functions in WGSL that kernels of other crates may use too: listed behind a kernel's own file.
+pub mod lib {
+    use super::Source;
+
+    /// `grid_group(workgroup_id, num_workgroups)`: the number of a workgroup of [`Grid::linear`](super::Grid::linear).
+    pub const GRID: Source = wgsl!("lib/grid.wgsl");
+    /// `philox4x32(counter, key)`: random bits without a state, as the operations of [`crate::ops::random`] draw them.
+    pub const PHILOX: Source = wgsl!("lib/philox.wgsl");
+    /// `reduce_sum`, `reduce_sum2` and `reduce_max(value, lane, span)`: over a workgroup of 64, always in one order.
+    pub const REDUCE: Source = wgsl!("lib/reduce.wgsl");
+    /// `sigmoid(x: vec4<f32>)`, which does not overflow.
+    pub const SIGMOID: Source = wgsl!("lib/sigmoid.wgsl");
+}
+
 /// How a kernel uses a storage binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Access {
     /// `var<storage, read>`
     Read,
@@ -45,9 +105,23 @@ pub enum Access {
 
 /// A compute entry point with all that the host must know about it. Storage bindings are `@group(0) @binding(i)` in
 /// the order of `bindings`; its `Params` are the uniform `@group(1) @binding(0)`.
+///
+/// A kernel is a `static`, compiled for a device when it is first dispatched there ([`Gpu::dispatch`](super::Gpu::dispatch)). Another crate
+/// makes one by [`Kernel::new`]:
+///
+/// ```
+/// use wgrad::gpu::{Access, Kernel, Source, lib, params};
+///
+/// params!(SnakeParams { n: u32, accumulate: u32, a: f32 });
+///
+/// const SOURCES: &[Source] = &[Source::new("snake.wgsl", "/* or include_str!(\"snake.wgsl\") */"), lib::GRID];
+/// static FORWARD: Kernel =
+///     Kernel::new::<SnakeParams>("snake.forward", SOURCES, "forward", &[Access::Read, Access::Write]);
+/// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Kernel {
-    /// Unique name, `file.entry` and what else tells variants apart, for caches, profiles and labels.
+    /// `file.entry` and what else tells variants apart, for profiles, labels and errors.
     pub name: &'static str,
     /// The kernel's file, then the libraries that it uses.
     pub sources: &'static [Source],
@@ -65,13 +139,73 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Whether a dispatch stays within [`MAX_ROUNDS`].
-    pub(crate) fn fits<P: Params>(&self, params: &P, grid: Grid) -> bool {
+    /// A kernel without overrides and without loops, whose `Params` are `P`.
+    pub const fn new<P: Params>(
+        name: &'static str,
+        sources: &'static [Source],
+        entry: &'static str,
+        bindings: &'static [Access],
+    ) -> Self {
+        Kernel { name, sources, entry, bindings, params: P::FIELDS, constants: &[], rounds: NO_LOOPS }
+    }
+
+    /// The same with values for some of the file's `override`s.
+    pub const fn with_constants(self, constants: &'static [(&'static str, f64)]) -> Self {
+        Kernel { constants, ..self }
+    }
+
+    /// The same with loops that make so many [`Kernel::rounds`]; the macro [`rounds!`](super::rounds) makes the function.
+    pub const fn with_rounds(self, rounds: Rounds) -> Self {
+        Kernel { rounds, ..self }
+    }
+
+    /// What tells it apart from all others.
+    pub(super) fn address(&'static self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Who answers for all of its files. No safe code outside this crate gets at a kernel of this crate, which only the operation
+    /// that it belongs to knows how to dispatch.
+    pub(crate) fn trust(&self) -> Trust {
+        self.sources.iter().map(|source| source.trust).min().unwrap_or(Trust::Nobody)
+    }
+
+    /// Whether a dispatch with these `Params` and buffers is one of this kernel.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] in the kernel's name.
+    pub(super) fn check_call<P: Params>(&self, buffers: &[&BufferView]) -> Result<()> {
+        let count = self.bindings.len();
+        if buffers.len() != count {
+            return Err(Error::argument(self.name, "buffers", format!("{count}, one for each binding"), buffers.len()));
+        }
+        let fits = P::FIELDS == self.params && size_of::<P>() == 4 * P::FIELDS.len() && size_of::<P>() <= PARAMS_WINDOW;
+        if !fits {
+            return Err(Error::argument(self.name, "params", listed(self.params), listed(P::FIELDS)));
+        }
+        let shares = |i: usize, j: usize| {
+            let writes = [i, j].map(|at| self.bindings[at] == Access::Write);
+            writes != [false; 2] && buffers[i].interferes(buffers[j], writes == [true; 2])
+        };
+        let shared = (0..count).flat_map(|j| (0..j).map(move |i| (i, j))).find(|&(i, j)| shares(i, j));
+        shared.map_or(Ok(()), |(i, j)| {
+            let expected = "memory of its own for each binding that is written";
+            Err(Error::argument(self.name, "buffers", expected, format!("one buffer for bindings {i} and {j}")))
+        })
+    }
+
+    /// Whether a dispatch stays within [`MAX_ROUNDS`]. An operation whose loops depend on sizes cuts its work by it.
+    pub fn fits<P: Params>(&self, params: &P, grid: Grid) -> bool {
         (self.rounds)(bytemuck::bytes_of(params), grid.groups) <= MAX_ROUNDS
     }
 }
 
-/// Rounds from the bytes of a kernel's `Params` and the workgroups of its grid; made by the macro `rounds`.
+/// Fields as a `struct` has them.
+fn listed(fields: &[(&str, &str)]) -> String {
+    fields.iter().map(|(name, ty)| format!("{name}: {ty}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Rounds from the bytes of a kernel's `Params` and the workgroups of its grid; made by the macro [`rounds!`](super::rounds).
 pub type Rounds = fn(&[u8], [u32; 3]) -> u64;
 
 /// What no invocation may exceed. Mesa's llvmpipe keeps one counter for all loops of an invocation (`lp_bld_limits.h`: "shared
@@ -82,48 +216,82 @@ pub const MAX_ROUNDS: u64 = 64_000;
 
 /// The rounds of a loop that runs `turns` times, with loops of `inside` rounds in its body. A driver counts the round that finds
 /// the loop at its end too, and goes once through the loops of a body that is masked off.
-pub(crate) fn looped(turns: impl Into<u64>, inside: u64) -> u64 {
+pub fn looped(turns: impl Into<u64>, inside: u64) -> u64 {
     turns.into().saturating_add(1).saturating_mul(inside.saturating_add(1))
 }
 
 /// A kernel without loops.
 pub(crate) const NO_LOOPS: Rounds = |_, _| 0;
 
-/// [`Kernel::rounds`] as a function of the kernel's `Params` and its grid. Bytes that are no such `Params` get no rounds that any
-/// driver makes.
+/// [`Kernel::rounds`] as a function of the kernel's `Params` and its grid: `rounds!(SumParams, |p, [x, ..]| looped(p.n / x, 0))`.
+/// Bytes that are no such `Params` get no rounds that any driver makes.
+#[macro_export]
 macro_rules! rounds {
     ($params:ty, $of:expr) => {{
         fn rounds(params: &[u8], groups: [u32; 3]) -> u64 {
             let of: fn(&$params, [u32; 3]) -> u64 = $of;
-            bytemuck::try_pod_read_unaligned(params).map_or(u64::MAX, |params| of(&params, groups))
+            $crate::gpu::macros::try_pod_read_unaligned(params).map_or(u64::MAX, |params| of(&params, groups))
         }
         rounds
     }};
 }
-pub(crate) use rounds;
 
-/// A struct of four-byte fields that a kernel reads as its uniform `Params`; made by the macro `params`.
+/// A struct of four-byte fields that a kernel reads as its uniform `Params`; made by the macro [`params!`](super::params).
 pub trait Params: bytemuck::Pod {
     /// Field names with WGSL types, in order.
     const FIELDS: &'static [(&'static str, &'static str)];
 }
 
-/// Declares a `Params` struct once, so that the WGSL's can be compared with it by reflection.
+/// Declares a [`Params`](crate::gpu::Params) struct once, of at most 256 bytes, whose fields are `u32`, `i32` or `f32`:
+/// `params!(SnakeParams { n: u32, a: f32 });`. In the WGSL, `struct Params` has the same fields in the same order.
+#[macro_export]
 macro_rules! params {
     ($(#[$doc:meta])* $vis:vis $name:ident { $($field:ident: $ty:ident),+ $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+        #[derive(Clone, Copy, Debug)]
         $vis struct $name { $($vis $field: $ty),+ }
+        // SAFETY: all fields are `Field`s, for which zeros are a value.
+        unsafe impl $crate::gpu::macros::Zeroable for $name {}
+        // SAFETY: all fields are `Field`s, four bytes of any value, so that in C's order none are between them.
+        unsafe impl $crate::gpu::macros::Pod for $name {}
         impl $crate::gpu::Params for $name {
-            const FIELDS: &'static [(&'static str, &'static str)] = &[$((stringify!($field), stringify!($ty))),+];
+            const FIELDS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), <$ty as $crate::gpu::macros::Field>::WGSL)),+];
         }
+        const _: () = assert!(size_of::<$name>() <= $crate::gpu::macros::PARAMS_WINDOW, "at most 256 bytes");
     };
 }
-pub(crate) use params;
 
-/// Bytes of the uniform window that each dispatch sees; no `Params` may be larger.
-pub(crate) const PARAMS_WINDOW: u64 = 256;
+/// What the macros of this module expand to, which is nobody else's business.
+#[doc(hidden)]
+pub mod macros {
+    pub use bytemuck::{Pod, Zeroable, try_pod_read_unaligned};
+
+    /// Bytes of the uniform window that each dispatch sees; no `Params` may be larger.
+    pub const PARAMS_WINDOW: usize = 256;
+
+    /// A field of `Params`: four bytes, of which any are a value.
+    pub trait Field: sealed::Sealed {
+        /// Its type in WGSL.
+        const WGSL: &'static str;
+    }
+
+    mod sealed {
+        pub trait Sealed {}
+    }
+
+    macro_rules! fields {
+        ($($ty:ident)+) => {$(
+            impl sealed::Sealed for $ty {}
+            impl Field for $ty {
+                const WGSL: &'static str = stringify!($ty);
+            }
+        )+};
+    }
+    fields!(u32 i32 f32);
+}
+pub(crate) use macros::PARAMS_WINDOW;
 
 /// The number of workgroups of a dispatch, and its cost as the recorder's time budget sees it.
 #[derive(Clone, Copy, Debug)]
@@ -138,15 +306,15 @@ pub struct Grid {
 pub(crate) const MAX_GROUPS: u64 = 65_535;
 
 impl Grid {
-    /// A grid of `x`·`y`·`z` workgroups.
+    /// A grid of `x`·`y`·`z` workgroups. A dispatch of more than the device's limit along an axis is an error.
     pub fn new(x: usize, y: usize, z: usize) -> Self {
-        Grid { groups: [x as u32, y as u32, z as u32], flops: 0 }
+        Grid { groups: [x, y, z].map(|n| u32::try_from(n).unwrap_or(u32::MAX)), flops: 0 }
     }
 
     /// Enough workgroups of `per_group` items for `items`, folded into two dimensions where one does not hold them.
     /// Kernels undo the fold with `grid_group()` of `lib/grid.wgsl`, and must ignore the surplus at the end.
     pub fn linear(items: usize, per_group: usize) -> Self {
-        let groups = (items.div_ceil(per_group) as u64).max(1);
+        let groups = (items.div_ceil(per_group.max(1)) as u64).max(1);
         let y = groups.div_ceil(MAX_GROUPS);
         Grid { groups: [groups.div_ceil(y) as u32, y as u32, 1], flops: 0 }
     }
@@ -160,147 +328,5 @@ impl Grid {
     /// The same grid with its cost.
     pub fn with_flops(self, flops: u64) -> Self {
         Grid { flops, ..self }
-    }
-}
-
-/// A compiled kernel.
-#[derive(Debug)]
-pub(crate) struct Pipeline {
-    pub(crate) name: &'static str,
-    pub(crate) pipeline: wgpu::ComputePipeline,
-    pub(crate) layout: wgpu::BindGroupLayout,
-}
-
-/// Shader modules, layouts and pipelines of one device, made on first use.
-#[derive(Debug, Default)]
-pub(crate) struct KernelCache {
-    modules: HashMap<Vec<&'static str>, wgpu::ShaderModule>,
-    layouts: HashMap<&'static [Access], wgpu::BindGroupLayout>,
-    pipelines: HashMap<&'static str, std::sync::Arc<Pipeline>>,
-    compile_time: Duration,
-}
-
-impl KernelCache {
-    pub(crate) fn get(&self, kernel: &Kernel) -> Option<std::sync::Arc<Pipeline>> {
-        self.pipelines.get(kernel.name).cloned()
-    }
-
-    pub(crate) fn compile_time(&self) -> Duration {
-        self.compile_time
-    }
-
-    /// Compiles `kernel`; an invalid module or a failing driver is an error, not a panic.
-    pub(crate) fn compile(
-        &mut self,
-        device: &wgpu::Device,
-        params_layout: &wgpu::BindGroupLayout,
-        kernel: &'static Kernel,
-    ) -> Result<std::sync::Arc<Pipeline>> {
-        let clock = Clock::start();
-        let scopes = super::health::Scopes::open(device);
-        let module = self.module(device, kernel);
-        let layout = self.layout(device, kernel.bindings);
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(kernel.name),
-            bind_group_layouts: &[Some(&layout), Some(params_layout)],
-            immediate_size: 0,
-        });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some(kernel.entry),
-            // Kernels write their workgroup memory before they read it.
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: kernel.constants,
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        if let Some(error) = scopes.close() {
-            return Err(Error::Device { during: kernel.name, message: error });
-        }
-        let pipeline = std::sync::Arc::new(Pipeline { name: kernel.name, pipeline, layout });
-        self.pipelines.insert(kernel.name, pipeline.clone());
-        self.compile_time += clock.elapsed();
-        Ok(pipeline)
-    }
-
-    fn module(&mut self, device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
-        let key: Vec<_> = kernel.sources.iter().map(|s| s.name).collect();
-        self.modules.entry(key).or_insert_with(|| trusted_module(device, kernel)).clone()
-    }
-
-    fn layout(&mut self, device: &wgpu::Device, bindings: &'static [Access]) -> wgpu::BindGroupLayout {
-        let make = || {
-            let entries: Vec<_> =
-                bindings.iter().enumerate().map(|(i, access)| storage_entry(i as u32, *access)).collect();
-            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
-        };
-        self.layouts.entry(bindings).or_insert_with(make).clone()
-    }
-}
-
-/// Joins a kernel's files, kernel first so that its line numbers stay true. Extensions must be enabled before anything
-/// else, so they are put in front of the first line, on that line.
-pub fn joined_source(sources: &[Source]) -> String {
-    let enables: BTreeSet<_> = sources.iter().filter_map(|s| s.enable).collect();
-    let enables: String = enables.iter().map(|extension| format!("enable {extension}; ")).collect();
-    enables + &sources.iter().map(|s| s.text).collect::<Vec<_>>().join("\n")
-}
-
-/// Makes the module without injected bounds checks and loop bounds, which have cost others a factor of 100.
-fn trusted_module(device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(kernel.sources[0].name),
-        source: wgpu::ShaderSource::Wgsl(joined_source(kernel.sources).into()),
-    };
-    // SAFETY: the text is part of this crate. Every kernel guards its own indices, also those that it reads from
-    // buffers, loops only up to bounds in its Params, and is tested on sizes that do not divide its tile. Bindings are
-    // checked against the buffers before they are recorded.
-    unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
-}
-
-fn storage_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
-    let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
-    buffer_entry(binding, ty, false)
-}
-
-/// The layout of `@group(1)`: one uniform window with a dynamic offset, the same for all kernels.
-pub(crate) fn params_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
-    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-        label: Some("params"),
-        entries: &[buffer_entry(0, wgpu::BufferBindingType::Uniform, true)],
-    })
-}
-
-fn buffer_entry(binding: u32, ty: wgpu::BufferBindingType, has_dynamic_offset: bool) -> wgpu::BindGroupLayoutEntry {
-    wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
-        count: None,
-    }
-}
-
-/// Wall time where the platform has a clock; the browser's main target has none in `std`.
-pub(crate) struct Clock {
-    #[cfg(not(target_arch = "wasm32"))]
-    start: std::time::Instant,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Clock {
-            #[cfg(not(target_arch = "wasm32"))]
-            start: std::time::Instant::now(),
-        }
-    }
-
-    pub(crate) fn elapsed(&self) -> Duration {
-        #[cfg(not(target_arch = "wasm32"))]
-        return self.start.elapsed();
-        #[cfg(target_arch = "wasm32")]
-        return Duration::ZERO;
     }
 }

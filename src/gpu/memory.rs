@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Gpu;
 use super::health::Scopes;
-use super::pool::{Buffer, Fit, Raw, class_of};
+use super::pool::{Buffer, Fit, Pool, Raw, class_of};
 use super::recorder::{Command, RawView};
 use crate::error::{Error, Result};
 
@@ -43,11 +43,15 @@ impl Region {
         Arc::new(Region { memory, name, version, mark, carried })
     }
 
-    fn raw(&self) -> &Arc<Raw> {
+    fn buffer(&self) -> &Buffer {
         match &self.memory {
-            Memory::Whole(buffer) => &buffer.raw,
-            Memory::Part(region) => region.raw(),
+            Memory::Whole(buffer) => buffer,
+            Memory::Part(region) => region.buffer(),
         }
+    }
+
+    fn raw(&self) -> &Arc<Raw> {
+        &self.buffer().raw
     }
 
     /// How often it, or the whole that it is a part of, was overwritten.
@@ -100,6 +104,18 @@ impl BufferView {
     /// [`Gpu::flush`] has been called.
     pub fn wgpu_buffer(&self) -> &wgpu::Buffer {
         &self.region.raw().buffer
+    }
+
+    /// Whether the memory is of this pool, and so of its device.
+    pub(super) fn is_of(&self, pool: &Arc<Pool>) -> bool {
+        self.region.buffer().is_of(pool)
+    }
+
+    /// Whether a dispatch that writes one of the two ranges, or both, cannot bind the other. wgpu takes a buffer that is written
+    /// for nothing else, not even where ranges do not meet.
+    pub(super) fn interferes(&self, other: &BufferView, both_written: bool) -> bool {
+        let meets = || self.offset < other.offset + other.size && other.offset < self.offset + self.size;
+        Arc::ptr_eq(self.region.raw(), other.region.raw()) && (!both_written || meets())
     }
 
     /// Whether no other handle shares this memory.

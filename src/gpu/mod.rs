@@ -1,12 +1,14 @@
 //! The device layer, and the only place that talks to wgpu: adapters, memory, kernels, recorded commands, read-back.
 //!
-//! A [`Gpu`] is a cheap handle; clones share one device. Work is *recorded* by `dispatch` and its kin, encoded
+//! A [`Gpu`] is a cheap handle; clones share one device. Work is *recorded* by [`Gpu::dispatch`] and its kin, encoded
 //! and submitted a few dozen commands at a time, and never waited for until a [`Readback`] is asked for its bytes.
 //! Nothing here is global: several `Gpu`s, also on one adapter, do not know of each other.
 
 mod adapter;
 mod arena;
 mod attachments;
+mod clock;
+mod compile;
 mod fault;
 mod health;
 mod kernel;
@@ -24,25 +26,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use adapter::{AdapterChoice, AdapterInfo, GpuOptions, KernelFamily, Power};
-pub use kernel::{Access, Grid, Kernel, MAX_ROUNDS, Params, Rounds, Source, joined_source};
+pub use compile::joined_source;
+#[doc(hidden)]
+pub use kernel::macros;
+pub use kernel::{Access, Grid, Kernel, MAX_ROUNDS, Params, Rounds, Source, lib, looped};
 pub use memory::BufferView;
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;
 pub use usage::KernelUse;
 
+pub use crate::{params, rounds};
+
 pub(crate) use arena::{Arena, Beside, Packing, Place};
+pub(crate) use clock::Clock;
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
-pub(crate) use kernel::{Clock, MAX_GROUPS, NO_LOOPS, looped, params, rounds, wgsl};
+pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, Trust, wgsl};
 pub(crate) use memory::Stamp;
 pub(crate) use pool::Fit;
 
 use crate::error::{Error, Result};
 use adapter::Opened;
 use attachments::Attachments;
+use compile::{KernelCache, Pipeline};
 use fault::Ledger;
 use health::{Health, Scopes};
-use kernel::{KernelCache, PARAMS_WINDOW, Pipeline};
 use memory::storage_buffer;
 use pool::Pool;
 use profiler::Profiler;
@@ -86,6 +94,7 @@ struct State {
 
 /// What has been done so far, for reports and benches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GpuStats {
     /// Kernel dispatches recorded.
     pub dispatches: u64,
@@ -173,7 +182,7 @@ impl Gpu {
     ) -> Result<Self> {
         let Opened { device, queue, matrix_units } = opened;
         let scopes = Scopes::open(&device);
-        let params_layout = kernel::params_layout(&device);
+        let params_layout = compile::params_layout(&device);
         let recorder = Recorder::new(&device, &params_layout);
         let table = phantom.clone().map_or_else(|| storage_buffer(&device, fault::TABLE), Ok);
         let table = scopes.close().map_or(table, Err);
@@ -289,12 +298,15 @@ impl Gpu {
         (!self.is_dry_run()).then(|| self.state())
     }
 
-    /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings.
+    /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings. It returns at once, and is computed in order with
+    /// all that is recorded on this device. A kernel writes tensors that its caller has just made ([`crate::Tensor::empty`]), or
+    /// what it was given to write ([`crate::autograd::Destination`]): tensors that others may hold are not written to.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a grid above the device's limit, or loops that its driver would end early; [`Error::Device`] if the
-    /// kernel does not compile; [`Error::DeviceLost`].
-    pub(crate) fn dispatch<P: Params>(
+    /// [`Error::Argument`] in the kernel's name where `params` or `buffers` are not what it says, a buffer is another device's, or
+    /// one that is written is bound twice; [`Error::Limit`] for a grid above the device's limit, or loops that its driver would end
+    /// early; [`Error::Device`] if the kernel does not compile; [`Error::DeviceLost`].
+    pub fn dispatch<P: Params>(
         &self,
         kernel: &'static Kernel,
         params: &P,
@@ -302,9 +314,8 @@ impl Gpu {
         grid: Grid,
     ) -> Result<()> {
         let bytes = bytemuck::bytes_of(params);
-        debug_assert!(P::FIELDS == kernel.params && bytes.len() as u64 <= PARAMS_WINDOW, "{}", kernel.name);
-        debug_assert_eq!(buffers.len(), kernel.bindings.len(), "{}", kernel.name);
         self.expect_alive()?;
+        self.check_call::<P>(kernel, buffers)?;
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
         let Some(mut state) = self.recording() else {
@@ -333,6 +344,26 @@ impl Gpu {
         // A lost device compiles nothing, without a word.
         self.probe()?;
         compiled
+    }
+
+    /// This crate's own kernels are called as they should be; tests without optimisation look.
+    fn check_call<P: Params>(&self, kernel: &Kernel, buffers: &[&BufferView]) -> Result<()> {
+        if kernel.trust() == Trust::Crate {
+            debug_assert!(kernel.check_call::<P>(buffers).is_ok(), "{}", kernel.name);
+            return Ok(());
+        }
+        kernel.check_call::<P>(buffers)?;
+        if let Some(binding) = buffers.iter().position(|view| !view.is_of(&self.0.pool)) {
+            return Err(Error::argument(
+                kernel.name,
+                "buffers",
+                "of the device",
+                format!("another's at binding {binding}"),
+            ));
+        }
+        let written = buffers.iter().zip(kernel.bindings).filter(|(_, access)| **access == Access::Write);
+        written.for_each(|(view, _)| view.overwritten());
+        Ok(())
     }
 
     fn check_grid(&self, grid: Grid) -> Result<()> {

@@ -27,6 +27,12 @@ pub(crate) struct Buffer {
     home: Arc<Pool>,
 }
 
+impl Buffer {
+    pub(super) fn is_of(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.home, pool)
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.home.give_back(self.raw.clone());
@@ -35,6 +41,7 @@ impl Drop for Buffer {
 
 /// How much device memory is held, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryUse {
     /// Held by live tensors now.
     pub live: u64,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::kernel::Clock;
+use super::clock::Clock;
 
 /// What one kernel cost while profiling was on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProfileRow {
     /// The kernel's name.
     pub kernel: &'static str,

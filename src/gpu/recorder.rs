@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::kernel::{Access, PARAMS_WINDOW, Pipeline};
+use super::compile::Pipeline;
+use super::kernel::{Access, PARAMS_WINDOW};
 use super::pool::Raw;
 use super::profiler::Profiler;
 use super::staging::Staged;
@@ -83,14 +84,14 @@ pub(crate) struct Recorder {
 impl Recorder {
     pub(crate) fn new(device: &wgpu::Device, layout: &wgpu::BindGroupLayout) -> Self {
         let align = device.limits().min_uniform_buffer_offset_alignment as usize;
-        let slot = (PARAMS_WINDOW as usize).next_multiple_of(align) as u64;
+        let (slot, window) = (PARAMS_WINDOW.next_multiple_of(align) as u64, PARAMS_WINDOW as u64);
         let ring = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params ring"),
-            size: slot * MAX_COMMANDS as u64 + PARAMS_WINDOW,
+            size: slot * MAX_COMMANDS as u64 + window,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let window = wgpu::BufferBinding { buffer: &ring, offset: 0, size: wgpu::BufferSize::new(PARAMS_WINDOW) };
+        let window = wgpu::BufferBinding { buffer: &ring, offset: 0, size: wgpu::BufferSize::new(window) };
         let ring_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("params ring"),
             layout,

@@ -8,8 +8,8 @@ use super::{BufferView, Gpu, Grid, Kernel};
 /// A kernel's dispatches in a dry run.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelUse {
-    /// The kernel.
-    pub kernel: &'static Kernel,
+    /// The kernel's name.
+    pub kernel: &'static str,
     /// Dispatches.
     pub count: u64,
     /// Floating-point operations of all of them, a multiply-add being two, as far as they are counted: those of matrix products and
@@ -17,14 +17,18 @@ pub struct KernelUse {
     pub flops: u64,
     /// Bytes of the ranges that they bind: what has to be read or written once at least, if kernels use all that they bind.
     pub bytes: u64,
+    /// Not for others to dispatch: see [`Kernel::trust`].
+    used: &'static Kernel,
 }
 
-/// By name, which each kernel has for itself.
+/// By name, and by address where two crates have given one name.
+type Uses = BTreeMap<(&'static str, usize), KernelUse>;
+
 #[derive(Debug, Default)]
-struct Noted(Mutex<BTreeMap<&'static str, KernelUse>>);
+struct Noted(Mutex<Uses>);
 
 impl Noted {
-    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<&'static str, KernelUse>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut Uses) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -34,7 +38,8 @@ impl Gpu {
     pub(super) fn note(&self, kernel: &'static Kernel, buffers: &[&BufferView], grid: Grid) {
         let bytes: u64 = buffers.iter().map(|view| view.size()).sum();
         self.attachment::<Noted>().with(|noted| {
-            let used = noted.entry(kernel.name).or_insert(KernelUse { kernel, count: 0, flops: 0, bytes: 0 });
+            let unused = KernelUse { kernel: kernel.name, count: 0, flops: 0, bytes: 0, used: kernel };
+            let used = noted.entry((kernel.name, kernel.address())).or_insert(unused);
             used.count += 1;
             used.flops += grid.flops;
             used.bytes += bytes;
@@ -47,15 +52,15 @@ impl Gpu {
         self.attachment::<Noted>().with(std::mem::take).into_values().collect()
     }
 
-    /// Compiles kernels that are not compiled yet, so that no step has to.
+    /// Compiles kernels that a dry run has asked for and that are not compiled yet, so that no step has to.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if one does not compile; [`crate::Error::DeviceLost`].
-    pub fn warm_up(&self, kernels: impl IntoIterator<Item = &'static Kernel>) -> crate::Result<()> {
+    pub fn warm_up<'a>(&self, kernels: impl IntoIterator<Item = &'a KernelUse>) -> crate::Result<()> {
         for kernel in kernels {
             self.expect_alive()?;
             if let Some(mut state) = self.recording() {
-                self.pipeline(&mut state, kernel)?;
+                self.pipeline(&mut state, kernel.used)?;
             }
         }
         Ok(())

@@ -62,10 +62,9 @@ pub use crate::normalize::Normalize;
 use check::{axis, expect, expect_f32, expect_float, expect_match, shape, sole_or_copy};
 
 use crate::gpu::Kernel;
-pub use crate::normalize::Normalize;
 
 /// Every kernel of this layer and the one below, for tests that compile them all.
-pub fn kernels() -> Vec<&'static Kernel> {
+pub(crate) fn kernels() -> Vec<&'static Kernel> {
     let modules = [
         crate::autograd::KERNELS,
         cast::KERNELS,

@@ -54,7 +54,7 @@ params!(OptimParams {
 });
 
 /// Every kernel of this module, for tests that compile them all.
-pub fn kernels() -> Vec<&'static Kernel> {
+pub(crate) fn kernels() -> Vec<&'static Kernel> {
     pass::KERNELS.to_vec()
 }
 

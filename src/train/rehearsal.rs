@@ -1,10 +1,8 @@
 //! A run before it is run: its steps on a [`Gpu::dry_run`], where the same code records and nothing is computed.
 
-use std::collections::BTreeMap;
-
 use super::{MemoryEstimate, Task, TrainSettings, Trainer};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, KernelUse};
+use crate::gpu::{Gpu, KernelUse};
 use crate::ltd::{Stage, TokenDrop};
 use crate::ops::{self, Demand};
 
@@ -56,10 +54,9 @@ impl StepUse {
 }
 
 impl Rehearsal {
-    /// Every kernel of the run, each once: for [`Gpu::warm_up`].
-    pub fn kernels(&self) -> impl Iterator<Item = &'static Kernel> {
-        let used = self.steps.iter().flat_map(|step| &step.kernels);
-        used.map(|used| (used.kernel.name, used.kernel)).collect::<BTreeMap<_, _>>().into_values()
+    /// Every kernel of the run, for [`Gpu::warm_up`].
+    pub fn kernels(&self) -> impl Iterator<Item = &KernelUse> {
+        self.steps.iter().flat_map(|step| &step.kernels)
     }
 }
 

@@ -76,6 +76,7 @@ macro_rules! source {
             name: concat!($($part),+),
             text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $($part),+)),
             enable: $enable,
+            trust: $crate::gpu::Trust::Crate,
         }
     };
 }

@@ -1,0 +1,309 @@
+//! What another crate can do: kernels, operations and read-backs of its own, and what it may get wrong there.
+
+use std::sync::Arc;
+
+use crate::common::{gpu, gpu_with_f16, values};
+use half::f16;
+use wgrad::autograd::{self, Backward, Check, Gradients, Parameters, ParentGradients, record};
+use wgrad::gpu::{Access, Grid, Kernel, MAX_ROUNDS, Params, Source, lib, looped, params, rounds};
+use wgrad::{DType, Error, Gpu, Result, Tensor, ops};
+
+params!(ScaleParams { n: u32, reach: u32, factor: f32 });
+
+/// y = factor · x[i + reach], whose index is not guarded.
+const SCALE: &str = "
+struct Params { n: u32, reach: u32, factor: f32 }
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = grid_group(group, groups) * 64u + lane;
+    y[i + params.reach] = params.factor * x[i + params.reach];
+}
+
+var<workgroup> untouched: array<f32, 64>;
+
+@compute @workgroup_size(64)
+fn forgotten(@builtin(local_invocation_index) lane: u32) {
+    if lane < params.n {
+        y[lane] = params.factor * x[lane] + untouched[lane ^ params.reach];
+    }
+}
+";
+
+const BINDINGS: &[Access] = &[Access::Read, Access::Write];
+const SOURCES: &[Source] = &[Source::new("scale.wgsl", SCALE), lib::GRID];
+
+/// A name that the library has too.
+static FORWARD: Kernel = Kernel::new::<ScaleParams>("gelu.forward", SOURCES, "forward", BINDINGS);
+static FORGOTTEN: Kernel = Kernel::new::<ScaleParams>("scale.forgotten", SOURCES, "forgotten", BINDINGS);
+
+/// The same, trusted.
+static TRUSTED: Kernel = {
+    // SAFETY: it is dispatched for as many elements as there are, with a reach of 0.
+    const SOURCES: &[Source] = &[unsafe { Source::new("scale.wgsl", SCALE).trusted() }, lib::GRID];
+    Kernel::new::<ScaleParams>("scale.trusted", SOURCES, "forward", BINDINGS)
+};
+
+fn ramp(gpu: &Gpu, n: usize) -> Tensor {
+    Tensor::from_slice(gpu, &[n], &(0..n).map(|i| i as f32).collect::<Vec<_>>()).unwrap()
+}
+
+/// Dispatches a kernel of [`SCALE`] on new memory.
+fn scaled(kernel: &'static Kernel, x: &Tensor, reach: u32) -> Result<Tensor> {
+    let y = Tensor::zeros(x.gpu(), DType::F32, x.dims())?;
+    let params = ScaleParams { n: x.numel() as u32, reach, factor: 3.0 };
+    x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], Grid::linear(x.numel(), 64))?;
+    Ok(y)
+}
+
+#[test]
+fn a_kernel_of_another_crate() {
+    let gpu = gpu();
+    let x = ramp(&gpu, 128);
+    let expected: Vec<f32> = (0..128).map(|i| 3.0 * i as f32).collect();
+    // Beside the library's own of that name, in either order.
+    let gelu = ops::gelu(&x).unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(scaled(&FORWARD, &x, 0).unwrap().to_vec::<f32>().unwrap(), expected);
+    assert_eq!(ops::gelu(&x).unwrap().to_vec::<f32>().unwrap(), gelu);
+    // Of the same files, trusted: another module.
+    assert_eq!(scaled(&TRUSTED, &x, 0).unwrap().to_vec::<f32>().unwrap(), expected);
+    assert_eq!(scaled(&FORWARD, &x, 0).unwrap().to_vec::<f32>().unwrap(), expected);
+}
+
+/// An index far outside reaches some element of its tensor or none; workgroup memory begins as zeros.
+#[test]
+fn what_is_not_trusted_is_compiled_with_checks() {
+    let gpu = gpu();
+    let (x, bystander) = (ramp(&gpu, 128), ramp(&gpu, 128));
+    for reach in [64, 4096, 1 << 20, u32::MAX / 4] {
+        let y = scaled(&FORWARD, &x, reach).unwrap().to_vec::<f32>().unwrap();
+        assert!(y.iter().all(|v| *v == 0.0 || x_times_3(*v)), "{reach}: {y:?}");
+    }
+    assert_eq!(bystander.to_vec::<f32>().unwrap(), x.to_vec::<f32>().unwrap());
+    // What the kernels of the library leave in workgroup memory must not show.
+    ops::softmax(&Tensor::from_slice(&gpu, &[64, 700], &values(1, 64 * 700)).unwrap()).unwrap();
+    let x = ramp(&gpu, 64);
+    let expected: Vec<f32> = (0..64).map(|i| 3.0 * i as f32).collect();
+    assert_eq!(scaled(&FORGOTTEN, &x, 1).unwrap().to_vec::<f32>().unwrap(), expected);
+}
+
+fn x_times_3(v: f32) -> bool {
+    v % 3.0 == 0.0 && (0.0..3.0 * 128.0).contains(&v)
+}
+
+#[test]
+fn calls_that_do_not_fit_the_kernel() {
+    params!(OtherParams { n: u32, reach: u32, factor: u32 });
+    let (gpu, elsewhere) = (gpu(), gpu());
+    let (x, y, far) = (ramp(&gpu, 64), ramp(&gpu, 64), ramp(&elsewhere, 64));
+    let params = ScaleParams { n: 64, reach: 0, factor: 2.0 };
+    let grid = Grid::linear(64, 64);
+    let dispatch = |buffers: &[&Tensor]| {
+        let buffers: Vec<_> = buffers.iter().map(|tensor| tensor.buffer()).collect();
+        gpu.dispatch(&FORWARD, &params, &buffers, grid)
+    };
+    let message = |result: Result<()>| result.unwrap_err().to_string();
+    assert!(message(dispatch(&[&x])).contains("gelu.forward: buffers must be 2, one for each binding, got 1"));
+    assert!(message(dispatch(&[&x, &x])).contains("one buffer for bindings 0 and 1"));
+    assert!(message(dispatch(&[&x, &far])).contains("another's at binding 1"));
+    let other = OtherParams { n: 64, reach: 0, factor: 2 };
+    let wrong = message(gpu.dispatch(&FORWARD, &other, &[x.buffer(), y.buffer()], grid));
+    let expected = "params must be n: u32, reach: u32, factor: f32, got n: u32, reach: u32, factor: u32";
+    assert!(wrong.contains(expected), "{wrong}");
+    let endless = gpu.dispatch(&FORWARD, &params, &[x.buffer(), y.buffer()], Grid::new(1 << 40, 1, 1));
+    assert!(matches!(endless, Err(Error::Limit { .. })), "{endless:?}");
+    // A dry run looks at the same things, and none of it has harmed the device.
+    let dry = gpu.dry_run().unwrap();
+    assert!(dry.dispatch(&FORWARD, &params, &[x.buffer(), y.buffer()], grid).is_err());
+    dispatch(&[&x, &y]).unwrap();
+    assert_eq!(y.to_vec::<f32>().unwrap()[5], 10.0);
+}
+
+#[test]
+fn kernels_that_do_not_compile_are_named() {
+    static TYPO: Kernel = Kernel::new::<ScaleParams>("typo", &[Source::new("typo.wgsl", "fn f( {")], "f", BINDINGS);
+    static ABSENT: Kernel = Kernel::new::<ScaleParams>("absent", SOURCES, "no_such_entry", BINDINGS);
+    static EMPTY: Kernel = Kernel::new::<ScaleParams>("empty", &[], "forward", BINDINGS);
+    static UNBOUND: Kernel = Kernel::new::<ScaleParams>("unbound", SOURCES, "forward", &[Access::Read]);
+    let gpu = gpu();
+    let x = ramp(&gpu, 64);
+    for kernel in [&TYPO, &ABSENT, &EMPTY] {
+        for _ in 0..2 {
+            let error = scaled(kernel, &x, 0).unwrap_err();
+            assert!(matches!(error, Error::Device { during, .. } if during == kernel.name), "{error}");
+        }
+    }
+    let params = ScaleParams { n: 64, reach: 0, factor: 2.0 };
+    let unbound = gpu.dispatch(&UNBOUND, &params, &[x.buffer()], Grid::linear(64, 64));
+    assert!(matches!(unbound, Err(Error::Device { during: "unbound", .. })), "{unbound:?}");
+    assert_eq!(scaled(&FORWARD, &x, 0).unwrap().to_vec::<f32>().unwrap()[2], 6.0);
+}
+
+#[test]
+fn rounds_are_those_of_the_params() {
+    const LOOPED: Kernel = Kernel::new::<ScaleParams>("looped", SOURCES, "forward", BINDINGS)
+        .with_rounds(rounds!(ScaleParams, |p, [x, ..]| looped(p.n / x, 0)));
+    let params = |n| ScaleParams { n, reach: 0, factor: 1.0 };
+    let most = MAX_ROUNDS as u32 - 1;
+    assert!(LOOPED.fits(&params(most), Grid::new(1, 1, 1)) && LOOPED.fits(&params(2 * most), Grid::new(2, 1, 1)));
+    assert!(!LOOPED.fits(&params(most + 1), Grid::new(1, 1, 1)));
+    assert_eq!((LOOPED.rounds)(&[0; 3], [1; 3]), u64::MAX);
+    assert_eq!(ScaleParams::FIELDS, [("n", "u32"), ("reach", "u32"), ("factor", "f32")]);
+}
+
+/// A kernel that writes a parameter is an update like an optimiser's: what relied on the old value is an error.
+#[test]
+fn a_parameter_that_a_kernel_has_written() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[64], &[2.0; 64]).unwrap();
+    let x = ramp(&gpu, 64);
+    let loss = ops::sum(&ops::mul(&w.tensor(), &w.tensor()).unwrap()).unwrap();
+    let params = ScaleParams { n: 64, reach: 0, factor: 2.0 };
+    gpu.dispatch(&FORWARD, &params, &[x.buffer(), w.value().buffer()], Grid::linear(64, 64)).unwrap();
+    let error = loss.backward().err().unwrap().to_string();
+    assert!(error.contains("parameter w") && w.grad().is_none(), "{error}");
+    assert_eq!(w.value().to_vec::<f32>().unwrap()[..3], [0.0, 2.0, 4.0]);
+}
+
+// ---- gradients ----
+
+/// y = 3 x by [`FORWARD`], with a gradient of `slope` · dy, which is added where it must be, or not.
+struct Tripled {
+    slope: f32,
+    adds: bool,
+    ignores_dy: bool,
+}
+
+const TRIPLED: Tripled = Tripled { slope: 3.0, adds: true, ignores_dy: false };
+
+impl Tripled {
+    fn apply(self, x: &Tensor) -> Result<Tensor> {
+        Ok(record(scaled(&FORWARD, x, 0)?, &[x], || self))
+    }
+}
+
+impl Backward for Tripled {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        let ones = Tensor::from_slice(dy.gpu(), dy.dims(), &vec![1.0f32; dy.numel()])?;
+        let dx = ops::scale(if self.ignores_dy { &ones } else { &dy }, self.slope)?;
+        if self.adds {
+            return parents.give(0, dx);
+        }
+        let Some(to) = parents.destination(0)? else { return Ok(()) };
+        let params = ScaleParams { n: dx.numel() as u32, reach: 0, factor: 1.0 };
+        dy.gpu().dispatch(&FORWARD, &params, &[dx.buffer(), to.tensor.buffer()], Grid::linear(dx.numel(), 64))
+    }
+}
+
+#[test]
+fn check_finds_what_is_wrong_with_a_gradient() {
+    let gpu = gpu();
+    let x = Tensor::from_slice(&gpu, &[4, 32], &values(3, 128)).unwrap();
+    let settings = Check { eps: 0.25, rtol: 1e-4, ..Check::default() };
+    let check = |rule: fn() -> Tripled| autograd::check(|x| rule().apply(&x[0]), std::slice::from_ref(&x), &settings);
+    check(|| TRIPLED).unwrap();
+    // Also where nothing is recorded otherwise.
+    autograd::no_grad(|| check(|| TRIPLED)).unwrap();
+    let found = |rule| match check(rule) {
+        Err(Error::Gradient { input: 0, element, how, backward, difference, .. }) => {
+            assert!(element.len() == 2 && (f64::from(backward) - difference).abs() > 1e-3);
+            how
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(|| Tripled { slope: 2.99, ..TRIPLED }), "written");
+    assert_eq!(found(|| Tripled { slope: f32::NAN, ..TRIPLED }), "written");
+    assert_eq!(found(|| Tripled { ignores_dy: true, ..TRIPLED }), "written");
+    assert_eq!(found(|| Tripled { adds: false, ..TRIPLED }), "added to another");
+}
+
+#[test]
+fn check_says_what_it_cannot_check() {
+    let gpu = gpu();
+    let x = Tensor::from_slice(&gpu, &[2, 3], &values(3, 6)).unwrap();
+    let whole = Tensor::from_slice(&gpu, &[2], &[1u32, 2]).unwrap();
+    let settings = Check::default();
+    let check = |f: fn(&[Tensor]) -> Result<Tensor>, x: &Tensor, settings: &Check| {
+        autograd::check(f, std::slice::from_ref(x), settings).unwrap_err().to_string()
+    };
+    assert!(check(|x| ops::neg(&x[0].detach()), &x, &settings).contains("depends on no input"));
+    assert!(check(|x| ops::neg(&x[0]), &whole, &settings).contains("inputs must be f32"));
+    assert!(check(|x| ops::argmax(&x[0], 1), &x, &settings).contains("must return f32"));
+    assert!(check(|x| ops::transpose(&x[0], 0, 9), &x, &settings).contains("transpose"));
+    for (name, settings) in [
+        ("eps", Check { eps: 0.0, ..settings }),
+        ("atol", Check { atol: f64::NAN, ..settings }),
+        ("rtol", Check { rtol: -1.0, ..settings }),
+        ("samples", Check { samples: 0, ..settings }),
+    ] {
+        assert!(check(|x| ops::neg(&x[0]), &x, &settings).contains(name));
+    }
+    // An input that nothing depends on has a gradient of 0.
+    autograd::check(|x| ops::neg(&x[0]), &[x.clone(), x], &settings).unwrap();
+}
+
+// ---- read-backs and copies ----
+
+#[test]
+fn several_tensors_in_one_read_back() {
+    let gpu = gpu();
+    let (a, b) = (ramp(&gpu, 3), ramp(&gpu, 70));
+    let labels = Tensor::from_slice(&gpu, &[2], &[7u32, 9]).unwrap();
+    let submissions = gpu.stats().submissions;
+    let expected: [Vec<f32>; 3] = [3, 70, 3].map(|n| (0..n).map(|i| i as f32).collect());
+    assert_eq!(Tensor::to_vecs::<f32>(&[&a, &b, &a]).unwrap(), expected);
+    assert_eq!(gpu.stats().submissions, submissions + 1);
+    assert_eq!(pollster::block_on(Tensor::read_all::<f32>(&[&a, &b, &a])).unwrap(), expected);
+    let bytes = Tensor::read_all_later(&[&a, &labels]).unwrap().wait().unwrap();
+    assert_eq!(labels.decode::<u32>(&bytes[1]).unwrap(), [7, 9]);
+    assert!(Tensor::to_vecs::<f32>(&[&a, &labels]).unwrap_err().to_string().contains("another dtype"));
+    assert!(Tensor::to_vecs::<f32>(&[]).unwrap_err().to_string().contains("at least one"));
+    let far = ramp(&self::gpu(), 3);
+    assert!(Tensor::to_vecs::<f32>(&[&a, &far]).unwrap_err().to_string().contains("different devices"));
+}
+
+#[test]
+fn halves_go_up_and_come_back() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    let data: Vec<f16> = values(5, 131).into_iter().map(f16::from_f32).collect();
+    let x = Tensor::from_slice(&gpu, &[131], &data).unwrap();
+    assert_eq!((x.dtype(), x.to_vec::<f16>().unwrap()), (DType::F16, data.clone()));
+    let doubled = ops::cast(&ops::scale(&ops::cast(&x, DType::F32).unwrap(), 2.0).unwrap(), DType::F16).unwrap();
+    let expected: Vec<f16> = data.iter().map(|v| f16::from_f32(2.0 * v.to_f32())).collect();
+    assert_eq!(doubled.to_vec::<f16>().unwrap(), expected);
+    assert!(x.to_vec::<f32>().is_err());
+}
+
+#[test]
+fn a_copy_does_not_follow_a_parameter() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[3], &[1.0; 3]).unwrap();
+    let (live, copy) = (w.value(), w.value().copied().unwrap());
+    w.set(&[2.0; 3]).unwrap();
+    assert_eq!(Tensor::to_vecs::<f32>(&[&live, &copy]).unwrap(), [[2.0; 3], [1.0; 3]]);
+}
+
+/// An app may hand them to another thread.
+#[test]
+fn handles_are_send() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    let x = ramp(&gpu(), 1).requires_grad().unwrap();
+    let gradients: Gradients = is_send(ops::mul(&x, &x).unwrap().backward().unwrap());
+    let x = Arc::new(x);
+    let there = std::thread::spawn({
+        let x = x.clone();
+        move || gradients.get(&x).unwrap().to_vec::<f32>().unwrap()
+    });
+    assert_eq!(there.join().unwrap(), [0.0]);
+}
