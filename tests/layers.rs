@@ -182,6 +182,25 @@ fn what_serves_any_model_names_none() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The trainer and the loader serve any task: what is told apart, and that it is pictures, only the tasks and sources know.
+#[test]
+fn what_serves_any_task_names_none() {
+    const WORDS: &[&str] = &["image", "picture", "class", "patch"];
+    let loader = ["data/batch.rs", "data/loader.rs", "data/source.rs"].map(PathBuf::from);
+    let serves = |file: &&File| {
+        let is_task = file.path.starts_with("train/tasks") || file.path == Path::new("train/mod.rs");
+        (file.module == "train" && !is_task) || loader.contains(&file.path)
+    };
+    let all = files();
+    assert!(all.iter().filter(serves).count() > loader.len());
+    for file in all.iter().filter(serves) {
+        for (i, line) in file.code.iter().enumerate() {
+            let line = line.to_lowercase().replace("patchdrop", "");
+            assert!(!WORDS.iter().any(|word| line.contains(word)), "src/{}:{}: {line}", file.path.display(), i + 1);
+        }
+    }
+}
+
 #[test]
 fn the_reader_of_paths_works() {
     assert_eq!(crate_paths("use crate::gpu::Gpu; let x = crate::shape::Shape;"), ["gpu", "shape"]);
