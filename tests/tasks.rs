@@ -1,0 +1,221 @@
+//! Whole runs of a task that has nothing to do with pictures and counts no right answers: a line through points.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crate::common::{assert_close, each_family, gpu};
+use wgrad::autograd::Parameters;
+use wgrad::checkpoint::{self, MatchOptions, load_parameters};
+use wgrad::data::{Batch, Loader, LoaderOptions, Position, Source, Wanted};
+use wgrad::nn::{Init, Linear, Mode, Model, Span};
+use wgrad::ops::{self, TokenIndices};
+use wgrad::optim::{Ema, LrSchedule, Rule, Sgd};
+use wgrad::train::{
+    EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Outcome, Part, RunFolder, RunState, STATE_FILE,
+    Scored, StepMetrics, Task, TrainSettings, Trainer, Workload, evaluate, fit, rehearse, write_weights,
+};
+use wgrad::{Gpu, Result, Tensor};
+
+/// y = w·x + b.
+struct Line {
+    parameters: Parameters,
+    head: Linear,
+}
+
+impl Line {
+    fn new(gpu: &Gpu) -> Result<Self> {
+        let mut parameters = Parameters::new(gpu);
+        let head = Linear::new(Init::new(&mut parameters, 1).at("head"), 1, 1, true)?;
+        Ok(Line { parameters, head })
+    }
+
+    fn values(&self) -> Vec<f32> {
+        self.parameters.iter().flat_map(|p| p.value().to_vec::<f32>().unwrap()).collect()
+    }
+}
+
+impl Model for Line {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn identity(&self) -> String {
+        r#"{"line": 1}"#.to_owned()
+    }
+}
+
+impl Task for Line {
+    type Batch = Points;
+
+    fn model(&self) -> &dyn Model {
+        self
+    }
+
+    fn identity(&self) -> String {
+        r#""mse""#.to_owned()
+    }
+
+    fn loss(&self, part: &Part<'_, Points>, _: &[Span<TokenIndices>], _: &Mode) -> Result<Scored> {
+        let range = part.samples.clone();
+        let column = |values: &[f32]| Tensor::from_slice(self.parameters.gpu(), &[range.len(), 1], values);
+        let (x, y) = (column(&part.batch.x[range.clone()])?, column(&part.batch.y[range.clone()])?);
+        Ok(Scored { loss: ops::mse_loss(&self.head.forward(&x)?, &y)?, correct: None })
+    }
+
+    fn blank(&self, samples: usize) -> Result<Points> {
+        Ok(Points { x: vec![0.0; samples], y: vec![0.0; samples], position: Position::default() })
+    }
+}
+
+#[derive(Clone)]
+struct Points {
+    x: Vec<f32>,
+    y: Vec<f32>,
+    position: Position,
+}
+
+impl Batch for Points {
+    fn samples(&self) -> usize {
+        self.x.len()
+    }
+
+    fn position(&self) -> Position {
+        self.position
+    }
+}
+
+/// Points of y = 3·x − 1.
+struct Row {
+    count: usize,
+}
+
+impl Source for Row {
+    type Batch = Points;
+
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn identity(&self) -> String {
+        format!(r#"{{"count": {}}}"#, self.count)
+    }
+
+    fn make(&self, wanted: &Wanted<'_>) -> Result<Option<Points>> {
+        let x: Vec<f32> = wanted.samples.iter().map(|&i| i as f32 / self.count as f32 * 2.0 - 1.0).collect();
+        let y = x.iter().map(|x| 3.0 * x - 1.0).collect();
+        Ok(Some(Points { x, y, position: wanted.position }))
+    }
+}
+
+#[derive(Default)]
+struct Notes {
+    steps: Vec<StepMetrics>,
+    epochs: Vec<EpochMetrics>,
+    break_after: Option<usize>,
+}
+
+impl Observer for Notes {
+    fn step(&mut self, metrics: &StepMetrics) -> ControlFlow<()> {
+        self.steps.push(*metrics);
+        if self.break_after == Some(self.steps.len()) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
+        self.epochs.push(*metrics);
+        ControlFlow::Continue(())
+    }
+}
+
+fn settings(rate: f32) -> TrainSettings {
+    let rule = Rule::Sgd(Sgd { momentum: 0.5, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
+    let ema = Some(Ema { decay: 0.5, warmup: false });
+    TrainSettings { accumulate: 2, ema, ..TrainSettings::new(rule, LrSchedule::constant(rate).unwrap()) }
+}
+
+fn loaders() -> (Loader<Row>, Loader<Row>) {
+    let train = Loader::new(Row { count: 32 }, LoaderOptions::training(8, 3)).unwrap();
+    (train, Loader::new(Row { count: 10 }, LoaderOptions::evaluation(4)).unwrap())
+}
+
+fn run(line: &Line, rate: f32, folder: &Path, resume: Option<RunState>, notes: &mut Notes) -> Outcome {
+    let (train, validation) = loaders();
+    let folder = Some(RunFolder::new(folder, write_weights));
+    let data = FitData { train: &train, validation: &validation, steps: 24, folder };
+    let options = FitOptions { save_state: true, resume, ..FitOptions::default() };
+    fit(line, &data, settings(rate), options, notes).unwrap()
+}
+
+#[test]
+fn a_run_that_counts_no_right_answers_goes_by_its_loss() {
+    for gpu in each_family() {
+        let (folder, line, mut notes) = (tempfile::tempdir().unwrap(), Line::new(&gpu).unwrap(), Notes::default());
+        let outcome = run(&line, 0.1, folder.path(), None, &mut notes);
+        assert_close("w, b", &line.values(), &[3.0, -1.0], 0.02);
+        let (epoch, best) = outcome.best.unwrap();
+        assert_eq!((epoch, best.samples, best.accuracy), (5, 0, 0.0));
+        let losses: Vec<f64> = notes.epochs.iter().map(|epoch| epoch.validation.loss).collect();
+        assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{losses:?}");
+        assert!(notes.epochs.iter().all(|epoch| epoch.is_best && epoch.train_accuracy == 0.0));
+        assert!(notes.steps.iter().all(|step| (step.counted, step.correct, step.kept, step.tokens) == (0, 0, 1, 1)));
+        // What is measured and saved is the average.
+        let saved = checkpoint::read(folder.path().join("best.safetensors")).unwrap();
+        let again = Line::new(&gpu).unwrap();
+        load_parameters(&again.parameters, &saved, &MatchOptions::default()).unwrap();
+        assert_eq!(evaluate(&again, loaders().1.epoch(0).unwrap()).unwrap(), best);
+        assert_ne!(again.values(), line.values());
+    }
+}
+
+/// A rate at which the loss grows: the first epoch is the best, and its weights are what is kept.
+#[test]
+fn the_best_epoch_may_be_the_first() {
+    let (gpu, folder, mut notes) = (gpu(), tempfile::tempdir().unwrap(), Notes::default());
+    let outcome = run(&Line::new(&gpu).unwrap(), 1.6, folder.path(), None, &mut notes);
+    assert_eq!(outcome.best.map(|(epoch, _)| epoch), Some(0));
+    let best = checkpoint::read(folder.path().join("best.safetensors")).unwrap();
+    let last = checkpoint::read(folder.path().join("last.safetensors")).unwrap();
+    assert_ne!(best.tensors, last.tensors);
+}
+
+#[test]
+fn any_task_goes_on_where_it_was_interrupted() {
+    let gpu = gpu();
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut expected = Notes::default();
+    run(&Line::new(&gpu).unwrap(), 0.1, whole.path(), None, &mut expected);
+    let mut first = Notes { break_after: Some(6), ..Notes::default() };
+    assert!(run(&Line::new(&gpu).unwrap(), 0.1, parts.path(), None, &mut first).stopped);
+    let state = RunState::read(parts.path().join(STATE_FILE)).unwrap();
+    assert_eq!((state.model(), state.steps()), (r#"{"line": 1}"#, first.steps.len() as u64));
+    let mut rest = Notes::default();
+    run(&Line::new(&gpu).unwrap(), 0.1, parts.path(), Some(state), &mut rest);
+    assert_eq!([first.steps, rest.steps].concat(), expected.steps);
+    let read = |folder: &Path| std::fs::read(folder.join(STATE_FILE)).unwrap();
+    assert!(read(parts.path()) == read(whole.path()), "the same state to the last byte");
+}
+
+/// Estimates, freezing and evaluation ask no more of a task than it says.
+#[test]
+fn any_task_is_rehearsed_and_frozen() {
+    let gpu = gpu();
+    let settings = TrainSettings { freeze: Freeze::AllButHead, ..settings(0.1) };
+    let work = Workload { make: &Line::new, settings: &settings, batch: 8, steps: 3 };
+    let rehearsal = rehearse(&gpu, &work).unwrap();
+    assert!(rehearsal.memory.peak > 0 && rehearsal.steps.len() == 1 && rehearsal.kernels().count() > 3);
+    // All that it has is its head, which nothing freezes.
+    let mut trainer = Trainer::new(Line::new(&gpu).unwrap(), settings).unwrap();
+    let before = trainer.task().values();
+    let batch = Points { x: vec![1.0, -1.0], y: vec![2.0, -4.0], position: Position { epoch: 7, batch: 0 } };
+    trainer.step(&batch).unwrap();
+    assert_eq!(trainer.finish().unwrap().unwrap().epoch, 7);
+    assert_ne!(trainer.into_task().values(), before);
+    let deep = TrainSettings { freeze: Freeze::Blocks(1), ..self::settings(0.1) };
+    assert!(Trainer::new(Line::new(&gpu).unwrap(), deep).is_err(), "it has no blocks");
+}
+
+#[test]
+fn scores() {
+    let score = |loss, accuracy, samples| Evaluation { loss, accuracy, samples }.score();
+    assert!(score(2.0, 0.9, 10) > score(0.1, 0.8, 10), "right answers decide where they are counted");
+    assert!(score(0.1, 0.0, 0) > score(2.0, 0.0, 0), "else the loss");
+}
