@@ -10,8 +10,11 @@
 @group(0) @binding(1) var<storage, read> table: array<Row>; // [parameters]
 @group(0) @binding(2) var<storage, read_write> average: array<vec4<f32>>; // a, f32[elements]
 
-// Where the weights of item `i` of the average lie.
+// Where the weights of item `i` of the average lie: in a segment that is trained whole, at the same place.
 fn weight_item(i: u32) -> u32 {
+    if params.is_packed == 0u {
+        return i;
+    }
     let row = table[owner[params.first_block + i / OPTIM_BLOCK_ITEMS]];
     return optim_item(i, row, row.value_start);
 }

@@ -26,6 +26,7 @@ struct Params {
     floor: f32, // of the loss scale
     ema_share: f32, // of the weights in their new running average: 1 - decay
     parameters: u32, // rows of the table
+    is_packed: u32, // whether the values' segment holds more than this one
 }
 
 // A parameter's places in its segments, how it is treated, and how often it has been updated. The last three are the device's

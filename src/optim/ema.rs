@@ -5,6 +5,7 @@ use super::state::Table;
 use super::{BLOCK, OptimParams, Segment};
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu, Grid};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// An exponential moving average of the weights: a ← d·a + (1 − d)·w after every update, from the weights at the start on.
@@ -50,10 +51,9 @@ impl Ema {
     ) -> Result<()> {
         let share = 1.0 - f64::from(self.decay_at(step));
         for (segment, average) in with_averages(segments) {
-            let (elements, first_block) = (segment.elements, segment.first_block);
-            let params = OptimParams { elements, first_block, ema_share: share as f32, ..params };
+            let params = OptimParams { ema_share: share as f32, ..of(segment, params) };
             let buffers = [table.owner(), table.rows(), average, state.buffer(), &segment.value];
-            state.gpu().dispatch(&FOLLOW, &params, &buffers, grid(elements))?;
+            state.gpu().dispatch(&FOLLOW, &params, &buffers, grid(segment.elements))?;
         }
         Ok(())
     }
@@ -85,10 +85,9 @@ impl<'a> Exchanged<'a> {
 
     /// Exchanges a segment's contents; twice is exactly nothing.
     fn exchange(&self, (weights, average): (&Segment, &BufferView)) -> Result<()> {
-        let (elements, first_block) = (weights.elements, weights.first_block);
-        let params = OptimParams { elements, first_block, ..self.params };
+        let params = of(weights, self.params);
         let buffers = [self.table.owner(), self.table.rows(), average, &weights.value];
-        self.gpu.dispatch(&EXCHANGE, &params, &buffers, grid(elements))?;
+        self.gpu.dispatch(&EXCHANGE, &params, &buffers, grid(weights.elements))?;
         weights.value.overwritten();
         Ok(())
     }
@@ -110,6 +109,13 @@ impl Drop for Exchanged<'_> {
             log::error!("the weights are left exchanged with their average: {error}");
         }
     }
+}
+
+/// The parameters of a pass over a segment's average.
+fn of(segment: &Segment, params: OptimParams) -> OptimParams {
+    let Segment { elements, first_block, ref value, .. } = *segment;
+    let is_packed = u32::from(u64::from(elements) * DType::F32.size() < value.size());
+    OptimParams { elements, first_block, is_packed, ..params }
 }
 
 /// 64 invocations with four elements each.

@@ -51,6 +51,7 @@ params!(OptimParams {
     floor: f32,
     ema_share: f32,
     parameters: u32,
+    is_packed: u32,
 });
 
 /// Every kernel of this module, for tests that compile them all.
@@ -431,6 +432,7 @@ impl Optimizer {
             floor: scaling.floor,
             ema_share: 0.0,
             parameters: self.table.parameters().len() as u32,
+            is_packed: 0,
         }
     }
 
