@@ -9,7 +9,7 @@
 mod warnings;
 
 use wgrad::autograd::{self, Backward, Check, ParentGradients, record};
-use wgrad::gpu::{Access, Grid, Kernel, Params, Source, lib, params};
+use wgrad::gpu::{Access, Grid, Kernel, Source, lib, params};
 use wgrad::{DType, Error, Gpu, Result, Tensor};
 
 /// Snake (Ziyin et al., 2020): y = x + sin²(a·x) / a, dy/dx = 1 + sin(2·a·x).

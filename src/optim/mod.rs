@@ -17,9 +17,11 @@ pub use ema::Ema;
 pub use layers::layer_scale;
 pub use loss_scale::LossScale;
 pub use saved::OptimizerState;
-pub use schedule::{LrSchedule, LrShape};
+pub use schedule::{LrSchedule, LrShape, ShapedRate};
 pub use state::StepReport;
 pub use warmup::{AfterWarmup, DeepSpeedRate};
+
+use std::fmt;
 
 use ema::{Average, Exchanged};
 use pass::{NORM_TOTAL, Pass};
@@ -97,6 +99,7 @@ impl Default for Sgd {
 
 /// Which update.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub enum Rule {
     /// Adam with decoupled weight decay.
     AdamW(AdamW),
@@ -166,6 +169,16 @@ pub struct Optimizer {
     steps: u64,
 }
 
+/// Not what it holds on the device.
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Optimizer { rule, max_norm, scaling, steps, .. } = self;
+        let mut shown = f.debug_struct("Optimizer");
+        shown.field("rule", rule).field("max_norm", max_norm).field("loss_scale", scaling).field("steps", steps);
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// A segment of the arenas.
 struct Segment {
     value: BufferView,
@@ -202,7 +215,7 @@ impl Optimizer {
         let segments = segments_of(parameters, &moments);
         let norm = Pass::norm(gpu.family());
         let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(norm.partial)).sum();
-        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials, 2])?)?;
+        let partial = Tensor::unwritten(gpu, DType::U32, checked_shape("optimiser", &[partials, 2])?)?;
         let state = Tensor::zeros(gpu, DType::U32, &[state::WORDS])?;
         let decay_of = |p: &Parameter| {
             if decay(p.path(), p.value().shape().rank()) { rule.weight_decay() } else { 0.0 }

@@ -52,7 +52,7 @@ impl Table {
         let gpu = parameters.gpu();
         let owner = owner.concat();
         let words = rows.len() * size_of::<Row>() / 4;
-        let device_rows = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
+        let device_rows = Tensor::unwritten(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
         let device_owner = Tensor::from_slice(gpu, &[owner.len()], &owner)?;
         let updates = Tensor::zeros(gpu, DType::U32, &[rows.len()])?;
         let parameters = parameters.iter().cloned().collect();
@@ -143,6 +143,7 @@ pub(super) const WORDS: usize = 9;
 
 /// The device's account of an optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// Whether every gradient was finite and the update was applied.
     pub finite: bool,

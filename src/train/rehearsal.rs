@@ -1,6 +1,5 @@
 //! A run before it is run: its steps on a [`Gpu::dry_run`], where the same code records and nothing is computed.
 
-
 use super::{MemoryEstimate, Task, TrainSettings, Trainer};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, KernelUse};
