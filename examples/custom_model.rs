@@ -11,7 +11,7 @@ use wgrad::autograd::Parameters;
 use wgrad::data::Batch;
 use wgrad::nn::{Init, Linear, Mode, Model, Span};
 use wgrad::ops::{self, CrossEntropy, TokenIndices};
-use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule};
+use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{Part, Scored, Task, TrainSettings, Trainer, evaluate};
 use wgrad::{Error, Gpu, Tensor};
 
@@ -127,7 +127,8 @@ const BATCH: usize = 256;
 fn main() -> Result<()> {
     let gpu = Gpu::new()?;
     let network = Network::new(&gpu, &[2, 64, 64, 2], 7)?;
-    let rate = LrSchedule::new(LrShape::Cosine, 1e-2, 0.0, STEPS / 10, STEPS)?;
+    let rate =
+        LrSchedule::new(ShapedRate { base: 1e-2, min: 0.0, warmup: STEPS / 10, total: STEPS, shape: LrShape::Cosine })?;
     let settings = TrainSettings {
         ema: Some(Ema { decay: 0.98, warmup: true }),
         accumulate: 2,

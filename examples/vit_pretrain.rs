@@ -20,7 +20,7 @@ use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::{Vit, VitConfig, save};
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{Classify, EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
 
 #[derive(Parser)]
@@ -113,7 +113,13 @@ fn main() -> Result<()> {
         let schedule = Schedule::linear(args.ltd_start, model.config().tokens(), steps * 4 / 5, 8)?;
         Ok::<_, wgrad::Error>(RandomLtd::new(args.depth, schedule)?.with_keep_prefix(1)?.with_seed(args.seed))
     });
-    let rate = LrSchedule::new(LrShape::Cosine, args.lr, args.lr / 100.0, steps / 20, steps)?;
+    let rate = LrSchedule::new(ShapedRate {
+        base: args.lr,
+        min: args.lr / 100.0,
+        warmup: steps / 20,
+        total: steps,
+        shape: LrShape::Cosine,
+    })?;
     let settings = TrainSettings {
         max_norm: Some(1.0),
         drop: ltd.transpose()?.into(),

@@ -70,7 +70,7 @@ impl Tensor {
             let expected = format!("{} values for shape {shape:?}", sized.numel());
             return Err(Error::argument("Tensor::from_slice", "data", expected, data.len()));
         }
-        let tensor = Self::empty(gpu, T::DTYPE, sized)?;
+        let tensor = Self::unwritten(gpu, T::DTYPE, sized)?;
         gpu.upload(bytemuck::cast_slice(data), &tensor.view)?;
         Ok(tensor)
     }
@@ -80,23 +80,31 @@ impl Tensor {
     /// # Errors
     /// If `shape` is not valid or the device has no room.
     pub fn zeros(gpu: &Gpu, dtype: DType, shape: &[usize]) -> Result<Self> {
-        let tensor = Self::empty(gpu, dtype, checked_shape("Tensor::zeros", shape)?)?;
+        let tensor = Self::unwritten(gpu, dtype, checked_shape("Tensor::zeros", shape)?)?;
         gpu.clear(&tensor.view)?;
         Ok(tensor)
     }
 
-    /// A tensor whose contents are yet to be written by a kernel.
-    pub(crate) fn empty(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
-        Self::unwritten(gpu, dtype, shape, Fit::Close)
+    /// A tensor whose contents are yet to be written by a kernel: every element of it.
+    ///
+    /// # Errors
+    /// If `shape` is not valid or the device has no room.
+    pub fn empty(gpu: &Gpu, dtype: DType, shape: &[usize]) -> Result<Self> {
+        Self::unwritten(gpu, dtype, checked_shape("Tensor::empty", shape)?)
+    }
+
+    /// The same of a shape that is one already.
+    pub(crate) fn unwritten(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
+        Self::allocate(gpu, dtype, shape, Fit::Close)
     }
 
     /// The same, perhaps in memory of up to four times its size.
-    pub(crate) fn empty_loose(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
-        Self::unwritten(gpu, dtype, shape, Fit::Loose)
+    pub(crate) fn unwritten_loose(gpu: &Gpu, dtype: DType, shape: Shape) -> Result<Self> {
+        Self::allocate(gpu, dtype, shape, Fit::Loose)
     }
 
     /// Every f16 tensor begins here, and so none exists on a device whose kernels could not read it.
-    fn unwritten(gpu: &Gpu, dtype: DType, shape: Shape, fit: Fit) -> Result<Self> {
+    fn allocate(gpu: &Gpu, dtype: DType, shape: Shape, fit: Fit) -> Result<Self> {
         if dtype == DType::F16 && !gpu.has_f16() {
             return Err(Error::argument("f16", "device", "one with half precision (SHADER_F16)", gpu.info()));
         }
@@ -104,12 +112,12 @@ impl Tensor {
         Ok(Self::from_view(gpu, dtype, shape, view))
     }
 
-    /// The same of this tensor's dtype and shape, on its device.
+    /// [`Tensor::empty`] of this tensor's dtype and shape, on its device.
     ///
     /// # Errors
     /// If the device has no room.
     pub fn empty_like(&self) -> Result<Self> {
-        Self::empty(&self.gpu, self.dtype(), self.shape())
+        Self::unwritten(&self.gpu, self.dtype(), self.shape())
     }
 
     /// A copy in memory of its own, outside any graph, of what is there when all that has been recorded is done. Clones share

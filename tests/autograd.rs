@@ -290,7 +290,7 @@ fn two_devices_do_not_mix() {
     let (x, y) = (on(&here, &[2, 4]), on(&there, &[2, 4]));
     let vector = on(&there, &[4]);
     let tokens = on(&here, &[1, 2, 4]);
-    let indices = TokenIndices::new(&there, 1, 1, 2, &[1]).unwrap();
+    let indices = TokenIndices::new(&there, [1, 1], 2, &[1]).unwrap();
     let labels = Tensor::from_slice(&there, &[2], &[0u32, 1]).unwrap();
     let square = on(&there, &[4, 4]);
     let cases: Vec<(&str, Result<Tensor>)> = vec![
@@ -312,7 +312,7 @@ fn two_devices_do_not_mix() {
         ("token_gather", ops::token_gather(&tokens, &indices)),
         ("token_scatter, indices", ops::token_scatter(tokens.clone(), &on(&here, &[1, 1, 4]), &indices)),
         ("token_scatter, rows", {
-            let indices = TokenIndices::new(&here, 1, 1, 2, &[1]).unwrap();
+            let indices = TokenIndices::new(&here, [1, 1], 2, &[1]).unwrap();
             ops::token_scatter(tokens.clone(), &on(&there, &[1, 1, 4]), &indices)
         }),
     ];

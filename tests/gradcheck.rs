@@ -209,7 +209,7 @@ fn labels(logits: &Tensor) -> Result<Tensor> {
 
 /// Three of the five tokens of two samples.
 fn kept(gpu: &Gpu) -> Result<ops::TokenIndices> {
-    ops::TokenIndices::new(gpu, 2, 3, 5, &[0, 2, 3, 1, 3, 4])
+    ops::TokenIndices::new(gpu, [2, 3], 5, &[0, 2, 3, 1, 3, 4])
 }
 
 #[test]

@@ -52,6 +52,9 @@ const AT_ROOT: &[(&str, &str)] = &[
     ("Shape", "shape"),
     ("DType", "shape"),
     ("Tensor", "tensor"),
+    // Macros for other crates stand at the root, wherever they are declared.
+    ("params", "gpu"),
+    ("rounds", "gpu"),
 ];
 
 /// Modules that serve any model, and so name none.

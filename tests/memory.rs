@@ -54,7 +54,7 @@ fn two_handles_of_one_buffer() {
     for gpu in each_family() {
         let data = values(1, 2 * 3 * 4);
         let rows = Tensor::from_slice(&gpu, &[2, 1, 4], &[9.0f32; 8]).unwrap();
-        let indices = TokenIndices::new(&gpu, 2, 1, 3, &[0, 2]).unwrap();
+        let indices = TokenIndices::new(&gpu, [2, 1], 3, &[0, 2]).unwrap();
         let expected = ops::token_scatter::reference::forward(&data, &[9.0; 8], &[0, 2], 2, 3);
         let x = Tensor::from_slice(&gpu, &[2, 3, 4], &data).unwrap();
         let kept = x.clone();
@@ -310,7 +310,7 @@ fn dry_run_counts_what_the_device_takes() {
             let copy = ops::token_scatter(
                 ops::reshape(&y, &[1, 50, 70]).unwrap(),
                 &Tensor::zeros(gpu, wgrad::DType::F32, &[1, 2, 70]).unwrap(),
-                &TokenIndices::new(gpu, 1, 2, 50, &[3, 40]).unwrap(),
+                &TokenIndices::new(gpu, [1, 2], 50, &[3, 40]).unwrap(),
             );
             drop(copy.unwrap());
             (y.to_vec::<f32>().unwrap(), gpu.memory(), w.grad().unwrap().to_vec::<f32>().unwrap())
@@ -510,7 +510,7 @@ mod beyond_65535_workgroups {
         for gpu in each_family() {
             let x = values(1, ROWS * 2 * 3);
             let positions: Vec<u32> = values(2, ROWS).iter().map(|v| u32::from(*v > 0.0)).collect();
-            let indices = TokenIndices::new(&gpu, ROWS, 1, 2, &positions).unwrap();
+            let indices = TokenIndices::new(&gpu, [ROWS, 1], 2, &positions).unwrap();
             let leaf = Tensor::from_slice(&gpu, &[ROWS, 2, 3], &x).unwrap().requires_grad().unwrap();
             let y = ops::token_gather(&leaf, &indices).unwrap();
             let expected = ops::token_gather::reference::forward(&x, &positions, ROWS, 2);

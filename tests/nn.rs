@@ -88,7 +88,7 @@ fn spans_are_their_blocks_on_fewer_tokens() {
         {
             let (parameters, encoder) = encoder(&gpu, order, dropout);
             let x = input(&gpu);
-            let kept = || TokenIndices::new(&gpu, 2, 4, TOKENS, &positions).unwrap();
+            let kept = || TokenIndices::new(&gpu, [2, 4], TOKENS, &positions).unwrap();
             let run = |x: Tensor, spans: &[Span<TokenIndices>], mode: &Mode| {
                 encoder.forward(x, spans, Mask::Causal, mode).unwrap()
             };

@@ -4,7 +4,8 @@ use crate::common::{assert_close, each_family, gpu, poison, values};
 use wgrad::autograd::{Parameter, Parameters};
 use wgrad::ops;
 use wgrad::optim::{
-    AdamW, Ema, LossScale, LrSchedule, LrShape, Optimizer, OptimizerState, Rule, Sgd, StepReport, layer_scale,
+    AdamW, Ema, LossScale, LrSchedule, LrShape, Optimizer, OptimizerState, Rule, Sgd, ShapedRate, StepReport,
+    layer_scale,
 };
 use wgrad::{Error, Gpu, Tensor};
 
@@ -104,6 +105,7 @@ impl Plain {
             match rule {
                 Rule::AdamW(r) => self.adamw(i, r, rate, decays, g),
                 Rule::Sgd(r) => self.sgd(i, r, rate, decays, g),
+                _ => panic!("no oracle for {rule:?}"),
             }
         }
     }
@@ -857,7 +859,8 @@ fn parameters_of_others_are_refused() {
 fn rates_are_pytorchs() {
     let (base, min, warmup, total) = (1.0, 0.1, 2u64, 10u64);
     let all = |shape| {
-        let schedule = LrSchedule::new(shape, base as f32, min as f32, warmup, total).unwrap();
+        let schedule =
+            LrSchedule::new(ShapedRate { base: base as f32, min: min as f32, warmup, total, shape }).unwrap();
         (0..total + 2).map(|step| schedule.rate(step)).collect::<Vec<f32>>()
     };
     let expected = |after: &dyn Fn(f64) -> f64| {

@@ -9,7 +9,7 @@ use wgrad::data::{Crop, ImageSource, Loader, LoaderOptions, Split, Transform};
 use wgrad::models::vit::{OpenOptions, Vit, VitConfig, VitFile, open};
 use wgrad::nn::Mode;
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::optim::{AdamW, LrSchedule, Rule};
 use wgrad::train::{
     ClassAccuracy, Classify, EpochMetrics, FitData, FitOptions, Observer, Predictions, RunFolder, StepMetrics,
     TrainSettings, evaluate, fit, predict,
@@ -185,7 +185,7 @@ fn a_run_stores_its_crop() {
                 VitFile { config: model.config(), class_names: &[], crop_fraction }.write(path, weights)
             })),
         };
-        let rate = LrSchedule::new(LrShape::Constant, 1e-3, 0.0, 0, 1).unwrap();
+        let rate = LrSchedule::constant(1e-3).unwrap();
         let settings = TrainSettings::new(Rule::AdamW(AdamW::default()), rate);
         fit(Classify::new(&model), &data, settings, FitOptions::default(), &mut Silent).unwrap();
         for name in ["best.safetensors", "last.safetensors"] {

@@ -16,7 +16,7 @@ use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{OpenOptions, Vit, VitConfig, VitFile, open};
 use wgrad::nn::Precision;
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, Ema, LossScale, LrSchedule, LrShape, Rule};
+use wgrad::optim::{AdamW, Ema, LossScale, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{
     Classify, EpochMetrics, FitData, FitOptions, Observer, Outcome, RunFolder, RunState, STATE_FILE, StepMetrics,
     TrainSettings, fit,
@@ -44,7 +44,8 @@ fn config() -> VitConfig {
 /// With everything that has a state: moments, an average whose decay rises, a loss scale that moves where there is half
 /// precision, a rate and a kept length that change.
 fn settings(gpu: &Gpu) -> TrainSettings {
-    let rate = LrSchedule::new(LrShape::Cosine, 3e-3, 0.0, 3, 60).unwrap();
+    let rate =
+        LrSchedule::new(ShapedRate { base: 3e-3, min: 0.0, warmup: 3, total: 60, shape: LrShape::Cosine }).unwrap();
     let ltd = RandomLtd::new(3, Schedule::linear(5, TOKENS, 12, 1).unwrap()).unwrap();
     TrainSettings {
         max_norm: Some(1.0),

@@ -76,7 +76,7 @@ impl Reference {
         let kept = |block: usize| {
             let (shape, positions) = self.integers.get(&format!("keep/{block}"))?;
             let tokens = self.pretrained.config.tokens();
-            let kept = TokenIndices::new(gpu, shape[0], shape[1], tokens, positions).unwrap();
+            let kept = TokenIndices::new(gpu, [shape[0], shape[1]], tokens, positions).unwrap();
             Some(Span::bypass(block..block + 1, kept))
         };
         Inputs {

@@ -16,7 +16,7 @@ use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_ke
 use wgrad::models::vit::{OpenOptions, Pool, Vit, VitConfig, VitFile, open, save};
 use wgrad::nn::{Init, Linear, Mode, Model, Precision, Span};
 use wgrad::ops::{self, CrossEntropy, Mask, RandomKey, TokenIndices};
-use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, layer_scale};
+use wgrad::optim::{AdamW, Ema, LrSchedule, Rule, Sgd, layer_scale};
 use wgrad::train::{
     Classify, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Pending, RunFolder, RunState,
     STATE_FILE, StepMetrics, TUNING_BUDGET, TrainSettings, Trainer, TuningStore, Workload, check_memory, estimate,
@@ -58,7 +58,7 @@ fn making(config: &VitConfig) -> impl Fn(&Gpu) -> wgrad::Result<Classify<Vit>> {
 }
 
 fn constant_rate(rate: f32) -> LrSchedule {
-    LrSchedule::new(LrShape::Constant, rate, 0.0, 0, 1000).unwrap()
+    LrSchedule::constant(rate).unwrap()
 }
 
 /// At rate 1 the weights then show the gradient.
@@ -190,7 +190,7 @@ fn all_tokens_kept_is_the_plain_model() {
         let images = images(&gpu, 2);
         let (logits, gradients) = pass(&model, &images, &[]);
         let positions: Vec<u32> = (0..2).flat_map(|_| 0..TOKENS as u32).collect();
-        let all = TokenIndices::new(&gpu, 2, TOKENS, TOKENS, &positions).unwrap();
+        let all = TokenIndices::new(&gpu, [2, TOKENS], TOKENS, &positions).unwrap();
         let (ltd_logits, ltd_gradients) = pass(&model, &images, &[None, Some(all.clone()), Some(all)]);
         assert_eq!(logits, ltd_logits);
         for ((p, plain), kept) in model.parameters().iter().zip(&gradients).zip(&ltd_gradients) {
@@ -236,7 +236,7 @@ fn dropped_rows_pass_a_block_unchanged() {
         let model = Vit::new(&gpu, VitConfig { depth: 1, ..config() }, 5).unwrap();
         let images = images(&gpu, 2);
         let rows = [1u32, 4, 5, 9, 16, 2, 3, 4, 8, 15];
-        let kept = TokenIndices::new(&gpu, 2, 5, TOKENS, &rows).unwrap();
+        let kept = TokenIndices::new(&gpu, [2, 5], TOKENS, &rows).unwrap();
         let (logits, gradients) = pass(&model, &images, &[Some(kept)]);
 
         let parameter = |path: &str| model.parameters().get(path).unwrap();
@@ -276,7 +276,7 @@ fn gradient_of_dropped_rows_is_the_identity() {
         let config = VitConfig { depth: 1, global_pool: Pool::Avg, class_token: false, ..config() };
         let model = Vit::new(&gpu, config, 5).unwrap();
         let rows = [0u32, 3, 9, 15];
-        let kept = TokenIndices::new(&gpu, 1, 4, 16, &rows).unwrap();
+        let kept = TokenIndices::new(&gpu, [1, 4], 16, &rows).unwrap();
         pass(&model, &images(&gpu, 1), &[Some(kept)]);
         let gradient = model.parameters().get("pos_embed").unwrap().grad().unwrap().to_vec::<f32>().unwrap();
         let row = |i: usize| &gradient[i * 32..(i + 1) * 32];
@@ -297,7 +297,7 @@ fn tokens_bypass_several_blocks() {
         let config = VitConfig { global_pool: Pool::Avg, class_token: false, ..random_config() };
         let model = Vit::new(&gpu, config.clone(), 5).unwrap();
         let (images, mode) = (images(&gpu, 2), Mode::training(KEY));
-        let kept = TokenIndices::new(&gpu, 2, 5, 16, &[1, 4, 5, 9, 15, 2, 3, 4, 8, 15]).unwrap();
+        let kept = TokenIndices::new(&gpu, [2, 5], 16, &[1, 4, 5, 9, 15, 2, 3, 4, 8, 15]).unwrap();
         let gradients = |logits: Tensor| {
             let labels = Tensor::from_slice(&gpu, &[2], &[1u32, 3]).unwrap();
             ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().backward().unwrap();
@@ -338,7 +338,7 @@ fn forward_checks_its_inputs() {
     assert!(message(&zeros(&[2, 1, 16, 16]), &[]).contains("needs images [B, 3, H, W]"));
     assert!(message(&zeros(&[2, 3, 16, 20]), &[]).contains("not of the model's img_size"));
     let all: Vec<u32> = (0..2).flat_map(|_| 0..TOKENS as u32).collect();
-    let all = TokenIndices::new(&gpu, 2, TOKENS, TOKENS, &all).unwrap();
+    let all = TokenIndices::new(&gpu, [2, TOKENS], TOKENS, &all).unwrap();
     let bypass = |blocks| Span::bypass(blocks, all.clone());
     for bad in
         [vec![bypass(2..4)], vec![bypass(1..1)], vec![bypass(0..2), bypass(1..3)], vec![bypass(2..3), bypass(0..1)]]
@@ -347,9 +347,9 @@ fn forward_checks_its_inputs() {
     }
     let leaves_early = Span { rejoins: false, ..bypass(0..2) };
     assert!(message(&good, &[leaves_early]).contains("goes on to the last of 3 blocks"));
-    let other_batch = TokenIndices::new(&gpu, 1, 1, TOKENS, &[3]).unwrap();
+    let other_batch = TokenIndices::new(&gpu, [1, 1], TOKENS, &[3]).unwrap();
     message(&good, &[Span::bypass(1..2, other_batch)]);
-    let other_length = TokenIndices::new(&gpu, 2, 1, 9, &[3, 4]).unwrap();
+    let other_length = TokenIndices::new(&gpu, [2, 1], 9, &[3, 4]).unwrap();
     message(&good, &[Span::bypass(1..2, other_length)]);
 }
 
@@ -671,7 +671,7 @@ fn checkpointed_blocks_give_the_same_gradients() {
         let model = Vit::new(&gpu, random_config(), 5).unwrap();
         let images = images(&gpu, 2);
         let rows: Vec<u32> = [1u32, 4, 5, 9, 16, 2, 3, 4, 8, 15].to_vec();
-        let kept = TokenIndices::new(&gpu, 2, 5, TOKENS, &rows).unwrap();
+        let kept = TokenIndices::new(&gpu, [2, 5], TOKENS, &rows).unwrap();
         let key = RandomKey { seed: 3, step: 2, ..KEY };
         for frozen in ["nothing", "embed", "blocks.0", "blocks."] {
             for p in model.parameters() {
@@ -871,7 +871,7 @@ fn dropped_patches_are_not_there() {
         let images = images(&gpu, 2);
         let upper = Tensor::from_slice(&gpu, &[2, 3, 8, 16], &upper).unwrap();
         let positions: Vec<u32> = (0..2).flat_map(|_| 0..9).collect();
-        let subset = TokenIndices::new(&gpu, 2, 9, TOKENS, &positions).unwrap();
+        let subset = TokenIndices::new(&gpu, [2, 9], TOKENS, &positions).unwrap();
 
         let labels = Tensor::from_slice(&gpu, &[2], &[1u32, 3]).unwrap();
         let learn = |model: &Vit, logits: Tensor| {
@@ -919,7 +919,7 @@ fn trainer_drops_patches() {
     let key = SampleKey { seed: 21, step: 0, block: u32::MAX, sample: 0 };
     let drawn = sample_kept_batch(&key, BATCH, TOKENS, 7, 1).unwrap();
     assert!(drawn.chunks(7).all(|row| row[0] == 0), "the class token is always kept");
-    let subset = TokenIndices::new(&gpu, BATCH, 7, TOKENS, &drawn).unwrap();
+    let subset = TokenIndices::new(&gpu, [BATCH, 7], TOKENS, &drawn).unwrap();
     let ImageBatch { images, labels, .. } = batch(1, BATCH);
     let images = Tensor::from_slice(&gpu, &[BATCH, 3, 16, 16], &images).unwrap();
     let labels = Tensor::from_slice(&gpu, &[BATCH], &labels).unwrap();
@@ -1589,7 +1589,7 @@ fn a_tuned_run_repeats() {
     let first = gpu();
     tune(&first, &work, TUNING_BUDGET).unwrap();
     let second = gpu();
-    assert_eq!(second.set_tuning(&first.tuning()), 0);
+    assert_eq!(second.set_tuning(&first.tuning()).ignored, 0);
     let losses = |gpu: &Gpu| {
         let model = Vit::new(gpu, config.clone(), 5).unwrap();
         let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();

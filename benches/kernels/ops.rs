@@ -211,7 +211,7 @@ fn draw(gpu: &Gpu, [batch, kept, tokens]: [usize; 3]) -> Result<(Vec<u32>, Token
     let ltd = RandomLtd::new(3, Schedule::constant(kept)?)?;
     let drawn = ltd.plan(0, tokens).draw_block(1, 0, batch)?;
     let positions = drawn.ok_or_else(|| anyhow!("{kept} of {tokens} tokens drop none"))?;
-    let indices = TokenIndices::new(gpu, batch, kept, tokens, &positions)?;
+    let indices = TokenIndices::new(gpu, [batch, kept], tokens, &positions)?;
     Ok((positions, indices))
 }
 

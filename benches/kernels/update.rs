@@ -84,6 +84,7 @@ fn first_step(rule: Rule, p: f32, g: f32) -> f32 {
     let next = match rule {
         Rule::AdamW(r) => p - rate * f64::from(r.weight_decay) * p - rate * g / (g.abs() + f64::from(r.eps)),
         Rule::Sgd(r) => p - rate * (g + f64::from(r.weight_decay) * p),
+        _ => f64::NAN,
     };
     next as f32
 }

@@ -173,7 +173,7 @@ impl Blocks {
         let batch = self.x.dims()[0];
         let every: Vec<usize> = (0..depth).collect();
         let drop: TokenDrop = RandomLtd::new(depth, Schedule::constant(kept)?)?.with_blocks(&every)?.into();
-        let upload = |rows: Vec<u32>| TokenIndices::new(self.gpu(), batch, kept, tokens, &rows);
+        let upload = |rows: Vec<u32>| TokenIndices::new(self.gpu(), [batch, kept], tokens, &rows);
         let drawn = drop.draw(0, self.extent, 0, batch)?;
         Ok(drawn.into_iter().map(|span| span.try_map(upload)).collect::<wgrad::Result<_>>()?)
     }

@@ -13,7 +13,7 @@ use wgrad::gpu::Gpu;
 use wgrad::ltd::TokenDrop;
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule};
+use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{Classify, TrainSettings, Trainer, evaluate};
 
 use crate::arms::{Arm, Kind, all};
@@ -105,7 +105,13 @@ impl<'a> Study<'a> {
     }
 
     pub fn train_settings(&self, drop: TokenDrop, steps: u64, seed: u64) -> Result<TrainSettings> {
-        let rate = LrSchedule::new(LrShape::Cosine, self.lr, 0.0, steps / 10, steps)?;
+        let rate = LrSchedule::new(ShapedRate {
+            base: self.lr,
+            min: 0.0,
+            warmup: steps / 10,
+            total: steps,
+            shape: LrShape::Cosine,
+        })?;
         Ok(TrainSettings { max_norm: Some(1.0), drop, seed, ..TrainSettings::new(Rule::AdamW(AdamW::default()), rate) })
     }
 

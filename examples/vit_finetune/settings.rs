@@ -5,7 +5,7 @@ use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::Vit;
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd};
+use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, ShapedRate};
 use wgrad::train::{Classify, FitOptions, RunState, TrainSettings, Workload};
 
 use crate::args::Args;
@@ -35,7 +35,10 @@ impl Setup {
             accumulate: recipe.accumulate,
             precision: recipe.precision.on(gpu),
             checkpoint_blocks: args.checkpoint_blocks,
-            ..TrainSettings::new(rule(recipe), LrSchedule::new(shape, recipe.lr, 0.0, warmup, steps)?)
+            ..TrainSettings::new(
+                rule(recipe),
+                LrSchedule::new(ShapedRate { base: recipe.lr, min: 0.0, warmup, total: steps, shape })?,
+            )
         };
         let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
         Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })

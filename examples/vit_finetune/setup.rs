@@ -272,7 +272,7 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
             (recipe.optimizer, recipe.weight_decay) = (OptimizerKind::Sgd, weight_decay);
             (recipe.momentum, recipe.nesterov) = (momentum, nesterov);
         }
-        None => {}
+        Some(_) | None => {}
     }
     recipe
 }

@@ -147,7 +147,7 @@ impl<'a> ParentGradients<'a> {
             return Ok(Some(Destination { tensor, accumulate }));
         }
         let Some(existing) = self.grads.take(node) else {
-            let tensor = Tensor::empty(self.gpu, node.info.dtype, node.info.shape)?;
+            let tensor = Tensor::unwritten(self.gpu, node.info.dtype, node.info.shape)?;
             self.grads.put(node, tensor.clone());
             return Ok(Some(Destination { tensor, accumulate: false }));
         };

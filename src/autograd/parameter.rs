@@ -1,6 +1,7 @@
 //! Parameters: named tensors that training changes, side by side in an arena, and the gradients of those that are trained in another.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -317,5 +318,18 @@ impl<'a> IntoIterator for &'a Parameters {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
+    }
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let frozen = if self.is_trainable() { "" } else { ", frozen" };
+        write!(f, "Parameter({} {}{frozen})", self.path(), self.0.value.info())
+    }
+}
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.list).finish()
     }
 }

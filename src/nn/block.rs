@@ -91,6 +91,7 @@ fn scattered(rows: Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tens
 
 /// Where a block norms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NormOrder {
     /// Before attention and before the MLP, as ViTs and GPT-2 do: x + attn(norm1(x)), then x + mlp(norm2(x)).
     #[default]

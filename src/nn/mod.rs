@@ -28,6 +28,7 @@ use crate::tensor::Tensor;
 /// The element type of the activations inside the blocks. Weights, statistics, the residual stream, the loss and all sums are
 /// f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub enum Precision {
     /// 32-bit floats.
     #[default]

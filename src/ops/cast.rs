@@ -45,7 +45,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
 }
 
 fn cast_values(x: &Tensor, dtype: DType) -> Result<Tensor> {
-    let y = Tensor::empty(x.gpu(), dtype, x.shape())?;
+    let y = Tensor::unwritten(x.gpu(), dtype, x.shape())?;
     let kernel = if dtype == DType::F16 { &NARROW } else { &WIDEN };
     let params = CastParams { n: x.numel() as u32 };
     x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
@@ -69,6 +69,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// The nearest half-precision value, ties to even, as f32; the gradient passes through the same rounding.
     pub fn narrow(x: &[f32]) -> Vec<f32> {

@@ -202,6 +202,8 @@ impl Backward for Mask {
 }
 
 /// The same on the CPU. Of dy they return the gradient of x.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use crate::ops::random::{Purpose, RandomKey, reference::words, threshold};
 

@@ -31,7 +31,7 @@ pub fn mlp(
     let layer1 = Layer::new(OP, x, fc1.0, Some(fc1.1))?;
     let leading = &x.dims()[..x.dims().len() - 1];
     let hidden_shape = shape(OP, &[leading, &[layer1.size[1]]].concat())?;
-    let hidden = Tensor::empty(x.gpu(), x.dtype(), hidden_shape)?;
+    let hidden = Tensor::unwritten(x.gpu(), x.dtype(), hidden_shape)?;
     let layer2 = Layer::new(OP, &hidden, fc2.0, Some(fc2.1))?;
     let out_shape = shape(OP, &[leading, &[layer2.size[1]]].concat())?;
     expect_residual(OP, residual, x, out_shape)?;
@@ -108,7 +108,7 @@ fn take_rows(dy: Tensor, indices: &TokenIndices, parents: &mut ParentGradients<'
     let channels = dy.shape().last();
     let rows = TokenRows::new(indices, channels, Fault::ScatterIndex);
     let packed = shape("mlp", &[indices.batch(), indices.kept(), channels])?;
-    let packed = Tensor::empty(dy.gpu(), dy.dtype(), packed)?;
+    let packed = Tensor::unwritten(dy.gpu(), dy.dtype(), packed)?;
     if !parents.wants(6) {
         rows.gather(&dy, &packed, false)?;
         return Ok(packed);
@@ -121,6 +121,8 @@ fn take_rows(dy: Tensor, indices: &TokenIndices, parents: &mut ParentGradients<'
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use crate::ops::gelu;
     use crate::ops::matmul::reference::product;

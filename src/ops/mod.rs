@@ -37,21 +37,26 @@ pub use elementwise::{
     rsqrt, scale, sigmoid, silu, softplus, sqrt, sub, tanh, where_,
 };
 pub use layout::{concat, expand, gather, pad, permute, reshape, scatter_add, slice, stack, transpose};
-pub use loss::{
-    CrossEntropy, Targets, binary_cross_entropy_with_logits, count_correct, cross_entropy, mse_loss,
-    pointwise as losses,
-};
-pub use matmul::{Demand, TunedProduct, Tuning, demands, linear, linear_add, matmul, matmul_nt, matmul_tn};
+pub use loss::{CrossEntropy, Targets, binary_cross_entropy_with_logits, count_correct, cross_entropy, mse_loss};
+pub use matmul::{Demand, Settled, TunedProduct, Tuning, demands, linear, linear_add, matmul, matmul_nt, matmul_tn};
 #[cfg(not(target_arch = "wasm32"))]
 pub use matmul::{TuneReport, tune};
 pub use mlp::mlp;
 pub use norm::{gather_layernorm, layernorm, layernorm_as, rms_norm};
 pub use patchify::patchify;
 pub use random::RandomKey;
-pub use reduce::{argmax, column_sum, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
+pub use reduce::{argmax, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{TokenIndices, concat_tokens, embed_tokens, mean_tokens, slice_tokens, token_gather, token_scatter};
-// The modules of these, for their references.
+// Modules whose references tests and benches use.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use loss::pointwise as losses;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use reduce::column_sum;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub use tokens::{
     concat as concat_tokens, embed as embed_tokens, gather as token_gather, mean as mean_tokens,
     scatter as token_scatter, slice as slice_tokens,

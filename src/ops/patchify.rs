@@ -81,7 +81,7 @@ pub fn patchify(images: &Tensor, patch: usize, normalization: Option<&Normalize>
         shift_g: shift[1],
         shift_b: shift[2],
     };
-    let y = Tensor::empty(images.gpu(), DType::F32, shape(OP, &[batch, down * across, 3 * patch * patch])?)?;
+    let y = Tensor::unwritten(images.gpu(), DType::F32, shape(OP, &[batch, down * across, 3 * patch * patch])?)?;
     images.gpu().dispatch(kernel, &params, &[images.buffer(), y.buffer()], grid(&params))?;
     Ok(record(y, &[images], || Rule { params }))
 }
@@ -122,6 +122,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use crate::normalize::Normalize;
 

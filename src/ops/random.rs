@@ -50,6 +50,8 @@ pub(super) fn threshold(p: f32) -> u32 {
 }
 
 /// The same on the CPU.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use super::{Purpose, RandomKey, halves};
 

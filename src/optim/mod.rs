@@ -18,9 +18,11 @@ pub use ema::Ema;
 pub use layers::layer_scale;
 pub use loss_scale::LossScale;
 pub use saved::OptimizerState;
-pub use schedule::{LrSchedule, LrShape};
+pub use schedule::{LrSchedule, LrShape, ShapedRate};
 pub use state::StepReport;
 pub use warmup::{AfterWarmup, DeepSpeedRate};
+
+use std::fmt;
 
 use ema::Exchanged;
 use memory::Memory;
@@ -100,6 +102,7 @@ impl Default for Sgd {
 
 /// Which update.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub enum Rule {
     /// Adam with decoupled weight decay.
     AdamW(AdamW),
@@ -175,6 +178,16 @@ pub struct Optimizer {
     steps: u64,
 }
 
+/// Not what it holds on the device.
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Optimizer { rule, max_norm, scaling, steps, .. } = self;
+        let mut shown = f.debug_struct("Optimizer");
+        shown.field("rule", rule).field("max_norm", max_norm).field("loss_scale", scaling).field("steps", steps);
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// A segment of the arenas in which something is or was trained.
 struct Segment {
     value: BufferView,
@@ -221,7 +234,7 @@ impl Optimizer {
             segments: Vec::new(),
             generation: 0,
             table: Table::new(parameters, decay_of)?,
-            partial: Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[1, 2])?)?,
+            partial: Tensor::unwritten(gpu, DType::U32, checked_shape("optimiser", &[1, 2])?)?,
             state,
             scale: Tensor::from_slice(gpu, &[], &[1.0f32])?,
             scaling: None,
@@ -257,7 +270,7 @@ impl Optimizer {
         let segments = held.segments(parameters, &gradients);
         let per_partial = Pass::norm(gpu.family()).partial;
         let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(per_partial)).sum();
-        let partial = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[partials.max(1), 2])?)?;
+        let partial = Tensor::unwritten(gpu, DType::U32, checked_shape("optimiser", &[partials.max(1), 2])?)?;
         self.table.lay_out(held.packing(), gradients.packing())?;
         if let Some(memory) = memory {
             self.memory = memory;

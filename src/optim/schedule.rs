@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 
 /// How the rate falls after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub enum LrShape {
     /// min + (base − min)·(1 + cos πq)/2
     #[default]
@@ -36,26 +37,33 @@ pub struct LrSchedule(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 enum Kind {
-    Shaped(Shaped),
+    Shaped(ShapedRate),
     DeepSpeed(DeepSpeedRate),
 }
 
+/// What [`LrSchedule::new`] is made of.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-struct Shaped {
-    base: f32,
-    min: f32,
-    warmup: u64,
-    total: u64,
-    shape: LrShape,
+pub struct ShapedRate {
+    /// The rate after the warm-up, 0 or more.
+    pub base: f32,
+    /// The rate behind the last step, from 0 to `base`.
+    pub min: f32,
+    /// Steps of the warm-up, which rise linearly to `base`.
+    pub warmup: u64,
+    /// Steps in all, more than those of the warm-up.
+    pub total: u64,
+    /// How the rate falls after the warm-up.
+    pub shape: LrShape,
 }
 
 impl LrSchedule {
-    /// `total` steps in all, of which the first `warmup` rise linearly to `base`.
+    /// A warm-up, then one of the shapes.
     ///
     /// # Errors
     /// If the rates are not finite with 0 ≤ min ≤ base, or there is no step, or none after warm-up.
-    pub fn new(shape: LrShape, base: f32, min: f32, warmup: u64, total: u64) -> Result<Self> {
+    pub fn new(settings: ShapedRate) -> Result<Self> {
         const OP: &str = "learning rate";
+        let ShapedRate { base, min, warmup, total, .. } = settings;
         if !(base.is_finite() && base >= 0.0) {
             return Err(Error::argument(OP, "base", "finite and not negative", base));
         }
@@ -65,7 +73,7 @@ impl LrSchedule {
         if warmup >= total {
             return Err(Error::argument(OP, "warmup", format!("below the {total} steps of the run"), warmup));
         }
-        Ok(LrSchedule(Kind::Shaped(Shaped { base, min, warmup, total, shape })))
+        Ok(LrSchedule(Kind::Shaped(settings)))
     }
 
     /// The same rate at every step.
@@ -73,7 +81,7 @@ impl LrSchedule {
     /// # Errors
     /// If it is negative or not finite.
     pub fn constant(rate: f32) -> Result<Self> {
-        Self::new(LrShape::Constant, rate, 0.0, 0, 1)
+        Self::new(ShapedRate { base: rate, min: 0.0, warmup: 0, total: 1, shape: LrShape::Constant })
     }
 
     /// One of DeepSpeed's schedules.
@@ -94,7 +102,7 @@ impl LrSchedule {
     }
 }
 
-impl Shaped {
+impl ShapedRate {
     fn rate(&self, step: u64) -> f32 {
         if step < self.warmup {
             return self.base * (step + 1) as f32 / (self.warmup + 1) as f32;

@@ -53,7 +53,7 @@ impl Table {
         let rows: Vec<Row> = parameters.iter().map(row).collect();
         let gpu = parameters.gpu();
         let words = rows.len() * size_of::<Row>() / 4;
-        let device_rows = Tensor::empty(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
+        let device_rows = Tensor::unwritten(gpu, DType::U32, checked_shape("optimiser", &[words])?)?;
         let device_owner = Tensor::zeros(gpu, DType::U32, &[1])?;
         let updates = Tensor::zeros(gpu, DType::U32, &[rows.len()])?;
         let parameters = parameters.iter().cloned().collect();
@@ -168,6 +168,7 @@ pub(super) const WORDS: usize = 9;
 
 /// The device's account of an optimiser step.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// Whether every gradient was finite and the update was applied.
     pub finite: bool,

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 
 /// What a rate does after its warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub enum AfterWarmup {
     /// Stays (`WarmupLR`).
     Constant,

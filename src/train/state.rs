@@ -250,7 +250,7 @@ impl RunState {
             let now = device(gpu);
             log::warn!("the run was on {}, and goes on with other last bits on {now}", self.header.device);
         }
-        let ignored = gpu.set_tuning(&self.header.tuning);
+        let ignored = gpu.set_tuning(&self.header.tuning).ignored;
         if ignored > 0 {
             log::warn!("{}: {ignored} settled kernels do not fit this device", self.file.display());
         }

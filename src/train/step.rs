@@ -246,7 +246,8 @@ impl<T: Task> Trainer<T> {
     fn spans(&self, range: &Range<usize>) -> Result<Vec<Span<TokenIndices>>> {
         let (extent, drop) = (self.extent(), &self.settings.drop);
         let kept = drop.kept_length(self.step, extent.tokens);
-        let upload = |positions: Vec<u32>| TokenIndices::new(self.gpu(), range.len(), kept, extent.tokens, &positions);
+        let upload =
+            |positions: Vec<u32>| TokenIndices::new(self.gpu(), [range.len(), kept], extent.tokens, &positions);
         let drawn = drop.draw(self.step, extent, range.start as u64, range.len())?;
         drawn.into_iter().map(|span| span.try_map(upload)).collect()
     }

@@ -138,7 +138,7 @@ fn load(gpu: &Gpu, stored: Tuning, path: &Path) {
     let mut tuning = gpu.tuning();
     let known = tuning.products.len();
     tuning.products.extend(stored.products);
-    let ignored = gpu.set_tuning(&tuning);
+    let ignored = gpu.set_tuning(&tuning).ignored;
     // With plans settled before, the file's for the same products are of no use, and no fault.
     if ignored > known {
         log::warn!("{}: {ignored} entries do not fit this device and are ignored", path.display());

@@ -91,7 +91,7 @@ fn gather_layernorm() {
             let (dpacked, dy) = (values(5, batch * kept * channels), values(2, batch * kept * channels));
             let tx = leaf(&gpu, &[batch, tokens, channels], &x);
             let (tw, tb) = (leaf(&gpu, &[channels], &w), leaf(&gpu, &[channels], &b));
-            let indices = TokenIndices::new(&gpu, batch, kept, tokens, &at).unwrap();
+            let indices = TokenIndices::new(&gpu, [batch, kept], tokens, &at).unwrap();
             let (packed, y) = ops::gather_layernorm(&tx, &indices, &tw, &tb, 1e-3, DType::F32).unwrap();
             let rows = ops::token_gather::reference::forward(&x, &at, batch, tokens);
             assert_close(&what, &packed.to_vec().unwrap(), &rows, 0.0);

@@ -121,7 +121,7 @@ fn depth_of_mlps() {
                 [&x, &w1, &b1, &w2, &b2, &residual].into_iter().zip(gradients.iter().map(|g| &g[..])).collect();
             assert_gradients(&what, &y, &dy, &pairs, 1e-4);
             let full = upload(&gpu, &[1, 4, n], &vec![7.0; 4 * n]);
-            let indices = TokenIndices::new(&gpu, 1, rows, 4, &[0, 3]).unwrap();
+            let indices = TokenIndices::new(&gpu, [1, rows], 4, &[0, 3]).unwrap();
             let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), &residual, Some((full, &indices))).unwrap();
             let places = [&expected[..n], &vec![7.0; 2 * n], &expected[n..]].concat();
             assert_close(&what, &y.to_vec().unwrap(), &places, 1e-5);
@@ -174,7 +174,7 @@ fn width_of_layernorm() {
             assert_close("layernorm", &y.to_vec().unwrap(), &expected, 1e-4);
             let (dx, dw, db) = backward(&x, &w, &dy, 1e-6);
             assert_gradients("layernorm", &y, &dy, &[(&tx, &dx), (&tw, &dw), (&tb, &db)], 1e-4);
-            let indices = TokenIndices::new(&gpu, 1, 1, 3, &[2]).unwrap();
+            let indices = TokenIndices::new(&gpu, [1, 1], 3, &[2]).unwrap();
             let (_, y) = ops::gather_layernorm(&tx, &indices, &tw, &tb, 1e-6, DType::F32).unwrap();
             assert_close("of kept tokens", &y.to_vec().unwrap(), &expected[2 * width..], 1e-4);
         }
@@ -221,7 +221,7 @@ fn width_of_rows() {
     for gpu in each_family() {
         let (x, dy) = (whole(1, 2 * width), whole(2, width));
         let tx = leaf(&gpu, &[1, 2, width], &x);
-        let indices = TokenIndices::new(&gpu, 1, 1, 2, &[1]).unwrap();
+        let indices = TokenIndices::new(&gpu, [1, 1], 2, &[1]).unwrap();
         let y = ops::token_gather(&tx, &indices).unwrap();
         assert_close("gather", &y.to_vec().unwrap(), &x[width..], 0.0);
         let dx = [vec![0.0; width], dy.clone()].concat();

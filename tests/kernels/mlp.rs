@@ -94,7 +94,7 @@ fn mlp_into_a_full_tensor() {
             let (data, full) = (inputs(size), values(8, batch * tokens * c));
             let dy = values(9, full.len());
             let positions = kept_tokens::positions(batch, tokens, kept);
-            let indices = ops::TokenIndices::new(&gpu, batch, kept, tokens, &positions).unwrap();
+            let indices = ops::TokenIndices::new(&gpu, [batch, kept], tokens, &positions).unwrap();
             let out = reference::forward(slices(&data), rows);
             let expected = ops::token_scatter::reference::forward(&full, &out, &positions, batch, tokens);
             let (dfull, packed) = ops::token_scatter::reference::backward(&dy, &positions, batch, tokens);
@@ -174,7 +174,7 @@ fn misfits_are_named() {
         message(&w2, &of(&[3, 4]), None),
         "mlp: the residual must have the result's shape: lhs f32[2, 3, 4], rhs f32[3, 4]"
     );
-    let indices = ops::TokenIndices::new(&gpu, 2, 2, 5, &[0, 1, 2, 3]).unwrap();
+    let indices = ops::TokenIndices::new(&gpu, [2, 2], 5, &[0, 1, 2, 3]).unwrap();
     assert_eq!(
         message(&w2, &x, Some((of(&[2, 5, 4]), &indices))),
         "mlp: the residual must be f32[B, R, N] of the full f32[B, T, N] and indices u32[B, R]: lhs f32[2, 3, 4], rhs u32[2, 2]"

@@ -11,7 +11,7 @@ fn token_gather() {
             let at = positions(batch, tokens, kept);
             let (x, dy) = (values(1, batch * tokens * channels), values(2, batch * kept * channels));
             let leaf = Tensor::from_slice(&gpu, &[batch, tokens, channels], &x).unwrap().requires_grad().unwrap();
-            let indices = TokenIndices::new(&gpu, batch, kept, tokens, &at).unwrap();
+            let indices = TokenIndices::new(&gpu, [batch, kept], tokens, &at).unwrap();
             let y = ops::token_gather(&leaf, &indices).unwrap();
             let reference = ops::token_gather::reference::forward(&x, &at, batch, tokens);
             assert_close(&what, &y.to_vec().unwrap(), &reference, 0.0);
@@ -30,7 +30,7 @@ fn gradient_of_two_gathers_adds_up() {
     for channels in [3, 8] {
         let x = Tensor::from_slice(&gpu, &[1, 4, channels], &values(1, 4 * channels)).unwrap().requires_grad().unwrap();
         let gathered = |at: &[u32]| {
-            let indices = TokenIndices::new(&gpu, 1, 2, 4, at).unwrap();
+            let indices = TokenIndices::new(&gpu, [1, 2], 4, at).unwrap();
             ops::token_gather(&x, &indices).unwrap()
         };
         let y = ops::add(&gathered(&[0, 2]), &gathered(&[2, 3])).unwrap();
@@ -69,7 +69,7 @@ fn misfits_are_named() {
     let gpu = gpu();
     let message = |r: wgrad::Result<Tensor>| r.unwrap_err().to_string();
     let x = Tensor::from_slice(&gpu, &[2, 3, 4], &values(1, 24)).unwrap();
-    let indices = |batch, tokens| TokenIndices::new(&gpu, batch, 1, tokens, &vec![0; batch]).unwrap();
+    let indices = |batch, tokens| TokenIndices::new(&gpu, [batch, 1], tokens, &vec![0; batch]).unwrap();
     assert_eq!(
         message(ops::token_gather(&x, &indices(3, 3))),
         "token_gather: x f32[B, T, C] and indices u32[B, R] differ in B: lhs f32[2, 3, 4], rhs u32[3, 1]"
@@ -82,7 +82,7 @@ fn misfits_are_named() {
     assert_eq!(message(ops::token_gather(&flat, &indices(2, 3))), "token_gather: needs f32[B, T, C]: got f32[6, 4]");
     let whole = Tensor::from_slice(&gpu, &[2, 3, 4], &[0u32; 24]).unwrap();
     assert_eq!(message(ops::token_gather(&whole, &indices(2, 3))), "token_gather: needs f32: got u32[2, 3, 4]");
-    let other = TokenIndices::new(&crate::common::gpu(), 2, 1, 3, &[0, 0]).unwrap();
+    let other = TokenIndices::new(&crate::common::gpu(), [2, 1], 3, &[0, 0]).unwrap();
     assert!(message(ops::token_gather(&x, &other)).contains("different devices"));
 }
 
@@ -90,7 +90,7 @@ fn misfits_are_named() {
 fn indices_are_checked() {
     let gpu = gpu();
     let message =
-        |batch, kept, tokens, at: &[u32]| TokenIndices::new(&gpu, batch, kept, tokens, at).unwrap_err().to_string();
+        |batch, kept, tokens, at: &[u32]| TokenIndices::new(&gpu, [batch, kept], tokens, at).unwrap_err().to_string();
     assert_eq!(
         message(2, 2, 5, &[0, 1, 3, 3]),
         "TokenIndices: token index must be above the one before it, 3, got 3 in sample 1 at position 1"

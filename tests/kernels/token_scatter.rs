@@ -19,7 +19,7 @@ fn token_scatter() {
             let dy = values(3, x.len());
             let reference = ops::token_scatter::reference::forward(&x, &rows, &at, batch, tokens);
             let (dx, drows) = ops::token_scatter::reference::backward(&dy, &at, batch, tokens);
-            let indices = TokenIndices::new(&gpu, batch, kept, tokens, &at).unwrap();
+            let indices = TokenIndices::new(&gpu, [batch, kept], tokens, &at).unwrap();
             for shared in [true, false] {
                 let x_leaf = tensor(&gpu, &full, 1).requires_grad().unwrap();
                 let rows_leaf = tensor(&gpu, &packed, 2).requires_grad().unwrap();
@@ -49,7 +49,7 @@ fn half(x: &Tensor) -> Tensor {
 #[test]
 fn scatter_works_in_place_only_where_nobody_else_looks() {
     let gpu = gpu();
-    let indices = TokenIndices::new(&gpu, 1, 1, 1024, &[3]).unwrap();
+    let indices = TokenIndices::new(&gpu, [1, 1], 1024, &[3]).unwrap();
     let rows = tensor(&gpu, &[1, 1, 64], 2);
     let x = tensor(&gpu, &[1, 1024, 64], 1);
     let keep = x.clone();
@@ -68,7 +68,7 @@ fn scatter_works_in_place_only_where_nobody_else_looks() {
 #[test]
 fn gradients_stay_apart_where_x_and_dy_are_shared() {
     let gpu = gpu();
-    let indices = TokenIndices::new(&gpu, 1, 1, 3, &[1]).unwrap();
+    let indices = TokenIndices::new(&gpu, [1, 1], 3, &[1]).unwrap();
     let x = tensor(&gpu, &[1, 3, 2], 1).requires_grad().unwrap();
     let rows = tensor(&gpu, &[1, 1, 2], 2).requires_grad().unwrap();
     let hidden = ops::scale(&x, 3.0).unwrap();
@@ -90,7 +90,7 @@ fn scatter_of_gather_is_the_identity_and_so_is_its_gradient() {
     let gpu = gpu();
     for channels in [3, 8] {
         let shape = [2, 7, channels];
-        let indices = TokenIndices::new(&gpu, 2, 3, 7, &positions(2, 7, 3)).unwrap();
+        let indices = TokenIndices::new(&gpu, [2, 3], 7, &positions(2, 7, 3)).unwrap();
         let x = tensor(&gpu, &shape, 1).requires_grad().unwrap();
         let rows = ops::token_gather(&x, &indices).unwrap();
         let y = ops::token_scatter(x.clone(), &rows, &indices).unwrap();
@@ -133,7 +133,7 @@ fn index_out_of_range_is_reported_and_writes_nothing() {
 #[test]
 fn misfits_are_named() {
     let gpu = gpu();
-    let indices = TokenIndices::new(&gpu, 2, 1, 3, &[0, 0]).unwrap();
+    let indices = TokenIndices::new(&gpu, [2, 1], 3, &[0, 0]).unwrap();
     let scatter = |x: &[usize], rows: &[usize]| {
         let result = ops::token_scatter(tensor(&gpu, x, 1), &tensor(&gpu, rows, 2), &indices);
         result.unwrap_err().to_string()

@@ -74,7 +74,7 @@ fn every_plan_makes_the_same_product() {
             for body in FORMS {
                 for rest in FORMS.iter().map(|form| Some(*form)).chain([None]) {
                     for split in [1, 2, 4, 8] {
-                        if gpu.set_tuning(&only(entry(layout, size, body, rest, split))) == 0 {
+                        if gpu.set_tuning(&only(entry(layout, size, body, rest, split))).ignored == 0 {
                             let what = format!("{layout} {size:?} by {body} + {rest:?} / {split}");
                             assert_close(&what, &multiply(&gpu, layout, size), &reference, 1e-5);
                             taken += 1;
@@ -92,7 +92,7 @@ fn a_table_is_what_is_computed_with() {
     let gpu = Gpu::with_options(&GpuOptions { family: Some(KernelFamily::Workgroup), ..Default::default() }).unwrap();
     let size = [64, 64, 64];
     for (body, kernel) in [("tile128", "matmul_tile.nt.linear.128"), ("tile32", "matmul_tile.nt.linear.32")] {
-        assert_eq!(gpu.set_tuning(&only(entry("nt", size, body, None, 1))), 0);
+        assert_eq!(gpu.set_tuning(&only(entry("nt", size, body, None, 1))).ignored, 0);
         assert_eq!(kernels(&gpu, "nt", size), [kernel]);
         // Its like follows, others do not.
         assert_eq!(kernels(&gpu, "nt", [62, 64, 64]), [kernel]);
@@ -132,7 +132,7 @@ fn tuning_settles_what_a_dry_run_asked_for() {
         let again =
             Gpu::with_options(&GpuOptions { default_limits: true, family: Some(gpu.family()), ..Default::default() })
                 .unwrap();
-        assert_eq!(again.set_tuning(&table), 0);
+        assert_eq!(again.set_tuning(&table).ignored, 0);
         assert_eq!(again.tuning(), table);
         for (layout, size) in sizes {
             assert_eq!(kernels(&gpu, layout, size), kernels(&again, layout, size));
@@ -165,7 +165,7 @@ fn no_matrix_units_unless_they_are_asked_for() {
     assert_eq!(gpu().matrix_units(), None);
     let mut coop = entry("nt", [64, 64, 64], "cooperative8", None, 1);
     coop.types = ["f16", "f32", "f16"].map(str::to_owned);
-    assert_eq!(gpu().set_tuning(&only(coop)), 1);
+    assert_eq!(gpu().set_tuning(&only(coop)).ignored, 1);
 }
 
 /// The self-test passes, each half-precision product has a variant, and what a layer computes by it is what it computes
@@ -191,7 +191,7 @@ fn matrix_units_agree_with_the_rest() {
     for product in &mut table.products {
         (product.body, product.rest, product.split) = (name.clone(), None, 1);
     }
-    assert_eq!(gpu.set_tuning(&table), 0, "the self-test passes, and every product has a variant");
+    assert_eq!(gpu.set_tuning(&table).ignored, 0, "the self-test passes, and every product has a variant");
     gpu.start_profile();
     let got = run();
     let used: Vec<_> =
@@ -222,7 +222,7 @@ proptest! {
         let entry =
             TunedProduct { layout, types, ending, aligned, can_split, size, batch, body, rest, split };
         let gpu = shared();
-        let ignored = gpu.set_tuning(&Tuning { products: vec![entry.clone(), entry] });
+        let ignored = gpu.set_tuning(&Tuning { products: vec![entry.clone(), entry] }).ignored;
         prop_assert!(ignored >= 1);
         let (.., reference) = operands("nt", [64, 64, 64]);
         assert_close("nt", &multiply(gpu, "nt", [64, 64, 64]), &reference, 1e-5);
@@ -252,7 +252,7 @@ fn layer_and_mlp(gpu: &Gpu, rows: usize, features: usize, hidden: usize) -> Vec<
     let m = ops::mlp(&y, (&w1, &b1), (&w2, &b2), &z, None).unwrap();
     let places: Vec<u32> = (0..rows as u32).map(|i| i + i / 7).collect();
     let tokens = rows + rows / 7 + 1;
-    let indices = TokenIndices::new(gpu, 1, rows, tokens, &places).unwrap();
+    let indices = TokenIndices::new(gpu, [1, rows], tokens, &places).unwrap();
     let full = leaf(9, &[1, tokens, features]);
     let m = ops::mlp(&y, (&w1, &b1), (&w2, &b2), &m, Some((full.clone(), &indices))).unwrap();
     let loss = ops::add(&ops::sum(&m).unwrap(), &ops::sum(&unbiased).unwrap()).unwrap();

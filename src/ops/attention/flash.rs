@@ -174,8 +174,8 @@ pub fn attention_flash(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor>
         return Err(Error::Shape { op: OP, what: "flash has no form for this width of a head", got: qkv.info() });
     };
     let form = head.pick(gpu, qkv.dtype());
-    let out = Tensor::empty(gpu, qkv.dtype(), shape(OP, &[dims.batch, dims.tokens, dims.channels()])?)?;
-    let lse = Tensor::empty(gpu, DType::F32, shape(OP, &[dims.batch, dims.heads, dims.tokens])?)?;
+    let out = Tensor::unwritten(gpu, qkv.dtype(), shape(OP, &[dims.batch, dims.tokens, dims.channels()])?)?;
+    let lse = Tensor::unwritten(gpu, DType::F32, shape(OP, &[dims.batch, dims.heads, dims.tokens])?)?;
     let call = Call { form, dims, mask };
     let buffers = [qkv.buffer(), out.buffer(), lse.buffer()];
     call.run(gpu, &form.forward, 0, &buffers, 2)?;

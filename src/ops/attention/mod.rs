@@ -42,6 +42,8 @@ fn prefers_flash(family: KernelFamily, tokens: usize) -> bool {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Sizes of packed attention: B, T, H, D.
     pub type Sizes = [usize; 4];

@@ -27,8 +27,8 @@ pub fn attention_stored(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor
 fn attend(qkv: &Tensor, dims: Dims, mask: Mask) -> Result<Tensor> {
     const OP: &str = "attention";
     let (gpu, Dims { batch, heads, tokens, width }) = (qkv.gpu(), dims);
-    let weights = Tensor::empty_loose(gpu, DType::F32, shape(OP, &[batch, heads, tokens, dims.stride()])?)?;
-    let out = Tensor::empty(gpu, DType::F32, shape(OP, &[batch, tokens, dims.channels()])?)?;
+    let weights = Tensor::unwritten_loose(gpu, DType::F32, shape(OP, &[batch, heads, tokens, dims.stride()])?)?;
+    let out = Tensor::unwritten(gpu, DType::F32, shape(OP, &[batch, tokens, dims.channels()])?)?;
     let (q, k, v) = dims.qkv(qkv.buffer());
     let scores = dims.scores(weights.buffer());
     gemm(gpu, &dims.product(Layout::Nt, [tokens, tokens, width], q, k, scores, dims.scale(), false))?;
@@ -104,7 +104,7 @@ impl Backward for Rule {
             &dims.product(Layout::Tn, [tokens, width, tokens], dims.scores(weights.buffer()), d_out, dv, 1.0, add),
         )?;
         // dP = dO Vᵀ, then in place dS
-        let d_weights = Tensor::empty_loose(gpu, DType::F32, weights.shape())?;
+        let d_weights = Tensor::unwritten_loose(gpu, DType::F32, weights.shape())?;
         let ds = dims.scores(d_weights.buffer());
         gemm(gpu, &dims.product(Layout::Nt, [tokens, tokens, width], d_out, v, ds, 1.0, false))?;
         let rows = dims.batch * dims.heads * tokens;

@@ -113,6 +113,8 @@ fn picture(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use super::{Conv2d, Pool2d};
 

@@ -134,7 +134,7 @@ impl Windows {
 /// Each window as a row: `f32[B, C, H, W]` to `f32[B, OH·OW, C·KH·KW]`, with `outside` for pixels beyond the picture.
 pub(super) fn unfold(x: &Tensor, windows: Windows, outside: f32) -> Result<Tensor> {
     let ([batch, c, _, _], [oh, ow], [kh, kw]) = (windows.picture, windows.places(), windows.size);
-    let y = Tensor::empty(x.gpu(), DType::F32, shape("unfold", &[batch, oh * ow, c * kh * kw])?)?;
+    let y = Tensor::unwritten(x.gpu(), DType::F32, shape("unfold", &[batch, oh * ow, c * kh * kw])?)?;
     let params = windows.params(y.numel(), outside, 0);
     x.gpu().dispatch(&UNFOLD, &params, &[x.buffer(), y.buffer()], Grid::linear(y.numel(), LANES))?;
     Ok(record(y, &[x], || Rule { windows }))

@@ -79,6 +79,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     pub use crate::ops::reduce::column_sum::reference::column_sum;
 

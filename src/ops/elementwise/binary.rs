@@ -126,7 +126,7 @@ fn value(op: &'static str, forms: &'static Forms, x: &Tensor, y: &Tensor) -> Res
     expect_f32(op, x)?;
     expect_f32(op, y)?;
     let shape = common_shape(op, x, y)?;
-    let z = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    let z = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     forms.dispatch(x, y, shape, &[&z], 0)?;
     Ok(z)
 }
@@ -245,6 +245,8 @@ fn towards(parent: usize, (shape, factor): (Shape, f32), dz: Tensor, parents: &m
 }
 
 /// The same on the CPU, in f64: the value, and the slopes in x and y.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// x · y
     pub fn mul(x: f64, y: f64) -> [f64; 3] {

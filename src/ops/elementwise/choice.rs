@@ -44,7 +44,7 @@ pub fn where_(condition: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     expect_match(OP, condition, x, shape.is_some(), NOT_COMMON)?;
     let shape = shape.ok_or(Error::Shape { op: OP, what: NOT_COMMON, got: x.info() })?;
     let (x, y) = (expand(x, shape.dims())?, expand(y, shape.dims())?);
-    let z = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    let z = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     let choice = Choice { condition: condition.detach(), shape };
     choice.dispatch(&FORWARD, 1, 0, &[&x, &y, &z])?;
     Ok(record(z, &[&x, &y], || choice))

@@ -93,6 +93,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Φ(x) by the series Φ(x) = ½ + φ(x)·(x + x³/3 + x⁵/15 + …), which converges for every x.
     fn normal_cdf(x: f64) -> f64 {

@@ -32,6 +32,8 @@ pub(crate) fn kernels() -> Vec<&'static Kernel> {
 }
 
 /// The same on the CPU, slowly: of a function its value and its slopes.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     pub use super::binary::reference as binary;
     pub use super::unary::reference as unary;

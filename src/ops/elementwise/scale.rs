@@ -53,6 +53,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// factor · x; of dy, the gradient of x.
     pub fn scale(x: &[f32], factor: f32) -> Vec<f32> {

@@ -263,6 +263,8 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The same on the CPU, in f64: the value and the slope at x.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// |x|
     pub fn abs(x: f64) -> [f64; 2] {

@@ -46,7 +46,7 @@ pub(super) const KERNELS: &[&Kernel] = &[&GATHER, &SCATTER_ADD];
 /// first read of what depends on it an [`OutOfRange`](crate::Error::OutOfRange).
 pub fn gather(x: &Tensor, along: usize, index: &Tensor) -> Result<Tensor> {
     let columns = Columns::new("gather", x, along, index, Fault::Gather)?;
-    let y = Tensor::empty(x.gpu(), DType::F32, index.shape())?;
+    let y = Tensor::unwritten(x.gpu(), DType::F32, index.shape())?;
     columns.gather(x, &Destination { tensor: y.clone(), accumulate: false })?;
     Ok(record(y, &[x], || GatherRule { columns }))
 }
@@ -181,6 +181,8 @@ impl Backward for ScatterRule {
 }
 
 /// The same on the CPU, slowly, on x seen as `[outer, len, inner]` and an index as `[outer, count, inner]`.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// The place in x of each element of the index.
     pub fn places(index: &[u32], [outer, len, count, inner]: [usize; 4]) -> Vec<usize> {

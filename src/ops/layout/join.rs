@@ -32,7 +32,7 @@ pub fn concat(parts: &[&Tensor], along: usize) -> Result<Tensor> {
     }
     dims[along] = end;
     let joined = Joined { shape: shape(OP, &dims)?, along, ranges };
-    let y = Tensor::empty(first.gpu(), DType::F32, joined.shape)?;
+    let y = Tensor::unwritten(first.gpu(), DType::F32, joined.shape)?;
     let whole = Destination { tensor: y, accumulate: false };
     for (x, range) in parts.iter().zip(&joined.ranges) {
         copy_view(x, View::all(sizes(x.shape())), &whole, joined.part(range))?;
@@ -120,7 +120,7 @@ pub fn pad(x: &Tensor, widths: &[(usize, usize)], value: f32) -> Result<Tensor> 
 
 /// A tensor of `value`s.
 fn filled(x: &Tensor, shape: Shape, value: f32) -> Result<Tensor> {
-    let tensor = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    let tensor = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     if value == 0.0 {
         x.gpu().clear(tensor.buffer())?;
         return Ok(tensor);

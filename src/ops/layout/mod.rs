@@ -17,6 +17,8 @@ use crate::gpu::Kernel;
 pub(crate) const KERNELS: &[&Kernel] = gather::KERNELS;
 
 /// The same on the CPU, slowly. What moves elements is told by where an element of the result comes from.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     pub use super::gather::reference as gather;
 

@@ -94,7 +94,7 @@ pub fn expand(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
 
 /// The elements of a view, in memory of their own.
 fn fresh(x: &Tensor, shape: Shape, view: View) -> Result<Tensor> {
-    let tensor = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    let tensor = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     let to = Destination { tensor: tensor.clone(), accumulate: false };
     copy_view(x, view, &to, View::all(view.sizes))?;
     Ok(tensor)

@@ -186,7 +186,7 @@ pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, setti
     let faults = gpu.fault_place(Fault::Label, &FaultSource::default())?;
     let params = CrossEntropyParams { mixed, weighted, weight_sum, fault: faults.code, ..params };
     let class_weights = weights.unwrap_or_else(|| logits.detach());
-    let stats = Tensor::empty(gpu, DType::F32, shape(OP, &[rows, 8])?)?;
+    let stats = Tensor::unwritten(gpu, DType::F32, shape(OP, &[rows, 8])?)?;
     let (kernel, grid) = ROWS.by_row(gpu, &params, grids(&params));
     let [logits_view, labels_view, others_view] = [logits, labels, others].map(Tensor::buffer);
     let [stats_view, shares_view, weights_view] = [&stats, shares, &class_weights].map(Tensor::buffer);
@@ -263,12 +263,12 @@ fn mean(params: &CrossEntropyParams, stats: &Tensor) -> Result<(Tensor, Tensor)>
     let (mut all, mut params) = (stats.detach(), *params);
     if !MEAN.fits(&params, grid) {
         // The mean of one row that holds the sums of all.
-        all = Tensor::empty(gpu, DType::F32, shape(OP, &[1, 8])?)?;
+        all = Tensor::unwritten(gpu, DType::F32, shape(OP, &[1, 8])?)?;
         column_sum(stats, rows, 8, &Destination { tensor: all.detach(), accumulate: false })?;
         params.rows = 1;
     }
     let scalar = shape(OP, &[])?;
-    let (loss, weight) = (Tensor::empty(gpu, DType::F32, scalar)?, Tensor::empty(gpu, DType::F32, scalar)?);
+    let (loss, weight) = (Tensor::unwritten(gpu, DType::F32, scalar)?, Tensor::unwritten(gpu, DType::F32, scalar)?);
     gpu.dispatch(&MEAN, &params, &[all.buffer(), loss.buffer(), weight.buffer()], grid)?;
     Ok((loss, weight))
 }
@@ -297,6 +297,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use super::CrossEntropy;
 

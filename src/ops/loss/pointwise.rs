@@ -27,6 +27,8 @@ pub fn binary_cross_entropy_with_logits(logits: &Tensor, target: &Tensor) -> Res
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Σ (x − t)² / n.
     pub fn mse_loss(x: &[f32], target: &[f32]) -> f32 {

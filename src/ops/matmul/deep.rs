@@ -22,7 +22,7 @@ pub(super) fn is_apart(g: &Gemm<'_>, plan: &Plan) -> bool {
 /// one matrix, and C is all of its buffer.
 pub(super) fn run_apart(gpu: &Gpu, g: &Gemm<'_>, make: impl Fn(&Gemm<'_>) -> Result<()>) -> Result<()> {
     let [m, n, _] = g.size;
-    let scratch = |dtype| Tensor::empty(gpu, dtype, shape("matmul", &[m, n])?);
+    let scratch = |dtype| Tensor::unwritten(gpu, dtype, shape("matmul", &[m, n])?);
     match g.epilogue {
         Epilogue::Gelu { bias, h } => {
             make(&Gemm { c: Operand { view: h, ..g.c }, epilogue: Epilogue::Bias(bias), ..*g })?;

@@ -43,7 +43,7 @@ fn run_split(gpu: &Gpu, g: &Gemm<'_>, form: &Form, split: usize) -> Result<()> {
     let Epilogue::Plain { alpha, accumulate } = g.epilogue else { return run_rows(gpu, g, form, 0..g.size[0]) };
     let [m, n, k] = g.size;
     let share = k / split;
-    let partial = Tensor::empty(gpu, DType::F32, shape("matmul", &[split, m, n])?)?;
+    let partial = Tensor::unwritten(gpu, DType::F32, shape("matmul", &[split, m, n])?)?;
     let parts = Gemm {
         size: [m, n, share],
         batch: [split, 1],

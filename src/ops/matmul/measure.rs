@@ -30,6 +30,7 @@ const HOPELESS: f64 = 1.5;
 
 /// What a call of [`tune`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct TuneReport {
     /// Kinds of products for which there is a choice.
     pub asked: usize,
@@ -195,7 +196,7 @@ impl Scratch {
         // Every row is a token that is kept in its place.
         let places = || (0..m as u32).collect::<Vec<_>>();
         let indices =
-            (epilogue == EpilogueKind::Scatter).then(|| TokenIndices::new(gpu, 1, m, m, &places())).transpose()?;
+            (epilogue == EpilogueKind::Scatter).then(|| TokenIndices::new(gpu, [1, m], m, &places())).transpose()?;
         Ok(Scratch {
             product,
             rows: [a, b, [m, n]].map(|[_, elements]| row(elements)),

@@ -20,7 +20,7 @@ pub(super) use gemm::gemm;
 pub use measure::{TuneReport, tune};
 pub(super) use operands::{Epilogue, Gemm, Operand};
 pub(super) use product::Layout;
-pub use saved::{TunedProduct, Tuning};
+pub use saved::{Settled, TunedProduct, Tuning};
 pub use table::{Demand, demands};
 
 use operands::makes_sums;
@@ -65,7 +65,7 @@ pub fn matmul_tn(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "linear";
     let layer = Layer::new(OP, x, weight, bias)?;
-    let y = Tensor::empty(x.gpu(), x.dtype(), with_last(OP, x.shape(), layer.size[1])?)?;
+    let y = Tensor::unwritten(x.gpu(), x.dtype(), with_last(OP, x.shape(), layer.size[1])?)?;
     let plain = Epilogue::Plain { alpha: 1.0, accumulate: false };
     layer.forward(x, &y, bias.map_or(plain, |bias| Epilogue::Bias(bias.buffer())))?;
     let parents: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
@@ -81,7 +81,7 @@ pub fn linear_add(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: &Tensor)
     let layer = Layer::new(OP, x, weight, Some(bias))?;
     let shape = with_last(OP, x.shape(), layer.size[1])?;
     expect_residual(OP, residual, x, shape)?;
-    let y = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    let y = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     layer.forward(x, &y, Epilogue::Residual { bias: bias.buffer(), residual: residual.buffer() })?;
     Ok(record(y, &[x, weight, bias, residual], || LinearAdd { layer }))
 }
@@ -218,7 +218,7 @@ fn product(op: &'static str, layout: Layout, a: &Tensor, b: &Tensor) -> Result<T
     let (m, k) = if layout == Layout::Tn { (a_dims[1], a_dims[0]) } else { (a_dims[0], a_dims[1]) };
     let (n, k_of_b) = if layout == Layout::Nt { (b_dims[0], b_dims[1]) } else { (b_dims[1], b_dims[0]) };
     expect_match(op, a, b, k == k_of_b, "inner sizes differ")?;
-    let c = Tensor::empty(a.gpu(), DType::F32, shape(op, &[a_lead, &[m, n]].concat())?)?;
+    let c = Tensor::unwritten(a.gpu(), DType::F32, shape(op, &[a_lead, &[m, n]].concat())?)?;
     let leading: usize = a_lead.iter().product();
     // A shared B sees all of A's rows as one tall matrix.
     let (batch, m) = if b_lead.is_empty() { (1, leading * m) } else { (leading, m) };
@@ -289,6 +289,8 @@ fn run(
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// A·B of one matrix, with the element functions `a(i, k)` and `b(k, j)`: every layout is a choice of these.
     pub fn product(

@@ -17,6 +17,16 @@ pub struct Tuning {
     pub products: Vec<TunedProduct>,
 }
 
+/// What [`Gpu::set_tuning`] made of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settled {
+    /// Entries that are used from now on.
+    pub taken: usize,
+    /// Entries that are not.
+    pub ignored: usize,
+}
+
 /// A matrix product C = A·B and the plan that it is made by. The plan serves all products whose sizes round up to the same
 /// ones: to the next of eight steps between a power of two and the next.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -119,11 +129,11 @@ impl Gpu {
         Tuning { products }
     }
 
-    /// Replaces the plans that were settled for this device and returns how many entries were left out: those that do not
+    /// Replaces the plans that were settled for this device and says how many entries were left out: those that do not
     /// name a product and a plan that this device can make it by, those of matrix units unless the device's are right,
     /// which is tried out first, and second ones for like products. An entry that is taken can change the last bits of
     /// a product, and its time, nothing else. To begin anew, set `Tuning::default()`.
-    pub fn set_tuning(&self, tuning: &Tuning) -> usize {
+    pub fn set_tuning(&self, tuning: &Tuning) -> Settled {
         // A browser has no matrix units.
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(form) = self.matrix_units().and_then(matrix_form)
@@ -135,6 +145,6 @@ impl Gpu {
         table::clear(self);
         let entries = tuning.products.iter().filter_map(|product| product.entry(facts));
         let taken = entries.filter(|entry| table::settle(self, entry.product, entry.plan)).count();
-        tuning.products.len() - taken
+        Settled { taken, ignored: tuning.products.len() - taken }
     }
 }

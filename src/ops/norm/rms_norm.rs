@@ -23,6 +23,8 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Rows of the weight's width.
     pub fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {

@@ -39,7 +39,7 @@ pub fn argmax(x: &Tensor, along: usize) -> Result<Tensor> {
         let slice = slice_of(entrants);
         let slices = entrants.div_ceil(slice);
         let to = if slices == 1 { [before, after].concat() } else { vec![outer, slices, inner] };
-        let places = Tensor::empty(x.gpu(), DType::U32, shape(OP, &to)?)?;
+        let places = Tensor::unwritten(x.gpu(), DType::U32, shape(OP, &to)?)?;
         let params = ArgmaxParams {
             outer: outer as u32,
             len: len as u32,

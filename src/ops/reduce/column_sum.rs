@@ -89,7 +89,7 @@ pub(in crate::ops) fn first_columns_sum(
         return sum_slices(x, rows, stride, width, cut, to);
     }
     let slices = rows.div_ceil(cut.slice);
-    let tensor = Tensor::empty(x.gpu(), DType::F32, shape("column_sum", &[slices, width])?)?;
+    let tensor = Tensor::unwritten(x.gpu(), DType::F32, shape("column_sum", &[slices, width])?)?;
     let partial = Destination { tensor, accumulate: false };
     sum_slices(x, rows, stride, width, cut, &partial)?;
     let whole = Cut { slice: slices, ..cut };
@@ -171,6 +171,8 @@ fn sum_slices(x: &Tensor, rows: usize, stride: usize, width: usize, cut: Cut, to
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// The sum of the rows of `width` elements.
     pub fn column_sum(x: &[f32], width: usize) -> Vec<f32> {

@@ -111,7 +111,7 @@ impl Reduced {
     }
 
     fn run(&self, x: &Tensor, reduction: &Reduction, factor: f32) -> Result<Tensor> {
-        let tensor = Tensor::empty(x.gpu(), DType::F32, self.to)?;
+        let tensor = Tensor::unwritten(x.gpu(), DType::F32, self.to)?;
         reduction.run(x, self.over, factor, &Destination { tensor: tensor.clone(), accumulate: false })?;
         Ok(tensor)
     }
@@ -165,6 +165,8 @@ impl Backward for MaxRule {
 }
 
 /// The same on the CPU, slowly: reductions of groups of elements, which a test gathers.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     pub use super::sum::reference::{mean, sum};
 

@@ -92,7 +92,7 @@ impl Reduction {
         let last = rest.pop().unwrap_or(Group { outer: 1, len: 1, inner: x.numel() });
         // From the innermost on, so that what is left of an outer group's inner axes is known.
         for group in rest {
-            let y = Tensor::empty(x.gpu(), DType::F32, crate::ops::shape("reduce", &[group.outer, group.inner])?)?;
+            let y = Tensor::unwritten(x.gpu(), DType::F32, crate::ops::shape("reduce", &[group.outer, group.inner])?)?;
             self.run_group(&x, group, 1.0, &Destination { tensor: y.clone(), accumulate: false })?;
             x = y;
         }
@@ -105,7 +105,7 @@ impl Reduction {
         let Group { outer, mut len, inner } = group;
         while slice_of(len) < len {
             let slices = len.div_ceil(slice_of(len));
-            let y = Tensor::empty(x.gpu(), DType::F32, crate::ops::shape("reduce", &[outer, slices, inner])?)?;
+            let y = Tensor::unwritten(x.gpu(), DType::F32, crate::ops::shape("reduce", &[outer, slices, inner])?)?;
             self.pass(&x, Group { len, ..group }, 1.0, &Destination { tensor: y.clone(), accumulate: false })?;
             (x, len) = (y, slices);
         }

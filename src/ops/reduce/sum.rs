@@ -59,14 +59,14 @@ const MOST_RUNS: usize = 256;
 fn scaled_sum(op: &'static str, x: &Tensor, factor: f32) -> Result<Tensor> {
     expect_f32(op, x)?;
     let gpu = x.gpu();
-    let y = Tensor::empty(gpu, DType::F32, shape(op, &[])?)?;
+    let y = Tensor::unwritten(gpu, DType::F32, shape(op, &[])?)?;
     let params = SumParams { n: 0, runs: 1, rounds: 0, factor, accumulate: 0 };
     let mut terms = x.detach();
     let all = x.numel().div_ceil(ROUND);
     if all > FEW_ROUNDS {
         let rounds = all.div_ceil(MOST_RUNS).max(RUN_ROUNDS);
         let runs = all.div_ceil(rounds);
-        terms = Tensor::empty(gpu, DType::F32, shape(op, &[runs, 64])?)?;
+        terms = Tensor::unwritten(gpu, DType::F32, shape(op, &[runs, 64])?)?;
         let params = SumParams { n: x.numel() as u32, runs: runs as u32, rounds: rounds as u32, ..params };
         gpu.dispatch(&PARTIALS, &params, &[x.buffer(), terms.buffer()], Grid::linear(runs, 1))?;
     }
@@ -94,6 +94,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU. The gradient of every element is dy, or for the mean dy / n.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Σ x.
     pub fn sum(x: &[f32]) -> f32 {

@@ -42,6 +42,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Rows of `width` elements.
     pub fn forward(x: &[f32], width: usize) -> Vec<f32> {

@@ -176,6 +176,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Softmax of rows of `width` elements.
     pub fn forward(x: &[f32], width: usize) -> Vec<f32> {

@@ -25,7 +25,7 @@ pub fn concat_tokens(parts: &[&Tensor]) -> Result<Tensor> {
         concat.lengths.push(tokens);
         concat.total += tokens;
     }
-    let y = Tensor::empty(first.gpu(), DType::F32, shape(OP, &[concat.batch, concat.total, concat.width])?)?;
+    let y = Tensor::unwritten(first.gpu(), DType::F32, shape(OP, &[concat.batch, concat.total, concat.width])?)?;
     for (part, place) in parts.iter().zip(concat.places()) {
         copy_rows(concat.part(part, place), concat.joined(&y, place), concat.sizes(place), 0)?;
     }
@@ -88,6 +88,8 @@ impl Backward for Concat {
 }
 
 /// The same on the CPU. The gradients of the parts are slices of dy: see [`super::slice::reference`].
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// Joins `batch` samples; the parts' rows may have any width, the same for all.
     pub fn forward(parts: &[&[f32]], batch: usize) -> Vec<f32> {

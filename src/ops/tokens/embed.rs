@@ -39,7 +39,7 @@ const OP: &str = "embed_tokens";
 /// If the shapes are not those.
 pub fn embed_tokens(patches: &Tensor, prefix: Option<&Tensor>, pos: &Tensor) -> Result<Tensor> {
     let sizes = Sizes::new(patches, prefix, pos)?;
-    let y = Tensor::empty(patches.gpu(), DType::F32, shape(OP, &[sizes.batch, sizes.tokens(), sizes.width])?)?;
+    let y = Tensor::unwritten(patches.gpu(), DType::F32, shape(OP, &[sizes.batch, sizes.tokens(), sizes.width])?)?;
     let (kernel, item) = FORMS.pick(sizes.width);
     let items = sizes.tokens() * sizes.width / item;
     let params = EmbedParams {
@@ -108,6 +108,8 @@ impl Backward for Sizes {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use crate::ops::reduce::column_sum::reference::column_sum;
 

@@ -18,7 +18,7 @@ pub fn token_gather(x: &Tensor, indices: &TokenIndices) -> Result<Tensor> {
     const OP: &str = "token_gather";
     let channels = channels_of(OP, x, indices)?;
     let shape = shape(OP, &[indices.batch(), indices.kept(), channels])?;
-    let y = Tensor::empty(x.gpu(), DType::F32, shape)?;
+    let y = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     TokenRows::new(indices, channels, Fault::GatherIndex).gather(x, &y, false)?;
     Ok(record(y, &[x], || GatherRule::new(indices)))
 }
@@ -50,6 +50,8 @@ impl Backward for GatherRule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// y `f32[B, R, C]` of x `f32[B, T, C]`; `indices` are `u32[B, R]`.
     pub fn forward(x: &[f32], indices: &[u32], batch: usize, tokens: usize) -> Vec<f32> {

@@ -28,7 +28,7 @@ impl TokenIndices {
     /// # Errors
     /// [`Error::Argument`] unless there are `batch`·`kept` positions, in each row ascending, distinct and below
     /// `tokens`; it names the sample and the place of the first offence. Also if the device has no room.
-    pub fn new(gpu: &Gpu, batch: usize, kept: usize, tokens: usize, positions: &[u32]) -> Result<Self> {
+    pub fn new(gpu: &Gpu, [batch, kept]: [usize; 2], tokens: usize, positions: &[u32]) -> Result<Self> {
         let shape = shape(OP, &[batch, kept])?;
         check_kept(kept, tokens)?;
         if shape.numel() != positions.len() {

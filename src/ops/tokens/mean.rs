@@ -65,7 +65,7 @@ pub fn mean_tokens(x: &Tensor, skip: usize) -> Result<Tensor> {
     if skip >= tokens {
         return Err(Error::argument(OP, "skip", format!("below the number of tokens, {tokens}"), skip));
     }
-    let y = Tensor::empty(x.gpu(), DType::F32, shape(OP, &[batch, width])?)?;
+    let y = Tensor::unwritten(x.gpu(), DType::F32, shape(OP, &[batch, width])?)?;
     let pool = Pool { batch, tokens, width, skip };
     pool.forward(x, &y)?;
     Ok(record(y, &[x], || pool))
@@ -88,7 +88,7 @@ impl Pool {
         if slices == 1 {
             return self.dispatch(&FORWARD, x, y, MeanTokensParams { factor, ..self.params(slice) }, 1);
         }
-        let sums = Tensor::empty(x.gpu(), DType::F32, shape("mean_tokens", &[self.batch, slices, self.width])?)?;
+        let sums = Tensor::unwritten(x.gpu(), DType::F32, shape("mean_tokens", &[self.batch, slices, self.width])?)?;
         self.dispatch(&FORWARD, x, &sums, MeanTokensParams { factor: 1.0, ..self.params(slice) }, slices)?;
         let of_sums = Pool { tokens: slices, skip: 0, ..*self };
         of_sums.dispatch(&FORWARD, &sums, y, MeanTokensParams { factor, ..of_sums.params(slices) }, 1)
@@ -147,6 +147,8 @@ impl Backward for Pool {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use crate::ops::reduce::column_sum::reference::column_sum;
 

@@ -57,6 +57,8 @@ impl Backward for Rule {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// y `f32[B, T, C]` of x `f32[B, T, C]` and rows `f32[B, R, C]`; `indices` are `u32[B, R]`.
     pub fn forward(x: &[f32], rows: &[f32], indices: &[u32], batch: usize, tokens: usize) -> Vec<f32> {

@@ -21,7 +21,7 @@ pub fn slice_tokens(x: &Tensor, range: Range<usize>) -> Result<Tensor> {
         return Err(Error::argument(OP, "range", expected, format_args!("{range:?}")));
     }
     let slice = Slice { batch, tokens, width, first: range.start, count: range.len() };
-    let y = Tensor::empty(x.gpu(), DType::F32, shape(OP, &[batch, slice.count, width])?)?;
+    let y = Tensor::unwritten(x.gpu(), DType::F32, shape(OP, &[batch, slice.count, width])?)?;
     copy_rows(slice.whole(x), slice.cut(&y), slice.sizes(), 0)?;
     Ok(record(y, &[x], || slice))
 }
@@ -66,6 +66,8 @@ impl Backward for Slice {
 }
 
 /// The same on the CPU.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     use std::ops::Range;
 

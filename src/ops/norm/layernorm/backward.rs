@@ -71,13 +71,13 @@ impl Rule {
         let gpu = dy.gpu();
         let dx_flags = dx.as_ref().map_or(0, |dx| if dx.accumulate { ADD_DX } else { WANTS_DX });
         let flags = dx_flags | if wants_affine { WANTS_AFFINE } else { 0 };
-        let unused = || Tensor::empty(gpu, DType::F32, shape("layernorm", &[4])?);
+        let unused = || Tensor::unwritten(gpu, DType::F32, shape("layernorm", &[4])?);
         let dx = dx.map_or_else(unused, |dx| Ok(dx.tensor))?;
         let params = BackwardParams { flags, ..self.params() };
         let family = self.family(gpu);
         let cut = Cut::new(family, self.rows(), params.lanes as usize);
         let partial = match wants_affine {
-            true => Tensor::empty(gpu, DType::F32, shape("layernorm", &[2, cut.sums, self.weight.numel()])?)?,
+            true => Tensor::unwritten(gpu, DType::F32, shape("layernorm", &[2, cut.sums, self.weight.numel()])?)?,
             false => unused()?,
         };
         let params = BackwardParams { slice: cut.slice as u32, ..params };
@@ -113,7 +113,7 @@ impl Rule {
         let params = BackwardParams { rows: slices as u32, flags: flag(0) | flag(1), ..self.params() };
         let memory = |to: &Option<Destination>| match to {
             Some(to) => Ok(to.tensor.clone()),
-            None => Tensor::empty(gpu, DType::F32, shape("layernorm", &[4])?),
+            None => Tensor::unwritten(gpu, DType::F32, shape("layernorm", &[4])?),
         };
         let (dweight, dbias) = (memory(&to[0])?, memory(&to[1])?);
         let family = self.family(gpu);

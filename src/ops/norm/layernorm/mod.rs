@@ -33,7 +33,7 @@ pub fn layernorm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result
 pub fn layernorm_as(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, dtype: DType) -> Result<Tensor> {
     let norm = Norm::new("layernorm", x, weight, bias, eps, dtype)?;
     let (gpu, rows) = (x.gpu(), x.shape().rows());
-    let y = Tensor::empty(gpu, dtype, x.shape())?;
+    let y = Tensor::unwritten(gpu, dtype, x.shape())?;
     let stats = norm.stats(rows)?;
     let params = norm.params(rows);
     let (kernel, grid) = norm.form.forward.as_ref().by_row(gpu, &params, grids(&params));
@@ -60,7 +60,7 @@ pub fn gather_layernorm(
     let norm = Norm::new(OP, x, weight, bias, eps, dtype)?;
     let (gpu, rows) = (x.gpu(), indices.batch() * indices.kept());
     let shape = shape(OP, &[indices.batch(), indices.kept(), channels])?;
-    let (packed, y) = (Tensor::empty(gpu, DType::F32, shape)?, Tensor::empty(gpu, dtype, shape)?);
+    let (packed, y) = (Tensor::unwritten(gpu, DType::F32, shape)?, Tensor::unwritten(gpu, dtype, shape)?);
     let stats = norm.stats(rows)?;
     let (kept, tokens) = (indices.kept() as u32, indices.tokens() as u32);
     let faults = indices.fault_place(Fault::GatherIndex)?;
@@ -107,7 +107,7 @@ impl<'a> Norm<'a> {
 
     /// Mean and inverse deviation of each row: `f32[rows, 2]`.
     fn stats(&self, rows: usize) -> Result<Tensor> {
-        Tensor::empty(self.weight.gpu(), DType::F32, shape("layernorm", &[rows, 2])?)
+        Tensor::unwritten(self.weight.gpu(), DType::F32, shape("layernorm", &[rows, 2])?)
     }
 
     /// Without a gather.
@@ -133,6 +133,8 @@ impl<'a> Norm<'a> {
 }
 
 /// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod reference {
     /// (mean, 1 / √(variance + eps)) of a row.
     fn stats(row: &[f32], eps: f64) -> (f64, f64) {
