@@ -50,6 +50,29 @@ fn expect(ok: bool, message: impl FnOnce() -> String) -> Check {
     if ok { Ok(()) } else { Err(message()) }
 }
 
+/// What a file's header says that it uses is what its kernels are joined with: the one list is in Rust, and a reader of the
+/// WGSL sees the same.
+#[test]
+fn headers_name_their_libraries() {
+    let mut joined: BTreeMap<&str, (&str, BTreeSet<&str>)> = BTreeMap::new();
+    for kernel in all_kernels() {
+        let [file, others @ ..] = kernel.sources else { panic!("{} has no file", kernel.name) };
+        let libraries = &mut joined.entry(file.name).or_insert((file.text, BTreeSet::new())).1;
+        libraries.extend(others.iter().map(|other| other.name).filter(|name| name.starts_with("lib/")));
+    }
+    let mut wrong = Vec::new();
+    for (file, (text, libraries)) in joined {
+        let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
+        let words = header.iter().flat_map(|line| line.split(|c: char| !(c.is_alphanumeric() || "/_.".contains(c))));
+        let words = words.map(|word| word.trim_end_matches('.'));
+        let named: BTreeSet<&str> = words.filter(|w| w.starts_with("lib/") && w.ends_with(".wgsl")).collect();
+        if named != libraries {
+            wrong.push(format!("{file} names {named:?}, its kernels have {libraries:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Group 0 has exactly the declared bindings in order, each used as declared, and group 1 only the parameters.
 #[test]
 fn bindings_are_as_declared() {
