@@ -12,6 +12,7 @@ mod compile;
 mod fault;
 mod health;
 mod kernel;
+mod mapped;
 mod memory;
 mod pool;
 mod profiler;
@@ -39,6 +40,7 @@ pub use usage::KernelUse;
 pub use crate::{params, rounds};
 
 pub(crate) use arena::{Arena, Beside, Packing, Place};
+#[cfg(feature = "train")]
 pub(crate) use clock::Clock;
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
 pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, Trust, wgsl};

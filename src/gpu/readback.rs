@@ -1,67 +1,16 @@
 //! Results on their way to the host.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::fault::{Open, TABLE};
 use super::health::Scopes;
+use super::mapped::Mapped;
 use super::memory::readable_buffer;
 use super::staging::Staged;
 use super::{BufferView, Command, Gpu};
 #[cfg(not(target_arch = "wasm32"))]
 use super::{health::poll, waiter::Awaited};
 use crate::error::Result;
-
-/// The callback's end and the future's end of one mapping.
-#[derive(Debug, Default)]
-struct Mapping {
-    /// Whether it worked, once it is known.
-    done: Option<bool>,
-    waker: Option<Waker>,
-    /// Whether somebody sees to it that the callback runs.
-    #[cfg(not(target_arch = "wasm32"))]
-    is_watched: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Mapped(Arc<Mutex<Mapping>>);
-
-impl Mapped {
-    fn with<T>(&self, f: impl FnOnce(&mut Mapping) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn set(&self, worked: bool) {
-        let waker = self.with(|mapping| {
-            mapping.done.get_or_insert(worked);
-            mapping.waker.take()
-        });
-        // Without the lock: it may poll at once.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn done(&self) -> Option<bool> {
-        self.with(|mapping| mapping.done)
-    }
-
-    fn poll(&self, context: &Context<'_>) -> Poll<bool> {
-        self.with(|mapping| match mapping.done {
-            Some(worked) => Poll::Ready(worked),
-            None => {
-                mapping.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        })
-    }
-
-    /// Whether the caller is the first to ask.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn claim_watch(&self) -> bool {
-        self.with(|mapping| !std::mem::replace(&mut mapping.is_watched, true))
-    }
-}
 
 /// Bytes that have been asked for; the device fills them while the host goes on.
 #[derive(Debug)]
@@ -183,7 +132,7 @@ impl Readback {
             let awaited = Awaited { submission: self.submission.clone(), mapped: self.mapped.clone() };
             if !self.gpu.0.waiter.watch(self.gpu.device(), awaited) {
                 // Then by looking again and again.
-                self.mapped.with(|mapping| mapping.is_watched = false);
+                self.mapped.give_up_watch();
                 context.waker().wake_by_ref();
             }
         }

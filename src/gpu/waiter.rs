@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::health::poll;
-use super::readback::Mapped;
+use super::mapped::Mapped;
 
 /// A mapping that somebody awaits, and the submission that makes it ready.
 pub(super) struct Awaited {

@@ -16,6 +16,7 @@ pub mod dropout;
 pub mod elementwise;
 mod item;
 pub mod layout;
+#[cfg_attr(not(feature = "internals"), expect(unreachable_pub, reason = "modules are public for their references"))]
 mod loss;
 pub mod matmul;
 pub mod mlp;
@@ -25,6 +26,7 @@ pub mod random;
 pub mod reduce;
 pub mod softmax;
 mod strided;
+#[cfg_attr(not(feature = "internals"), expect(unreachable_pub, reason = "modules are public for their references"))]
 mod tokens;
 mod variants;
 
