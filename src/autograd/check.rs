@@ -46,8 +46,8 @@ impl Check {
     }
 }
 
-/// Compares the gradients of `f` with respect to `inputs`, all f32, at the values that these have, with central differences of `f`.
-/// Like PyTorch's `gradcheck`; for tests of operations with a rule of their own.
+/// Compares the gradients of `f` with respect to `inputs`, all f32, at the values that these have, with central differences of
+/// `f`. Like PyTorch's `gradcheck`; for tests of operations with a rule of their own.
 ///
 /// The function stands in the middle of a graph, below random coefficients, once as the first to write the gradients of its
 /// inputs and once as one that adds to them. So a rule is found out that counts on an incoming gradient of 1, that ignores it,

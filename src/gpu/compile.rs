@@ -104,8 +104,8 @@ fn module_of(device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
     if kernel.trust() == Trust::Nobody {
         return device.create_shader_module(descriptor);
     }
-    // SAFETY: each text is part of this crate, or its author has promised what is needed (`Source::trusted`). Kernels of this crate
-    // can be dispatched by it alone. Bindings are checked against the buffers before they are recorded.
+    // SAFETY: each text is part of this crate, or its author has promised what is needed (`Source::trusted`). Kernels
+    // of this crate can be dispatched by it alone. Bindings are checked against the buffers before they are recorded.
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 

@@ -106,8 +106,8 @@ pub enum Access {
 /// A compute entry point with all that the host must know about it. Storage bindings are `@group(0) @binding(i)` in
 /// the order of `bindings`; its `Params` are the uniform `@group(1) @binding(0)`.
 ///
-/// A kernel is a `static`, compiled for a device when it is first dispatched there ([`Gpu::dispatch`](super::Gpu::dispatch)). Another crate
-/// makes one by [`Kernel::new`]:
+/// A kernel is a `static`, compiled for a device when it is first dispatched there ([`Gpu::dispatch`](super::Gpu::dispatch)).
+/// Another crate makes one by [`Kernel::new`]:
 ///
 /// ```
 /// use wgrad::gpu::{Access, Kernel, Source, lib, params};

@@ -300,14 +300,15 @@ impl Gpu {
         (!self.is_dry_run()).then(|| self.state())
     }
 
-    /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings. It returns at once, and is computed in order with
-    /// all that is recorded on this device. A kernel writes tensors that its caller has just made ([`crate::Tensor::empty`]), or
-    /// what it was given to write ([`crate::autograd::Destination`]): tensors that others may hold are not written to.
+    /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings. It returns at once, and is computed in
+    /// order with all that is recorded on this device. A kernel writes tensors that its caller has just made
+    /// ([`crate::Tensor::empty`]), or what it was given to write ([`crate::autograd::Destination`]): tensors that others
+    /// may hold are not written to.
     ///
     /// # Errors
-    /// [`Error::Argument`] in the kernel's name where `params` or `buffers` are not what it says, a buffer is another device's, or
-    /// one that is written is bound twice; [`Error::Limit`] for a grid above the device's limit, or loops that its driver would end
-    /// early; [`Error::Device`] if the kernel does not compile; [`Error::DeviceLost`].
+    /// [`Error::Argument`] in the kernel's name where `params` or `buffers` are not what it says, a buffer is another
+    /// device's, or one that is written is bound twice; [`Error::Limit`] for a grid above the device's limit, or loops that
+    /// its driver would end early; [`Error::Device`] if the kernel does not compile; [`Error::DeviceLost`].
     pub fn dispatch<P: Params>(
         &self,
         kernel: &'static Kernel,
