@@ -1,7 +1,7 @@
 //! The graph: what flows where, how often, and what is refused.
 
 use crate::common::{assert_close, gpu, values};
-use wgrad::autograd::{Parameters, checkpoint, is_recording, no_grad};
+use wgrad::autograd::{Parameters, is_recording, no_grad, recompute};
 use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
 use wgrad::optim::{Ema, Optimizer, Rule, Sgd};
 use wgrad::{Error, Gpu, Result, Tensor};
@@ -355,7 +355,7 @@ fn networks_of(parameters: &Parameters) -> [Vec<(&'static str, Network)>; 2] {
             let w = again;
             Box::new(move |x| {
                 let w = w.clone();
-                checkpoint(x.clone(), move |x| ops::linear(&x, &w.tensor(), None))
+                recompute(x.clone(), move |x| ops::linear(&x, &w.tensor(), None))
             })
         }),
     ];
@@ -589,14 +589,14 @@ fn checkpoint_gives_the_same_gradients_and_keeps_less() {
     };
     let plain = run(&layers);
     let part = layers.clone();
-    let checkpointed = run(&move |x| checkpoint(x, part.clone()));
+    let checkpointed = run(&move |x| recompute(x, part.clone()));
     assert_eq!((&plain.0, &plain.1, &plain.2), (&checkpointed.0, &checkpointed.1, &checkpointed.2));
     assert!(checkpointed.3 * 2 < plain.3, "{} bytes of {}", checkpointed.3, plain.3);
     // One in another.
     let part = layers.clone();
     let nested = run(&move |x| {
         let part = part.clone();
-        checkpoint(x, move |x| checkpoint(x, part.clone()))
+        recompute(x, move |x| recompute(x, part.clone()))
     });
     assert_eq!((plain.0, plain.1, plain.2), (nested.0, nested.1, nested.2));
 }
@@ -613,7 +613,7 @@ fn checkpoint_of_what_is_frozen() {
         gradients_of(&parameters)
     };
     let part = layers.clone();
-    let checkpointed = move |x| checkpoint(x, part.clone());
+    let checkpointed = move |x| recompute(x, part.clone());
     let plain = run(&layers);
     assert!(plain.iter().all(Option::is_some));
     assert_eq!(plain, run(&checkpointed));
@@ -633,15 +633,15 @@ fn checkpoint_refuses_what_it_would_cut_off() {
     let gpu = gpu();
     let (x, y) = (leaf(&gpu, &[1.0, 2.0]), leaf(&gpu, &[3.0, 4.0]));
     let other = y.clone();
-    let message = checkpoint(x.clone(), move |x| ops::mul(&x, &other)).unwrap_err().to_string();
+    let message = recompute(x.clone(), move |x| ops::mul(&x, &other)).unwrap_err().to_string();
     assert_eq!(message, "checkpoint: the function uses a tensor of a graph besides its input");
     let other = y.detach();
-    let z = checkpoint(x.clone(), move |x| ops::mul(&x, &other)).unwrap();
+    let z = recompute(x.clone(), move |x| ops::mul(&x, &other)).unwrap();
     assert_eq!(gradient(&ops::sum(&z).unwrap(), &x), [3.0, 4.0]);
-    let failed = checkpoint(x.clone(), |x| ops::reshape(&x, &[3]));
+    let failed = recompute(x.clone(), |x| ops::reshape(&x, &[3]));
     assert!(failed.is_err() && is_recording());
     // What does nothing, and what forgets its input.
-    assert_eq!(gradient(&ops::sum(&checkpoint(x.clone(), Ok).unwrap()).unwrap(), &x), [1.0, 1.0]);
-    let constant = checkpoint(x.clone(), |x| ops::scale(&x.detach(), 2.0)).unwrap();
+    assert_eq!(gradient(&ops::sum(&recompute(x.clone(), Ok).unwrap()).unwrap(), &x), [1.0, 1.0]);
+    let constant = recompute(x.clone(), |x| ops::scale(&x.detach(), 2.0)).unwrap();
     assert!(ops::sum(&constant).unwrap().backward().unwrap().get(&x).is_none());
 }

@@ -70,7 +70,7 @@ fn norms_behind_the_sums() {
         let x = input(&gpu);
         for mask in [Mask::None, Mask::Causal] {
             let expected = learn(&parameters, &x, &post_norm(&parameters, &x, mask));
-            for mode in [Mode::evaluation(), Mode::training(KEY), Mode::training(KEY).checkpointed(true)] {
+            for mode in [Mode::evaluation(), Mode::training(KEY), Mode::training(KEY).recomputing(true)] {
                 let y = encoder.forward(x.clone(), &[], mask, &mode).unwrap();
                 assert_alike(&parameters, &learn(&parameters, &x, &y), &expected);
             }
@@ -93,7 +93,7 @@ fn spans_are_their_blocks_on_fewer_tokens() {
                 encoder.forward(x, spans, Mask::Causal, mode).unwrap()
             };
             for checkpointed in [false, true] {
-                let mode = Mode::training(KEY).checkpointed(checkpointed);
+                let mode = Mode::training(KEY).recomputing(checkpointed);
                 // The second block alone, the first before it on all tokens.
                 let single = run(x.clone(), &[Span::bypass(1..2, kept())], &mode);
                 let both = run(x.clone(), &[Span::bypass(0..2, kept())], &mode);

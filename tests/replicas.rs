@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::common::{assert_close, each_family, gpu, values};
-use wgrad::autograd::{GradientSegment, Parameter, Parameters, Reduce, checkpoint};
+use wgrad::autograd::{GradientSegment, Parameter, Parameters, Reduce, recompute};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Mode;
 use wgrad::ops::{self, CrossEntropy};
@@ -137,7 +137,7 @@ fn checkpointed_parts_are_waited_for() {
     let (inner, outer) = ([c.clone(), d.clone()], [e.clone(), c.clone()]);
     let part = |x, factors: [Parameter; 2]| {
         let f = move |x: Tensor| ops::mul(&ops::mul(&x, &factors[0].tensor())?, &factors[1].tensor());
-        checkpoint(x, f).unwrap()
+        recompute(x, f).unwrap()
     };
     let y = part(part(x, inner), outer);
     let notes = Notes::of(&gpu, &ops::sum(&y).unwrap(), &parameters);

@@ -306,7 +306,7 @@ fn tokens_bypass_several_blocks() {
             (logits.to_vec::<f32>().unwrap(), gradients)
         };
         for checkpointed in [false, true] {
-            let mode = mode.checkpointed(checkpointed);
+            let mode = mode.recomputing(checkpointed);
             let got = gradients(model.forward(&images, &[Span::bypass(1..3, kept.clone())], &mode).unwrap());
             // By hand.
             let blocks = model.encoder().blocks();
@@ -524,10 +524,10 @@ fn random_ltd_does_not_raise_the_peak() {
         let small = VitConfig { img_size: (32, 32), patch_size: 4, ..VitConfig::custom(64, 6, 4) };
         let long = VitConfig { img_size: (64, 64), ..small.clone() };
         // On CPU drivers, scores are stored, R² and T² of them. Beside checkpointed blocks they are most of the peak.
-        for (config, checkpoint_blocks) in [(&small, false), (&small, true), (&long, false), (&long, true)] {
+        for (config, recompute_blocks) in [(&small, false), (&small, true), (&long, false), (&long, true)] {
             let tokens = config.tokens();
             let peak = |ltd: Option<RandomLtd>| {
-                let settings = TrainSettings { checkpoint_blocks, ..settings(ltd) };
+                let settings = TrainSettings { recompute_blocks, ..settings(ltd) };
                 estimate(&gpu, &Workload { make: &making(config), settings: &settings, batch: 8, steps: 400 })
                     .unwrap()
                     .peak
@@ -556,10 +556,10 @@ fn estimate_is_what_is_taken() {
         ("averaged", TokenDrop::None, 1, false, Some(Ema::default())),
         ("all", rising(), 4, true, Some(Ema::default())),
     ];
-    for (name, drop, accumulate, checkpoint_blocks, ema) in cases {
+    for (name, drop, accumulate, recompute_blocks, ema) in cases {
         for gpu in each_family() {
             let config = random_config();
-            let settings = TrainSettings { accumulate, checkpoint_blocks, ema, ..settings(drop.clone()) };
+            let settings = TrainSettings { accumulate, recompute_blocks, ema, ..settings(drop.clone()) };
             let work = Workload { make: &making(&config), settings: &settings, batch: BATCH, steps: 8 };
             let before = gpu.memory();
             let estimate = estimate(&gpu, &work).unwrap();
@@ -618,7 +618,7 @@ fn what_does_not_fit_names_what_would() {
     assert_eq!(check_memory(&gpu, &work, Some(whole.peak)).unwrap(), whole);
     let budget = whole.peak * 4 / 5;
     let found = remedies(&gpu, &work, Some(budget));
-    let kinds: Vec<_> = found.iter().map(|r| (r.accumulate, r.checkpoint_blocks, r.longest.is_some())).collect();
+    let kinds: Vec<_> = found.iter().map(|r| (r.accumulate, r.recompute_blocks, r.longest.is_some())).collect();
     assert_eq!(kinds, [(2, false, false), (1, true, false), (1, false, true)]);
     for remedy in &found {
         assert!(remedy.estimate.peak <= budget);
@@ -626,7 +626,7 @@ fn what_does_not_fit_names_what_would() {
     }
     let message = check_memory(&gpu, &work, Some(budget)).unwrap_err().to_string();
     for part in
-        ["the run does not fit: ", "MB are needed", "accumulate 2 (", "or with checkpoint_blocks (", "kept tokens"]
+        ["the run does not fit: ", "MB are needed", "accumulate 2 (", "or with recompute_blocks (", "kept tokens"]
     {
         assert!(message.contains(part), "{message}");
     }
@@ -681,7 +681,7 @@ fn checkpointed_blocks_give_the_same_gradients() {
             }
             for kept in [vec![], vec![None, Some(kept.clone()), None], vec![Some(kept.clone()); 3]] {
                 let plain = gradients_in(&model, &images, &kept, Mode::training(key));
-                let checkpointed = gradients_in(&model, &images, &kept, Mode::training(key).checkpointed(true));
+                let checkpointed = gradients_in(&model, &images, &kept, Mode::training(key).recomputing(true));
                 assert_eq!(plain.0.to_bits(), checkpointed.0.to_bits());
                 for ((p, a), b) in model.parameters().iter().zip(&plain.1).zip(&checkpointed.1) {
                     assert_eq!(a.is_some(), p.is_trainable(), "{}", p.path());
@@ -697,9 +697,9 @@ fn checkpointed_blocks_give_the_same_gradients() {
 #[test]
 fn checkpointed_training_is_the_same_training() {
     for gpu in each_family() {
-        let run = |checkpoint_blocks| {
+        let run = |recompute_blocks| {
             let model = Vit::new(&gpu, random_config(), 5).unwrap();
-            let settings = TrainSettings { checkpoint_blocks, ..settings(ltd(9)) };
+            let settings = TrainSettings { recompute_blocks, ..settings(ltd(9)) };
             let mut trainer = Trainer::new(task(&model), settings).unwrap();
             let mut metrics = Vec::new();
             for step in 0..5 {
@@ -880,7 +880,7 @@ fn dropped_patches_are_not_there() {
             logits.to_vec::<f32>().unwrap()
         };
         for checkpointed in [false, true] {
-            let mode = Mode::training(KEY).checkpointed(checkpointed);
+            let mode = Mode::training(KEY).recomputing(checkpointed);
             let expected = learn(&small, small.forward(&upper, &[], &mode).unwrap());
             let got = learn(&model, model.forward(&images, &[Span::leave(0, 3, subset.clone())], &mode).unwrap());
             assert_close("logits", &got, &expected, 1e-6);

@@ -28,9 +28,9 @@ pub struct Step {
 }
 
 /// How the steps are trained, at full length.
-pub fn settings(precision: Precision, checkpoint_blocks: bool) -> Result<TrainSettings> {
+pub fn settings(precision: Precision, recompute_blocks: bool) -> Result<TrainSettings> {
     let plain = TrainSettings::new(Rule::AdamW(AdamW::default()), LrSchedule::constant(1e-4)?);
-    Ok(TrainSettings { precision, checkpoint_blocks, ..plain })
+    Ok(TrainSettings { precision, recompute_blocks, ..plain })
 }
 
 /// What such a step, with this many tokens kept, asks of the device: a rehearsal of one step.

@@ -34,7 +34,7 @@ impl Setup {
             seed,
             accumulate: recipe.accumulate,
             precision: recipe.precision.on(gpu),
-            checkpoint_blocks: args.checkpoint_blocks,
+            recompute_blocks: args.checkpoint_blocks,
             ..TrainSettings::new(
                 rule(recipe),
                 LrSchedule::new(ShapedRate { base: recipe.lr, min: 0.0, warmup, total: steps, shape })?,

@@ -8,10 +8,10 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod check;
-mod checkpoint;
 mod gradients;
 mod memory;
 mod parameter;
+mod recompute;
 mod reduce;
 mod turns;
 
@@ -22,14 +22,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use check::{Check, check};
-pub use checkpoint::checkpoint;
 pub(crate) use gradients::KERNELS;
 pub use gradients::{Destination, Gradients, ParentGradients};
 pub use parameter::{Parameter, Parameters};
+pub use recompute::recompute;
 pub use reduce::{GradientSegment, Reduce};
 
-use checkpoint::{Met, meet};
 use memory::Frozen;
+use recompute::{Met, meet};
 use reduce::Watch;
 use turns::Turns;
 
@@ -74,7 +74,7 @@ struct Step {
     parents: Vec<Option<Arc<GraphNode>>>,
     /// The parameters' memory that the rule reads, as it was.
     stamps: Vec<Stamp>,
-    /// Parameters besides the parents that the rule adds to: those within a checkpointed part.
+    /// Parameters besides the parents that the rule adds to: those within a recomputed part.
     inside: Vec<Parameter>,
     rule: Box<dyn Backward>,
 }

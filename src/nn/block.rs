@@ -1,7 +1,7 @@
 //! A transformer block, with random-LTD built in.
 
 use super::{Init, LayerNorm, Linear, Mode};
-use crate::autograd::{Parameter, checkpoint};
+use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
@@ -164,8 +164,8 @@ impl Block {
     /// # Errors
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
-        if mode.is_checkpointed() {
-            return self.checkpointed(x, kept, mask, mode);
+        if mode.is_recomputing() {
+            return self.recomputed(x, kept, mask, mode);
         }
         match (kept, self.config.order) {
             (None, _) => self.plain(&x, mask, mode),
@@ -180,14 +180,14 @@ impl Block {
         }
     }
 
-    /// What is checkpointed lies between gather and scatter: of the input only the kept rows are stored.
-    fn checkpointed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
+    /// What is computed again lies between gather and scatter: of the input only the kept rows are stored.
+    fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
         let (block, mode) = (self.clone(), *mode);
         let run = move |x| block.plain(&x, mask, &mode);
         match kept {
-            None => checkpoint(x, run),
+            None => recompute(x, run),
             Some(kept) => {
-                let rows = checkpoint(ops::token_gather(&x, kept)?, run)?;
+                let rows = recompute(ops::token_gather(&x, kept)?, run)?;
                 ops::token_scatter(x, &rows, kept)
             }
         }

@@ -63,14 +63,14 @@ impl std::str::FromStr for Precision {
 pub struct Mode {
     /// In training, where dropout and stochastic depth draw from; each module sets its `layer`.
     key: Option<RandomKey>,
-    is_checkpointed: bool,
+    is_recomputing: bool,
     precision: Precision,
 }
 
 impl Mode {
     /// No dropout, no stochastic depth. Wrap the pass in [`crate::autograd::no_grad`] to keep nothing for backward.
     pub fn evaluation() -> Self {
-        Mode { key: None, is_checkpointed: false, precision: Precision::F32 }
+        Mode { key: None, is_recomputing: false, precision: Precision::F32 }
     }
 
     /// Dropout and stochastic depth draw from `key`.
@@ -78,10 +78,10 @@ impl Mode {
         Mode { key: Some(key), ..Self::evaluation() }
     }
 
-    /// With `on`, a block keeps its input alone, and backward runs it a second time ([`crate::autograd::checkpoint`]): the
+    /// With `on`, a block keeps its input alone, and backward runs it a second time ([`crate::autograd::recompute`]): the
     /// same gradients bit for bit, for about a third more time, in the memory of one block.
-    pub fn checkpointed(self, on: bool) -> Self {
-        Mode { is_checkpointed: on, ..self }
+    pub fn recomputing(self, on: bool) -> Self {
+        Mode { is_recomputing: on, ..self }
     }
 
     /// With activations of this type.
@@ -95,8 +95,8 @@ impl Mode {
     }
 
     /// Whether blocks keep their input alone.
-    pub fn is_checkpointed(&self) -> bool {
-        self.is_checkpointed
+    pub fn is_recomputing(&self) -> bool {
+        self.is_recomputing
     }
 
     /// The element type of activations inside a block.

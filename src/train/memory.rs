@@ -35,8 +35,8 @@ pub fn estimate<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<MemoryEsti
 pub struct Remedy {
     /// [`TrainSettings::accumulate`].
     pub accumulate: usize,
-    /// [`TrainSettings::checkpoint_blocks`].
-    pub checkpoint_blocks: bool,
+    /// [`TrainSettings::recompute_blocks`].
+    pub recompute_blocks: bool,
     /// The most tokens that may be kept where tokens are dropped, where that must be lower.
     pub longest: Option<usize>,
     /// The run with these.
@@ -44,12 +44,12 @@ pub struct Remedy {
 }
 
 impl Remedy {
-    /// The settings in words: "accumulate 2, checkpoint_blocks".
+    /// The settings in words: "accumulate 2, recompute_blocks".
     pub fn settings(&self) -> String {
         let accumulate = (self.accumulate > 1).then(|| format!("accumulate {}", self.accumulate));
-        let checkpoint_blocks = self.checkpoint_blocks.then(|| "checkpoint_blocks".to_owned());
+        let recompute_blocks = self.recompute_blocks.then(|| "recompute_blocks".to_owned());
         let longest = self.longest.map(|longest| format!("at most {longest} kept tokens"));
-        [accumulate, checkpoint_blocks, longest].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        [accumulate, recompute_blocks, longest].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -82,23 +82,23 @@ pub fn check_memory<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u
 }
 
 /// Settings that make a run fit the limits of the device and `budget`, in bytes, found by dry runs: the fewest
-/// micro-batches (by doubling); checkpointed blocks, with the fewest micro-batches if they alone do not do; and, where
+/// micro-batches (by doubling); recomputed blocks, with the fewest micro-batches if they alone do not do; and, where
 /// tokens are dropped, a lower largest kept length. The batch of an optimiser step stays the same. Each kind comes at most once.
 pub fn remedies<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Vec<Remedy> {
-    let attempt = |accumulate: usize, checkpoint_blocks: bool, longest: Option<usize>| {
+    let attempt = |accumulate: usize, recompute_blocks: bool, longest: Option<usize>| {
         let drop = shortened(&work.settings.drop, longest)?;
-        let settings = TrainSettings { accumulate, checkpoint_blocks, drop, ..work.settings.clone() };
+        let settings = TrainSettings { accumulate, recompute_blocks, drop, ..work.settings.clone() };
         let estimate = estimate(gpu, &Workload { settings: &settings, ..*work }).ok()?;
         let fits = budget.is_none_or(|budget| estimate.peak <= budget);
-        fits.then_some(Remedy { accumulate, checkpoint_blocks, longest, estimate })
+        fits.then_some(Remedy { accumulate, recompute_blocks, longest, estimate })
     };
-    let TrainSettings { accumulate, checkpoint_blocks, .. } = *work.settings;
-    let finer = |checkpoint_blocks| doublings(accumulate, work.batch).find_map(|n| attempt(n, checkpoint_blocks, None));
-    let mut found = vec![finer(checkpoint_blocks)];
-    if !checkpoint_blocks {
+    let TrainSettings { accumulate, recompute_blocks, .. } = *work.settings;
+    let finer = |recompute_blocks| doublings(accumulate, work.batch).find_map(|n| attempt(n, recompute_blocks, None));
+    let mut found = vec![finer(recompute_blocks)];
+    if !recompute_blocks {
         found.push(attempt(accumulate, true, None).or_else(|| finer(true)));
     }
-    found.push(shorter(gpu, work).find_map(|longest| attempt(accumulate, checkpoint_blocks, Some(longest))));
+    found.push(shorter(gpu, work).find_map(|longest| attempt(accumulate, recompute_blocks, Some(longest))));
     found.into_iter().flatten().collect()
 }
 

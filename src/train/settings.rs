@@ -36,8 +36,8 @@ pub struct TrainSettings {
     /// How the loss is scaled in half precision.
     pub loss_scale: LossScale,
     /// Keeps the input of each block alone and computes the rest again in backward: the same gradients bit for bit, for more
-    /// time and much less memory ([`Mode::checkpointed`]).
-    pub checkpoint_blocks: bool,
+    /// time and much less memory ([`Mode::recomputing`]).
+    pub recompute_blocks: bool,
 }
 
 impl TrainSettings {
@@ -56,7 +56,7 @@ impl TrainSettings {
             accumulate: 1,
             precision: Precision::F32,
             loss_scale: LossScale::default(),
-            checkpoint_blocks: false,
+            recompute_blocks: false,
         }
     }
 

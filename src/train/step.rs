@@ -231,8 +231,8 @@ impl<T: Task> Trainer<T> {
         let share = if whole > 0.0 { (own / whole) as f32 } else { 0.0 };
         let first_sample = part.samples.start as u64;
         let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample };
-        let TrainSettings { checkpoint_blocks, precision, .. } = self.settings;
-        let mode = Mode::training(key).checkpointed(checkpoint_blocks).with_precision(precision);
+        let TrainSettings { recompute_blocks, precision, .. } = self.settings;
+        let mode = Mode::training(key).recomputing(recompute_blocks).with_precision(precision);
         let Scored { loss, correct } = self.task.loss(&part, &self.spans(&part.samples)?, &mode)?;
         let scaled = match self.optimizer.loss_scale() {
             Some(scale) => ops::scale(scale, share)?,

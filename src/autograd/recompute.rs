@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Stamp;
 use crate::tensor::Tensor;
 
-/// What the pass of a checkpointed part has met, that a recorded one would have recorded.
+/// What the pass of a recomputed part has met, that a recorded one would have recorded.
 #[derive(Default)]
 struct Meetings {
     /// Those that are trained.
@@ -37,7 +37,7 @@ thread_local! {
     static MEETINGS: RefCell<Option<Meetings>> = const { RefCell::new(None) };
 }
 
-/// Notes what a pass that is not recorded has met, if it is a checkpointed part's.
+/// Notes what a pass that is not recorded has met, if it is a recomputed part's.
 pub(super) fn meet(met: Met<'_>) {
     MEETINGS.with_borrow_mut(|meetings| {
         let Some(meetings) = meetings else { return };
@@ -73,7 +73,7 @@ fn observed<T>(f: impl FnOnce() -> T) -> (T, Meetings) {
 ///
 /// # Errors
 /// Those of `f`, and [`Error::Graph`] if `f` uses another tensor that is in a graph: no gradient would reach it.
-pub fn checkpoint<F>(x: Tensor, f: F) -> Result<Tensor>
+pub fn recompute<F>(x: Tensor, f: F) -> Result<Tensor>
 where
     F: Fn(Tensor) -> Result<Tensor> + wgpu::WasmNotSendSync + 'static,
 {
@@ -83,7 +83,7 @@ where
     let (y, met) = observed(|| f(x.detach()));
     let y = y?;
     if met.graph {
-        return Err(Error::Graph { op: "checkpoint", what: "the function uses a tensor of a graph besides its input" });
+        return Err(Error::Graph { op: "recompute", what: "the function uses a tensor of a graph besides its input" });
     }
     if x.node().is_none() && met.parameters.is_empty() {
         return Ok(y);
