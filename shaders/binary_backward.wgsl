@@ -8,6 +8,7 @@
 //
 // The function's file gives binary_slope_x and binary_slope_y. Grid and forms are those of shaders/binary.wgsl. Uses
 // lib/grid.wgsl, lib/strided.wgsl.
+// Functions may use lib/nan.wgsl.
 
 struct Params {
     items: u32, accumulate: u32,

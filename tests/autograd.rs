@@ -629,12 +629,12 @@ fn checkpoint_of_what_is_frozen() {
 }
 
 #[test]
-fn checkpoint_refuses_what_it_would_cut_off() {
+fn recompute_refuses_what_it_would_cut_off() {
     let gpu = gpu();
     let (x, y) = (leaf(&gpu, &[1.0, 2.0]), leaf(&gpu, &[3.0, 4.0]));
     let other = y.clone();
     let message = recompute(x.clone(), move |x| ops::mul(&x, &other)).unwrap_err().to_string();
-    assert_eq!(message, "checkpoint: the function uses a tensor of a graph besides its input");
+    assert_eq!(message, "recompute: the function uses a tensor of a graph besides its input");
     let other = y.detach();
     let z = recompute(x.clone(), move |x| ops::mul(&x, &other)).unwrap();
     assert_eq!(gradient(&ops::sum(&z).unwrap(), &x), [3.0, 4.0]);
