@@ -1,6 +1,6 @@
 //! The source against the table of layers: arrows point down only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules that it may use besides itself. A module that is missing here fails the test.
@@ -64,6 +64,9 @@ const FOR_ANY_MODEL: &[&str] =
 /// How a model is named in code.
 const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::"];
 
+/// How one kind of data and task is named in code, which training programs do not share.
+const CLASSIFICATION: &[&str] = &["picture", "Picture", "images", "Image", "class", "Class"];
+
 /// The one thing of wgpu that others than `gpu` may name: bounds of types that are shared between threads.
 const WGPU_BOUND: &str = "wgpu::WasmNotSendSync";
 
@@ -77,7 +80,12 @@ pub struct File {
 
 /// Every source file but the crate's root.
 pub fn files() -> Vec<File> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    files_in("src").into_iter().filter(|file| file.module != "lib").collect()
+}
+
+/// Those in a folder of the project and below.
+fn files_in(folder: &str) -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut paths = Vec::new();
     collect(&root, &mut paths);
     let file = |path: PathBuf| {
@@ -87,7 +95,7 @@ pub fn files() -> Vec<File> {
         let code = text.lines().map(|line| line.split("//").next().unwrap().to_owned()).collect();
         File { path: inside, module: first.trim_end_matches(".rs").to_owned(), code }
     };
-    paths.into_iter().map(file).filter(|file| file.module != "lib").collect()
+    paths.into_iter().map(file).collect()
 }
 
 fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
@@ -172,16 +180,24 @@ fn only_the_device_layer_speaks_to_wgpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-#[test]
-fn what_serves_any_model_names_none() {
-    let mut wrong = Vec::new();
-    for file in files().iter().filter(|file| FOR_ANY_MODEL.contains(&file.module.as_str())) {
+/// The lines that hold one of `names`.
+fn lines_with<'a>(files: impl Iterator<Item = &'a File>, names: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
         for (i, line) in file.code.iter().enumerate() {
-            if MODELS.iter().any(|name| line.contains(name)) {
-                wrong.push(format!("src/{}:{}: {}", file.path.display(), i + 1, line.trim()));
+            if names.iter().any(|name| line.contains(name)) {
+                found.push(format!("{}:{}: {}", file.path.display(), i + 1, line.trim()));
             }
         }
     }
+    found
+}
+
+#[test]
+fn what_serves_any_model_names_none() {
+    let files = files();
+    let for_any = files.iter().filter(|file| FOR_ANY_MODEL.contains(&file.module.as_str()));
+    let wrong = lines_with(for_any, MODELS);
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -202,6 +218,49 @@ fn what_serves_any_task_names_none() {
             assert!(!WORDS.iter().any(|word| line.contains(word)), "src/{}:{}: {line}", file.path.display(), i + 1);
         }
     }
+}
+
+#[test]
+fn what_training_programs_share_names_no_model() {
+    let files = files_in("examples/common/training");
+    assert!(files.len() > 20);
+    let wrong = lines_with(files.iter(), &[MODELS, CLASSIFICATION].concat());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A function's name, and its lines up to the closing brace, without indentation.
+fn functions(file: &File) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (i, line) in file.code.iter().enumerate() {
+        let Some((before, after)) = line.split_once("fn ").filter(|(before, _)| !before.trim().ends_with('(')) else {
+            continue;
+        };
+        // rustfmt sees to it that the brace stands below the line's beginning.
+        let indentation = before.len() - before.trim_start().len();
+        let end = format!("{}}}", " ".repeat(indentation));
+        let body = file.code[i + 1..].iter().take_while(|line| **line != end && !line.is_empty());
+        let body: Vec<&str> = body.map(|line| line.trim()).collect();
+        found.push((identifier(after), body.join("\n")));
+    }
+    found
+}
+
+/// What one program has, another does not repeat.
+#[test]
+fn programs_share_what_is_alike() {
+    const SHORT: usize = 5;
+    let (examples, mut seen, mut wrong) = (files_in("examples"), BTreeMap::new(), Vec::new());
+    for file in &examples {
+        for (name, body) in functions(file).into_iter().filter(|(_, body)| body.lines().count() >= SHORT) {
+            let place = format!("{}: {name}", file.path.display());
+            if let Some(other) = seen.insert(body, place.clone()) {
+                wrong.push(format!("{other} and {place}"));
+            }
+        }
+    }
+    assert!(seen.len() > 100 && wrong.is_empty(), "{} functions; alike are {wrong:#?}", seen.len());
+    let main = examples.iter().find(|file| file.path.ends_with("vit_finetune/main.rs")).unwrap();
+    assert!(main.code.iter().any(|line| line.contains("common/training/mod.rs")), "it uses what is shared");
 }
 
 #[test]

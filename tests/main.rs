@@ -45,6 +45,8 @@ mod replicas;
 mod resume;
 mod rounds;
 mod shaders;
+#[cfg(feature = "pictures")]
+mod shared;
 #[cfg(feature = "files")]
 mod tasks;
 #[cfg(feature = "pictures")]

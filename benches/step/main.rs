@@ -19,6 +19,8 @@ mod budget;
 mod case;
 #[path = "../common/cost.rs"]
 mod cost;
+#[path = "../../examples/common/font.rs"]
+mod font;
 mod group;
 mod host;
 mod ltd_blocks;

@@ -2,15 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
+use crate::font;
 use crate::ltd_blocks::{CaseReport, Length, Report, flop_ratio};
-
-/// Embedded, so that the picture is the same on a machine without fonts.
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
 
 const WIDTH: u32 = 900;
 const PANEL: u32 = 520;
@@ -25,7 +22,7 @@ const SERIES: [Series; 3] = [
 ];
 
 pub fn draw(path: &Path, report: &Report) -> Result<()> {
-    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
+    font::register()?;
     let size = (WIDTH, PANEL * report.cases.len() as u32);
     let root = BitMapBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;

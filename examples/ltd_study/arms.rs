@@ -1,7 +1,9 @@
 //! What is compared.
 
 use anyhow::Result;
-use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
+use wgrad::ltd::{PatchDrop, Schedule, TokenDrop};
+
+use crate::drops::{Drops, KeptLength};
 
 /// The arm that all others are compared with.
 pub const FULL: &str = "full";
@@ -67,18 +69,15 @@ pub fn all(tokens: usize) -> Vec<Arm> {
 impl Kind {
     /// The tokens that a run of `steps` steps drops.
     pub fn drop(self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
-        let share = |share: f64| ((share * steps as f64) as u64).max(1);
-        let ltd = |schedule, prefix| -> Result<TokenDrop> {
-            Ok(RandomLtd::new(depth, schedule)?.with_keep_prefix(prefix)?.with_seed(seed).into())
-        };
-        match self {
-            Kind::Full | Kind::FullInTheTimeOf(_) => Ok(TokenDrop::None),
-            Kind::Ltd { start, ramp, prefix } => ltd(Schedule::linear(start, tokens, share(ramp), 8)?, prefix),
-            Kind::Constant { kept, prefix } => ltd(Schedule::constant(kept)?, prefix),
-            Kind::PatchDrop { kept, until } => {
-                let drop = PatchDrop::new(kept, 1)?.with_seed(seed);
-                Ok(if until < 1.0 { drop.with_until(share(until)) } else { drop }.into())
+        let ltd = |length, keep_prefix| Drops::Ltd { length, blocks: None, keep_prefix };
+        let drops = match self {
+            Kind::Full | Kind::FullInTheTimeOf(_) => Drops::None,
+            Kind::Ltd { start, ramp, prefix } => {
+                ltd(KeptLength::Rising { start, end: tokens, ramp, granularity: 8, schedule: Schedule::linear }, prefix)
             }
-        }
+            Kind::Constant { kept, prefix } => ltd(KeptLength::Constant(kept), prefix),
+            Kind::PatchDrop { kept, until } => Drops::PatchDrop { drop: PatchDrop::new(kept, 1)?, until },
+        };
+        drops.in_run(depth, tokens, steps, seed)
     }
 }

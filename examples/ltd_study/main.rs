@@ -7,6 +7,10 @@
 //! that was cut off goes on from there. Last lines: the table that `study/table.md` holds; `study/study.png` is its picture.
 
 mod arms;
+#[path = "../common/drops.rs"]
+mod drops;
+#[path = "../common/font.rs"]
+mod font;
 mod plot;
 mod runs;
 mod table;

@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 
 use crate::arms::{Arm, FULL, Kind};
+use crate::font;
 use crate::runs::Run;
 use crate::table::{Spread, differences, of};
 use crate::timing::TimeShares;
-
-/// Embedded, so that the picture is the same on a machine without fonts.
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
 
 const SIZE: (u32, u32) = (1000, 640);
 const GREY: RGBColor = RGBColor(90, 90, 90);
@@ -38,7 +35,7 @@ fn colour(kind: Kind) -> RGBColor {
 }
 
 pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], shares: &TimeShares) -> Result<()> {
-    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))?;
+    font::register()?;
     let points: Vec<Point> =
         arms.iter().filter(|arm| !of(runs, &arm.name).is_empty()).map(|arm| point(arm, runs, shares)).collect();
     let low = points.iter().map(|p| p.difference - p.half_width).fold(-1.0, f64::min);

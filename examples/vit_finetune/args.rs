@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
-use wgrad::gpu::AdapterChoice;
 
-use crate::recipe::{Overrides, Recipe, RecipeName};
+use crate::recipe::{DropKind, Overrides, Recipe, RecipeName};
 use crate::size::Size;
+use crate::training::comparison::{Arm, Comparison};
+use crate::training::device::Device;
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
 ///
@@ -109,36 +110,9 @@ pub struct Args {
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
-    /// Adapter, by number or a part of its name.
-    #[arg(long, help_heading = "Device")]
-    #[serde(skip)]
-    pub adapter: Option<AdapterChoice>,
-    /// Keep each block's input alone and compute the rest again in backward: the same step in less memory and more time.
-    #[arg(long, help_heading = "Device")]
-    pub checkpoint_blocks: bool,
-    /// Device memory that may be used, in MB [default: what is free, where the device shares the machine's memory].
-    #[arg(long, help_heading = "Device")]
-    #[serde(skip)]
-    pub memory: Option<u64>,
-    /// Print the memory that the run would take, and end.
-    #[arg(long, help_heading = "Device")]
-    #[serde(skip)]
-    pub estimate: bool,
-    /// Measure before the first step which kernels are fastest on this device. `off`: those that are expected to be, and so
-    /// the same on every run.
-    #[arg(long, value_enum, default_value_t = TuneKind::Off, help_heading = "Device")]
-    pub tune: TuneKind,
-    /// Folder that keeps what was measured [default: the user's cache].
-    #[arg(long, help_heading = "Device")]
-    #[serde(skip)]
-    pub tuning_cache: Option<PathBuf>,
-    /// Let --tune auto look at matrix units too, for half precision (an experiment of wgpu's).
-    #[arg(long, help_heading = "Device")]
-    pub matrix_units: bool,
-    /// List the adapters and end.
-    #[arg(long, help_heading = "Device")]
-    #[serde(skip)]
-    pub list_adapters: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub device: Device,
 }
 
 impl Args {
@@ -150,7 +124,16 @@ impl Args {
 
     /// The recipe with what the options change of it.
     pub fn recipe(&self) -> Recipe {
-        Recipe::named(self.recipe).with(&self.overrides)
+        let mut recipe = Recipe::named(self.recipe);
+        if self.overrides.epochs.is_some() {
+            recipe.min_steps = 0;
+        }
+        recipe.with(&self.overrides)
+    }
+
+    /// The runs that are asked for, of which the first drops tokens in the way `main`.
+    pub fn comparison(&self, main: DropKind) -> Comparison<DropKind> {
+        Comparison::new(main, self.compare.iter().map(|&rival| rival.into()), self.seed, self.seeds)
     }
 }
 
@@ -184,11 +167,16 @@ pub enum Rival {
     EqualTime,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TuneKind {
-    Auto,
-    Off,
+impl From<Rival> for Arm<DropKind> {
+    fn from(rival: Rival) -> Self {
+        match rival {
+            Rival::None => Arm::Drop(DropKind::None),
+            Rival::RandomLtd => Arm::Drop(DropKind::RandomLtd),
+            Rival::Constant => Arm::Drop(DropKind::Constant),
+            Rival::Patchdrop => Arm::Drop(DropKind::Patchdrop),
+            Rival::EqualTime => Arm::EqualTime,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::prelude::*;
 
-use crate::canvas::{self, Anchor, BLUE, Canvas, GREY, ORANGE, PALE, fit, shade, width, write};
+use crate::training::canvas::{self, Anchor, BLUE, Canvas, GREY, ORANGE, PALE, fit, shade, width, write};
 
 /// Side of the matrix, as far as there are not too many or too few classes for it.
 const MATRIX: i32 = 760;

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use wgrad::data::{Crop, Image, Key, Split, Transform};
 use wgrad::train::Predictions;
 
-use crate::canvas::{self, Anchor, Canvas, GREY, ORANGE, PALE, fit, width, write};
+use crate::training::canvas::{self, Anchor, Canvas, GREY, ORANGE, PALE, fit, width, write};
 
 /// Mistakes shown.
 const MOST: usize = 24;

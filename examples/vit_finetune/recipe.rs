@@ -1,14 +1,13 @@
-//! How a run trains: everything but data, weights and device. One list makes the recipe, the options that change it, and
-//! what is printed and saved of it.
-
-use std::fmt;
+//! How a run trains: everything but data, weights and device.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use wgrad::Gpu;
-use wgrad::nn::Precision;
 
-use crate::values::{Augment, BlockList, FreezeKind, Length};
+use crate::augment::Augment;
+use crate::training::comparison::{FULL_LENGTH, Way};
+use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind, PrecisionKind};
+use crate::training::recipe::{recipe, settled};
+use crate::training::values::{BlockList, FreezeKind, Length};
 
 /// The recipes that have names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -21,39 +20,6 @@ pub enum RecipeName {
     DeepspeedCifar,
     /// The head alone, on features that stay as they are.
     LinearProbe,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    Adamw,
-    Sgd,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PrecisionKind {
-    F32,
-    F16,
-    Auto,
-}
-
-impl PrecisionKind {
-    pub fn on(self, gpu: &Gpu) -> Precision {
-        match self {
-            PrecisionKind::F32 => Precision::F32,
-            PrecisionKind::F16 => Precision::F16,
-            PrecisionKind::Auto => Precision::auto(gpu),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LrKind {
-    Cosine,
-    Linear,
-    Constant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -100,52 +66,17 @@ pub enum DropKind {
     Patchdrop,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LtdSchedule {
-    /// Rises linearly and ends at its end.
-    Linear,
-    /// DeepSpeed's schedule, with its quirks.
-    FixedLinear,
-}
+impl Way for DropKind {
+    const NONE: Self = DropKind::None;
 
-/// The recipe, and as options what differs from it.
-macro_rules! recipe {
-    ($($heading:literal { $($(#[doc = $doc:literal])+ $(#[clap($($clap:tt)*)])? $name:ident: $type:ty,)+ })+) => {
-        /// Everything that a run's training depends on besides data, weights, seed and device.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct Recipe {
-            $($($(#[doc = $doc])+ pub $name: $type,)+)+
+    fn name(self) -> &'static str {
+        match self {
+            DropKind::None => FULL_LENGTH,
+            DropKind::RandomLtd => "random-ltd",
+            DropKind::Constant => "constant",
+            DropKind::Patchdrop => "patchdrop",
         }
-
-        /// What differs from the named recipe.
-        #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
-        pub struct Overrides {
-            $($(
-                $(#[doc = $doc])+
-                #[arg(long, help_heading = $heading $(, $($clap)*)?)]
-                #[serde(default, skip_serializing_if = "Option::is_none")]
-                pub $name: Option<$type>,
-            )+)+
-        }
-
-        impl Recipe {
-            /// The recipe with the options that were given in the place of its own.
-            pub fn with(mut self, overrides: &Overrides) -> Self {
-                if overrides.epochs.is_some() {
-                    self.min_steps = 0;
-                }
-                $($(if let Some(value) = &overrides.$name { self.$name = value.clone(); })+)+
-                self
-            }
-
-            /// Headings with their settings, as options and values.
-            fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
-                vec![$(($heading, vec![$(entry(stringify!($name), &self.$name)),+])),+]
-            }
-        }
-    };
+    }
 }
 
 recipe! {
@@ -249,14 +180,6 @@ recipe! {
     }
 }
 
-/// `--name value`, without the dashes.
-fn entry(name: &str, value: &impl Serialize) -> String {
-    // As JSON, without the quotes of names.
-    let value = serde_json::to_string(value).unwrap_or_default();
-    let value = value.trim_matches('"');
-    format!("{} {value}", name.replace('_', "-"))
-}
-
 impl Recipe {
     pub fn named(name: RecipeName) -> Self {
         match name {
@@ -268,11 +191,7 @@ impl Recipe {
 
     /// The steps of a run, where an epoch has `per_epoch`. Epochs become what that takes.
     pub fn settle_steps(&mut self, per_epoch: u64) -> u64 {
-        if self.steps > 0 {
-            return self.steps;
-        }
-        self.epochs = self.epochs.max(self.min_steps.div_ceil(per_epoch.max(1)));
-        self.epochs.saturating_mul(per_epoch)
+        settled(self.steps, &mut self.epochs, self.min_steps, per_epoch)
     }
 
     /// 32 of 197 tokens at first, all of them after 3,910 of 5,474 steps, at lr 1e-4 throughout.
@@ -354,28 +273,5 @@ impl Default for Recipe {
             patchdrop_keep: 0.5,
             patchdrop_until: 1.0,
         }
-    }
-}
-
-/// In full: what a reader of a log needs to repeat the run.
-impl fmt::Display for Recipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const WIDTH: usize = 110;
-        for (i, (heading, entries)) in self.sections().into_iter().enumerate() {
-            let mut line = format!("  {:16}", heading.to_lowercase());
-            if i > 0 {
-                writeln!(f)?;
-            }
-            for (j, entry) in entries.iter().enumerate() {
-                if line.len() + entry.len() + 2 > WIDTH {
-                    writeln!(f, "{}", line.trim_end())?;
-                    line = " ".repeat(18);
-                }
-                line += entry;
-                line += if j + 1 < entries.len() { ", " } else { "" };
-            }
-            write!(f, "{line}")?;
-        }
-        Ok(())
     }
 }

@@ -2,16 +2,18 @@
 
 use anyhow::{Result, ensure};
 use wgrad::gpu::Gpu;
-use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
+use wgrad::ltd::{PatchDrop, Schedule, TokenDrop};
 use wgrad::models::vit::Vit;
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, Sgd, ShapedRate};
+use wgrad::optim::{Ema, LrSchedule, ShapedRate};
 use wgrad::train::{Classify, FitOptions, RunState, TrainSettings, Workload};
 
 use crate::args::Args;
-use crate::recipe::{ClassWeights, DropKind, LrKind, LtdSchedule, OptimizerKind, Recipe};
+use crate::drops::{Drops, KeptLength, Rise};
+use crate::recipe::{ClassWeights, DropKind, Recipe};
 use crate::setup::Setup;
-use crate::values::BlockList;
+use crate::training::kinds::{LtdSchedule, OptimizerKind};
+use crate::training::values::BlockList;
 
 /// Makes what is trained.
 type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;
@@ -20,12 +22,11 @@ impl Setup {
     /// Settings of a run of `steps` steps that drops tokens in this way.
     pub fn settings(&self, args: &Args, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
         let recipe = &self.recipe;
-        let shape = match recipe.lr_schedule {
-            LrKind::Cosine => LrShape::Cosine,
-            LrKind::Linear => LrShape::Linear,
-            LrKind::Constant => LrShape::Constant,
-        };
+        let Recipe { momentum, nesterov, weight_decay, .. } = *recipe;
+        let rule = recipe.optimizer.rule(weight_decay, momentum, nesterov);
         let warmup = (f64::from(recipe.warmup) * steps as f64) as u64;
+        let shape = recipe.lr_schedule.into();
+        let rate = LrSchedule::new(ShapedRate { base: recipe.lr, min: 0.0, warmup, total: steps, shape })?;
         let settings = TrainSettings {
             max_norm: (recipe.clip_grad != 0.0).then_some(recipe.clip_grad),
             freeze: recipe.freeze.into(),
@@ -34,11 +35,8 @@ impl Setup {
             seed,
             accumulate: recipe.accumulate,
             precision: recipe.precision.on(gpu),
-            recompute_blocks: args.checkpoint_blocks,
-            ..TrainSettings::new(
-                rule(recipe),
-                LrSchedule::new(ShapedRate { base: recipe.lr, min: 0.0, warmup, total: steps, shape })?,
-            )
+            recompute_blocks: args.device.checkpoint_blocks,
+            ..TrainSettings::new(rule, rate)
         };
         let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
         Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })
@@ -74,56 +72,44 @@ impl Setup {
     }
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
-        let recipe = &self.recipe;
-        Ok(match kind {
-            DropKind::None => TokenDrop::None,
-            DropKind::RandomLtd => match self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone()) {
-                Some(ltd) => ltd.with_seed(seed).into(),
-                None => self.random_ltd(self.schedule(steps)?, seed)?.into(),
-            },
-            DropKind::Constant => {
-                let tokens = self.config.tokens();
-                self.random_ltd(Schedule::constant(recipe.ltd_start.of(tokens))?, seed)?.into()
-            }
+        let of_file = self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone());
+        if let Some(ltd) = of_file.filter(|_| kind == DropKind::RandomLtd) {
+            return Ok(ltd.with_seed(seed).into());
+        }
+        let (recipe, tokens) = (&self.recipe, self.config.tokens());
+        let drops = match kind {
+            DropKind::None => Drops::None,
+            DropKind::RandomLtd => self.random_ltd(self.rising()?),
+            DropKind::Constant => self.random_ltd(KeptLength::Constant(recipe.ltd_start.of(tokens))),
             DropKind::Patchdrop => {
-                let (tokens, prefix) = (self.config.tokens(), self.config.prefix_tokens());
-                let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, prefix)?.with_seed(seed);
-                let until = (recipe.patchdrop_until * steps as f64) as u64;
-                if recipe.patchdrop_until < 1.0 { drop.with_until(until) } else { drop }.into()
+                let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, self.config.prefix_tokens())?;
+                Drops::PatchDrop { drop, until: recipe.patchdrop_until }
             }
-        })
+        };
+        drops.in_run(self.config.depth, tokens, steps, seed)
     }
 
-    fn schedule(&self, steps: u64) -> Result<Schedule> {
+    fn rising(&self) -> Result<KeptLength> {
         let (recipe, tokens) = (&self.recipe, self.config.tokens());
         let [start, end] = [recipe.ltd_start, recipe.ltd_end].map(|length| length.of(tokens));
         ensure!(
             start <= tokens && end <= tokens,
             "--ltd-start {start} and --ltd-end {end} must be at most {tokens} tokens"
         );
-        let ramp = ((f64::from(recipe.ltd_ramp) * steps as f64) as u64).max(1);
-        Ok(match recipe.ltd_schedule {
-            LtdSchedule::Linear => Schedule::linear(start, end, ramp, recipe.ltd_granularity)?,
-            LtdSchedule::FixedLinear => Schedule::fixed_linear(start, end, ramp, recipe.ltd_granularity)?,
-        })
+        let schedule: Rise = match recipe.ltd_schedule {
+            LtdSchedule::Linear => Schedule::linear,
+            LtdSchedule::FixedLinear => Schedule::fixed_linear,
+        };
+        let (ramp, granularity) = (recipe.ltd_ramp.into(), recipe.ltd_granularity);
+        Ok(KeptLength::Rising { start, end, ramp, granularity, schedule })
     }
 
-    fn random_ltd(&self, schedule: Schedule, seed: u64) -> Result<RandomLtd> {
-        let mut ltd = RandomLtd::new(self.config.depth, schedule)?;
-        if let BlockList::These(blocks) = &self.recipe.ltd_blocks {
-            ltd = ltd.with_blocks(blocks)?;
-        }
-        let ltd = ltd.with_keep_prefix(self.recipe.ltd_keep_prefix)?.with_seed(seed);
-        ltd.check_length(self.config.tokens())?;
-        Ok(ltd)
-    }
-}
-
-fn rule(recipe: &Recipe) -> Rule {
-    let Recipe { momentum, nesterov, weight_decay, .. } = *recipe;
-    match recipe.optimizer {
-        OptimizerKind::Adamw => Rule::AdamW(AdamW { weight_decay, ..AdamW::default() }),
-        OptimizerKind::Sgd => Rule::Sgd(Sgd { momentum, nesterov, weight_decay, ..Sgd::default() }),
+    fn random_ltd(&self, length: KeptLength) -> Drops {
+        let blocks = match &self.recipe.ltd_blocks {
+            BlockList::Auto => None,
+            BlockList::These(blocks) => Some(blocks.clone()),
+        };
+        Drops::Ltd { length, blocks, keep_prefix: self.recipe.ltd_keep_prefix }
     }
 }
 

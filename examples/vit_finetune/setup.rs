@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use wgrad::checkpoint::{LoadReport, MatchOptions, Storage, load_parameters};
 use wgrad::data::{
     ColorJitter, Crop, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
@@ -13,16 +13,18 @@ use wgrad::data::{
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
 use wgrad::optim::{AdamW, Rule, Sgd};
-use wgrad::train::{self, Classify, DeepSpeedConfig, STATE_FILE, read_deepspeed};
+use wgrad::train::{self, Classify, DeepSpeedConfig, read_deepspeed};
 
 use crate::args::{Args, ExportKind, StorageKind};
 use crate::check;
-use crate::console::{printable, say};
-use crate::files;
-use crate::given::Given;
-use crate::recipe::{CropKind, DropKind, MirrorKind, OptimizerKind, PrecisionKind, Recipe};
-use crate::resume;
+use crate::effects;
+use crate::recipe::{CropKind, DropKind, MirrorKind, Recipe};
 use crate::settings::rate_by_width;
+use crate::training::console::{printable, say};
+use crate::training::deepspeed::schedules;
+use crate::training::folder;
+use crate::training::given::Given;
+use crate::training::kinds::{OptimizerKind, PrecisionKind};
 use crate::weights::{Weights, load_data};
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
@@ -69,7 +71,7 @@ impl Setup {
         ensure!((1..=batch).contains(&micro), "--accumulate {micro}: 1 to the batch size, {batch}");
         let steps = recipe.settle_steps((data.train.len() / batch) as u64);
         ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
-        given.check(args, &recipe, steps, deepspeed.as_ref(), &data)?;
+        effects::check(given, args, &recipe, steps, deepspeed.as_ref(), &data)?;
         Ok(Setup { data, config, recipe, deepspeed, weights, steps, unreadable: read.unreadable, warnings })
     }
 
@@ -174,17 +176,13 @@ impl Setup {
         Ok(u32::try_from(height)?)
     }
 
-    /// The run folder: the one that was asked for, or the next free number below `runs`.
+    /// The run's folder, which holds neither pictures nor another run.
     pub fn create_folder(&self, args: &Args) -> Result<PathBuf> {
-        let folder = match &args.output {
-            Some(folder) => folder.clone(),
-            None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
-        };
-        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let folder = folder::create(args.output.as_deref())?;
         self.check_output(args, &folder)?;
-        // Of two runs in one folder, going on would mix the reports.
-        let has_run = args.resume.is_none() && folder.join(STATE_FILE).exists();
-        ensure!(!has_run, "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
+        if args.resume.is_none() {
+            folder::refuse_another(&folder)?;
+        }
         Ok(folder)
     }
 
@@ -201,18 +199,6 @@ impl Setup {
         let holds = (output == data_dir && train.file(0).is_some())
             || parents.any(|path| path == output || (is_inside && path.starts_with(&output)));
         ensure!(!holds, "--output {}: holds the pictures; a folder of the run's own is needed", folder.display());
-        Ok(())
-    }
-
-    /// Writes what the run was asked for, for readers and for [`crate::resume::arguments`].
-    pub fn save(&self, args: &Args, folder: &Path) -> Result<()> {
-        let texts = [
-            ("args.json", serde_json::to_string_pretty(&resume::kept(args)?)?),
-            ("recipe.json", serde_json::to_string_pretty(&self.recipe)?),
-        ];
-        for (name, text) in texts {
-            files::replace(&folder.join(name), text.as_bytes())?;
-        }
         Ok(())
     }
 }
@@ -275,21 +261,6 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
         Some(_) | None => {}
     }
     recipe
-}
-
-/// What a configuration says of the learning rate and the kept length, which are not a recipe's.
-fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
-    let mut lines = String::new();
-    if let Some(rate) = &config.rate {
-        let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(step));
-        lines += &format!("\n  learning rate   {first} at the first step, {half} half-way, {last} at the last");
-    }
-    if let Some(ltd) = &config.random_ltd {
-        let stages: Vec<String> =
-            ltd.stages(steps, tokens).iter().map(|stage| format!("{}:{}", stage.first_step, stage.kept)).collect();
-        lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
-    }
-    lines
 }
 
 /// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe

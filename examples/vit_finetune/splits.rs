@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use wgrad::data::{DataSet, Skipped};
 
 use crate::args::Args;
-use crate::console::printable;
-use crate::files;
 use crate::setup::Setup;
+use crate::training::console::printable;
+use crate::training::files;
 
 const COLUMNS: [&str; 4] = ["path", "class", "split", "problem"];
 

@@ -116,7 +116,7 @@ fn open(path: &Path, args: &Args) -> Result<Pretrained> {
 
 #[cfg(feature = "hub")]
 fn fetch(name: &str) -> Result<PathBuf> {
-    crate::console::say!("fetching {name}");
+    crate::training::console::say!("fetching {name}");
     Ok(wgrad::checkpoint::hub::fetch(name)?)
 }
 

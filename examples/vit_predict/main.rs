@@ -7,6 +7,8 @@
 //! checkpoint, which knows CIFAR-100's classes. Pictures that cannot be read are reported and left out; the exit code is 1
 //! if that is all of them.
 
+#[path = "../common/adapters.rs"]
+mod adapters;
 #[path = "../common/console.rs"]
 mod console;
 mod output;
@@ -25,11 +27,11 @@ use clap::Parser;
 use wgrad::Gpu;
 use wgrad::checkpoint::{MatchOptions, load_parameters};
 use wgrad::data::{ImageOptions, ImageSource, Loader, LoaderOptions, Split};
-use wgrad::gpu::{AdapterChoice, GpuOptions, Power};
+use wgrad::gpu::{AdapterChoice, GpuOptions};
 use wgrad::models::vit::{OpenOptions, Vit};
 use wgrad::train::{Classify, predict};
 
-use console::{complain, printable, say};
+use console::{complain, printable};
 use output::Output;
 use size::Size;
 use source::Source;
@@ -82,9 +84,7 @@ fn main() -> Result<ExitCode> {
     warnings::show();
     let args = Args::parse();
     if args.list_adapters {
-        for (i, adapter) in Gpu::adapters(Power::High).iter().enumerate() {
-            say!("{i}: {adapter}");
-        }
+        adapters::list();
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(args.top > 0, "--top must be at least 1");

@@ -1,5 +1,6 @@
 //! What is shown while a run goes on: a bar on a terminal, plain lines elsewhere.
 
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgrad::train::{EpochMetrics, Observer, StepMetrics};
 
-use crate::console::say;
-use crate::history::History;
+use super::console::say;
+use super::history::History;
+use super::words::{Measured, Words};
 
 /// Plain lines come at most this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -17,6 +19,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Follows one run, and keeps its history.
 pub struct Progress<'a> {
     run: Arc<str>,
+    words: &'a Words,
     total: u64,
     /// Steps that an earlier program has done.
     resumed_at: u64,
@@ -28,20 +31,23 @@ pub struct Progress<'a> {
     /// Running means that a reader can follow.
     loss: f64,
     accuracy: f64,
-    samples: u64,
+    /// What the speed counts.
+    units: u64,
 }
 
 impl<'a> Progress<'a> {
     pub fn new(
-        run: Arc<str>,
+        run: &str,
+        words: &'a Words,
         total: u64,
         resumed_at: u64,
         history: &'a mut History,
-        stop: &'a Arc<AtomicBool>,
+        stop: &'a AtomicBool,
     ) -> Self {
-        let bar = crate::is_terminal().then(|| {
+        // Progress is drawn in place where it can be.
+        let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix:12} {bar:24} {pos}/{len} {msg} [{eta} left]");
-            let bar = ProgressBar::new(total).with_prefix(run.to_string()).with_position(resumed_at);
+            let bar = ProgressBar::new(total).with_prefix(run.to_owned()).with_position(resumed_at);
             let bar = style.map_or(bar.clone(), |style| bar.with_style(style));
             // Those steps say nothing about this program's speed.
             bar.reset_eta();
@@ -49,7 +55,8 @@ impl<'a> Progress<'a> {
         });
         let now = Instant::now();
         Progress {
-            run,
+            run: run.into(),
+            words,
             total,
             resumed_at,
             history,
@@ -59,7 +66,7 @@ impl<'a> Progress<'a> {
             printed: now,
             loss: f64::NAN,
             accuracy: f64::NAN,
-            samples: 0,
+            units: 0,
         }
     }
 
@@ -71,23 +78,28 @@ impl<'a> Progress<'a> {
     }
 
     fn smooth(&mut self, m: &StepMetrics) {
-        self.samples += m.samples as u64;
+        self.units += (self.words.count)(m);
         // Such a step is part of no mean.
         if m.excused {
             return;
         }
         let blend = |old: f64, new: f64| if old.is_nan() { new } else { 0.9 * old + 0.1 * new };
         self.loss = blend(self.loss, m.loss.into());
-        self.accuracy = blend(self.accuracy, f64::from(m.correct) / m.samples as f64);
+        if let Some(accuracy) = Measured::from(m).accuracy {
+            self.accuracy = blend(self.accuracy, accuracy);
+        }
     }
 
     fn message(&self, m: &StepMetrics) -> String {
-        let rate = self.samples as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        let Words { score, units, .. } = self.words;
+        let means = Measured { loss: Some(self.loss), accuracy: Some(self.accuracy) };
+        let rate = self.units as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         format!(
-            "epoch {} loss {:.3} accuracy {:.1} % R {}/{} {rate:.0} images/s",
+            "epoch {} loss {:.3} {} {} R {}/{} {rate:.0} {units}/s",
             m.epoch + 1,
             self.loss,
-            100.0 * self.accuracy,
+            score.name,
+            score.show(means, 1),
             m.kept,
             m.tokens
         )
@@ -125,15 +137,18 @@ impl Observer for Progress<'_> {
 
     fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
         self.history.epoch(&self.run, metrics);
+        let EpochMetrics { train_loss, train_accuracy, validation, .. } = *metrics;
+        let score = &self.words.score;
+        let training = Measured { loss: Some(train_loss), accuracy: Some(train_accuracy) };
         let line = format!(
-            "{:12} epoch {}: training loss {:.4}, accuracy {:.2} %; validation loss {:.4}, accuracy {:.2} %{}",
+            "{:12} epoch {}: training loss {train_loss:.4}, {name} {}; validation loss {:.4}, {name} {}{}",
             self.run,
             metrics.epoch + 1,
-            metrics.train_loss,
-            100.0 * metrics.train_accuracy,
-            metrics.validation.loss,
-            100.0 * metrics.validation.accuracy,
-            if metrics.is_best { " (best)" } else { "" }
+            score.show(training, 2),
+            validation.loss,
+            score.show(validation.into(), 2),
+            if metrics.is_best { " (best)" } else { "" },
+            name = score.name
         );
         match &self.bar {
             Some(bar) => bar.suspend(|| say!("{line}")),

@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use wgrad::data::AutoAugment;
 use wgrad::train::Freeze;
 
 /// Saved as they are written on the command line.
@@ -13,9 +12,9 @@ macro_rules! as_text {
     ($($type:ty),+) => {
         $(
             impl TryFrom<String> for $type {
-                type Error = Error;
+                type Error = anyhow::Error;
 
-                fn try_from(text: String) -> Result<Self> {
+                fn try_from(text: String) -> anyhow::Result<Self> {
                     text.parse()
                 }
             }
@@ -29,7 +28,9 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Length, BlockList, FreezeKind, Augment);
+pub(crate) use as_text;
+
+as_text!(Length, BlockList, FreezeKind);
 
 /// Some of a model's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,51 +151,6 @@ impl fmt::Display for FreezeKind {
             FreezeKind::AllButHead => f.write_str("all-but-head"),
             FreezeKind::AllButNormsAndBiases => f.write_str("all-but-norms-and-biases"),
             FreezeKind::Blocks(blocks) => write!(f, "blocks={blocks}"),
-        }
-    }
-}
-
-/// [`AutoAugment`] by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Augment {
-    None,
-    Trivial,
-    Rand { ops: u32, magnitude: u32 },
-}
-
-impl From<Augment> for AutoAugment {
-    fn from(augment: Augment) -> AutoAugment {
-        match augment {
-            Augment::None => AutoAugment::None,
-            Augment::Trivial => AutoAugment::Trivial,
-            Augment::Rand { ops, magnitude } => AutoAugment::Rand { ops, magnitude },
-        }
-    }
-}
-
-impl FromStr for Augment {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        const EXPECTED: &str = "none, trivial, or rand=OPS,MAGNITUDE such as rand=2,9";
-        Ok(match (text, text.strip_prefix("rand=").and_then(|rest| rest.split_once(','))) {
-            ("none", _) => Augment::None,
-            ("trivial", _) => Augment::Trivial,
-            (_, Some((ops, magnitude))) => {
-                Augment::Rand { ops: ops.parse().context(EXPECTED)?, magnitude: magnitude.parse().context(EXPECTED)? }
-            }
-            _ => bail!(EXPECTED),
-        })
-    }
-}
-
-impl fmt::Display for Augment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Augment::None => f.write_str("none"),
-            Augment::Trivial => f.write_str("trivial"),
-            Augment::Rand { ops, magnitude } => write!(f, "rand={ops},{magnitude}"),
         }
     }
 }

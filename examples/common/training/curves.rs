@@ -1,4 +1,4 @@
-//! curves.png: loss, accuracy and kept tokens over the steps, one line a run.
+//! curves.png: loss, score and kept tokens over the steps, one line a run.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::prelude::*;
 
-use crate::canvas::{self, BLUE, Canvas, GREY, ORANGE, PALE};
-use crate::history::{History, Row};
+use super::canvas::{self, BLUE, Canvas, GREY, ORANGE, PALE};
+use super::history::{History, Row};
+use super::words::Score;
 
 const SIZE: (u32, u32) = (1000, 1100);
 /// For as many runs as a reader can tell apart.
@@ -24,14 +25,14 @@ struct Curve {
 }
 
 /// Draws what has been measured so far; nothing if nothing has.
-pub fn draw(path: &Path, history: &History) -> Result<()> {
+pub fn draw(path: &Path, history: &History, score: &Score) -> Result<()> {
     if history.rows.is_empty() {
         return Ok(());
     }
     canvas::register()?;
     let mut runs: Vec<&str> = history.rows.iter().map(|r| &*r.run).collect();
     runs.dedup();
-    let each = |value: fn(&[&Row]) -> Vec<(f64, f64)>, dots: bool| -> Vec<Curve> {
+    let each = |value: &dyn Fn(&[&Row]) -> Vec<(f64, f64)>, dots: bool| -> Vec<Curve> {
         let curve = |(i, run): (usize, &&str)| {
             let rows: Vec<&Row> = history.rows.iter().filter(|r| &*r.run == *run).collect();
             Curve { name: (*run).to_owned(), colour: COLOURS[i % COLOURS.len()], points: value(&rows), dots }
@@ -41,13 +42,14 @@ pub fn draw(path: &Path, history: &History) -> Result<()> {
     let root = BitMapBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let areas = root.split_evenly((3, 1));
-    let mut losses = each(|rows| smoothed(rows, |r| r.loss.map(f64::from)), false);
-    losses.extend(each(|rows| measured(rows, |r| r.validation_loss), true));
+    let mut losses = each(&|rows| smoothed(rows, |r| r.loss.map(f64::from)), false);
+    losses.extend(each(&|rows| measured(rows, |r| r.validation_loss), true));
     panel(&areas[0], "Loss: training, and validation (dots)", &losses, SeriesLabelPosition::UpperRight)?;
-    let mut accuracies = each(|rows| smoothed(rows, |r| Some(100.0 * r.accuracy)), false);
-    accuracies.extend(each(|rows| measured(rows, |r| r.validation_accuracy.map(|a| 100.0 * a)), true));
-    panel(&areas[1], "Accuracy in %: training, and validation (dots)", &accuracies, SeriesLabelPosition::LowerRight)?;
-    let kept = each(stairs, false);
+    let mut scores = each(&|rows| smoothed(rows, |r| score.shown(r.training())), false);
+    scores.extend(each(&|rows| measured(rows, |r| score.shown(r.validation())), true));
+    let title = format!("{}: training, and validation (dots)", score.title);
+    panel(&areas[1], &title, &scores, SeriesLabelPosition::LowerRight)?;
+    let kept = each(&stairs, false);
     panel(&areas[2], "Kept tokens R", &kept, SeriesLabelPosition::LowerRight)?;
     root.present()?;
     Ok(())

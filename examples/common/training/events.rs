@@ -3,13 +3,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use prost::Message;
-use wgrad::train::{EpochMetrics, Observer, StepMetrics};
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {
@@ -51,13 +49,8 @@ struct Value {
     scalar: Option<f32>,
 }
 
-/// Writes the events of one run, and passes everything on to another observer.
-pub struct Watched<'a> {
-    inner: &'a mut dyn Observer,
-    events: Option<Events>,
-}
-
-struct Events {
+/// An event file that is being written.
+pub struct Events {
     path: PathBuf,
     /// Not buffered: what was recorded is there after a kill too, and a step takes longer than a write.
     file: File,
@@ -66,53 +59,9 @@ struct Events {
     failed: Option<std::io::Error>,
 }
 
-impl<'a> Watched<'a> {
-    /// With events in `folder/tensorboard/run` if they are wanted.
-    pub fn new(wanted: bool, folder: &Path, run: &str, inner: &'a mut dyn Observer) -> Result<Self> {
-        let events = wanted.then(|| Events::create(&folder.join("tensorboard").join(run))).transpose()?;
-        Ok(Watched { inner, events })
-    }
-
-    /// # Errors
-    /// If the file could not be written.
-    pub fn finish(self) -> Result<()> {
-        let Some(events) = self.events else { return Ok(()) };
-        events.failed.map_or(Ok(()), Err).with_context(|| format!("writing {}", events.path.display()))
-    }
-
-    fn write(&mut self, step: u64, values: &[(&str, f64)]) {
-        if let Some(events) = &mut self.events {
-            events.scalars(step, values);
-        }
-    }
-}
-
-impl Observer for Watched<'_> {
-    fn step(&mut self, m: &StepMetrics) -> ControlFlow<()> {
-        let mut values = vec![
-            ("train/accuracy", f64::from(m.correct) / m.samples.max(1) as f64),
-            ("train/learning_rate", m.rate.into()),
-            ("train/kept_tokens", m.kept as f64),
-        ];
-        // What half precision left out has none.
-        if !m.excused {
-            values.extend([("train/loss", m.loss.into()), ("train/gradient_norm", m.grad_norm.into())]);
-        }
-        // From 1, as everywhere in a run's folder.
-        self.write(m.step + 1, &values);
-        self.inner.step(m)
-    }
-
-    fn epoch(&mut self, m: &EpochMetrics) -> ControlFlow<()> {
-        let values = [("validation/loss", m.validation.loss), ("validation/accuracy", m.validation.accuracy)];
-        self.write(m.steps, &values);
-        self.inner.epoch(m)
-    }
-}
-
 impl Events {
     /// A new file; a run that is resumed has one more, which TensorBoard reads after the first.
-    fn create(folder: &Path) -> Result<Self> {
+    pub fn create(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         // TensorBoard takes files with `tfevents` in the name, in the order of the names.
         let path = folder.join(format!("events.out.tfevents.{:017.6}.wgrad", seconds()));
@@ -123,16 +72,23 @@ impl Events {
         Ok(events)
     }
 
-    fn scalars(&mut self, step: u64, values: &[(&str, f64)]) {
+    /// Numbers of a step, each with its tag.
+    pub fn scalars(&mut self, step: u64, values: impl Iterator<Item = (String, f64)>) {
         let step = i64::try_from(step).unwrap_or(i64::MAX);
         if !self.is_started {
             self.is_started = true;
             let session_log = Some(SessionLog { status: START });
             self.record(&Event { wall_time: seconds(), step, session_log, ..Event::default() });
         }
-        let value = |&(tag, value): &(&str, f64)| Value { tag: tag.to_owned(), scalar: Some(value as f32) };
-        let summary = Summary { values: values.iter().map(value).collect() };
+        let value = |(tag, value)| Value { tag, scalar: Some(value as f32) };
+        let summary = Summary { values: values.map(value).collect() };
         self.record(&Event { wall_time: seconds(), step, summary: Some(summary), ..Event::default() });
+    }
+
+    /// # Errors
+    /// If the file could not be written.
+    pub fn finish(self) -> Result<()> {
+        self.failed.map_or(Ok(()), Err).with_context(|| format!("writing {}", self.path.display()))
     }
 
     fn record(&mut self, event: &Event) {

@@ -9,7 +9,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wgrad::train::{EpochMetrics, RunState, StepMetrics};
 
-use crate::files;
+use super::files;
+use super::words::Measured;
 
 /// A row of metrics.csv. The validation columns are filled at the last step of each epoch. Steps and epochs are counted from 1, as
 /// on the console: the row of step 7 is of the moment when 7 steps were done.
@@ -20,7 +21,8 @@ pub struct Row {
     pub epoch: u64,
     /// Empty where half precision left the step out.
     pub loss: Option<f32>,
-    pub accuracy: f64,
+    /// Share of right answers; empty where they are not counted.
+    pub accuracy: Option<f64>,
     pub kept: usize,
     pub tokens: usize,
     pub rate: f32,
@@ -28,6 +30,18 @@ pub struct Row {
     pub grad_norm: Option<f32>,
     pub validation_loss: Option<f64>,
     pub validation_accuracy: Option<f64>,
+}
+
+impl Row {
+    /// In the step.
+    pub fn training(&self) -> Measured {
+        Measured { loss: self.loss.map(f64::from), accuracy: self.accuracy }
+    }
+
+    /// On the validation split.
+    pub fn validation(&self) -> Measured {
+        Measured { loss: self.validation_loss, accuracy: self.validation_accuracy }
+    }
 }
 
 /// Every step of every run, in memory for the curves and on disk for the reader: a step's row is in the file before the step's
@@ -108,7 +122,7 @@ impl History {
             step: m.step + 1,
             epoch: m.epoch + 1,
             loss: (!m.excused).then_some(m.loss),
-            accuracy: f64::from(m.correct) / m.samples as f64,
+            accuracy: Measured::from(m).accuracy,
             kept: m.kept,
             tokens: m.tokens,
             rate: m.rate,
@@ -124,8 +138,8 @@ impl History {
     pub fn epoch(&mut self, run: &str, m: &EpochMetrics) {
         let _ = self.cut();
         let Some(row) = self.rows.last_mut().filter(|row| &*row.run == run) else { return };
-        row.validation_loss = Some(m.validation.loss);
-        row.validation_accuracy = Some(m.validation.accuracy);
+        let Measured { loss, accuracy } = m.validation.into();
+        (row.validation_loss, row.validation_accuracy) = (loss, accuracy);
         let _ = self.write_last();
     }
 

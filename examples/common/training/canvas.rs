@@ -1,26 +1,19 @@
-//! What the pictures share: the font, text that fits its place, colours.
+//! What drawings share: text that fits its place, and colours.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
 
-/// Embedded, so that a picture is the same on a machine without fonts.
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
+pub use super::font::register;
 
 pub const BLUE: RGBColor = RGBColor(31, 90, 180);
 pub const ORANGE: RGBColor = RGBColor(214, 96, 20);
 pub const GREY: RGBColor = RGBColor(90, 90, 90);
 pub const PALE: RGBColor = RGBColor(225, 225, 225);
 
-/// A picture, or a part of one, in pixels.
+/// A drawing, or a part of one, in pixels.
 pub type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-
-/// Before any text is drawn or measured.
-pub fn register() -> Result<()> {
-    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| anyhow!("the embedded font is damaged"))
-}
 
 /// Where a text stands in relation to the point that it is drawn at.
 #[derive(Clone, Copy)]

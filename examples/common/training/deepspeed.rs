@@ -1,0 +1,18 @@
+//! What is printed of a DeepSpeed configuration.
+
+use wgrad::train::DeepSpeedConfig;
+
+/// What it says of the learning rate and the kept length, in the place of the recipe's.
+pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
+    let mut lines = String::new();
+    if let Some(rate) = &config.rate {
+        let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(step));
+        lines += &format!("\n  learning rate   {first} at the first step, {half} half-way, {last} at the last");
+    }
+    if let Some(ltd) = &config.random_ltd {
+        let stages: Vec<String> =
+            ltd.stages(steps, tokens).iter().map(|stage| format!("{}:{}", stage.first_step, stage.kept)).collect();
+        lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
+    }
+    lines
+}

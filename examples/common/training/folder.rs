@@ -1,0 +1,77 @@
+//! The folder of a run: where it is, who may write into it, and what it was asked for.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wgrad::train::STATE_FILE;
+
+use super::files;
+
+const ARGS: &str = "args.json";
+/// How a run trains.
+const RECIPE: &str = "recipe.json";
+
+/// The folder that was asked for, or the next free number below `runs`.
+pub fn create(output: Option<&Path>) -> Result<PathBuf> {
+    let folder = match output {
+        Some(folder) => folder.to_owned(),
+        None => (1..).map(|i| Path::new("runs").join(i.to_string())).find(|p| !p.exists()).unwrap_or_default(),
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Of two runs in one folder, going on would mix the reports.
+pub fn refuse_another(folder: &Path) -> Result<()> {
+    let has_run = folder.join(STATE_FILE).exists();
+    ensure!(!has_run, "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
+    Ok(())
+}
+
+/// Keeps other programs from writing into `folder` too, as long as the file is held; the system lets go of it when a program
+/// ends, however that comes.
+pub fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(".lock");
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!("another program is writing into {}", folder.display()),
+        // Not every file system has locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Writes what a run was asked for, for readers and for [`saved_args`]. The arguments' paths lead to the same files from any folder
+/// ([`absolute`]).
+pub fn save(folder: &Path, args: &impl Serialize, recipe: &impl Serialize) -> Result<()> {
+    let texts = [(ARGS, serde_json::to_string_pretty(args)?), (RECIPE, serde_json::to_string_pretty(recipe)?)];
+    for (name, text) in texts {
+        files::replace(&folder.join(name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The arguments of the run in `folder`, which is to go on.
+pub fn saved_args<A: DeserializeOwned>(folder: &Path) -> Result<A> {
+    let path = folder.join(ARGS);
+    ensure!(
+        path.exists(),
+        "--resume {}: holds no args.json, so it is no run's folder; give the one that is printed at a run's end (\"written to\")",
+        folder.display()
+    );
+    files::read_json(&path).with_context(|| {
+        format!("--resume {}: was begun by another release of this program, or has been changed", folder.display())
+    })
+}
+
+/// Its recipe, or a part of it.
+pub fn saved_recipe<C: DeserializeOwned>(folder: &Path) -> Result<C> {
+    files::read_json(&folder.join(RECIPE))
+}
+
+/// The path from the root.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("finding out where {} is", path.display()))
+}

@@ -1,0 +1,69 @@
+//! Settings that are one of a few names, for any program.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use wgrad::Gpu;
+use wgrad::nn::Precision;
+use wgrad::optim::{AdamW, LrShape, Rule, Sgd};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    Adamw,
+    Sgd,
+}
+
+impl OptimizerKind {
+    /// The optimiser, with what of these it has.
+    pub fn rule(self, weight_decay: f32, momentum: f32, nesterov: bool) -> Rule {
+        match self {
+            OptimizerKind::Adamw => Rule::AdamW(AdamW { weight_decay, ..AdamW::default() }),
+            OptimizerKind::Sgd => Rule::Sgd(Sgd { momentum, nesterov, weight_decay, ..Sgd::default() }),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    F32,
+    F16,
+    Auto,
+}
+
+impl PrecisionKind {
+    pub fn on(self, gpu: &Gpu) -> Precision {
+        match self {
+            PrecisionKind::F32 => Precision::F32,
+            PrecisionKind::F16 => Precision::F16,
+            PrecisionKind::Auto => Precision::auto(gpu),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LrKind {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+impl From<LrKind> for LrShape {
+    fn from(kind: LrKind) -> LrShape {
+        match kind {
+            LrKind::Cosine => LrShape::Cosine,
+            LrKind::Linear => LrShape::Linear,
+            LrKind::Constant => LrShape::Constant,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LtdSchedule {
+    /// Rises linearly and ends at its end.
+    Linear,
+    /// DeepSpeed's schedule, with its quirks.
+    FixedLinear,
+}

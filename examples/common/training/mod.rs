@@ -1,0 +1,54 @@
+//! What training programs share, whatever they train: what a run shows, what it writes, and how it goes on. No model and no kind
+//! of data is known here. A program brings its words ([`words::Words`]), its results ([`report::Run`]), its runs
+//! ([`session::Program`]) and its part of the page ([`html::Page`]).
+//!
+//! It is included as `mod training` at a program's root, which the macro `recipe!` relies on.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `words` | how a program calls what it measures, and shows it |
+//! | `recipe`, `kinds`, `values` | settings: one list for the options, what is printed and what is saved; their types |
+//! | `given` | which options stand on the command line |
+//! | `device`, `adapters`, `memory`, `tuning`, `trial` | the options about this machine; whether a run fits; its kernels; the time of a step |
+//! | `deepspeed` | what is printed of a DeepSpeed configuration |
+//! | `comparison`, `session` | the kinds of runs that are set side by side; all of them, one after the other |
+//! | `fit`, `progress`, `interrupt` | one run, followed on the console; Ctrl-C |
+//! | `files`, `folder`, `resume`, `command` | the run's folder, its lock and arguments; where it stands; the command that goes on |
+//! | `history`, `events`, `tensorboard` | metrics.csv; TensorBoard's files |
+//! | `report`, `table` | report.json; the table at the end |
+//! | `html`, `columns`, `curves`, `canvas` | report.html; curves.png; what drawings share |
+
+#[path = "../adapters.rs"]
+pub mod adapters;
+pub mod canvas;
+pub mod columns;
+pub mod command;
+pub mod comparison;
+#[path = "../console.rs"]
+pub mod console;
+pub mod curves;
+pub mod deepspeed;
+pub mod device;
+mod events;
+pub mod files;
+pub mod fit;
+pub mod folder;
+#[path = "../font.rs"]
+mod font;
+pub mod given;
+pub mod history;
+pub mod html;
+pub mod interrupt;
+pub mod kinds;
+pub mod memory;
+mod progress;
+pub mod recipe;
+pub mod report;
+pub mod resume;
+pub mod session;
+pub mod table;
+mod tensorboard;
+pub mod trial;
+pub mod tuning;
+pub mod values;
+pub mod words;

@@ -1,0 +1,123 @@
+//! All runs of a program, one after the other.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use maud::Markup;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::columns::Column;
+use super::comparison::{Arm, Comparison, Way};
+use super::console::say;
+use super::html::{self, Page};
+use super::report::{Report, Run};
+use super::table::{self, Line};
+use super::words::Words;
+use super::{curves, history::History, resume};
+
+/// What a program trains, and how it tells of it.
+pub trait Program {
+    /// The ways to drop tokens that it knows.
+    type Way: Way;
+    /// Its results.
+    type Run: Run + 'static;
+
+    const WORDS: Words;
+
+    /// The seconds of a step of a model that is thrown away.
+    fn trial(&self, way: Self::Way) -> Result<f64>;
+
+    /// Trains and tests. `ended` are the runs before it.
+    fn run(&mut self, arm: Arm<Self::Way>, seed: u64, ended: &[Self::Run], history: &mut History) -> Result<Self::Run>;
+
+    /// Its own lines of the table.
+    fn lines() -> Vec<Line<Self::Run>>;
+
+    /// Of the table of runs on its page.
+    fn columns() -> Vec<Column>;
+
+    /// The page's title, from report.json.
+    fn title(report: &Value) -> String;
+
+    /// What the page shows of a run, from report.json, beside its name and numbers; `folder` is the run's.
+    fn blocks(folder: &Path, run: &Value) -> Vec<Markup>;
+
+    /// The table at the end.
+    fn table(runs: &[Self::Run]) -> comfy_table::Table {
+        table::results(runs, &Self::WORDS, &Self::lines())
+    }
+}
+
+/// Where the runs are written, and how they go on.
+pub struct Session<'a, W> {
+    pub folder: &'a Path,
+    pub comparison: Comparison<W>,
+    /// Whether an interrupted program goes on.
+    pub goes_on: bool,
+    /// The command that goes on with this one.
+    pub command: String,
+    pub stop: &'a AtomicBool,
+}
+
+impl<W: Way> Session<'_, W> {
+    /// Every run that is asked for and that has not ended before an interruption.
+    pub fn run<P, A, C>(&self, program: &mut P, report: &mut Report<'_, A, C, P::Run>) -> Result<()>
+    where
+        P: Program<Way = W>,
+        A: Serialize,
+        C: Serialize,
+    {
+        let Session { folder, comparison, goes_on, .. } = self;
+        let mut history = if *goes_on { History::resume(folder) } else { History::create(folder)? };
+        if *goes_on {
+            report.runs = resume::finished(folder)?;
+        }
+        let missing = comparison.missing(&report.runs);
+        if comparison.arms().len() > 1 && !missing.is_empty() {
+            for arm in comparison.arms() {
+                program.trial(arm.drop())?;
+            }
+        }
+        for (arm, seed) in missing {
+            let result = program.run(arm, seed, &report.runs, &mut history);
+            // What has been measured so far is written also where a run fails, but nothing where it is refused.
+            if result.is_ok() || history.has_news() {
+                history.rewrite()?;
+                curves::draw(&folder.join("curves.png"), &history, &P::WORDS.score)?;
+            }
+            let run = result.map_err(|error| {
+                let way_on = resume::way_on(&self.command, &error, history.has_news());
+                error.context(format!("run {}{way_on}", comparison.name(arm, seed)))
+            })?;
+            report.runs.push(run);
+            html::write(folder, report, &page::<P>(&report.runs))?;
+            // Last, for it says that the run has ended.
+            report.write(folder)?;
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what came of the runs, and how to go on where some are missing.
+    pub fn conclude<P: Program<Way = W>>(&self, runs: &[P::Run]) {
+        say!("\n{}", P::table(runs));
+        say!("written to {}", self.folder.display());
+        if !self.comparison.missing(runs).is_empty() {
+            say!("to go on: {}", self.command);
+        }
+    }
+}
+
+fn page<P: Program>(runs: &[P::Run]) -> Page {
+    Page {
+        title: P::title,
+        results: P::table(runs),
+        columns: P::columns(),
+        score: P::WORDS.score.name,
+        blocks: P::blocks,
+    }
+}
