@@ -88,7 +88,7 @@ fn expand(before: &[String], text: &str) -> Vec<Named> {
     }
     let first = if text.starts_with('*') { "*".to_owned() } else { identifier(text) };
     let rest = &text[first.len()..];
-    let path = if first == "self" { before.to_vec() } else { [before, &[first.clone()]].concat() };
+    let path = if first == "self" { before.to_vec() } else { [before, std::slice::from_ref(&first)].concat() };
     let inner = rest.strip_prefix("::").filter(|inner| !inner.starts_with('<'));
     match (inner, rest.trim_start().strip_prefix("as ")) {
         _ if first.is_empty() => Vec::new(),

@@ -93,7 +93,7 @@ fn collect(loader: &Loader<Numbers>, from: Position, count: usize) -> Vec<Values
 /// The one result of a loader whose source fails.
 fn failure(source: Numbers) -> String {
     let mut results: Vec<_> = source.loader(LoaderOptions::training(8, 3)).epoch(0).unwrap().collect();
-    assert!(results.len() <= 2 && results[..results.len() - 1].iter().all(|batch| batch.is_ok()), "{results:?}");
+    assert!(results.len() <= 2 && results[..results.len() - 1].iter().all(Result::is_ok), "{results:?}");
     refused(results.pop().unwrap())
 }
 

@@ -1,7 +1,7 @@
 //! Modules against the operations that they are made of.
 
 use crate::common::{assert_close, each_family, values};
-use wgrad::autograd::Parameters;
+use wgrad::autograd::{Parameter, Parameters};
 use wgrad::nn::{BlockConfig, Encoder, Init, Mode, NormOrder, Span};
 use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
 use wgrad::{DType, Gpu, Tensor};
@@ -57,7 +57,7 @@ fn post_norm(parameters: &Parameters, x: &Tensor, mask: Mask) -> Tensor {
 }
 
 fn assert_alike(parameters: &Parameters, got: &[Vec<f32>], expected: &[Vec<f32>]) {
-    let names = ["y", "dx"].into_iter().chain(parameters.iter().map(|p| p.path()));
+    let names = ["y", "dx"].into_iter().chain(parameters.iter().map(Parameter::path));
     for ((name, got), expected) in names.zip(got).zip(expected) {
         assert_close(name, got, expected, 2e-5);
     }

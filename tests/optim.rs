@@ -436,12 +436,12 @@ fn settings_are_checked() {
     }
     assert!(StepReport::decode(&[0; 7]).is_err());
     for scale in [-1.0, f32::NAN, f32::INFINITY] {
-        let error = optimizer.with_rate_scales(&parameters, |_| scale).err().expect("a bad factor");
+        let error = optimizer.with_rate_scales(&parameters, |_| scale).expect_err("a bad factor");
         assert!(matches!(error, Error::Argument { name: "rate scale", .. }), "{error}");
         optimizer = Optimizer::new(&parameters, Rule::Sgd(sgd), None, decays).unwrap();
     }
     for decay in [-0.1, 1.0, f32::NAN] {
-        let error = optimizer.with_ema(&parameters, Ema { decay, warmup: true }).err().expect("a bad decay");
+        let error = optimizer.with_ema(&parameters, Ema { decay, warmup: true }).expect_err("a bad decay");
         assert!(matches!(error, Error::Argument { name: "decay", .. }), "{error}");
         optimizer = Optimizer::new(&parameters, Rule::Sgd(sgd), None, decays).unwrap();
     }

@@ -28,8 +28,10 @@ pub struct FitData<'a, S: Source, V: Source = S> {
 /// Where `best.safetensors`, `last.safetensors` and the run's state go.
 pub struct RunFolder<'a> {
     path: PathBuf,
-    write: Box<dyn Fn(&Path, &Weights) -> Result<()> + 'a>,
+    write: Writer<'a>,
 }
+
+type Writer<'a> = Box<dyn Fn(&Path, &Weights) -> Result<()> + 'a>;
 
 impl<'a> RunFolder<'a> {
     /// A folder, which is there. `write` writes a checkpoint in the model's file format; [`write_weights`] writes one that says

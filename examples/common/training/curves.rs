@@ -19,10 +19,13 @@ const COLOURS: [RGBColor; 6] =
 struct Curve {
     name: String,
     colour: RGBColor,
-    points: Vec<(f64, f64)>,
+    points: Points,
     /// Single measurements get dots, a line of every step does not.
     dots: bool,
 }
+
+/// By step.
+type Points = Vec<(f64, f64)>;
 
 /// Draws what has been measured so far; nothing if nothing has.
 pub fn draw(path: &Path, history: &History, score: &Score) -> Result<()> {
@@ -32,7 +35,7 @@ pub fn draw(path: &Path, history: &History, score: &Score) -> Result<()> {
     canvas::register()?;
     let mut runs: Vec<&str> = history.rows.iter().map(|r| &*r.run).collect();
     runs.dedup();
-    let each = |value: &dyn Fn(&[&Row]) -> Vec<(f64, f64)>, dots: bool| -> Vec<Curve> {
+    let each = |value: &dyn Fn(&[&Row]) -> Points, dots: bool| -> Vec<Curve> {
         let curve = |(i, run): (usize, &&str)| {
             let rows: Vec<&Row> = history.rows.iter().filter(|r| &*r.run == *run).collect();
             Curve { name: (*run).to_owned(), colour: COLOURS[i % COLOURS.len()], points: value(&rows), dots }
