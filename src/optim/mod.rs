@@ -71,7 +71,7 @@ pub struct AdamW {
     pub betas: (f32, f32),
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// Decoupled decay, of the parameters that [`decays`].
+    /// Decoupled decay, of the parameters that [`Optimizer::new`] is told.
     pub weight_decay: f32,
 }
 
@@ -90,7 +90,7 @@ pub struct Sgd {
     pub dampening: f32,
     /// Looks one step ahead.
     pub nesterov: bool,
-    /// Added to the gradient, of the parameters that [`decays`].
+    /// Added to the gradient, of the parameters that [`Optimizer::new`] is told.
     pub weight_decay: f32,
 }
 

@@ -36,7 +36,7 @@ pub struct TrainSettings {
     /// How the loss is scaled in half precision.
     pub loss_scale: LossScale,
     /// Keeps the input of each block alone and computes the rest again in backward: the same gradients bit for bit, for more
-    /// time and much less memory ([`Mode::recomputing`]).
+    /// time and much less memory ([`crate::nn::Mode::recomputing`]).
     pub recompute_blocks: bool,
 }
 

@@ -14,7 +14,7 @@ pub const TUNING_BUDGET: Duration = Duration::from_secs(2);
 /// length that the schedule visits (of more than 32, at 32 spread evenly), as a dry run of the steps asks for them.
 ///
 /// # Errors
-/// As [`rehearse`], and [`Error::Device`] if the device fails.
+/// As [`rehearse`], and [`crate::Error::Device`] if the device fails.
 pub fn tune<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Duration) -> Result<TuneReport> {
     ops::tune(gpu, &rehearse(gpu, work)?.products, budget)
 }
