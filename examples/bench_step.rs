@@ -1,7 +1,7 @@
 //! Times whole optimiser steps of a ViT on random pictures.
 //!
 //!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] \
-//!         [--checkpoint-blocks] [--profile] [--tune [--matrix-units]]
+//!         [--recompute-blocks] [--profile] [--tune [--matrix-units]]
 //!
 //! Last line: JSON with `median_ms` and `img_s` (of the second half of the steps), `first_step_ms` (since the start of the
 //! program), `peak_device_mb`, `rss_mb` (growth of the process's peak since the device was opened), `dispatches` a step and
@@ -44,8 +44,8 @@ struct Args {
     #[arg(long, default_value = "f32")]
     precision: Precision,
     /// Keep each block's input alone, and compute the rest again in backward.
-    #[arg(long)]
-    checkpoint_blocks: bool,
+    #[arg(long, alias = "checkpoint-blocks")]
+    recompute_blocks: bool,
     /// Measure which kernels are fastest before the first step.
     #[arg(long)]
     tune: bool,
@@ -87,7 +87,7 @@ fn main() -> Result<()> {
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
     let tuning = args.tune.then(|| tune(&gpu, &config, &args)).transpose()?;
-    let mut model = Steps::new(&gpu, config, args.batch, settings(args.precision, args.checkpoint_blocks)?)?;
+    let mut model = Steps::new(&gpu, config, args.batch, settings(args.precision, args.recompute_blocks)?)?;
     model.keep(args.ltd)?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;
@@ -119,7 +119,7 @@ fn main() -> Result<()> {
 
 /// Settles the kernels of this very step.
 fn tune(gpu: &Gpu, config: &VitConfig, args: &Args) -> Result<TuneReport> {
-    let settings = settings(args.precision, args.checkpoint_blocks)?;
+    let settings = settings(args.precision, args.recompute_blocks)?;
     let products = rehearsed(gpu, config, args.batch, settings, args.ltd)?.products;
     Ok(ops::tune(gpu, &products, TUNING_BUDGET)?)
 }

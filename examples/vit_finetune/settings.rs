@@ -35,7 +35,7 @@ impl Setup {
             seed,
             accumulate: recipe.accumulate,
             precision: recipe.precision.on(gpu),
-            recompute_blocks: args.device.checkpoint_blocks,
+            recompute_blocks: args.device.recompute_blocks,
             ..TrainSettings::new(rule, rate)
         };
         let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));

@@ -16,8 +16,9 @@ pub struct Device {
     #[serde(skip)]
     pub adapter: Option<AdapterChoice>,
     /// Keep each block's input alone and compute the rest again in backward: the same step in less memory and more time.
-    #[arg(long, help_heading = "Device")]
-    pub checkpoint_blocks: bool,
+    #[arg(long, alias = "checkpoint-blocks", help_heading = "Device")]
+    #[serde(alias = "checkpoint_blocks")]
+    pub recompute_blocks: bool,
     /// Device memory that may be used, in MB [default: what is free, where the device shares the machine's memory].
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]

@@ -12,7 +12,7 @@ use super::table;
 pub fn check<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<()> {
     match check_memory(gpu, work, budget) {
         Err(error @ wgrad::Error::DoesNotFit { .. }) => Err(error).context(
-            "--memory MB overrides what is there; the settings are --accumulate N, --checkpoint-blocks, --ltd-end R",
+            "--memory MB overrides what is there; the settings are --accumulate N, --recompute-blocks, --ltd-end R",
         ),
         checked => Ok(checked.map(drop)?),
     }
