@@ -1,6 +1,6 @@
 //! Which adapter, with which limits and features.
 
-use super::clock::Clock;
+use super::Clock;
 use crate::error::{Error, Result};
 
 /// Which of several adapters to take when none is named.
