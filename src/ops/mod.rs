@@ -50,25 +50,35 @@ pub use random::RandomKey;
 pub use reduce::{argmax, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{TokenIndices, concat_tokens, embed_tokens, mean_tokens, slice_tokens, token_gather, token_scatter};
-// Modules whose references tests and benches use.
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub use loss::pointwise as losses;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub use reduce::column_sum;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub use tokens::{
-    concat as concat_tokens, embed as embed_tokens, gather as token_gather, mean as mean_tokens,
-    scatter as token_scatter, slice as slice_tokens,
-};
 
 pub use crate::normalize::Normalize;
 
 use check::{axis, expect, expect_f32, expect_float, expect_match, shape, sole_or_copy};
 
 use crate::gpu::Kernel;
+
+/// Where tests and benches find the references of operations whose modules are no part of the interface.
+#[cfg(feature = "internals")]
+macro_rules! references {
+    ($($name:ident of $folder:ident::$file:ident;)+) => {$(
+        #[doc(hidden)]
+        pub mod $name {
+            pub use super::$folder::$file::reference;
+        }
+    )+};
+}
+
+#[cfg(feature = "internals")]
+references! {
+    column_sum of reduce::column_sum;
+    concat_tokens of tokens::concat;
+    embed_tokens of tokens::embed;
+    losses of loss::pointwise;
+    mean_tokens of tokens::mean;
+    slice_tokens of tokens::slice;
+    token_gather of tokens::gather;
+    token_scatter of tokens::scatter;
+}
 
 /// Every kernel of this layer and the one below, for tests that compile them all.
 pub(crate) fn kernels() -> Vec<&'static Kernel> {

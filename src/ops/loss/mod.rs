@@ -1,7 +1,7 @@
 //! Losses, named as PyTorch's.
 
 pub mod cross_entropy;
-pub mod pointwise;
+pub(super) mod pointwise;
 
 pub use cross_entropy::{CrossEntropy, Targets, count_correct, cross_entropy};
 pub use pointwise::{binary_cross_entropy_with_logits, mse_loss};

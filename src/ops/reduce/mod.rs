@@ -4,7 +4,7 @@
 //! input again.
 
 mod argmax;
-pub mod column_sum;
+pub(super) mod column_sum;
 mod passes;
 pub mod sum;
 

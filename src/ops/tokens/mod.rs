@@ -1,15 +1,15 @@
 //! Rows of tokens, `f32[B, T, C]`: taking and putting back those that random-LTD keeps, and cutting, joining, averaging and
 //! embedding along T.
 
-pub mod concat;
+pub(super) mod concat;
 mod copy_rows;
-pub mod embed;
-pub mod gather;
+pub(super) mod embed;
+pub(super) mod gather;
 mod indices;
-pub mod mean;
+pub(super) mod mean;
 mod rows;
-pub mod scatter;
-pub mod slice;
+pub(super) mod scatter;
+pub(super) mod slice;
 
 pub use concat::concat_tokens;
 pub use embed::embed_tokens;
