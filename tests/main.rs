@@ -47,6 +47,6 @@ mod rounds;
 mod shaders;
 #[cfg(feature = "pictures")]
 mod torch;
-#[cfg(feature = "pictures")]
+#[cfg(feature = "train")]
 mod training;
 mod vit;

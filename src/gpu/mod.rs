@@ -39,6 +39,7 @@ pub use usage::KernelUse;
 pub use crate::{params, rounds};
 
 pub(crate) use arena::{Arena, Beside, Packing, Place};
+#[cfg(feature = "train")]
 pub(crate) use clock::Clock;
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
 pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, Trust, wgsl};
