@@ -16,7 +16,6 @@ pub mod dropout;
 pub mod elementwise;
 mod item;
 pub mod layout;
-#[cfg_attr(not(feature = "internals"), expect(unreachable_pub, reason = "modules are public for their references"))]
 mod loss;
 pub mod matmul;
 pub mod mlp;
@@ -26,7 +25,6 @@ pub mod random;
 pub mod reduce;
 pub mod softmax;
 mod strided;
-#[cfg_attr(not(feature = "internals"), expect(unreachable_pub, reason = "modules are public for their references"))]
 mod tokens;
 mod variants;
 
