@@ -57,6 +57,7 @@ pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) 
 }
 
 /// The words that start this program: more than one where a loader of its own runs it (`ld.so --argv0 NAME PROGRAM`).
+#[cfg(feature = "pictures")]
 pub fn this_program() -> Vec<String> {
     let own = std::env::args().next().unwrap();
     let line = std::fs::read_to_string("/proc/self/cmdline").unwrap_or_default();

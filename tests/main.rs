@@ -51,6 +51,6 @@ mod shared;
 mod tasks;
 #[cfg(feature = "pictures")]
 mod torch;
-#[cfg(feature = "pictures")]
+#[cfg(feature = "train")]
 mod training;
 mod vit;
