@@ -1,6 +1,7 @@
 //! A run that waits for nothing and awaits what it needs, as in a browser: the same file is a test here and, in WebAssembly, all that
 //! `tests/web` does.
 
+use wgrad::autograd::Parameter;
 use wgrad::data::{ImageBatch, Position};
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{RandomLtd, Schedule};
@@ -121,7 +122,7 @@ async fn go_on(trainer: &mut Trainer<Classify<Vit>>) -> wgrad::Result<Vec<StepMe
 }
 
 async fn weights(trainer: &Trainer<Classify<Vit>>) -> wgrad::Result<Vec<Vec<f32>>> {
-    let values: Vec<Tensor> = trainer.task().model().parameters().iter().map(|p| p.value()).collect();
+    let values: Vec<Tensor> = trainer.task().model().parameters().iter().map(Parameter::value).collect();
     Tensor::read_all(&values.iter().collect::<Vec<_>>()).await
 }
 
