@@ -9,7 +9,7 @@ use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Precision;
 use wgrad::optim::{AdamW, LrSchedule, Rule};
-use wgrad::train::{Classify, Rehearsal, TrainSettings, Trainer, Workload, rehearse};
+use wgrad::train::{Classify, Pending, Rehearsal, TrainSettings, Trainer, Workload, rehearse};
 
 /// A model with its trainer, and one batch.
 pub struct Steps {
@@ -73,14 +73,19 @@ impl Steps {
 
     /// One step, waiting for its loss.
     pub fn step(&mut self) -> Result<Step> {
+        let started = Instant::now();
+        let (pending, host_ms, dispatches) = self.record()?;
+        pending.wait()?;
+        Ok(Step { total_ms: started.elapsed().as_secs_f64() * 1e3, host_ms, dispatches })
+    }
+
+    /// One step whose results are still to come, with the milliseconds until it was recorded, and its dispatches.
+    pub fn record(&mut self) -> Result<(Pending, f64, u64)> {
         let trainer = self.trainer.as_mut().context("no trainer")?;
         let gpu = trainer.task().model.gpu().clone();
         let (started, before) = (Instant::now(), gpu.stats().dispatches);
         let pending = trainer.record(&self.batch)?;
-        let host_ms = started.elapsed().as_secs_f64() * 1e3;
-        pending.wait()?;
-        let total_ms = started.elapsed().as_secs_f64() * 1e3;
-        Ok(Step { total_ms, host_ms, dispatches: gpu.stats().dispatches - before })
+        Ok((pending, started.elapsed().as_secs_f64() * 1e3, gpu.stats().dispatches - before))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::Work;
 use crate::case::Case;
 use crate::report;
 use crate::stats::median;
-use crate::timed::{Step, Steps, settings};
+use crate::timed::{Steps, settings};
 
 #[derive(Serialize)]
 pub struct Line {
@@ -56,13 +56,20 @@ fn idle_device() -> Result<Gpu> {
 fn measure(gpu: &Gpu, case: &Case, kept: usize, work: &Work) -> Result<Line> {
     let mut model = Steps::new(gpu, case.config(), case.batch(), settings(work.precision, false)?)?;
     model.keep(Some(kept))?;
-    model.step()?;
-    let steps = (0..work.turns).map(|_| model.step()).collect::<Result<Vec<Step>>>()?;
+    let mut step = || -> Result<(f64, u64)> {
+        // Nothing was computed, and there is no loss to be had.
+        let (pending, host_ms, dispatches) = model.record()?;
+        gpu.wait()?;
+        drop(pending);
+        Ok((host_ms, dispatches))
+    };
+    step()?;
+    let steps = (0..work.turns).map(|_| step()).collect::<Result<Vec<_>>>()?;
     Ok(Line {
         case: case.to_string(),
         kept,
-        dispatches: steps.last().map_or(0, |step| step.dispatches),
-        median_ms: median(steps.iter().map(|step| step.host_ms)),
-        steps_ms: steps.iter().map(|step| step.host_ms).collect(),
+        dispatches: steps.last().map_or(0, |step| step.1),
+        median_ms: median(steps.iter().map(|step| step.0)),
+        steps_ms: steps.iter().map(|step| step.0).collect(),
     })
 }
