@@ -1,13 +1,12 @@
 //! A whole run.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::run_folder::{LAST_FILE, RunFolder, Weights, remove_leftovers};
 use super::state::{Progress, write_state};
 use super::{Evaluation, RunState, STATE_FILE, StepMetrics, Task, TrainSettings, Trainer, evaluate};
-use crate::checkpoint::{self, BEST_FILE, HostTensor, download};
+use crate::checkpoint::{BEST_FILE, download};
 use crate::data::{Batch, Loader, Position, Source};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -23,33 +22,6 @@ pub struct FitData<'a, S: Source, V: Source = S> {
     pub steps: u64,
     /// Where files go, if anywhere.
     pub folder: Option<RunFolder<'a>>,
-}
-
-/// Where `best.safetensors`, `last.safetensors` and the run's state go.
-pub struct RunFolder<'a> {
-    path: PathBuf,
-    write: Writer<'a>,
-}
-
-type Writer<'a> = Box<dyn Fn(&Path, &Weights) -> Result<()> + 'a>;
-
-impl<'a> RunFolder<'a> {
-    /// A folder, which is there. `write` writes a checkpoint in the model's file format; [`write_weights`] writes one that says
-    /// nothing but the weights.
-    pub fn new(path: impl Into<PathBuf>, write: impl Fn(&Path, &Weights) -> Result<()> + 'a) -> Self {
-        RunFolder { path: path.into(), write: Box::new(write) }
-    }
-}
-
-/// A model's weights in the host's memory, by path.
-pub type Weights = BTreeMap<String, HostTensor>;
-
-/// Weights in a safetensors file that says nothing else. The file appears whole or not at all.
-///
-/// # Errors
-/// If the file system fails.
-pub fn write_weights(path: &Path, weights: &Weights) -> Result<()> {
-    checkpoint::write(path, weights, &BTreeMap::new())
 }
 
 /// What a run may do besides.
@@ -190,27 +162,8 @@ where
     result.map(|()| run.outcome())
 }
 
-/// The latest weights.
-const LAST_FILE: &str = "last.safetensors";
-
 /// Between two saves passes so many times what the first of them took: saving then takes a twentieth of the time.
 const PAUSE: u32 = 19;
-
-/// Removes what a killed run has left half-written in its folder. What cannot be removed does no harm.
-fn remove_leftovers(folder: &Path) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    for path in entries.map(|entry| entry.path()) {
-        let is_ours = |name: &str| {
-            name.ends_with(".tmp")
-                && [LAST_FILE, BEST_FILE, STATE_FILE].iter().any(|f| name.starts_with(&format!(".{f}.")))
-        };
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours)
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            log::warn!("{}: {error}", path.display());
-        }
-    }
-}
 
 /// A run in progress.
 struct Run<'a, T: Task, S: Source, V: Source> {

@@ -12,7 +12,7 @@
 //! | `evaluate` | [`evaluate`] |
 //! | `rehearsal`, `memory`, `tuning` | [`rehearse`]: a run's needs beforehand; whether it fits, and with what settings; its kernels |
 //! | `snapshot` | [`Snapshot`]: where a trainer stands, in the host's memory |
-//! | `fit`, `state`, `identity`, `available`, `tuning_store` | whole runs, with files: the feature `files` |
+//! | `fit`, `run_folder`, `state`, `identity`, `available`, `tuning_store` | whole runs, with files: the feature `files` |
 
 #[cfg(feature = "files")]
 mod available;
@@ -26,6 +26,8 @@ mod freeze;
 mod identity;
 mod memory;
 mod rehearsal;
+#[cfg(feature = "files")]
+mod run_folder;
 mod settings;
 mod snapshot;
 #[cfg(feature = "files")]
@@ -46,10 +48,12 @@ pub use deepspeed::{DeepSpeedConfig, parse_deepspeed, read_deepspeed};
 pub use evaluate::evaluate;
 pub use evaluate::{Evaluation, evaluate_async};
 #[cfg(feature = "files")]
-pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, RunFolder, Timing, Weights, fit, write_weights};
+pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
 pub use freeze::Freeze;
 pub use memory::{MemoryEstimate, Remedy, check_memory, estimate, remedies};
 pub use rehearsal::{Rehearsal, StepUse, Workload, rehearse};
+#[cfg(feature = "files")]
+pub use run_folder::{RunFolder, Weights, write_weights};
 pub use settings::TrainSettings;
 pub use snapshot::Snapshot;
 #[cfg(feature = "files")]

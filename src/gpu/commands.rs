@@ -1,0 +1,205 @@
+//! Recording commands and submitting them.
+
+use std::sync::{Arc, MutexGuard};
+
+use super::compile::Pipeline;
+use super::health::Scopes;
+use super::recorder::Command;
+use super::{Access, BufferView, Gpu, Grid, Kernel, MAX_ROUNDS, Params, Readback, State, Trust};
+use crate::error::{Error, Result};
+
+impl Gpu {
+    /// Where commands go: nowhere in a dry run.
+    pub(super) fn recording(&self) -> Option<MutexGuard<'_, State>> {
+        (!self.is_dry_run()).then(|| self.state())
+    }
+
+    /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings. It returns at once, and is computed in
+    /// order with all that is recorded on this device. A kernel writes tensors that its caller has just made
+    /// ([`crate::Tensor::empty`]), or what it was given to write ([`crate::autograd::Destination`]): tensors that others
+    /// may hold are not written to.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] in the kernel's name where `params` or `buffers` are not what it says, a buffer is another
+    /// device's, or one that is written is bound twice; [`Error::Limit`] for a grid above the device's limit, or loops that
+    /// its driver would end early; [`Error::Device`] if the kernel does not compile; [`Error::DeviceLost`].
+    pub fn dispatch<P: Params>(
+        &self,
+        kernel: &'static Kernel,
+        params: &P,
+        buffers: &[&BufferView],
+        grid: Grid,
+    ) -> Result<()> {
+        let bytes = bytemuck::bytes_of(params);
+        self.expect_alive()?;
+        self.check_call::<P>(kernel, buffers)?;
+        self.check_grid(grid)?;
+        self.check_rounds(kernel, bytes, grid)?;
+        let Some(mut state) = self.recording() else {
+            self.note(kernel, buffers, grid);
+            return Ok(());
+        };
+        let pipeline = self.pipeline(&mut state, kernel)?;
+        state.pass_marks_on(kernel.bindings, buffers);
+        let params = state.recorder.push_params(bytes);
+        let command = Command::Dispatch {
+            pipeline,
+            bindings: kernel.bindings,
+            buffers: buffers.iter().map(|view| view.raw()).collect(),
+            params,
+            groups: grid.groups,
+        };
+        self.push(&mut state, command, grid.flops)
+    }
+
+    /// The kernel, compiled.
+    pub(super) fn pipeline(&self, state: &mut State, kernel: &'static Kernel) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = state.kernels.get(kernel) {
+            return Ok(pipeline);
+        }
+        let compiled = state.kernels.compile(&self.0.device, &self.0.params_layout, kernel);
+        // A lost device compiles nothing, without a word.
+        self.probe()?;
+        compiled
+    }
+
+    /// This crate's own kernels are called as they should be; tests without optimisation look.
+    fn check_call<P: Params>(&self, kernel: &Kernel, buffers: &[&BufferView]) -> Result<()> {
+        if kernel.trust() == Trust::Crate {
+            debug_assert!(kernel.check_call::<P>(buffers).is_ok(), "{}", kernel.name);
+            return Ok(());
+        }
+        kernel.check_call::<P>(buffers)?;
+        if let Some(binding) = buffers.iter().position(|view| !view.is_of(&self.0.pool)) {
+            return Err(Error::argument(
+                kernel.name,
+                "buffers",
+                "of the device",
+                format!("another's at binding {binding}"),
+            ));
+        }
+        let written = buffers.iter().zip(kernel.bindings).filter(|(_, access)| **access == Access::Write);
+        written.for_each(|(view, _)| view.overwritten());
+        Ok(())
+    }
+
+    fn check_grid(&self, grid: Grid) -> Result<()> {
+        let limit = self.0.limits.max_compute_workgroups_per_dimension;
+        let most = grid.groups.into_iter().max().unwrap_or(0);
+        if most > limit {
+            return Err(Error::Limit {
+                device: self.0.info.name.clone(),
+                name: "max_compute_workgroups_per_dimension",
+                needed: u64::from(most),
+                available: u64::from(limit),
+                hint: "; a smaller batch makes smaller grids",
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses what would silently be computed wrong. Operations cut what they can to below the bound on all drivers alike;
+    /// what is left is right where the driver has no such limit.
+    fn check_rounds(&self, kernel: &Kernel, params: &[u8], grid: Grid) -> Result<()> {
+        let rounds = (kernel.rounds)(params, grid.groups);
+        if rounds > MAX_ROUNDS && self.0.info.ends_long_loops() {
+            return Err(Error::Limit {
+                device: format!("{}: {}", kernel.name, self.0.info.name),
+                name: "loop rounds of an invocation",
+                needed: rounds,
+                available: MAX_ROUNDS,
+                hint: "; the driver would end the loops early, with wrong results",
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn push(&self, state: &mut State, command: Command, flops: u64) -> Result<()> {
+        if state.recorder.push(command, flops) { self.submit(state) } else { Ok(()) }
+    }
+
+    pub(super) fn submit(&self, state: &mut State) -> Result<()> {
+        self.expect_alive()?;
+        let State { recorder, profiler, .. } = state;
+        let scopes = Scopes::open(&self.0.device);
+        let is_taken = recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut());
+        match scopes.close() {
+            None if is_taken => Ok(()),
+            error => Err(self.device_error("submitting commands", error.unwrap_or_default())),
+        }
+    }
+
+    /// Submits what has been recorded, without waiting, and returns the newest submission. A host program calls this before
+    /// its own pass reads a result.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Device`] if the device does not take the commands.
+    pub fn flush(&self) -> Result<Option<wgpu::SubmissionIndex>> {
+        let mut state = self.state();
+        if state.recorder.is_empty() {
+            self.probe()?;
+        }
+        self.submit(&mut state)?;
+        Ok(state.recorder.last_submission())
+    }
+
+    /// Submits and waits until the device is idle.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Device`] if the device has reported an error.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(&self) -> Result<()> {
+        if self.is_dry_run() {
+            return Ok(());
+        }
+        self.flush()?;
+        let ordinal = self.state().recorder.submissions;
+        self.await_submission(None, ordinal, "waiting for the device")?;
+        self.take_error()
+    }
+
+    /// Waits for the submission of that number, and with it for all before; without one, for all that there are.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn await_submission(
+        &self,
+        submission_index: Option<wgpu::SubmissionIndex>,
+        ordinal: u64,
+        during: &'static str,
+    ) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        super::health::poll(&self.0.device, wait).map_err(|message| self.device_error(during, message))?;
+        self.state().recorder.arrived(ordinal);
+        Ok(())
+    }
+
+    /// Says that an optimiser step has ended: submits it, and lets go of memory that no recent step has used.
+    ///
+    /// # Errors
+    /// As [`Gpu::flush`].
+    pub fn end_step(&self) -> Result<()> {
+        let mut state = self.state();
+        let submitted = self.submit(&mut state);
+        state.recorder.forget(&self.0.pool.end_step());
+        submitted
+    }
+
+    /// Releases all memory that no live tensor holds.
+    pub fn trim(&self) {
+        // One lock: a command that another thread records in between might bind anew what is released.
+        let mut state = self.state();
+        self.submit_or_keep(&mut state);
+        state.recorder.forget(&self.0.pool.trim());
+    }
+
+    /// Submits where no error can be returned: the next call that can returns it.
+    pub(super) fn submit_or_keep(&self, state: &mut State) {
+        if let Err(error) = self.submit(state) {
+            self.0.health.note(error.to_string());
+        }
+    }
+
+    /// Asks for the contents of `views`, without waiting.
+    pub(crate) fn read(&self, views: &[&BufferView]) -> Result<Readback> {
+        Readback::start(self, views)
+    }
+}
