@@ -22,7 +22,8 @@
 //! | none | all layers but the last one and `checkpoint`; of `data` what a batch is |
 //! | `train` | the training step |
 //! | `files` | what needs files, threads and a clock: `checkpoint`, loaders, whole runs |
-//! | `pictures`, the default | decoding, augmentation, data sets |
+//! | `pictures`, a default | decoding, augmentation, data sets of pictures |
+//! | `text`, a default | tokenizers, data sets of text |
 //! | `hub` | checkpoints from the Hugging Face Hub, by name |
 //!
 //! Up to `train` everything builds for the browser.
