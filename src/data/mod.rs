@@ -6,6 +6,7 @@
 //! | `source`, `loader` | [`Source`]: what batches are made of; [`Loader`]: which, in what order, ahead of time |
 //! | `random` | random numbers by key |
 //! | `image_batch` | [`ImageBatch`]: pictures with their classes |
+//! | `token_batch` | [`TokenBatch`]: sequences of tokens |
 //! | `pictures/` | pictures as one source: data sets, photos, augmentation |
 //!
 //! Everything random depends on a seed and on what it is for, never on timing: equal settings give equal batches, on any
@@ -38,6 +39,7 @@ mod pictures;
 mod random;
 #[cfg(feature = "files")]
 mod source;
+mod token_batch;
 
 pub use batch::{Batch, Position};
 pub use image_batch::{ImageBatch, Mixed};
@@ -51,5 +53,6 @@ pub use pictures::{
 };
 #[cfg(feature = "files")]
 pub use source::{Source, Wanted};
+pub use token_batch::TokenBatch;
 
 pub use crate::normalize::Normalize;

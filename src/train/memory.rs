@@ -110,7 +110,7 @@ fn doublings(from: usize, to: usize) -> impl Iterator<Item = usize> {
 
 /// Largest kept lengths below that of the schedule, by eighths of the full length.
 fn shorter<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> impl Iterator<Item = usize> {
-    let tokens = gpu.dry_run().and_then(|dry| (work.make)(&dry)).map_or(0, |task| task.model().extent().tokens);
+    let tokens = gpu.dry_run().and_then(|dry| (work.make)(&dry)).map_or(0, |task| task.extent().tokens);
     let kept = |step| work.settings.drop.kept_length(step, tokens);
     let lengths = kept(0)..kept(work.steps.saturating_sub(1));
     let eighths = (1..8).rev().map(move |i| i * tokens / 8);

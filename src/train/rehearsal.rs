@@ -90,7 +90,7 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
         let parameters = trainer.task().model().parameters();
         (parameters.bytes(), parameters.gradient_bytes())
     };
-    let tokens = trainer.task().model().extent().tokens;
+    let tokens = trainer.task().extent().tokens;
     let mut used = Vec::new();
     for stage in stages(&settings.drop, steps, tokens) {
         for _ in 0..REPEATS {

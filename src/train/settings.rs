@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Freeze;
 use crate::error::{Error, Result};
 use crate::ltd::TokenDrop;
-use crate::nn::{Model, Precision};
+use crate::nn::{Extent, Model, Precision};
 use crate::optim::{Ema, LossScale, LrSchedule, Optimizer, Rule, layer_scale};
 
 /// How a task is trained.
@@ -60,18 +60,18 @@ impl TrainSettings {
         }
     }
 
-    /// Whether they fit a model.
+    /// Whether they fit a task of `extent`.
     ///
     /// # Errors
     /// [`Error::Argument`] naming the first that does not.
-    pub(super) fn check(&self, model: &dyn Model) -> Result<()> {
+    pub(super) fn check(&self, extent: Extent) -> Result<()> {
         if self.accumulate == 0 {
             return Err(Error::argument("Trainer", "accumulate", "at least 1", 0));
         }
         if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
             return Err(Error::argument("Trainer", "layer_decay", "above 0 and at most 1", self.layer_decay));
         }
-        self.drop.check(model.extent())
+        self.drop.check(extent)
     }
 
     /// What follows from them for the update of a model's parameters.

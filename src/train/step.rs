@@ -115,8 +115,8 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// If a setting does not fit the model.
     pub fn new(task: T, settings: TrainSettings) -> Result<Self> {
+        settings.check(task.extent())?;
         let model = task.model();
-        settings.check(model)?;
         // First: the optimiser makes memory for what is trained.
         settings.freeze.apply(model)?;
         let optimizer = settings.optimizer(model)?;
@@ -253,7 +253,7 @@ impl<T: Task> Trainer<T> {
     }
 
     fn extent(&self) -> Extent {
-        self.task.model().extent()
+        self.task.extent()
     }
 
     fn gpu(&self) -> &Gpu {

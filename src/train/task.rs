@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::data::Batch;
 use crate::error::Result;
-use crate::nn::{Mode, Model, Span};
+use crate::nn::{Extent, Mode, Model, Span};
 use crate::ops::TokenIndices;
 use crate::tensor::Tensor;
 
@@ -16,6 +16,12 @@ pub trait Task {
 
     /// The network.
     fn model(&self) -> &dyn Model;
+
+    /// The blocks and tokens of its steps: by default the model's own. That of a task whose samples are shorter than the model
+    /// could take has their tokens.
+    fn extent(&self) -> Extent {
+        self.model().extent()
+    }
 
     /// Its objective as JSON: equal ones have equal ones. A run's state is tied to it.
     fn identity(&self) -> String;
@@ -86,6 +92,10 @@ impl<T: Task + ?Sized> Task for &T {
 
     fn model(&self) -> &dyn Model {
         (**self).model()
+    }
+
+    fn extent(&self) -> Extent {
+        (**self).extent()
     }
 
     fn identity(&self) -> String {

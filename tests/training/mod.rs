@@ -1,6 +1,7 @@
 //! The training loop.
 
 mod awaited;
+mod batches;
 mod memory;
 mod parts;
 #[cfg(feature = "pictures")]
