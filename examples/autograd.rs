@@ -36,7 +36,7 @@ impl Net {
     /// Mean squared error on the exclusive or.
     fn loss(&self, x: &Tensor, minus_y: &Tensor) -> Result<Tensor> {
         let [w1, b1, w2, b2] = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"].map(|name| self.get(name));
-        let hidden = ops::gelu(&ops::linear(x, &w1, Some(&b1))?)?;
+        let hidden = ops::gelu(&ops::linear(x, &w1, Some(&b1))?, ops::Gelu::Erf)?;
         let error = ops::add(&ops::linear(&hidden, &w2, Some(&b2))?, minus_y)?;
         Ok(ops::mean(&ops::mul(&error, &error)?)?)
     }

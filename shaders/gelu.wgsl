@@ -1,4 +1,4 @@
-// GELU, exact: y = x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2.
+// GELU, exact or by the hyperbolic tangent, as the library says.
 //
 //   x   Act[n / 4]  read
 //   y   Act[n / 4]  written                     (forward)
@@ -7,7 +7,7 @@
 //
 // An Act is four elements in full or half precision (tiles/act_*.wgsl); sums are f32. Grid: one invocation for four
 // elements, 64 a workgroup, folded (lib/grid.wgsl). Any n: buffers are padded to 16 bytes, and the padding may be written.
-// Uses lib/gelu.wgsl with tiles/vec4.wgsl.
+// Uses lib/gelu.wgsl or lib/gelu_tanh.wgsl with tiles/vec4.wgsl.
 
 struct Params { n: u32, accumulate: u32 }
 
@@ -30,7 +30,7 @@ fn forward(
     }
 }
 
-// ---- backward of y = x Φ(x): dx = dy (Φ(x) + x φ(x)) ----
+// ---- backward: dx = dy times the slope at x ----
 
 @group(0) @binding(1) var<storage, read> dy: array<Act>;
 @group(0) @binding(2) var<storage, read_write> dx: array<Act>;

@@ -347,7 +347,7 @@ fn networks_of(parameters: &Parameters) -> [Vec<(&'static str, Network)>; 2] {
         ("linear", with(|x, w| ops::linear(x, w, None))),
         ("matmul", with(ops::matmul)),
         ("mul", with(ops::mul)),
-        ("gelu", with(|x, w| ops::add(x, &ops::gelu(w)?))),
+        ("gelu", with(|x, w| ops::add(x, &ops::gelu(w, ops::Gelu::Erf)?))),
         // A view of it, and its memory outside any graph.
         ("reshape", with(|x, w| ops::mul(x, &ops::reshape(&ops::reshape(w, &[16])?, &[4, 4])?))),
         ("frozen", Box::new(move |x| ops::linear(x, &frozen.tensor(), None))),
@@ -363,7 +363,7 @@ fn networks_of(parameters: &Parameters) -> [Vec<(&'static str, Network)>; 2] {
         ("add", with(ops::add)),
         ("scale", with(|x, w| ops::add(x, &ops::scale(w, 3.0)?))),
         ("mean", with(|x, w| ops::add(x, &ops::reshape(&ops::mean_tokens(&ops::reshape(w, &[1, 4, 4])?, 0)?, &[4])?))),
-        ("evaluation", with(|x, w| ops::add(x, &no_grad(|| ops::gelu(w))?))),
+        ("evaluation", with(|x, w| ops::add(x, &no_grad(|| ops::gelu(w, ops::Gelu::Erf))?))),
     ];
     [reading, others]
 }
@@ -480,7 +480,7 @@ fn an_average_is_another_weight() {
     let w = parameters.add("w", &[4, 4], &values(3, 16)).unwrap();
     let optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, |_, _| true).unwrap();
     let mut optimizer = optimizer.with_ema(&parameters, Ema::default()).unwrap();
-    let forward = || ops::sum(&ops::gelu(&w.tensor()).unwrap()).unwrap();
+    let forward = || ops::sum(&ops::gelu(&w.tensor(), ops::Gelu::Erf).unwrap()).unwrap();
     let loss = forward();
     let averaged = optimizer.averaged(|| {
         assert!(matches!(loss.backward(), Err(Error::Parameter { name, .. }) if name == "w"));
@@ -561,7 +561,7 @@ fn two_layers(gpu: &Gpu) -> (Parameters, impl Fn(Tensor) -> Result<Tensor> + Sen
     let a = parameters.add("a", &[4, 4], &values(1, 16)).unwrap();
     let b = parameters.add("b", &[4, 4], &values(2, 16)).unwrap();
     let layers = move |x: Tensor| {
-        let hidden = ops::gelu(&ops::linear(&x, &a.tensor(), None)?)?;
+        let hidden = ops::gelu(&ops::linear(&x, &a.tensor(), None)?, ops::Gelu::Erf)?;
         ops::add(&x, &ops::linear(&hidden, &b.tensor(), None)?)
     };
     (parameters, layers)

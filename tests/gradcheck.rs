@@ -4,7 +4,7 @@
 
 use crate::common::{each_family, values};
 use wgrad::autograd::{self, Check};
-use wgrad::ops::Mask;
+use wgrad::ops::{Gelu, Mask};
 use wgrad::{DType, Gpu, Result, Tensor, ops};
 
 struct Row {
@@ -62,7 +62,8 @@ const ROWS: &[Row] = &[
         ops::embed_tokens(&x[0], Some(&x[1]), &x[2])
     }),
     row("embed_tokens, no prefix", &[&[3, 5, 7], &[1, 5, 7]], LINEAR, |x| ops::embed_tokens(&x[0], None, &x[1])),
-    row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0])),
+    row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Erf)),
+    row("gelu, tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Tanh)),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("layernorm of fours", &[&[5, 12], &[12], &[12]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("gather_layernorm", &[&[2, 5, 8], &[8], &[8]], SMOOTH, |x| {
@@ -86,17 +87,18 @@ const ROWS: &[Row] = &[
     row("matmul_tn, batched", &[&[2, 5, 3], &[2, 5, 7]], LINEAR, |x| ops::matmul_tn(&x[0], &x[1])),
     row("mean", &[&[3, 7]], LINEAR, |x| ops::mean(&x[0])),
     row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
-    row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], None)),
+    row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)),
+    row("mlp, tanh", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Tanh, &x[5], None)),
     row("mlp, odd width", &[&[5, 3], &[7, 3], &[7], &[5, 7], &[5], &[5, 5]], SMOOTH, |x| {
-        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], None)
+        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)
     }),
     row("mlp, scattered", MLP_INTO, SMOOTH, |x| {
         let into = (x[6].clone(), &kept(x[6].gpu())?);
-        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], Some(into))
+        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], Some(into))
     }),
     row("mlp, scattered in place", MLP_INTO, SMOOTH, |x| {
         let into = (ops::scale(&x[6], 2.0)?, &kept(x[6].gpu())?);
-        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], Some(into))
+        ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], Some(into))
     }),
     row("mul", &[&[5, 13], &[5, 13]], LINEAR, |x| ops::mul(&x[0], &x[1])),
     row("mul by itself", &[&[5, 13]], SMOOTH, |x| ops::mul(&x[0], &x[0])),
@@ -120,7 +122,6 @@ const ROWS: &[Row] = &[
     row("abs", &[&[7, 13]], SMOOTH, |x| ops::abs(&away(&x[0])?)),
     row("clamp", &[&[7, 13]], SMOOTH, |x| ops::clamp(&away(&x[0])?, -1.0, 1.5)),
     row("exp", &[&[7, 13]], SMOOTH, |x| ops::exp(&x[0])),
-    row("gelu_tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu_tanh(&x[0])),
     row("leaky_relu", &[&[7, 13]], SMOOTH, |x| ops::leaky_relu(&away(&x[0])?, 0.1)),
     row("log", &[&[7, 13]], SMOOTH, |x| ops::log(&positive(&x[0])?)),
     row("neg", &[&[7, 13]], LINEAR, |x| ops::neg(&x[0])),

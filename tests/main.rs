@@ -51,6 +51,8 @@ mod shared;
 mod tasks;
 #[cfg(feature = "pictures")]
 mod torch;
+#[cfg(feature = "files")]
+mod torch_operations;
 #[cfg(feature = "train")]
 mod training;
 mod vit;

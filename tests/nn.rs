@@ -50,7 +50,7 @@ fn post_norm(parameters: &Parameters, x: &Tensor, mask: Mask) -> Tensor {
         };
         let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, mask).unwrap(), "attn.proj");
         x = norm(&ops::add(&x, &attended).unwrap(), "norm1");
-        let hidden = ops::gelu(&linear(&x, "mlp.fc1")).unwrap();
+        let hidden = ops::gelu(&linear(&x, "mlp.fc1"), ops::Gelu::Erf).unwrap();
         x = norm(&ops::add(&x, &linear(&hidden, "mlp.fc2")).unwrap(), "norm2");
     }
     x

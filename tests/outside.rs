@@ -70,9 +70,9 @@ fn a_kernel_of_another_crate() {
     let x = ramp(&gpu, 128);
     let expected: Vec<f32> = (0..128).map(|i| 3.0 * i as f32).collect();
     // Beside the library's own of that name, in either order.
-    let gelu = ops::gelu(&x).unwrap().to_vec::<f32>().unwrap();
+    let gelu = ops::gelu(&x, ops::Gelu::Erf).unwrap().to_vec::<f32>().unwrap();
     assert_eq!(scaled(&FORWARD, &x, 0).unwrap().to_vec::<f32>().unwrap(), expected);
-    assert_eq!(ops::gelu(&x).unwrap().to_vec::<f32>().unwrap(), gelu);
+    assert_eq!(ops::gelu(&x, ops::Gelu::Erf).unwrap().to_vec::<f32>().unwrap(), gelu);
     // Of the same files, trusted: another module.
     assert_eq!(scaled(&TRUSTED, &x, 0).unwrap().to_vec::<f32>().unwrap(), expected);
     assert_eq!(scaled(&FORWARD, &x, 0).unwrap().to_vec::<f32>().unwrap(), expected);

@@ -97,7 +97,10 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
         all.push(("matmul_tn", ops::matmul_tn(&of(&[k, m]), &of(&[k, n]))));
         all.push(("linear", ops::linear(&of(&[m, k]), &of(&[n, k]), Some(&of(&[n])))));
         let (fc1, fc2) = ((of(&[n, k]), of(&[n])), (of(&[1, n]), of(&[1])));
-        all.push(("mlp", ops::mlp(&of(&[m, k]), (&fc1.0, &fc1.1), (&fc2.0, &fc2.1), &of(&[m, 1]), None)));
+        all.push((
+            "mlp",
+            ops::mlp(&of(&[m, k]), (&fc1.0, &fc1.1), (&fc2.0, &fc2.1), ops::Gelu::Erf, &of(&[m, 1]), None),
+        ));
     }
     for [rows, width] in [[MOST, 1], [MOST / 4, 4], [24, 1_350_000], [6, 5_000_000]] {
         all.push(("softmax", ops::softmax(&of(&[rows, width]))));

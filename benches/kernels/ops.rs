@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::{Result, anyhow};
 use wgrad::autograd::no_grad;
 use wgrad::ltd::{RandomLtd, Schedule};
-use wgrad::ops::{self, CrossEntropy, Mask, Normalize, TokenIndices};
+use wgrad::ops::{self, CrossEntropy, Gelu, Mask, Normalize, TokenIndices};
 use wgrad::{Gpu, Tensor};
 
 use crate::check::{close, pick, sample, values};
@@ -151,9 +151,9 @@ fn gelu_forward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
     let (x, tensor) = random(gpu, 1, sizes)?;
     let check = move |y: &Tensor| {
         let rows = sample(m);
-        close("rows", &pick(&y.to_vec()?, f, &rows), &ops::gelu::reference::forward(&pick(&x, f, &rows)))
+        close("rows", &pick(&y.to_vec()?, f, &rows), &ops::gelu::reference::forward(&pick(&x, f, &rows), Gelu::Erf))
     };
-    Ok(Op::forward(move || ops::gelu(&tensor), check))
+    Ok(Op::forward(move || ops::gelu(&tensor, Gelu::Erf), check))
 }
 
 fn gelu_backward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
@@ -162,11 +162,11 @@ fn gelu_backward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
     let tensor = tensor.requires_grad()?;
     let leaf = tensor.clone();
     Ok(Op::backward(
-        move || ops::gelu(&tensor),
+        move || ops::gelu(&tensor, Gelu::Erf),
         dy_tensor,
         move |gradients| {
             let rows = sample(m);
-            let expected = ops::gelu::reference::backward(&pick(&x, f, &rows), &pick(&dy, f, &rows));
+            let expected = ops::gelu::reference::backward(&pick(&x, f, &rows), &pick(&dy, f, &rows), Gelu::Erf);
             close("rows of dx", &pick(&gradient(gradients, &leaf)?, f, &rows), &expected)
         },
     ))

@@ -1,4 +1,5 @@
-// GELU, exact: y = x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2, and its slope. For one float or four (tiles/).
+// GELU, exact: y = x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2, and its slope. For one float or four (tiles/). gelu_tanh.wgsl has the
+// same functions of the other form.
 
 // Φ by Abramowitz and Stegun 7.1.26 on |x| / √2: absolute error below 1.5e-7.
 fn gelu_cdf(x: Item) -> Item {

@@ -3,7 +3,7 @@
 use super::{Init, LayerNorm, Linear, Mode};
 use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
-use crate::ops::{self, Mask, TokenIndices};
+use crate::ops::{self, Gelu, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -62,7 +62,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor, mode: &Mode, dropout: f32, layer: u32) -> Result<Tensor> {
-        let hidden = ops::gelu(&self.fc1.forward(x)?)?;
+        let hidden = ops::gelu(&self.fc1.forward(x)?, Gelu::Erf)?;
         let hidden = mode.dropout(hidden, dropout, layer)?;
         mode.dropout(self.fc2.forward(&hidden)?, dropout, layer + 1)
     }
@@ -73,7 +73,7 @@ impl Mlp {
         let [w1, w2] = [&self.fc1.weight, &self.fc2.weight].map(Parameter::tensor);
         let [b1, b2] = [&self.fc1.bias, &self.fc2.bias].map(|b| b.as_ref().map(Parameter::tensor));
         if let (Some(b1), Some(b2)) = (b1, b2) {
-            return ops::mlp(x, (&w1, &b1), (&w2, &b2), residual, into);
+            return ops::mlp(x, (&w1, &b1), (&w2, &b2), Gelu::Erf, residual, into);
         }
         let y = ops::cast(&self.forward(x, &Mode::evaluation(), 0.0, 0)?, DType::F32)?;
         let y = ops::add(residual, &y)?;

@@ -2,7 +2,7 @@
 
 use super::matmul::{Epilogue, Layer, add_to, expect_residual};
 use super::tokens::{TokenRows, channels_of};
-use super::{TokenIndices, expect_match, shape, sole_or_copy};
+use super::{Gelu, TokenIndices, expect_match, shape, sole_or_copy};
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::Fault;
@@ -24,6 +24,7 @@ pub fn mlp(
     x: &Tensor,
     fc1: Weights<'_>,
     fc2: Weights<'_>,
+    gelu: Gelu,
     residual: &Tensor,
     into: Option<(Tensor, &TokenIndices)>,
 ) -> Result<Tensor> {
@@ -39,19 +40,19 @@ pub fn mlp(
         check_full(OP, full, residual, indices)?;
     }
     let h = hidden.empty_like()?;
-    layer1.forward(x, &hidden, Epilogue::Gelu { bias: fc1.1.buffer(), h: h.buffer() })?;
+    layer1.forward(x, &hidden, Epilogue::Gelu { bias: fc1.1.buffer(), h: h.buffer(), gelu })?;
     let (bias, added) = (fc2.1.buffer(), residual.buffer());
     let parents = [x, fc1.0, fc1.1, fc2.0, fc2.1, residual];
     match into {
         None => {
             let y = residual.empty_like()?;
             layer2.forward(&hidden, &y, Epilogue::Residual { bias, residual: added })?;
-            Ok(record(y, &parents, || Rule { layer1, h, layer2, indices: None }))
+            Ok(record(y, &parents, || Rule { layer1, h, gelu, layer2, indices: None }))
         }
         Some((full, indices)) => {
             let y = sole_or_copy(&full)?;
             layer2.forward(&hidden, &y, Epilogue::Scatter { bias, residual: added, indices })?;
-            let rule = || Rule { layer1, h, layer2, indices: Some(indices.clone()) };
+            let rule = || Rule { layer1, h, gelu, layer2, indices: Some(indices.clone()) };
             Ok(record(y, &[&parents[..], &[&full]].concat(), rule))
         }
     }
@@ -69,6 +70,7 @@ fn check_full(op: &'static str, full: &Tensor, rows: &Tensor, indices: &TokenInd
 struct Rule {
     layer1: Layer,
     h: Tensor,
+    gelu: Gelu,
     layer2: Layer,
     /// Where the result was put among other rows.
     indices: Option<TokenIndices>,
@@ -77,7 +79,7 @@ struct Rule {
 impl Backward for Rule {
     /// y = residual + g W2ᵀ + b2, g = GELU(h), h = x W1ᵀ + b1.
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        let Rule { layer1, h, layer2, indices } = *self;
+        let Rule { layer1, h, gelu, layer2, indices } = *self;
         let dy = match &indices {
             None => dy,
             Some(indices) => take_rows(dy, indices, parents)?,
@@ -86,7 +88,7 @@ impl Backward for Rule {
         let dh = h;
         if [0, 1, 2].iter().any(|&i| parents.wants(i)) {
             // In the memory of h, which only this rule holds.
-            layer2.input_gradient(&dy, &dh, Epilogue::GeluBackward)?;
+            layer2.input_gradient(&dy, &dh, Epilogue::GeluBackward(gelu))?;
         }
         drop(layer2);
         parents.give(5, dy)?;
@@ -124,9 +126,9 @@ fn take_rows(dy: Tensor, indices: &TokenIndices, parents: &mut ParentGradients<'
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod reference {
-    use crate::ops::gelu;
     use crate::ops::matmul::reference::product;
     use crate::ops::reduce::column_sum::reference::column_sum;
+    use crate::ops::{Gelu, gelu};
 
     /// x, W1, b1, W2, b2 and residual, as [`super::mlp`] takes them.
     pub type Inputs<'a> = [&'a [f32]; 6];
@@ -140,18 +142,18 @@ pub mod reference {
     }
 
     /// residual + fc2(GELU(fc1(x))) of `rows` rows.
-    pub fn forward([x, w1, b1, w2, b2, residual]: Inputs<'_>, rows: usize) -> Vec<f32> {
-        let hidden = gelu::reference::forward(&linear(x, w1, b1, rows));
+    pub fn forward([x, w1, b1, w2, b2, residual]: Inputs<'_>, form: Gelu, rows: usize) -> Vec<f32> {
+        let hidden = gelu::reference::forward(&linear(x, w1, b1, rows), form);
         linear(&hidden, w2, b2, rows).iter().zip(residual).map(|(y, r)| y + r).collect()
     }
 
     /// The gradients of the inputs, in their order.
-    pub fn backward([x, w1, b1, w2, b2, _]: Inputs<'_>, dy: &[f32], rows: usize) -> [Vec<f32>; 6] {
+    pub fn backward([x, w1, b1, w2, b2, _]: Inputs<'_>, form: Gelu, dy: &[f32], rows: usize) -> [Vec<f32>; 6] {
         let (f, n, c) = (b1.len(), b2.len(), x.len() / rows);
         let h = linear(x, w1, b1, rows);
-        let hidden = gelu::reference::forward(&h);
+        let hidden = gelu::reference::forward(&h, form);
         let d_hidden = product([rows, f, n], |i, j| dy[i * n + j], |j, q| w2[j * f + q]);
-        let dh = gelu::reference::backward(&h, &d_hidden);
+        let dh = gelu::reference::backward(&h, &d_hidden, form);
         let dw2 = product([n, f, rows], |j, i| dy[i * n + j], |i, q| hidden[i * f + q]);
         let dw1 = product([f, c, rows], |j, i| dh[i * f + j], |i, q| x[i * c + q]);
         let dx = product([rows, c, f], |i, j| dh[i * f + j], |j, q| w1[j * c + q]);

@@ -33,8 +33,8 @@ pub use cast::cast;
 pub use conv::{Conv2d, Pool2d, avg_pool2d, conv2d, max_pool2d};
 pub use dropout::{drop_path, dropout};
 pub use elementwise::{
-    abs, add, clamp, div, exp, gelu, gelu_tanh, leaky_relu, log, maximum, minimum, mul, neg, pow, quick_gelu, relu,
-    rsqrt, scale, sigmoid, silu, softplus, sqrt, sub, tanh, where_,
+    Gelu, abs, add, clamp, div, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow, quick_gelu, relu, rsqrt,
+    scale, sigmoid, silu, softplus, sqrt, sub, tanh, where_,
 };
 pub use layout::{concat, expand, gather, pad, permute, reshape, scatter_add, slice, stack, transpose};
 pub use loss::{CrossEntropy, Targets, binary_cross_entropy_with_logits, count_correct, cross_entropy, mse_loss};

@@ -25,7 +25,6 @@ const UNARY: &[Unary] = &[
     unary("abs", ops::abs, unary::abs, [-4.0, 4.0]),
     unary("clamp", |x| ops::clamp(x, -1.0, 2.5), |x| unary::clamp(x, -1.0, 2.5), [-4.0, 4.0]),
     unary("exp", ops::exp, unary::exp, [-4.0, 4.0]),
-    unary("gelu_tanh", ops::gelu_tanh, unary::gelu_tanh, [-6.0, 6.0]),
     unary("leaky_relu", |x| ops::leaky_relu(x, 0.125), |x| unary::leaky_relu(x, 0.125), [-4.0, 4.0]),
     unary("log", ops::log, unary::log, [0.1, 9.0]),
     unary("neg", ops::neg, |x| [-x, -1.0], [-4.0, 4.0]),

@@ -5,7 +5,7 @@ use super::support::{assert_gradients, leaf, upload};
 use crate::common::{assert_close, each_family, values};
 use wgrad::gpu::Gpu;
 use wgrad::ops::attention::Mask;
-use wgrad::ops::{self, CrossEntropy, TokenIndices};
+use wgrad::ops::{self, CrossEntropy, Gelu, TokenIndices};
 use wgrad::{DType, Tensor};
 
 /// Repeatable whole numbers from −2 to 2.
@@ -110,19 +110,19 @@ fn depth_of_mlps() {
                 std::array::from_fn(|i| small(i as u64, dims[i].iter().product(), if i == 1 { 0.02 } else { 0.5 }));
             let inputs = std::array::from_fn(|i| &data[i][..]);
             let dy = small(9, rows * n, 0.1);
-            let expected = forward(inputs, rows);
-            let gradients = backward(inputs, &dy, rows);
+            let expected = forward(inputs, Gelu::Tanh, rows);
+            let gradients = backward(inputs, Gelu::Tanh, &dy, rows);
             let leaves = dims.into_iter().zip(&data).map(|(dims, data)| leaf(&gpu, dims, data));
             let [x, w1, b1, w2, b2, residual]: [Tensor; 6] = leaves.collect::<Vec<_>>().try_into().unwrap();
             let what = format!("mlp of {c}, {f}, {n} ({:?})", gpu.family());
-            let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), &residual, None).unwrap();
+            let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), Gelu::Tanh, &residual, None).unwrap();
             assert_close(&what, &y.to_vec().unwrap(), &expected, 1e-5);
             let pairs: Vec<_> =
                 [&x, &w1, &b1, &w2, &b2, &residual].into_iter().zip(gradients.iter().map(|g| &g[..])).collect();
             assert_gradients(&what, &y, &dy, &pairs, 1e-4);
             let full = upload(&gpu, &[1, 4, n], &vec![7.0; 4 * n]);
             let indices = TokenIndices::new(&gpu, [1, rows], 4, &[0, 3]).unwrap();
-            let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), &residual, Some((full, &indices))).unwrap();
+            let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), Gelu::Tanh, &residual, Some((full, &indices))).unwrap();
             let places = [&expected[..n], &vec![7.0; 2 * n], &expected[n..]].concat();
             assert_close(&what, &y.to_vec().unwrap(), &places, 1e-5);
         }

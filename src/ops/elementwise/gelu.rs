@@ -1,4 +1,4 @@
-//! GELU, the exact form: x·Φ(x), with Φ the normal distribution's cumulative function (Hendrycks and Gimpel, 2016).
+//! GELU (Hendrycks and Gimpel, 2016), in its two forms.
 
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
@@ -9,86 +9,122 @@ use crate::ops::variants::ByPrecision;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
+/// Which form of GELU: PyTorch's `approximate`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum Gelu {
+    /// The exact one, x·Φ(x), with Φ the normal distribution's cumulative function: PyTorch's `"none"`; of ViTs and BERT.
+    #[default]
+    Erf,
+    /// x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: PyTorch's `"tanh"`; of GPT-2, where transformers calls it `gelu_new`.
+    Tanh,
+}
+
 params!(GeluParams { n: u32, accumulate: u32 });
 
-static FORWARD: Kernel = Kernel {
-    name: "gelu.forward",
-    sources: &[
-        wgsl!("gelu.wgsl"),
-        wgsl!("lib/grid.wgsl"),
-        wgsl!("lib/gelu.wgsl"),
-        wgsl!("tiles/vec4.wgsl"),
-        wgsl!("tiles/act_f32.wgsl"),
-    ],
-    entry: "forward",
-    bindings: &[Access::Read, Access::Write],
-    params: GeluParams::FIELDS,
-    constants: &[],
-    rounds: NO_LOOPS,
-};
+/// The kernels of a form, in both precisions.
+struct Form {
+    forward: ByPrecision<Kernel>,
+    backward: ByPrecision<Kernel>,
+}
 
-static BACKWARD: Kernel = Kernel {
-    name: "gelu.backward",
-    entry: "backward",
-    bindings: &[Access::Read, Access::Read, Access::Write],
-    ..FORWARD
-};
+/// The form of a library below `shaders/lib/`.
+macro_rules! form {
+    ($name:literal, $library:literal) => {
+        Form {
+            forward: ByPrecision {
+                full: form!(kernel concat!($name, ".forward"), "forward", $library, "tiles/act_f32.wgsl", None),
+                half: form!(kernel concat!($name, ".forward.f16"), "forward", $library, "tiles/act_f16.wgsl", Some("f16")),
+            },
+            backward: ByPrecision {
+                full: form!(kernel concat!($name, ".backward"), "backward", $library, "tiles/act_f32.wgsl", None),
+                half: form!(kernel concat!($name, ".backward.f16"), "backward", $library, "tiles/act_f16.wgsl", Some("f16")),
+            },
+        }
+    };
+    (kernel $name:expr, $entry:literal, $library:literal, $act:literal, $enable:expr) => {
+        Kernel {
+            name: $name,
+            sources: &[
+                wgsl!("gelu.wgsl"),
+                wgsl!("lib/grid.wgsl"),
+                wgsl!($library),
+                wgsl!("tiles/vec4.wgsl"),
+                wgsl!($act, $enable),
+            ],
+            entry: $entry,
+            bindings: bindings($entry),
+            params: GeluParams::FIELDS,
+            constants: &[],
+            rounds: NO_LOOPS,
+        }
+    };
+}
 
-static FORWARD_F16: Kernel = Kernel {
-    name: "gelu.forward.f16",
-    sources: &[
-        wgsl!("gelu.wgsl"),
-        wgsl!("lib/grid.wgsl"),
-        wgsl!("lib/gelu.wgsl"),
-        wgsl!("tiles/vec4.wgsl"),
-        wgsl!("tiles/act_f16.wgsl", enable "f16"),
-    ],
-    ..FORWARD
-};
+/// Of an entry point: what it reads, then what it writes.
+const fn bindings(entry: &str) -> &'static [Access] {
+    match entry.as_bytes() {
+        b"forward" => &[Access::Read, Access::Write],
+        _ => &[Access::Read, Access::Read, Access::Write],
+    }
+}
 
-static BACKWARD_F16: Kernel = Kernel { name: "gelu.backward.f16", sources: FORWARD_F16.sources, ..BACKWARD };
+static ERF: Form = form!("gelu", "lib/gelu.wgsl");
+static TANH: Form = form!("gelu_tanh", "lib/gelu_tanh.wgsl");
 
-pub(crate) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &FORWARD_F16, &BACKWARD_F16];
+pub(crate) fn kernels() -> Vec<&'static Kernel> {
+    let of = |form: &'static Form| [form.forward.both(), form.backward.both()].concat();
+    [of(&ERF), of(&TANH)].concat()
+}
 
-const FORWARDS: ByPrecision = ByPrecision { full: &FORWARD, half: &FORWARD_F16 };
-const BACKWARDS: ByPrecision = ByPrecision { full: &BACKWARD, half: &BACKWARD_F16 };
+impl Gelu {
+    fn form(self) -> &'static Form {
+        match self {
+            Gelu::Erf => &ERF,
+            Gelu::Tanh => &TANH,
+        }
+    }
 
-/// GELU of every element, exact (with erf, as PyTorch's default): `f32[..]` or `f16[..]` to the same shape and dtype.
+    /// y = GELU(x), `n` elements.
+    pub(in crate::ops) fn forward(self, gpu: &Gpu, dtype: DType, [x, y]: [&BufferView; 2], n: usize) -> Result<()> {
+        let params = GeluParams { n: n as u32, accumulate: 0 };
+        gpu.dispatch(self.form().forward.pick(dtype), &params, &[x, y], vec4_grid(n))
+    }
+
+    /// dx = dy ⊙ GELU'(x), or += it, `n` elements; `buffers` are x, dy and dx.
+    pub(in crate::ops) fn backward(
+        self,
+        gpu: &Gpu,
+        dtype: DType,
+        buffers: [&BufferView; 3],
+        n: usize,
+        accumulate: u32,
+    ) -> Result<()> {
+        let params = GeluParams { n: n as u32, accumulate };
+        gpu.dispatch(self.form().backward.pick(dtype), &params, &buffers, vec4_grid(n))
+    }
+}
+
+/// GELU of every element, `f32[..]` or `f16[..]` to the same shape and dtype.
 ///
 /// # Errors
 /// If `x` is neither f32 nor f16.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
+pub fn gelu(x: &Tensor, approximate: Gelu) -> Result<Tensor> {
     expect_float("gelu", x)?;
     let y = x.empty_like()?;
-    forward(x.gpu(), x.dtype(), x.buffer(), y.buffer(), x.numel())?;
-    Ok(record(y, &[x], || Rule { x: x.detach() }))
-}
-
-/// y = GELU(x), `n` elements.
-pub(in crate::ops) fn forward(gpu: &Gpu, dtype: DType, x: &BufferView, y: &BufferView, n: usize) -> Result<()> {
-    gpu.dispatch(FORWARDS.pick(dtype), &GeluParams { n: n as u32, accumulate: 0 }, &[x, y], vec4_grid(n))
-}
-
-/// dx = dy ⊙ GELU'(x), or += it, `n` elements; `buffers` are x, dy and dx.
-pub(in crate::ops) fn backward(
-    gpu: &Gpu,
-    dtype: DType,
-    buffers: [&BufferView; 3],
-    n: usize,
-    accumulate: u32,
-) -> Result<()> {
-    gpu.dispatch(BACKWARDS.pick(dtype), &GeluParams { n: n as u32, accumulate }, &buffers, vec4_grid(n))
+    approximate.forward(x.gpu(), x.dtype(), [x.buffer(), y.buffer()], x.numel())?;
+    Ok(record(y, &[x], || Rule { x: x.detach(), approximate }))
 }
 
 struct Rule {
     x: Tensor,
+    approximate: Gelu,
 }
 
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
         let buffers = [self.x.buffer(), dy.buffer(), dx.tensor.buffer()];
-        backward(dy.gpu(), dy.dtype(), buffers, self.x.numel(), dx.flag())
+        self.approximate.backward(dy.gpu(), dy.dtype(), buffers, self.x.numel(), dx.flag())
     }
 }
 
@@ -96,6 +132,8 @@ impl Backward for Rule {
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod reference {
+    use super::Gelu;
+
     /// Φ(x) by the series Φ(x) = ½ + φ(x)·(x + x³/3 + x⁵/15 + …), which converges for every x.
     fn normal_cdf(x: f64) -> f64 {
         if x.abs() > 12.0 {
@@ -113,14 +151,27 @@ pub mod reference {
         (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
     }
 
-    /// y = x·Φ(x).
-    pub fn forward(x: &[f32]) -> Vec<f32> {
-        x.iter().map(|&x| (f64::from(x) * normal_cdf(x.into())) as f32).collect()
+    /// The value and the slope at x.
+    pub fn at(x: f64, approximate: Gelu) -> [f64; 2] {
+        match approximate {
+            // Φ(x) + x·φ(x)
+            Gelu::Erf => [x * normal_cdf(x), normal_cdf(x) + x * normal_density(x)],
+            Gelu::Tanh => {
+                let scale = (2.0 / std::f64::consts::PI).sqrt();
+                let t = (scale * (x + 0.044715 * x.powi(3))).tanh();
+                let du = scale * (1.0 + 3.0 * 0.044715 * x * x);
+                [0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du]
+            }
+        }
     }
 
-    /// dx = dy·(Φ(x) + x·φ(x)).
-    pub fn backward(x: &[f32], dy: &[f32]) -> Vec<f32> {
-        let slope = |x: f64| normal_cdf(x) + x * normal_density(x);
-        x.iter().zip(dy).map(|(&x, &dy)| (f64::from(dy) * slope(x.into())) as f32).collect()
+    /// y = GELU(x).
+    pub fn forward(x: &[f32], approximate: Gelu) -> Vec<f32> {
+        x.iter().map(|&x| at(x.into(), approximate)[0] as f32).collect()
+    }
+
+    /// dx = dy times the slope at x.
+    pub fn backward(x: &[f32], dy: &[f32], approximate: Gelu) -> Vec<f32> {
+        x.iter().zip(dy).map(|(&x, &dy)| (f64::from(dy) * at(x.into(), approximate)[1]) as f32).collect()
     }
 }

@@ -16,19 +16,19 @@ pub use add::add;
 pub(super) use binary::equal;
 pub use binary::{div, maximum, minimum, mul, sub};
 pub use choice::where_;
-pub use gelu::gelu;
+pub use gelu::{Gelu, gelu};
 pub use scale::scale;
 pub(super) use unary::rsqrt_above;
 pub use unary::{
-    abs, clamp, exp, gelu_tanh, leaky_relu, log, neg, pow, quick_gelu, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh,
+    abs, clamp, exp, leaky_relu, log, neg, pow, quick_gelu, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh,
 };
 
 use crate::gpu::Kernel;
 
 /// The kernels of this module.
 pub(crate) fn kernels() -> Vec<&'static Kernel> {
-    let own = [add::KERNELS, choice::KERNELS, gelu::KERNELS, scale::KERNELS].concat();
-    [unary::kernels(), binary::kernels(), own].concat()
+    let own = [add::KERNELS, choice::KERNELS, scale::KERNELS].concat();
+    [unary::kernels(), binary::kernels(), gelu::kernels(), own].concat()
 }
 
 /// The same on the CPU, slowly: of a function its value and its slopes.

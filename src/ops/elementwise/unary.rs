@@ -64,7 +64,6 @@ unaries! {
     ABS "abs" "unary/abs.wgsl";
     CLAMP "clamp" "unary/clamp.wgsl";
     EXP "exp" "unary/exp.wgsl";
-    GELU_TANH "gelu_tanh" "unary/gelu_tanh.wgsl";
     LEAKY_RELU "leaky_relu" "unary/leaky_relu.wgsl";
     LOG "log" "unary/log.wgsl";
     POW "pow" "unary/pow.wgsl";
@@ -147,15 +146,6 @@ pub fn clamp(x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
 /// As [`abs`].
 pub fn exp(x: &Tensor) -> Result<Tensor> {
     EXP.apply(x, 0.0, 0.0)
-}
-
-/// GELU by the hyperbolic tangent, x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: PyTorch's `approximate="tanh"`, GPT-2's. The exact
-/// form is [`gelu`](crate::ops::gelu()).
-///
-/// # Errors
-/// As [`abs`].
-pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    GELU_TANH.apply(x, 0.0, 0.0)
 }
 
 /// x, or `negative_slope`·x where x is below 0 (PyTorch's default is 0.01).
@@ -279,14 +269,6 @@ pub mod reference {
     /// eˣ
     pub fn exp(x: f64) -> [f64; 2] {
         [x.exp(), x.exp()]
-    }
-
-    /// x·(1 + tanh u)/2, u = √(2/π)·(x + 0.044715·x³)
-    pub fn gelu_tanh(x: f64) -> [f64; 2] {
-        let scale = (2.0 / std::f64::consts::PI).sqrt();
-        let t = (scale * (x + 0.044715 * x.powi(3))).tanh();
-        let du = scale * (1.0 + 3.0 * 0.044715 * x * x);
-        [0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du]
     }
 
     /// x, or slope·x below 0.

@@ -6,15 +6,16 @@ use super::operands::{Epilogue, Gemm, Operand};
 use super::plan::Plan;
 use crate::error::Result;
 use crate::gpu::{Fault, Gpu};
+use crate::ops::shape;
 use crate::ops::tokens::TokenRows;
-use crate::ops::{gelu, shape};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// Whether [`run_apart`] must make it.
 pub(super) fn is_apart(g: &Gemm<'_>, plan: &Plan) -> bool {
     let forms = [Some(plan.body), plan.rest].into_iter().flatten();
-    let needs_whole = matches!(g.epilogue, Epilogue::Gelu { .. } | Epilogue::GeluBackward | Epilogue::Scatter { .. });
+    let needs_whole =
+        matches!(g.epilogue, Epilogue::Gelu { .. } | Epilogue::GeluBackward(_) | Epilogue::Scatter { .. });
     needs_whole && forms.into_iter().any(|form| g.share_of_k(form) < g.size[2])
 }
 
@@ -24,16 +25,16 @@ pub(super) fn run_apart(gpu: &Gpu, g: &Gemm<'_>, make: impl Fn(&Gemm<'_>) -> Res
     let [m, n, _] = g.size;
     let scratch = |dtype| Tensor::unwritten(gpu, dtype, shape("matmul", &[m, n])?);
     match g.epilogue {
-        Epilogue::Gelu { bias, h } => {
+        Epilogue::Gelu { bias, h, gelu } => {
             make(&Gemm { c: Operand { view: h, ..g.c }, epilogue: Epilogue::Bias(bias), ..*g })?;
-            gelu::forward(gpu, g.types[2], h, g.c.view, m * n)
+            gelu.forward(gpu, g.types[2], [h, g.c.view], m * n)
         }
-        Epilogue::GeluBackward => {
+        Epilogue::GeluBackward(gelu) => {
             let (dy, h) = (scratch(g.types[2])?, scratch(g.types[2])?);
             let c = Operand::contiguous(dy.buffer(), n, m * n);
             make(&Gemm { c, epilogue: Epilogue::Plain { alpha: 1.0, accumulate: false }, ..*g })?;
             gpu.copy(&g.c.view.part(0, h.buffer().size()), h.buffer())?;
-            gelu::backward(gpu, g.types[2], [h.buffer(), dy.buffer(), g.c.view], m * n, 0)
+            gelu.backward(gpu, g.types[2], [h.buffer(), dy.buffer(), g.c.view], m * n, 0)
         }
         Epilogue::Scatter { bias, residual, indices } => {
             let packed = scratch(DType::F32)?;

@@ -3,6 +3,7 @@
 use super::params::{GemmParams, cost};
 use super::product::{EpilogueKind, Layout, Types};
 use crate::gpu::{Access, Kernel, Params, Source};
+use crate::ops::Gelu;
 use crate::shape::DType;
 
 /// A form of the kernel: how a tile of C is made.
@@ -61,9 +62,9 @@ const MIXED_TO_FULL: Types = [DType::F32, DType::F16, DType::F32];
 const fn bindings(epilogue: EpilogueKind) -> &'static [Access] {
     use Access::{Read, Write};
     match epilogue {
-        EpilogueKind::Plain | EpilogueKind::GeluBackward => &[Read, Read, Write],
+        EpilogueKind::Plain | EpilogueKind::GeluBackward(_) => &[Read, Read, Write],
         EpilogueKind::Sums => &[Read, Read, Write, Write],
-        EpilogueKind::Gelu => &[Read, Read, Read, Write, Write],
+        EpilogueKind::Gelu(_) => &[Read, Read, Read, Write, Write],
         EpilogueKind::Linear => &[Read, Read, Read, Read, Write],
         EpilogueKind::Scatter => &[Read, Read, Read, Read, Read, Write, Write],
     }
@@ -95,12 +96,12 @@ macro_rules! extension {
 macro_rules! variant {
     (
         [$form:literal $tile:literal $rounds:ident] $constants:tt [$($file:literal $(enable $extension:literal)?)+]
-        $layout:ident $entry:literal, $epilogue:ident $end:literal [$($library:literal)*], $types:ident $type:literal $mark:literal
+        $layout:ident $entry:literal, $epilogue:ident $(($gelu:ident))? $end:literal [$($library:literal)*], $types:ident $type:literal $mark:literal
     ) => {
         Variant {
             layout: Layout::$layout,
             types: $types,
-            epilogue: EpilogueKind::$epilogue,
+            epilogue: EpilogueKind::$epilogue $((Gelu::$gelu))?,
             kernel: Kernel {
                 name: concat!($form, ".", $entry, ".", $end, $mark, $tile),
                 sources: &[
@@ -110,7 +111,7 @@ macro_rules! variant {
                     $(source!(None, $library),)*
                 ],
                 entry: $entry,
-                bindings: bindings(EpilogueKind::$epilogue),
+                bindings: bindings(EpilogueKind::$epilogue $((Gelu::$gelu))?),
                 params: GemmParams::FIELDS,
                 constants: &$constants,
                 rounds: cost::$rounds,
@@ -127,9 +128,14 @@ macro_rules! full_variants {
             variant!($names $constants $files Nn "nn", Plain "plain" [], F32 "f32" ""),
             variant!($names $constants $files Tn "tn", Plain "plain" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Linear "linear" [], F32 "f32" ""),
-            variant!($names $constants $files Nt "nt", Gelu "gelu" ["lib/gelu.wgsl"], F32 "f32" ""),
+            variant!($names $constants $files Nt "nt", Gelu(Erf) "gelu" ["lib/gelu.wgsl"], F32 "f32" ""),
+            variant!($names $constants $files Nt "nt", Gelu(Tanh) "gelu" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"),
             variant!($names $constants $files Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], F32 "f32" ""),
-            variant!($names $constants $files Nn "nn", GeluBackward "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
+            variant!($names $constants $files Nn "nn", GeluBackward(Erf) "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
+            variant!(
+                $names $constants $files
+                Nn "nn", GeluBackward(Tanh) "gelu_backward" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"
+            ),
         ]
     };
 }
@@ -141,7 +147,11 @@ macro_rules! half_variants {
             // A layer's forward pass.
             variant!($names $constants $files Nt "nt", Linear "linear" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
             variant!($names $constants $files Nt "nt", Linear "linear" [], HALF_TO_FULL "f16_f32_f32" ".f16_f32"),
-            variant!($names $constants $files Nt "nt", Gelu "gelu" ["lib/gelu.wgsl"], HALF_TO_HALF "f16_f32_f16" ".f16"),
+            variant!($names $constants $files Nt "nt", Gelu(Erf) "gelu" ["lib/gelu.wgsl"], HALF_TO_HALF "f16_f32_f16" ".f16"),
+            variant!(
+                $names $constants $files
+                Nt "nt", Gelu(Tanh) "gelu" ["lib/gelu_tanh.wgsl"], HALF_TO_HALF "f16_f32_f16" ".tanh.f16"
+            ),
             variant!(
                 $names $constants $files
                 Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], HALF_TO_FULL "f16_f32_f32" ".f16"
@@ -151,7 +161,11 @@ macro_rules! half_variants {
             variant!($names $constants $files Nn "nn", Plain "plain" [], FULL_TO_HALF "f32_f32_f16" ".f32_f16"),
             variant!(
                 $names $constants $files
-                Nn "nn", GeluBackward "gelu_backward" ["lib/gelu.wgsl"], FULL_TO_HALF "f32_f32_f16" ".f32_f16"
+                Nn "nn", GeluBackward(Erf) "gelu_backward" ["lib/gelu.wgsl"], FULL_TO_HALF "f32_f32_f16" ".f32_f16"
+            ),
+            variant!(
+                $names $constants $files
+                Nn "nn", GeluBackward(Tanh) "gelu_backward" ["lib/gelu_tanh.wgsl"], FULL_TO_HALF "f32_f32_f16" ".tanh.f32_f16"
             ),
             variant!($names $constants $files Tn "tn", Plain "plain" [], HALVES_TO_FULL "f16_f16_f32" ".f16"),
             variant!($names $constants $files Tn "tn", Plain "plain" [], MIXED_TO_FULL "f32_f16_f32" ".f32_f16"),

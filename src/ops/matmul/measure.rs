@@ -189,9 +189,9 @@ impl Scratch {
             (if layout == Layout::Tn { [k, m] } else { [m, k] }, if layout == Layout::Nt { [n, k] } else { [k, n] });
         let zeros = |dtype, [rows, elements]: [usize; 2]| Tensor::zeros(gpu, dtype, &[batch, rows, row(elements)]);
         let beside = match epilogue {
-            EpilogueKind::Gelu => Some(zeros(types[2], [m, n])?),
+            EpilogueKind::Gelu(_) => Some(zeros(types[2], [m, n])?),
             EpilogueKind::Linear | EpilogueKind::Scatter => Some(zeros(DType::F32, [m, n])?),
-            EpilogueKind::Plain | EpilogueKind::Sums | EpilogueKind::GeluBackward => None,
+            EpilogueKind::Plain | EpilogueKind::Sums | EpilogueKind::GeluBackward(_) => None,
         };
         // Every row is a token that is kept in its place.
         let places = || (0..m as u32).collect::<Vec<_>>();
@@ -221,8 +221,8 @@ impl Scratch {
         let bias = self.bias.buffer();
         match (self.product.epilogue, &self.beside, &self.indices) {
             (EpilogueKind::Sums, ..) => Epilogue::Sums { accumulate: false, sums: &self.sums },
-            (EpilogueKind::Gelu, Some(h), _) => Epilogue::Gelu { bias, h: h.buffer() },
-            (EpilogueKind::GeluBackward, ..) => Epilogue::GeluBackward,
+            (EpilogueKind::Gelu(gelu), Some(h), _) => Epilogue::Gelu { bias, h: h.buffer(), gelu },
+            (EpilogueKind::GeluBackward(gelu), ..) => Epilogue::GeluBackward(gelu),
             (EpilogueKind::Linear, Some(residual), _) => Epilogue::Residual { bias, residual: residual.buffer() },
             (EpilogueKind::Scatter, Some(residual), Some(indices)) => {
                 Epilogue::Scatter { bias, residual: residual.buffer(), indices }

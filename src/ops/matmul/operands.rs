@@ -7,7 +7,7 @@ use super::params::GemmParams;
 use super::product::{EpilogueKind, Layout, Product, Types};
 use crate::autograd::Destination;
 use crate::gpu::{BufferView, Gpu, Kernel, KernelFamily};
-use crate::ops::TokenIndices;
+use crate::ops::{Gelu, TokenIndices};
 use crate::shape::DType;
 
 /// A batch of matrices in a buffer; all numbers in elements.
@@ -43,9 +43,9 @@ pub(in crate::ops) enum Epilogue<'a> {
     /// C = A·B + bias.
     Bias(&'a BufferView),
     /// h = A·B + bias, C = GELU(h); h has C's layout and type.
-    Gelu { bias: &'a BufferView, h: &'a BufferView },
+    Gelu { bias: &'a BufferView, h: &'a BufferView, gelu: Gelu },
     /// C = (A·B) ⊙ GELU'(C): C holds h before and dh after.
-    GeluBackward,
+    GeluBackward(Gelu),
     /// C = A·B + bias + residual; the residual is f32 and has C's layout.
     Residual { bias: &'a BufferView, residual: &'a BufferView },
     /// The same for rows of kept tokens, which go to their places in C `f32[B, T, N]`; the residual is `f32[B, R, N]`.
@@ -60,8 +60,8 @@ impl Epilogue<'_> {
             Epilogue::Plain { .. } => EpilogueKind::Plain,
             Epilogue::Sums { .. } => EpilogueKind::Sums,
             Epilogue::Bias(_) | Epilogue::Residual { .. } => EpilogueKind::Linear,
-            Epilogue::Gelu { .. } => EpilogueKind::Gelu,
-            Epilogue::GeluBackward => EpilogueKind::GeluBackward,
+            Epilogue::Gelu { gelu, .. } => EpilogueKind::Gelu(*gelu),
+            Epilogue::GeluBackward(gelu) => EpilogueKind::GeluBackward(*gelu),
             Epilogue::Scatter { .. } => EpilogueKind::Scatter,
         }
     }
@@ -116,9 +116,9 @@ impl<'a> Gemm<'a> {
             Epilogue::Sums { sums, .. } => return vec![self.a.view, self.b.view, self.c.view, sums.tensor.buffer()],
             // A in the place of what is not read.
             Epilogue::Plain { .. } if self.layout == Layout::Nt => &[self.a.view, self.a.view],
-            Epilogue::Plain { .. } | Epilogue::GeluBackward => &[],
+            Epilogue::Plain { .. } | Epilogue::GeluBackward(_) => &[],
             Epilogue::Bias(bias) => &[bias, self.a.view],
-            Epilogue::Gelu { bias, h } => &[bias, h],
+            Epilogue::Gelu { bias, h, .. } => &[bias, h],
             Epilogue::Residual { bias, residual } => &[bias, residual],
             Epilogue::Scatter { bias, residual, indices } => &[bias, residual, indices.positions().buffer(), faults],
         };

@@ -1,5 +1,6 @@
 //! What a matrix product is, apart from its data: what kernels and plans are chosen by.
 
+use crate::ops::Gelu;
 use crate::shape::DType;
 
 /// Which operand is stored transposed.
@@ -23,8 +24,8 @@ pub(super) enum EpilogueKind {
     /// `plain.wgsl` too, after the sums of A's columns.
     Sums,
     Linear,
-    Gelu,
-    GeluBackward,
+    Gelu(Gelu),
+    GeluBackward(Gelu),
     Scatter,
 }
 

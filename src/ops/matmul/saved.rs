@@ -8,6 +8,7 @@ use super::table::{self, Entry};
 #[cfg(not(target_arch = "wasm32"))]
 use super::units;
 use crate::gpu::Gpu;
+use crate::ops::Gelu;
 use crate::shape::{DType, Shape};
 
 /// The plans that were found best for a device's matrix products. It is plain data: where it comes from need not be trusted.
@@ -35,7 +36,8 @@ pub struct TunedProduct {
     pub layout: String,
     /// Element types of A, B and C: `f32` or `f16`.
     pub types: [String; 3],
-    /// What follows the product in its store: `plain`, `sums`, `linear`, `gelu`, `gelu_backward` or `scatter`.
+    /// What follows the product in its store: `plain`, `sums`, `linear`, `gelu`, `gelu_backward`, the two with `_tanh` behind, or
+    /// `scatter`.
     pub ending: String,
     /// Whether every row starts at a multiple of four elements.
     pub aligned: bool,
@@ -59,8 +61,10 @@ const EPILOGUES: &[(&str, EpilogueKind)] = &[
     ("plain", EpilogueKind::Plain),
     ("sums", EpilogueKind::Sums),
     ("linear", EpilogueKind::Linear),
-    ("gelu", EpilogueKind::Gelu),
-    ("gelu_backward", EpilogueKind::GeluBackward),
+    ("gelu", EpilogueKind::Gelu(Gelu::Erf)),
+    ("gelu_tanh", EpilogueKind::Gelu(Gelu::Tanh)),
+    ("gelu_backward", EpilogueKind::GeluBackward(Gelu::Erf)),
+    ("gelu_backward_tanh", EpilogueKind::GeluBackward(Gelu::Tanh)),
     ("scatter", EpilogueKind::Scatter),
 ];
 

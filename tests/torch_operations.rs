@@ -1,0 +1,41 @@
+//! Operations against PyTorch, from `lm/ops.safetensors` of the folder that `tests/reference/README.md` describes.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::{assert_close, each_family};
+use safetensors::{Dtype, SafeTensors};
+use wgrad::Tensor;
+use wgrad::ops::{self, Gelu};
+
+fn read() -> Vec<u8> {
+    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+    let folder = std::env::var_os("WGRAD_REFERENCE").map_or_else(shipped, PathBuf::from);
+    std::fs::read(folder.join("lm/ops.safetensors")).unwrap()
+}
+
+/// The values of a tensor of f32 or f64.
+fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let view = file.tensor(name).unwrap();
+    match view.dtype() {
+        Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
+        Dtype::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(view.data()).iter().map(|&v| v as f32).collect(),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn torch_gelu_in_two_forms() {
+    let bytes = read();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let x = floats(&file, "gelu/x");
+    for gpu in each_family() {
+        for (name, approximate) in [("gelu", Gelu::Erf), ("gelu_new", Gelu::Tanh)] {
+            let leaf = Tensor::from_slice(&gpu, &[x.len()], &x).unwrap().requires_grad().unwrap();
+            let y = ops::gelu(&leaf, approximate).unwrap();
+            assert_close(name, &y.to_vec().unwrap(), &floats(&file, &format!("{name}/value")), 1e-6);
+            let gradients = y.backward_from(&Tensor::from_slice(&gpu, &[x.len()], &vec![1.0f32; x.len()]).unwrap());
+            let slope = gradients.unwrap().get(&leaf).unwrap().to_vec().unwrap();
+            assert_close(name, &slope, &floats(&file, &format!("{name}/derivative")), 1e-6);
+        }
+    }
+}
