@@ -13,7 +13,7 @@ const KEY: RandomKey = RandomKey { seed: 4, step: 0, layer: 0, first_sample: 0 }
 fn encoder(gpu: &Gpu, order: NormOrder, dropout: f32) -> (Parameters, Encoder) {
     let mut parameters = Parameters::new(gpu);
     let config =
-        BlockConfig { width: WIDTH, heads: 2, hidden: 48, qkv_bias: true, dropout, drop_path: 0.0, eps: 1e-5, order };
+        BlockConfig { hidden: 48, dropout, hidden_dropout: dropout, eps: 1e-5, order, ..BlockConfig::new(WIDTH, 2) };
     let encoder = Encoder::new(Init::new(&mut parameters, 3), 2, |_| config).unwrap();
     // Scales and shifts that are not 1 and 0.
     for (seed, p) in (10..).zip(&parameters) {
@@ -38,7 +38,7 @@ fn learn(parameters: &Parameters, x: &Tensor, y: &Tensor) -> Vec<Vec<f32>> {
 }
 
 /// BERT's blocks: norm1(x + attention(x)), then norm2(x + mlp(x)).
-fn post_norm(parameters: &Parameters, x: &Tensor, mask: Mask) -> Tensor {
+fn post_norm(parameters: &Parameters, x: &Tensor, mask: &Mask) -> Tensor {
     let mut x = x.clone();
     for block in 0..2 {
         let value = |path: &str| parameters.get(&format!("{block}.{path}")).unwrap().tensor();
@@ -48,7 +48,7 @@ fn post_norm(parameters: &Parameters, x: &Tensor, mask: Mask) -> Tensor {
         let norm = |x: &Tensor, path: &str| {
             ops::layernorm(x, &value(&format!("{path}.weight")), &value(&format!("{path}.bias")), 1e-5).unwrap()
         };
-        let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, mask).unwrap(), "attn.proj");
+        let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, *mask).unwrap(), "attn.proj");
         x = norm(&ops::add(&x, &attended).unwrap(), "norm1");
         let hidden = ops::gelu(&linear(&x, "mlp.fc1"), ops::Gelu::Erf).unwrap();
         x = norm(&ops::add(&x, &linear(&hidden, "mlp.fc2")).unwrap(), "norm2");
@@ -68,7 +68,7 @@ fn norms_behind_the_sums() {
     for gpu in each_family() {
         let (parameters, encoder) = encoder(&gpu, NormOrder::Post, 0.0);
         let x = input(&gpu);
-        for mask in [Mask::None, Mask::Causal] {
+        for mask in &[Mask::None, Mask::Causal] {
             let expected = learn(&parameters, &x, &post_norm(&parameters, &x, mask));
             for mode in [Mode::evaluation(), Mode::training(KEY), Mode::training(KEY).recomputing(true)] {
                 let y = encoder.forward(x.clone(), &[], mask, &mode).unwrap();
@@ -90,7 +90,7 @@ fn spans_are_their_blocks_on_fewer_tokens() {
             let x = input(&gpu);
             let kept = || TokenIndices::new(&gpu, [2, 4], TOKENS, &positions).unwrap();
             let run = |x: Tensor, spans: &[Span<TokenIndices>], mode: &Mode| {
-                encoder.forward(x, spans, Mask::Causal, mode).unwrap()
+                encoder.forward(x, spans, &Mask::Causal, mode).unwrap()
             };
             for checkpointed in [false, true] {
                 let mode = Mode::training(KEY).recomputing(checkpointed);
@@ -120,5 +120,5 @@ fn spans_are_their_blocks_on_fewer_tokens() {
 }
 
 fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
-    encoder.forward(ops::token_gather(x, kept).unwrap(), &[], Mask::Causal, mode).unwrap()
+    encoder.forward(ops::token_gather(x, kept).unwrap(), &[], &Mask::Causal, mode).unwrap()
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use wgrad::autograd::Parameters;
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::VitConfig;
-use wgrad::nn::{BlockConfig, Encoder, Extent, Init, Mode, NormOrder, Precision, Span};
+use wgrad::nn::{BlockConfig, Encoder, Extent, Init, Mode, Precision, Span};
 use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Optimizer, Rule};
 use wgrad::{Gpu, Tensor};
@@ -116,14 +116,10 @@ impl Blocks {
         // All but the first and the last, and as many as random-LTD takes.
         let depth = config.depth.saturating_sub(2).max(3);
         let block = BlockConfig {
-            width: config.embed_dim,
-            heads: config.num_heads,
             hidden: config.hidden(),
             qkv_bias: config.qkv_bias,
-            dropout: 0.0,
-            drop_path: 0.0,
             eps: config.eps,
-            order: NormOrder::Pre,
+            ..BlockConfig::new(config.embed_dim, config.num_heads)
         };
         let mut parameters = Parameters::new(gpu);
         let blocks = Encoder::new(Init::new(&mut parameters, 0), depth, |_| block)?;
@@ -161,7 +157,7 @@ impl Blocks {
         let (spans, draw) = timed(&gpu, || self.spans(kept))?;
         // As in a model, nobody else holds what the blocks begin with, so that they may scatter into it.
         let (x, _) = timed(&gpu, || Ok(ops::scale(&self.x, 1.0)?))?;
-        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, Mask::None, &self.mode)?))?;
+        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, &Mask::None, &self.mode)?))?;
         let (_, backward) = timed(&gpu, || Ok(y.backward_from(&self.dy)?))?;
         let ((), optimiser) = timed(&gpu, || Ok(self.optimizer.step(&self.parameters, 1e-4)?))?;
         Ok(Parts { draw, forward, backward, optimiser })

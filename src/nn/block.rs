@@ -7,64 +7,55 @@ use crate::ops::{self, Gelu, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-/// Multi-head self-attention: timm's `attn`.
+/// Multi-head self-attention.
 #[derive(Clone)]
-pub struct Attention {
+struct Attention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
 }
 
 impl Attention {
-    /// `width` channels in `heads` heads.
-    ///
-    /// # Errors
-    /// As [`crate::autograd::Parameters::add`].
-    pub fn new(mut init: Init<'_>, width: usize, heads: usize, qkv_bias: bool) -> Result<Self> {
-        let qkv = Linear::new(init.at("qkv"), width, 3 * width, qkv_bias)?;
-        Ok(Attention { qkv, proj: Linear::new(init.at("proj"), width, width, true)?, heads })
+    fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
+        let &BlockConfig { width, heads, qkv_bias, names, std, residual_std, .. } = config;
+        let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias, std)?;
+        Ok(Attention { qkv, proj: Linear::with_std(init.at(names.proj), width, width, true, residual_std)?, heads })
     }
 
     /// `f32[B, T, C]` to the same shape.
-    ///
-    /// # Errors
-    /// As [`ops::attention()`].
-    pub fn forward(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
         self.proj.forward(&self.heads(x, mask)?)
     }
 
     /// residual + [`Attention::forward`], added in the projection's own store.
-    fn forward_add(&self, x: &Tensor, mask: Mask, residual: &Tensor) -> Result<Tensor> {
+    fn forward_add(&self, x: &Tensor, mask: &Mask, residual: &Tensor) -> Result<Tensor> {
         self.proj.forward_add(&self.heads(x, mask)?, residual)
     }
 
     /// What the projection brings together.
-    fn heads(&self, x: &Tensor, mask: Mask) -> Result<Tensor> {
-        ops::attention(&self.qkv.forward(x)?, self.heads, mask)
+    fn heads(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+        ops::attention(&self.qkv.forward(x)?, self.heads, *mask)
     }
 }
 
-/// Two linear layers with GELU between: timm's `mlp`.
+/// Two linear layers with GELU between.
 #[derive(Clone)]
-pub struct Mlp {
+struct Mlp {
     fc1: Linear,
     fc2: Linear,
 }
 
 impl Mlp {
-    /// `width` channels, `hidden` in between.
-    ///
-    /// # Errors
-    /// As [`crate::autograd::Parameters::add`].
-    pub fn new(mut init: Init<'_>, width: usize, hidden: usize) -> Result<Self> {
-        let fc1 = Linear::new(init.at("fc1"), width, hidden, true)?;
-        Ok(Mlp { fc1, fc2: Linear::new(init.at("fc2"), hidden, width, true)? })
+    fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
+        let &BlockConfig { width, hidden, names, std, residual_std, .. } = config;
+        let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
+        Ok(Mlp { fc1, fc2: Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)? })
     }
 
-    fn forward(&self, x: &Tensor, mode: &Mode, dropout: f32, layer: u32) -> Result<Tensor> {
-        let hidden = ops::gelu(&self.fc1.forward(x)?, Gelu::Erf)?;
-        let hidden = mode.dropout(hidden, dropout, layer)?;
-        mode.dropout(self.fc2.forward(&hidden)?, dropout, layer + 1)
+    /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
+    fn forward(&self, x: &Tensor, mode: &Mode, [hidden, output]: [f32; 2], layer: u32) -> Result<Tensor> {
+        let h = mode.dropout(ops::gelu(&self.fc1.forward(x)?, Gelu::Erf)?, hidden, layer)?;
+        mode.dropout(self.fc2.forward(&h)?, output, layer + 1)
     }
 
     /// residual + mlp(x), put `into` a full tensor where there is one, in two passes: for when nothing random happens in
@@ -75,7 +66,7 @@ impl Mlp {
         if let (Some(b1), Some(b2)) = (b1, b2) {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), Gelu::Erf, residual, into);
         }
-        let y = ops::cast(&self.forward(x, &Mode::evaluation(), 0.0, 0)?, DType::F32)?;
+        let y = ops::cast(&self.forward(x, &Mode::evaluation(), [0.0; 2], 0)?, DType::F32)?;
         let y = ops::add(residual, &y)?;
         scattered(y, into)
     }
@@ -100,6 +91,35 @@ pub enum NormOrder {
     Post,
 }
 
+/// What a model's checkpoints call the layers of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockNames {
+    /// The norm of attention: before it, or behind its sum.
+    pub norm1: &'static str,
+    /// Queries, keys and values.
+    pub qkv: &'static str,
+    /// Attention's projection.
+    pub proj: &'static str,
+    /// The norm of the MLP.
+    pub norm2: &'static str,
+    /// The MLP's first layer.
+    pub fc1: &'static str,
+    /// The MLP's second layer.
+    pub fc2: &'static str,
+}
+
+impl BlockNames {
+    /// timm's.
+    pub const TIMM: Self = BlockNames {
+        norm1: "norm1",
+        qkv: "attn.qkv",
+        proj: "attn.proj",
+        norm2: "norm2",
+        fc1: "mlp.fc1",
+        fc2: "mlp.fc2",
+    };
+}
+
 /// How a block is built.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
@@ -111,14 +131,42 @@ pub struct BlockConfig {
     pub hidden: usize,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
-    /// Dropout after attention's projection and in the MLP.
+    /// Dropout after attention's projection and after the MLP.
     pub dropout: f32,
+    /// Dropout of the MLP's hidden layer.
+    pub hidden_dropout: f32,
     /// Stochastic depth of this block.
     pub drop_path: f32,
     /// Added to the variance in its norms.
     pub eps: f32,
     /// Where it norms.
     pub order: NormOrder,
+    /// What its layers are called.
+    pub names: BlockNames,
+    /// Deviation of initial weights.
+    pub std: f32,
+    /// The same of the two layers whose results are added to the residual stream.
+    pub residual_std: f32,
+}
+
+impl BlockConfig {
+    /// timm's block of `width` channels in `heads` heads: an MLP four times as wide, pre-norm, no dropout.
+    pub fn new(width: usize, heads: usize) -> Self {
+        BlockConfig {
+            width,
+            heads,
+            hidden: 4 * width,
+            qkv_bias: true,
+            dropout: 0.0,
+            hidden_dropout: 0.0,
+            drop_path: 0.0,
+            eps: 1e-6,
+            order: NormOrder::Pre,
+            names: BlockNames::TIMM,
+            std: Init::STD,
+            residual_std: Init::STD,
+        }
+    }
 }
 
 /// A transformer block, with random-LTD built in.
@@ -142,12 +190,12 @@ impl Block {
     /// # Errors
     /// As [`crate::autograd::Parameters::add`].
     pub fn new(mut init: Init<'_>, config: BlockConfig, number: usize) -> Result<Self> {
-        let BlockConfig { width, heads, hidden, qkv_bias, eps, .. } = config;
+        let BlockConfig { width, eps, names, .. } = config;
         Ok(Block {
-            norm1: LayerNorm::new(init.at("norm1"), width, eps)?,
-            attn: Attention::new(init.at("attn"), width, heads, qkv_bias)?,
-            norm2: LayerNorm::new(init.at("norm2"), width, eps)?,
-            mlp: Mlp::new(init.at("mlp"), width, hidden)?,
+            norm1: LayerNorm::new(init.at(names.norm1), width, eps)?,
+            attn: Attention::new(&mut init, &config)?,
+            norm2: LayerNorm::new(init.at(names.norm2), width, eps)?,
+            mlp: Mlp::new(&mut init, &config)?,
             config,
             first_layer: Self::layers_below(number),
         })
@@ -159,11 +207,12 @@ impl Block {
     }
 
     /// `f32[B, T, C]` to the same shape. With `kept` only those rows go through the block, and the others pass it
-    /// unchanged (random-LTD, Yao et al., 2022). Takes `x` by value so that the scatter may work in place.
+    /// unchanged (random-LTD, Yao et al., 2022); the mask is that of the rows which go through. Takes `x` by value so that the
+    /// scatter may work in place.
     ///
     /// # Errors
     /// If the indices are not for this batch and length.
-    pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
         if mode.is_recomputing() {
             return self.recomputed(x, kept, mask, mode);
         }
@@ -181,9 +230,9 @@ impl Block {
     }
 
     /// What is computed again lies between gather and scatter: of the input only the kept rows are stored.
-    fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: Mask, mode: &Mode) -> Result<Tensor> {
-        let (block, mode) = (self.clone(), *mode);
-        let run = move |x| block.plain(&x, mask, &mode);
+    fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+        let (block, mask, mode) = (self.clone(), *mask, *mode);
+        let run = move |x| block.plain(&x, &mask, &mode);
         match kept {
             None => recompute(x, run),
             Some(kept) => {
@@ -193,16 +242,11 @@ impl Block {
         }
     }
 
-    fn plain(&self, x: &Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+    fn plain(&self, x: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
         match self.config.order {
             NormOrder::Pre => self.after_norm(x, &self.norm1.forward(x, mode.activations())?, None, mask, mode),
             NormOrder::Post => self.post_norm(x, mask, mode),
         }
-    }
-
-    /// Whether something random happens in it.
-    fn is_random(&self, mode: &Mode) -> bool {
-        mode.is_training() && (self.config.dropout > 0.0 || self.config.drop_path > 0.0)
     }
 
     /// The pre-norm block on all rows of `x`, given norm1(x); the result is put `into` a full tensor where there is one.
@@ -211,45 +255,41 @@ impl Block {
         x: &Tensor,
         y: &Tensor,
         into: Option<(Tensor, &TokenIndices)>,
-        mask: Mask,
+        mask: &Mask,
         mode: &Mode,
     ) -> Result<Tensor> {
         let dtype = mode.activations();
         let x = self.add_attention(x, y, mask, mode)?;
         let y = self.norm2.forward(&x, dtype)?;
-        // Without randomness, each half ends in the product that adds it to the residual.
-        if self.is_random(mode) {
-            return scattered(self.add_random_mlp(&x, &y, mode)?, into);
-        }
-        self.mlp.forward_add(&y, &x, into)
+        self.add_mlp(&x, &y, into, mode)
     }
 
-    fn post_norm(&self, x: &Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+    fn post_norm(&self, x: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
         let dtype = mode.activations();
         let x = self.norm1.forward(&self.add_attention(x, &ops::cast(x, dtype)?, mask, mode)?, DType::F32)?;
-        let y = ops::cast(&x, dtype)?;
-        let sum = if self.is_random(mode) {
-            self.add_random_mlp(&x, &y, mode)?
-        } else {
-            self.mlp.forward_add(&y, &x, None)?
-        };
+        let sum = self.add_mlp(&x, &ops::cast(&x, dtype)?, None, mode)?;
         self.norm2.forward(&sum, DType::F32)
     }
 
-    /// x + attention(y).
-    fn add_attention(&self, x: &Tensor, y: &Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
-        if !self.is_random(mode) {
+    /// x + attention(y). Without randomness between, each half of a block ends in the product that adds it to the residual.
+    fn add_attention(&self, x: &Tensor, y: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+        let (BlockConfig { dropout, drop_path, .. }, first) = (self.config, self.first_layer);
+        if !mode.draws(&[dropout, drop_path]) {
             return self.attn.forward_add(y, mask, x);
         }
-        let (BlockConfig { dropout, drop_path, .. }, first) = (self.config, self.first_layer);
         let y = ops::cast(&self.attn.forward(y, mask)?, DType::F32)?;
         ops::add(x, &mode.drop_path(mode.dropout(y, dropout, first)?, drop_path, first + 1)?)
     }
 
-    /// x + mlp(y), with dropout and stochastic depth.
-    fn add_random_mlp(&self, x: &Tensor, y: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let (BlockConfig { dropout, drop_path, .. }, first) = (self.config, self.first_layer);
-        let y = self.mlp.forward(y, mode, dropout, first + 2)?;
-        ops::add(x, &mode.drop_path(ops::cast(&y, DType::F32)?, drop_path, first + 4)?)
+    /// x + mlp(y), put `into` a full tensor where there is one.
+    fn add_mlp(&self, x: &Tensor, y: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
+        let BlockConfig { dropout, hidden_dropout, drop_path, .. } = self.config;
+        if !mode.draws(&[dropout, hidden_dropout, drop_path]) {
+            return self.mlp.forward_add(y, x, into);
+        }
+        let first = self.first_layer;
+        let y = self.mlp.forward(y, mode, [hidden_dropout, dropout], first + 2)?;
+        let sum = ops::add(x, &mode.drop_path(ops::cast(&y, DType::F32)?, drop_path, first + 4)?)?;
+        scattered(sum, into)
     }
 }

@@ -24,13 +24,13 @@ impl Encoder {
     }
 
     /// `f32[B, T, C]` to the same shape; to `f32[B, R, C]` if the last of `spans` does not rejoin. A span's gather and scatter
-    /// happen in the first norm's read and the last product's store wherever a block allows it. Takes `x` by value so that
-    /// the scatter may work in place.
+    /// happen in the first norm's read and the last product's store wherever a block allows it. `mask` is that of all T tokens:
+    /// within a span it is what it says of the kept ones. Takes `x` by value so that the scatter may work in place.
     ///
     /// # Errors
     /// [`crate::Error::Argument`] if the spans are not in order, overlap, or go beyond the last block; otherwise as
     /// [`Block::forward`].
-    pub fn forward(&self, x: Tensor, spans: &[Span<TokenIndices>], mask: Mask, mode: &Mode) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, spans: &[Span<TokenIndices>], mask: &Mask, mode: &Mode) -> Result<Tensor> {
         span::check(spans, self.blocks.len())?;
         let (mut x, mut done) = (x, 0);
         for Span { blocks, positions, rejoins } in spans {
@@ -52,7 +52,7 @@ impl Encoder {
     }
 }
 
-fn run(blocks: &[Block], x: Tensor, mask: Mask, mode: &Mode) -> Result<Tensor> {
+fn run(blocks: &[Block], x: Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
     blocks.iter().try_fold(x, |x, block| block.forward(x, None, mask, mode))
 }
 
@@ -62,7 +62,7 @@ fn gather(x: Tensor, positions: &TokenIndices) -> Result<Tensor> {
 }
 
 /// Several blocks on the kept rows, which then take their places among the others.
-fn bypass(blocks: &[Block], x: Tensor, positions: &TokenIndices, mask: Mask, mode: &Mode) -> Result<Tensor> {
+fn bypass(blocks: &[Block], x: Tensor, positions: &TokenIndices, mask: &Mask, mode: &Mode) -> Result<Tensor> {
     let rows = run(blocks, ops::token_gather(&x, positions)?, mask, mode)?;
     ops::token_scatter(x, &rows, positions)
 }

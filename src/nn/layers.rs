@@ -21,8 +21,16 @@ impl Linear {
     ///
     /// # Errors
     /// As [`crate::autograd::Parameters::add`].
-    pub fn new(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
-        let weight = init.trunc_normal("weight", &[outputs, inputs], Init::STD)?;
+    pub fn new(init: Init<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
+        Self::with_std(init, inputs, outputs, bias, Init::STD)
+    }
+
+    /// As [`Linear::new`], with another deviation of the weights.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`].
+    pub fn with_std(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool, std: f32) -> Result<Self> {
+        let weight = init.trunc_normal("weight", &[outputs, inputs], std)?;
         let bias = if bias { Some(init.constant("bias", &[outputs], 0.0)?) } else { None };
         Ok(Linear { weight, bias })
     }

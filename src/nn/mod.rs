@@ -1,5 +1,5 @@
 //! Modules that models are built of: parameters with a forward pass. Names, shapes and initial values are timm's, so that its
-//! checkpoints fit.
+//! checkpoints fit; a model with other names brings them ([`BlockNames`]).
 //!
 //! A module owns handles of its [`crate::autograd::Parameter`]s; the collection they live in is
 //! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and
@@ -8,13 +8,15 @@
 mod block;
 mod encoder;
 mod init;
+mod language;
 mod layers;
 mod model;
 mod span;
 
-pub use block::{Attention, Block, BlockConfig, Mlp, NormOrder};
+pub use block::{Block, BlockConfig, BlockNames, NormOrder};
 pub use encoder::Encoder;
 pub use init::Init;
+pub use language::{LanguageModel, Tokens};
 pub use layers::{LayerNorm, Linear};
 pub use model::{Classifier, Extent, Model};
 pub use span::Span;
@@ -92,6 +94,11 @@ impl Mode {
     /// Whether modules draw at random.
     pub fn is_training(&self) -> bool {
         self.key.is_some()
+    }
+
+    /// Whether any layer of these probabilities draws.
+    pub(crate) fn draws(&self, probabilities: &[f32]) -> bool {
+        self.is_training() && probabilities.iter().any(|p| *p > 0.0)
     }
 
     /// Whether blocks keep their input alone.

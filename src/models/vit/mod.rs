@@ -17,9 +17,7 @@ use std::fmt;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::{
-    Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, NormOrder, Span,
-};
+use crate::nn::{Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, Span};
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -114,7 +112,7 @@ impl Vit {
         if let Some(norm) = &self.norm_pre {
             x = norm.forward(&x, DType::F32)?;
         }
-        self.blocks.forward(x, spans, Mask::None, mode)
+        self.blocks.forward(x, spans, &Mask::None, mode)
     }
 
     /// What the first block sees, but for a norm before it: images to `f32[B, T, C]`, with their positions.
@@ -263,14 +261,13 @@ fn with_prefix(x: &Tensor, prefix: &Tensor) -> Result<Tensor> {
 
 fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
     BlockConfig {
-        width: config.embed_dim,
-        heads: config.num_heads,
         hidden: config.hidden(),
         qkv_bias: config.qkv_bias,
         dropout: config.proj_drop_rate,
+        hidden_dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.
         drop_path: config.drop_path_rate * i as f32 / config.depth.saturating_sub(1).max(1) as f32,
         eps: config.eps,
-        order: NormOrder::Pre,
+        ..BlockConfig::new(config.embed_dim, config.num_heads)
     }
 }
