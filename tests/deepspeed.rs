@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use wgrad::Error;
 use wgrad::ltd::{LayerTokens, RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::Precision;
-use wgrad::optim::{AdamW, AfterWarmup, DeepSpeedRate, LossScale, LrSchedule, Rule, Sgd};
-use wgrad::train::{DeepSpeedConfig, TrainSettings, parse_deepspeed, read_deepspeed};
+use wgrad::optim::{AdamW, AfterWarmup, At, DeepSpeedRate, LayerTokenRate, LossScale, LrSchedule, LrShape, Rule, Sgd};
+use wgrad::train::{DeepSpeedConfig, ModelType, TrainSettings, parse_deepspeed, read_deepspeed};
 
 /// The CIFAR-10 ViT recipe's values: 32 to 197 tokens over 3,910 steps.
 fn cifar() -> Value {
@@ -109,8 +109,130 @@ fn language_models_count_as_deepspeed_does() {
         ))
         .unwrap();
         assert_eq!(consumed(&config.random_ltd.unwrap(), 1024, 4, 524), expected);
-        assert!(config.warnings[0].contains("random_ltd.model_type"), "{:?}", config.warnings);
+        assert_eq!((config.model_type, config.warnings.as_slice()), (Some(ModelType::Decoder), [].as_slice()));
     }
+}
+
+/// What a pretraining of GPT by Megatron-DeepSpeed has, but for the numbers.
+fn pretraining() -> Value {
+    json!({
+        "train_batch_size": 8,
+        "train_micro_batch_size_per_gpu": 2,
+        "steps_per_print": 10,
+        "zero_optimization": { "stage": 0 },
+        "gradient_clipping": 1.0,
+        "prescale_gradients": false,
+        "wall_clock_breakdown": false,
+        "fp16": { "enabled": true, "loss_scale": 0, "loss_scale_window": 500, "hysteresis": 2, "min_loss_scale": 1,
+            "initial_scale_power": 11 },
+        "optimizer": { "type": "AdamW", "params": { "lr": 1e-3 } },
+        "data_efficiency": {
+            "enabled": true,
+            "seed": 5,
+            "data_sampling": { "enabled": false, "num_workers": 0 },
+            "data_routing": {
+                "enabled": true,
+                "random_ltd": {
+                    "enabled": true,
+                    "total_layer_num": 6,
+                    "random_ltd_layer_num": 4,
+                    "random_ltd_layer_id": [1, 2, 3, 4],
+                    "model_mask_name": "attention_mask",
+                    "model_type": "decoder",
+                    "hidden_state_order": "seq_batch_dim",
+                    "global_batch_size": 8,
+                    "micro_batch_size": 2,
+                    "random_ltd_schedule": {
+                        "min_value": 32,
+                        "max_value": 128,
+                        "schedule_type": "fixed_linear",
+                        "schedule_config": { "require_steps": 120, "seq_per_step": 16 }
+                    },
+                    "layer_token_lr_schedule": { "enabled": true }
+                }
+            }
+        }
+    })
+}
+
+/// The rate that DeepSpeed refuses, from the layer tokens in the file or from the scheduler's steps. The plan is the reference
+/// tables' first: 96 tokens of growth over 122,880 raw tokens, which are 120 steps of 8 samples.
+#[test]
+fn layer_token_rates() {
+    let rate = |max: f32, min: f32, shape, total, warmup| {
+        LrSchedule::layer_token(LayerTokenRate { max, min, shape, total, warmup }).unwrap()
+    };
+    let keys = |keys: Value| with(pretraining(), LTD, json!({ "layer_token_lr_schedule": keys }));
+    let scheduler =
+        |kind: &str, params: Value| with(pretraining(), "", json!({ "scheduler": { "type": kind, "params": params } }));
+    let others = [
+        "fp16.hysteresis is not used: every overflow lowers the loss scale",
+        "prescale_gradients is not used",
+        "steps_per_print is not used",
+        "wall_clock_breakdown is not used",
+        "zero_optimization is not used",
+    ];
+    let check = |value: &Value, expected: LrSchedule, said: &[&str]| {
+        let config = read(value).unwrap();
+        assert_eq!(config.rate, Some(expected));
+        assert_eq!((config.batch_size, config.accumulate, config.random_ltd.unwrap().seed()), (8, 4, 5));
+        let mut warnings = config.warnings;
+        warnings.retain(|warning| !others.contains(&warning.as_str()));
+        assert_eq!(warnings, said);
+    };
+    let tokens =
+        json!({ "enabled": true, "total_layer_tokens": 1000, "warmup_layer_tokens": 100, "warmup_type": "linear" });
+    check(&keys(tokens), rate(1e-3, 0.0, LrShape::Linear, 1000.0, 100.0), &[]);
+
+    let linear = json!({ "warmup_min_lr": 1e-5, "warmup_max_lr": 1e-3, "warmup_num_steps": 20, "warmup_type": "linear",
+        "total_num_steps": 200 });
+    let said = "scheduler.params.warmup_min_lr is the rate at the end alone: the LayerToken rate rises from 0";
+    let expected = rate(1e-3, 1e-5, LrShape::Linear, 1_044_480.0, 122_880.0);
+    check(&scheduler("WarmupDecayLR", linear), expected, &[said]);
+    let cosine = json!({ "warmup_num_steps": 20, "cos_min_ratio": 0.5, "total_num_steps": 200 });
+    let said = "scheduler.params.warmup_type is not used: the LayerToken rate rises in a straight line";
+    let expected = rate(1e-3, 0.5e-3, LrShape::Cosine, 1_044_480.0, 122_880.0);
+    check(&scheduler("WarmupCosineLR", cosine.clone()), expected, &[said]);
+    // Layer tokens in the file count more than steps.
+    let both = json!({ "enabled": true, "total_layer_tokens": 1000, "warmup_layer_tokens": 100, "warmup_type": "log" });
+    let both = with(scheduler("WarmupCosineLR", cosine), LTD, json!({ "layer_token_lr_schedule": both }));
+    let lost = "scheduler says its steps to no effect: layer_token_lr_schedule says the layer tokens";
+    let own = "data_efficiency.data_routing.random_ltd.layer_token_lr_schedule.warmup_type is not used: the rate rises in a \
+               straight line";
+    check(&both, rate(1e-3, 0.5e-3, LrShape::Cosine, 1000.0, 100.0), &[own, said, lost]);
+    // Switched off it has no effect, and nobody misses anything.
+    check(&keys(json!({ "enabled": false })), constant(1e-3), &[]);
+    check(&keys(Value::Null), constant(1e-3), &[]);
+
+    for (value, said) in [
+        (keys(json!({ "enabled": true, "total_layer_tokens": 9 })), "warmup_layer_tokens is missing"),
+        (keys(json!({ "enabled": true, "warmup_layer_tokens": 9 })), "total_layer_tokens is missing"),
+        (
+            keys(json!({ "enabled": true, "total_layer_tokens": 9, "warmup_layer_tokens": 9 })),
+            "LayerToken learning rate: warmup must be from 0 to below half of all 9",
+        ),
+        (keys(json!({ "enabled": true, "total_layer_tokens": -9 })), "total_layer_tokens must be a whole number"),
+        (scheduler("WarmupLR", json!({})), "scheduler.type must be WarmupDecayLR or WarmupCosineLR"),
+        (scheduler("WarmupDecayLR", json!({ "total_num_steps": 0 })), "total_tokens must be at least 1"),
+        (with(pretraining(), "", json!({ "optimizer": null })), "optimizer is missing, whose lr"),
+        (with(pretraining(), LTD, json!({ "micro_batch_size": 4 })), "random_ltd.micro_batch_size must be 2"),
+    ] {
+        let error = refused(&value);
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn sampling_by_difficulty_is_not_used() {
+    let sampling = |enabled: bool| {
+        let sampling = json!({ "enabled": enabled, "num_epochs": 1, "curriculum_learning": { "enabled": true } });
+        read(&with(cifar(), "/data_efficiency", json!({ "data_sampling": sampling }))).unwrap().warnings
+    };
+    assert_eq!(sampling(false), [""; 0]);
+    assert_eq!(
+        sampling(true),
+        ["data_efficiency.data_sampling is not used: batches come from the data loader as they are"]
+    );
 }
 
 #[test]
@@ -214,13 +336,17 @@ fn optimizers() {
     assert!(refused(&none).contains("optimizer.type is missing"));
 }
 
+fn at(step: u64) -> At {
+    At { step, layer_tokens: 0 }
+}
+
 /// Rates of single steps, worked out by hand from the formulas in the code's documentation.
 #[test]
 fn schedulers() {
     let rates = |kind: &str, params: Value, steps: &[u64]| {
         let scheduler = json!({ "type": kind, "params": params });
         let config = read(&with(cifar(), "", json!({ "scheduler": scheduler })))?;
-        Ok::<_, Error>(steps.iter().map(|&step| config.rate.unwrap().rate(step)).collect::<Vec<_>>())
+        Ok::<_, Error>(steps.iter().map(|&step| config.rate.unwrap().rate(at(step))).collect::<Vec<_>>())
     };
     let close = |got: Vec<f32>, expected: &[f64]| {
         for (got, expected) in got.iter().zip(expected) {
@@ -254,7 +380,7 @@ fn schedulers() {
     let alone = json!({ "optimizer": null, "scheduler": { "type": "WarmupCosineLR", "params": {} } });
     assert!(refused(&with(cifar(), "", alone)).contains("needs the optimizer's lr"));
     let rate = DeepSpeedRate { min: 0.0, max: 1.0, steps: u64::MAX, is_linear: false, after: AfterWarmup::Constant };
-    assert!(LrSchedule::deepspeed(rate).unwrap().rate(u64::MAX) <= 1.0);
+    assert!(LrSchedule::deepspeed(rate).unwrap().rate(at(u64::MAX)) <= 1.0);
 }
 
 #[test]
@@ -326,7 +452,7 @@ fn bad_values_are_named() {
         (
             LTD,
             json!({ "layer_token_lr_schedule": { "enabled": true } }),
-            "layer_token_lr_schedule.enabled must be false",
+            "scheduler is missing, whose steps layer_token_lr_schedule needs",
         ),
         (
             schedule,
@@ -442,7 +568,7 @@ proptest! {
         pointers(&config, "", &mut all);
         *config.pointer_mut(&all[at.index(all.len())]).unwrap() = value;
         if let Ok(read) = read(&config) {
-            read.rate.map(|rate| rate.rate(17));
+            read.rate.map(|rate| rate.rate(At { step: 17, layer_tokens: 1_000_000 }));
             read.random_ltd.map(|ltd| ltd.schedule().kept_length(17));
         }
         let text = config.to_string();

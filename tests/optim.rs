@@ -4,8 +4,8 @@ use crate::common::{assert_close, each_family, gpu, poison, values};
 use wgrad::autograd::{Parameter, Parameters};
 use wgrad::ops;
 use wgrad::optim::{
-    AdamW, Ema, LossScale, LrSchedule, LrShape, Optimizer, OptimizerState, Rule, Sgd, ShapedRate, StepReport,
-    layer_scale,
+    AdamW, At, Ema, LayerTokenRate, LossScale, LrSchedule, LrShape, Optimizer, OptimizerState, Rule, Sgd, ShapedRate,
+    StepReport, layer_scale,
 };
 use wgrad::{Error, Gpu, Tensor};
 
@@ -861,7 +861,7 @@ fn rates_are_pytorchs() {
     let all = |shape| {
         let schedule =
             LrSchedule::new(ShapedRate { base: base as f32, min: min as f32, warmup, total, shape }).unwrap();
-        (0..total + 2).map(|step| schedule.rate(step)).collect::<Vec<f32>>()
+        (0..total + 2).map(|step| schedule.rate(At { step, layer_tokens: 0 })).collect::<Vec<f32>>()
     };
     let expected = |after: &dyn Fn(f64) -> f64| {
         let rate = |step: u64| {
@@ -883,6 +883,42 @@ fn rates_are_pytorchs() {
     assert_close("in numbers", &linear[..3], &[1.0 / 3.0, 2.0 / 3.0, 1.0], 1e-6);
     assert_close("in numbers", &linear[9..], &[0.2125, 0.1, 0.1], 1e-6);
     assert_close("in numbers", &cosine[9..], &[0.134_254, 0.1, 0.1], 1e-5);
+}
+
+/// The corners of the LayerToken rate; its tables are in `ltd`.
+#[test]
+fn layer_tokens_drive_the_rate() {
+    let settings = LayerTokenRate { max: 1.0, min: 0.1, shape: LrShape::Linear, total: 110.0, warmup: 10.0 };
+    let rates = |settings, at: &[u64]| {
+        let schedule = LrSchedule::layer_token(settings).unwrap();
+        // The step is not looked at.
+        let rate = |&layer_tokens| schedule.rate(At { step: layer_tokens * 7 % 5, layer_tokens });
+        at.iter().map(rate).collect::<Vec<f32>>()
+    };
+    let at = [0, 5, 10, 55, 100, 101, 110, u64::MAX];
+    assert_close("linear", &rates(settings, &at), &[0.0, 0.5, 1.0, 0.55, 0.1, 0.1, 0.1, 0.1], 1e-6);
+    let cosine = LayerTokenRate { shape: LrShape::Cosine, ..settings };
+    assert_close("cosine", &rates(cosine, &[10, 55, 100]), &[1.0, 0.55, 0.1], 1e-6);
+    // Without a warm-up the first step has the whole rate.
+    let sudden = LayerTokenRate { warmup: 0.0, ..settings };
+    assert_close("sudden", &rates(sudden, &[0, 55, 110]), &[1.0, 0.55, 0.1], 1e-6);
+
+    for (name, bad) in [
+        ("max", LayerTokenRate { max: -1.0, min: 0.0, ..settings }),
+        ("max", LayerTokenRate { max: f32::INFINITY, ..settings }),
+        ("min", LayerTokenRate { min: 1.5, ..settings }),
+        ("min", LayerTokenRate { min: f32::NAN, ..settings }),
+        ("shape", LayerTokenRate { shape: LrShape::Constant, ..settings }),
+        ("total", LayerTokenRate { total: 0.0, ..settings }),
+        ("total", LayerTokenRate { total: f64::NAN, ..settings }),
+        ("total", LayerTokenRate { total: f64::INFINITY, ..settings }),
+        ("warmup", LayerTokenRate { warmup: 55.0, ..settings }),
+        ("warmup", LayerTokenRate { warmup: -1.0, ..settings }),
+        ("warmup", LayerTokenRate { warmup: f64::NAN, ..settings }),
+    ] {
+        let error = LrSchedule::layer_token(bad).unwrap_err();
+        assert!(matches!(error, Error::Argument { name: got, .. } if got == name), "{error}");
+    }
 }
 
 /// timm's `ModelEmaV3.get_decay` with `use_warmup`, gamma 1 and power 2/3.

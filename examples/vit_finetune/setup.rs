@@ -13,7 +13,7 @@ use wgrad::data::{
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
 use wgrad::optim::{AdamW, Rule, Sgd};
-use wgrad::train::{self, Classify, DeepSpeedConfig, read_deepspeed};
+use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind, StorageKind};
 use crate::check;
@@ -49,6 +49,10 @@ impl Setup {
         let mut data = load_data(args)?;
         let mut warnings = std::mem::take(&mut data.warnings);
         warnings.extend(check::data(&data, recipe.class_weights)?);
+        if deepspeed.as_ref().is_some_and(|config| config.model_type == Some(ModelType::Decoder)) {
+            let what = "the configuration file's model_type is \"decoder\", but a Vision Transformer is an encoder";
+            warnings.push(what.to_owned());
+        }
         let weights = Weights::load(args, &data)?;
         warnings.extend(weights.warning());
         let config = VitConfig { drop_path_rate: recipe.drop_path, ..weights.config.clone() };

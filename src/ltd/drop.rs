@@ -10,10 +10,10 @@ const OP: &str = "token_drop";
 
 /// One random set of R tokens of each sample, drawn afresh at each step.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-struct Subset {
-    kept: usize,
+pub(super) struct Subset {
+    pub(super) kept: usize,
     keep_prefix_tokens: usize,
-    until: u64,
+    pub(super) until: u64,
     seed: u64,
 }
 
@@ -114,7 +114,7 @@ macro_rules! subset_settings {
 /// The draws are those of [`super::sample_kept`] with block number 2³²−1, which no block of a model has.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PatchDrop {
-    subset: Subset,
+    pub(super) subset: Subset,
 }
 
 impl PatchDrop {
@@ -147,7 +147,7 @@ impl PatchDrop {
 /// The draws are those of [`super::sample_kept`] with the number of the first of these blocks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TokenBypass {
-    subset: Subset,
+    pub(super) subset: Subset,
     blocks: Range<usize>,
 }
 
@@ -262,17 +262,29 @@ impl TokenDrop {
         }
     }
 
-    /// Layer tokens that step `step` consumes in a model of `extent` with a global batch of `batch` samples.
-    pub fn layer_tokens(&self, step: u64, batch: u64, extent: Extent) -> LayerTokens {
-        let Extent { depth, tokens, .. } = extent;
-        let dropping = match self {
+    /// L, and how many of the blocks drop tokens.
+    pub(super) fn layers(&self, extent: Extent) -> Layers {
+        let depth = extent.depth as u64;
+        let ltd = match self {
             TokenDrop::None => 0,
             TokenDrop::RandomLtd(ltd) => ltd.layers().ltd,
-            TokenDrop::PatchDrop(_) => depth as u64,
+            TokenDrop::PatchDrop(_) => depth,
             TokenDrop::TokenBypass(drop) => drop.blocks.len() as u64,
         };
-        let layers = Layers { total: depth as u64, ltd: dropping };
-        layers.layer_tokens(batch, self.kept_length(step, tokens) as u64, tokens as u64)
+        Layers { total: depth, ltd }
+    }
+
+    /// Layer tokens that step `step` consumes in a model of `extent` with a global batch of `batch` samples.
+    pub fn layer_tokens(&self, step: u64, batch: u64, extent: Extent) -> LayerTokens {
+        let tokens = extent.tokens;
+        self.layers(extent).layer_tokens(batch, self.kept_length(step, tokens) as u64, tokens as u64)
+    }
+
+    /// Layer-averaged tokens ([`Layers::averaged_tokens`]) of `samples` samples at step `step` in a model of `extent`.
+    pub fn averaged_tokens(&self, step: u64, samples: u64, extent: Extent) -> u64 {
+        let tokens = extent.tokens;
+        let of_sample = self.layers(extent).averaged_tokens(self.kept_length(step, tokens) as u64, tokens as u64);
+        samples.saturating_mul(of_sample)
     }
 
     /// Draws the kept tokens of samples `first_sample..first_sample + batch` of step `step`, counted in the *global* batch, in

@@ -28,11 +28,14 @@
 //! [`TokenDrop`] is the choice between it, [`PatchDrop`], [`TokenBypass`] and full length.
 
 mod accounting;
+mod budget;
 mod drop;
+mod growth;
 mod indices;
 mod schedule;
 
 pub use accounting::{LayerTokens, Layers};
+pub use budget::{BudgetEnd, LayerTokenPlan};
 pub use drop::{PatchDrop, TokenBypass, TokenDrop};
 pub use indices::{SampleKey, sample_kept, sample_kept_batch};
 pub use schedule::{Schedule, Stage};

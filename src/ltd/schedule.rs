@@ -1,5 +1,6 @@
 //! How many tokens R an LTD block keeps at each optimiser step.
 
+use super::growth::Growth;
 use crate::error::{Error, Result};
 
 /// The largest kept length: token indices are `u32`.
@@ -161,6 +162,22 @@ impl Schedule {
                 let increments = u128::from(step) * u128::from(tokens_per_step) / u128::from(tokens_per_increment);
                 let grown = (start as u128).saturating_add(increments.saturating_mul(increment as u128));
                 grown.min(end as u128) as usize
+            }
+        }
+    }
+
+    /// The length as a straight line, at `tokens_per_step` raw tokens a step where the schedule goes by steps.
+    pub(super) fn growth(&self, tokens_per_step: f64) -> Growth {
+        let line = |start: usize, end: usize, tokens| Growth { start: start as f64, end: end as f64, tokens };
+        match *self {
+            Schedule::Constant { kept } => Growth::none(kept as f64),
+            Schedule::Linear { start, end, steps, .. } => line(start, end, steps as f64 * tokens_per_step),
+            Schedule::FixedLinear { min_value, max_value, require_steps, .. } => {
+                line(min_value, max_value, require_steps as f64 * tokens_per_step)
+            }
+            Schedule::ByTokens { start, end, increment, tokens_per_increment, .. } => {
+                let increments = (end - start) as f64 / increment as f64;
+                line(start, end, increments * tokens_per_increment as f64)
             }
         }
     }

@@ -5,6 +5,7 @@
 //! a NaN never reaches the weights, though the host learns of it a step later.
 
 mod ema;
+mod layer_token;
 mod layers;
 mod loss_scale;
 mod memory;
@@ -16,11 +17,12 @@ mod state;
 mod warmup;
 
 pub use ema::Ema;
+pub use layer_token::LayerTokenRate;
 pub use layers::layer_scale;
 pub use loss_scale::LossScale;
 pub use rule::{AdamW, Rule, Sgd};
 pub use saved::OptimizerState;
-pub use schedule::{LrSchedule, LrShape, ShapedRate};
+pub use schedule::{At, LrSchedule, LrShape, ShapedRate};
 pub use state::StepReport;
 pub use warmup::{AfterWarmup, DeepSpeedRate};
 

@@ -1,6 +1,6 @@
 //! Learning rates over the steps of a run.
 
-use super::DeepSpeedRate;
+use super::{DeepSpeedRate, LayerTokenRate};
 use crate::error::{Error, Result};
 
 /// How the rate falls after warm-up.
@@ -16,8 +16,28 @@ pub enum LrShape {
     Constant,
 }
 
-/// The learning rate as a function of the optimiser step; or one of DeepSpeed's. With s the step (from 0), W the steps of
-/// warm-up and N those of the run:
+impl LrShape {
+    /// What is left of the rate at q, from 0 to 1.
+    pub(super) fn left(self, q: f64) -> f64 {
+        match self {
+            LrShape::Cosine => (1.0 + (std::f64::consts::PI * q).cos()) / 2.0,
+            LrShape::Linear => 1.0 - q,
+            LrShape::Constant => 1.0,
+        }
+    }
+}
+
+/// How far a run is when a step begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// The optimiser step, from 0.
+    pub step: u64,
+    /// Layer tokens that the steps before it have consumed, as `ltd::LayerTokens` counts them.
+    pub layer_tokens: u64,
+}
+
+/// The learning rate as a function of the optimiser step; or one of DeepSpeed's; or one of the layer tokens consumed
+/// ([`LayerTokenRate`]). With s the step (from 0), W the steps of warm-up and N those of the run:
 ///
 /// ```text
 /// s < W:   base (s + 1) / (W + 1)
@@ -39,6 +59,7 @@ pub struct LrSchedule(Kind);
 enum Kind {
     Shaped(ShapedRate),
     DeepSpeed(DeepSpeedRate),
+    LayerToken(LayerTokenRate),
 }
 
 /// What [`LrSchedule::new`] is made of.
@@ -93,11 +114,22 @@ impl LrSchedule {
         Ok(LrSchedule(Kind::DeepSpeed(settings)))
     }
 
-    /// The rate of optimiser step `step`, from 0.
-    pub fn rate(&self, step: u64) -> f32 {
+    /// The LayerToken rate.
+    ///
+    /// # Errors
+    /// If the rates are not finite with 0 ≤ min ≤ max, the shape is constant, or the layer tokens are not finite with
+    /// 0 ≤ W < N_total / 2.
+    pub fn layer_token(settings: LayerTokenRate) -> Result<Self> {
+        settings.check()?;
+        Ok(LrSchedule(Kind::LayerToken(settings)))
+    }
+
+    /// The rate of a step.
+    pub fn rate(&self, at: At) -> f32 {
         match &self.0 {
-            Kind::Shaped(shaped) => shaped.rate(step),
-            Kind::DeepSpeed(settings) => settings.rate(step),
+            Kind::Shaped(shaped) => shaped.rate(at.step),
+            Kind::DeepSpeed(settings) => settings.rate(at.step),
+            Kind::LayerToken(settings) => settings.rate(at.layer_tokens),
         }
     }
 }
@@ -108,11 +140,9 @@ impl ShapedRate {
             return self.base * (step + 1) as f32 / (self.warmup + 1) as f32;
         }
         let q = (step - self.warmup).min(self.total - self.warmup) as f64 / (self.total - self.warmup) as f64;
-        let left = match self.shape {
-            LrShape::Cosine => (1.0 + (std::f64::consts::PI * q).cos()) / 2.0,
-            LrShape::Linear => 1.0 - q,
-            LrShape::Constant => return self.base,
-        };
-        self.min + (self.base - self.min) * left as f32
+        if self.shape == LrShape::Constant {
+            return self.base;
+        }
+        self.min + (self.base - self.min) * self.shape.left(q) as f32
     }
 }

@@ -43,7 +43,7 @@ mod tuning_store;
 #[cfg(feature = "files")]
 pub use available::available_memory;
 #[cfg(feature = "files")]
-pub use deepspeed::{DeepSpeedConfig, parse_deepspeed, read_deepspeed};
+pub use deepspeed::{DeepSpeedConfig, ModelType, parse_deepspeed, read_deepspeed};
 #[cfg(not(target_arch = "wasm32"))]
 pub use evaluate::evaluate;
 pub use evaluate::{Evaluation, evaluate_async};

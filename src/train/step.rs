@@ -11,7 +11,7 @@ use crate::gpu::{Clock, Gpu, Readback};
 use crate::ltd::LayerTokens;
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
-use crate::optim::{Optimizer, OptimizerState, StepReport};
+use crate::optim::{At, Optimizer, OptimizerState, StepReport};
 use crate::tensor::Tensor;
 
 /// What one step did.
@@ -204,7 +204,7 @@ impl<T: Task> Trainer<T> {
             excused: false,
             kept: self.next_kept(tokens),
             tokens,
-            rate: self.settings.rate.rate(self.step),
+            rate: self.settings.rate.rate(At { step: self.step, layer_tokens: self.layer_tokens.consumed }),
             grad_norm: 0.0,
         }
     }

@@ -1,12 +1,20 @@
 //! What is printed of a DeepSpeed configuration.
 
+use wgrad::ltd::TokenDrop;
+use wgrad::nn::Extent;
+use wgrad::optim::At;
 use wgrad::train::DeepSpeedConfig;
 
 /// What it says of the learning rate and the kept length, in the place of the recipe's.
 pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
     let mut lines = String::new();
     if let Some(rate) = &config.rate {
-        let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(step));
+        let drop = TokenDrop::from(config.random_ltd.clone());
+        let depth = config.random_ltd.as_ref().map_or(0, |ltd| ltd.total_blocks());
+        let before =
+            |step| drop.layer_tokens_before(step, config.batch_size as u64, Extent { depth, tokens, prefix: 0 });
+        let at = |step| At { step, layer_tokens: before(step).consumed };
+        let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(at(step)));
         lines += &format!("\n  learning rate   {first} at the first step, {half} half-way, {last} at the last");
     }
     if let Some(ltd) = &config.random_ltd {

@@ -1,5 +1,6 @@
 //! DeepSpeed's configuration files: what of them has a meaning here, and the names of what has not.
 
+mod layer_token;
 mod section;
 
 use std::fs::File;
@@ -12,6 +13,7 @@ use crate::ltd::{RandomLtd, Schedule, TokenDrop};
 use crate::nn::Precision;
 use crate::optim::{AdamW, AfterWarmup, DeepSpeedRate, LossScale, LrSchedule, Rule, Sgd};
 
+use layer_token::LayerToken;
 use section::{Notes, Section};
 
 /// No configuration is as large, in bytes.
@@ -22,6 +24,15 @@ const MAX_LAYERS: usize = 1 << 16;
 
 /// The rate where an optimiser's `lr` is not given, as in DeepSpeed.
 const DEFAULT_RATE: f32 = 1e-3;
+
+/// What random-LTD's section takes a model for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelType {
+    /// `encoder`, as ViT and BERT.
+    Encoder,
+    /// `decoder`, as GPT.
+    Decoder,
+}
 
 /// What a DeepSpeed configuration says about a run on one device. What it leaves out is `None`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,12 +45,15 @@ pub struct DeepSpeedConfig {
     pub max_norm: Option<f32>,
     /// `optimizer`: Adam (which is AdamW unless `adam_w_mode` is false), AdamW or SGD.
     pub rule: Option<Rule>,
-    /// `scheduler` (`WarmupLR`, `WarmupDecayLR` or `WarmupCosineLR`), else the optimiser's `lr`.
+    /// `scheduler` (`WarmupLR`, `WarmupDecayLR` or `WarmupCosineLR`), else the optimiser's `lr`. Where random-LTD's
+    /// `layer_token_lr_schedule` is enabled, which DeepSpeed refuses, the LayerToken rate of the same height and shape.
     pub rate: Option<LrSchedule>,
     /// `fp16`, where it is enabled.
     pub loss_scale: Option<LossScale>,
     /// `data_efficiency.data_routing.random_ltd`, where it is enabled.
     pub random_ltd: Option<RandomLtd>,
+    /// Its `model_type`, for programs to compare with their model: masks follow from that alone.
+    pub model_type: Option<ModelType>,
     /// Keys without effect here, each a sentence that begins with the dotted path.
     pub warnings: Vec<String>,
 }
@@ -89,15 +103,24 @@ fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
     let notes = Notes { file, warnings: Default::default() };
     let root = Section::root(&notes, &value)?;
     let (batch_size, accumulate) = batch(&root)?;
-    let (rule, rate) = optimizer(&root)?.unzip();
+    let (rule, constant) = optimizer(&root)?.unzip();
+    let (scheduler, scheduled) = scheduler(&root, constant)?.unzip();
+    let routed = random_ltd(&root, (batch_size, batch_size / accumulate))?;
+    let layer_token = routed.as_ref().and_then(|routed| Some((routed.layer_token?, &routed.ltd)));
+    let rate = match (layer_token, scheduled) {
+        (Some((keys, ltd)), _) => Some(keys.rate(&root, scheduler, constant, (ltd, batch_size))?),
+        (None, Some(scheduled)) => Some(scheduled),
+        (None, None) => constant.map(LrSchedule::constant).transpose().map_err(|error| root.refused(&error))?,
+    };
     let config = DeepSpeedConfig {
         batch_size,
         accumulate,
         max_norm: clipping(&root)?,
         rule,
-        rate: scheduler(&root, rate)?,
+        rate,
         loss_scale: half_precision(&root)?,
-        random_ltd: random_ltd(&root, (batch_size, batch_size / accumulate))?,
+        model_type: routed.as_ref().and_then(|routed| routed.model_type),
+        random_ltd: routed.map(|routed| routed.ltd),
         warnings: Vec::new(),
     };
     root.warn_of_unknown();
@@ -183,13 +206,11 @@ fn adam(params: &Section<'_>, is_decoupled: bool) -> Result<Rule> {
     Ok(Rule::AdamW(AdamW { betas, eps: params.number("eps")?.unwrap_or(standard.eps), weight_decay }))
 }
 
-/// The scheduler's rates, or `constant`, the optimiser's.
-fn scheduler(root: &Section<'_>, constant: Option<f32>) -> Result<Option<LrSchedule>> {
+/// What the scheduler is made of, and its rates; `constant` is the optimiser's.
+fn scheduler(root: &Section<'_>, constant: Option<f32>) -> Result<Option<(DeepSpeedRate, LrSchedule)>> {
     let section = root.section("scheduler")?;
     let kind = section.as_ref().map(|s| s.text("type")).transpose()?.flatten();
-    let (Some(section), Some(kind)) = (section, kind) else {
-        return constant.map(LrSchedule::constant).transpose().map_err(|error| root.refused(&error));
-    };
+    let (Some(section), Some(kind)) = (section, kind) else { return Ok(None) };
     let empty = serde_json::Map::new();
     let params = match section.section("params")? {
         Some(params) => params,
@@ -222,7 +243,8 @@ fn scheduler(root: &Section<'_>, constant: Option<f32>) -> Result<Option<LrSched
     };
     params.warn_of_unknown();
     section.warn_of_unknown();
-    LrSchedule::deepspeed(rate).map(Some).map_err(|error| params.refused(&error))
+    let schedule = LrSchedule::deepspeed(rate).map_err(|error| params.refused(&error))?;
+    Ok(Some((rate, schedule)))
 }
 
 /// Which of two texts a key has.
@@ -257,8 +279,15 @@ fn half_precision(root: &Section<'_>) -> Result<Option<LossScale>> {
     Ok(is_enabled.then_some(scale))
 }
 
+/// Random-LTD's section.
+struct Routed {
+    ltd: RandomLtd,
+    model_type: Option<ModelType>,
+    layer_token: Option<LayerToken>,
+}
+
 /// The section, whose batch sizes must be `batch`, whole and micro.
-fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<Option<RandomLtd>> {
+fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<Option<Routed>> {
     let Some(efficiency) = root.section("data_efficiency")? else { return Ok(None) };
     let seed = efficiency.integer("seed")?.unwrap_or(1234);
     let is_on = |section: &Section<'_>| Ok::<_, Error>(section.flag("enabled")?.unwrap_or(false));
@@ -268,7 +297,8 @@ fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<Option<Random
         let is_routed = is_on(&routing)?;
         if let Some(section) = routing.section("random_ltd")? {
             if is_efficient && is_routed && is_on(&section)? {
-                found = Some(layers(&section, batch)?.with_seed(seed));
+                let routed = layers(&section, batch)?;
+                found = Some(Routed { ltd: routed.ltd.with_seed(seed), ..routed });
                 section.warn_of_unknown();
             } else {
                 routing.warn("random_ltd", "is not enabled, or a section around it is not");
@@ -276,11 +306,16 @@ fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<Option<Random
         }
         routing.warn_of_unknown();
     }
+    if let Some(sampling) = efficiency.section("data_sampling")?
+        && is_on(&sampling)?
+    {
+        efficiency.warn("data_sampling", "is not used: batches come from the data loader as they are");
+    }
     efficiency.warn_of_unknown();
     Ok(found)
 }
 
-fn layers(section: &Section<'_>, (batch, micro): (usize, usize)) -> Result<RandomLtd> {
+fn layers(section: &Section<'_>, (batch, micro): (usize, usize)) -> Result<Routed> {
     let total = section.required("total_layer_num", section.size("total_layer_num")?)?;
     if total > MAX_LAYERS {
         return Err(section.error("total_layer_num", &format!("must be at most {MAX_LAYERS}, is {total}")));
@@ -296,23 +331,23 @@ fn layers(section: &Section<'_>, (batch, micro): (usize, usize)) -> Result<Rando
             return Err(section.error(key, &format!("must be {expected}, as the whole file says, is {size}")));
         }
     }
-    // A ViT has no mask to cut, and its hidden states are in one order.
+    // They tell DeepSpeed how to cut a foreign model's tensors. Here every model cuts its own, whatever it calls them.
     section.text("model_mask_name")?;
     choice(section, "hidden_state_order", ["batch_seq_dim", "seq_batch_dim"])?;
-    if choice(section, "model_type", ["encoder", "decoder"])? == Some(1) {
-        section.warn("model_type", "is \"decoder\", but a Vision Transformer is an encoder");
-    }
-    if let Some(rates) = section.section("layer_token_lr_schedule")? {
-        if rates.flag("enabled")?.unwrap_or(false) {
-            return Err(rates.error("enabled", "must be false: DeepSpeed does not implement it either"));
-        }
-        rates.warn_of_unknown();
-    }
-    let ltd = RandomLtd::new(total, schedule(section)?).and_then(|ltd| ltd.with_blocks(&ids));
-    ltd.map_err(|error| section.refused(&error))
+    let types = [ModelType::Encoder, ModelType::Decoder];
+    let model_type = choice(section, "model_type", ["encoder", "decoder"])?.map(|i| types[i]);
+    let (schedule, full) = schedule(section)?;
+    let layer_token = match section.section("layer_token_lr_schedule")? {
+        Some(rates) => LayerToken::read(&rates, full)?,
+        None => None,
+    };
+    let ltd = RandomLtd::new(total, schedule).and_then(|ltd| ltd.with_blocks(&ids));
+    let ltd = ltd.map_err(|error| section.refused(&error))?;
+    Ok(Routed { ltd, model_type, layer_token })
 }
 
-fn schedule(section: &Section<'_>) -> Result<Schedule> {
+/// The schedule, and the full length that it grows to.
+fn schedule(section: &Section<'_>) -> Result<(Schedule, usize)> {
     let schedule = section.required("random_ltd_schedule", section.section("random_ltd_schedule")?)?;
     let min = schedule.required("min_value", schedule.size("min_value")?)?;
     let max = schedule.required("max_value", schedule.size("max_value")?)?;
@@ -325,5 +360,6 @@ fn schedule(section: &Section<'_>) -> Result<Schedule> {
     let granularity = config.required("seq_per_step", config.size("seq_per_step")?)?;
     config.warn_of_unknown();
     schedule.warn_of_unknown();
-    Schedule::fixed_linear(min, max, steps, granularity).map_err(|error| schedule.refused(&error))
+    let grown = Schedule::fixed_linear(min, max, steps, granularity).map_err(|error| schedule.refused(&error))?;
+    Ok((grown, max))
 }
