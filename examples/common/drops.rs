@@ -45,11 +45,9 @@ impl Drops {
         Ok(match self {
             Drops::None => TokenDrop::None,
             Drops::Ltd { length, blocks, keep_prefix } => {
-                let ltd = RandomLtd::new(depth, length.schedule(steps)?)?;
-                let ltd = if let Some(blocks) = blocks { ltd.with_blocks(blocks)? } else { ltd };
-                let ltd = ltd.with_keep_prefix(*keep_prefix)?.with_seed(seed);
+                let ltd = random_ltd(depth, length.schedule(steps)?, blocks.as_deref(), *keep_prefix)?;
                 ltd.check_length(tokens)?;
-                ltd.into()
+                ltd.with_seed(seed).into()
             }
             Drops::PatchDrop { drop, until } => {
                 let drop = drop.clone().with_seed(seed);
@@ -68,6 +66,17 @@ impl KeptLength {
             }
         })
     }
+}
+
+/// random-LTD in a model of so many blocks: in these, or in all but the first and the last.
+pub fn random_ltd(
+    depth: usize,
+    schedule: Schedule,
+    blocks: Option<&[usize]>,
+    keep_prefix: usize,
+) -> wgrad::Result<RandomLtd> {
+    let ltd = RandomLtd::new(depth, schedule)?;
+    blocks.map_or(Ok(ltd.clone()), |blocks| ltd.with_blocks(blocks))?.with_keep_prefix(keep_prefix)
 }
 
 fn share(of_run: f64, steps: u64) -> u64 {

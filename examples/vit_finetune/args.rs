@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,9 @@ use crate::recipe::{DropKind, Overrides, Recipe, RecipeName};
 use crate::size::Size;
 use crate::training::comparison::{Arm, Comparison};
 use crate::training::device::Device;
+use crate::training::output::Output;
+use crate::training::resume::Arguments;
+use crate::training::{folder, local};
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
 ///
@@ -85,31 +89,15 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u64).range(1..), help_heading = "Comparison")]
     pub seeds: u64,
 
-    /// Go on with the run in this folder, which was interrupted: the same bits as if it had not been. All settings are its own.
-    #[arg(long, value_name = "RUN", conflicts_with = "output", help_heading = "Output")]
-    #[serde(skip)]
-    pub resume: Option<PathBuf>,
-    /// Save where the run stands after every so many steps too. Else that is done after epochs, as often as takes a twentieth of
-    /// the time.
-    #[arg(long, value_name = "STEPS", value_parser = value_parser!(u64).range(1..), help_heading = "Output")]
-    pub save_every: Option<u64>,
-    /// Folder for checkpoints, curves and reports, without a run in it [default: runs/N].
-    #[arg(long, help_heading = "Output")]
-    #[serde(skip)]
-    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub output: Output,
     /// Write the best weights as a folder for timm or for transformers too, into export/ of the run's folder.
     #[arg(long, value_enum, help_heading = "Output")]
     pub export: Option<ExportKind>,
     /// Element type of the exported weights.
     #[arg(long, value_enum, default_value_t = StorageKind::F32, requires = "export", help_heading = "Output")]
     pub export_precision: StorageKind,
-    /// Write event files for TensorBoard into tensorboard/ of the run's folder.
-    #[arg(long, help_heading = "Output")]
-    pub tensorboard: bool,
-    /// Print the report as JSON in the last line.
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-
     #[command(flatten)]
     #[serde(flatten)]
     pub device: Device,
@@ -125,15 +113,43 @@ impl Args {
     /// The recipe with what the options change of it.
     pub fn recipe(&self) -> Recipe {
         let mut recipe = Recipe::named(self.recipe);
-        if self.overrides.epochs.is_some() {
-            recipe.min_steps = 0;
-        }
+        recipe.training.heed_epochs(&self.overrides.training);
         recipe.with(&self.overrides)
     }
 
     /// The runs that are asked for, of which the first drops tokens in the way `main`.
     pub fn comparison(&self, main: DropKind) -> Comparison<DropKind> {
         Comparison::new(main, self.compare.iter().map(|&rival| rival.into()), self.seed, self.seeds)
+    }
+}
+
+impl Arguments for Args {
+    const ABOUT_MACHINE: &'static [&'static str] = &["threads"];
+
+    fn output(&self) -> &Output {
+        &self.output
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn here(self, saved: Self) -> Self {
+        let Args { output, threads, device, .. } = self;
+        Args { output: output.here(saved.output), threads, device: device.here(saved.device), ..saved }
+    }
+
+    fn kept(&self) -> Result<Self> {
+        Ok(Args {
+            data_dir: self.data_dir.as_deref().map(folder::absolute).transpose()?,
+            ltd_config: self.ltd_config.as_deref().map(folder::absolute).transpose()?,
+            weights: self.weights.as_deref().map(local::kept).transpose()?,
+            ..self.clone()
+        })
+    }
+
+    fn about_machine(&self) -> Vec<(&'static str, Option<String>)> {
+        vec![("--threads", (self.threads > 0).then(|| self.threads.to_string()))]
     }
 }
 

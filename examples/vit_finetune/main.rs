@@ -11,14 +11,11 @@ mod args;
 mod augment;
 mod check;
 mod confusion;
-#[path = "../common/drops.rs"]
-mod drops;
 mod effects;
 mod findings;
 mod mistakes;
 mod recipe;
 mod report;
-mod resume;
 mod run;
 mod settings;
 mod setup;
@@ -35,24 +32,26 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 
+use args::Args;
 use run::Runner;
 use setup::Setup;
 use splits::Splits;
 use training::console::say;
 use training::given::Given;
 use training::report::Report;
+use training::resume::Arguments;
 use training::session::Session;
-use training::{adapters, folder, interrupt, memory, tuning};
+use training::{adapters, folder, interrupt, memory, resume, tuning};
 
 fn main() -> Result<()> {
-    let (args, given) = Given::parse();
+    let (args, given) = Given::parse::<Args>();
     warnings::show();
     let args = resume::arguments(args, &given)?;
     if args.device.list_adapters {
         adapters::list();
         return Ok(());
     }
-    if resume::has_ended(&args)? {
+    if resume::has_ended::<Runner<'_>>(&args, |main| args.comparison(main))? {
         return Ok(());
     }
     let gpu = args.device.open()?;
@@ -69,8 +68,8 @@ fn main() -> Result<()> {
     setup.check(&args)?;
     let folder = setup.create_folder(&args)?;
     let _lock = folder::lock(&folder)?;
-    if args.resume.is_none() {
-        folder::save(&folder, &resume::kept(&args)?, &setup.recipe)?;
+    if args.output.resume.is_none() {
+        folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
     let splits = Splits::open(&args, &setup, &folder)?;
     let tuning = tuning::tune(&gpu, &args.device, &work)?;
@@ -79,7 +78,7 @@ fn main() -> Result<()> {
     let session = Session {
         folder: &folder,
         comparison: args.comparison(setup.recipe.drop),
-        goes_on: args.resume.is_some(),
+        goes_on: args.output.resume.is_some(),
         command,
         stop: &stop,
     };
@@ -88,7 +87,7 @@ fn main() -> Result<()> {
     let mut runner = Runner { gpu: &gpu, args: &args, setup: &setup, session: &session, splits };
     session.run(&mut runner, &mut report)?;
     session.conclude::<Runner<'_>>(&report.runs);
-    if args.json {
+    if args.output.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
     }
     Ok(())

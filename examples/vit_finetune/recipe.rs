@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::Augment;
 use crate::training::comparison::{FULL_LENGTH, Way};
-use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind, PrecisionKind};
-use crate::training::recipe::{recipe, settled};
+use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind};
+use crate::training::ltd::{LtdOptions, LtdSettings};
+use crate::training::optimisation::{Optimisation, OptimisationOptions};
+use crate::training::recipe::{entry, settings, show};
 use crate::training::values::{BlockList, FreezeKind, Length};
 
 /// The recipes that have names.
@@ -79,49 +81,10 @@ impl Way for DropKind {
     }
 }
 
-recipe! {
-    "Training" {
-        /// Passes over the training data
-        epochs: u64,
-        /// More epochs where those are fewer steps than this, as with few pictures; 0, or --epochs given without it, keeps them
-        min_steps: u64,
-        /// Optimiser steps, instead of epochs; 0 goes by epochs
-        steps: u64,
-        /// Samples a step
-        batch_size: usize,
-        /// Micro-batches that a step is cut into: the same step in less memory
-        accumulate: usize,
-        /// Element type of activations. `auto`: f16 on GPUs that have it
-        #[clap(value_enum)]
-        precision: PrecisionKind,
-        /// Optimiser
-        #[clap(value_enum)]
-        optimizer: OptimizerKind,
-        /// Learning rate; 0 goes by the model's width, 0.064 / width with AdamW and ten times as much with SGD
-        lr: f32,
-        /// Shape of the learning rate after warm-up
-        #[clap(value_enum)]
-        lr_schedule: LrKind,
-        /// Share of the steps that warm up
-        warmup: f32,
-        /// Layer-wise decay of the learning rate: each block's is so much of the next one's; 1 is none
-        layer_decay: f32,
-        /// Weight decay
-        weight_decay: f32,
-        /// SGD's momentum
-        momentum: f32,
-        /// SGD with Nesterov's look ahead
-        #[clap(num_args = 0..=1, default_missing_value = "true")]
-        nesterov: bool,
-        /// Largest norm of the gradient; 0 does not clip
-        clip_grad: f32,
-        /// Decay of a running average of the weights, which then is evaluated and saved; 0 keeps none
-        ema: f32,
-        /// What is not trained: none, all-but-head, all-but-norms-and-biases, or blocks=K for all up to the K-th block
-        freeze: FreezeKind,
-        /// End after so many epochs in a row without a better validation accuracy; 0 goes on
-        patience: u64,
-    }
+settings! {
+    /// Everything that a run's training depends on besides data, weights, seed and device.
+    Recipe, Overrides;
+    "Training" { ; training: Optimisation / OptimisationOptions; }
     "Regularisation" {
         /// Share of each target spread over all classes
         label_smoothing: f32,
@@ -158,25 +121,19 @@ recipe! {
         /// Which tokens are dropped in training
         #[clap(value_enum)]
         drop: DropKind,
-        /// How the kept length rises
-        #[clap(value_enum)]
-        ltd_schedule: LtdSchedule,
-        /// Tokens kept at first, a number or a share such as 0.5
-        ltd_start: Length,
-        /// Tokens kept at the end of the schedule, a number or a share
-        ltd_end: Length,
-        /// Share of the steps over which the kept length rises
-        ltd_ramp: f32,
-        /// The kept length is a multiple of this
-        ltd_granularity: usize,
-        /// Blocks that drop tokens, as 1,2,3; auto is all but the first and last
-        ltd_blocks: BlockList,
-        /// First tokens that are never dropped: 1 keeps the class token, 0 is the paper's
-        ltd_keep_prefix: usize,
+        ;
+        ltd: LtdSettings / LtdOptions;
         /// Share of the patches that PatchDropout keeps
         patchdrop_keep: f64,
         /// Share of the steps after which PatchDropout drops no more
         patchdrop_until: f64,
+    }
+}
+
+/// In full: what a reader of a log needs to repeat the run.
+impl std::fmt::Display for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&show(&self.sections()))
     }
 }
 
@@ -189,14 +146,10 @@ impl Recipe {
         }
     }
 
-    /// The steps of a run, where an epoch has `per_epoch`. Epochs become what that takes.
-    pub fn settle_steps(&mut self, per_epoch: u64) -> u64 {
-        settled(self.steps, &mut self.epochs, self.min_steps, per_epoch)
-    }
-
     /// 32 of 197 tokens at first, all of them after 3,910 of 5,474 steps, at lr 1e-4 throughout.
     fn deepspeed_cifar() -> Self {
-        Recipe {
+        let Recipe { training, ltd, .. } = Self::default();
+        let training = Optimisation {
             epochs: 14,
             min_steps: 0,
             batch_size: 128,
@@ -205,50 +158,29 @@ impl Recipe {
             lr_schedule: LrKind::Constant,
             warmup: 0.0,
             weight_decay: 5e-4,
-            label_smoothing: 0.0,
-            crop: CropKind::Data,
+            ..training
+        };
+        let ltd = LtdSettings {
             ltd_schedule: LtdSchedule::FixedLinear,
             ltd_start: Length::Share(32.0 / 197.0),
             ltd_ramp: 3910.0 / 5474.0,
             ltd_keep_prefix: 0,
-            ..Self::default()
-        }
+            ..ltd
+        };
+        Recipe { training, ltd, label_smoothing: 0.0, crop: CropKind::Data, ..Self::default() }
     }
 
     fn linear_probe() -> Self {
-        Recipe {
-            freeze: FreezeKind::AllButHead,
-            drop: DropKind::None,
-            lr: 3e-3,
-            weight_decay: 0.0,
-            label_smoothing: 0.0,
-            crop: CropKind::Data,
-            ..Self::default()
-        }
+        let Recipe { training, .. } = Self::default();
+        let training = Optimisation { freeze: FreezeKind::AllButHead, lr: 3e-3, weight_decay: 0.0, ..training };
+        Recipe { training, drop: DropKind::None, label_smoothing: 0.0, crop: CropKind::Data, ..Self::default() }
     }
 }
 
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {
-            epochs: 10,
-            min_steps: 150,
-            steps: 0,
-            batch_size: 16,
-            accumulate: 1,
-            precision: PrecisionKind::F32,
-            optimizer: OptimizerKind::Adamw,
-            lr: 0.0,
-            lr_schedule: LrKind::Cosine,
-            warmup: 0.1,
-            layer_decay: 1.0,
-            weight_decay: 0.05,
-            momentum: 0.9,
-            nesterov: false,
-            clip_grad: 1.0,
-            ema: 0.0,
-            freeze: FreezeKind::None,
-            patience: 0,
+            training: Optimisation::default(),
             label_smoothing: 0.1,
             class_weights: ClassWeights::None,
             drop_path: 0.0,
@@ -262,14 +194,16 @@ impl Default for Recipe {
             erasing: 0.0,
             eval_crop: 0.0,
             drop: DropKind::RandomLtd,
-            ltd_schedule: LtdSchedule::Linear,
-            // What saved most time in docs/study.md of all that surely cost less than half a point.
-            ltd_start: Length::Share(0.75),
-            ltd_end: Length::Share(1.0),
-            ltd_ramp: 0.8,
-            ltd_granularity: 8,
-            ltd_blocks: BlockList::Auto,
-            ltd_keep_prefix: 1,
+            ltd: LtdSettings {
+                ltd_schedule: LtdSchedule::Linear,
+                // What saved most time in docs/study.md of all that surely cost less than half a point.
+                ltd_start: Length::Share(0.75),
+                ltd_end: Length::Share(1.0),
+                ltd_ramp: 0.8,
+                ltd_granularity: 8,
+                ltd_blocks: BlockList::Auto,
+                ltd_keep_prefix: 1,
+            },
             patchdrop_keep: 0.5,
             patchdrop_until: 1.0,
         }

@@ -53,7 +53,7 @@ impl Program for Runner<'_> {
     fn run(&mut self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], history: &mut History) -> Result<RunReport> {
         let Runner { gpu, args, setup, session, .. } = *self;
         let folder = session.comparison.run_folder(session.folder, arm, seed)?;
-        let steps = self.steps(arm, seed, ended, &folder)?;
+        let steps = session.steps((arm, seed), ended, &folder, setup.steps, |drop| self.trial(drop))?;
         gpu.trim();
         gpu.reset_peak_memory();
         let (model, loaded) = setup.model(gpu, seed)?;
@@ -89,14 +89,6 @@ impl Program for Runner<'_> {
 }
 
 impl Runner<'_> {
-    fn steps(&self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], folder: &Path) -> Result<u64> {
-        if arm != Arm::EqualTime {
-            return Ok(self.setup.steps);
-        }
-        let Session { comparison, goes_on, .. } = self.session;
-        comparison.equal_steps(seed, ended, folder, *goes_on, |drop| self.trial(drop))
-    }
-
     /// All steps that are left.
     fn train(
         &self,
@@ -122,11 +114,16 @@ impl Runner<'_> {
             name: &session.comparison.name(arm, seed),
             words: &report::WORDS,
             folder: session.folder,
-            tensorboard: args.tensorboard,
+            tensorboard: args.output.tensorboard,
             stop: session.stop,
             history,
         };
-        let fitted = followed.fit(setup.task(model), &data, settings, setup.fit_options(args, state))?;
+        let fitted = followed.fit(
+            setup.task(model),
+            &data,
+            settings,
+            setup.recipe.training.fit_options(args.output.save_every, state),
+        )?;
         Ok(Trained { fitted, skipped: [&train, &validation].into_iter().flat_map(skipped).collect() })
     }
 
@@ -148,7 +145,7 @@ impl Runner<'_> {
             test_loss: test.loss,
             best_epoch: best_epoch + 1,
             validation_accuracy: validation.accuracy,
-            images_per_second: course.speed(self.setup.recipe.batch_size as f64),
+            images_per_second: course.speed(self.setup.recipe.training.batch_size as f64),
             course,
             skipped: skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
             folder: folder.strip_prefix(self.session.folder)?.to_owned(),

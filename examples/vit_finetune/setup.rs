@@ -12,19 +12,17 @@ use wgrad::data::{
 };
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
-use wgrad::optim::{AdamW, Rule, Sgd};
 use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind, StorageKind};
 use crate::check;
 use crate::effects;
 use crate::recipe::{CropKind, DropKind, MirrorKind, Recipe};
-use crate::settings::rate_by_width;
 use crate::training::console::{printable, say};
 use crate::training::deepspeed::schedules;
 use crate::training::folder;
 use crate::training::given::Given;
-use crate::training::kinds::{OptimizerKind, PrecisionKind};
+use crate::training::optimisation::check_shares;
 use crate::weights::{Weights, load_data};
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
@@ -56,25 +54,21 @@ impl Setup {
         let weights = Weights::load(args, &data)?;
         warnings.extend(weights.warning());
         let config = VitConfig { drop_path_rate: recipe.drop_path, ..weights.config.clone() };
-        if recipe.lr == 0.0 {
-            recipe.lr = rate_by_width(recipe.optimizer, config.embed_dim);
-        }
+        recipe.training.settle_rate(config.embed_dim);
         config.check()?;
         choose_crops(&mut data, &mut recipe, weights.crop_fraction());
-        ensure!(recipe.batch_size > 0, "--batch-size 0: at least 1");
-        let read = check::pictures(&data, recipe.batch_size, args.strict)?;
+        let wanted = recipe.training.batch_size;
+        ensure!(wanted > 0, "--batch-size 0: at least 1");
+        let read = check::pictures(&data, wanted, args.strict)?;
         warnings.extend(read.warnings);
-        if recipe.batch_size > read.training {
-            let (batch, readable) = (recipe.batch_size, read.training);
+        if wanted > read.training {
+            let readable = read.training;
             warnings.push(format!(
-                "batches of {readable} pictures instead of {batch}: no more training pictures can be read"
+                "batches of {readable} pictures instead of {wanted}: no more training pictures can be read"
             ));
-            recipe.batch_size = readable;
+            recipe.training.batch_size = readable;
         }
-        let (batch, micro) = (recipe.batch_size, recipe.accumulate);
-        ensure!((1..=batch).contains(&micro), "--accumulate {micro}: 1 to the batch size, {batch}");
-        let steps = recipe.settle_steps((data.train.len() / batch) as u64);
-        ensure!(steps > 0, "nothing to do: --epochs must not be 0 where --steps is");
+        let steps = recipe.training.settle_steps(data.train.len())?;
         effects::check(given, args, &recipe, steps, deepspeed.as_ref(), &data)?;
         Ok(Setup { data, config, recipe, deepspeed, weights, steps, unreadable: read.unreadable, warnings })
     }
@@ -83,12 +77,9 @@ impl Setup {
     pub fn check(&self, args: &Args) -> Result<()> {
         self.train_loader(args, args.seed)?;
         self.eval_loader(args, &self.data.validation)?;
-        let Recipe { warmup, ltd_ramp, patchdrop_until, .. } = self.recipe;
-        let shares = [("warmup", warmup.into()), ("ltd-ramp", ltd_ramp.into()), ("patchdrop-until", patchdrop_until)];
-        for (name, share) in shares {
-            ensure!(share >= 0.0, "--{name} {share}: a share of the steps, 0 or more");
-        }
-        Ok(())
+        let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
+        let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
+        check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
     }
 
     /// A fresh model with the starting weights, and what was loaded.
@@ -114,12 +105,12 @@ impl Setup {
     }
 
     pub fn train_loader(&self, args: &Args, seed: u64) -> Result<Loader<ImageSource>> {
-        let Recipe { mixup, cutmix, batch_size, .. } = self.recipe;
+        let Recipe { mixup, cutmix, .. } = self.recipe;
         let mix = Mix { mixup_alpha: mixup, cutmix_alpha: cutmix, ..Mix::default() };
         let mix = (mixup != 0.0 || cutmix != 0.0).then_some(mix);
         let options = ImageOptions { strict: args.strict, threads: args.threads, mix };
         let pictures = ImageSource::new(&self.data.train, self.train_transform()?, options)?;
-        Ok(Loader::new(pictures, LoaderOptions::training(batch_size, seed))?)
+        Ok(Loader::new(pictures, LoaderOptions::training(self.recipe.training.batch_size, seed))?)
     }
 
     fn train_transform(&self) -> Result<Transform> {
@@ -136,11 +127,9 @@ impl Setup {
 
     /// Every sample of a split once.
     pub fn eval_loader(&self, args: &Args, split: &Split) -> Result<Loader<ImageSource>> {
-        // No larger than a micro-batch, so that evaluation does not take more memory than training.
-        let batch_size = self.recipe.batch_size.div_ceil(self.recipe.accumulate.max(1));
         let options = ImageOptions { strict: args.strict, threads: args.threads, mix: None };
         let pictures = ImageSource::new(split, self.eval_transform()?, options)?;
-        Ok(Loader::new(pictures, LoaderOptions::evaluation(batch_size))?)
+        Ok(Loader::new(pictures, LoaderOptions::evaluation(self.recipe.training.micro_batch()))?)
     }
 
     /// How pictures are shown to the model in evaluation.
@@ -182,9 +171,9 @@ impl Setup {
 
     /// The run's folder, which holds neither pictures nor another run.
     pub fn create_folder(&self, args: &Args) -> Result<PathBuf> {
-        let folder = folder::create(args.output.as_deref())?;
+        let folder = folder::create(args.output.output.as_deref())?;
         self.check_output(args, &folder)?;
-        if args.resume.is_none() {
+        if args.output.resume.is_none() {
             folder::refuse_another(&folder)?;
         }
         Ok(folder)
@@ -243,28 +232,11 @@ impl fmt::Display for Setup {
     }
 }
 
-/// What a DeepSpeed configuration says of a recipe's settings, in their place. Schedules are taken from it as they are.
+/// What a DeepSpeed configuration says of a recipe's settings, in their place.
 fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
-    let Some(config) = config else { return recipe };
-    let mut recipe = Recipe {
-        batch_size: config.batch_size,
-        accumulate: config.accumulate,
-        clip_grad: config.max_norm.unwrap_or(0.0),
-        drop: if config.random_ltd.is_some() { DropKind::RandomLtd } else { recipe.drop },
-        precision: if config.loss_scale.is_some() { PrecisionKind::F16 } else { recipe.precision },
-        ..recipe
-    };
-    match config.rule {
-        Some(Rule::AdamW(AdamW { weight_decay, .. })) => {
-            (recipe.optimizer, recipe.weight_decay) = (OptimizerKind::Adamw, weight_decay);
-        }
-        Some(Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. })) => {
-            (recipe.optimizer, recipe.weight_decay) = (OptimizerKind::Sgd, weight_decay);
-            (recipe.momentum, recipe.nesterov) = (momentum, nesterov);
-        }
-        Some(_) | None => {}
-    }
-    recipe
+    let drops = config.is_some_and(|config| config.random_ltd.is_some());
+    let drop = if drops { DropKind::RandomLtd } else { recipe.drop };
+    Recipe { training: recipe.training.with_deepspeed(config), drop, ..recipe }
 }
 
 /// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe

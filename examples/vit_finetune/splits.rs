@@ -34,7 +34,7 @@ impl<'a> Splits<'a> {
     pub fn open(args: &Args, setup: &'a Setup, folder: &Path) -> Result<Self> {
         let dir = args.data_dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default();
         let mut splits = Splits { data: &setup.data, dir, path: folder.join("splits.csv"), problems: BTreeMap::new() };
-        if args.resume.is_some() && splits.path.exists() {
+        if args.output.resume.is_some() && splits.path.exists() {
             splits.go_on(folder)?;
             splits.note(&setup.unreadable);
         } else {

@@ -1,13 +1,14 @@
 //! The data and the weights that the arguments name.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use wgrad::data::{self, DataSet, FolderOptions};
 use wgrad::models::vit::{self, HeadFit, OpenOptions, Pretrained, VitConfig};
 
 use crate::args::{Args, Data};
+use crate::training::local;
 
 /// The data set that the arguments name.
 pub fn load_data(args: &Args) -> Result<DataSet> {
@@ -108,21 +109,7 @@ impl fmt::Display for Weights {
 /// A file, a folder, a run, or a name on the Hub.
 fn open(path: &Path, args: &Args) -> Result<Pretrained> {
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
-    match path.to_str().and_then(|text| text.strip_prefix("hub:")) {
-        Some(name) => Ok(vit::open(fetch(name)?, &options)?),
-        None => Ok(vit::open(path, &options)?),
-    }
-}
-
-#[cfg(feature = "hub")]
-fn fetch(name: &str) -> Result<PathBuf> {
-    crate::training::console::say!("fetching {name}");
-    Ok(wgrad::checkpoint::hub::fetch(name)?)
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(_: &str) -> Result<PathBuf> {
-    bail!("this build is without the Hub; build it with --features hub")
+    Ok(vit::open(local::found(path)?, &options)?)
 }
 
 fn preset(name: &str) -> Result<VitConfig> {

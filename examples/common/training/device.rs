@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::train::available_memory;
 
+use super::given::Rule;
+
 /// The device, and what of it may be used.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
 pub struct Device {
@@ -68,6 +70,11 @@ impl Device {
             ("--memory", self.memory.map(|megabytes| megabytes.to_string())),
             ("--tuning-cache", self.tuning_cache.as_ref().map(|folder| folder.display().to_string())),
         ]
+    }
+
+    /// When its options count.
+    pub fn rule(&self) -> Rule {
+        (&["tuning_cache", "matrix_units"], self.tune == TuneKind::Auto, "with --tune auto")
     }
 
     pub fn open(&self) -> Result<Gpu> {

@@ -6,6 +6,9 @@ use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
+/// What would make options count that a configuration file settles.
+pub const NO_CONFIG: &str = "without --ltd-config, which settles it";
+
 /// The options that were given, by the names of their fields.
 pub struct Given(BTreeSet<String>);
 

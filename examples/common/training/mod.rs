@@ -2,13 +2,12 @@
 //! of data is known here. A program brings its words ([`words::Words`]), its results ([`report::Run`]), its runs
 //! ([`session::Program`]) and its part of the page ([`html::Page`]).
 //!
-//! It is included as `mod training` at a program's root, which the macro `recipe!` relies on.
-//!
 //! | file | holds |
 //! |---|---|
 //! | `words` | how a program calls what it measures, and shows it |
 //! | `recipe`, `kinds`, `values` | settings: one list for the options, what is printed and what is saved; their types |
-//! | `given` | which options stand on the command line |
+//! | `optimisation`, `ltd`, `drops` | the settings that every recipe has; how tokens are dropped |
+//! | `given`, `output`, `local` | which options stand on the command line; those about the output; weights by name |
 //! | `device`, `adapters`, `memory`, `tuning`, `trial` | the options about this machine; whether a run fits; its kernels; the time of a step |
 //! | `deepspeed` | what is printed of a DeepSpeed configuration |
 //! | `comparison`, `session` | the kinds of runs that are set side by side; all of them, one after the other |
@@ -29,6 +28,8 @@ pub mod console;
 pub mod curves;
 pub mod deepspeed;
 pub mod device;
+#[path = "../drops.rs"]
+pub mod drops;
 mod events;
 pub mod files;
 pub mod fit;
@@ -40,7 +41,11 @@ pub mod history;
 pub mod html;
 pub mod interrupt;
 pub mod kinds;
+pub mod local;
+pub mod ltd;
 pub mod memory;
+pub mod optimisation;
+pub mod output;
 mod progress;
 pub mod recipe;
 pub mod report;

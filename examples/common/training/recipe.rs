@@ -2,46 +2,92 @@
 
 use serde::Serialize;
 
-/// The recipe of a program, under headings, and as options what differs from it.
-macro_rules! recipe {
-    ($($heading:literal { $($(#[doc = $doc:literal])+ $(#[clap($($clap:tt)*)])? $name:ident: $type:ty,)+ })+) => {
-        /// Everything that a run's training depends on besides data, weights, seed and device.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct Recipe {
-            $($($(#[doc = $doc])+ pub $name: $type,)+)+
+/// Settings under headings, and as options what differs from them: `settings! { Recipe, Overrides; "Heading" { fields } .. }`, where
+/// [`entry`] is in scope.
+/// Settings that programs share are a group among the fields of a heading: `"Heading" { fields; name: Group / Options; fields }`.
+macro_rules! settings {
+    (
+        $(#[doc = $about:literal])+
+        $Settings:ident, $Options:ident;
+        $($heading:literal {
+            $($(#[doc = $doc:literal])+ $(#[clap($($clap:tt)*)])? $name:ident: $type:ty,)*
+            $(; $group:ident: $Group:ident / $GroupOptions:ident;
+            $($(#[doc = $more_doc:literal])+ $(#[clap($($more_clap:tt)*)])? $more:ident: $more_type:ty,)*)?
+        })+
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+        pub struct $Settings {
+            $(
+                $($(#[doc = $doc])+ pub $name: $type,)*
+                $(
+                    #[serde(flatten)]
+                    pub $group: $Group,
+                    $($(#[doc = $more_doc])+ pub $more: $more_type,)*
+                )?
+            )+
         }
 
-        /// What differs from the named recipe.
-        #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
-        pub struct Overrides {
-            $($(
-                $(#[doc = $doc])+
-                #[arg(long, help_heading = $heading $(, $($clap)*)?)]
-                #[serde(default, skip_serializing_if = "Option::is_none")]
-                pub $name: Option<$type>,
-            )+)+
+        /// What differs from them.
+        #[derive(clap::Args, Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+        pub struct $Options {
+            $(
+                $(
+                    $(#[doc = $doc])+
+                    #[arg(long, help_heading = $heading $(, $($clap)*)?)]
+                    #[serde(default, skip_serializing_if = "Option::is_none")]
+                    pub $name: Option<$type>,
+                )*
+                $(
+                    #[command(flatten)]
+                    #[serde(flatten)]
+                    pub $group: $GroupOptions,
+                    $(
+                        $(#[doc = $more_doc])+
+                        #[arg(long, help_heading = $heading $(, $($more_clap)*)?)]
+                        #[serde(default, skip_serializing_if = "Option::is_none")]
+                        pub $more: Option<$more_type>,
+                    )*
+                )?
+            )+
         }
 
-        impl Recipe {
-            /// The recipe with the options that were given in the place of its own.
-            pub fn with(mut self, overrides: &Overrides) -> Self {
-                $($(if let Some(value) = &overrides.$name { self.$name = value.clone(); })+)+
+        impl $Settings {
+            /// These settings with the options that were given in the place of their own.
+            pub fn with(mut self, options: &$Options) -> Self {
+                $(
+                    $(if let Some(value) = &options.$name { self.$name = value.clone(); })*
+                    $(
+                        self.$group = self.$group.with(&options.$group);
+                        $(if let Some(value) = &options.$more { self.$more = value.clone(); })*
+                    )?
+                )+
                 self
             }
-        }
 
-        /// In full: what a reader of a log needs to repeat the run.
-        impl std::fmt::Display for Recipe {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                use $crate::training::recipe::{entry, section};
-                f.write_str(&[$(section($heading, &[$(entry(stringify!($name), &self.$name)),+])),+].join("\n"))
+            /// Each with its value, by heading.
+            pub fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
+                vec![$((
+                    $heading,
+                    [
+                        vec![$(entry(stringify!($name), &self.$name)),*],
+                        $(
+                            self.$group.sections().into_iter().flat_map(|(_, entries)| entries).collect(),
+                            vec![$(entry(stringify!($more), &self.$more)),*],
+                        )?
+                    ].concat(),
+                )),+]
             }
         }
     };
 }
 
-pub(crate) use recipe;
+pub(crate) use settings;
+
+/// In full: what a reader of a log needs to repeat the run.
+pub fn show(sections: &[(&str, Vec<String>)]) -> String {
+    sections.iter().map(|(heading, entries)| section(heading, entries)).collect::<Vec<_>>().join("\n")
+}
 
 /// `--name value`, without the dashes.
 pub fn entry(name: &str, value: &impl Serialize) -> String {
@@ -52,7 +98,7 @@ pub fn entry(name: &str, value: &impl Serialize) -> String {
 }
 
 /// A heading with its entries, in as many lines as they take.
-pub fn section(heading: &str, entries: &[String]) -> String {
+fn section(heading: &str, entries: &[String]) -> String {
     const WIDTH: usize = 110;
     let mut lines = String::new();
     let mut line = format!("  {:16}", heading.to_lowercase());
@@ -66,14 +112,4 @@ pub fn section(heading: &str, entries: &[String]) -> String {
         line += if i + 1 < entries.len() { ", " } else { "" };
     }
     lines + &line
-}
-
-/// The steps of a run, where an epoch has `per_epoch`: `steps` if that is not 0, else those of `epochs`, which become more where
-/// those are fewer than `min_steps`.
-pub fn settled(steps: u64, epochs: &mut u64, min_steps: u64, per_epoch: u64) -> u64 {
-    if steps > 0 {
-        return steps;
-    }
-    *epochs = (*epochs).max(min_steps.div_ceil(per_epoch.max(1)));
-    epochs.saturating_mul(per_epoch)
 }

@@ -5,13 +5,79 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::Table;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wgrad::train::{RunState, STATE_FILE};
 
+use super::comparison::Comparison;
 use super::console::say;
-use super::files;
+use super::device::Device;
+use super::given::Given;
+use super::output::Output;
 use super::report::{REPORT, Run};
+use super::session::Program;
+use super::{command, files, folder};
+
+/// A program's arguments, as its runs keep them.
+pub trait Arguments: Serialize + DeserializeOwned {
+    /// Of its own options, those about this machine: they may be given anew to a run that goes on, and no folder keeps them.
+    const ABOUT_MACHINE: &'static [&'static str];
+
+    fn output(&self) -> &Output;
+
+    fn device(&self) -> &Device;
+
+    /// Those of an interrupted run, with what is about this machine, and the folder, as given now.
+    fn here(self, saved: Self) -> Self;
+
+    /// As they are kept: their paths lead to the same files from any folder.
+    fn kept(&self) -> Result<Self>;
+
+    /// The values of [`Arguments::ABOUT_MACHINE`], as options.
+    fn about_machine(&self) -> Vec<(&'static str, Option<String>)>;
+}
+
+/// The arguments of the interrupted run where one is to go on.
+pub fn arguments<A: Arguments>(args: A, given: &Given) -> Result<A> {
+    let Some(folder) = &args.output().resume else { return Ok(args) };
+    given.check_resumed(&[A::ABOUT_MACHINE, &Device::WITH_RESUME].concat())?;
+    let saved = folder::saved_args(folder)?;
+    Ok(args.here(saved))
+}
+
+/// Where a run that is to go on has nothing left to do, says so. `comparison` has the runs that were asked for, of which the first
+/// drops tokens in the given way.
+pub fn has_ended<P: Program>(
+    args: &impl Arguments,
+    comparison: impl FnOnce(P::Way) -> Comparison<P::Way>,
+) -> Result<bool>
+where
+    P::Way: DeserializeOwned,
+{
+    /// What of recipe.json tells the arms.
+    #[derive(Deserialize)]
+    struct Main<W> {
+        drop: W,
+    }
+    let Some(folder) = args.output().resume.as_ref().filter(|_| !args.device().estimate) else { return Ok(false) };
+    let ended: Vec<P::Run> = finished(folder)?;
+    if ended.is_empty() {
+        return Ok(false);
+    }
+    let Main { drop } = folder::saved_recipe(folder)?;
+    if !comparison(drop).missing(&ended).is_empty() {
+        return Ok(false);
+    }
+    show_ended(folder, &ended, &P::table(&ended), args.output().json)?;
+    Ok(true)
+}
+
+/// The command that goes on with the run in `folder`.
+pub fn command(args: &impl Arguments, folder: &Path) -> String {
+    let [adapter, memory, tuning_cache] = args.device().about_machine();
+    command::resuming(folder, [adapter].into_iter().chain(args.about_machine()).chain([memory, tuning_cache]))
+}
 
 /// Where the run in `folder` stands, if it was ever saved.
 pub fn state(folder: &Path) -> Result<Option<RunState>> {
@@ -35,7 +101,7 @@ pub fn finished<U: Run>(folder: &Path) -> Result<Vec<U>> {
 }
 
 /// Says what came of runs that have ended: their table, and report.json where that is asked for. Nothing is written.
-pub fn show_ended<U: Run>(folder: &Path, runs: &[U], table: &Table, json: bool) -> Result<()> {
+fn show_ended<U: Run>(folder: &Path, runs: &[U], table: &Table, json: bool) -> Result<()> {
     let describe = |run: &U| {
         let steps = run.course().steps;
         format!("{} after {steps} step{}", run.which().name, if steps == 1 { "" } else { "s" })

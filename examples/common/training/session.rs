@@ -62,6 +62,22 @@ pub struct Session<'a, W> {
 }
 
 impl<W: Way> Session<'_, W> {
+    /// The steps of a run: `whole`, but for an arm that is cut short to the time of the first one, found by a `trial`. `own` is
+    /// the run's folder.
+    pub fn steps<U: Run>(
+        &self,
+        (arm, seed): (Arm<W>, u64),
+        ended: &[U],
+        own: &Path,
+        whole: u64,
+        trial: impl Fn(W) -> Result<f64>,
+    ) -> Result<u64> {
+        match arm {
+            Arm::Drop(_) => Ok(whole),
+            Arm::EqualTime => self.comparison.equal_steps(seed, ended, own, self.goes_on, trial),
+        }
+    }
+
     /// Every run that is asked for and that has not ended before an interruption.
     pub fn run<P, A, C>(&self, program: &mut P, report: &mut Report<'_, A, C, P::Run>) -> Result<()>
     where

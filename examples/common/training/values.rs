@@ -84,6 +84,16 @@ pub enum BlockList {
     These(Vec<usize>),
 }
 
+impl BlockList {
+    /// Those that were named.
+    pub fn chosen(&self) -> Option<&[usize]> {
+        match self {
+            BlockList::Auto => None,
+            BlockList::These(blocks) => Some(blocks),
+        }
+    }
+}
+
 impl FromStr for BlockList {
     type Err = Error;
 
