@@ -4,7 +4,7 @@
 // the other side 32 at a time; lib/flash_blocks.wgsl says how its lanes share the work. None holds whole rows: in the
 // backward passes those are up to four of D floats, which is more registers than GPUs have.
 //
-// Uses lib/flash_blocks.wgsl, lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
+// Uses lib/flash_blocks.wgsl, lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl, tiles/head_*.wgsl and tiles/weights_*.wgsl.
 
 // The four rows of a block from `first` on that have a lane's y (to fetch) or x (to multiply).
 fn rows_of(first: u32, xy: u32) -> vec4<u32> {
@@ -15,22 +15,25 @@ fn existing(rows: vec4<u32>, tile: FlashTile) -> vec4<u32> {
     return min(rows, vec4<u32>(tile.last));
 }
 
-// The last keys that four queries see.
-fn last_keys(rows: vec4<u32>) -> vec4<u32> {
-    return select(vec4<u32>(params.tokens - 1u), rows, params.causal != 0u);
+// How many keys four queries see.
+fn seen_by_each(tile: FlashTile, rows: vec4<u32>) -> vec4<u32> {
+    return vec4<u32>(
+        flash_seen(tile, rows.x), flash_seen(tile, rows.y), flash_seen(tile, rows.z), flash_seen(tile, rows.w),
+    );
 }
 
 // Scores that count; exp makes nothing of the others.
-fn seen(scores: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
+fn visible_scores(scores: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
     return select(vec4<f32>(FLASH_LOWEST), params.scale * scores, visible);
 }
 
-fn scores_of_keys(products: mat4x4<f32>, keys: vec4<u32>, last: vec4<u32>) -> mat4x4<f32> {
+// Each query's, which sees the keys below `seen`.
+fn scores_of_keys(products: mat4x4<f32>, keys: vec4<u32>, seen: vec4<u32>) -> mat4x4<f32> {
     return mat4x4<f32>(
-        seen(products[0], keys <= vec4<u32>(last.x)),
-        seen(products[1], keys <= vec4<u32>(last.y)),
-        seen(products[2], keys <= vec4<u32>(last.z)),
-        seen(products[3], keys <= vec4<u32>(last.w)),
+        visible_scores(products[0], keys < vec4<u32>(seen.x)),
+        visible_scores(products[1], keys < vec4<u32>(seen.y)),
+        visible_scores(products[2], keys < vec4<u32>(seen.z)),
+        visible_scores(products[3], keys < vec4<u32>(seen.w)),
     );
 }
 
@@ -83,11 +86,13 @@ fn forward(
     var o = FlashSums();
     var most = vec4<f32>(FLASH_LOWEST);
     var sum = vec4<f32>(); // of this lane's keys
-    let end = flash_end(tile.first, FLASH_BLOCK);
+    let bits = flash_bits_of_four(tile.draws.x, rows);
+    let end = flash_end(tile, FLASH_BLOCK);
     for (var first = params.first; first < end; first += FLASH_BLOCK) {
         let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
-        let s = scores_of_keys(flash_products(q_at, k_at, lane), rows_of(first, lane.x), last_keys(mine));
+        let keys = rows_of(first, lane.x);
+        let s = scores_of_keys(flash_products(q_at, k_at, lane), keys, seen_by_each(tile, mine));
         let of_lane = vec4<f32>(largest(s[0]), largest(s[1]), largest(s[2]), largest(s[3]));
         let before = most;
         most = max(most, flash_largest(of_lane, lane));
@@ -95,14 +100,15 @@ fn forward(
         let p = weights_of_rows(s, most);
         sum = fma(sum, shrink, vec4<f32>(sum_of(p[0]), sum_of(p[1]), sum_of(p[2]), sum_of(p[3])));
         flash_scale(&o, shrink);
-        flash_put_weights(p, lane);
+        flash_put_weights(flash_kept_of_block(p, bits, flash_bits_of_four(tile.draws.y, keys)), lane);
         flash_add_qkv(&o, k_at + tile.channels, count, lane);
     }
     let whole = flash_sum(sum, lane);
     // What o is multiplied by, and what is there of the parts before.
-    var own = 1.0 / whole;
+    let is_blind = tile.keys == 0u;
+    var own = select(1.0 / whole, vec4<f32>(), is_blind);
     var before = vec4<f32>();
-    var l = most + log(whole);
+    var l = select(most + log(whole), vec4<f32>(), is_blind);
     if params.first != 0u {
         if params.first >= end {
             return; // uniform: no row of the tile sees a key of this part
@@ -163,14 +169,16 @@ fn backward_q(
     let l = vec4<f32>(row_lse[lse_at.x], row_lse[lse_at.y], row_lse[lse_at.z], row_lse[lse_at.w]);
     let product = out_dy(dy_at, lane);
     var dq = FlashSums();
-    let end = flash_end(tile.first, FLASH_BLOCK);
+    let bits = flash_bits_of_four(tile.draws.x, rows);
+    let end = flash_end(tile, FLASH_BLOCK);
     for (var first = params.first; first < end; first += FLASH_BLOCK) {
         let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
         let products = flash_products_backward(FLASH_LEFT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
-        let s = scores_of_keys(products.s, rows_of(first, lane.x), last_keys(mine));
+        let keys = rows_of(first, lane.x);
+        let s = scores_of_keys(products.s, keys, seen_by_each(tile, mine));
         let p = weights_of_rows(s, l);
-        let dp = products.dp;
+        let dp = flash_kept_of_block(products.dp, bits, flash_bits_of_four(tile.draws.y, keys));
         flash_put_weights(mat4x4<f32>(
             p[0] * (dp[0] - product.x),
             p[1] * (dp[1] - product.y),
@@ -190,9 +198,9 @@ fn backward_q(
 }
 
 // The weights that four queries give a key; those past the end, and those that do not see it, give none.
-fn weights_of_queries(products: vec4<f32>, queries: vec4<u32>, key: u32, l: vec4<f32>) -> vec4<f32> {
-    let visible = (queries >= vec4<u32>(flash_first_query(key))) & (queries < vec4<u32>(params.tokens));
-    return exp(seen(products, visible) - l);
+fn weights_of_queries(tile: FlashTile, products: vec4<f32>, queries: vec4<u32>, key: u32, l: vec4<f32>) -> vec4<f32> {
+    let visible = (queries >= vec4<u32>(flash_first_query(tile, key))) & (queries < vec4<u32>(params.tokens));
+    return exp(visible_scores(products, visible) - l);
 }
 
 // Here a workgroup owns keys.
@@ -208,7 +216,8 @@ fn backward_kv(
     let k_at = tile.qkv + tile.channels + existing(rows, tile) * tile.packed;
     var dk = FlashSums();
     var dv = FlashSums();
-    for (var first = max(params.first, flash_first_query(tile.first)); first < params.end; first += FLASH_BLOCK) {
+    let bits = flash_bits_of_four(tile.draws.y, rows);
+    for (var first = max(params.first, flash_first_query(tile, tile.first)); first < params.end; first += FLASH_BLOCK) {
         let count = min(8u, params.end - first);
         let fetched = existing(rows_of(first, lane.y), tile);
         let q_at = tile.qkv + fetched * tile.packed;
@@ -220,13 +229,14 @@ fn backward_kv(
         let l = vec4<f32>(row_lse[at.x], row_lse[at.y], row_lse[at.z], row_lse[at.w]);
         let product = vec4<f32>(row_delta[at.x], row_delta[at.y], row_delta[at.z], row_delta[at.w]);
         let p = mat4x4<f32>(
-            weights_of_queries(s[0], queries, rows.x, l),
-            weights_of_queries(s[1], queries, rows.y, l),
-            weights_of_queries(s[2], queries, rows.z, l),
-            weights_of_queries(s[3], queries, rows.w, l),
+            weights_of_queries(tile, s[0], queries, rows.x, l),
+            weights_of_queries(tile, s[1], queries, rows.y, l),
+            weights_of_queries(tile, s[2], queries, rows.z, l),
+            weights_of_queries(tile, s[3], queries, rows.w, l),
         );
-        let dp = products.dp;
-        flash_put_weights(p, lane);
+        let query_bits = flash_bits_of_four(tile.draws.x, queries);
+        let dp = flash_kept_of_block(products.dp, bits, query_bits);
+        flash_put_weights(flash_kept_of_block(p, bits, query_bits), lane);
         flash_add_dy(&dv, dy_at, count, lane);
         flash_put_weights(mat4x4<f32>(
             p[0] * (dp[0] - product),

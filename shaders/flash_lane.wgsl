@@ -13,9 +13,10 @@
 // Grid: ceil(T / 24) workgroups for each of B * H matrices, folded. A workgroup is 8 lanes, a subgroup of a CPU driver. A
 // lane owns rows `lane`, `lane + 8` and `lane + 16` of the tile, in registers, and meets the rows of the other side two at a
 // time. Their addresses are the same in all lanes: scalar loads, each of which serves three rows in eight lanes. Rows
-// past the end repeat the last one; they are not stored, or not seen.
+// past the end repeat the last one; they are not stored, or not seen. A query that sees no key gets zeros, and its log-sum-exp
+// is 0.
 //
-// Uses lib/flash.wgsl, lib/flash_rows.wgsl, lib/grid.wgsl, tiles/act_*.wgsl and tiles/head_*.wgsl.
+// Uses lib/flash.wgsl, lib/flash_rows.wgsl, lib/grid.wgsl, tiles/act_*.wgsl, tiles/head_*.wgsl and tiles/weights_*.wgsl.
 
 const LANES = 8u;
 const ROWS = 24u;
@@ -42,8 +43,9 @@ fn forward(
     flash_read(&q1, q_at.y, params.scale);
     flash_read(&q2, q_at.z, params.scale);
     var o0 = Row(); var o1 = Row(); var o2 = Row();
+    let bits = flash_bits_of_three(tile.draws.x, mine);
     var soft0 = flash_softmax_start(); var soft1 = flash_softmax_start(); var soft2 = flash_softmax_start();
-    let end = flash_end(tile.first, ROWS);
+    let end = flash_end(tile, ROWS);
     for (var j = params.first; j < end; j += 2u) {
         let keys = j + FLASH_STEPS;
         let k_at = tile.qkv + tile.channels + min(keys, vec2<u32>(tile.last)) * tile.packed;
@@ -55,14 +57,15 @@ fn forward(
             s1 = flash_dots(q1[d], k, s1);
             s2 = flash_dots(q2[d], k, s2);
         }
-        soft0 = flash_softmax(soft0, s0, keys <= vec2<u32>(flash_last_key(mine.x)));
-        soft1 = flash_softmax(soft1, s1, keys <= vec2<u32>(flash_last_key(mine.y)));
-        soft2 = flash_softmax(soft2, s2, keys <= vec2<u32>(flash_last_key(mine.z)));
+        soft0 = flash_softmax(soft0, s0, keys < vec2<u32>(flash_seen(tile, mine.x)));
+        soft1 = flash_softmax(soft1, s1, keys < vec2<u32>(flash_seen(tile, mine.y)));
+        soft2 = flash_softmax(soft2, s2, keys < vec2<u32>(flash_seen(tile, mine.z)));
+        let kept = flash_kept_of_rows(mat3x2<f32>(soft0.p, soft1.p, soft2.p), bits, flash_bits_of_two(tile.draws.y, keys));
         for (var d = 0u; d < HEAD4; d++) {
             let v = qkv_block(v_at, d);
-            o0[d] = flash_mix(soft0.p, v, soft0.shrink * o0[d]);
-            o1[d] = flash_mix(soft1.p, v, soft1.shrink * o1[d]);
-            o2[d] = flash_mix(soft2.p, v, soft2.shrink * o2[d]);
+            o0[d] = flash_mix(kept[0], v, soft0.shrink * o0[d]);
+            o1[d] = flash_mix(kept[1], v, soft1.shrink * o1[d]);
+            o2[d] = flash_mix(kept[2], v, soft2.shrink * o2[d]);
         }
     }
     flash_store_out(tile, rows.x, &o0, soft0);
@@ -71,15 +74,16 @@ fn forward(
 }
 
 // ---- backward of s = q kᵀ / √D, p = exp(s - lse), out = p v: with dp = dy vᵀ and ds = p (dp - delta),
-//      dq = ds k / √D, dk = dsᵀ q / √D, dv = pᵀ dy. A pass for dq, which also leaves delta, then one for dk and dv ----
+//      dq = ds k / √D, dk = dsᵀ q / √D, dv = pᵀ dy. Under dropout, out = r v, dv = rᵀ dy and dp is kept as r is, with
+//      r = what is kept of p. A pass for dq, which also leaves delta, then one for dk and dv ----
 
 fn dy_block(at: vec2<u32>, d: u32) -> mat2x4<f32> {
     return mat2x4<f32>(vec4<f32>(dy[at.x + d]), vec4<f32>(dy[at.y + d]));
 }
 
-// ds of a query and two keys.
-fn ds_of(s: vec2<f32>, dp: vec2<f32>, lse: f32, product: f32, keys: vec2<u32>, row: u32) -> vec2<f32> {
-    return flash_weights(s, vec2<f32>(lse), keys <= vec2<u32>(flash_last_key(row))) * (dp - product);
+// ds of a query and two keys, of which it sees those below `seen`.
+fn ds_of(s: vec2<f32>, dp: vec2<f32>, lse: f32, product: f32, keys: vec2<u32>, seen: u32) -> vec2<f32> {
+    return flash_weights(s, vec2<f32>(lse), keys < vec2<u32>(seen)) * (dp - product);
 }
 
 @compute @workgroup_size(8)
@@ -101,8 +105,9 @@ fn backward_q(
     flash_read(&q2, q_at.z, params.scale);
     var dy0: Row; var dy1: Row; var dy2: Row;
     let product = vec3<f32>(flash_read_dy(&dy0, dy_at.x), flash_read_dy(&dy1, dy_at.y), flash_read_dy(&dy2, dy_at.z));
+    let bits = flash_bits_of_three(tile.draws.x, mine);
     var dq0 = Row(); var dq1 = Row(); var dq2 = Row();
-    let end = flash_end(tile.first, ROWS);
+    let end = flash_end(tile, ROWS);
     for (var j = params.first; j < end; j += 2u) {
         let keys = j + FLASH_STEPS;
         let k_at = tile.qkv + tile.channels + min(keys, vec2<u32>(tile.last)) * tile.packed;
@@ -121,9 +126,10 @@ fn backward_q(
             dp1 = flash_dots(dy1[d], v, dp1);
             dp2 = flash_dots(dy2[d], v, dp2);
         }
-        let ds0 = ds_of(s0, dp0, l.x, product.x, keys, mine.x);
-        let ds1 = ds_of(s1, dp1, l.y, product.y, keys, mine.y);
-        let ds2 = ds_of(s2, dp2, l.z, product.z, keys, mine.z);
+        let dp = flash_kept_of_rows(mat3x2<f32>(dp0, dp1, dp2), bits, flash_bits_of_two(tile.draws.y, keys));
+        let ds0 = ds_of(s0, dp[0], l.x, product.x, keys, flash_seen(tile, mine.x));
+        let ds1 = ds_of(s1, dp[1], l.y, product.y, keys, flash_seen(tile, mine.y));
+        let ds2 = ds_of(s2, dp[2], l.z, product.z, keys, flash_seen(tile, mine.z));
         for (var d = 0u; d < HEAD4; d++) {
             let k = qkv_block(k_at, d);
             dq0[d] = flash_mix(ds0, k, dq0[d]);
@@ -156,9 +162,10 @@ fn backward_kv(
     flash_read(&v0, row_v.x, 1.0);
     flash_read(&v1, row_v.y, 1.0);
     flash_read(&v2, row_v.z, 1.0);
+    let bits = flash_bits_of_three(tile.draws.y, mine);
     var dk0 = Row(); var dk1 = Row(); var dk2 = Row();
     var dv0 = Row(); var dv1 = Row(); var dv2 = Row();
-    for (var i = max(params.first, flash_first_query(tile.first)); i < params.end; i += 2u) {
+    for (var i = max(params.first, flash_first_query(tile, tile.first)); i < params.end; i += 2u) {
         let queries = i + FLASH_STEPS;
         let there = min(queries, vec2<u32>(tile.last));
         let q_at = tile.qkv + there * tile.packed;
@@ -180,18 +187,21 @@ fn backward_kv(
             dp1 = flash_dots(v1[d], g, dp1);
             dp2 = flash_dots(v2[d], g, dp2);
         }
-        let p0 = flash_weights(s0, l, flash_seen_by(queries, mine.x));
-        let p1 = flash_weights(s1, l, flash_seen_by(queries, mine.y));
-        let p2 = flash_weights(s2, l, flash_seen_by(queries, mine.z));
+        let p0 = flash_weights(s0, l, flash_seen_by(tile, queries, mine.x));
+        let p1 = flash_weights(s1, l, flash_seen_by(tile, queries, mine.y));
+        let p2 = flash_weights(s2, l, flash_seen_by(tile, queries, mine.z));
+        let query_bits = flash_bits_of_two(tile.draws.x, queries);
+        let kept = flash_kept_of_rows(mat3x2<f32>(p0, p1, p2), bits, query_bits);
+        let dp = flash_kept_of_rows(mat3x2<f32>(dp0, dp1, dp2), bits, query_bits);
         for (var d = 0u; d < HEAD4; d++) {
             let g = dy_block(dy_at, d);
-            dv0[d] = flash_mix(p0, g, dv0[d]);
-            dv1[d] = flash_mix(p1, g, dv1[d]);
-            dv2[d] = flash_mix(p2, g, dv2[d]);
+            dv0[d] = flash_mix(kept[0], g, dv0[d]);
+            dv1[d] = flash_mix(kept[1], g, dv1[d]);
+            dv2[d] = flash_mix(kept[2], g, dv2[d]);
         }
-        let ds0 = p0 * (dp0 - product);
-        let ds1 = p1 * (dp1 - product);
-        let ds2 = p2 * (dp2 - product);
+        let ds0 = p0 * (dp[0] - product);
+        let ds1 = p1 * (dp[1] - product);
+        let ds2 = p2 * (dp[2] - product);
         for (var d = 0u; d < HEAD4; d++) {
             let q = qkv_block(q_at, d);
             dk0[d] = flash_mix(ds0, q, dk0[d]);

@@ -1,15 +1,24 @@
 // Softmax of rows, in place: p = exp(z - max z) / Σ exp(z - max z) over the row's valid elements, 0 in the others.
 // A row without any finite element becomes zeros.
 //
-//   a row is `stride` elements apart from the next and `width` long; if causal > 0 only its first 1 + row % causal
-//   elements are valid, else all `width`. What lies between width and stride is set to 0.
+//   a row is `stride` elements apart from the next and `width` long; if causal > 0 only its first before + 1 + row % causal
+//   elements are valid, else all `width`; and where samples have lengths, no more than its sample's. What lies behind, up to
+//   stride, is set to 0.
 //
 // Two forms of each pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives a row to `lanes` invocations side
 // by side, 8, 16, 32 or 64, which read it once (GPUs). Any number of rows, any width. `stride` counts Items, four floats or
-// one. Uses lib/grid.wgsl, the group forms lib/four.wgsl and lib/reduce.wgsl, and tiles/vec4.wgsl with
-// tiles/columns_vec4.wgsl, or the scalar ones.
+// one. Uses lib/grid.wgsl, the group forms lib/four.wgsl and lib/reduce.wgsl, tiles/vec4.wgsl with
+// tiles/columns_vec4.wgsl, or the scalar ones, and tiles/widths_*.wgsl.
 
-struct Params { rows: u32, width: u32, stride: u32, causal: u32, lanes: u32 }
+struct Params {
+    rows: u32,
+    width: u32,
+    stride: u32,
+    causal: u32,
+    before: u32, // elements that every row sees, if causal
+    sample: u32, // rows of a sample, where they have lengths
+    lanes: u32,
+}
 
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -22,9 +31,9 @@ const LOWEST = -3.4028234e38;
 
 fn valid_width(row: u32) -> u32 {
     if params.causal == 0u {
-        return params.width;
+        return width_of(row);
     }
-    return min(params.width, 1u + row % params.causal);
+    return min(width_of(row), params.before + 1u + row % params.causal);
 }
 
 // Largest of the elements `first`, `first + step`, ... of a row.

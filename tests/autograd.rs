@@ -326,7 +326,12 @@ fn two_devices_do_not_mix() {
     // Both work on.
     for gpu in [&here, &there] {
         let qkv = on(gpu, &[1, 2, 12]);
-        assert_close("attention", &ops::attention(&qkv, 1, Mask::None).unwrap().to_vec().unwrap(), &[1.0; 8], 1e-6);
+        assert_close(
+            "attention",
+            &ops::attention(&qkv, 1, &Mask::NONE, None).unwrap().to_vec().unwrap(),
+            &[1.0; 8],
+            1e-6,
+        );
     }
 }
 

@@ -33,15 +33,42 @@ const CORNERED: Check = Check { eps: 1.5e-3, ..SMOOTH };
 
 const KEY: ops::RandomKey = ops::RandomKey { seed: 1, step: 2, layer: 3, first_sample: 4 };
 
+const DROPOUT: Option<ops::Dropout> = Some(ops::Dropout { p: 0.3, key: KEY });
+
+/// For three samples: no key, one, some.
+fn padded(x: &Tensor, mask: Mask) -> Result<Mask> {
+    mask.with_lengths(&Tensor::from_slice(x.gpu(), &[3], &[0u32, 1, 4])?)
+}
+
 const ROWS: &[Row] = &[
     row("add", &[&[2, 5, 12], &[2, 5, 12]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add rows", &[&[3, 5, 12], &[12]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add samples", &[&[3, 5, 7], &[5, 7]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add scalar", &[&[3, 5], &[]], LINEAR, |x| ops::add(&x[0], &x[1])),
-    row("attention", &[&[2, 5, 24]], SMOOTH, |x| ops::attention(&x[0], 2, Mask::None)),
-    row("attention, flash", &[&[2, 5, 96]], SMOOTH, |x| ops::attention_flash(&x[0], 2, Mask::None)),
-    row("attention, flash, causal", &[&[1, 6, 48]], SMOOTH, |x| ops::attention_flash(&x[0], 1, Mask::Causal)),
-    row("attention, causal", &[&[1, 6, 18]], SMOOTH, |x| ops::attention(&x[0], 1, Mask::Causal)),
+    row("attention", &[&[2, 5, 24]], SMOOTH, |x| ops::attention(&x[0], 2, &Mask::NONE, None)),
+    row("attention, flash", &[&[2, 5, 96]], SMOOTH, |x| ops::attention_flash(&x[0], 2, &Mask::NONE, None)),
+    row("attention, flash, causal", &[&[1, 6, 48]], SMOOTH, |x| ops::attention_flash(&x[0], 1, &Mask::CAUSAL, None)),
+    row("attention, causal", &[&[1, 6, 18]], SMOOTH, |x| ops::attention(&x[0], 1, &Mask::CAUSAL, None)),
+    row("attention, lengths", &[&[3, 6, 24]], SMOOTH, |x| {
+        ops::attention_stored(&x[0], 2, &padded(&x[0], Mask::NONE)?, None)
+    }),
+    row("attention, causal, lengths", &[&[3, 6, 24]], SMOOTH, |x| {
+        ops::attention_stored(&x[0], 2, &padded(&x[0], Mask::CAUSAL)?, None)
+    }),
+    row("attention, dropout", &[&[2, 5, 24]], SMOOTH, |x| ops::attention_stored(&x[0], 2, &Mask::NONE, DROPOUT)),
+    row("attention, causal, lengths, dropout", &[&[3, 6, 24]], SMOOTH, |x| {
+        ops::attention_stored(&x[0], 2, &padded(&x[0], Mask::CAUSAL)?, DROPOUT)
+    }),
+    row("attention, flash, lengths", &[&[3, 6, 48]], SMOOTH, |x| {
+        ops::attention_flash(&x[0], 1, &padded(&x[0], Mask::NONE)?, None)
+    }),
+    row("attention, flash, causal, lengths", &[&[3, 6, 48]], SMOOTH, |x| {
+        ops::attention_flash(&x[0], 1, &padded(&x[0], Mask::CAUSAL)?, None)
+    }),
+    row("attention, flash, dropout", &[&[2, 5, 96]], SMOOTH, |x| ops::attention_flash(&x[0], 2, &Mask::NONE, DROPOUT)),
+    row("attention, flash, causal, lengths, dropout", &[&[3, 6, 48]], SMOOTH, |x| {
+        ops::attention_flash(&x[0], 1, &padded(&x[0], Mask::CAUSAL)?, DROPOUT)
+    }),
     row("concat_tokens", &[&[2, 3, 8], &[2, 1, 8], &[2, 4, 8]], LINEAR, |x| ops::concat_tokens(&[&x[0], &x[1], &x[2]])),
     row("cross_entropy", &[&[5, 7]], SMOOTH, |x| ops::cross_entropy(&x[0], &labels(&x[0])?, &Default::default())),
     row("cross_entropy, smoothed", &[&[5, 7]], SMOOTH, |x| {

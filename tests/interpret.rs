@@ -1,5 +1,6 @@
 //! Counts the rounds of a kernel's loops by running its control flow on the CPU: whole numbers and booleans are computed,
-//! everything that comes from a buffer or is a float is unknown, and a branch on what is unknown is taken by chance.
+//! everything that comes from a buffer or is a float is unknown, and a branch on what is unknown is taken by chance. Samples'
+//! lengths alone, at which loops end, are drawn.
 //!
 //! Rounds are counted as Mesa's llvmpipe does, for invocations side by side: each loop counts as often as the slowest of them
 //! needs, the round that finds it at its end included, and a loop that they all pass by counts once.
@@ -53,6 +54,8 @@ enum Value {
     Params(Vec<usize>),
     /// A part of one of the function's own variables.
     Local(Handle<LocalVariable>, Vec<usize>),
+    /// The samples' lengths, or one of them.
+    Lengths,
 }
 
 impl Value {
@@ -62,6 +65,7 @@ impl Value {
             Value::Parts(parts) => parts.get(index).cloned().unwrap_or(Value::Unknown),
             Value::Params(path) => Value::Params(longer(path)),
             Value::Local(variable, path) => Value::Local(*variable, longer(path)),
+            Value::Lengths => Value::Lengths,
             Value::Word(_) | Value::Unknown => Value::Unknown,
         }
     }
@@ -287,8 +291,12 @@ impl<'a> Invocation<'a> {
             }
             Expression::FunctionArgument(i) => frame.arguments[*i as usize].clone(),
             Expression::GlobalVariable(variable) => {
-                let space = self.dispatch.lowered.module.global_variables[*variable].space;
-                if space == AddressSpace::Uniform { Value::Params(Vec::new()) } else { Value::Unknown }
+                let variable = &self.dispatch.lowered.module.global_variables[*variable];
+                match (variable.space, variable.name.as_deref()) {
+                    (AddressSpace::Uniform, _) => Value::Params(Vec::new()),
+                    (_, Some("lengths")) => Value::Lengths,
+                    _ => Value::Unknown,
+                }
             }
             Expression::LocalVariable(variable) => Value::Local(*variable, Vec::new()),
             Expression::Load { pointer } => match self.value(frame, *pointer) {
@@ -296,6 +304,11 @@ impl<'a> Invocation<'a> {
                     Some((_, "u32")) => Value::Word(self.dispatch.params[path[0]]),
                     _ => Value::Unknown,
                 },
+                // Any number: kernels take no more than there is.
+                Value::Lengths => {
+                    self.toss();
+                    Value::Word((self.chance >> 32) as u32 % 80)
+                }
                 Value::Local(variable, path) => {
                     path.iter().fold(frame.variables[&variable].clone(), |value, i| value.part(*i))
                 }

@@ -48,7 +48,7 @@ fn post_norm(parameters: &Parameters, x: &Tensor, mask: &Mask) -> Tensor {
         let norm = |x: &Tensor, path: &str| {
             ops::layernorm(x, &value(&format!("{path}.weight")), &value(&format!("{path}.bias")), 1e-5).unwrap()
         };
-        let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, *mask).unwrap(), "attn.proj");
+        let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, mask, None).unwrap(), "attn.proj");
         x = norm(&ops::add(&x, &attended).unwrap(), "norm1");
         let hidden = ops::gelu(&linear(&x, "mlp.fc1"), ops::Gelu::Erf).unwrap();
         x = norm(&ops::add(&x, &linear(&hidden, "mlp.fc2")).unwrap(), "norm2");
@@ -68,7 +68,7 @@ fn norms_behind_the_sums() {
     for gpu in each_family() {
         let (parameters, encoder) = encoder(&gpu, NormOrder::Post, 0.0);
         let x = input(&gpu);
-        for mask in &[Mask::None, Mask::Causal] {
+        for mask in &[Mask::NONE, Mask::CAUSAL] {
             let expected = learn(&parameters, &x, &post_norm(&parameters, &x, mask));
             for mode in [Mode::evaluation(), Mode::training(KEY), Mode::training(KEY).recomputing(true)] {
                 let y = encoder.forward(x.clone(), &[], mask, &mode).unwrap();
@@ -90,7 +90,7 @@ fn spans_are_their_blocks_on_fewer_tokens() {
             let x = input(&gpu);
             let kept = || TokenIndices::new(&gpu, [2, 4], TOKENS, &positions).unwrap();
             let run = |x: Tensor, spans: &[Span<TokenIndices>], mode: &Mode| {
-                encoder.forward(x, spans, &Mask::Causal, mode).unwrap()
+                encoder.forward(x, spans, &Mask::CAUSAL, mode).unwrap()
             };
             for checkpointed in [false, true] {
                 let mode = Mode::training(KEY).recomputing(checkpointed);
@@ -120,5 +120,5 @@ fn spans_are_their_blocks_on_fewer_tokens() {
 }
 
 fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
-    encoder.forward(ops::token_gather(x, kept).unwrap(), &[], &Mask::Causal, mode).unwrap()
+    encoder.forward(ops::token_gather(x, kept).unwrap(), &[], &Mask::CAUSAL, mode).unwrap()
 }

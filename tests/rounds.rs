@@ -123,9 +123,9 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
         all.push(("token_gather", ops::token_gather(&of(&[batch, tokens, width]), &first)));
     }
     for width in [16, 128] {
-        all.push(("attention", ops::attention_flash(&of(&[1, MOST / 3 / width, 3 * width]), 1, Mask::None)));
+        all.push(("attention", ops::attention_flash(&of(&[1, MOST / 3 / width, 3 * width]), 1, &Mask::NONE, None)));
     }
-    all.push(("attention_stored", ops::attention_stored(&of(&[1, 5_792, 3]), 1, Mask::None)));
+    all.push(("attention_stored", ops::attention_stored(&of(&[1, 5_792, 3]), 1, &Mask::NONE, None)));
     all.push(("patchify", ops::patchify(&of(&[1, 3, 3_344, 3_344]), 3_344, None)));
     all.push(("sum", ops::sum(&of(&[MOST]))));
     all

@@ -84,12 +84,13 @@ fn attention_forward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
     let check = move |y: &Tensor| {
         let y = y.to_vec::<f32>()?;
         for one in heads(all) {
-            let expected = ops::attention::reference::forward(&head(&qkv, 3, all, one), [1, t, 1, d], false);
+            let expected =
+                ops::attention::reference::forward(&head(&qkv, 3, all, one), [1, t, 1, d], &Default::default());
             close("a head", &head(&y, 1, all, one), &expected)?;
         }
         Ok(())
     };
-    Ok(Op::forward(move || ops::attention(&tensor, h, Mask::None), check))
+    Ok(Op::forward(move || ops::attention(&tensor, h, &Mask::NONE, None), check))
 }
 
 fn attention_backward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
@@ -100,13 +101,13 @@ fn attention_backward(gpu: &Gpu, sizes: &[usize]) -> Result<Op> {
     let tensor = tensor.requires_grad()?;
     let leaf = tensor.clone();
     Ok(Op::backward(
-        move || ops::attention(&tensor, h, Mask::None),
+        move || ops::attention(&tensor, h, &Mask::NONE, None),
         dy_tensor,
         move |gradients| {
             let dqkv = gradient(gradients, &leaf)?;
             for one in heads(all) {
                 let (qkv, dy) = (head(&qkv, 3, all, one), head(&dy, 1, all, one));
-                let expected = ops::attention::reference::backward(&qkv, &dy, [1, t, 1, d], false);
+                let expected = ops::attention::reference::backward(&qkv, &dy, [1, t, 1, d], &Default::default());
                 close("gradient of a head", &head(&dqkv, 3, all, one), &expected)?;
             }
             Ok(())

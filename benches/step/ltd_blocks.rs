@@ -157,7 +157,7 @@ impl Blocks {
         let (spans, draw) = timed(&gpu, || self.spans(kept))?;
         // As in a model, nobody else holds what the blocks begin with, so that they may scatter into it.
         let (x, _) = timed(&gpu, || Ok(ops::scale(&self.x, 1.0)?))?;
-        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, &Mask::None, &self.mode)?))?;
+        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, &Mask::NONE, &self.mode)?))?;
         let (_, backward) = timed(&gpu, || Ok(y.backward_from(&self.dy)?))?;
         let ((), optimiser) = timed(&gpu, || Ok(self.optimizer.step(&self.parameters, 1e-4)?))?;
         Ok(Parts { draw, forward, backward, optimiser })

@@ -1,7 +1,7 @@
 // What the forms of flash attention share: Params, the bindings, where the parts of a head lie, and who sees whom.
 //
 // Positions in qkv, out and their gradients count Acts, four elements. Uses tiles/act_*.wgsl (Act), tiles/head_*.wgsl
-// (HEAD4) and lib/grid.wgsl.
+// (HEAD4), tiles/weights_*.wgsl (the keys that a sample has, and the weights that are kept) and lib/grid.wgsl.
 
 struct Params {
     tokens: u32, // T
@@ -15,20 +15,30 @@ struct Params {
     end: u32,
     accumulate: u32, // 1: gradients are added to what is there
     scale: f32, // 1 / √D
+    // The rest is for tiles/weights_masked.wgsl.
+    padded: u32, // 1: samples have keys up to their lengths
+    // Dropout's (lib/draws.wgsl).
+    key_low: u32,
+    key_high: u32,
+    layer: u32,
+    first_low: u32,
+    first_high: u32,
+    threshold: u32, // 0: none
+    keep_scale: f32,
 }
 
-// qkv is read by all; then what is forward's, and what is the two backward passes'.
+// qkv, and lengths where there are such, are read by all; then what is forward's, and what is the two backward passes'.
 @group(0) @binding(0) var<storage, read> qkv: array<Act>;
 @group(1) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> out: array<Act>;
-@group(0) @binding(2) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(FLASH_FIRST_BINDING) var<storage, read_write> out: array<Act>;
+@group(0) @binding(FLASH_FIRST_BINDING + 1u) var<storage, read_write> lse: array<f32>;
 
-@group(0) @binding(1) var<storage, read> dy: array<Act>;
-@group(0) @binding(2) var<storage, read> row_lse: array<f32>; // lse
-@group(0) @binding(3) var<storage, read_write> dqkv: array<Act>;
-@group(0) @binding(4) var<storage, read_write> delta: array<f32>; // backward_q
-@group(0) @binding(5) var<storage, read> y: array<Act>; // backward_q: out
-@group(0) @binding(4) var<storage, read> row_delta: array<f32>; // backward_kv: delta
+@group(0) @binding(FLASH_FIRST_BINDING) var<storage, read> dy: array<Act>;
+@group(0) @binding(FLASH_FIRST_BINDING + 1u) var<storage, read> row_lse: array<f32>; // lse
+@group(0) @binding(FLASH_FIRST_BINDING + 2u) var<storage, read_write> dqkv: array<Act>;
+@group(0) @binding(FLASH_FIRST_BINDING + 3u) var<storage, read_write> delta: array<f32>; // backward_q
+@group(0) @binding(FLASH_FIRST_BINDING + 4u) var<storage, read> y: array<Act>; // backward_q: out
+@group(0) @binding(FLASH_FIRST_BINDING + 3u) var<storage, read> row_delta: array<f32>; // backward_kv: delta
 
 const FLASH_LOWEST = -3.4028234e38;
 
@@ -41,6 +51,8 @@ struct FlashTile {
     channels: u32, // from a row to the next, in out; from q to k and from k to v
     qkv: u32, // where q of row 0 starts
     out: u32, // where out of row 0 starts
+    keys: u32, // that the sample has
+    draws: vec2<u32>, // the words of its queries' and of its keys' bits
 }
 
 // A workgroup past the last matrix gets a tile past its end, of which nothing is stored. (It does not return early: what
@@ -49,16 +61,20 @@ fn flash_tile(group: u32, rows: u32) -> FlashTile {
     let matrix = min(group / params.tiles, params.matrices - 1u);
     let surplus = group / params.tiles > matrix;
     let channels = params.heads * HEAD4;
-    let token = (matrix / params.heads) * params.tokens;
-    let head = (matrix % params.heads) * HEAD4;
+    let sample = matrix / params.heads;
+    let head = matrix % params.heads;
+    let row = sample * params.tokens;
+    let column = head * HEAD4;
     return FlashTile(
         matrix,
         select((group % params.tiles) * rows, params.tokens, surplus),
         params.tokens - 1u,
         3u * channels,
         channels,
-        token * 3u * channels + head,
-        token * channels + head,
+        row * 3u * channels + column,
+        row * channels + column,
+        flash_keys(sample),
+        flash_draws(sample, head),
     );
 }
 
@@ -67,19 +83,20 @@ fn flash_dot(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
-// The last key that the query in `row` sees.
-fn flash_last_key(row: u32) -> u32 {
-    return select(params.tokens - 1u, row, params.causal != 0u);
+// How many keys the query in `row` sees: those in front.
+fn flash_seen(tile: FlashTile, row: u32) -> u32 {
+    return select(tile.keys, min(tile.keys, row + 1u), params.causal != 0u);
 }
 
-// One past the last key of this dispatch that rows `first` to `first + rows - 1` see.
-fn flash_end(first: u32, rows: u32) -> u32 {
-    return select(params.end, min(params.end, first + rows), params.causal != 0u);
+// One past the last key of this dispatch that some of a tile's `rows` see.
+fn flash_end(tile: FlashTile, rows: u32) -> u32 {
+    let end = min(params.end, tile.keys);
+    return select(end, min(end, tile.first + rows), params.causal != 0u);
 }
 
-// The first query that sees a key in row `first` or after.
-fn flash_first_query(first: u32) -> u32 {
-    return select(0u, first, params.causal != 0u);
+// The first query that sees the key in row `first` or one after, T if none does.
+fn flash_first_query(tile: FlashTile, first: u32) -> u32 {
+    return select(select(0u, first, params.causal != 0u), params.tokens, flash_is_padding(first, tile.keys));
 }
 
 // log Σ exp of all keys, from that of the parts before and of this one.

@@ -239,6 +239,36 @@ fn flash_scale(sums: ptr<function, FlashSums>, by: vec4<f32>) {
     }
 }
 
+// ---- what dropout leaves ----
+
+fn flash_bits_of_four(word: u32, rows: vec4<u32>) -> vec4<u32> {
+    return vec4<u32>(
+        flash_bits(word, rows.x), flash_bits(word, rows.y), flash_bits(word, rows.z), flash_bits(word, rows.w),
+    );
+}
+
+fn flash_kept_of_four(weights: vec4<f32>, own: u32, others: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(
+        flash_kept(weights.x, own, others.x),
+        flash_kept(weights.y, own, others.y),
+        flash_kept(weights.z, own, others.z),
+        flash_kept(weights.w, own, others.w),
+    );
+}
+
+// Of the weights, or of their gradients, between a lane's rows and four others.
+fn flash_kept_of_block(weights: mat4x4<f32>, own: vec4<u32>, others: vec4<u32>) -> mat4x4<f32> {
+    if !flash_drops() {
+        return weights;
+    }
+    return mat4x4<f32>(
+        flash_kept_of_four(weights[0], own.x, others),
+        flash_kept_of_four(weights[1], own.y, others),
+        flash_kept_of_four(weights[2], own.z, others),
+        flash_kept_of_four(weights[3], own.w, others),
+    );
+}
+
 // ---- what the 8 lanes of a row tell each other ----
 
 fn flash_tell(part: vec4<f32>, lane: FlashLane) {

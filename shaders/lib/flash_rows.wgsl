@@ -49,8 +49,29 @@ fn flash_lse(softmax: FlashSoftmax) -> f32 {
 }
 
 // Of two queries, those that are there and see the key in `row`.
-fn flash_seen_by(queries: vec2<u32>, row: u32) -> vec2<bool> {
-    return (queries >= vec2<u32>(flash_first_query(row))) & (queries < vec2<u32>(params.tokens));
+fn flash_seen_by(tile: FlashTile, queries: vec2<u32>, row: u32) -> vec2<bool> {
+    return (queries >= vec2<u32>(flash_first_query(tile, row))) & (queries < vec2<u32>(params.tokens));
+}
+
+// The bits of a lane's three rows, and of two rows on the other side.
+fn flash_bits_of_three(word: u32, rows: vec3<u32>) -> vec3<u32> {
+    return vec3<u32>(flash_bits(word, rows.x), flash_bits(word, rows.y), flash_bits(word, rows.z));
+}
+
+fn flash_bits_of_two(word: u32, rows: vec2<u32>) -> vec2<u32> {
+    return vec2<u32>(flash_bits(word, rows.x), flash_bits(word, rows.y));
+}
+
+// What dropout leaves of the weights, or of their gradients, between a lane's rows and two others.
+fn flash_kept_of_rows(weights: mat3x2<f32>, own: vec3<u32>, others: vec2<u32>) -> mat3x2<f32> {
+    if !flash_drops() {
+        return weights;
+    }
+    return mat3x2<f32>(
+        flash_kept(weights[0].x, own.x, others.x), flash_kept(weights[0].y, own.x, others.y),
+        flash_kept(weights[1].x, own.y, others.x), flash_kept(weights[1].y, own.y, others.y),
+        flash_kept(weights[2].x, own.z, others.x), flash_kept(weights[2].y, own.z, others.y),
+    );
 }
 
 // Reads a row of qkv.
@@ -61,14 +82,15 @@ fn flash_read(row: ptr<function, Row>, at: u32, scale: f32) {
 }
 
 fn flash_store_out(tile: FlashTile, row: u32, o: ptr<function, Row>, softmax: FlashSoftmax) {
-    if row > tile.last || softmax.sum == 0.0 {
-        return; // no such row, or one that sees no key of this part
+    let is_blind = softmax.sum == 0.0; // it sees no key of this part
+    if row > tile.last || (is_blind && params.first != 0u) {
+        return;
     }
     // What o is multiplied by, and what is there of the parts before.
-    var own = 1.0 / softmax.sum;
+    var own = select(1.0 / softmax.sum, 0.0, is_blind);
     var before = 0.0;
     let lse_at = tile.matrix * params.tokens + row;
-    var l = flash_lse(softmax);
+    var l = select(flash_lse(softmax), 0.0, is_blind);
     if params.first != 0u {
         let both = flash_lse_of_both(lse[lse_at], l);
         own *= exp(l - both);

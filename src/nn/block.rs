@@ -34,7 +34,7 @@ impl Attention {
 
     /// What the projection brings together.
     fn heads(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
-        ops::attention(&self.qkv.forward(x)?, self.heads, *mask)
+        ops::attention(&self.qkv.forward(x)?, self.heads, mask, None)
     }
 }
 
@@ -231,7 +231,7 @@ impl Block {
 
     /// What is computed again lies between gather and scatter: of the input only the kept rows are stored.
     fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
-        let (block, mask, mode) = (self.clone(), *mask, *mode);
+        let (block, mask, mode) = (self.clone(), mask.clone(), *mode);
         let run = move |x| block.plain(&x, &mask, &mode);
         match kept {
             None => recompute(x, run),

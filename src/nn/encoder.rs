@@ -36,10 +36,11 @@ impl Encoder {
         for Span { blocks, positions, rejoins } in spans {
             x = run(&self.blocks[done..blocks.start], x, mask, mode)?;
             let inside = &self.blocks[blocks.clone()];
+            let theirs = mask.gathered(positions)?;
             x = match (inside, rejoins) {
-                (inside, false) => run(inside, gather(x, positions)?, mask, mode)?,
-                ([block], true) => block.forward(x, Some(positions), mask, mode)?,
-                (inside, true) => bypass(inside, x, positions, mask, mode)?,
+                (inside, false) => run(inside, gather(x, positions)?, &theirs, mode)?,
+                ([block], true) => block.forward(x, Some(positions), &theirs, mode)?,
+                (inside, true) => bypass(inside, x, positions, &theirs, mode)?,
             };
             done = blocks.end;
         }

@@ -23,7 +23,7 @@ pub use span::Span;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::ops::{self, RandomKey};
+use crate::ops::{self, Dropout, RandomKey};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -129,6 +129,11 @@ impl Mode {
             Some(key) if p > 0.0 => ops::dropout(&x, p, key),
             _ => Ok(x),
         }
+    }
+
+    /// Dropout of attention's weights with probability `p` in training, as random layer number `layer`.
+    pub fn attention_dropout(&self, p: f32, layer: u32) -> Option<Dropout> {
+        self.key(layer).filter(|_| p > 0.0).map(|key| Dropout { p, key })
     }
 
     /// Stochastic depth in training: the samples of `x` that are left out become 0.

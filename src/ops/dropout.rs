@@ -3,7 +3,7 @@
 
 use super::expect;
 use super::item::{sample_grid, sample_rounds, strided};
-use super::random::{Purpose, RandomKey, halves, threshold};
+use super::random::{Purpose, RandomKey, halves, threshold, words_rounds};
 use super::variants::ByItem;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ const PATH_FORMS: ByItem = ByItem::new(&PATH_VEC4, &PATH_SCALAR).with_half(&PATH
 /// # Errors
 /// If `x` is neither f32 nor f16 with samples of a multiple of 4 elements, or p is not in 0 ≤ p < 1.
 pub fn dropout(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
-    drop_some("dropout", Purpose::Dropout, x, p, key)
+    drop_some("dropout", Unit::Element, x, p, key)
 }
 
 /// Sets each sample (of the leading axis) to 0 with probability `p` and multiplies the others by 1 / (1 − p):
@@ -119,10 +119,10 @@ pub fn dropout(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
 /// # Errors
 /// If `x` is neither f32 nor f16 with samples of a multiple of 4 elements, or p is not in 0 ≤ p < 1.
 pub fn drop_path(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
-    drop_some("drop_path", Purpose::DropPath, x, p, key)
+    drop_some("drop_path", Unit::Sample, x, p, key)
 }
 
-fn drop_some(op: &'static str, purpose: Purpose, x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
+fn drop_some(op: &'static str, unit: Unit, x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
     let fits = x.dtype() == DType::F32 || (x.dtype() == DType::F16 && sample_of(x).is_multiple_of(4));
     expect(op, x, fits, "needs f32, or f16 with samples of a multiple of 4 elements")?;
     if !(0.0..1.0).contains(&p) {
@@ -131,7 +131,7 @@ fn drop_some(op: &'static str, purpose: Purpose, x: &Tensor, p: f32, key: Random
     if p == 0.0 {
         return Ok(x.clone());
     }
-    let mask = Mask { purpose, p, key };
+    let mask = Mask { unit, p, key };
     let y = x.empty_like()?;
     mask.apply(x, &y, 0)?;
     Ok(record(y, &[x], || mask))
@@ -142,16 +142,27 @@ fn sample_of(x: &Tensor) -> usize {
     x.numel() / x.dims().first().copied().unwrap_or(1)
 }
 
-/// All that is saved: the mask is made again when it is needed.
-struct Mask {
-    purpose: Purpose,
-    p: f32,
-    key: RandomKey,
+/// What is dropped as a whole.
+#[derive(Clone, Copy)]
+enum Unit {
+    Element,
+    Sample,
 }
 
-/// The rounds of `philox4x32`.
-fn words_rounds() -> u64 {
-    looped(10u64, 0)
+impl Unit {
+    fn purpose(self) -> Purpose {
+        match self {
+            Unit::Element => Purpose::Dropout,
+            Unit::Sample => Purpose::DropPath,
+        }
+    }
+}
+
+/// All that is saved: the mask is made again when it is needed.
+struct Mask {
+    unit: Unit,
+    p: f32,
+    key: RandomKey,
 }
 
 /// Items of a sample that an invocation of drop_path treats with the one random word that it makes.
@@ -161,18 +172,18 @@ impl Mask {
     fn apply(&self, x: &Tensor, y: &Tensor, accumulate: u32) -> Result<()> {
         let sample = sample_of(x);
         let samples = x.numel() / sample;
-        let (kernel, n, grid) = match self.purpose {
-            Purpose::Dropout => {
+        let (kernel, n, grid) = match self.unit {
+            Unit::Element => {
                 let (kernel, _) = FORMS.pick_as(x.dtype(), sample);
                 (kernel, sample, sample_grid(sample.div_ceil(4), samples))
             }
-            Purpose::DropPath => {
+            Unit::Sample => {
                 let (kernel, item) = PATH_FORMS.pick_as(x.dtype(), sample);
                 let items = sample / item;
                 (kernel, items, sample_grid(items.div_ceil(PATH_RUN), samples))
             }
         };
-        let [key_low, key_high] = self.key.words(self.purpose);
+        let [key_low, key_high] = self.key.words(self.unit.purpose());
         let [first_low, first_high] = halves(self.key.first_sample);
         let params = DropoutParams {
             samples: samples as u32,

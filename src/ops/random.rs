@@ -5,11 +5,16 @@
 //! The bits are a format, pinned by golden vectors in the tests. They are Philox4x32 with ten rounds (Salmon et al., 2011,
 //! "Parallel random numbers: as easy as 1, 2, 3"):
 //!
-//! - The key, low word first, is h after absorbing seed, step and the operation's number (dropout 1, drop_path 2), with
-//!   `h = 0`, then `h = finalise((h + 0x9e3779b97f4a7c15) xor word)` modulo 2⁶⁴, where `finalise` is SplitMix64's.
+//! - The key, low word first, is h after absorbing seed, step and the operation's number (dropout 1, drop_path 2, dropout of
+//!   attention's weights 3), with `h = 0`, then `h = finalise((h + 0x9e3779b97f4a7c15) xor word)` modulo 2⁶⁴, where `finalise` is SplitMix64's.
 //! - The counter is (index within the sample, layer, position of the sample in the global batch as low and high word).
 //! - An event of probability p happens where a word is below the integer nearest to p·2³².
+//! - Attention's weights are too many for a Philox word each, and kernels meet them in blocks of different forms. There the index is the
+//!   head, w the first two words, and the word of query q and key k is `mix(mix(w₀ + q) xor mix(w₁ + k))` modulo 2³², where `mix` is
+//!   a permutation by shifts and products (multipliers 0x7feb352d and 0x846ca68b, shifts 16, 15, 16; Wellons, 2018, "Prospecting for hash
+//!   functions").
 
+use crate::gpu::looped;
 use crate::hash::absorb;
 
 /// What random bits depend on, besides the operation and the element.
@@ -30,6 +35,7 @@ pub struct RandomKey {
 pub(super) enum Purpose {
     Dropout = 1,
     DropPath = 2,
+    Attention = 3,
 }
 
 impl RandomKey {
@@ -49,6 +55,11 @@ pub(super) fn threshold(p: f32) -> u32 {
     (f64::from(p) * (1u64 << 32) as f64).round() as u32
 }
 
+/// The rounds of `philox4x32` in WGSL.
+pub(super) fn words_rounds() -> u64 {
+    looped(10u64, 0)
+}
+
 /// The same on the CPU.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -65,6 +76,18 @@ pub mod reference {
             (k, l) = (k.wrapping_add(0x9e37_79b9), l.wrapping_add(0xbb67_ae85));
         }
         [a, b, c, d]
+    }
+
+    /// The permutation under the words of attention's weights.
+    pub fn mix(word: u32) -> u32 {
+        let x = (word ^ (word >> 16)).wrapping_mul(0x7feb_352d);
+        let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+        x ^ (x >> 16)
+    }
+
+    /// The word of a query and a key of a head whose words are `words`.
+    pub fn attention_word([of_queries, of_keys, ..]: [u32; 4], query: u32, key: u32) -> u32 {
+        mix(mix(of_queries.wrapping_add(query)) ^ mix(of_keys.wrapping_add(key)))
     }
 
     /// Four words for `index` within the batch's sample number `sample`.

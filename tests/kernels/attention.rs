@@ -1,7 +1,8 @@
 use super::support::{assert_gradients, leaf};
 use crate::common::{assert_close, each_family, gpu_with_f16, poison, values};
 use wgrad::gpu::Gpu;
-use wgrad::ops::{self, Mask, attention::reference};
+use wgrad::ops::attention::{dropout::reference::factors, reference};
+use wgrad::ops::{self, Dropout, Mask, RandomKey, TokenIndices};
 use wgrad::{DType, Result, Tensor};
 
 /// B, T, H, D.
@@ -39,55 +40,164 @@ const FLASH_SIZES: &[reference::Sizes] = &[
 /// Those that flash has a form for.
 const WIDTHS: [usize; 7] = [16, 32, 48, 64, 80, 96, 128];
 
-type Attention = fn(&Tensor, usize, Mask) -> Result<Tensor>;
+type Attention = fn(&Tensor, usize, &Mask, Option<Dropout>) -> Result<Tensor>;
+
+/// Which keys are seen and which weights dropped, on the host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Case<'a> {
+    causal: bool,
+    lengths: Option<&'a [u32]>,
+    dropout: Option<Dropout>,
+}
+
+const PLAIN: Case<'_> = Case { causal: false, lengths: None, dropout: None };
+const CAUSAL: Case<'_> = Case { causal: true, lengths: None, dropout: None };
+
+impl Case<'_> {
+    fn mask(&self, gpu: &Gpu) -> Mask {
+        let mask = if self.causal { Mask::CAUSAL } else { Mask::NONE };
+        let Some(lengths) = self.lengths else { return mask };
+        mask.with_lengths(&Tensor::from_slice(gpu, &[lengths.len()], lengths).unwrap()).unwrap()
+    }
+
+    /// Output and gradient of the reference.
+    fn expected(&self, qkv: &[f32], dy: &[f32], sizes: reference::Sizes) -> (Vec<f32>, Vec<f32>) {
+        let [batch, tokens, heads, _] = sizes;
+        let factors = self.dropout.map(|dropout| factors(dropout, [batch, heads, tokens]));
+        let masked = reference::Masked { causal: self.causal, lengths: self.lengths, factors: factors.as_deref() };
+        (reference::forward(qkv, sizes, &masked), reference::backward(qkv, dy, sizes, &masked))
+    }
+}
 
 /// Attention is taken twice, so that the second backward adds to the gradient of the first.
-fn check(gpu: &Gpu, attention: Attention, sizes: reference::Sizes, mask: Mask) {
+fn check(gpu: &Gpu, attention: Attention, sizes: reference::Sizes, case: Case<'_>) {
     let [batch, tokens, heads, width] = sizes;
     let channels = heads * width;
     // Scores of a few units, so that the softmax is neither flat nor a single one.
     let qkv: Vec<f32> = values(1, batch * tokens * 3 * channels).iter().map(|v| 2.0 * v).collect();
     let dy = values(2, batch * tokens * channels);
-    let causal = mask == Mask::Causal;
-    let expected = reference::forward(&qkv, sizes, causal);
-    let d_qkv: Vec<f32> = reference::backward(&qkv, &dy, sizes, causal).iter().map(|v| 2.0 * v).collect();
+    let (expected, gradient) = case.expected(&qkv, &dy, sizes);
+    let d_qkv: Vec<f32> = gradient.iter().map(|v| 2.0 * v).collect();
 
     let leaf = leaf(gpu, &[batch, tokens, 3 * channels], &qkv);
     let (scores, rows) = (batch * heads * tokens * tokens.next_multiple_of(4), batch * heads * tokens);
     poison(gpu, &[scores, scores, scores, dy.len(), qkv.len(), rows, rows]);
-    let once = attention(&leaf, heads, mask).unwrap();
-    let what = format!("attention {sizes:?} {mask:?} ({:?})", gpu.family());
+    let mask = case.mask(gpu);
+    let once = attention(&leaf, heads, &mask, case.dropout).unwrap();
+    let what = format!("attention {sizes:?} {case:?} ({:?})", gpu.family());
     assert_eq!(once.dims(), [batch, tokens, channels], "{what}");
     assert_close(&what, &once.to_vec().unwrap(), &expected, 1e-5);
-    let twice = ops::add(&once, &attention(&leaf, heads, mask).unwrap()).unwrap();
+    let twice = ops::add(&once, &attention(&leaf, heads, &mask, case.dropout).unwrap()).unwrap();
     assert_gradients(&what, &twice, &dy, &[(&leaf, &d_qkv)], 2e-5);
 }
 
 #[test]
 fn stored() {
     for gpu in each_family() {
-        SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_stored, sizes, Mask::None));
+        SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_stored, sizes, PLAIN));
     }
 }
 
 #[test]
 fn causal_stored() {
     for gpu in each_family() {
-        SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_stored, sizes, Mask::Causal));
+        SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_stored, sizes, CAUSAL));
     }
 }
 
 #[test]
 fn flash() {
     for gpu in each_family() {
-        FLASH_SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_flash, sizes, Mask::None));
+        FLASH_SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_flash, sizes, PLAIN));
     }
 }
 
 #[test]
 fn causal_flash() {
     for gpu in each_family() {
-        FLASH_SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_flash, sizes, Mask::Causal));
+        FLASH_SIZES.iter().for_each(|&sizes| check(&gpu, ops::attention_flash, sizes, CAUSAL));
+    }
+}
+
+const KEY: RandomKey = RandomKey { seed: 42, step: 7, layer: 3, first_sample: 5 };
+const DROPPED: Case<'_> = Case { causal: false, lengths: None, dropout: Some(Dropout { p: 0.3, key: KEY }) };
+
+/// Samples of no key, of one, of some, of all and of more; tokens around vec4s and the tiles of 24 and 32 rows.
+fn check_lengths(attention: Attention, width: usize) {
+    let tokens = [1usize, 5, 24, 31, 33, 70];
+    for gpu in each_family() {
+        for tokens in tokens {
+            for causal in [false, true] {
+                let lengths = [0, 1, tokens / 2, tokens.saturating_sub(1), tokens, tokens + 9].map(|n| n as u32);
+                for dropout in [None, DROPPED.dropout] {
+                    let case = Case { causal, lengths: Some(&lengths), dropout };
+                    check(&gpu, attention, [lengths.len(), tokens, 2, width], case);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_stored() {
+    check_lengths(ops::attention_stored, 6);
+}
+
+#[test]
+fn lengths_flash() {
+    check_lengths(ops::attention_flash, 16);
+}
+
+/// A number far above T, which counts like T.
+#[test]
+fn lengths_are_clamped() {
+    for gpu in each_family() {
+        for (attention, width) in [(ops::attention_stored as Attention, 4), (ops::attention_flash, 16)] {
+            check(&gpu, attention, [2, 9, 1, width], Case { lengths: Some(&[u32::MAX, 3]), ..PLAIN });
+        }
+    }
+}
+
+#[test]
+fn dropout_stored() {
+    for gpu in each_family() {
+        for &sizes in SIZES {
+            check(&gpu, ops::attention_stored, sizes, DROPPED);
+            check(&gpu, ops::attention_stored, sizes, Case { causal: true, ..DROPPED });
+        }
+    }
+}
+
+#[test]
+fn dropout_flash() {
+    for gpu in each_family() {
+        for &sizes in FLASH_SIZES {
+            check(&gpu, ops::attention_flash, sizes, DROPPED);
+            check(&gpu, ops::attention_flash, sizes, Case { causal: true, ..DROPPED });
+        }
+    }
+}
+
+/// Hardly anything is left, and what is, is large.
+#[test]
+fn much_dropout() {
+    for gpu in each_family() {
+        for (attention, width) in [(ops::attention_stored as Attention, 4), (ops::attention_flash, 16)] {
+            let dropout = Some(Dropout { p: 0.99, key: RandomKey { first_sample: (5 << 32) - 1, ..KEY } });
+            check(&gpu, attention, [2, 40, 2, width], Case { dropout, ..CAUSAL });
+        }
+    }
+}
+
+/// No dropout at p = 0 or without one: not even another kernel.
+#[test]
+fn nothing_is_dropped_at_0() {
+    for gpu in each_family() {
+        for (attention, width) in [(ops::attention_stored as Attention, 4), (ops::attention_flash, 16)] {
+            let qkv = leaf(&gpu, &[2, 9, 3 * width], &values(1, 54 * width));
+            let run = |dropout| attention(&qkv, 1, &Mask::NONE, dropout).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(run(Some(Dropout { p: 0.0, key: KEY })), run(None));
+        }
     }
 }
 
@@ -96,8 +206,9 @@ fn causal_flash() {
 fn every_width() {
     for gpu in each_family() {
         for width in WIDTHS {
-            check(&gpu, ops::attention, [2, 37, 2, width], Mask::None);
-            check(&gpu, ops::attention, [1, 37, 1, width], Mask::Causal);
+            check(&gpu, ops::attention, [2, 37, 2, width], PLAIN);
+            check(&gpu, ops::attention, [1, 37, 1, width], CAUSAL);
+            check(&gpu, ops::attention, [1, 37, 1, width], Case { lengths: Some(&[20]), ..DROPPED });
         }
     }
 }
@@ -109,7 +220,7 @@ fn many_heads() {
         let (heads, width) = (65_539, 16);
         let qkv = values(3, 3 * heads * width);
         let leaf = leaf(&gpu, &[1, 1, 3 * heads * width], &qkv);
-        let out = ops::attention_flash(&leaf, heads, Mask::None).unwrap();
+        let out = ops::attention_flash(&leaf, heads, &Mask::NONE, None).unwrap();
         // Of one token, attention returns v, whose gradient is dy.
         let v = &qkv[2 * heads * width..];
         assert_close("one token", &out.to_vec().unwrap(), v, 1e-6);
@@ -128,9 +239,9 @@ fn large_scores() {
             let qkv: Vec<f32> = values(1, 30 * 3 * width).iter().map(|v| 40.0 * v).collect();
             let dy = values(2, 30 * width);
             let leaf = leaf(&gpu, &[1, 30, 3 * width], &qkv);
-            let out = attention(&leaf, 1, Mask::None).unwrap();
-            assert_close("large scores", &out.to_vec().unwrap(), &reference::forward(&qkv, sizes, false), 1e-3);
-            let d_qkv = reference::backward(&qkv, &dy, sizes, false);
+            let out = attention(&leaf, 1, &Mask::NONE, None).unwrap();
+            let (expected, d_qkv) = PLAIN.expected(&qkv, &dy, sizes);
+            assert_close("large scores", &out.to_vec().unwrap(), &expected, 1e-3);
             assert_gradients("large scores", &out, &dy, &[(&leaf, &d_qkv)], 1e-3);
         }
     }
@@ -144,7 +255,8 @@ fn half_precision() {
     }
     for gpu in each_family() {
         for (attention, width) in [(ops::attention_stored as Attention, 20), (ops::attention_flash, 16)] {
-            check_half(&gpu, attention, [2, 67, 2, width]);
+            check_half(&gpu, attention, [2, 67, 2, width], CAUSAL);
+            check_half(&gpu, attention, [2, 67, 2, width], Case { lengths: Some(&[0, 35]), ..DROPPED });
         }
     }
 }
@@ -156,23 +268,24 @@ fn every_width_in_half_precision() {
         return;
     }
     for gpu in each_family() {
-        WIDTHS.iter().for_each(|&width| check_half(&gpu, ops::attention, [1, 37, 2, width]));
+        WIDTHS.iter().for_each(|&width| check_half(&gpu, ops::attention, [1, 37, 2, width], CAUSAL));
     }
 }
 
-fn check_half(gpu: &Gpu, attention: Attention, sizes: reference::Sizes) {
+fn check_half(gpu: &Gpu, attention: Attention, sizes: reference::Sizes, case: Case<'_>) {
     let [batch, tokens, heads, width] = sizes;
     let channels = heads * width;
     let qkv = ops::cast::reference::narrow(&values(1, batch * tokens * 3 * channels));
     let dy = ops::cast::reference::narrow(&values(2, batch * tokens * channels));
     let leaf = leaf(gpu, &[batch, tokens, 3 * channels], &qkv);
     let half = ops::cast(&leaf, DType::F16).unwrap();
-    let y = attention(&half, heads, Mask::Causal).unwrap();
+    let y = attention(&half, heads, &case.mask(gpu), case.dropout).unwrap();
     assert_eq!(y.dtype(), DType::F16);
     let wide = ops::cast(&y, DType::F32).unwrap();
-    let what = format!("attention in half precision {sizes:?} ({:?})", gpu.family());
-    assert_close(&what, &wide.to_vec().unwrap(), &reference::forward(&qkv, sizes, true), 1e-2);
-    assert_gradients(&what, &wide, &dy, &[(&leaf, &reference::backward(&qkv, &dy, sizes, true))], 1e-2);
+    let what = format!("attention in half precision {sizes:?} {case:?} ({:?})", gpu.family());
+    let (expected, d_qkv) = case.expected(&qkv, &dy, sizes);
+    assert_close(&what, &wide.to_vec().unwrap(), &expected, 1e-2);
+    assert_gradients(&what, &wide, &dy, &[(&leaf, &d_qkv)], 1e-2);
 }
 
 /// The two forms agree, and with each other's gradient.
@@ -180,15 +293,17 @@ fn check_half(gpu: &Gpu, attention: Attention, sizes: reference::Sizes) {
 fn flash_and_stored_agree() {
     for gpu in each_family() {
         let (dims, heads) = ([2, 50, 3 * 32], 2);
-        let run = |attention: Attention| {
-            let leaf = leaf(&gpu, &dims, &values(5, dims.iter().product()));
-            let y = attention(&leaf, heads, Mask::None).unwrap();
-            let gradients = y.backward_from(&y.detach()).unwrap();
-            (y.to_vec::<f32>().unwrap(), gradients.get(&leaf).unwrap().to_vec::<f32>().unwrap())
-        };
-        let (flash, stored) = (run(ops::attention_flash), run(ops::attention_stored));
-        assert_close("flash against stored", &flash.0, &stored.0, 1e-5);
-        assert_close("flash against stored: gradient", &flash.1, &stored.1, 1e-5);
+        for case in [PLAIN, DROPPED, Case { causal: true, lengths: Some(&[17, 50]), ..DROPPED }] {
+            let run = |attention: Attention| {
+                let leaf = leaf(&gpu, &dims, &values(5, dims.iter().product()));
+                let y = attention(&leaf, heads, &case.mask(&gpu), case.dropout).unwrap();
+                let gradients = y.backward_from(&y.detach()).unwrap();
+                (y.to_vec::<f32>().unwrap(), gradients.get(&leaf).unwrap().to_vec::<f32>().unwrap())
+            };
+            let (flash, stored) = (run(ops::attention_flash), run(ops::attention_stored));
+            assert_close("flash against stored", &flash.0, &stored.0, 1e-5);
+            assert_close("flash against stored: gradient", &flash.1, &stored.1, 1e-5);
+        }
     }
 }
 
@@ -199,7 +314,7 @@ fn flash_stores_no_scores() {
     let used = |attention: Attention| {
         let leaf = leaf(&gpu, &[1, 600, 48], &values(6, 600 * 48));
         let before = gpu.memory().live;
-        let y = attention(&leaf, 1, Mask::None).unwrap();
+        let y = attention(&leaf, 1, &Mask::NONE, None).unwrap();
         let after = gpu.memory().live;
         drop(y);
         after - before
@@ -218,7 +333,7 @@ fn causal_rows_do_not_depend_on_later_tokens() {
             let mut qkv = values(1, 2 * 9 * row);
             let run = |qkv: &[f32]| {
                 let qkv = Tensor::from_slice(&gpu, &[2, 9, row], qkv).unwrap();
-                attention(&qkv, 2, Mask::Causal).unwrap().to_vec::<f32>().unwrap()
+                attention(&qkv, 2, &Mask::CAUSAL, None).unwrap().to_vec::<f32>().unwrap()
             };
             let before = run(&qkv);
             // The last token of each sample.
@@ -234,18 +349,87 @@ fn causal_rows_do_not_depend_on_later_tokens() {
     }
 }
 
+/// Padding cannot change what is seen, whatever it holds.
+#[test]
+fn rows_do_not_depend_on_padding() {
+    for gpu in each_family() {
+        for (attention, width) in [(ops::attention_stored as Attention, 4), (ops::attention_flash, 16)] {
+            let (row, lengths) = (3 * width, [4usize, 7]);
+            let mask = Case { lengths: Some(&[4, 7]), ..PLAIN }.mask(&gpu);
+            let mut qkv = values(1, 2 * 9 * row);
+            let run = |qkv: &[f32]| {
+                let qkv = Tensor::from_slice(&gpu, &[2, 9, row], qkv).unwrap();
+                attention(&qkv, 1, &mask, None).unwrap().to_vec::<f32>().unwrap()
+            };
+            let before = run(&qkv);
+            for (sample, length) in lengths.into_iter().enumerate() {
+                qkv[(sample * 9 + length) * row..(sample + 1) * 9 * row].fill(7.0);
+            }
+            let after = run(&qkv);
+            for (sample, length) in lengths.into_iter().enumerate() {
+                let rows = sample * 9 * width..(sample * 9 + length) * width;
+                assert_eq!(before[rows.clone()], after[rows], "sample {sample}, width {width}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_of_kept_tokens() {
+    use wgrad::ops::attention::mask::reference::gathered;
+    for gpu in each_family() {
+        for (kept, tokens) in [(1, 1), (1, 9), (2, 9), (3, 9), (7, 9), (9, 9), (37, 100)] {
+            let batch = 130;
+            // Every sample keeps other positions, evenly spread from one of its own on.
+            let position =
+                |sample: usize, i: usize| ((i * tokens + sample % tokens) / kept).min(tokens - kept + i) as u32;
+            let positions: Vec<u32> = (0..batch).flat_map(|b| (0..kept).map(move |i| position(b, i))).collect();
+            let lengths: Vec<u32> = (0..batch as u32).map(|b| b % (tokens as u32 + 2)).collect();
+            let indices = TokenIndices::new(&gpu, [batch, kept], tokens, &positions).unwrap();
+            let mask = Case { lengths: Some(&lengths), ..CAUSAL }.mask(&gpu).gathered(&indices).unwrap();
+            assert!(mask.is_causal());
+            let below = mask.lengths().unwrap().to_vec::<u32>().unwrap();
+            assert_eq!(below, gathered(&positions, kept, &lengths), "{kept} of {tokens}");
+            assert!(Mask::CAUSAL.gathered(&indices).unwrap().lengths().is_none());
+        }
+    }
+}
+
+#[test]
+fn masks_that_do_not_fit_are_named() {
+    let [gpu, _] = each_family();
+    let u32s = |dims: &[usize]| Tensor::zeros(&gpu, DType::U32, dims).unwrap();
+    let message = |result: Result<Mask>| result.unwrap_err().to_string();
+    assert_eq!(message(Mask::NONE.with_lengths(&u32s(&[2, 3]))), "Mask: lengths must be u32[B]: got u32[2, 3]");
+    let floats = Tensor::zeros(&gpu, DType::F32, &[2]).unwrap();
+    assert_eq!(message(Mask::NONE.with_lengths(&floats)), "Mask: lengths must be u32[B]: got f32[2]");
+    let mask = Mask::NONE.with_lengths(&u32s(&[3])).unwrap();
+    let kept = TokenIndices::new(&gpu, [2, 1], 5, &[0, 1]).unwrap();
+    assert!(message(mask.gathered(&kept)).contains("differ in B"));
+    for (attention, width) in [(ops::attention_stored as Attention, 4), (ops::attention_flash, 16)] {
+        let qkv = leaf(&gpu, &[2, 5, 3 * width], &vec![0.0; 30 * width]);
+        let error = attention(&qkv, 1, &mask, None).unwrap_err().to_string();
+        assert!(error.starts_with("attention: the mask's lengths must be u32[B]"), "{error}");
+        for p in [-0.1, 1.0, f32::NAN] {
+            let error = attention(&qkv, 1, &Mask::NONE, Some(Dropout { p, key: KEY })).unwrap_err().to_string();
+            assert!(error.starts_with("attention: p must be at least 0 and below 1"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn misfits_are_named() {
     let [gpu, _] = each_family();
     let message = |dims: &[usize], heads: usize| -> String {
         let qkv = leaf(&gpu, dims, &vec![0.0; dims.iter().product()]);
-        let result: Result<Tensor> = ops::attention(&qkv, heads, Mask::None);
+        let result: Result<Tensor> = ops::attention(&qkv, heads, &Mask::NONE, None);
         result.unwrap_err().to_string()
     };
     assert_eq!(message(&[2, 5, 24], 3), "attention: the last axis must be 3·heads·D: got f32[2, 5, 24]");
     assert_eq!(message(&[2, 5, 24], 0), "attention: the last axis must be 3·heads·D: got f32[2, 5, 24]");
     assert_eq!(message(&[5, 24], 2), "attention: needs [B, T, 3·C]: got f32[5, 24]");
     assert!(message(&[2, 5, 24], usize::MAX).starts_with("attention"));
-    let odd = ops::attention_flash(&leaf(&gpu, &[2, 5, 24], &[0.0; 240]), 2, Mask::None).unwrap_err().to_string();
+    let odd =
+        ops::attention_flash(&leaf(&gpu, &[2, 5, 24], &[0.0; 240]), 2, &Mask::NONE, None).unwrap_err().to_string();
     assert_eq!(odd, "attention: flash has no form for this width of a head: got f32[2, 5, 24]");
 }

@@ -4,7 +4,7 @@
 use super::support::{assert_gradients, leaf, upload};
 use crate::common::{assert_close, each_family, values};
 use wgrad::gpu::Gpu;
-use wgrad::ops::attention::Mask;
+use wgrad::ops::attention::{Dropout, Mask};
 use wgrad::ops::{self, CrossEntropy, Gelu, TokenIndices};
 use wgrad::{DType, Tensor};
 
@@ -203,9 +203,9 @@ fn tokens_of_attention() {
     let (tokens, width) = (3_480, 32);
     let [gpu, _] = each_family();
     let (qkv, dy) = (values(1, tokens * 3 * width), values(2, tokens * width));
-    let run = |attention: fn(&Tensor, usize, Mask) -> wgrad::Result<Tensor>| {
+    let run = |attention: fn(&Tensor, usize, &Mask, Option<Dropout>) -> wgrad::Result<Tensor>| {
         let t = leaf(&gpu, &[1, tokens, 3 * width], &qkv);
-        let y = attention(&t, 1, Mask::Causal).unwrap();
+        let y = attention(&t, 1, &Mask::CAUSAL, None).unwrap();
         let gradients = y.backward_from(&upload(&gpu, y.dims(), &dy)).unwrap();
         (y.to_vec::<f32>().unwrap(), gradients.get(&t).unwrap().to_vec::<f32>().unwrap())
     };
@@ -276,7 +276,7 @@ fn many_heads(gpu: &Gpu) {
     for (batch, heads) in [(66_000, 1), (1, 66_000)] {
         let (qkv, dy) = (whole(1, batch * heads * 3), whole(2, batch * heads));
         let tensor = leaf(gpu, &[batch, 1, 3 * heads], &qkv);
-        let y = ops::attention_stored(&tensor, heads, Mask::None).unwrap();
+        let y = ops::attention_stored(&tensor, heads, &Mask::NONE, None).unwrap();
         let expected: Vec<f32> = qkv.chunks(3 * heads).flat_map(|sample| &sample[2 * heads..]).copied().collect();
         assert_close("heads", &y.to_vec().unwrap(), &expected, 0.0);
         let zeros = vec![0.0; 2 * heads];

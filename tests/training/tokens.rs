@@ -141,10 +141,10 @@ fn tokens_bypass_several_blocks() {
             let got = gradients(model.forward(&images, &[Span::bypass(1..3, kept.clone())], &mode).unwrap());
             // By hand.
             let blocks = model.encoder().blocks();
-            let x = blocks[0].forward(model.embed(&images, &mode).unwrap(), None, &Mask::None, &mode).unwrap();
+            let x = blocks[0].forward(model.embed(&images, &mode).unwrap(), None, &Mask::NONE, &mode).unwrap();
             let mut rows = ops::token_gather(&x, &kept).unwrap();
             for block in &blocks[1..] {
-                rows = block.forward(rows, None, &Mask::None, &mode).unwrap();
+                rows = block.forward(rows, None, &Mask::NONE, &mode).unwrap();
             }
             let x = ops::token_scatter(x, &rows, &kept).unwrap();
             let expected = gradients(model.classify(&x, &mode).unwrap());

@@ -112,7 +112,7 @@ impl Vit {
         if let Some(norm) = &self.norm_pre {
             x = norm.forward(&x, DType::F32)?;
         }
-        self.blocks.forward(x, spans, &Mask::None, mode)
+        self.blocks.forward(x, spans, &Mask::NONE, mode)
     }
 
     /// What the first block sees, but for a norm before it: images to `f32[B, T, C]`, with their positions.

@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use super::packed::{Dims, Mask};
+use super::dropout::{Draws, Dropout};
+use super::mask::Mask;
+use super::packed::Dims;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
 use crate::ops::item::{longest, pieces};
+use crate::ops::random::words_rounds;
 use crate::ops::shape;
 use crate::ops::variants::{ByFamily, ByPrecision};
 use crate::shape::DType;
@@ -22,6 +25,14 @@ params!(FlashParams {
     end: u32,
     accumulate: u32,
     scale: f32,
+    padded: u32,
+    key_low: u32,
+    key_high: u32,
+    layer: u32,
+    first_low: u32,
+    first_high: u32,
+    threshold: u32,
+    keep_scale: f32,
 });
 
 impl FlashParams {
@@ -31,22 +42,47 @@ impl FlashParams {
     }
 }
 
-/// The three passes of one form, with the rows that a workgroup makes.
-struct Form {
+/// The three passes of one form.
+struct Passes {
     forward: Kernel,
     /// dQ, and out · dy of each row for the other pass.
     backward_q: Kernel,
     /// dK and dV.
     backward_kv: Kernel,
+}
+
+/// A form, with the rows that a workgroup makes.
+struct Form {
+    /// For samples with all their keys, and without dropout.
+    plain: Passes,
+    /// For any.
+    masked: Passes,
     rows: usize,
 }
 
+/// Bindings of the passes, after qkv.
+type Bindings = [&'static [Access]; 3];
+
+const PLAIN: Bindings = {
+    const R: Access = Access::Read;
+    const W: Access = Access::Write;
+    [&[R, W, W], &[R, R, R, W, W, R], &[R, R, R, W, R]]
+};
+
+/// The same with lengths behind qkv.
+const MASKED: Bindings = {
+    const R: Access = Access::Read;
+    const W: Access = Access::Write;
+    [&[R, R, W, W], &[R, R, R, R, W, W, R], &[R, R, R, R, W, R]]
+};
+
 /// The names are the passes' in the order above.
-const fn form(names: [&'static str; 3], sources: &'static [Source], rows: usize, rounds: [Rounds; 3]) -> Form {
-    const FORWARD: &[Access] = &[Access::Read, Access::Write, Access::Write];
-    const BACKWARD_Q: &[Access] =
-        &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write, Access::Read];
-    const BACKWARD_KV: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Read];
+const fn passes(
+    names: [&'static str; 3],
+    sources: &'static [Source],
+    bindings: Bindings,
+    rounds: [Rounds; 3],
+) -> Passes {
     const fn pass(
         name: &'static str,
         sources: &'static [Source],
@@ -56,11 +92,10 @@ const fn form(names: [&'static str; 3], sources: &'static [Source], rows: usize,
     ) -> Kernel {
         Kernel { name, sources, entry, bindings, params: FlashParams::FIELDS, constants: &[], rounds }
     }
-    Form {
-        forward: pass(names[0], sources, "forward", FORWARD, rounds[0]),
-        backward_q: pass(names[1], sources, "backward_q", BACKWARD_Q, rounds[1]),
-        backward_kv: pass(names[2], sources, "backward_kv", BACKWARD_KV, rounds[2]),
-        rows,
+    Passes {
+        forward: pass(names[0], sources, "forward", bindings[0], rounds[0]),
+        backward_q: pass(names[1], sources, "backward_q", bindings[1], rounds[1]),
+        backward_kv: pass(names[2], sources, "backward_kv", bindings[2], rounds[2]),
     }
 }
 
@@ -96,24 +131,57 @@ fn group_rounds(pass: usize, t: u32, row: u64) -> u64 {
     }
 }
 
-/// The form of a kernel's files, for a width and a precision; `$act` is the precision's tile, `$suffix` its part of the
-/// names.
-macro_rules! form {
-    ($name:literal, $files:expr, $rows:literal, $of:ident, $width:literal, $head:literal, $act:expr, $suffix:literal) => {
-        form(
+/// The passes of a kernel's files, for a width and a precision: `$act` is the precision's tile and `$suffix` their part of the
+/// names. Behind it stand the files and the rounds that masks need.
+macro_rules! passes {
+    ($name:literal, $files:expr, $of:ident, $width:literal, $head:literal, $act:expr, $suffix:expr,
+     [$($mask:expr),+], $bindings:expr, $draws:expr) => {
+        passes(
             [
                 concat!($name, ".forward.", $width, $suffix),
                 concat!($name, ".backward_q.", $width, $suffix),
                 concat!($name, ".backward_kv.", $width, $suffix),
             ],
-            &[$files[0], $files[1], wgsl!("lib/flash.wgsl"), wgsl!("lib/grid.wgsl"), $act, wgsl!($head)],
-            $rows,
+            &[$files[0], $files[1], wgsl!("lib/flash.wgsl"), wgsl!("lib/grid.wgsl"), $act, wgsl!($head), $($mask),+],
+            $bindings,
             [
-                rounds!(FlashParams, |p, _| $of(0, p.met(), $width / 4)),
-                rounds!(FlashParams, |p, _| $of(1, p.met(), $width / 4)),
-                rounds!(FlashParams, |p, _| $of(2, p.met(), $width / 4)),
+                rounds!(FlashParams, |p, _| $of(0, p.met(), $width / 4) + $draws),
+                rounds!(FlashParams, |p, _| $of(1, p.met(), $width / 4) + $draws),
+                rounds!(FlashParams, |p, _| $of(2, p.met(), $width / 4) + $draws),
             ],
         )
+    };
+}
+
+macro_rules! form {
+    ($name:literal, $files:expr, $rows:literal, $of:ident, $width:literal, $head:literal, $act:expr, $suffix:literal) => {
+        Form {
+            plain: passes!(
+                $name,
+                $files,
+                $of,
+                $width,
+                $head,
+                $act,
+                $suffix,
+                [wgsl!("tiles/weights_plain.wgsl")],
+                PLAIN,
+                0
+            ),
+            masked: passes!(
+                $name,
+                $files,
+                $of,
+                $width,
+                $head,
+                $act,
+                concat!(".masked", $suffix),
+                [wgsl!("tiles/weights_masked.wgsl"), wgsl!("lib/draws.wgsl"), wgsl!("lib/philox.wgsl")],
+                MASKED,
+                words_rounds()
+            ),
+            rows: $rows,
+        }
     };
 }
 
@@ -152,8 +220,10 @@ static HEADS: [Head; 7] = [
 
 /// Every kernel of this file.
 pub(in crate::ops) fn kernels() -> Vec<&'static Kernel> {
-    let of_form = |form: &'static Form| [&form.forward, &form.backward_q, &form.backward_kv];
-    HEADS.iter().flat_map(|head| head.forms.both()).flat_map(ByPrecision::both).flat_map(of_form).collect()
+    let of_form = |form: &'static Form| [&form.plain, &form.masked];
+    let of_passes = |passes: &'static Passes| [&passes.forward, &passes.backward_q, &passes.backward_kv];
+    let forms = HEADS.iter().flat_map(|head| head.forms.both()).flat_map(ByPrecision::both);
+    forms.flat_map(of_form).flat_map(of_passes).collect()
 }
 
 /// Whether there are kernels for heads of `width`.
@@ -166,62 +236,78 @@ pub(super) fn has_form(width: usize) -> bool {
 ///
 /// # Errors
 /// As [`super::attention()`], and for another width.
-pub fn attention_flash(qkv: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+pub fn attention_flash(qkv: &Tensor, heads: usize, mask: &Mask, dropout: Option<Dropout>) -> Result<Tensor> {
     const OP: &str = "attention";
-    let dims = Dims::of(qkv, heads)?;
+    let dims = Dims::of(OP, qkv, heads)?;
     let gpu = qkv.gpu();
     let Some(head) = HEADS.iter().find(|head| head.width == dims.width) else {
         return Err(Error::Shape { op: OP, what: "flash has no form for this width of a head", got: qkv.info() });
     };
-    let form = head.pick(gpu, qkv.dtype());
+    let call = Call {
+        form: head.pick(gpu, qkv.dtype()),
+        dims,
+        is_causal: mask.is_causal(),
+        lengths: mask.lengths_for(OP, qkv, dims.batch)?,
+        dropout: Dropout::checked(OP, dropout)?,
+        qkv: qkv.detach(),
+    };
     let out = Tensor::unwritten(gpu, qkv.dtype(), shape(OP, &[dims.batch, dims.tokens, dims.channels()])?)?;
     let lse = Tensor::unwritten(gpu, DType::F32, shape(OP, &[dims.batch, dims.heads, dims.tokens])?)?;
-    let call = Call { form, dims, mask };
-    let buffers = [qkv.buffer(), out.buffer(), lse.buffer()];
-    call.run(gpu, &form.forward, 0, &buffers, 2)?;
+    call.run(&call.passes().forward, 0, &[out.buffer(), lse.buffer()], 2)?;
     let saved = out.detach();
-    Ok(record(out, &[qkv], || Rule { qkv: qkv.detach(), out: saved, lse, call }))
+    Ok(record(out, &[qkv], || Rule { out: saved, lse, call }))
 }
 
 /// What the passes have in common.
 struct Call {
     form: &'static Form,
     dims: Dims,
-    mask: Mask,
+    is_causal: bool,
+    /// `u32[B]`
+    lengths: Option<Tensor>,
+    dropout: Option<Dropout>,
+    /// `[B, T, 3·C]`
+    qkv: Tensor,
 }
 
 impl Call {
+    fn passes(&self) -> &'static Passes {
+        if self.is_masked() { &self.form.masked } else { &self.form.plain }
+    }
+
+    fn is_masked(&self) -> bool {
+        self.lengths.is_some() || self.dropout.is_some()
+    }
+
     /// Records a pass that makes `products` products of T·T·D for each head: at once, or, where T is more than the kernel's loops
-    /// can run through, for equal parts of the other side.
-    fn run(
-        &self,
-        gpu: &Gpu,
-        kernel: &'static Kernel,
-        accumulate: u32,
-        buffers: &[&BufferView],
-        products: u64,
-    ) -> Result<()> {
-        let most = longest(self.dims.tokens, PART, |rows| kernel.fits(&self.params(0..rows, 0), self.grid()));
-        self.run_in_parts(gpu, kernel, accumulate, buffers, products, most)
+    /// can run through, for equal parts of the other side. `own` are its bindings behind those that all passes have.
+    fn run(&self, pass: &'static Kernel, accumulate: u32, own: &[&BufferView], products: u64) -> Result<()> {
+        let most = longest(self.dims.tokens, PART, |rows| pass.fits(&self.params(0..rows, 0), self.grid()));
+        self.run_in_parts(pass, accumulate, own, products, most)
     }
 
     /// The same with at most `most` rows a part, a multiple of [`PART`].
     fn run_in_parts(
         &self,
-        gpu: &Gpu,
-        kernel: &'static Kernel,
+        pass: &'static Kernel,
         accumulate: u32,
-        buffers: &[&BufferView],
+        own: &[&BufferView],
         products: u64,
         most: usize,
     ) -> Result<()> {
         let Dims { batch, heads, tokens, width } = self.dims;
+        let mut buffers = vec![self.qkv.buffer()];
+        if self.is_masked() {
+            // Where samples have no lengths, something must be bound.
+            buffers.push(self.lengths.as_ref().unwrap_or(&self.qkv).buffer());
+        }
+        buffers.extend(own);
         for part in pieces(0..tokens, most) {
             // Masked ones included.
             let flops = [batch, heads, tokens, part.len(), width].into_iter().map(|v| v as u64).product::<u64>();
             let accumulate = if part.start == 0 { accumulate } else { 1 };
             let grid = self.grid().with_flops(2 * products * flops);
-            gpu.dispatch(kernel, &self.params(part, accumulate), buffers, grid)?;
+            self.qkv.gpu().dispatch(pass, &self.params(part, accumulate), &buffers, grid)?;
         }
         Ok(())
     }
@@ -229,16 +315,25 @@ impl Call {
     /// Those of a dispatch that meets the rows `part` of the other side.
     fn params(&self, part: Range<usize>, accumulate: u32) -> FlashParams {
         let Dims { batch, heads, tokens, .. } = self.dims;
+        let draws = self.dropout.map_or(Draws::default(), Draws::from);
         FlashParams {
             tokens: tokens as u32,
             heads: heads as u32,
             matrices: (batch * heads) as u32,
             tiles: tokens.div_ceil(self.form.rows) as u32,
-            causal: u32::from(self.mask == Mask::Causal),
+            causal: u32::from(self.is_causal),
             first: part.start as u32,
             end: part.end as u32,
             accumulate,
             scale: self.dims.scale(),
+            padded: u32::from(self.lengths.is_some()),
+            key_low: draws.key[0],
+            key_high: draws.key[1],
+            layer: draws.layer,
+            first_low: draws.first[0],
+            first_high: draws.first[1],
+            threshold: draws.threshold,
+            keep_scale: draws.keep_scale,
         }
     }
 
@@ -252,8 +347,6 @@ impl Call {
 const PART: usize = 32;
 
 struct Rule {
-    /// `[B, T, 3·C]`
-    qkv: Tensor,
     /// `[B, T, C]`
     out: Tensor,
     /// log Σ exp of each row of scores: `f32[B, H, T]`
@@ -264,37 +357,44 @@ struct Rule {
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(to) = parents.destination(0)? else { return Ok(()) };
-        let Rule { qkv, out, lse, call } = *self;
-        let (gpu, add) = (dy.gpu(), to.flag());
+        let Rule { out, lse, call } = *self;
+        let (passes, add) = (call.passes(), to.flag());
         let delta = lse.empty_like()?;
-        let (qkv, dy, lse, dqkv, delta) = (qkv.buffer(), dy.buffer(), lse.buffer(), to.tensor.buffer(), delta.buffer());
-        call.run(gpu, &call.form.backward_q, add, &[qkv, dy, lse, dqkv, delta, out.buffer()], 3)?;
-        call.run(gpu, &call.form.backward_kv, add, &[qkv, dy, lse, dqkv, delta], 4)
+        let (dy, lse, dqkv, delta) = (dy.buffer(), lse.buffer(), to.tensor.buffer(), delta.buffer());
+        call.run(&passes.backward_q, add, &[dy, lse, dqkv, delta, out.buffer()], 3)?;
+        call.run(&passes.backward_kv, add, &[dy, lse, dqkv, delta], 4)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{GpuOptions, KernelFamily};
+    use crate::gpu::{Gpu, GpuOptions, KernelFamily};
+    use crate::ops::RandomKey;
 
     const TOKENS: usize = 131;
 
-    /// out, lse and dqkv of two heads of 16, with at most `most` rows of the other side in a dispatch.
-    fn passes(gpu: &Gpu, mask: Mask, most: usize) -> Result<[Vec<f32>; 3]> {
-        let dims = Dims { batch: 1, heads: 2, tokens: TOKENS, width: 16 };
+    /// out, lse and dqkv of two samples' heads of 16, with at most `most` rows of the other side in a dispatch.
+    fn results(gpu: &Gpu, mask: &Mask, dropout: Option<Dropout>, most: usize) -> Result<[Vec<f32>; 3]> {
+        let dims = Dims { batch: 2, heads: 1, tokens: TOKENS, width: 16 };
         let Some(head) = HEADS.iter().find(|head| head.width == dims.width) else { return Ok(Default::default()) };
-        let call = Call { form: head.pick(gpu, DType::F32), dims, mask };
         let wave = |n: usize, by: f32| (0..n).map(|i| (i as f32 * by).sin()).collect::<Vec<_>>();
-        let qkv = Tensor::from_slice(gpu, &[TOKENS * 96], &wave(TOKENS * 96, 0.7))?;
+        let call = Call {
+            form: head.pick(gpu, DType::F32),
+            dims,
+            is_causal: mask.is_causal(),
+            lengths: mask.lengths().cloned(),
+            dropout,
+            qkv: Tensor::from_slice(gpu, &[TOKENS * 96], &wave(TOKENS * 96, 0.7))?,
+        };
         let dy = Tensor::from_slice(gpu, &[TOKENS * 32], &wave(TOKENS * 32, 0.3))?;
-        let [out, lse, delta, dqkv] =
-            [TOKENS * 32, TOKENS * 2, TOKENS * 2, TOKENS * 96].map(|n| Tensor::zeros(gpu, DType::F32, &[n]));
-        let (out, lse, delta, dqkv) = (out?, lse?, delta?, dqkv?);
-        let [q, dy, o, l, e, d] = [&qkv, &dy, &out, &lse, &delta, &dqkv].map(Tensor::buffer);
-        call.run_in_parts(gpu, &call.form.forward, 0, &[q, o, l], 2, most)?;
-        call.run_in_parts(gpu, &call.form.backward_q, 0, &[q, dy, l, d, e, o], 3, most)?;
-        call.run_in_parts(gpu, &call.form.backward_kv, 0, &[q, dy, l, d, e], 4, most)?;
+        let nan = |n: usize| Tensor::from_slice(gpu, &[n], &vec![f32::NAN; n]);
+        let (out, lse, delta, dqkv) = (nan(TOKENS * 32)?, nan(TOKENS * 2)?, nan(TOKENS * 2)?, nan(TOKENS * 96)?);
+        let [dy, o, l, e, d] = [&dy, &out, &lse, &delta, &dqkv].map(Tensor::buffer);
+        let passes = call.passes();
+        call.run_in_parts(&passes.forward, 0, &[o, l], 2, most)?;
+        call.run_in_parts(&passes.backward_q, 0, &[dy, l, d, e, o], 3, most)?;
+        call.run_in_parts(&passes.backward_kv, 0, &[dy, l, d, e], 4, most)?;
         Ok([out.to_vec()?, lse.to_vec()?, dqkv.to_vec()?])
     }
 
@@ -303,13 +403,22 @@ mod tests {
     fn parts_give_what_the_whole_gives() -> Result<()> {
         for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
             let gpu = Gpu::with_options(&GpuOptions { family: Some(family), ..Default::default() })?;
-            for mask in [Mask::None, Mask::Causal] {
-                let whole = passes(&gpu, mask, TOKENS)?;
+            let key = RandomKey { seed: 1, step: 2, layer: 3, first_sample: 4 };
+            let dropout = Some(Dropout { p: 0.3, key });
+            let lengths = |lengths: [u32; 2]| Tensor::from_slice(&gpu, &[2], &lengths);
+            let cases = [
+                (Mask::NONE, None),
+                (Mask::CAUSAL, None),
+                (Mask::NONE.with_lengths(&lengths([0, 33])?)?, None),
+                (Mask::CAUSAL.with_lengths(&lengths([64, 200])?)?, dropout),
+            ];
+            for (mask, dropout) in cases {
+                let whole = results(&gpu, &mask, dropout, TOKENS)?;
                 for most in [32, 96] {
-                    let parts = passes(&gpu, mask, most)?;
+                    let parts = results(&gpu, &mask, dropout, most)?;
                     let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
                     let same = |(a, b): (&Vec<f32>, &Vec<f32>)| a.len() == b.len() && a.iter().zip(b).all(near);
-                    assert!(whole.iter().zip(&parts).all(same), "{family:?} {mask:?} {most}");
+                    assert!(whole.iter().zip(&parts).all(same), "{family:?} {mask:?} {dropout:?} {most}");
                 }
             }
         }

@@ -1,20 +1,8 @@
-//! What the forms of attention have in common: packed queries, keys and values, and which keys are seen.
+//! The sizes of packed queries, keys and values.
 
 use crate::error::{Error, Result};
-use crate::ops::expect;
-use crate::shape::DType;
+use crate::ops::{expect, expect_float};
 use crate::tensor::Tensor;
-
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mask {
-    /// All of them.
-    #[default]
-    None,
-    /// Those at its own position and before.
-    Causal,
-}
 
 /// The sizes.
 #[derive(Clone, Copy)]
@@ -28,14 +16,13 @@ pub(super) struct Dims {
 
 impl Dims {
     /// Those of a packed tensor, checked.
-    pub(super) fn of(qkv: &Tensor, heads: usize) -> Result<Self> {
-        const OP: &str = "attention";
-        expect(OP, qkv, matches!(qkv.dtype(), DType::F32 | DType::F16), "needs f32 or f16")?;
+    pub(super) fn of(op: &'static str, qkv: &Tensor, heads: usize) -> Result<Self> {
+        expect_float(op, qkv)?;
         let &[batch, tokens, packed] = qkv.dims() else {
-            return Err(Error::Shape { op: OP, what: "needs [B, T, 3·C]", got: qkv.info() });
+            return Err(Error::Shape { op, what: "needs [B, T, 3·C]", got: qkv.info() });
         };
         let divides = heads > 0 && heads <= packed && packed.is_multiple_of(3 * heads);
-        expect(OP, qkv, divides, "the last axis must be 3·heads·D")?;
+        expect(op, qkv, divides, "the last axis must be 3·heads·D")?;
         Ok(Dims { batch, heads, tokens, width: packed / 3 / heads })
     }
 

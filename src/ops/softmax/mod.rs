@@ -12,7 +12,7 @@ use crate::ops::variants::{ByFamily, ByItem};
 use crate::ops::{expect_f32, sole_or_copy};
 use crate::tensor::Tensor;
 
-params!(SoftmaxParams { rows: u32, width: u32, stride: u32, causal: u32, lanes: u32 });
+params!(SoftmaxParams { rows: u32, width: u32, stride: u32, causal: u32, before: u32, sample: u32, lanes: u32 });
 
 static FORWARD_LANE: Kernel = Kernel {
     name: "softmax.forward_lane",
@@ -23,6 +23,7 @@ static FORWARD_LANE: Kernel = Kernel {
         wgsl!("lib/reduce.wgsl"),
         wgsl!("tiles/vec4.wgsl"),
         wgsl!("tiles/columns_vec4.wgsl"),
+        wgsl!("tiles/widths_whole.wgsl"),
     ],
     entry: "forward_lane",
     bindings: &[Access::Write],
@@ -62,6 +63,7 @@ static FORWARD_LANE_SCALAR: Kernel = Kernel {
         wgsl!("lib/reduce.wgsl"),
         wgsl!("tiles/scalar.wgsl"),
         wgsl!("tiles/columns_scalar.wgsl"),
+        wgsl!("tiles/widths_whole.wgsl"),
     ],
     ..FORWARD_LANE
 };
@@ -75,6 +77,28 @@ static BACKWARD_LANE_SCALAR: Kernel =
 static BACKWARD_GROUP_SCALAR: Kernel =
     Kernel { name: "softmax.backward_group_scalar", sources: FORWARD_LANE_SCALAR.sources, ..BACKWARD_GROUP };
 
+static FORWARD_LANE_LENGTHS: Kernel = Kernel {
+    name: "softmax.forward_lane_lengths",
+    sources: &[
+        wgsl!("softmax.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/four.wgsl"),
+        wgsl!("lib/reduce.wgsl"),
+        wgsl!("tiles/vec4.wgsl"),
+        wgsl!("tiles/columns_vec4.wgsl"),
+        wgsl!("tiles/widths_of_samples.wgsl"),
+    ],
+    bindings: &[Access::Write, Access::Read],
+    ..FORWARD_LANE
+};
+
+static FORWARD_GROUP_LENGTHS: Kernel = Kernel {
+    name: "softmax.forward_group_lengths",
+    sources: FORWARD_LANE_LENGTHS.sources,
+    bindings: FORWARD_LANE_LENGTHS.bindings,
+    ..FORWARD_GROUP
+};
+
 pub(crate) const KERNELS: &[&Kernel] = &[
     &FORWARD_LANE,
     &FORWARD_GROUP,
@@ -84,6 +108,8 @@ pub(crate) const KERNELS: &[&Kernel] = &[
     &FORWARD_GROUP_SCALAR,
     &BACKWARD_LANE_SCALAR,
     &BACKWARD_GROUP_SCALAR,
+    &FORWARD_LANE_LENGTHS,
+    &FORWARD_GROUP_LENGTHS,
 ];
 
 /// Invocations a workgroup, as in the shader.
@@ -92,6 +118,12 @@ const LANES: usize = 64;
 static FORWARD: ByFamily<ByItem> = ByFamily {
     lane: ByItem::new(&FORWARD_LANE, &FORWARD_LANE_SCALAR),
     group: ByItem::new(&FORWARD_GROUP, &FORWARD_GROUP_SCALAR),
+};
+
+/// Of rows that are a multiple of four floats apart.
+static FORWARD_LENGTHS: ByFamily<ByItem> = ByFamily {
+    lane: ByItem::new(&FORWARD_LANE_LENGTHS, &FORWARD_LANE_LENGTHS),
+    group: ByItem::new(&FORWARD_GROUP_LENGTHS, &FORWARD_GROUP_LENGTHS),
 };
 
 static BACKWARD: ByFamily<ByItem> = ByFamily {
@@ -118,44 +150,64 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     expect_f32("softmax", x)?;
     let y = x.copied()?;
     let (rows, width) = (x.shape().rows(), x.shape().last());
-    softmax_rows(x.gpu(), y.buffer(), rows, width, width, None)?;
+    softmax_rows(x.gpu(), y.buffer(), Rows { rows, width, stride: width }, Seen::ALL)?;
     let saved = y.detach();
     Ok(record(y, &[x], || Rule { y: saved }))
 }
 
-/// Softmax in place of `rows` rows of `width` scores, each `stride` ≥ `width` floats from the last; what lies between
-/// becomes 0. With `causal_tokens` T, row r sees only its first 1 + r mod T scores; the others become 0. Fastest where
-/// `stride` is a multiple of 4.
-pub(super) fn softmax_rows(
-    gpu: &Gpu,
-    scores: &BufferView,
-    rows: usize,
-    width: usize,
-    stride: usize,
-    causal_tokens: Option<usize>,
-) -> Result<()> {
-    let params = SoftmaxParams {
-        rows: rows as u32,
-        width: width as u32,
-        stride: stride as u32,
-        causal: causal_tokens.unwrap_or(0) as u32,
-        lanes: 0,
-    };
-    dispatch(&FORWARD, gpu, params, &[scores])
+/// Rows of scores: `width` each, `stride` ≥ `width` floats from the last. Fastest where `stride` is a multiple of 4.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) stride: usize,
 }
 
-/// Turns dP into dS = P ∘ (dP − Σ P ∘ dP) in place of `d`, for `probabilities` P that [`softmax_rows`] made with the same
-/// sizes, also the causal ones. What lies between `width` and `stride` becomes 0, whatever it was.
-pub(super) fn softmax_rows_backward(
-    gpu: &Gpu,
-    probabilities: &BufferView,
-    d: &BufferView,
-    rows: usize,
-    width: usize,
-    stride: usize,
-) -> Result<()> {
-    let params = SoftmaxParams { rows: rows as u32, width: width as u32, stride: stride as u32, causal: 0, lanes: 0 };
-    dispatch(&BACKWARD, gpu, params, &[probabilities, d])
+impl Rows {
+    fn params(&self) -> SoftmaxParams {
+        let Rows { rows, width, stride } = *self;
+        SoftmaxParams {
+            rows: rows as u32,
+            width: width as u32,
+            stride: stride as u32,
+            causal: 0,
+            before: 0,
+            sample: 0,
+            lanes: 0,
+        }
+    }
+}
+
+/// Which scores of a row count; the others become 0.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// Of row r, the first before + 1 + r mod queries, given (queries, before).
+    pub(super) causal: Option<(usize, usize)>,
+    /// The first of so many as the row's sample has, given `u32[B]` and the rows of a sample; `stride` must be a multiple of 4.
+    pub(super) lengths: Option<(&'a BufferView, usize)>,
+}
+
+impl Seen<'_> {
+    pub(super) const ALL: Self = Seen { causal: None, lengths: None };
+}
+
+/// Softmax in place. What lies between a row's width and the next row becomes 0, and so does a row that sees nothing.
+pub(super) fn softmax_rows(gpu: &Gpu, scores: &BufferView, rows: Rows, seen: Seen<'_>) -> Result<()> {
+    let (causal, before) = seen.causal.unwrap_or((0, 0));
+    let params = SoftmaxParams { causal: causal as u32, before: before as u32, ..rows.params() };
+    match seen.lengths {
+        None => dispatch(&FORWARD, gpu, params, &[scores]),
+        Some((lengths, sample)) => {
+            let params = SoftmaxParams { sample: sample as u32, ..params };
+            dispatch(&FORWARD_LENGTHS, gpu, params, &[scores, lengths])
+        }
+    }
+}
+
+/// Turns dP into dS = P ∘ (dP − Σ P ∘ dP) in place of `d`, for `probabilities` P that [`softmax_rows`] made of such rows. What
+/// lies between a row's width and the next row becomes 0, whatever it was.
+pub(super) fn softmax_rows_backward(gpu: &Gpu, probabilities: &BufferView, d: &BufferView, rows: Rows) -> Result<()> {
+    dispatch(&BACKWARD, gpu, rows.params(), &[probabilities, d])
 }
 
 struct Rule {
@@ -166,7 +218,7 @@ impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let dx = sole_or_copy(&dy)?;
         let (rows, width) = (dx.shape().rows(), dx.shape().last());
-        softmax_rows_backward(dx.gpu(), self.y.buffer(), dx.buffer(), rows, width, width)?;
+        softmax_rows_backward(dx.gpu(), self.y.buffer(), dx.buffer(), Rows { rows, width, stride: width })?;
         parents.give(0, dx)
     }
 
