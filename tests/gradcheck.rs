@@ -89,6 +89,8 @@ const ROWS: &[Row] = &[
         ops::embed_tokens(&x[0], Some(&x[1]), &x[2])
     }),
     row("embed_tokens, no prefix", &[&[3, 5, 7], &[1, 5, 7]], LINEAR, |x| ops::embed_tokens(&x[0], None, &x[1])),
+    row("embedding", &[&[5, 8]], LINEAR, |x| ops::embedding(&x[0], &ids(&x[0])?)),
+    row("embedding, odd width", &[&[5, 3]], LINEAR, |x| ops::embedding(&x[0], &ids(&x[0])?)),
     row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Erf)),
     row("gelu, tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Tanh)),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
@@ -233,6 +235,11 @@ fn positive(x: &Tensor) -> Result<Tensor> {
 /// Labels of the rows of `f32[5, V]` logits.
 fn labels(logits: &Tensor) -> Result<Tensor> {
     Tensor::from_slice(logits.gpu(), &[5], &[3u32, 0, 6, 1, 3])
+}
+
+/// Ids of a table of five rows, some repeated.
+fn ids(table: &Tensor) -> Result<Tensor> {
+    Tensor::from_slice(table.gpu(), &[2, 3], &[3u32, 0, 3, 1, 3, 0])
 }
 
 /// Three of the five tokens of two samples.

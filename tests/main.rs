@@ -21,6 +21,7 @@ mod gradcheck;
 mod hub;
 mod interpret;
 mod kernels;
+mod large_parameters;
 mod layers;
 #[cfg(feature = "pictures")]
 mod loader;

@@ -224,7 +224,7 @@ fn a_parameter_that_does_not_fit_leaves_nothing_behind() {
     let mut parameters = Parameters::new(&gpu);
     parameters.add("first", &[2], &[1.0, 2.0]).unwrap();
     let live = gpu.memory().live;
-    let too_large = gpu.device().limits().max_storage_buffer_binding_size as usize / 4 + 64;
+    let too_large = gpu.device().limits().max_buffer_size as usize / 4 + 64;
     assert!(matches!(parameters.add("second", &[too_large], &vec![0.0; too_large]), Err(Error::Limit { .. })));
     assert!(parameters.add("second", &[3], &[0.0; 2]).is_err());
     assert_eq!((parameters.len(), gpu.memory().live), (1, live));
@@ -254,9 +254,9 @@ fn uploads_under_way_are_bounded() {
     assert!(gpu.memory().allocated <= 2 * size, "{:?}", gpu.memory());
     gpu.wait().unwrap();
     assert_eq!(gpu.memory().staging, 0);
-    // One that is larger than the bound goes alone.
+    // One that is larger than the bound goes in pieces.
     let large = upload(&gpu, &vec![2.0; 20 << 20]);
-    assert_eq!(gpu.memory().staging, 80 << 20);
+    assert!((16 << 20..=64 << 20).contains(&gpu.memory().staging), "{} MiB", gpu.memory().staging >> 20);
     assert_eq!(ops::sum(&large).unwrap().item().unwrap(), (40 << 20) as f32);
     assert_eq!(gpu.memory().staging, 0);
 }

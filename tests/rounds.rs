@@ -127,6 +127,9 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
     }
     all.push(("attention_stored", ops::attention_stored(&of(&[1, 5_792, 3]), 1, &Mask::NONE, None)));
     all.push(("patchify", ops::patchify(&of(&[1, 3, 3_344, 3_344]), 3_344, None)));
+    for [rows, width, places] in [[MOST, 1, MOST], [8, MOST / 8, 8], [MOST / 4, 4, MOST / 4]] {
+        all.push(("embedding", ops::embedding(&of(&[rows, width]), &labels(places))));
+    }
     all.push(("sum", ops::sum(&of(&[MOST]))));
     all
 }

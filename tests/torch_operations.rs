@@ -39,3 +39,26 @@ fn torch_gelu_in_two_forms() {
         }
     }
 }
+
+#[test]
+fn torch_embedding() {
+    let bytes = read();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let ids: Vec<u32> = bytemuck::pod_collect_to_vec::<u8, i64>(file.tensor("embedding/ids").unwrap().data())
+        .iter()
+        .map(|&id| u32::try_from(id).unwrap())
+        .collect();
+    for gpu in each_family() {
+        let of = |name: &str| {
+            let dims = file.tensor(name).unwrap().shape().to_vec();
+            Tensor::from_slice(&gpu, &dims, &floats(&file, name)).unwrap()
+        };
+        let weight = of("embedding/weight").requires_grad().unwrap();
+        let ids = Tensor::from_slice(&gpu, file.tensor("embedding/ids").unwrap().shape(), &ids).unwrap();
+        let y = ops::embedding(&weight, &ids).unwrap();
+        assert_eq!(y.to_vec::<f32>().unwrap(), floats(&file, "embedding/output"));
+        let gradients = y.backward_from(&of("embedding/doutput")).unwrap();
+        let dweight = gradients.get(&weight).unwrap().to_vec().unwrap();
+        assert_close("dweight", &dweight, &floats(&file, "embedding/dweight_f64"), 1e-6);
+    }
+}

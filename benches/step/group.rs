@@ -33,7 +33,7 @@ impl Group {
 
     /// The group of a kernel, by the file that its name begins with.
     pub fn of(kernel: &str) -> Group {
-        const FILES: [(&str, Group); 15] = [
+        const FILES: [(&str, Group); 16] = [
             ("matmul", Group::Products),
             ("flash", Group::Attention),
             ("softmax", Group::Attention),
@@ -44,6 +44,7 @@ impl Group {
             ("accumulate", Group::Residuals),
             ("patchify", Group::Tokens),
             ("embed_tokens", Group::Tokens),
+            ("embedding", Group::Tokens),
             ("token_", Group::Tokens),
             ("mean_tokens", Group::Tokens),
             ("copy_rows", Group::Tokens),

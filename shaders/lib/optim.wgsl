@@ -6,7 +6,8 @@
 //
 // There are three arenas, whose segments of the same number hold parts of the same parameters: values hold all of a model's,
 // moments and average those that the optimiser trains or has trained, gradients those that have room for one. The passes go over
-// the blocks of the moments; of an active row all three places are set.
+// the blocks of the moments; of an active row all three places are set. A segment that is too large to be bound holds one parameter
+// alone, and each of its parts is passed over as a segment.
 
 struct Params {
     elements: u32, // of this segment of the moments, with gaps
@@ -27,6 +28,7 @@ struct Params {
     ema_share: f32, // of the weights in their new running average: 1 - decay
     parameters: u32, // rows of the table
     is_packed: u32, // whether the values' segment holds more than this one
+    skipped: u32, // elements of the same parameter before these, in a part of a segment
 }
 
 // A parameter's places in its segments, how it is treated, and how often it has been updated. The last three are the device's
@@ -64,7 +66,7 @@ fn optim_item(i: u32, row: Row, start: u32) -> u32 {
     return (i * 4u - row.start + start) / 4u;
 }
 
-// The four elements from `first` of a gradient, with zeros from the parameter's end on.
+// The four elements from `first` on of a gradient, with zeros from the parameter's end on.
 fn optim_gradient(g: vec4<f32>, first: u32, row: Row) -> vec4<f32> {
-    return select(vec4<f32>(), g, first - row.start + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(row.numel));
+    return select(vec4<f32>(), g, params.skipped + first - row.start + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(row.numel));
 }

@@ -211,11 +211,13 @@ pub(super) fn add_or_copy(grad: &Tensor, to: &Destination) -> Result<()> {
     if !to.accumulate {
         return gpu.copy(grad.buffer(), to.tensor.buffer());
     }
-    let n = grad.numel();
-    gpu.dispatch(
-        if grad.dtype() == DType::F16 { &ACCUMULATE_F16 } else { &ACCUMULATE },
-        &AccumulateParams { n: n as u32 },
-        &[grad.buffer(), to.tensor.buffer()],
-        Grid::linear(n.div_ceil(4), 64),
-    )
+    let kernel = if grad.dtype() == DType::F16 { &ACCUMULATE_F16 } else { &ACCUMULATE };
+    let end = grad.numel() as u64 * grad.dtype().size();
+    for (at, from) in gpu.windows(grad.buffer(), 256)? {
+        let onto = to.tensor.buffer().window(at, from.size());
+        let n = (from.size().min(end - at) / grad.dtype().size()) as usize;
+        let params = AccumulateParams { n: n as u32 };
+        gpu.dispatch(kernel, &params, &[&from, &onto], Grid::linear(n.div_ceil(4), 64))?;
+    }
+    Ok(())
 }

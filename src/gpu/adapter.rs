@@ -64,6 +64,9 @@ pub struct GpuOptions {
     pub adapter: Option<AdapterChoice>,
     /// Ask only for wgpu's default limits, as a browser or a small device would give, though the adapter has more.
     pub default_limits: bool,
+    /// Ask that no more than so many bytes can be bound at once, at least 65,536: larger parameters are then used in parts, as a
+    /// smaller device would; for tests.
+    pub binding_size: Option<u64>,
     /// Overrides the kernel family that the adapter suggests; for measurements and tests.
     pub family: Option<KernelFamily>,
     /// Opens the device's matrix units for half-precision products, where there are any that kernels can use
@@ -221,12 +224,22 @@ pub(super) struct Opened {
     pub(super) matrix_units: Option<u32>,
 }
 
+/// Bytes that [`GpuOptions::binding_size`] may not go below: what the optimisers' passes take at a time.
+const LEAST_BINDING: u64 = 1 << 16;
+
 /// Opens a device with the adapter's own limits, at least wgpu's defaults, and the features that some kernels can use.
 pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Result<Opened> {
     let clock = Clock::start();
     let info = AdapterInfo::new(&adapter.get_info());
     check_limits(&adapter.limits(), &info.name)?;
-    let required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+    let mut required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+    if let Some(size) = options.binding_size {
+        let most = required_limits.max_storage_buffer_binding_size;
+        if !(LEAST_BINDING..=most).contains(&size) {
+            return Err(Error::argument("GpuOptions", "binding_size", format!("{LEAST_BINDING} to {most}"), size));
+        }
+        required_limits.max_storage_buffer_binding_size = size;
+    }
     let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
     let mut descriptor = wgpu::DeviceDescriptor {
         label: Some("wgrad"),

@@ -33,6 +33,7 @@ impl Gpu {
         let bytes = bytemuck::bytes_of(params);
         self.expect_alive()?;
         self.check_call::<P>(kernel, buffers)?;
+        self.check_bindings(kernel, buffers)?;
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
         let Some(mut state) = self.recording() else {

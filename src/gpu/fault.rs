@@ -41,10 +41,12 @@ pub(crate) enum Fault {
     ScatterIndex = 3,
     Gather = 4,
     ScatterAdd = 5,
+    Embedding = 6,
 }
 
 impl Fault {
-    const ALL: [Fault; 5] = [Fault::Label, Fault::GatherIndex, Fault::ScatterIndex, Fault::Gather, Fault::ScatterAdd];
+    const ALL: [Fault; 6] =
+        [Fault::Label, Fault::GatherIndex, Fault::ScatterIndex, Fault::Gather, Fault::ScatterAdd, Fault::Embedding];
 
     fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -53,6 +55,7 @@ impl Fault {
             Fault::ScatterIndex => ("token_scatter", "token index"),
             Fault::Gather => ("gather", "index"),
             Fault::ScatterAdd => ("scatter_add", "index"),
+            Fault::Embedding => ("embedding", "id"),
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Gpu;
 use super::health::Scopes;
 use super::pool::{Buffer, Fit, Pool, Raw, class_of};
 use super::recorder::{Command, RawView};
+use super::{Gpu, Kernel};
 use crate::error::{Error, Result};
 
 /// A range of device memory. It keeps the memory alive.
@@ -132,6 +132,11 @@ impl BufferView {
         self.named_part(offset, size, None)
     }
 
+    /// A part of this range with this range's history: what a dispatch binds of it. Offsets are multiples of 256.
+    pub(crate) fn window(&self, offset: u64, size: u64) -> BufferView {
+        BufferView { region: self.region.clone(), offset: self.offset + offset, size }
+    }
+
     /// The same with the name of the parameter whose place it is.
     pub(crate) fn named_part(&self, offset: u64, size: u64, name: Option<Arc<str>>) -> BufferView {
         let region = Region::new(Memory::Part(self.region.clone()), name);
@@ -177,17 +182,22 @@ impl BufferView {
 }
 
 impl Gpu {
-    /// Device memory of `size` bytes, contents undefined.
+    /// Device memory of `size` bytes, contents undefined. What lives long, [`Fit::Exact`], may be larger than what the device binds:
+    /// those who use it bind [`Gpu::windows`] of it.
     ///
     /// # Errors
-    /// [`Error::Limit`] above the device's binding size, [`Error::Device`] when memory is exhausted,
+    /// [`Error::Limit`] above the device's binding size, or else its buffer size; [`Error::Device`] when memory is exhausted,
     /// [`Error::DeviceLost`].
     pub(crate) fn alloc(&self, size: u64, fit: Fit) -> Result<BufferView> {
         self.expect_alive()?;
-        let limit = self.0.limits.max_storage_buffer_binding_size;
+        let limits = &self.0.limits;
+        let (name, limit) = match fit {
+            Fit::Exact => ("max_buffer_size", limits.max_buffer_size),
+            Fit::Close | Fit::Loose => (BINDING_SIZE, limits.max_storage_buffer_binding_size),
+        };
         let padded = padded(size, limit).map_err(|needed| Error::Limit {
             device: self.0.info.name.clone(),
-            name: "max_storage_buffer_binding_size",
+            name,
             needed,
             available: limit,
             hint: "; a smaller batch or model makes smaller tensors",
@@ -223,6 +233,43 @@ impl Gpu {
         make().or_else(again).map_err(|message| self.device_error("allocating device memory", message))
     }
 
+    /// Whether the device binds so many bytes at once.
+    pub(crate) fn binds(&self, size: u64) -> bool {
+        size <= self.0.limits.max_storage_buffer_binding_size
+    }
+
+    /// All of `view` in parts that the device binds, with their offsets in it: the fewest of whole `unit`s, which are multiples of
+    /// 256 bytes. Mostly it is one.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the device binds less than a unit.
+    pub(crate) fn windows(&self, view: &BufferView, unit: u64) -> Result<Vec<(u64, BufferView)>> {
+        if self.binds(view.size) {
+            return Ok(vec![(0, view.clone())]);
+        }
+        let limit = self.0.limits.max_storage_buffer_binding_size;
+        let most = limit / unit * unit;
+        if most == 0 {
+            return Err(self.too_large(self.0.info.name.clone(), unit));
+        }
+        let offsets = (0..view.size).step_by(most as usize);
+        Ok(offsets.map(|offset| (offset, view.window(offset, most.min(view.size - offset)))).collect())
+    }
+
+    /// Refuses a dispatch that binds more than the device can.
+    pub(super) fn check_bindings(&self, kernel: &Kernel, buffers: &[&BufferView]) -> Result<()> {
+        match buffers.iter().find(|view| !self.binds(view.size)) {
+            None => Ok(()),
+            Some(view) => Err(self.too_large(format!("{}: {}", kernel.name, self.0.info.name), view.size)),
+        }
+    }
+
+    fn too_large(&self, device: String, needed: u64) -> Error {
+        let available = self.0.limits.max_storage_buffer_binding_size;
+        let hint = "; only embeddings, matrix products and optimisers take larger parameters";
+        Error::Limit { device, name: BINDING_SIZE, needed, available, hint }
+    }
+
     /// Copies `bytes` to the start of `to`, in order with the recorded commands. Where too much is under way already, waits
     /// until the device has taken the oldest.
     ///
@@ -237,6 +284,12 @@ impl Gpu {
         if self.is_dry_run() {
             return Ok(());
         }
+        let pieces = bytes.chunks(LARGEST_UPLOAD).zip((0..).step_by(LARGEST_UPLOAD));
+        pieces.into_iter().try_for_each(|(piece, at)| self.upload_piece(piece, &to.window(at, to.size - at)))
+    }
+
+    fn upload_piece(&self, bytes: &[u8], to: &BufferView) -> Result<()> {
+        let size = (bytes.len() as u64).next_multiple_of(4);
         self.await_room(size)?;
         // No buffer takes less, and small ones must not pile up either.
         let staged = self.0.uploads.hold(size.max(256));
@@ -272,6 +325,11 @@ impl Gpu {
         self.push(&mut state, Command::Clear { to: to.raw() }, 0)
     }
 }
+
+const BINDING_SIZE: &str = "max_storage_buffer_binding_size";
+
+/// Bytes of an upload's staging buffer: a large table arrives in pieces, which the bound on what is under way can tell apart.
+const LARGEST_UPLOAD: usize = 32 << 20;
 
 /// What a tensor of `size` bytes is bound with, or what is needed where that exceeds the limit.
 fn padded(size: u64, limit: u64) -> std::result::Result<u64, u64> {

@@ -20,6 +20,7 @@ mod loss;
 pub mod matmul;
 pub mod mlp;
 mod norm;
+mod parts;
 pub mod patchify;
 pub mod random;
 pub mod reduce;
@@ -47,7 +48,9 @@ pub use patchify::patchify;
 pub use random::RandomKey;
 pub use reduce::{argmax, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
-pub use tokens::{TokenIndices, concat_tokens, embed_tokens, mean_tokens, slice_tokens, token_gather, token_scatter};
+pub use tokens::{
+    TokenIndices, concat_tokens, embed_tokens, embedding, mean_tokens, slice_tokens, token_gather, token_scatter,
+};
 
 pub use crate::normalize::Normalize;
 
@@ -71,6 +74,7 @@ references! {
     column_sum of reduce::column_sum;
     concat_tokens of tokens::concat;
     embed_tokens of tokens::embed;
+    embedding of tokens::lookup;
     losses of loss::pointwise;
     mean_tokens of tokens::mean;
     slice_tokens of tokens::slice;

@@ -1,11 +1,11 @@
 //! A running average of the weights, which often does better than the weights themselves.
 
 use super::pass::{EXCHANGE, FOLLOW};
+use super::segment::Segment;
 use super::state::Table;
-use super::{BLOCK, OptimParams, Segment};
+use super::{BLOCK, OptimParams};
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu, Grid};
-use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// An exponential moving average of the weights: a ← d·a + (1 − d)·w after every update, from the weights at the start on.
@@ -51,7 +51,7 @@ impl Ema {
     ) -> Result<()> {
         let share = 1.0 - f64::from(self.decay_at(step));
         for (segment, average) in with_averages(segments) {
-            let params = OptimParams { ema_share: share as f32, ..of(segment, params) };
+            let params = OptimParams { ema_share: share as f32, ..segment.of(params) };
             let buffers = [table.owner(), table.rows(), average, state.buffer(), &segment.value];
             state.gpu().dispatch(&FOLLOW, &params, &buffers, grid(segment.elements))?;
         }
@@ -85,9 +85,8 @@ impl<'a> Exchanged<'a> {
 
     /// Exchanges a segment's contents; twice is exactly nothing.
     fn exchange(&self, (weights, average): (&Segment, &BufferView)) -> Result<()> {
-        let params = of(weights, self.params);
         let buffers = [self.table.owner(), self.table.rows(), average, &weights.value];
-        self.gpu.dispatch(&EXCHANGE, &params, &buffers, grid(weights.elements))?;
+        self.gpu.dispatch(&EXCHANGE, &weights.of(self.params), &buffers, grid(weights.elements))?;
         weights.value.overwritten();
         Ok(())
     }
@@ -109,13 +108,6 @@ impl Drop for Exchanged<'_> {
             log::error!("the weights are left exchanged with their average: {error}");
         }
     }
-}
-
-/// The parameters of a pass over a segment's average.
-fn of(segment: &Segment, params: OptimParams) -> OptimParams {
-    let Segment { elements, first_block, ref value, .. } = *segment;
-    let is_packed = u32::from(u64::from(elements) * DType::F32.size() < value.size());
-    OptimParams { elements, first_block, is_packed, ..params }
 }
 
 /// 64 invocations with four elements each.

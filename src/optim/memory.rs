@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{BLOCK, Segment};
+use super::BLOCK;
+use super::segment::Segment;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
 use crate::gpu::{Beside, BufferView, Gpu, Packing};
@@ -57,7 +58,10 @@ impl Memory {
     }
 
     /// What the passes go over, with the gradients where they lie now.
-    pub(super) fn segments(&self, parameters: &Parameters, gradients: &Beside) -> Vec<Segment> {
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] if the device binds too little.
+    pub(super) fn segments(&self, parameters: &Parameters, gradients: &Beside) -> Result<Vec<Segment>> {
         let mut first_block = 0;
         let mut segments = Vec::new();
         for ((i, size), value) in self.packing.sizes().enumerate().zip(parameters.segments()) {
@@ -66,11 +70,12 @@ impl Memory {
                 let moments = self.moments.iter().filter_map(|moment| moment.segment(i).cloned()).collect();
                 let average = self.average.as_ref().and_then(|average| average.segment(i).cloned());
                 let gradient = gradients.segment(i).cloned();
-                segments.push(Segment { value, gradient, moments, average, first_block, elements });
+                let whole = Segment { value, gradient, moments, average, first_block, elements, skipped: 0 };
+                segments.extend(whole.parts(parameters.gpu())?);
             }
             first_block += elements / BLOCK as u32;
         }
-        segments
+        Ok(segments)
     }
 
     /// What is held of the parameter of number `index`, by the names that saved states have for it.

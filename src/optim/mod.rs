@@ -13,6 +13,7 @@ mod pass;
 mod rule;
 mod saved;
 mod schedule;
+mod segment;
 mod state;
 mod warmup;
 
@@ -31,6 +32,7 @@ use std::fmt;
 use ema::Exchanged;
 use memory::Memory;
 use pass::{NORM_TOTAL, Pass};
+use segment::Segment;
 use state::Table;
 
 use crate::autograd::{Parameter, Parameters};
@@ -58,6 +60,7 @@ params!(OptimParams {
     ema_share: f32,
     parameters: u32,
     is_packed: u32,
+    skipped: u32,
 });
 
 /// Every kernel of this module, for tests that compile them all.
@@ -105,18 +108,6 @@ impl fmt::Debug for Optimizer {
         shown.field("rule", rule).field("max_norm", max_norm).field("loss_scale", scaling).field("steps", steps);
         shown.finish_non_exhaustive()
     }
-}
-
-/// A segment of the arenas in which something is or was trained.
-struct Segment {
-    value: BufferView,
-    /// `None` where all that was trained is frozen.
-    gradient: Option<BufferView>,
-    moments: Vec<BufferView>,
-    average: Option<BufferView>,
-    first_block: u32,
-    /// Of the moments and the average.
-    elements: u32,
 }
 
 impl Optimizer {
@@ -186,7 +177,7 @@ impl Optimizer {
         let gpu = parameters.gpu();
         let gradients = parameters.gradients();
         let held = memory.as_ref().unwrap_or(&self.memory);
-        let segments = held.segments(parameters, &gradients);
+        let segments = held.segments(parameters, &gradients)?;
         let per_partial = Pass::norm(gpu.family()).partial;
         let partials: usize = segments.iter().map(|s| (s.elements as usize).div_ceil(per_partial)).sum();
         let partial = Tensor::unwritten(gpu, DType::U32, checked_shape("optimiser", &[partials.max(1), 2])?)?;
@@ -308,9 +299,8 @@ impl Optimizer {
         let pass = Pass::norm(gpu.family());
         let mut params = self.params(0.0);
         for (s, gradient) in self.with_gradients() {
-            (params.elements, params.first_block) = (s.elements, s.first_block);
             let buffers = [self.table.owner(), self.table.rows(), gradient, self.partial.buffer()];
-            gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
+            gpu.dispatch(pass.kernel, &s.of(params), &buffers, Grid::linear(s.elements as usize, pass.group))?;
             params.partials += s.elements.div_ceil(pass.partial as u32);
         }
         let (rows, updates) = (self.table.rows(), self.table.updates().buffer());
@@ -321,12 +311,11 @@ impl Optimizer {
     fn update(&self, rate: f32) -> Result<()> {
         let gpu = self.state.gpu();
         let pass = Pass::update(gpu.family(), &self.rule);
-        let mut params = self.params(rate);
+        let params = self.params(rate);
         for (s, gradient) in self.with_gradients() {
-            (params.elements, params.first_block) = (s.elements, s.first_block);
             let mut buffers = vec![self.table.owner(), self.table.rows(), gradient, self.state.buffer(), &s.value];
             buffers.extend(&s.moments);
-            gpu.dispatch(pass.kernel, &params, &buffers, Grid::linear(s.elements as usize, pass.group))?;
+            gpu.dispatch(pass.kernel, &s.of(params), &buffers, Grid::linear(s.elements as usize, pass.group))?;
         }
         Ok(())
     }
@@ -365,6 +354,7 @@ impl Optimizer {
             ema_share: 0.0,
             parameters: self.table.parameters().len() as u32,
             is_packed: 0,
+            skipped: 0,
         }
     }
 

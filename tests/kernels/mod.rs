@@ -10,6 +10,7 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod embed_tokens;
+mod embedding;
 mod gelu;
 mod kept_tokens;
 mod layernorm;

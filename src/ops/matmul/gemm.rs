@@ -7,7 +7,7 @@ use super::forms::Form;
 use super::operands::{Epilogue, Gemm, Operand};
 use super::params::GemmParams;
 use super::plan::Plan;
-use super::{deep, table};
+use super::{cut, deep, table};
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
 use crate::gpu::{Fault, Gpu, Grid, MAX_GROUPS};
@@ -19,6 +19,9 @@ use crate::tensor::Tensor;
 
 /// Records the product.
 pub(in crate::ops) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
+    if cut::is_cut(gpu, g) {
+        return cut::run_cut(gpu, g, |part| gemm(gpu, part));
+    }
     run_plan(gpu, g, table::plan(gpu, g.product()))
 }
 

@@ -1,5 +1,6 @@
 //! Matrix products, in the three layouts that a network and its gradients need, batched and with bias.
 
+mod cut;
 mod deep;
 mod forms;
 mod gemm;

@@ -6,16 +6,19 @@ mod copy_rows;
 pub(super) mod embed;
 pub(super) mod gather;
 mod indices;
+pub(super) mod lookup;
 pub(super) mod mean;
 mod rows;
 pub(super) mod scatter;
 pub(super) mod slice;
+mod table;
 
 pub use concat::concat_tokens;
 pub use embed::embed_tokens;
 pub(super) use gather::GatherRule;
 pub use gather::token_gather;
 pub use indices::TokenIndices;
+pub use lookup::embedding;
 pub use mean::mean_tokens;
 pub(super) use rows::{TokenRows, channels_of};
 pub use scatter::token_scatter;
@@ -25,5 +28,5 @@ use crate::gpu::Kernel;
 
 /// The kernels of this module.
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    [copy_rows::KERNELS, embed::KERNELS, mean::KERNELS, rows::KERNELS].concat()
+    [copy_rows::KERNELS, embed::KERNELS, mean::KERNELS, rows::KERNELS, table::KERNELS].concat()
 }
