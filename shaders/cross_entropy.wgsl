@@ -8,10 +8,14 @@
 // term shrinks to the share that is left. One out of range raises a fault (lib/fault.wgsl).
 // Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
 // 64 a row (GPUs). Any number of rows and classes. Uses lib/grid.wgsl and lib/reduce.wgsl.
+//
+// A dispatch can be of some rows alone, from `first_row` on, whose logits lie by themselves; rows of logits are `stride` apart.
 
 struct Params {
     rows: u32,
+    first_row: u32,
     classes: u32,
+    stride: u32,
     ignores: u32,
     ignored: u32,
     mixed: u32, // whether there are second labels; else `others` and `shares` are other buffers and not read
@@ -27,12 +31,12 @@ struct Params {
 const LANES = 64u;
 const LOWEST = -3.4028234e38;
 
-@group(0) @binding(0) var<storage, read> logits: array<f32>; // f32[rows, classes]
-@group(0) @binding(1) var<storage, read> labels: array<u32>; // u32[rows]: a
+@group(0) @binding(0) var<storage, read> logits: array<f32>; // f32[rows, stride]
+@group(0) @binding(1) var<storage, read> labels: array<u32>; // u32[all rows]: a
 @group(0) @binding(2) var<storage, read_write> fault_flag: FaultFlag;
-@group(0) @binding(3) var<storage, read_write> stats: array<vec4<f32>>; // f32[rows, 8], as below
-@group(0) @binding(4) var<storage, read> others: array<u32>; // u32[rows]: b
-@group(0) @binding(5) var<storage, read> shares: array<f32>; // f32[rows]: h
+@group(0) @binding(3) var<storage, read_write> stats: array<vec4<f32>>; // f32[all rows, 8], as below
+@group(0) @binding(4) var<storage, read> others: array<u32>; // u32[all rows]: b
+@group(0) @binding(5) var<storage, read> shares: array<f32>; // f32[all rows]: h
 @group(0) @binding(6) var<storage, read> class_weights: array<f32>; // f32[classes]: w
 
 // What is kept of a row, as two vec4:
@@ -75,13 +79,16 @@ fn shares_of(row: u32) -> vec2<f32> {
     return both;
 }
 
-// -l of one class
-fn negative_log(row: u32, class_index: u32, largest: f32, log_sum: f32) -> f32 {
-    return log_sum - (logits[row * params.classes + class_index] - largest);
+// -l of one class of the row whose logits begin at `base`
+fn negative_log(base: u32, class_index: u32, largest: f32, log_sum: f32) -> f32 {
+    return log_sum - (logits[base + class_index] - largest);
 }
 
-// sums: Σ exp(z - largest) and Σ w (z - largest). A share of 0 is left out: its label may be no class, its logit -inf.
-fn store_stats(row: u32, largest: f32, sums: vec2<f32>) {
+// Of row `first_row` + i; sums: Σ exp(z - largest) and Σ w (z - largest). A share of 0 is left out: its label may be no class, its
+// logit -inf.
+fn store_stats(i: u32, largest: f32, sums: vec2<f32>) {
+    let row = params.first_row + i;
+    let base = i * params.stride;
     let share = shares_of(row);
     let log_sum = log(sums.x);
     var weights = vec2<f32>();
@@ -90,13 +97,13 @@ fn store_stats(row: u32, largest: f32, sums: vec2<f32>) {
         weights.x = share.x * class_weight(labels[row]);
     }
     if weights.x != 0.0 {
-        loss += (1.0 - params.smoothing) * weights.x * negative_log(row, labels[row], largest, log_sum);
+        loss += (1.0 - params.smoothing) * weights.x * negative_log(base, labels[row], largest, log_sum);
     }
     if share.y != 0.0 {
         weights.y = share.y * class_weight(others[row]);
     }
     if weights.y != 0.0 {
-        loss += (1.0 - params.smoothing) * weights.y * negative_log(row, others[row], largest, log_sum);
+        loss += (1.0 - params.smoothing) * weights.y * negative_log(base, others[row], largest, log_sum);
     }
     let spread = params.smoothing * (share.x + share.y) / f32(params.classes);
     if spread != 0.0 { // otherwise a logit of -inf would give 0 * inf
@@ -135,13 +142,13 @@ fn rows_lane(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups) * LANES + lane;
-    if row >= params.rows {
+    let i = grid_group(group, groups) * LANES + lane;
+    if i >= params.rows {
         return;
     }
-    let base = row * params.classes;
+    let base = i * params.stride;
     let largest = largest_of(base, 0u, 1u);
-    store_stats(row, largest, sums_of(base, 0u, 1u, largest));
+    store_stats(i, largest, sums_of(base, 0u, 1u, largest));
 }
 
 // Grid: a row a workgroup, folded.
@@ -151,21 +158,21 @@ fn rows_group(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
-    if row >= params.rows {
+    let i = grid_group(group, groups);
+    if i >= params.rows {
         return; // uniform: the whole workgroup leaves
     }
-    let base = row * params.classes;
+    let base = i * params.stride;
     let largest = reduce_max(largest_of(base, lane, LANES), lane, LANES);
     let sums = reduce_sum2(sums_of(base, lane, LANES, largest), lane, LANES);
     if lane == 0u {
-        store_stats(row, largest, sums);
+        store_stats(i, largest, sums);
     }
 }
 
 // ---- forward: the sum of the rows' losses by the sum of their n, and 1 by the latter; both 0 if that is 0 ----
 
-@group(0) @binding(0) var<storage, read> all_stats: array<vec4<f32>>; // f32[rows, 8]
+@group(0) @binding(0) var<storage, read> all_stats: array<vec4<f32>>; // f32[rows, 8], of all rows
 @group(0) @binding(1) var<storage, read_write> loss: array<f32>; // f32[1]
 @group(0) @binding(2) var<storage, read_write> weight: array<f32>; // f32[1]: 1 / Σ n
 
@@ -187,10 +194,42 @@ fn mean(@builtin(local_invocation_index) lane: u32) {
 // ---- backward of that quotient: dz = dy weight (Σ t softmax(z) - t), with the target
 //      t[i] = (1 - s) (h w[a] [i = a] + (1 - h) w[b] [i = b]) + s/classes w[i]; 0 in rows that do not count ----
 
-@group(0) @binding(2) var<storage, read> row_stats: array<vec4<f32>>; // f32[rows, 8]
+@group(0) @binding(2) var<storage, read> row_stats: array<vec4<f32>>; // f32[all rows, 8]
 @group(0) @binding(3) var<storage, read> row_weight: array<f32>; // f32[1]
 @group(0) @binding(5) var<storage, read> dy: array<f32>; // f32[1]
-@group(0) @binding(7) var<storage, read_write> dlogits: array<f32>; // f32[rows, classes]
+@group(0) @binding(7) var<storage, read_write> dlogits: array<f32>; // f32[rows, stride]
+
+// What a row's gradient is made of.
+struct Slope {
+    stat: vec4<f32>,
+    target_sum: f32,
+    hot: vec2<f32>,
+    spread: f32,
+    label: u32,
+    other: u32,
+    scale: f32,
+}
+
+fn slope_of(row: u32) -> Slope {
+    let label = labels[row];
+    var other = label;
+    if params.mixed != 0u {
+        other = others[row];
+    }
+    let goal = row_stats[2u * row + 1u];
+    return Slope(row_stats[2u * row], goal.x, goal.yz, goal.w, label, other, dy[0] * row_weight[0]);
+}
+
+// dz of a class of the row.
+fn slope_at(row: Slope, class_index: u32, z: f32) -> f32 {
+    if row.target_sum == 0.0 {
+        return 0.0;
+    }
+    let wanted = select(0.0, row.hot.x, class_index == row.label)
+        + select(0.0, row.hot.y, class_index == row.other)
+        + row.spread * class_weight(class_index);
+    return row.scale * (row.target_sum * exp(z - row.stat.y) * row.stat.z - wanted);
+}
 
 // Grid: a row a workgroup, folded.
 @compute @workgroup_size(64)
@@ -199,32 +238,43 @@ fn backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
-    if row >= params.rows {
+    let i = grid_group(group, groups);
+    if i >= params.rows {
         return;
     }
-    let stat = row_stats[2u * row];
-    let target_sum = row_stats[2u * row + 1u].x;
-    let hot = row_stats[2u * row + 1u].yz;
-    let spread = row_stats[2u * row + 1u].w;
-    let label = labels[row];
-    var other = label;
-    if params.mixed != 0u {
-        other = others[row];
-    }
-    let scale = dy[0] * row_weight[0];
-    for (var i = lane; i < params.classes; i += LANES) {
-        let at = row * params.classes + i;
-        var value = 0.0;
-        if target_sum != 0.0 {
-            let wanted = select(0.0, hot.x, i == label) + select(0.0, hot.y, i == other) + spread * class_weight(i);
-            value = scale * (target_sum * exp(logits[at] - stat.y) * stat.z - wanted);
-        }
+    let row = slope_of(params.first_row + i);
+    for (var class_index = lane; class_index < params.classes; class_index += LANES) {
+        let at = i * params.stride + class_index;
+        let value = slope_at(row, class_index, logits[at]);
         if params.accumulate == 0u {
             dlogits[at] = value;
         } else {
             dlogits[at] += value;
         }
+    }
+}
+
+// The same in the logits' own memory, with zeros in what a row is padded by.
+@group(0) @binding(0) var<storage, read_write> logits_and_slopes: array<f32>; // f32[rows, stride]
+
+@compute @workgroup_size(64)
+fn backward_in_place(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = grid_group(group, groups);
+    if i >= params.rows {
+        return;
+    }
+    let row = slope_of(params.first_row + i);
+    for (var class_index = lane; class_index < params.stride; class_index += LANES) {
+        let at = i * params.stride + class_index;
+        var value = 0.0;
+        if class_index < params.classes {
+            value = slope_at(row, class_index, logits_and_slopes[at]);
+        }
+        logits_and_slopes[at] = value;
     }
 }
 
@@ -252,15 +302,15 @@ fn correct_lane(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups) * LANES + lane;
-    if row >= params.rows {
+    let i = grid_group(group, groups) * LANES + lane;
+    if i >= params.rows {
         return;
     }
-    let label = labels[row];
+    let label = labels[params.first_row + i];
     if !counts(label, true) {
         return;
     }
-    if better_of(row * params.classes, 0u, 1u, label) == 0.0 {
+    if better_of(i * params.stride, 0u, 1u, label) == 0.0 {
         atomicAdd(&correct[0], 1u);
     }
 }
@@ -272,15 +322,15 @@ fn correct_group(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = grid_group(group, groups);
-    if row >= params.rows {
+    let i = grid_group(group, groups);
+    if i >= params.rows {
         return; // uniform: the whole workgroup leaves
     }
-    let label = labels[row];
+    let label = labels[params.first_row + i];
     let valid = counts(label, lane == 0u);
     var better = 0.0;
     if valid {
-        better = better_of(row * params.classes, lane, LANES, label);
+        better = better_of(i * params.stride, lane, LANES, label);
     }
     better = reduce_sum(better, lane, LANES);
     if lane == 0u && valid && better == 0.0 {

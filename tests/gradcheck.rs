@@ -4,7 +4,7 @@
 
 use crate::common::{each_family, values};
 use wgrad::autograd::{self, Check};
-use wgrad::ops::{Gelu, Mask};
+use wgrad::ops::{CrossEntropy, Gelu, Mask};
 use wgrad::{DType, Gpu, Result, Tensor, ops};
 
 struct Row {
@@ -72,12 +72,12 @@ const ROWS: &[Row] = &[
     row("concat_tokens", &[&[2, 3, 8], &[2, 1, 8], &[2, 4, 8]], LINEAR, |x| ops::concat_tokens(&[&x[0], &x[1], &x[2]])),
     row("cross_entropy", &[&[5, 7]], SMOOTH, |x| ops::cross_entropy(&x[0], &labels(&x[0])?, &Default::default())),
     row("cross_entropy, smoothed", &[&[5, 7]], SMOOTH, |x| {
-        let settings = ops::CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3), ..Default::default() };
+        let settings = CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3), ..Default::default() };
         ops::cross_entropy(&x[0], &labels(&x[0])?, &settings)
     }),
     row("cross_entropy, mixed and weighted", &[&[5, 7]], SMOOTH, |x| {
         let class_weights = Some(vec![0.5, 2.0, 0.0, 1.0, 1.5, 0.25, 3.0]);
-        let settings = ops::CrossEntropy { label_smoothing: 0.2, ignore_index: Some(1), class_weights };
+        let settings = CrossEntropy { label_smoothing: 0.2, ignore_index: Some(1), class_weights };
         let others = Tensor::from_slice(x[0].gpu(), &[5], &[4u32, 1, 6, 2, 2])?;
         let shares = Tensor::from_slice(x[0].gpu(), &[5], &[0.25, 0.5, 0.7, 0.9, 1.0f32])?;
         let labels = labels(&x[0])?;
@@ -114,6 +114,13 @@ const ROWS: &[Row] = &[
     row("matmul_nt, batched", &[&[2, 5, 8], &[2, 4, 8]], LINEAR, |x| ops::matmul_nt(&x[0], &x[1])),
     row("matmul_tn", &[&[8, 12], &[8, 4]], LINEAR, |x| ops::matmul_tn(&x[0], &x[1])),
     row("matmul_tn, batched", &[&[2, 5, 3], &[2, 5, 7]], LINEAR, |x| ops::matmul_tn(&x[0], &x[1])),
+    row("linear_cross_entropy", &[&[5, 8], &[7, 8], &[7]], SMOOTH, |x| {
+        let settings = CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3), ..Default::default() };
+        Ok(ops::linear_cross_entropy(&x[0], &x[1], Some(&x[2]), &labels(&x[0])?, &settings)?.loss)
+    }),
+    row("linear_cross_entropy, odd width", &[&[5, 3], &[7, 3]], SMOOTH, |x| {
+        Ok(ops::linear_cross_entropy(&x[0], &x[1], None, &labels(&x[0])?, &Default::default())?.loss)
+    }),
     row("mean", &[&[3, 7]], LINEAR, |x| ops::mean(&x[0])),
     row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
     row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)),

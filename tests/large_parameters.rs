@@ -105,6 +105,29 @@ fn large_parameters_are_multiplied_in_parts() {
     }
 }
 
+/// Head and loss in one, whose products are cut too.
+#[test]
+fn large_heads_have_losses() {
+    for [small, whole] in devices() {
+        for [rows, channels] in TABLES {
+            let run = |gpu: &Gpu| {
+                let mut parameters = Parameters::new(gpu);
+                let table = table(&mut parameters, [rows, channels]);
+                let x = Tensor::from_slice(gpu, &[16, channels], &values(3, 16 * channels)).unwrap();
+                let (x, labels) = (x.requires_grad().unwrap(), ids(gpu, rows, 16));
+                let settings = ops::CrossEntropy { label_smoothing: 0.1, ..Default::default() };
+                let scores = ops::linear_cross_entropy(&x, &table.tensor(), None, &labels, &settings).unwrap();
+                let grads = scores.loss.backward().unwrap();
+                let all = [scores.loss, scores.losses, grads.get(&x).unwrap().clone(), table.grad().unwrap()];
+                all.map(|t| t.to_vec::<f32>().unwrap())
+            };
+            for (i, (cut, uncut)) in run(&small).iter().zip(&run(&whole)).enumerate() {
+                assert_close(&format!("{i} of {rows}x{channels} ({:?})", small.family()), cut, uncut, 1e-5);
+            }
+        }
+    }
+}
+
 /// A gradient that is given, twice, and a parameter that is frozen and thawed.
 #[test]
 fn large_gradients_add_up() {

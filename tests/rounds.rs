@@ -110,6 +110,12 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
         all.push(("cross_entropy", ops::cross_entropy(&of(&[rows, classes]), &labels(rows), &Default::default())));
         all.push(("count_correct", ops::count_correct(&of(&[rows, classes]), &labels(rows), None)));
     }
+    for [rows, classes, width] in [[MOST / 8, 8, 1], [16, 2_000_000, 1], [1000, 50_257, 600], [8, 8, MOST / 8]] {
+        let head = (of(&[classes, width]), of(&[classes]));
+        let scores =
+            ops::linear_cross_entropy(&of(&[rows, width]), &head.0, Some(&head.1), &labels(rows), &Default::default());
+        all.push(("linear_cross_entropy", scores.map(|scores| scores.loss)));
+    }
     for [rows, width] in [[MOST / 2, 1], [MOST / 4, 4], [32, 580_001], [8, 2_300_000]] {
         all.push(("layernorm", ops::layernorm(&of(&[rows, width]), &of(&[width]), &of(&[width]), 1e-6)));
     }

@@ -38,7 +38,10 @@ pub use elementwise::{
     scale, sigmoid, silu, softplus, sqrt, sub, tanh, where_,
 };
 pub use layout::{concat, expand, gather, pad, permute, reshape, scatter_add, slice, stack, transpose};
-pub use loss::{CrossEntropy, Targets, binary_cross_entropy_with_logits, count_correct, cross_entropy, mse_loss};
+pub use loss::{
+    CrossEntropy, Scores, Targets, binary_cross_entropy_with_logits, count_correct, cross_entropy,
+    linear_cross_entropy, mse_loss,
+};
 pub use matmul::{Demand, Settled, TunedProduct, Tuning, demands, linear, linear_add, matmul, matmul_nt, matmul_tn};
 #[cfg(not(target_arch = "wasm32"))]
 pub use matmul::{TuneReport, tune};

@@ -15,6 +15,7 @@ mod gelu;
 mod kept_tokens;
 mod layernorm;
 mod layout;
+mod linear_cross_entropy;
 mod long_loops;
 mod matmul;
 mod mean_tokens;
