@@ -79,14 +79,14 @@ pub mod reference {
     }
 
     /// The permutation under the words of attention's weights.
-    pub fn mix(word: u32) -> u32 {
+    fn mix(word: u32) -> u32 {
         let x = (word ^ (word >> 16)).wrapping_mul(0x7feb_352d);
         let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
         x ^ (x >> 16)
     }
 
     /// The word of a query and a key of a head whose words are `words`.
-    pub fn attention_word([of_queries, of_keys, ..]: [u32; 4], query: u32, key: u32) -> u32 {
+    pub(in crate::ops) fn attention_word([of_queries, of_keys, ..]: [u32; 4], query: u32, key: u32) -> u32 {
         mix(mix(of_queries.wrapping_add(query)) ^ mix(of_keys.wrapping_add(key)))
     }
 

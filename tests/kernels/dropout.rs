@@ -1,4 +1,4 @@
-use super::support::{assert_gradients, leaf, upload};
+use super::support::{assert_frequency, assert_gradients, leaf, upload};
 use crate::common::{assert_close, each_family, gpu_with_f16, values};
 use wgrad::ops::dropout::reference;
 use wgrad::ops::{self, RandomKey, random::reference::philox4x32};
@@ -87,13 +87,6 @@ fn each_part_of_the_key_matters() {
             }
         }
     }
-}
-
-/// Fails unless `hits` of `n` draws of probability `p` are within five standard deviations.
-#[track_caller]
-fn assert_frequency(what: &str, hits: usize, n: usize, p: f64) {
-    let deviations = (hits as f64 - n as f64 * p) / (n as f64 * p * (1.0 - p)).sqrt();
-    assert!(deviations.abs() < 5.0, "{what}: {hits} of {n}, {deviations:.1} deviations from {p}");
 }
 
 #[test]

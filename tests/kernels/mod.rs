@@ -2,6 +2,8 @@
 
 mod add;
 mod attention;
+mod attention_cached;
+mod attention_dropout;
 mod cast;
 mod composed;
 mod concat_tokens;

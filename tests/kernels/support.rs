@@ -23,3 +23,10 @@ pub fn assert_gradients(what: &str, y: &Tensor, dy: &[f32], expected: &[(&Tensor
         assert_close(&format!("{what}: gradient {i}"), &gradient.to_vec().unwrap(), reference, tolerance);
     }
 }
+
+/// Fails unless `hits` of `n` draws of probability `p` are within five standard deviations.
+#[track_caller]
+pub fn assert_frequency(what: &str, hits: usize, n: usize, p: f64) {
+    let deviations = (hits as f64 - n as f64 * p) / (n as f64 * p * (1.0 - p)).sqrt();
+    assert!(deviations.abs() < 5.0, "{what}: {hits} of {n}, {deviations:.1} deviations from {p}");
+}

@@ -1,5 +1,7 @@
 //! Dropout of attention's weights: softmax's output, some of it set to 0 and the rest multiplied by 1 / (1 − p).
 
+use super::packed::Dims;
+use super::scores::Scores;
 use crate::error::{Error, Result};
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
 use crate::ops::random::{Purpose, RandomKey, halves, threshold, words_rounds};
@@ -88,29 +90,20 @@ pub(super) const KERNELS: &[&Kernel] = &[&INTO, &IN_PLACE];
 const LANES: usize = 64;
 const RUN: usize = 16;
 
-/// Stored weights of a batch of heads: rows of keys, `stride` floats apart, a multiple of four.
-#[derive(Clone, Copy)]
-pub(super) struct Stored {
-    pub(super) batch: usize,
-    pub(super) heads: usize,
-    pub(super) tokens: usize,
-    pub(super) stride: usize,
-}
-
 impl Dropout {
     /// What is left of `weights`, written to `kept`.
-    pub(super) fn drop_into(self, gpu: &Gpu, sizes: Stored, weights: &BufferView, kept: &BufferView) -> Result<()> {
-        self.dispatch(gpu, &INTO, sizes, &[kept, weights])
+    pub(super) fn drop_into(self, gpu: &Gpu, scores: &Scores, weights: &BufferView, kept: &BufferView) -> Result<()> {
+        self.dispatch(gpu, &INTO, scores, &[kept, weights])
     }
 
     /// The same in place; also of the weights' gradients.
-    pub(super) fn drop_in_place(self, gpu: &Gpu, sizes: Stored, weights: &BufferView) -> Result<()> {
-        self.dispatch(gpu, &IN_PLACE, sizes, &[weights])
+    pub(super) fn drop_in_place(self, gpu: &Gpu, scores: &Scores, weights: &BufferView) -> Result<()> {
+        self.dispatch(gpu, &IN_PLACE, scores, &[weights])
     }
 
-    fn dispatch(self, gpu: &Gpu, kernel: &'static Kernel, sizes: Stored, buffers: &[&BufferView]) -> Result<()> {
-        let Stored { batch, heads, tokens, stride } = sizes;
-        let (row, matrices) = (stride / 4, batch * heads);
+    fn dispatch(self, gpu: &Gpu, kernel: &'static Kernel, scores: &Scores, buffers: &[&BufferView]) -> Result<()> {
+        let Dims { batch, heads, tokens, .. } = scores.dims;
+        let (row, matrices) = (scores.stride() / 4, batch * heads);
         let groups = (tokens * row).div_ceil(LANES * RUN);
         let draws = Draws::from(self);
         let params = WeightsDropoutParams {
@@ -136,17 +129,24 @@ impl Dropout {
 #[doc(hidden)]
 pub mod reference {
     use super::Dropout;
-    use crate::ops::random::{Purpose, reference, threshold};
+    use crate::ops::random::reference::{attention_word, words};
+    use crate::ops::random::{Purpose, RandomKey, threshold};
+
+    /// The random word of each query and key of a head, in the batch's sample number `sample`.
+    pub fn word_of(key: RandomKey, sample: usize, head: usize) -> impl Fn(usize, usize) -> u32 {
+        let words = words(&key, Purpose::Attention, sample, head as u32);
+        move |query, key| attention_word(words, query as u32, key as u32)
+    }
 
     /// The factors of the weights of `batch` samples, `heads` heads each, between `tokens` queries and keys: `[B, H, T, T]`.
     pub fn factors(dropout: Dropout, [batch, heads, tokens]: [usize; 3]) -> Vec<f32> {
         let Dropout { p, key } = dropout;
         let mut factors = Vec::with_capacity(batch * heads * tokens * tokens);
         for matrix in 0..batch * heads {
-            let words = reference::words(&key, Purpose::Attention, matrix / heads, (matrix % heads) as u32);
+            let word = word_of(key, matrix / heads, matrix % heads);
             for at in 0..tokens * tokens {
-                let word = reference::attention_word(words, (at / tokens) as u32, (at % tokens) as u32);
-                factors.push(if word < threshold(p) { 0.0 } else { 1.0 / (1.0 - p) });
+                let is_dropped = word(at / tokens, at % tokens) < threshold(p);
+                factors.push(if is_dropped { 0.0 } else { 1.0 / (1.0 - p) });
             }
         }
         factors

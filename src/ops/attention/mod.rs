@@ -1,11 +1,14 @@
 //! Multi-head scaled-dot-product attention over packed queries, keys and values: the choice between its forms.
 
+mod cached;
 pub mod dropout;
 mod flash;
 pub mod mask;
 mod packed;
+mod scores;
 mod stored;
 
+pub use cached::{KeyValues, attention_cached};
 pub use dropout::Dropout;
 pub use flash::attention_flash;
 pub use mask::Mask;

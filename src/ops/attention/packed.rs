@@ -1,6 +1,8 @@
-//! The sizes of packed queries, keys and values.
+//! Packed queries, keys and values: their sizes, and where each head's lie.
 
 use crate::error::{Error, Result};
+use crate::gpu::BufferView;
+use crate::ops::matmul::Operand;
 use crate::ops::{expect, expect_float};
 use crate::tensor::Tensor;
 
@@ -29,6 +31,22 @@ impl Dims {
     /// C.
     pub(super) fn channels(&self) -> usize {
         self.heads * self.width
+    }
+
+    /// Every head's matrix in part `i` of the `parts` that lie side by side in `f32[B, tokens, parts·C]`.
+    pub(super) fn part<'a>(&self, view: &'a BufferView, tokens: usize, [i, parts]: [usize; 2]) -> Operand<'a> {
+        let row = parts * self.channels();
+        Operand { view, offset: i * self.channels(), row, step: [tokens * row, self.width] }
+    }
+
+    /// Q, K and V in `f32[B, T, 3·C]`.
+    pub(super) fn qkv<'a>(&self, view: &'a BufferView) -> [Operand<'a>; 3] {
+        [0, 1, 2].map(|i| self.part(view, self.tokens, [i, 3]))
+    }
+
+    /// The heads in `f32[B, T, C]`.
+    pub(super) fn heads_of<'a>(&self, view: &'a BufferView) -> Operand<'a> {
+        self.part(view, self.tokens, [0, 1])
     }
 
     /// 1/√D.
