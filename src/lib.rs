@@ -13,7 +13,7 @@
 //! | [`ops`] | differentiable operations with their kernels |
 //! | [`nn`] | modules for any model |
 //! | `checkpoint` | safetensors, and folders of them, of any model |
-//! | [`models`] | networks with their files: the ViT |
+//! | [`models`] | networks with their files: the ViT, GPT-2, BERT |
 //! | [`ltd`], [`optim`], `data` | random-LTD; optimisers; data sets |
 //! | `train` | the training loop |
 //!

@@ -287,6 +287,19 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
+impl HostTensor {
+    /// A matrix `[m, n]` as `[n, m]`; of another rank, or with another number of values than its shape says, itself.
+    #[cfg(feature = "files")]
+    pub(crate) fn transposed(&self) -> HostTensor {
+        let &[rows, columns] = self.shape.as_slice() else { return self.clone() };
+        if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(self.data.len()) {
+            return self.clone();
+        }
+        let column = |at: usize| self.data.iter().skip(at).step_by(columns).copied();
+        HostTensor { shape: vec![columns, rows], data: (0..columns).flat_map(column).collect() }
+    }
+}
+
 fn decoded<T: Element>(tensors: &[&Tensor], bytes: &[Vec<u8>]) -> Result<Vec<Vec<T>>> {
     tensors.iter().zip(bytes).map(|(tensor, bytes)| tensor.decode(bytes)).collect()
 }

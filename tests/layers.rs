@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Files of any model: each reads and writes its own through it.
     ("checkpoint", &["error", "tensor", "autograd"]),
     ("nn", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops"]),
-    ("models", &["error", "shape", "resample", "gpu", "tensor", "autograd", "ops", "checkpoint", "nn"]),
+    ("models", &["error", "shape", "hash", "resample", "gpu", "tensor", "autograd", "ops", "checkpoint", "nn"]),
     ("ltd", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
@@ -62,7 +62,7 @@ const FOR_ANY_MODEL: &[&str] =
     &["gpu", "tensor", "autograd", "ops", "checkpoint", "nn", "ltd", "optim", "data", "train"];
 
 /// How a model is named in code.
-const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::"];
+const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::", "Gpt2", "gpt2::", "BertConfig", "models::bert"];
 
 /// How one kind of data and task is named in code, which training programs do not share.
 const CLASSIFICATION: &[&str] = &["picture", "Picture", "images", "Image", "class", "Class"];

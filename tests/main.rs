@@ -1,10 +1,12 @@
 //! The one integration-test binary: a module for each concern.
 
-#[cfg(feature = "pictures")]
+#[cfg(feature = "files")]
 mod allocation;
 #[cfg(feature = "pictures")]
 mod augment;
 mod autograd;
+#[cfg(feature = "files")]
+mod bert;
 #[cfg(feature = "pictures")]
 mod checkpoint;
 mod circles;
@@ -16,13 +18,19 @@ mod deepspeed;
 mod device;
 #[cfg(feature = "pictures")]
 mod folders;
+#[cfg(feature = "files")]
+mod gpt2;
 mod gradcheck;
+#[cfg(feature = "files")]
+mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
 mod interpret;
 mod kernels;
 mod large_parameters;
 mod layers;
+#[cfg(feature = "files")]
+mod lm;
 #[cfg(feature = "pictures")]
 mod loader;
 mod lowered;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::allocation::peak;
 use crate::common::gpu;
+use crate::hostile::mutated;
 use proptest::prelude::*;
 use wgrad::Error;
 use wgrad::autograd::Parameter;
@@ -735,46 +736,6 @@ const TIMM_CONFIG: &str = r#"{"architecture": "vit_tiny_patch16_224", "num_class
     "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 0.9, "input_size": [3, 4, 4]}}"#;
 const PREPROCESSOR: &str = r#"{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_center_crop": true,
     "size": {"shortest_edge": 5}, "crop_size": {"height": 4, "width": 4}, "resample": 3}"#;
-
-/// What a value may be replaced by.
-const HOSTILE: [&str; 16] = [
-    "0",
-    "-1",
-    "1e999",
-    "18446744073709551615",
-    "99999999999999999999",
-    "0.5",
-    "null",
-    "[]",
-    "{}",
-    "[4, 4]",
-    "\"\"",
-    "\"../model.safetensors\"",
-    "\"/etc/passwd\"",
-    "{\"0\": \"\\u0000\"}",
-    "true",
-    "[[[[[[[[[[",
-];
-
-/// A file with small edits: bytes, or whole values.
-fn mutated(text: &str, edits: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
-    let mut bytes = text.as_bytes().to_vec();
-    for (index, byte, kind) in edits {
-        let at = index.index(bytes.len().max(1)).min(bytes.len().saturating_sub(1));
-        match kind {
-            0 if !bytes.is_empty() => bytes[at] = *byte,
-            1 => bytes.insert(at, *byte),
-            2 if !bytes.is_empty() => bytes.truncate(at),
-            _ => {
-                // The value after the next colon.
-                let Some(start) = bytes[at..].iter().position(|b| *b == b':').map(|i| at + i + 1) else { continue };
-                let end = bytes[start..].iter().position(|b| b",}".contains(b)).map_or(bytes.len(), |i| start + i);
-                bytes.splice(start..end, HOSTILE[usize::from(*byte) % HOSTILE.len()].bytes());
-            }
-        }
-    }
-    bytes
-}
 
 /// A tiny model's folder, of transformers' names or timm's, with one shard and an index.
 fn tiny_folder(is_theirs: bool) -> (tempfile::TempDir, String) {

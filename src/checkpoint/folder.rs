@@ -15,6 +15,19 @@ pub(crate) const CONFIG_FILE: &str = "config.json";
 /// A folder's file with the pictures' treatment.
 pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
+/// A folder's files with the tokenizer, in any of the forms that it comes in, and with what generation begins from.
+pub(crate) const TOKENIZER_FILES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
 /// Opens a file, an index of shards or a folder with either, or a run's folder: its best checkpoint. `describe` makes of the
 /// tensors, and the file that they lay in, what the caller wants to know of them.
 ///

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::folder::{CONFIG_FILE, INDEX_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE};
+use super::folder::{CONFIG_FILE, INDEX_FILE, PREPROCESSOR_FILE, TOKENIZER_FILES, WEIGHTS_FILE};
 use super::shards::shard_names;
 use super::{foreign, quoted};
 use crate::error::{Error, Result};
@@ -98,7 +98,8 @@ impl<'a> Model<'a> {
     }
 
     fn fetch(&self) -> Result<PathBuf> {
-        for file in [CONFIG_FILE, PREPROCESSOR_FILE].into_iter().filter(|file| self.has(file)) {
+        let beside = [CONFIG_FILE, PREPROCESSOR_FILE].into_iter().chain(TOKENIZER_FILES);
+        for file in beside.filter(|file| self.has(file)) {
             self.get(file)?;
         }
         let weights = if self.has(WEIGHTS_FILE) {

@@ -11,7 +11,8 @@
 //! No model is known here. One that takes what others have published, such as [`crate::models::vit`], has a few tables and a
 //! configuration of its own, and for the rest calls, in this order: `open` for file or folder, `unwrapped`, `check_model_type`
 //! and `read_json` for what lies beside the weights, `Renaming` for names that are not its own, `Known` and the other questions
-//! of `tensors` for its sizes, `check_claims`. `Folder` writes what other libraries load.
+//! of `tensors` for its sizes, `check_claims`; or `Settings` where the file beside the weights tells all. `Folder` writes what
+//! other libraries load.
 //!
 //! | file | holds |
 //! |---|---|
@@ -20,7 +21,7 @@
 //! | `folder`, `foreign` | where in a folder the weights are; files and folders that are no checkpoints |
 //! | `write_folder` | folders, written whole or not at all |
 //! | `json`, `labels` | JSON files of limited size; names of classes in them |
-//! | `claims` | what a `config.json` says, against the weights |
+//! | `claims`, `settings` | what a `config.json` says, against the weights and against what a model computes |
 //! | `wrappers`, `renaming` | what others put around a model's names; names of others, to ours and back |
 //! | `tensors` | sizes from shapes, and refusal of what belongs to another model |
 //! | `matching`, `parameters` | a model's parameters beside a checkpoint's, in and out |
@@ -37,6 +38,7 @@ mod matching;
 mod parameters;
 mod read;
 mod renaming;
+mod settings;
 mod shards;
 mod tensors;
 mod wrappers;
@@ -47,13 +49,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub(crate) use claims::{Claim, check_claims, check_model_type, claims};
-pub(crate) use folder::{CONFIG_FILE, PREPROCESSOR_FILE, open};
+pub(crate) use folder::{CONFIG_FILE, PREPROCESSOR_FILE, TOKENIZER_FILES, open};
 pub(crate) use json::read_json;
 pub(crate) use labels::Labels;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
 pub use parameters::{download, load_parameters};
 pub use read::{read, read_bytes};
 pub(crate) use renaming::Renaming;
+pub(crate) use settings::Settings;
 pub(crate) use tensors::{Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 pub(crate) use wrappers::unwrapped;
 pub(crate) use write::replace_file;

@@ -18,8 +18,8 @@ pub(crate) struct Folder<'a> {
     pub(crate) metadata: BTreeMap<String, String>,
     /// Its element type.
     pub(crate) storage: Storage,
-    /// The other files that such a folder may have, by name, those that this one has with their text.
-    pub(crate) texts: &'a [(&'a str, Option<String>)],
+    /// The other files that such a folder may have, by name, those that this one has with their content.
+    pub(crate) files: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 impl Folder<'_> {
@@ -36,9 +36,9 @@ impl Folder<'_> {
         self.remove(new)?;
         fs::create_dir(new).map_err(|e| Error::io(new, e))?;
         write_as(new.join(WEIGHTS_FILE), &self.tensors, &self.metadata, self.storage)?;
-        for (name, text) in self.texts {
-            if let Some(text) = text {
-                replace_file(&new.join(name), |writer| writer.write_all(text.as_bytes()))?;
+        for (name, content) in self.files {
+            if let Some(content) = content {
+                replace_file(&new.join(name), |writer| writer.write_all(content))?;
             }
         }
         self.swap(&places)
@@ -72,7 +72,7 @@ impl Folder<'_> {
         for entry in entries {
             let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
             let name = name.to_string_lossy();
-            let is_ours = name == WEIGHTS_FILE || self.texts.iter().any(|(ours, _)| *ours == name);
+            let is_ours = name == WEIGHTS_FILE || self.files.iter().any(|(ours, _)| *ours == name);
             // A killed write leaves its temporary file.
             let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
             if !is_ours && !is_temporary {

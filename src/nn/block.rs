@@ -1,9 +1,9 @@
 //! A transformer block, with random-LTD built in.
 
-use super::{Init, LayerNorm, Linear, Mode};
+use super::{BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder};
 use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
-use crate::ops::{self, Gelu, Mask, TokenIndices};
+use crate::ops::{self, Dropout, Gelu, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -22,19 +22,9 @@ impl Attention {
         Ok(Attention { qkv, proj: Linear::with_std(init.at(names.proj), width, width, true, residual_std)?, heads })
     }
 
-    /// `f32[B, T, C]` to the same shape.
-    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
-        self.proj.forward(&self.heads(x, mask)?)
-    }
-
-    /// residual + [`Attention::forward`], added in the projection's own store.
-    fn forward_add(&self, x: &Tensor, mask: &Mask, residual: &Tensor) -> Result<Tensor> {
-        self.proj.forward_add(&self.heads(x, mask)?, residual)
-    }
-
-    /// What the projection brings together.
-    fn heads(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
-        ops::attention(&self.qkv.forward(x)?, self.heads, mask, None)
+    /// What the projection brings together: `f32[B, T, C]` to the same shape.
+    fn heads(&self, x: &Tensor, mask: &Mask, dropout: Option<Dropout>) -> Result<Tensor> {
+        ops::attention(&self.qkv.forward(x)?, self.heads, mask, dropout)
     }
 }
 
@@ -43,18 +33,19 @@ impl Attention {
 struct Mlp {
     fc1: Linear,
     fc2: Linear,
+    gelu: Gelu,
 }
 
 impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, hidden, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, hidden, gelu, names, std, residual_std, .. } = config;
         let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
-        Ok(Mlp { fc1, fc2: Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)? })
+        Ok(Mlp { fc1, fc2: Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)?, gelu })
     }
 
     /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
     fn forward(&self, x: &Tensor, mode: &Mode, [hidden, output]: [f32; 2], layer: u32) -> Result<Tensor> {
-        let h = mode.dropout(ops::gelu(&self.fc1.forward(x)?, Gelu::Erf)?, hidden, layer)?;
+        let h = mode.dropout(ops::gelu(&self.fc1.forward(x)?, self.gelu)?, hidden, layer)?;
         mode.dropout(self.fc2.forward(&h)?, output, layer + 1)
     }
 
@@ -64,7 +55,7 @@ impl Mlp {
         let [w1, w2] = [&self.fc1.weight, &self.fc2.weight].map(Parameter::tensor);
         let [b1, b2] = [&self.fc1.bias, &self.fc2.bias].map(|b| b.as_ref().map(Parameter::tensor));
         if let (Some(b1), Some(b2)) = (b1, b2) {
-            return ops::mlp(x, (&w1, &b1), (&w2, &b2), Gelu::Erf, residual, into);
+            return ops::mlp(x, (&w1, &b1), (&w2, &b2), self.gelu, residual, into);
         }
         let y = ops::cast(&self.forward(x, &Mode::evaluation(), [0.0; 2], 0)?, DType::F32)?;
         let y = ops::add(residual, &y)?;
@@ -77,95 +68,6 @@ fn scattered(rows: Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tens
     match into {
         Some((full, kept)) => ops::token_scatter(full, &rows, kept),
         None => Ok(rows),
-    }
-}
-
-/// Where a block norms.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NormOrder {
-    /// Before attention and before the MLP, as ViTs and GPT-2 do: x + attn(norm1(x)), then x + mlp(norm2(x)).
-    #[default]
-    Pre,
-    /// Behind each sum, as BERT does: norm1(x + attn(x)), then norm2(x + mlp(x)).
-    Post,
-}
-
-/// What a model's checkpoints call the layers of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockNames {
-    /// The norm of attention: before it, or behind its sum.
-    pub norm1: &'static str,
-    /// Queries, keys and values.
-    pub qkv: &'static str,
-    /// Attention's projection.
-    pub proj: &'static str,
-    /// The norm of the MLP.
-    pub norm2: &'static str,
-    /// The MLP's first layer.
-    pub fc1: &'static str,
-    /// The MLP's second layer.
-    pub fc2: &'static str,
-}
-
-impl BlockNames {
-    /// timm's.
-    pub const TIMM: Self = BlockNames {
-        norm1: "norm1",
-        qkv: "attn.qkv",
-        proj: "attn.proj",
-        norm2: "norm2",
-        fc1: "mlp.fc1",
-        fc2: "mlp.fc2",
-    };
-}
-
-/// How a block is built.
-#[derive(Clone, Copy, Debug)]
-pub struct BlockConfig {
-    /// C.
-    pub width: usize,
-    /// H; divides C.
-    pub heads: usize,
-    /// F, the width of the MLP's hidden layer.
-    pub hidden: usize,
-    /// Whether q, k and v have biases.
-    pub qkv_bias: bool,
-    /// Dropout after attention's projection and after the MLP.
-    pub dropout: f32,
-    /// Dropout of the MLP's hidden layer.
-    pub hidden_dropout: f32,
-    /// Stochastic depth of this block.
-    pub drop_path: f32,
-    /// Added to the variance in its norms.
-    pub eps: f32,
-    /// Where it norms.
-    pub order: NormOrder,
-    /// What its layers are called.
-    pub names: BlockNames,
-    /// Deviation of initial weights.
-    pub std: f32,
-    /// The same of the two layers whose results are added to the residual stream.
-    pub residual_std: f32,
-}
-
-impl BlockConfig {
-    /// timm's block of `width` channels in `heads` heads: an MLP four times as wide, pre-norm, no dropout.
-    pub fn new(width: usize, heads: usize) -> Self {
-        BlockConfig {
-            width,
-            heads,
-            hidden: 4 * width,
-            qkv_bias: true,
-            dropout: 0.0,
-            hidden_dropout: 0.0,
-            drop_path: 0.0,
-            eps: 1e-6,
-            order: NormOrder::Pre,
-            names: BlockNames::TIMM,
-            std: Init::STD,
-            residual_std: Init::STD,
-        }
     }
 }
 
@@ -182,7 +84,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// How many random layers a block has: three dropouts, two stochastic depths.
+    /// How many random layers a block has: three dropouts, two stochastic depths. Dropout of attention's weights, a purpose of its own,
+    /// shares the number of that behind the projection.
     const RANDOM_LAYERS: u32 = 5;
 
     /// Block number `number`, from 0, of a model: no two blocks of one draw alike.
@@ -273,11 +176,12 @@ impl Block {
 
     /// x + attention(y). Without randomness between, each half of a block ends in the product that adds it to the residual.
     fn add_attention(&self, x: &Tensor, y: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
-        let (BlockConfig { dropout, drop_path, .. }, first) = (self.config, self.first_layer);
+        let (BlockConfig { attention_dropout, dropout, drop_path, .. }, first) = (self.config, self.first_layer);
+        let heads = self.attn.heads(y, mask, mode.attention_dropout(attention_dropout, first))?;
         if !mode.draws(&[dropout, drop_path]) {
-            return self.attn.forward_add(y, mask, x);
+            return self.attn.proj.forward_add(&heads, x);
         }
-        let y = ops::cast(&self.attn.forward(y, mask)?, DType::F32)?;
+        let y = ops::cast(&self.attn.proj.forward(&heads)?, DType::F32)?;
         ops::add(x, &mode.drop_path(mode.dropout(y, dropout, first)?, drop_path, first + 1)?)
     }
 

@@ -1,8 +1,7 @@
 //! A stack of blocks.
 
-use super::block::BlockConfig;
 use super::span;
-use super::{Block, Init, Mode, Span};
+use super::{Block, BlockConfig, Init, Mode, Span};
 use crate::error::Result;
 use crate::ops::{self, Mask, TokenIndices};
 use crate::tensor::Tensor;

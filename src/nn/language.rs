@@ -2,7 +2,8 @@
 
 use super::{Mode, Model, Span};
 use crate::error::Result;
-use crate::ops::TokenIndices;
+use crate::ops::{self, TokenIndices};
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// A batch of token sequences on the device, as a language model takes it.
@@ -41,7 +42,7 @@ pub trait LanguageModel: Model {
     /// the first read of what depends on it an [`OutOfRange`](crate::Error::OutOfRange).
     fn hidden(&self, tokens: &Tokens<'_>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor>;
 
-    /// What the decoder reads of rows of [`LanguageModel::hidden`]: `f32[N, C]` to `[N, C]` of [`Mode::activations`].
+    /// What the decoder reads of rows of [`LanguageModel::hidden`]: `f32[.., C]` to the same shape, of [`Mode::activations`].
     ///
     /// # Errors
     /// If the rows are not of the model's width, or the device fails.
@@ -49,6 +50,15 @@ pub trait LanguageModel: Model {
 
     /// The last layer: W `f32[V, C]` and b `f32[V]`, as leaves of the graph.
     fn decoder(&self) -> (Tensor, Option<Tensor>);
+
+    /// The scores of rows of [`LanguageModel::hidden`]: `f32[.., C]` to `f32[.., V]`, held whole.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::transform`].
+    fn logits(&self, rows: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let (weight, bias) = self.decoder();
+        ops::cast(&ops::linear(&self.transform(rows, mode)?, &weight, bias.as_ref())?, DType::F32)
+    }
 }
 
 impl<M: LanguageModel + ?Sized> LanguageModel for &M {

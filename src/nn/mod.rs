@@ -6,6 +6,7 @@
 //! returns a tensor.
 
 mod block;
+mod block_config;
 mod encoder;
 mod init;
 mod language;
@@ -13,7 +14,8 @@ mod layers;
 mod model;
 mod span;
 
-pub use block::{Block, BlockConfig, BlockNames, NormOrder};
+pub use block::Block;
+pub use block_config::{BlockConfig, BlockNames, NormOrder};
 pub use encoder::Encoder;
 pub use init::Init;
 pub use language::{LanguageModel, Tokens};

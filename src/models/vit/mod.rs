@@ -14,6 +14,7 @@ pub use patch_embed::PatchEmbed;
 
 use std::fmt;
 
+use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -241,13 +242,8 @@ const STEM: [&str; 7] = ["cls_token", "pos_embed", "patch_embed", "reg_token", "
 /// The layer of a ViT of `depth` blocks that the parameter `path` belongs to, as BEiT numbers them: 0 for patches, tokens and
 /// positions, i + 1 for block i, `depth` + 1 for the last norm and the head.
 fn layer(path: &str, depth: usize) -> usize {
-    let mut parts = path.split('.');
-    let first = parts.next().unwrap_or(path);
-    if STEM.contains(&first) {
-        return 0;
-    }
-    let block = (first == "blocks").then(|| parts.next()?.parse::<usize>().ok()).flatten();
-    block.map_or(depth + 1, |block| block.saturating_add(1).min(depth + 1))
+    let first = path.split('.').next().unwrap_or(path);
+    if STEM.contains(&first) { 0 } else { layer_of_block("blocks.", path, depth) }
 }
 
 /// `prefix`, `f32[1, P, C]`, before each sample of `x`, `f32[B, N, C]`: `f32[B, P + N, C]`.

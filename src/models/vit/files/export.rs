@@ -49,16 +49,14 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let config = model.config();
     expressible(config)?;
     let names = options.names(config)?;
-    let hf = HfConfig::new(config, &names, options.storage);
+    let hf = json(folder, &HfConfig::new(config, &names, options.storage))?;
+    let preprocessor = json(folder, &HfPreprocessor::new(config))?;
     let contents = Folder {
         tensors: HUGGINGFACE.to_theirs(download(model.parameters())?)?,
         // transformers asks for this entry.
         metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
         storage: options.storage,
-        texts: &[
-            (CONFIG_FILE, Some(json(folder, &hf)?)),
-            (PREPROCESSOR_FILE, Some(json(folder, &HfPreprocessor::new(config))?)),
-        ],
+        files: &[(CONFIG_FILE, Some(hf.as_bytes())), (PREPROCESSOR_FILE, Some(preprocessor.as_bytes()))],
     };
     contents.write(folder)
 }
@@ -79,11 +77,12 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
     }
+    let timm = json(folder, &timm)?;
     let contents = Folder {
         tensors: download(model.parameters())?,
         metadata: file.metadata(folder)?,
         storage: options.storage,
-        texts: &[(CONFIG_FILE, Some(json(folder, &timm)?)), (PREPROCESSOR_FILE, None)],
+        files: &[(CONFIG_FILE, Some(timm.as_bytes())), (PREPROCESSOR_FILE, None)],
     };
     contents.write(folder)
 }

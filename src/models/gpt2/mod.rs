@@ -1,0 +1,193 @@
+//! GPT-2 (Radford et al., 2019), as transformers' `GPT2LMHeadModel` builds it.
+
+mod config;
+#[cfg(feature = "files")]
+mod files;
+
+pub use config::Gpt2Config;
+#[cfg(feature = "files")]
+pub use files::{Pretrained, open, save, write};
+
+use std::fmt;
+
+use config::OP;
+
+use super::layer_of_block;
+use crate::autograd::{Parameter, Parameters};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::{
+    BlockConfig, BlockNames, Encoder, Extent, Init, LanguageModel, LayerNorm, Mode, Model, NormOrder, Span, Tokens,
+};
+use crate::ops::{self, Mask, TokenIndices};
+use crate::shape::DType;
+use crate::tensor::Tensor;
+
+/// GPT-2: each position's scores for the token that follows. Its parameters have transformers' names without `transformer.`;
+/// its matrices are `[out, in]`, as everywhere here, and [`open`] and [`save`] turn transformers' `[in, out]` round.
+pub struct Gpt2 {
+    config: Gpt2Config,
+    parameters: Parameters,
+    /// `f32[V, C]`; also the output layer's weight.
+    wte: Parameter,
+    /// `f32[positions, C]`
+    wpe: Parameter,
+    blocks: Encoder,
+    ln_f: LayerNorm,
+}
+
+const NAMES: BlockNames = BlockNames {
+    norm1: "ln_1",
+    qkv: "attn.c_attn",
+    proj: "attn.c_proj",
+    norm2: "ln_2",
+    fc1: "mlp.c_fc",
+    fc2: "mlp.c_proj",
+};
+
+impl Gpt2 {
+    /// A new model on `gpu` with transformers' initial values, drawn from `seed`.
+    ///
+    /// # Errors
+    /// As [`Gpt2Config::check`], or if the device has no room.
+    pub fn new(gpu: &Gpu, config: Gpt2Config, seed: u64) -> Result<Self> {
+        config.check()?;
+        // Their sizes first.
+        let sizes = Self::build(Parameters::new(&gpu.dry_run()?), config.clone(), seed)?;
+        Self::build(Parameters::like(gpu, &sizes.parameters), config, seed)
+    }
+
+    fn build(mut parameters: Parameters, config: Gpt2Config, seed: u64) -> Result<Self> {
+        let mut init = Init::new(&mut parameters, seed);
+        let Gpt2Config { vocab_size, n_positions, n_embd: width, n_layer, initializer_range: std, .. } = config;
+        let wte = init.at("wte").trunc_normal("weight", &[vocab_size, width], std)?;
+        let wpe = init.at("wpe").trunc_normal("weight", &[n_positions, width], std)?;
+        let block = block_config(&config);
+        let blocks = Encoder::new(init.at("h"), n_layer, |_| block)?;
+        let ln_f = LayerNorm::new(init.at("ln_f"), width, config.layer_norm_epsilon)?;
+        Ok(Gpt2 { config, parameters, wte, wpe, blocks, ln_f })
+    }
+
+    /// Scores of all positions, `u32[B, T]` to `f32[B, T, V]`. A loss does without them: see [`LanguageModel`].
+    ///
+    /// # Errors
+    /// As [`LanguageModel::hidden`].
+    pub fn forward(&self, tokens: &Tokens<'_>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        self.logits(&self.hidden(tokens, spans, mode)?, mode)
+    }
+
+    /// What the first block sees: tokens with their positions, `u32[B, T]` to `f32[B, T, C]`.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::hidden`].
+    pub fn embed(&self, tokens: &Tokens<'_>, mode: &Mode) -> Result<Tensor> {
+        if let Some(types) = tokens.types {
+            return Err(Error::argument(OP, "types", "none: GPT-2 tells no segments apart", types.info()));
+        }
+        let &[_, count] = tokens.ids.dims() else {
+            return Err(Error::Shape { op: OP, what: "needs ids u32[B, T]", got: tokens.ids.info() });
+        };
+        if count > self.config.n_positions {
+            let expected = format!("at most {}, the model's positions", self.config.n_positions);
+            return Err(Error::argument(OP, "tokens of a sample", expected, count));
+        }
+        let positions = ops::slice(&self.wpe.tensor(), 0, 0..count)?;
+        let x = ops::add(&ops::embedding(&self.wte.tensor(), tokens.ids)?, &positions)?;
+        mode.dropout(x, self.config.embd_pdrop, 0)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// Its parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Its blocks.
+    pub fn encoder(&self) -> &Encoder {
+        &self.blocks
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        self.parameters.gpu()
+    }
+}
+
+fn block_config(config: &Gpt2Config) -> BlockConfig {
+    let std = config.initializer_range;
+    BlockConfig {
+        hidden: config.hidden(),
+        gelu: config.activation_function,
+        dropout: config.resid_pdrop,
+        attention_dropout: config.attn_pdrop,
+        eps: config.layer_norm_epsilon,
+        order: NormOrder::Pre,
+        names: NAMES,
+        std,
+        // So that the residual stream, a sum of 2·L of them, begins no wider in a deeper model.
+        residual_std: std / (2.0 * config.n_layer as f32).sqrt(),
+        ..BlockConfig::new(config.n_embd, config.n_head)
+    }
+}
+
+impl fmt::Debug for Gpt2 {
+    /// Its sizes alone: parameters are a device's memory.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpt2").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Model for Gpt2 {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn identity(&self) -> String {
+        self.config.identity()
+    }
+
+    fn extent(&self) -> Extent {
+        Extent { depth: self.config.n_layer, tokens: self.config.n_positions, prefix: 0 }
+    }
+
+    /// Tokens and positions are 0, the last norm is behind the last block.
+    fn layer(&self, path: &str) -> usize {
+        let depth = self.config.n_layer;
+        if path.starts_with("wte.") || path.starts_with("wpe.") { 0 } else { layer_of_block("h.", path, depth) }
+    }
+
+    /// None: the output layer is the tokens' own matrix.
+    fn is_head(&self, _path: &str) -> bool {
+        false
+    }
+}
+
+impl LanguageModel for Gpt2 {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn positions(&self) -> usize {
+        self.config.n_positions
+    }
+
+    /// The blocks' result, behind the last norm. Lengths change nothing: what follows the last real token is seen by none before
+    /// it. Segments are an error, since GPT-2 has none.
+    fn hidden(&self, tokens: &Tokens<'_>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
+        let x = self.blocks.forward(self.embed(tokens, mode)?, spans, &Mask::CAUSAL, mode)?;
+        self.ln_f.forward(&x, DType::F32)
+    }
+
+    /// The rows themselves.
+    fn transform(&self, rows: &Tensor, mode: &Mode) -> Result<Tensor> {
+        ops::cast(rows, mode.activations())
+    }
+
+    fn decoder(&self) -> (Tensor, Option<Tensor>) {
+        (self.wte.tensor(), None)
+    }
+}

@@ -1,0 +1,99 @@
+//! How a block is built.
+
+use super::Init;
+use crate::ops::Gelu;
+
+/// Where a block norms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NormOrder {
+    /// Before attention and before the MLP, as ViTs and GPT-2 do: x + attn(norm1(x)), then x + mlp(norm2(x)).
+    #[default]
+    Pre,
+    /// Behind each sum, as BERT does: norm1(x + attn(x)), then norm2(x + mlp(x)).
+    Post,
+}
+
+/// What a model's checkpoints call the layers of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockNames {
+    /// The norm of attention: before it, or behind its sum.
+    pub norm1: &'static str,
+    /// Queries, keys and values.
+    pub qkv: &'static str,
+    /// Attention's projection.
+    pub proj: &'static str,
+    /// The norm of the MLP.
+    pub norm2: &'static str,
+    /// The MLP's first layer.
+    pub fc1: &'static str,
+    /// The MLP's second layer.
+    pub fc2: &'static str,
+}
+
+impl BlockNames {
+    /// timm's.
+    pub const TIMM: Self = BlockNames {
+        norm1: "norm1",
+        qkv: "attn.qkv",
+        proj: "attn.proj",
+        norm2: "norm2",
+        fc1: "mlp.fc1",
+        fc2: "mlp.fc2",
+    };
+}
+
+/// How a block is built.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockConfig {
+    /// C.
+    pub width: usize,
+    /// H; divides C.
+    pub heads: usize,
+    /// F, the width of the MLP's hidden layer.
+    pub hidden: usize,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// The MLP's activation.
+    pub gelu: Gelu,
+    /// Dropout after attention's projection and after the MLP.
+    pub dropout: f32,
+    /// Dropout of attention's weights.
+    pub attention_dropout: f32,
+    /// Dropout of the MLP's hidden layer.
+    pub hidden_dropout: f32,
+    /// Stochastic depth of this block.
+    pub drop_path: f32,
+    /// Added to the variance in its norms.
+    pub eps: f32,
+    /// Where it norms.
+    pub order: NormOrder,
+    /// What its layers are called.
+    pub names: BlockNames,
+    /// Deviation of initial weights.
+    pub std: f32,
+    /// The same of the two layers whose results are added to the residual stream.
+    pub residual_std: f32,
+}
+
+impl BlockConfig {
+    /// timm's block of `width` channels in `heads` heads: an MLP four times as wide, pre-norm, no dropout.
+    pub fn new(width: usize, heads: usize) -> Self {
+        BlockConfig {
+            width,
+            heads,
+            hidden: 4 * width,
+            qkv_bias: true,
+            gelu: Gelu::Erf,
+            dropout: 0.0,
+            attention_dropout: 0.0,
+            hidden_dropout: 0.0,
+            drop_path: 0.0,
+            eps: 1e-6,
+            order: NormOrder::Pre,
+            names: BlockNames::TIMM,
+            std: Init::STD,
+            residual_std: Init::STD,
+        }
+    }
+}
