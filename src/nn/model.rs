@@ -13,7 +13,7 @@ pub struct Extent {
     pub depth: usize,
     /// T, the tokens of a sample.
     pub tokens: usize,
-    /// Of these the first ones that never may be dropped: class token and registers.
+    /// Of these the first ones that never may be dropped for good: class token and registers.
     pub prefix: usize,
 }
 

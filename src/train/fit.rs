@@ -28,7 +28,7 @@ pub struct FitData<'a, S: Source, V: Source = S> {
 #[derive(Clone, Debug, Default)]
 pub struct FitOptions {
     /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation result
-    /// ([`Evaluation::score`]).
+    /// ([`Task::score`]).
     pub patience: Option<u64>,
     /// Writes the run's state to [`STATE_FILE`] in its folder whenever checkpoints are written. It takes two to four times the
     /// weights' bytes, on disk and for a while in memory.
@@ -72,7 +72,7 @@ pub struct EpochMetrics {
     pub train_accuracy: f64,
     /// The validation split after it.
     pub validation: Evaluation,
-    /// Whether no epoch so far had a better validation result ([`Evaluation::score`]): of equals the latest is the best.
+    /// Whether no epoch so far had a better validation result ([`Task::score`]): of equals the latest is the best.
     pub is_best: bool,
 }
 
@@ -309,7 +309,8 @@ where
         let validation = self.trainer.averaged(|task| evaluate(task, self.data.validation.epoch(0)?))?;
         gpu_of(&self.trainer).trim();
         self.timing.evaluation += started.elapsed();
-        let (score, best) = (validation.score(), self.progress.best.map(|(_, best)| best.score()));
+        let score_of = |evaluation: &Evaluation| self.trainer.task().score(evaluation);
+        let (score, best) = (score_of(&validation), self.progress.best.map(|(_, best)| score_of(&best)));
         let is_better = best.is_none_or(|best| score > best && !is_interrupted);
         // Equals are frequent with few pictures. Of those the latest is kept: it was trained longer, at lower rates.
         let is_best = is_better || (best == Some(score) && !is_interrupted);

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `task`, `tasks` | [`Task`]; those that come with the engine: [`Classify`] |
+//! | `task`, `tasks` | [`Task`]; those that come with the engine: [`Classify`], [`CausalLm`], [`MaskedLm`] |
 //! | `settings`, `freeze`, `deepspeed` | [`TrainSettings`]; [`Freeze`]; [`DeepSpeedConfig`] |
 //! | `step` | [`Trainer`], [`Pending`] |
 //! | `evaluate` | [`evaluate`] |
@@ -62,7 +62,9 @@ pub use step::{Pending, StepMetrics, Trainer};
 pub use task::{Part, Scored, Task};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tasks::predict;
-pub use tasks::{ClassAccuracy, Classify, Predictions, predict_async};
+pub use tasks::{
+    Causal, CausalLm, ClassAccuracy, Classify, LanguageTask, Masked, MaskedLm, Objective, Predictions, predict_async,
+};
 #[cfg(feature = "files")]
 pub use tuning::{TUNING_BUDGET, tune};
 #[cfg(feature = "files")]

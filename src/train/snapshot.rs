@@ -13,14 +13,17 @@ use crate::tensor::{HostTensor, Tensor};
 const OP: &str = "snapshot";
 /// What stands before a parameter's path in the name of its weights.
 const WEIGHTS: &str = "weights.";
+/// What stands before the name of what a task holds.
+const TASK: &str = "task.";
 
-/// All that a [`Trainer`] goes on from: weights, moments, running average, the optimiser's counts and loss scale, the step. What is
+/// All that a [`Trainer`] goes on from: weights, moments, running average, the optimiser's counts and loss scale, what the task has
+/// learnt beside its model ([`Task::held`]), the step. What is
 /// random in training follows from seeds and the step. So a trainer that is brought back to a snapshot goes on bit for bit as
 /// it did from there, and one on another device after the first was lost within rounding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub(super) counts: Counts,
-    /// The weights as `weights.PATH`, and what the optimiser holds under its own names ([`crate::optim::Optimizer::held`]).
+    /// The weights as `weights.PATH`, what the task holds as `task.NAME`, and what the optimiser holds under its own names ([`crate::optim::Optimizer::held`]).
     pub(super) tensors: BTreeMap<String, HostTensor>,
 }
 
@@ -54,7 +57,8 @@ impl<T: Task> Trainer<T> {
     pub async fn snapshot_async(&self) -> Result<Snapshot> {
         let parameters = self.task().model().parameters();
         let weights = parameters.iter().map(|p| (format!("{WEIGHTS}{}", p.path()), p.value()));
-        let held: Vec<(String, Tensor)> = weights.chain(self.optimizer().held(parameters)?).collect();
+        let of_task = self.task().held().into_iter().map(|(name, tensor)| (format!("{TASK}{name}"), tensor));
+        let held: Vec<(String, Tensor)> = weights.chain(of_task).chain(self.optimizer().held(parameters)?).collect();
         let mut tensors = BTreeMap::new();
         for (name, tensor) in held {
             tensors.insert(name, HostTensor { shape: tensor.dims().to_vec(), data: tensor.read().await? });
@@ -91,14 +95,26 @@ impl<T: Task> Trainer<T> {
             }
             weights.push((parameter.clone(), values));
         }
+        let mut of_task = BTreeMap::new();
+        for (name, tensor) in self.task().held() {
+            let name = format!("{TASK}{name}");
+            let (values, numel) = (snapshot.values(&name)?, tensor.numel());
+            if values.len() != numel {
+                return Err(Error::Parameter { name, what: format!("has {} values, not {numel}", values.len()) });
+            }
+            of_task.insert(name, (tensor, values));
+        }
         // What is missing is found by name. What is frozen now may have been trained, and has moments then.
-        let is_of_model = |name: &&String| name.split_once('.').is_some_and(|(_, path)| parameters.get(path).is_some());
-        if let Some(name) = snapshot.tensors.keys().find(|name| !is_of_model(name)) {
-            return Err(Error::argument(OP, "tensors", "those of the model's parameters", name));
+        let is_of_model = |name: &str| name.split_once('.').is_some_and(|(_, path)| parameters.get(path).is_some());
+        if let Some(name) = snapshot.tensors.keys().find(|name| !is_of_model(name) && !of_task.contains_key(*name)) {
+            return Err(Error::argument(OP, "tensors", "those of the model's parameters and of the task", name));
         }
         self.restore_optimizer(&snapshot.counts.optimizer, |name| snapshot.values(name))?;
         for (parameter, values) in weights {
             parameter.set(values)?;
+        }
+        for (tensor, values) in of_task.into_values() {
+            tensor.gpu().upload(bytemuck::cast_slice(values), tensor.buffer())?;
         }
         let [consumed, full] = snapshot.counts.layer_tokens;
         self.go_to(snapshot.counts.step, LayerTokens { consumed, full });

@@ -174,19 +174,23 @@ impl<T: Task> Trainer<T> {
         let metrics = self.begin(batch);
         // What a step that failed half-way has left is not part of this one.
         self.task.model().parameters().zero_grad();
-        let parts: Vec<(Scored, f32)> = parts(metrics.samples, self.settings.accumulate)
-            .map(|samples| self.accumulate(Part { batch, samples }, metrics.loss_weight))
-            .collect::<Result<_>>()?;
+        let parts = parts(metrics.samples, self.settings.accumulate).map(|samples| Part { batch, samples });
+        let (mut scored, mut shares) = (Vec::new(), Vec::new());
+        for part in parts {
+            let share = self.share(&part, metrics.loss_weight);
+            scored.push((part.clone(), self.accumulate(&part, share)?));
+            shares.push(share);
+        }
+        self.task.follow(&scored)?;
         self.optimizer.step(self.task.model().parameters(), metrics.rate)?;
         // From here on the step counts, whatever becomes of its results.
         let (samples, extent) = (metrics.samples as u64, self.extent());
         self.layer_tokens += self.settings.drop.layer_tokens(self.step, samples, extent);
         self.step += 1;
-        let losses = parts.iter().map(|(part, _)| part.loss.buffer());
-        let correct = parts.iter().filter_map(|(part, _)| Some(part.correct.as_ref()?.buffer()));
+        let losses = scored.iter().map(|(_, scored)| scored.loss.buffer());
+        let correct = scored.iter().filter_map(|(_, scored)| Some(scored.correct.as_ref()?.buffer()));
         let views: Vec<_> = losses.chain(correct).chain([self.optimizer.report().buffer()]).collect();
         let results = self.gpu().read(&views)?;
-        let shares = parts.iter().map(|&(_, share)| share).collect();
         Ok(Pending { results, shares, metrics, paths: self.paths.clone() })
     }
 
@@ -225,26 +229,30 @@ impl<T: Task> Trainer<T> {
         kept
     }
 
-    /// Adds the gradients of a part of a batch that counts `whole` in all; returns the part's share of it too.
-    fn accumulate(&self, part: Part<'_, T::Batch>, whole: f64) -> Result<(Scored, f32)> {
+    /// What a part counts of a batch that counts `whole` in all.
+    fn share(&self, part: &Part<'_, T::Batch>, whole: f64) -> f32 {
         let own = self.task.weight(part.batch, part.samples.clone());
-        let share = if whole > 0.0 { (own / whole) as f32 } else { 0.0 };
+        if whole > 0.0 { (own / whole) as f32 } else { 0.0 }
+    }
+
+    /// Adds the gradients of a part of a batch, of whose loss it is a share.
+    fn accumulate(&self, part: &Part<'_, T::Batch>, share: f32) -> Result<Scored> {
         let first_sample = part.samples.start as u64;
         let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample };
         let TrainSettings { recompute_blocks, precision, .. } = self.settings;
         let mode = Mode::training(key).recomputing(recompute_blocks).with_precision(precision);
-        let Scored { loss, correct } = self.task.loss(&part, &self.spans(&part.samples)?, &mode)?;
+        let scored = self.task.loss(part, &self.spans(part)?, &mode)?;
         let scaled = match self.optimizer.loss_scale() {
             Some(scale) => ops::scale(scale, share)?,
             None => Tensor::from_slice(self.gpu(), &[], &[share])?,
         };
-        loss.backward_from(&scaled)?;
-        Ok((Scored { loss: loss.detach(), correct }, share))
+        scored.loss.backward_from(&scaled)?;
+        Ok(Scored { loss: scored.loss.detach(), ..scored })
     }
 
-    /// The tokens of the samples in `range` that this step keeps, on the device.
-    fn spans(&self, range: &Range<usize>) -> Result<Vec<Span<TokenIndices>>> {
-        let (extent, drop) = (self.extent(), &self.settings.drop);
+    /// The tokens of a part that this step keeps, on the device.
+    fn spans(&self, part: &Part<'_, T::Batch>) -> Result<Vec<Span<TokenIndices>>> {
+        let (extent, drop, range) = (self.extent(), &self.settings.drop, &part.samples);
         let kept = drop.kept_length(self.step, extent.tokens);
         let upload =
             |positions: Vec<u32>| TokenIndices::new(self.gpu(), [range.len(), kept], extent.tokens, &positions);

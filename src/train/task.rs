@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Evaluation;
 use crate::data::Batch;
 use crate::error::Result;
 use crate::nn::{Extent, Mode, Model, Span};
@@ -18,7 +19,7 @@ pub trait Task {
     fn model(&self) -> &dyn Model;
 
     /// The blocks and tokens of its steps: by default the model's own. That of a task whose samples are shorter than the model
-    /// could take has their tokens.
+    /// could take has their tokens; that of one with a loss at each token says that none may leave.
     fn extent(&self) -> Extent {
         self.model().extent()
     }
@@ -55,6 +56,27 @@ pub trait Task {
     /// If the batch does not fit, or the device fails.
     fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored>;
 
+    /// What the task has learnt on the device beside its model, by name: `f32` tensors, always the same ones, whose values
+    /// a snapshot takes and puts back. None by default.
+    fn held(&self) -> Vec<(String, Tensor)> {
+        Vec::new()
+    }
+
+    /// Brings [`Task::held`] up to a step, of whose parts this came: called once in each step of training, behind the last
+    /// part's backward. By default nothing follows.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn follow(&self, scored: &[(Part<'_, Self::Batch>, Scored)]) -> Result<()> {
+        let _ = scored;
+        Ok(())
+    }
+
+    /// What the better of two results has more of: by default [`Evaluation::score`]. [`super::fit`] keeps the best weights by it.
+    fn score(&self, evaluation: &Evaluation) -> f64 {
+        evaluation.score()
+    }
+
     /// A batch of so many samples to rehearse steps with, as large as any. Nobody looks at its values.
     ///
     /// # Errors
@@ -63,12 +85,18 @@ pub trait Task {
 }
 
 /// Samples of a batch that go through the network together.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Part<'a, B> {
     /// The whole batch.
     pub batch: &'a B,
     /// Its samples that are meant.
     pub samples: Range<usize>,
+}
+
+impl<B> Clone for Part<'_, B> {
+    fn clone(&self) -> Self {
+        Part { batch: self.batch, samples: self.samples.clone() }
+    }
 }
 
 impl<'a, B: Batch> Part<'a, B> {
@@ -85,6 +113,8 @@ pub struct Scored {
     pub loss: Tensor,
     /// How many answers were right, `u32[]`, if that is counted.
     pub correct: Option<Tensor>,
+    /// The loss of each of the part's targets, `f32[N]`, for tasks that follow it ([`Task::follow`]).
+    pub losses: Option<Tensor>,
 }
 
 impl<T: Task + ?Sized> Task for &T {
@@ -116,6 +146,18 @@ impl<T: Task + ?Sized> Task for &T {
 
     fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         (**self).loss(part, spans, mode)
+    }
+
+    fn held(&self) -> Vec<(String, Tensor)> {
+        (**self).held()
+    }
+
+    fn follow(&self, scored: &[(Part<'_, Self::Batch>, Scored)]) -> Result<()> {
+        (**self).follow(scored)
+    }
+
+    fn score(&self, evaluation: &Evaluation) -> f64 {
+        (**self).score(evaluation)
     }
 
     fn blank(&self, samples: usize) -> Result<Self::Batch> {

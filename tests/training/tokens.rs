@@ -7,10 +7,11 @@ use super::{
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::no_grad;
 use wgrad::data::ImageBatch;
-use wgrad::ltd::{PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
+use wgrad::ltd::{LayerTokenPlan, PatchDrop, RandomLtd, SampleKey, Schedule, TokenDrop, sample_kept_batch};
 use wgrad::models::vit::{Pool, Vit, VitConfig};
-use wgrad::nn::{Mode, Span};
+use wgrad::nn::{Extent, Mode, Span};
 use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
+use wgrad::optim::{At, LayerTokenRate, LrSchedule, LrShape};
 use wgrad::train::{TrainSettings, Trainer};
 use wgrad::{Error, Tensor};
 
@@ -57,6 +58,39 @@ fn random_ltd_ends_with_its_schedule() {
     let other_depth = RandomLtd::new(4, Schedule::constant(5).unwrap()).unwrap();
     let error = Trainer::new(task(&model), settings(Some(other_depth))).err().expect("another depth");
     assert!(matches!(error, Error::Argument { name: "total_blocks", .. }), "{error}");
+}
+
+/// The LayerToken rate goes by the trainer's own count of layer tokens, which a snapshot keeps.
+#[test]
+fn layer_tokens_drive_the_rate_of_a_run() {
+    let (gpu, steps, samples) = (gpu(), 10, BATCH as u64);
+    let ltd = RandomLtd::new(3, Schedule::linear(5, TOKENS, 6, 1).unwrap()).unwrap();
+    let (drop, extent) = (TokenDrop::from(ltd.clone()), Extent { depth: 3, tokens: TOKENS, prefix: 1 });
+    let raw = samples * TOKENS as u64;
+    let LayerTokenPlan { total, warmup } = drop.layer_token_plan(steps * raw, 2 * raw, samples, extent).unwrap();
+    let rate = LayerTokenRate { max: 1e-2, min: 1e-3, shape: LrShape::Cosine, total, warmup };
+    let rate = LrSchedule::layer_token(rate).unwrap();
+    let expected = |step| {
+        let layer_tokens = drop.layer_tokens_before(step, samples, extent).consumed;
+        rate.rate(At { step, layer_tokens })
+    };
+    let run = |trainer: &mut Trainer<_>, steps: std::ops::Range<u64>| {
+        for step in steps {
+            trainer.step(&batch(step, BATCH)).unwrap();
+            assert_eq!(trainer.finish().unwrap().unwrap().rate, expected(step), "step {step}");
+        }
+        assert_eq!(trainer.layer_tokens(), drop.layer_tokens_before(trainer.steps(), samples, extent));
+        trainer.snapshot().unwrap()
+    };
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let settings = TrainSettings { rate, accumulate: 4, ..settings(ltd) };
+    let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
+    let middle = run(&mut trainer, 0..4);
+    let end = run(&mut trainer, 4..steps);
+    assert_eq!((expected(0), expected(steps)), (0.0, 1e-3), "the floor is reached");
+    let mut again = Trainer::new(task(&model), settings).unwrap();
+    again.restore(&middle).unwrap();
+    assert_eq!(run(&mut again, 4..steps), end);
 }
 
 /// What follows a block whose class token is dropped in every sample: the head on the embedded class token, as if there

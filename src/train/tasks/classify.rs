@@ -1,8 +1,8 @@
 //! Telling pictures apart.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
+use super::in_mode;
 use crate::data::{Batch, ImageBatch, Mixed, Position};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -30,14 +30,6 @@ impl<M: Classifier> Classify<M> {
     /// With label smoothing, class weights or an ignored label.
     pub fn with_loss(model: M, loss: CrossEntropy) -> Self {
         Classify { model, loss }
-    }
-
-    /// The loss in one of the two modes.
-    pub(super) fn loss_in(&self, mode: &Mode) -> Cow<'_, CrossEntropy> {
-        if mode.is_training() || self.loss.label_smoothing == 0.0 {
-            return Cow::Borrowed(&self.loss);
-        }
-        Cow::Owned(CrossEntropy { label_smoothing: 0.0, ..self.loss.clone() })
     }
 
     /// Logits of the samples of a part, `f32[B, V]`, and their labels, `u32[B]`.
@@ -86,7 +78,7 @@ impl<M: Classifier> Task for Classify<M> {
 
     fn loss(&self, part: &Part<'_, ImageBatch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         let (logits, labels) = self.logits(part, spans, mode)?;
-        let settings = self.loss_in(mode);
+        let settings = in_mode(&self.loss, mode);
         let mixed = part.batch.mixed.as_ref().map(|mixed| upload_mixed(self.gpu(), mixed, part)).transpose()?;
         let targets = match &mixed {
             Some((others, shares)) => Targets::mixed(&labels, others, shares),
@@ -94,7 +86,7 @@ impl<M: Classifier> Task for Classify<M> {
         };
         let loss = ops::cross_entropy(&logits, targets, &settings)?;
         let correct = ops::count_correct(&logits.detach(), &labels, settings.ignore_index)?;
-        Ok(Scored { loss, correct: Some(correct) })
+        Ok(Scored { loss, correct: Some(correct), losses: None })
     }
 
     /// All zeros. The system gives zeroed memory when it is touched, and nobody touches this.

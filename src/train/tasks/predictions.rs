@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Classify;
+use super::{Classify, in_mode};
 use crate::data::ImageBatch;
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
@@ -74,7 +74,7 @@ async fn collect<M: Classifier>(
     read: impl AsyncFn(Readback) -> Result<Vec<Vec<u8>>>,
 ) -> Result<Predictions> {
     let (classes, mode) = (task.model.classes(), Mode::evaluation());
-    let settings = task.loss_in(&mode);
+    let settings = in_mode(&task.loss, &mode);
     let (mut sums, mut all) = (Sums::default(), Predictions::new(classes, settings.ignore_index));
     let record = |batch: ImageBatch| {
         let whole = Part::whole(&batch);

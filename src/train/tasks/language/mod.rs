@@ -1,0 +1,249 @@
+//! Learning a language: what the next token is, or what stands behind a mask.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `objective` | [`Causal`], [`Masked`]: what is to be said at each place |
+
+mod objective;
+
+pub use objective::{Causal, Masked, Objective};
+
+use std::ops::Range;
+
+use super::in_mode;
+use crate::data::{Batch, TokenBatch};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::nn::{Extent, LanguageModel, Mode, Model, Span, Tokens};
+use crate::ops::{self, CrossEntropy, TokenIndices};
+use crate::tensor::Tensor;
+use crate::train::{Evaluation, Part, Scored, Task};
+
+/// The next token at each place: the scores of place t are judged against the label of place t + 1, so that those of the last
+/// place and the label of the first are never used. What GPT learns.
+pub type CausalLm<M> = LanguageTask<M, Causal>;
+
+/// The token itself at each place that has a label: what BERT learns, where some tokens of the input were replaced by a mask.
+///
+/// Only the labelled places go through the transform and the output layer. So that their number, and with it the memory and the
+/// kinds of products, is the same from batch to batch, others without a label are taken along up to [`Masked::places`] for each
+/// sample; a part of a batch that has more labels takes the next sixteenth of all its places.
+pub type MaskedLm<M> = LanguageTask<M, Masked>;
+
+/// A language model with an [`Objective`]: [`CausalLm`] or [`MaskedLm`]. Its samples are sequences of one length, perhaps padded. The
+/// loss is the cross-entropy over the vocabulary, its mean that over all targets of a batch, so that perplexity is its
+/// exponential; in evaluation without label smoothing. The logits are never held whole.
+///
+/// Each token has a target, so none may leave the model for good: [`crate::ltd::PatchDrop`] is refused. Under the others each token
+/// is judged where it rejoins. Blocks with kept tokens see of the padding what is kept of it, hidden as before.
+#[derive(Clone, Debug)]
+pub struct LanguageTask<M, O> {
+    /// The network.
+    pub model: M,
+    /// The loss in training. A label that it ignores counts as [`TokenBatch::IGNORED`].
+    pub loss: CrossEntropy,
+    /// What is to be said.
+    pub objective: O,
+    /// Whether batches are padded, and so say their lengths: those of rehearsals do then.
+    pub is_padded: bool,
+    /// Whether batches say the tokens' segments: those of rehearsals do then.
+    pub is_segmented: bool,
+    tokens: usize,
+}
+
+impl<M: LanguageModel> CausalLm<M> {
+    /// On sequences of `tokens` tokens, with the plain cross-entropy.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless there are at least 2, and at most the model's positions.
+    pub fn new(model: M, tokens: usize) -> Result<Self> {
+        Self::with_objective(model, tokens, Causal)
+    }
+}
+
+impl<M: LanguageModel> MaskedLm<M> {
+    /// On sequences of `tokens` tokens, with the plain cross-entropy and places for the usual 15 % of them
+    /// ([`Masked::usual`]).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless there is at least 1, and at most the model's positions.
+    pub fn new(model: M, tokens: usize) -> Result<Self> {
+        Self::with_objective(model, tokens, Masked::usual(tokens))
+    }
+}
+
+impl<M: LanguageModel, O: Objective> LanguageTask<M, O> {
+    /// With an objective of one's own, on sequences of `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the objective says nothing about sequences so short, or the model has fewer positions.
+    pub fn with_objective(model: M, tokens: usize, objective: O) -> Result<Self> {
+        let (shortest, positions) = (objective.shortest(), model.positions());
+        if !(shortest..=positions).contains(&tokens) {
+            let expected = format!("{shortest} to the model's {positions} positions");
+            return Err(Error::argument("language task", "tokens", expected, tokens));
+        }
+        let (loss, is_padded, is_segmented) = (CrossEntropy::default(), false, false);
+        Ok(LanguageTask { model, loss, objective, is_padded, is_segmented, tokens })
+    }
+
+    /// With label smoothing, weights of ids or a label that is ignored.
+    pub fn with_loss(self, loss: CrossEntropy) -> Self {
+        LanguageTask { loss, ..self }
+    }
+
+    /// T.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn gpu(&self) -> &Gpu {
+        self.model.parameters().gpu()
+    }
+
+    /// The labels of the samples in `range`, sample by sample, with [`TokenBatch::IGNORED`] for all that do not count.
+    fn labels(&self, batch: &TokenBatch, range: Range<usize>) -> Vec<u32> {
+        let mut labels = Vec::with_capacity(range.len() * self.tokens);
+        range.for_each(|sample| labels.extend(self.objective.labels(batch, sample)));
+        if let Some(ignored) = self.loss.ignore_index {
+            labels.iter_mut().filter(|label| **label == ignored).for_each(|label| *label = TokenBatch::IGNORED);
+        }
+        labels
+    }
+
+    /// The rows of a part that the output layer sees: their places among all B·T, unless they are all, and their labels.
+    fn rows(&self, part: &Part<'_, TokenBatch>) -> (Option<Vec<u32>>, Vec<u32>) {
+        let labels = self.labels(part.batch, part.samples.clone());
+        match self.objective.places(&labels, self.tokens) {
+            Some(places) => {
+                let chosen = places.iter().filter_map(|&place| labels.get(place as usize).copied()).collect();
+                (Some(places), chosen)
+            }
+            None => (None, labels),
+        }
+    }
+
+    /// The loss in one of the two modes, which ignores what has no label.
+    fn loss_in(&self, mode: &Mode) -> CrossEntropy {
+        let loss = in_mode(&self.loss, mode).into_owned();
+        CrossEntropy { ignore_index: Some(TokenBatch::IGNORED), ..loss }
+    }
+}
+
+impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
+    type Batch = TokenBatch;
+
+    fn model(&self) -> &dyn Model {
+        &self.model
+    }
+
+    /// The model's blocks on sequences of the task's length, of which no token may leave.
+    fn extent(&self) -> Extent {
+        Extent { depth: self.model.extent().depth, tokens: self.tokens, prefix: self.tokens }
+    }
+
+    fn identity(&self) -> String {
+        serde_json::json!({
+            "objective": self.objective,
+            "tokens": self.tokens,
+            "loss": self.loss,
+        })
+        .to_string()
+    }
+
+    fn check(&self, batch: &TokenBatch) -> Result<()> {
+        if batch.tokens != self.tokens {
+            return Err(Error::argument("batch", "tokens", format!("{} in a sample", self.tokens), batch.tokens));
+        }
+        batch.check(self.model.vocab_size())
+    }
+
+    /// As many as have a target, or the sum of their weights.
+    fn weight(&self, batch: &TokenBatch, range: Range<usize>) -> f64 {
+        let (classes, loss) = (self.model.vocab_size(), &self.loss);
+        self.labels(batch, range).into_iter().map(|label| loss.row_weight(classes, label, None)).sum()
+    }
+
+    /// The targets.
+    fn answers(&self, batch: &TokenBatch) -> usize {
+        self.labels(batch, 0..batch.samples()).into_iter().filter(|&label| label != TokenBatch::IGNORED).count()
+    }
+
+    fn loss(&self, part: &Part<'_, TokenBatch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
+        if spans.iter().any(|span| !span.rejoins) {
+            return Err(Error::argument(
+                "language task",
+                "spans",
+                "such whose tokens rejoin",
+                "one that they leave by",
+            ));
+        }
+        self.check(part.batch)?;
+        let uploaded = Uploaded::new(self.gpu(), part)?;
+        let hidden = self.model.hidden(&uploaded.tokens(), spans, mode)?;
+        let (places, labels) = self.rows(part);
+        let (all, width) = (part.samples.len() * self.tokens, hidden.shape().last());
+        let rows = match places {
+            None => ops::reshape(&hidden, &[all, width])?,
+            Some(places) => {
+                let chosen = TokenIndices::new(self.gpu(), [1, places.len()], all, &places)?;
+                let rows = ops::token_gather(&ops::reshape(&hidden, &[1, all, width])?, &chosen)?;
+                ops::reshape(&rows, &[places.len(), width])?
+            }
+        };
+        // Where rows were taken out, the rest is of no more use: no node holds it.
+        drop(hidden);
+        let labels = Tensor::from_slice(self.gpu(), &[labels.len()], &labels)?;
+        let (weight, bias) = self.model.decoder();
+        let read = self.model.transform(&rows, mode)?;
+        let scores = ops::linear_cross_entropy(&read, &weight, bias.as_ref(), &labels, &self.loss_in(mode))?;
+        Ok(Scored { loss: scores.loss, correct: Some(scores.correct), losses: None })
+    }
+
+    /// The loss decides, not the share of tokens that are guessed: perplexity is what language models are compared by.
+    fn score(&self, evaluation: &Evaluation) -> f64 {
+        -evaluation.loss
+    }
+
+    /// Full sequences of the first id, with as many labels as the objective has places for.
+    fn blank(&self, samples: usize) -> Result<TokenBatch> {
+        let count = samples.checked_mul(self.tokens).filter(|&count| samples > 0 && u32::try_from(count).is_ok());
+        let Some(count) = count else {
+            return Err(Error::argument("estimate", "batch", "at least 1 sample and below 2^32 tokens", samples));
+        };
+        let batch = TokenBatch::new(self.tokens, vec![0; count])?;
+        // T is at most the model's positions, and B·T fits.
+        let lengths = self.is_padded.then(|| vec![self.tokens as u32; samples]);
+        let types = self.is_segmented.then(|| vec![0; count]);
+        let labels = self.objective.blank(self.tokens).map(|labels| labels.repeat(samples));
+        Ok(TokenBatch { types, lengths, labels, ..batch })
+    }
+}
+
+/// The samples of a part on the device.
+struct Uploaded {
+    ids: Tensor,
+    types: Option<Tensor>,
+    lengths: Option<Tensor>,
+}
+
+impl Uploaded {
+    fn new(gpu: &Gpu, part: &Part<'_, TokenBatch>) -> Result<Self> {
+        let (batch, range) = (part.batch, &part.samples);
+        let places = range.start * batch.tokens..range.end * batch.tokens;
+        let sequences = |values: &[u32]| Tensor::from_slice(gpu, &[range.len(), batch.tokens], &values[places.clone()]);
+        Ok(Uploaded {
+            ids: sequences(&batch.ids)?,
+            types: batch.types.as_deref().map(sequences).transpose()?,
+            lengths: batch
+                .lengths
+                .as_deref()
+                .map(|lengths| Tensor::from_slice(gpu, &[range.len()], &lengths[range.clone()]))
+                .transpose()?,
+        })
+    }
+
+    fn tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.ids, types: self.types.as_ref(), lengths: self.lengths.as_ref() }
+    }
+}
