@@ -1,9 +1,10 @@
-//! Times whole optimiser steps of a ViT on random pictures.
+//! Times whole optimiser steps of a ViT on random pictures, or of a language model on random tokens.
 //!
 //!     cargo run --release --example bench_step -- WIDTH DEPTH HEADS PATCH IMAGE BATCH STEPS [--ltd R] \
 //!         [--recompute-blocks] [--profile] [--tune [--matrix-units]]
+//!     cargo run --release --example bench_step -- --model gpt2 WIDTH DEPTH HEADS VOCABULARY TOKENS BATCH STEPS ...
 //!
-//! Last line: JSON with `median_ms` and `img_s` (of the second half of the steps), `first_step_ms` (since the start of the
+//! Last line: JSON with `median_ms` and `samples_s` (of the second half of the steps), `first_step_ms` (since the start of the
 //! program), `peak_device_mb`, `rss_mb` (growth of the process's peak since the device was opened), `dispatches` a step and
 //! `host_ms`, the host's time to record a step; with `--tune`, what it did as `tuning`.
 
@@ -17,26 +18,30 @@ mod warnings;
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::models::vit::VitConfig;
 use wgrad::nn::Precision;
 use wgrad::ops::{self, TuneReport};
 use wgrad::train::TUNING_BUDGET;
 
 use stats::median;
-use timed::{Steps, rehearsed, settings};
+use timed::{Network, Stepping, settings};
 
 #[derive(Parser)]
 struct Args {
     width: usize,
     depth: usize,
     heads: usize,
+    /// Side of a patch; of a language model the vocabulary.
     patch: usize,
+    /// Side of a picture; of a language model the tokens of a sample.
     image: usize,
     batch: usize,
     steps: usize,
+    /// What is trained.
+    #[arg(long, value_enum, default_value = "vit")]
+    model: Kind,
     /// Tokens kept in all blocks but the first and last.
     #[arg(long)]
     ltd: Option<usize>,
@@ -60,11 +65,32 @@ struct Args {
     adapter: Option<AdapterChoice>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Vit,
+    Gpt2,
+    Bert,
+}
+
+impl Args {
+    fn network(&self) -> Result<Network> {
+        let &Args { model, width, depth, heads, patch, image, .. } = self;
+        let sizes = [width, depth, heads];
+        let network = match model {
+            Kind::Vit => Network::vit(sizes, patch, image),
+            Kind::Gpt2 => Network::gpt2(sizes, patch, image),
+            Kind::Bert => Network::bert(sizes, patch, image),
+        };
+        network.check()?;
+        Ok(network)
+    }
+}
+
 #[derive(Serialize)]
 struct Line {
     adapter: String,
     median_ms: f64,
-    img_s: f64,
+    samples_s: f64,
     first_step_ms: f64,
     peak_device_mb: f64,
     rss_mb: Option<f64>,
@@ -80,14 +106,9 @@ fn main() -> Result<()> {
     let (adapter, matrix_units) = (args.adapter.clone(), args.matrix_units);
     let gpu = Gpu::with_options(&GpuOptions { adapter, matrix_units, ..Default::default() })?;
     let rss_before = peak_rss_mb();
-    let config = VitConfig {
-        img_size: (args.image, args.image),
-        patch_size: args.patch,
-        num_classes: 10,
-        ..VitConfig::custom(args.width, args.depth, args.heads)
-    };
-    let tuning = args.tune.then(|| tune(&gpu, &config, &args)).transpose()?;
-    let mut model = Steps::new(&gpu, config, args.batch, settings(args.precision, args.recompute_blocks)?)?;
+    let network = args.network()?;
+    let tuning = args.tune.then(|| tune(&gpu, &network, &args)).transpose()?;
+    let mut model = network.steps(&gpu, args.batch, settings(args.precision, args.recompute_blocks)?)?;
     model.keep(args.ltd)?;
     let mut steps = Vec::new();
     let mut first_step_ms = 0.0;
@@ -98,14 +119,14 @@ fn main() -> Result<()> {
         }
     }
     if args.profile {
-        profile(&gpu, &mut model)?;
+        profile(&gpu, model.as_mut())?;
     }
     let half = &steps[steps.len() / 2..];
     let median_ms = median(half.iter().map(|s| s.total_ms));
     let line = Line {
         adapter: gpu.info().to_string(),
         median_ms,
-        img_s: args.batch as f64 / median_ms * 1e3,
+        samples_s: args.batch as f64 / median_ms * 1e3,
         first_step_ms,
         peak_device_mb: gpu.memory().peak_allocated as f64 / 1e6,
         rss_mb: peak_rss_mb().zip(rss_before).map(|(after, before)| after - before),
@@ -118,13 +139,13 @@ fn main() -> Result<()> {
 }
 
 /// Settles the kernels of this very step.
-fn tune(gpu: &Gpu, config: &VitConfig, args: &Args) -> Result<TuneReport> {
+fn tune(gpu: &Gpu, network: &Network, args: &Args) -> Result<TuneReport> {
     let settings = settings(args.precision, args.recompute_blocks)?;
-    let products = rehearsed(gpu, config, args.batch, settings, args.ltd)?.products;
+    let products = network.rehearsed(gpu, args.batch, settings, args.ltd)?.products;
     Ok(ops::tune(gpu, &products, TUNING_BUDGET)?)
 }
 
-fn profile(gpu: &Gpu, model: &mut Steps) -> Result<()> {
+fn profile(gpu: &Gpu, model: &mut dyn Stepping) -> Result<()> {
     gpu.start_profile();
     model.step()?;
     model.step()?;

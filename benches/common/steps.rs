@@ -1,21 +1,41 @@
-//! Whole optimiser steps of a ViT on random pictures, timed.
+//! Whole optimiser steps of a model on random data, timed.
+
+#[path = "network.rs"]
+mod network;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use wgrad::Gpu;
-use wgrad::data::{ImageBatch, Position};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
-use wgrad::models::vit::{Vit, VitConfig};
-use wgrad::nn::Precision;
+use wgrad::nn::{Extent, Precision};
 use wgrad::optim::{AdamW, LrSchedule, Rule};
-use wgrad::train::{Classify, Pending, Rehearsal, TrainSettings, Trainer, Workload, rehearse};
+use wgrad::train::{Pending, Rehearsal, Task, TrainSettings, Trainer, Workload, rehearse};
+
+pub use network::Network;
 
 /// A model with its trainer, and one batch.
-pub struct Steps {
+pub struct Steps<T: Task> {
     /// There but for a moment in [`Steps::keep`].
-    trainer: Option<Trainer<Classify<Vit>>>,
-    batch: ImageBatch,
+    trainer: Option<Trainer<T>>,
+    batch: T::Batch,
+}
+
+/// The same of any model.
+pub trait Stepping {
+    /// From now on keeps this many tokens in all blocks but the first and last; `None` is full length.
+    fn keep(&mut self, kept: Option<usize>) -> Result<()>;
+
+    /// One step whose results are still to come, with the milliseconds until it was recorded, and its dispatches.
+    fn record(&mut self) -> Result<(Pending, f64, u64)>;
+
+    /// One step, waiting for its loss.
+    fn step(&mut self) -> Result<Step> {
+        let started = Instant::now();
+        let (pending, host_ms, dispatches) = self.record()?;
+        pending.wait()?;
+        Ok(Step { total_ms: started.elapsed().as_secs_f64() * 1e3, host_ms, dispatches })
+    }
 }
 
 /// What one step took.
@@ -33,71 +53,47 @@ pub fn settings(precision: Precision, recompute_blocks: bool) -> Result<TrainSet
     Ok(TrainSettings { precision, recompute_blocks, ..plain })
 }
 
-/// What such a step, with this many tokens kept, asks of the device: a rehearsal of one step.
-pub fn rehearsed(
+/// What a step with this many tokens kept asks of the device: a rehearsal of one step.
+fn rehearse_one<T: Task>(
     gpu: &Gpu,
-    config: &VitConfig,
+    make: &dyn Fn(&Gpu) -> wgrad::Result<T>,
+    extent: Extent,
     samples: usize,
     settings: TrainSettings,
     kept: Option<usize>,
 ) -> Result<Rehearsal> {
-    let settings = TrainSettings { drop: keeping(config, kept)?, ..settings };
-    let make = |gpu: &Gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), 0)?));
-    let work = Workload { make: &make, settings: &settings, batch: samples, steps: 1 };
-    Ok(rehearse(gpu, &work)?)
+    let settings = TrainSettings { drop: keeping(extent, kept)?, ..settings };
+    Ok(rehearse(gpu, &Workload { make, settings: &settings, batch: samples, steps: 1 })?)
 }
 
 /// Random-LTD at this length in all blocks but the first and last; `None` and the full length are the plain model.
-fn keeping(config: &VitConfig, kept: Option<usize>) -> Result<TokenDrop> {
-    let kept = kept.filter(|&kept| kept < config.tokens());
-    Ok(kept.map(|kept| RandomLtd::new(config.depth, Schedule::constant(kept)?)).transpose()?.into())
+fn keeping(extent: Extent, kept: Option<usize>) -> Result<TokenDrop> {
+    let kept = kept.filter(|&kept| kept < extent.tokens);
+    Ok(kept.map(|kept| RandomLtd::new(extent.depth, Schedule::constant(kept)?)).transpose()?.into())
 }
 
-impl Steps {
-    /// A model of `config`, at full length.
-    pub fn new(gpu: &Gpu, config: VitConfig, samples: usize, settings: TrainSettings) -> Result<Self> {
-        let batch = batch(&config, samples);
-        let trainer = Some(Trainer::new(Classify::new(Vit::new(gpu, config, 0)?), settings)?);
-        Ok(Steps { trainer, batch })
+impl<T: Task> Steps<T> {
+    /// At full length.
+    fn new(task: T, batch: T::Batch, settings: TrainSettings) -> Result<Self> {
+        Ok(Steps { trainer: Some(Trainer::new(task, settings)?), batch })
     }
+}
 
-    /// From now on keeps this many tokens in all blocks but the first and last; `None` is full length.
-    pub fn keep(&mut self, kept: Option<usize>) -> Result<()> {
+impl<T: Task> Stepping for Steps<T> {
+    fn keep(&mut self, kept: Option<usize>) -> Result<()> {
         let trainer = self.trainer.take().context("no trainer")?;
-        let drop = keeping(trainer.task().model.config(), kept)?;
+        let drop = keeping(trainer.task().extent(), kept)?;
         let settings = TrainSettings { drop, ..trainer.settings().clone() };
         // The old optimiser's memory is the new one's.
         self.trainer = Some(Trainer::new(trainer.into_task(), settings)?);
         Ok(())
     }
 
-    /// One step, waiting for its loss.
-    pub fn step(&mut self) -> Result<Step> {
-        let started = Instant::now();
-        let (pending, host_ms, dispatches) = self.record()?;
-        pending.wait()?;
-        Ok(Step { total_ms: started.elapsed().as_secs_f64() * 1e3, host_ms, dispatches })
-    }
-
-    /// One step whose results are still to come, with the milliseconds until it was recorded, and its dispatches.
-    pub fn record(&mut self) -> Result<(Pending, f64, u64)> {
+    fn record(&mut self) -> Result<(Pending, f64, u64)> {
         let trainer = self.trainer.as_mut().context("no trainer")?;
-        let gpu = trainer.task().model.gpu().clone();
+        let gpu = trainer.task().model().parameters().gpu().clone();
         let (started, before) = (Instant::now(), gpu.stats().dispatches);
         let pending = trainer.record(&self.batch)?;
         Ok((pending, started.elapsed().as_secs_f64() * 1e3, gpu.stats().dispatches - before))
-    }
-}
-
-/// Any spread of values does: time does not depend on them.
-fn batch(config: &VitConfig, samples: usize) -> ImageBatch {
-    let (height, width) = config.img_size;
-    let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16) as u8;
-    ImageBatch {
-        images: (0..samples * 3 * height * width).map(byte).collect(),
-        labels: (0..samples).map(|i| (i % config.num_classes) as u32).collect(),
-        mixed: None,
-        indices: (0..samples as u32).collect(),
-        position: Position::default(),
     }
 }

@@ -21,7 +21,7 @@ use crate::cost::Cost;
 use crate::group::Group;
 use crate::report;
 use crate::stats::median;
-use crate::timed::{self, Step, Steps, settings};
+use crate::timed::{Step, settings};
 
 /// Steps that are profiled, and that are timed without the profiler.
 const STEPS: usize = 5;
@@ -80,10 +80,10 @@ pub fn run(gpu: &Gpu, cases: &[Case], ratios: &[Ratio]) -> Result<Report> {
 }
 
 fn measure(gpu: &Gpu, bounds: &Bounds, case: &Case, ratio: Ratio) -> Result<Budget> {
-    let tokens = case.config().tokens();
+    let tokens = case.tokens();
     let kept = ratio.kept(tokens);
-    let used = timed::rehearsed(gpu, &case.config(), case.batch(), settings(Precision::F32, false)?, Some(kept))?;
-    let mut model = Steps::new(gpu, case.config(), case.batch(), settings(Precision::F32, false)?)?;
+    let used = case.network().rehearsed(gpu, case.batch(), settings(Precision::F32, false)?, Some(kept))?;
+    let mut model = case.network().steps(gpu, case.batch(), settings(Precision::F32, false)?)?;
     model.keep(Some(kept))?;
     model.step()?;
     let steps: Vec<Step> = (0..STEPS).map(|_| model.step()).collect::<Result<_>>()?;

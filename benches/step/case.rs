@@ -3,57 +3,81 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context, Error, ensure};
-use wgrad::models::vit::VitConfig;
+use anyhow::{Context, Error, bail, ensure};
 
-/// A model with its pictures: WIDTH, DEPTH, HEADS, PATCH, IMAGE, BATCH.
-#[derive(Clone, Debug, PartialEq)]
+use crate::timed::Network;
+
+/// A model with what it is trained on.
+#[derive(Clone, Debug)]
 pub struct Case {
     name: String,
-    sizes: [usize; 6],
+    network: Network,
+    batch: usize,
 }
 
-/// By name: the model, the pictures' side, the batch.
-const NAMED: [(&str, [usize; 6]); 6] = [
-    ("ti-32-b8", [192, 12, 3, 4, 32, 8]),
-    ("ti-32-b64", [192, 12, 3, 4, 32, 64]),
-    ("ti-224-b1", [192, 12, 3, 16, 224, 1]),
-    ("ti-224-b16", [192, 12, 3, 16, 224, 16]),
-    ("s-224-b8", [384, 12, 6, 16, 224, 8]),
-    ("b-224-b8", [768, 12, 12, 16, 224, 8]),
+/// What six numbers of a case mean: WIDTH, DEPTH, HEADS, then
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// PATCH, IMAGE, BATCH;
+    Vit,
+    /// VOCABULARY, TOKENS, BATCH;
+    Gpt2,
+    /// VOCABULARY, TOKENS, BATCH.
+    Bert,
+}
+
+/// By name: the model, the pictures' side or the tokens, the batch.
+const NAMED: [(&str, Kind, [usize; 6]); 10] = [
+    ("ti-32-b8", Kind::Vit, [192, 12, 3, 4, 32, 8]),
+    ("ti-32-b64", Kind::Vit, [192, 12, 3, 4, 32, 64]),
+    ("ti-224-b1", Kind::Vit, [192, 12, 3, 16, 224, 1]),
+    ("ti-224-b16", Kind::Vit, [192, 12, 3, 16, 224, 16]),
+    ("s-224-b8", Kind::Vit, [384, 12, 6, 16, 224, 8]),
+    ("b-224-b8", Kind::Vit, [768, 12, 12, 16, 224, 8]),
+    ("gpt2-256-b4", Kind::Gpt2, [768, 12, 12, 50_257, 256, 4]),
+    ("gpt2-256-b1", Kind::Gpt2, [768, 12, 12, 50_257, 256, 1]),
+    ("gpt2-1024-b1", Kind::Gpt2, [768, 12, 12, 50_257, 1024, 1]),
+    ("bert-256-b4", Kind::Bert, [768, 12, 12, 30_522, 256, 4]),
 ];
 
+/// So many of them do not take long on a CPU.
+const USUAL: usize = 5;
+
 impl Case {
-    fn named((name, sizes): (&str, [usize; 6])) -> Self {
-        Case { name: name.to_owned(), sizes }
+    fn new(name: &str, kind: Kind, [width, depth, heads, fourth, length, batch]: [usize; 6]) -> Self {
+        let sizes = [width, depth, heads];
+        let network = match kind {
+            Kind::Vit => Network::vit(sizes, fourth, length),
+            Kind::Gpt2 => Network::gpt2(sizes, fourth, length),
+            Kind::Bert => Network::bert(sizes, fourth, length),
+        };
+        Case { name: name.to_owned(), network, batch }
     }
 
-    /// All but the last, which takes long on a CPU.
     pub fn usual() -> Vec<Case> {
-        NAMED.into_iter().take(NAMED.len() - 1).map(Case::named).collect()
+        NAMED.into_iter().take(USUAL).map(|(name, kind, sizes)| Case::new(name, kind, sizes)).collect()
     }
 
     pub fn help() -> String {
-        let line = |(name, sizes): (&str, [usize; 6])| format!("  {name}: {sizes:?}\n");
+        let line = |(name, kind, sizes): (&str, Kind, [usize; 6])| format!("  {name}: {kind:?} {sizes:?}\n");
         let lines: String = NAMED.into_iter().map(line).collect();
         format!(
-            "A case by its name, or as WIDTH,DEPTH,HEADS,PATCH,IMAGE,BATCH; may be given several times. Names:\n{lines}"
+            "A case by its name, or WIDTH,DEPTH,HEADS,PATCH,IMAGE,BATCH of a ViT, or gpt2: or bert: and \
+             WIDTH,DEPTH,HEADS,VOCABULARY,TOKENS,BATCH; may be given several times. Names:\n{lines}"
         )
     }
 
     pub fn batch(&self) -> usize {
-        self.sizes[5]
+        self.batch
     }
 
-    /// With ten classes.
-    pub fn config(&self) -> VitConfig {
-        let [width, depth, heads, patch, image, _] = self.sizes;
-        VitConfig {
-            img_size: (image, image),
-            patch_size: patch,
-            num_classes: 10,
-            ..VitConfig::custom(width, depth, heads)
-        }
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// T.
+    pub fn tokens(&self) -> usize {
+        self.network.extent().tokens
     }
 }
 
@@ -67,16 +91,22 @@ impl FromStr for Case {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        if let Some(&named) = NAMED.iter().find(|(name, _)| *name == text) {
-            return Ok(Case::named(named));
+        if let Some(&(name, kind, sizes)) = NAMED.iter().find(|(name, ..)| *name == text) {
+            return Ok(Case::new(name, kind, sizes));
         }
-        let numbers = text.split(',').map(|part| part.trim().parse()).collect::<Result<Vec<usize>, _>>();
+        let (kind, numbers) = match text.split_once(':') {
+            None => (Kind::Vit, text),
+            Some(("gpt2", numbers)) => (Kind::Gpt2, numbers),
+            Some(("bert", numbers)) => (Kind::Bert, numbers),
+            Some((other, _)) => bail!("no such kind of model: {other}"),
+        };
+        let numbers = numbers.split(',').map(|part| part.trim().parse()).collect::<Result<Vec<usize>, _>>();
         let sizes = numbers.ok().and_then(|numbers| <[usize; 6]>::try_from(numbers).ok());
         let sizes = sizes.with_context(|| format!("neither a case nor six numbers: {text}"))?;
-        let case = Case { name: text.to_owned(), sizes };
-        case.config().check()?;
         ensure!(sizes[1] >= 3, "random-LTD needs a depth of 3 or more");
         ensure!((1..=4096).contains(&sizes[5]), "the batch must be in 1..=4096");
+        let case = Case::new(text, kind, sizes);
+        case.network.check()?;
         Ok(case)
     }
 }

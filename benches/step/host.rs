@@ -8,7 +8,7 @@ use crate::Work;
 use crate::case::Case;
 use crate::report;
 use crate::stats::median;
-use crate::timed::{Steps, settings};
+use crate::timed::settings;
 
 #[derive(Serialize)]
 pub struct Line {
@@ -26,7 +26,7 @@ pub fn run(cases: &[Case], work: &Work) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for case in cases {
         for ratio in &work.ratios {
-            let line = measure(&gpu, case, ratio.kept(case.config().tokens()), work)?;
+            let line = measure(&gpu, case, ratio.kept(case.tokens()), work)?;
             table.add_row([
                 line.case.clone(),
                 line.kept.to_string(),
@@ -54,7 +54,7 @@ fn idle_device() -> Result<Gpu> {
 }
 
 fn measure(gpu: &Gpu, case: &Case, kept: usize, work: &Work) -> Result<Line> {
-    let mut model = Steps::new(gpu, case.config(), case.batch(), settings(work.precision, false)?)?;
+    let mut model = case.network().steps(gpu, case.batch(), settings(work.precision, false)?)?;
     model.keep(Some(kept))?;
     let mut step = || -> Result<(f64, u64)> {
         // Nothing was computed, and there is no loss to be had.

@@ -10,9 +10,8 @@ use anyhow::Result;
 use serde::Serialize;
 use wgrad::autograd::Parameters;
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
-use wgrad::models::vit::VitConfig;
-use wgrad::nn::{BlockConfig, Encoder, Extent, Init, Mode, Precision, Span};
-use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
+use wgrad::nn::{BlockConfig, Encoder, Extent, Init, Mode, NormOrder, Precision, Span};
+use wgrad::ops::{self, Gelu, Mask, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, Optimizer, Rule};
 use wgrad::{Gpu, Tensor};
 
@@ -20,6 +19,7 @@ use crate::Work;
 use crate::case::{Case, order};
 use crate::report;
 use crate::stats::median;
+use crate::timed::Network;
 
 /// Timed passes at one length in one turn.
 const PASSES: usize = 3;
@@ -82,10 +82,9 @@ pub fn run(gpu: &Gpu, cases: &[Case], work: &Work) -> Result<Report> {
 
 fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<CaseReport> {
     let turns = work.turns;
-    let config = case.config();
-    let (tokens, width) = (config.tokens(), config.embed_dim);
+    let (tokens, width) = (case.tokens(), block_of(case.network()).width);
     let kept: Vec<usize> = work.ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
-    let mut blocks = Blocks::new(gpu, &config, case.batch(), work.precision)?;
+    let mut blocks = Blocks::new(gpu, case.network(), case.batch(), work.precision)?;
     let mut all = Vec::new();
     for turn in 0..turns {
         eprintln!("{case}: turn {} of {turns}", turn + 1);
@@ -105,33 +104,50 @@ struct Blocks {
     optimizer: Optimizer,
     blocks: Encoder,
     extent: Extent,
+    mask: Mask,
     /// `f32[B, T, C]`, and the gradient that comes from above.
     x: Tensor,
     dy: Tensor,
     mode: Mode,
 }
 
+/// How a model's blocks are built.
+fn block_of(network: &Network) -> BlockConfig {
+    let (width, heads, hidden, order) = match network {
+        Network::Vit(config) => (config.embed_dim, config.num_heads, config.hidden(), NormOrder::Pre),
+        Network::Gpt2(config, _) => (config.n_embd, config.n_head, config.hidden(), NormOrder::Pre),
+        Network::Bert(config, _) => {
+            (config.hidden_size, config.num_attention_heads, config.intermediate_size, NormOrder::Post)
+        }
+    };
+    let gelu = if matches!(network, Network::Gpt2(..)) { Gelu::Tanh } else { Gelu::Erf };
+    BlockConfig { hidden, order, gelu, ..BlockConfig::new(width, heads) }
+}
+
+/// Which keys its tokens see.
+fn mask_of(network: &Network) -> Mask {
+    match network {
+        Network::Gpt2(..) => Mask::CAUSAL,
+        Network::Vit(_) | Network::Bert(..) => Mask::NONE,
+    }
+}
+
 impl Blocks {
-    fn new(gpu: &Gpu, config: &VitConfig, batch: usize, precision: Precision) -> Result<Self> {
+    fn new(gpu: &Gpu, network: &Network, batch: usize, precision: Precision) -> Result<Self> {
+        let Extent { depth, tokens, .. } = network.extent();
         // All but the first and the last, and as many as random-LTD takes.
-        let depth = config.depth.saturating_sub(2).max(3);
-        let block = BlockConfig {
-            hidden: config.hidden(),
-            qkv_bias: config.qkv_bias,
-            eps: config.eps,
-            ..BlockConfig::new(config.embed_dim, config.num_heads)
-        };
+        let (depth, block) = (depth.saturating_sub(2).max(3), block_of(network));
         let mut parameters = Parameters::new(gpu);
         let blocks = Encoder::new(Init::new(&mut parameters, 0), depth, |_| block)?;
         let optimizer = Optimizer::new(&parameters, Rule::AdamW(AdamW::default()), None, |_, rank| rank > 1)?;
-        let shape = [batch, config.tokens(), config.embed_dim];
+        let shape = [batch, tokens, block.width];
         // Any spread of values does: time does not depend on them.
         let value = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16 & 255) as f32 / 128.0 - 1.0;
         let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
         let x = Tensor::from_slice(gpu, &shape, &values)?.requires_grad()?;
         let mode = Mode::training(RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 }).with_precision(precision);
-        let extent = Extent { depth, tokens: config.tokens(), prefix: 0 };
-        Ok(Blocks { parameters, optimizer, blocks, extent, dy: x.detach(), x, mode })
+        let extent = Extent { depth, tokens, prefix: 0 };
+        Ok(Blocks { parameters, optimizer, blocks, extent, mask: mask_of(network), dy: x.detach(), x, mode })
     }
 
     fn gpu(&self) -> &Gpu {
@@ -157,7 +173,7 @@ impl Blocks {
         let (spans, draw) = timed(&gpu, || self.spans(kept))?;
         // As in a model, nobody else holds what the blocks begin with, so that they may scatter into it.
         let (x, _) = timed(&gpu, || Ok(ops::scale(&self.x, 1.0)?))?;
-        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, &Mask::NONE, &self.mode)?))?;
+        let (y, forward) = timed(&gpu, || Ok(self.blocks.forward(x, &spans, &self.mask, &self.mode)?))?;
         let (_, backward) = timed(&gpu, || Ok(y.backward_from(&self.dy)?))?;
         let ((), optimiser) = timed(&gpu, || Ok(self.optimizer.step(&self.parameters, 1e-4)?))?;
         Ok(Parts { draw, forward, backward, optimiser })

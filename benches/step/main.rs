@@ -1,4 +1,4 @@
-//! Times whole optimiser steps of a ViT at full length and with random-LTD.
+//! Times whole optimiser steps of ViTs, GPT-2 and BERT at full length and with random-LTD.
 //!
 //!     cargo bench --bench step -- [--case ti-32-b8]... [--ltd-ratios 0.16,0.25,0.5,0.75,1] [--steps 5] [--json FILE]
 //!     cargo bench --bench step -- --ltd-blocks --case ti-224-b1 --plot FILE.png
@@ -11,7 +11,7 @@
 //! `--ltd-blocks` times the LTD blocks alone (`ltd_blocks.rs`), `--budget` says where a step's time goes (`budget.rs`),
 //! `--host` what recording and submitting it takes (`host.rs`).
 //!
-//! Without `--case`: all cases but ViT-B.
+//! Without `--case`: the ViTs but ViT-B.
 
 #[path = "../common/bounds.rs"]
 mod bounds;
@@ -46,9 +46,9 @@ use wgrad::nn::Precision;
 use case::{Case, Ratio};
 
 #[derive(Parser)]
-#[command(about = "Times whole optimiser steps of a ViT at full length and with random-LTD")]
+#[command(about = "Times whole optimiser steps at full length and with random-LTD")]
 struct Args {
-    /// A case by its name, or as WIDTH,DEPTH,HEADS,PATCH,IMAGE,BATCH; may be given several times.
+    /// A case by its name or its sizes; may be given several times.
     #[arg(long = "case", default_values_t = Case::usual(), long_help = Case::help())]
     cases: Vec<Case>,
     /// R/T, the share of tokens that LTD blocks keep; 1 is full length. With `--budget` full length alone by default.

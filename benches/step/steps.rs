@@ -9,7 +9,7 @@ use crate::Work;
 use crate::case::{Case, order};
 use crate::report;
 use crate::stats::median;
-use crate::timed::{Step, Steps, rehearsed, settings};
+use crate::timed::{Step, settings};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -26,7 +26,7 @@ struct Line {
     /// Every timed step, in order.
     steps_ms: Vec<f64>,
     median_ms: f64,
-    img_s: f64,
+    samples_s: f64,
     /// To the step at full length of the same turn, median over the turns.
     to_full: f64,
     /// The same ratio of floating-point operations.
@@ -39,7 +39,7 @@ struct Line {
 
 pub fn run(gpu: &Gpu, cases: &[Case], work: &Work) -> Result<Report> {
     let header =
-        ["case", "T", "R", "step, ms", "img/s", "time to full", "FLOPs to full", "GFLOP/s", "host, ms", "peak MB"];
+        ["case", "T", "R", "step, ms", "samples/s", "time to full", "FLOPs to full", "GFLOP/s", "host, ms", "peak MB"];
     let mut table = report::table(&header, 1);
     let mut lines = Vec::new();
     for case in cases {
@@ -49,7 +49,7 @@ pub fn run(gpu: &Gpu, cases: &[Case], work: &Work) -> Result<Report> {
                 line.tokens.to_string(),
                 line.kept.to_string(),
                 format!("{:.1}", line.median_ms),
-                format!("{:.1}", line.img_s),
+                format!("{:.1}", line.samples_s),
                 format!("{:.3}", line.to_full),
                 format!("{:.3}", line.flops_to_full),
                 format!("{:.1}", line.gflop_s),
@@ -72,8 +72,8 @@ struct Length {
 
 fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
     let turns = work.turns;
-    let mut model = Steps::new(gpu, case.config(), case.batch(), settings(work.precision, false)?)?;
-    let tokens = case.config().tokens();
+    let mut model = case.network().steps(gpu, case.batch(), settings(work.precision, false)?)?;
+    let tokens = case.tokens();
     let kept: Vec<usize> = work.ratios.iter().map(|ratio| ratio.kept(tokens)).collect();
     let mut lengths: Vec<Length> = kept.iter().map(|_| Length::default()).collect();
     for turn in 0..turns {
@@ -92,7 +92,7 @@ fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
     drop(model);
     gpu.trim();
     let flops = |kept: usize| -> Result<f64> {
-        let used = rehearsed(gpu, &case.config(), case.batch(), settings(work.precision, false)?, Some(kept))?;
+        let used = case.network().rehearsed(gpu, case.batch(), settings(work.precision, false)?, Some(kept))?;
         Ok(used.steps.iter().map(StepUse::flops).sum::<u64>() as f64)
     };
     let full = flops(tokens)?;
@@ -102,7 +102,7 @@ fn measure(gpu: &Gpu, case: &Case, work: &Work) -> Result<Vec<Line>> {
 
 /// `full` is the full length, which has as many steps; `flops` are a step's operations at this length and at that.
 fn line(case: &Case, kept: usize, length: &Length, full: Option<&Length>, flops: [f64; 2]) -> Line {
-    let tokens = case.config().tokens();
+    let tokens = case.tokens();
     let steps_ms: Vec<f64> = length.steps.iter().map(|step| step.total_ms).collect();
     let median_ms = median(steps_ms.iter().copied());
     let of_turn = length.steps.iter().zip(full.map_or(&[][..], |full| &full.steps));
@@ -111,7 +111,7 @@ fn line(case: &Case, kept: usize, length: &Length, full: Option<&Length>, flops:
         tokens,
         kept,
         median_ms,
-        img_s: case.batch() as f64 / median_ms * 1e3,
+        samples_s: case.batch() as f64 / median_ms * 1e3,
         to_full: median(of_turn.map(|(step, full)| step.total_ms / full.total_ms)),
         flops_to_full: flops[0] / flops[1],
         gflop_s: flops[0] / median_ms / 1e6,
