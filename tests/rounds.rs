@@ -136,6 +136,10 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
     for [rows, width, places] in [[MOST, 1, MOST], [8, MOST / 8, 8], [MOST / 4, 4, MOST / 4]] {
         all.push(("embedding", ops::embedding(&of(&[rows, width]), &labels(places))));
     }
+    let kept = |scores: &Tensor| Ok(ops::keep_largest(scores, 1, 0, None)?.positions().clone());
+    all.push(("keep_largest", kept(&of(&[4, 100_000]))));
+    let means = ops::update_means(&of(&[MOST / 2]), &labels(MOST / 2), &of(&[MOST / 2]), None, 0.5);
+    all.push(("update_means", means.and_then(|means| ops::mul(&means, &of(&[MOST / 2])))));
     all.push(("sum", ops::sum(&of(&[MOST]))));
     all
 }

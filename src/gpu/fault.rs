@@ -42,11 +42,19 @@ pub(crate) enum Fault {
     Gather = 4,
     ScatterAdd = 5,
     Embedding = 6,
+    Mean = 7,
 }
 
 impl Fault {
-    const ALL: [Fault; 6] =
-        [Fault::Label, Fault::GatherIndex, Fault::ScatterIndex, Fault::Gather, Fault::ScatterAdd, Fault::Embedding];
+    const ALL: [Fault; 7] = [
+        Fault::Label,
+        Fault::GatherIndex,
+        Fault::ScatterIndex,
+        Fault::Gather,
+        Fault::ScatterAdd,
+        Fault::Embedding,
+        Fault::Mean,
+    ];
 
     fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -56,6 +64,7 @@ impl Fault {
             Fault::Gather => ("gather", "index"),
             Fault::ScatterAdd => ("scatter_add", "index"),
             Fault::Embedding => ("embedding", "id"),
+            Fault::Mean => ("update_means", "id"),
         }
     }
 }

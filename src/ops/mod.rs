@@ -52,7 +52,8 @@ pub use random::RandomKey;
 pub use reduce::{argmax, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{
-    TokenIndices, concat_tokens, embed_tokens, embedding, mean_tokens, slice_tokens, token_gather, token_scatter,
+    TokenIndices, concat_tokens, embed_tokens, embedding, keep_largest, mean_tokens, slice_tokens, token_gather,
+    token_scatter, update_means,
 };
 
 pub use crate::normalize::Normalize;
@@ -78,11 +79,13 @@ references! {
     concat_tokens of tokens::concat;
     embed_tokens of tokens::embed;
     embedding of tokens::lookup;
+    keep_largest of tokens::largest;
     losses of loss::pointwise;
     mean_tokens of tokens::mean;
     slice_tokens of tokens::slice;
     token_gather of tokens::gather;
     token_scatter of tokens::scatter;
+    update_means of tokens::means;
 }
 
 /// Every kernel of this layer and the one below, for tests that compile them all.

@@ -14,6 +14,7 @@ mod elementwise;
 mod embed_tokens;
 mod embedding;
 mod gelu;
+mod keep_largest;
 mod kept_tokens;
 mod layernorm;
 mod layout;

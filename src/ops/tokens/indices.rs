@@ -58,6 +58,11 @@ impl TokenIndices {
         Ok(TokenIndices { positions: positions.detach(), batch, kept, tokens, unchecked: Some(Arc::default()) })
     }
 
+    /// Positions `u32[B, R]` that a kernel of this crate writes as they must be, for samples of `tokens` tokens.
+    pub(super) fn of_device(positions: Tensor, tokens: usize) -> Result<Self> {
+        Ok(TokenIndices { unchecked: None, ..Self::from_tensor(&positions, tokens)? })
+    }
+
     /// Where a kernel that uses them leaves a bad one.
     pub(in crate::ops) fn fault_place(&self, fault: Fault) -> Result<FaultPlace> {
         let gpu = self.positions.gpu();
