@@ -45,3 +45,15 @@ impl Fnv {
         self.0
     }
 }
+
+/// The hash of what `hash` stands for, followed by `bytes`: their length, then words of eight bytes, the last one filled up
+/// with zeros.
+#[cfg(any(feature = "pictures", feature = "text"))]
+pub(crate) fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    let word = |chunk: &[u8]| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    };
+    bytes.chunks(8).map(word).fold(absorb(hash, bytes.len() as u64), absorb)
+}

@@ -52,6 +52,8 @@ pub mod autograd;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+#[cfg(feature = "files")]
+mod files;
 pub mod gpu;
 mod hash;
 #[cfg(feature = "files")]

@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shape", &["error"]),
     ("hash", &[]),
     ("identity", &[]),
+    ("files", &["error"]),
     ("normalize", &[]),
     ("resample", &[]),
     ("gpu", &["error", "shape"]),
@@ -16,13 +17,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("autograd", &["error", "shape", "hash", "gpu", "tensor"]),
     ("ops", &["error", "shape", "hash", "normalize", "gpu", "tensor", "autograd"]),
     // Files of any model: each reads and writes its own through it.
-    ("checkpoint", &["error", "tensor", "autograd"]),
+    ("checkpoint", &["error", "files", "tensor", "autograd"]),
     ("nn", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops"]),
     ("models", &["error", "shape", "hash", "resample", "gpu", "tensor", "autograd", "ops", "checkpoint", "nn"]),
     ("ltd", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "hash", "identity", "normalize", "resample"]),
+    ("data", &["error", "hash", "identity", "files", "normalize", "resample"]),
     (
         "train",
         // No model: it trains any.
@@ -31,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "shape",
             "hash",
             "identity",
+            "files",
             "gpu",
             "tensor",
             "autograd",

@@ -58,6 +58,8 @@ mod shaders;
 mod shared;
 #[cfg(feature = "files")]
 mod tasks;
+#[cfg(all(feature = "pictures", feature = "text"))]
+mod text;
 #[cfg(feature = "pictures")]
 mod torch;
 #[cfg(feature = "files")]

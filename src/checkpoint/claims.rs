@@ -5,8 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::folder::CONFIG_FILE;
-use super::json::read_json;
-use super::quoted;
+use super::{quoted, read_json};
 use crate::error::{Error, Result};
 
 /// Refuses the folder of a model that transformers itself calls something else than one of `known`.

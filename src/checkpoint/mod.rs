@@ -20,7 +20,7 @@
 //! | `shards` | checkpoints in several files |
 //! | `folder`, `foreign` | where in a folder the weights are; files and folders that are no checkpoints |
 //! | `write_folder` | folders, written whole or not at all |
-//! | `json`, `labels` | JSON files of limited size; names of classes in them |
+//! | `labels` | names of classes in JSON files |
 //! | `claims`, `settings` | what a `config.json` says, against the weights and against what a model computes |
 //! | `wrappers`, `renaming` | what others put around a model's names; names of others, to ours and back |
 //! | `tensors` | sizes from shapes, and refusal of what belongs to another model |
@@ -32,7 +32,6 @@ mod folder;
 mod foreign;
 #[cfg(feature = "hub")]
 pub mod hub;
-mod json;
 mod labels;
 mod matching;
 mod parameters;
@@ -50,7 +49,6 @@ use std::fmt;
 
 pub(crate) use claims::{Claim, check_claims, check_model_type, claims};
 pub(crate) use folder::{CONFIG_FILE, PREPROCESSOR_FILE, TOKENIZER_FILES, open};
-pub(crate) use json::read_json;
 pub(crate) use labels::Labels;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
 pub use parameters::{download, load_parameters};
@@ -59,11 +57,11 @@ pub(crate) use renaming::Renaming;
 pub(crate) use settings::Settings;
 pub(crate) use tensors::{Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 pub(crate) use wrappers::unwrapped;
-pub(crate) use write::replace_file;
 pub use write::{Storage, to_bytes, write, write_as};
 pub(crate) use write_folder::Folder;
 
 use crate::error::{Error, Result};
+pub(crate) use crate::files::{quoted, read_json};
 pub use crate::tensor::HostTensor;
 
 /// The key of the text entries in a safetensors header, which no tensor can have as its name.
@@ -83,9 +81,6 @@ pub(crate) const STATE_FILE: &str = "state.safetensors";
 
 /// The longest header that the format allows, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
-
-/// How much of a name, or of a parser's complaint, a message repeats.
-const MAX_QUOTED: usize = 200;
 
 /// The element types that are read.
 const READ: &str = "F32, F64, F16 and BF16";
@@ -132,14 +127,4 @@ impl Checkpoint {
         };
         Err(Error::Parameter { name: name.to_owned(), what })
     }
-}
-
-/// Text from a file, for a message: without control characters, and cut to a bearable length.
-pub(crate) fn quoted(text: &str) -> String {
-    let mut short: String =
-        text.chars().take(MAX_QUOTED).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if text.chars().nth(MAX_QUOTED).is_some() {
-        short.push('…');
-    }
-    short
 }

@@ -11,9 +11,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::json::position;
 use super::{Checkpoint, HostTensor, MAX_HEADER, METADATA_KEY, SkippedTensor, foreign, quoted};
 use crate::error::{Error, Result};
+use crate::files::position;
 
 /// Bytes before the header: its length as a little-endian u64.
 const PREFIX: u64 = 8;

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::json::read_json;
-use super::quoted;
+use super::{quoted, read_json};
 use crate::error::{Error, Result};
 
 /// What a model makes of the settings in its `config.json`.

@@ -5,8 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::json::read_json;
-use super::{Checkpoint, quoted, read};
+use super::{Checkpoint, quoted, read, read_json};
 use crate::error::{Error, Result};
 
 /// `model.safetensors.index.json`.

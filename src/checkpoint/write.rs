@@ -1,16 +1,15 @@
 //! Writing safetensors: the same bytes for the same content, and a file that is replaced whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use half::f16;
 use serde::Serialize;
-use tempfile::NamedTempFile;
 
 use super::{HostTensor, MAX_HEADER, METADATA_KEY};
 use crate::error::{Error, Result};
+use crate::files::replace_file;
 
 /// Values converted to bytes at a time.
 const CHUNK: usize = 16 * 1024;
@@ -84,33 +83,6 @@ pub fn write_as(
     replace_file(path, |writer| encode(writer, &header, tensors, storage))
 }
 
-/// Gives `path` new content, as a whole or not at all, as [`write()`] says.
-pub(crate) fn replace_file(path: &Path, content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
-    let Some(name) = path.file_name() else {
-        return Err(Error::file(path, "is not the name of a file"));
-    };
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let io = |e| Error::io(path, e);
-    if is_special(path) {
-        let file = File::options().write(true).open(path).map_err(io)?;
-        let mut writer = BufWriter::new(&file);
-        return content(&mut writer).and_then(|()| writer.flush()).map_err(io);
-    }
-
-    let temporary = temporary_file(folder, &name.to_string_lossy()).map_err(io)?;
-    let mut writer = BufWriter::new(temporary.as_file());
-    content(&mut writer).map_err(io)?;
-    writer.flush().map_err(io)?;
-    drop(writer);
-    // Without this, a crash after the rename could leave the new name with no content.
-    temporary.as_file().sync_all().map_err(io)?;
-    temporary.persist(path).map_err(|e| io(e.error))?;
-    sync_folder(folder).map_err(io)
-}
-
 /// The bytes that [`write()`] would put into a file.
 ///
 /// # Errors
@@ -121,44 +93,6 @@ pub fn to_bytes(tensors: &BTreeMap<String, HostTensor>, metadata: &BTreeMap<Stri
     let header = header(memory, tensors, metadata, Storage::F32)?;
     encode(&mut bytes, &header, tensors, Storage::F32).map_err(|e| Error::io(memory, e))?;
     Ok(bytes)
-}
-
-/// Whether `path` is a device, a pipe or the like, which to replace by a file would be to destroy: whoever may write to
-/// `/dev` would take `/dev/null` from the whole system.
-fn is_special(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|found| {
-        let kind = found.file_type();
-        !kind.is_file() && !kind.is_dir() && !kind.is_symlink()
-    })
-}
-
-/// A new file in `folder` that disappears unless it is renamed, with the permissions of an ordinary one.
-fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
-    let prefix = format!(".{name}.");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Less what the process's umask takes away. The default would keep the file from everyone but its owner.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
-}
-
-/// Makes a rename in `folder` last. File systems that cannot sync a folder say so, which is no reason to fail.
-#[cfg(unix)]
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
-        result => result,
-    }
-}
-
-/// Elsewhere a folder cannot be opened to sync it.
-#[cfg(not(unix))]
-pub(super) fn sync_folder(_folder: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// A header entry, in the format's words.

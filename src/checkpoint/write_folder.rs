@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::folder::WEIGHTS_FILE;
-use super::write::sync_folder;
-use super::{HostTensor, Storage, replace_file, write_as};
+use super::{HostTensor, Storage, write_as};
 use crate::error::{Error, Result};
+use crate::files::{replace_file, sync_folder};
 
 /// A folder's files.
 pub(crate) struct Folder<'a> {

@@ -8,6 +8,7 @@
 //! | `image_batch` | [`ImageBatch`]: pictures with their classes |
 //! | `token_batch` | [`TokenBatch`]: sequences of tokens |
 //! | `pictures/` | pictures as one source: data sets, photos, augmentation |
+//! | `text/` | text as another: tokenizers, texts of any size, batches for GPT and BERT |
 //!
 //! Everything random depends on a seed and on what it is for, never on timing: equal settings give equal batches, on any
 //! number of threads, from any position.
@@ -39,6 +40,8 @@ mod pictures;
 mod random;
 #[cfg(feature = "files")]
 mod source;
+#[cfg(feature = "text")]
+mod text;
 mod token_batch;
 
 pub use batch::{Batch, Position};
@@ -53,6 +56,11 @@ pub use pictures::{
 };
 #[cfg(feature = "files")]
 pub use source::{Source, Wanted};
+#[cfg(feature = "text")]
+pub use text::{
+    Documents, HeldOut, MaskedOptions, MaskedText, PackedText, Special, SpecialTokens, TextOptions, TextStream, Texts,
+    TokenCache, Tokenizer, Tokens, TrainOptions,
+};
 pub use token_batch::TokenBatch;
 
 pub use crate::normalize::Normalize;

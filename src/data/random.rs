@@ -7,7 +7,10 @@ use crate::hash::{GOLDEN, finalise};
 
 /// What a stream of random numbers is for. Streams of different purposes are unrelated even under equal keys.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(feature = "pictures"), expect(dead_code, reason = "most are those of pictures"))]
+#[cfg_attr(
+    not(all(feature = "pictures", feature = "text")),
+    expect(dead_code, reason = "pictures and text have their own")
+)]
 pub(crate) enum Purpose {
     /// Dividing one split into several: keyed by (seed, class).
     Divide = 1,
@@ -17,6 +20,8 @@ pub(crate) enum Purpose {
     Augment = 3,
     /// The mixing of one batch: keyed by (seed, epoch, batch).
     Mix = 4,
+    /// The masking of one sequence: keyed by (seed, epoch, sample).
+    MaskTokens = 5,
 }
 
 /// A generator for one purpose and key. The words are absorbed one after the other, `h = finalise(h + word + GOLDEN)`,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Task, Workload, rehearse};
-use crate::checkpoint::replace_file;
 use crate::error::{Error, Result};
+use crate::files::replace_file;
 use crate::gpu::Gpu;
 use crate::hash::Fnv;
 use crate::ops::{self, TuneReport, Tuning};

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::Split;
 use super::layout::CALLED;
 use super::listing::inside;
-use crate::hash::absorb;
+use crate::hash::hash_bytes;
 
 /// Of more pictures, looking at each file could take minutes on a slow disk.
 pub(super) const MOST: usize = 1 << 17;
@@ -106,15 +106,4 @@ pub(super) fn digest(path: &Path, bytes: u64) -> Option<u64> {
             _ => hash = hash_bytes(hash, &block),
         }
     }
-}
-
-/// The hash of what `hash` stands for, followed by `bytes`: their length, then words of eight bytes, the last one filled up
-/// with zeros.
-pub(super) fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
-    let word = |chunk: &[u8]| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u64::from_le_bytes(word)
-    };
-    bytes.chunks(8).map(word).fold(absorb(hash, bytes.len() as u64), absorb)
 }

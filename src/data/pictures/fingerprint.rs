@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Split;
-use super::duplicates::{MOST, TAIL, digest, hash_bytes};
-use crate::hash::absorb;
+use super::duplicates::{MOST, TAIL, digest};
+use crate::hash::{absorb, hash_bytes};
 
 /// Samples of each class whose content is looked at.
 const READ: usize = 8;

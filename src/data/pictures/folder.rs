@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::duplicates::{first_of_content, hash_bytes, tell_copies};
+use super::duplicates::{first_of_content, tell_copies};
 use super::layout::{Classes, find_splits};
 use super::listing::Unused;
 use super::{Crop, DataSet, Split};
 use crate::error::{Error, Result};
+use crate::hash::hash_bytes;
 use crate::normalize::Normalize;
 
 /// How [`image_folder`] divides the photos and what may be done with them.

@@ -1,0 +1,193 @@
+//! Vocabularies of other forms than tokenizer.json, brought into that form.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::special::SpecialTokens;
+use crate::error::{Error, Result};
+use crate::files::{parse_json, quoted};
+
+/// A tokenizer_config.json, as far as it decides on tokens.
+#[derive(Default, Deserialize)]
+pub(super) struct Config {
+    do_lower_case: Option<bool>,
+    strip_accents: Option<bool>,
+    tokenize_chinese_chars: Option<bool>,
+    add_prefix_space: Option<bool>,
+    added_tokens_decoder: Option<BTreeMap<String, AddedToken>>,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+/// Tokens beside a vocabulary's by id, as tokenizer.json has them.
+pub(super) type AddedTokens = BTreeMap<u32, Value>;
+
+/// A special token as tokenizer.json has it.
+fn special(id: u32, content: &str) -> Value {
+    json!({
+        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true,
+    })
+}
+
+impl Config {
+    /// The tokens that it adds to a vocabulary. `path` is its own.
+    pub(super) fn added(&self, path: &Path) -> Result<AddedTokens> {
+        let token = |(id, token): (&String, &AddedToken)| {
+            let fault = |_| Error::file(path, format!("added_tokens_decoder: {} is no id", quoted(id)));
+            let number: u32 = id.parse().map_err(fault)?;
+            let AddedToken { content, single_word, lstrip, rstrip, normalized, special } = token;
+            let json = json!({
+                "id": number, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
+                "normalized": normalized, "special": special,
+            });
+            Ok((number, json))
+        };
+        self.added_tokens_decoder.iter().flatten().map(token).collect()
+    }
+}
+
+/// Of an added_tokens.json, the form before `added_tokens_decoder`.
+pub(super) fn old_added(path: &Path, text: &str) -> Result<AddedTokens> {
+    let ids: BTreeMap<String, u32> = parse_json(path, text.as_bytes())?;
+    Ok(ids.into_iter().map(|(content, id)| (id, special(id, &content))).collect())
+}
+
+/// GPT-2's byte-level BPE, of vocab.json and merges.txt.
+pub(super) fn byte_level_bpe(
+    vocab: (&Path, &str),
+    merges: (&Path, &str),
+    config: &Config,
+    mut added: AddedTokens,
+) -> Result<Value> {
+    let vocabulary: BTreeMap<String, u32> = parse_json(vocab.0, vocab.1.as_bytes())?;
+    let mut pairs = Vec::new();
+    for (number, line) in (1..).zip(merges.1.lines()) {
+        if line.starts_with("#version") || line.is_empty() {
+            continue;
+        }
+        let pair: Vec<&str> = line.split(' ').collect();
+        if pair.len() != 2 {
+            let what = format!("line {number}, {}, is not two tokens with a space between them", quoted(line));
+            return Err(Error::file(merges.0, what));
+        }
+        pairs.push(pair);
+    }
+    for content in ["<|endoftext|>", "<s>", "</s>", "<pad>", "<unk>", "<mask>"] {
+        if let Some(&id) = vocabulary.get(content) {
+            added.entry(id).or_insert_with(|| special(id, content));
+        }
+    }
+    Ok(bpe(json!(vocabulary), json!(pairs), config.add_prefix_space.unwrap_or(false), added))
+}
+
+/// A byte-level BPE as tokenizer.json has it.
+fn bpe(vocabulary: Value, merges: Value, add_prefix_space: bool, added: AddedTokens) -> Value {
+    let byte_level = |add_prefix_space: bool| json!({ "type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true });
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added.into_values().collect::<Vec<_>>(),
+        "normalizer": null,
+        "pre_tokenizer": byte_level(add_prefix_space),
+        "post_processor": null,
+        "decoder": byte_level(true),
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": merges,
+        },
+    })
+}
+
+/// BERT's WordPiece, of vocab.txt: a token a line, its id the line's number from 0.
+pub(super) fn word_piece(path: &Path, text: &str, config: &Config, mut added: AddedTokens) -> Result<Value> {
+    let mut vocabulary: BTreeMap<&str, u32> = BTreeMap::new();
+    for (id, token) in (0..).zip(text.lines()).filter(|(_, token)| !token.is_empty()) {
+        if let Some(before) = vocabulary.insert(token, id) {
+            let what = format!("lines {} and {} are both {}", before + 1, id + 1, quoted(token));
+            return Err(Error::file(path, what));
+        }
+    }
+    for content in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
+        if let Some(&id) = vocabulary.get(content) {
+            added.entry(id).or_insert_with(|| special(id, content));
+        }
+    }
+    // A vocabulary with capitals has no use for them where text is brought to small letters.
+    let is_bracketed = |token: &str| token.starts_with('[') && token.ends_with(']');
+    let has_capitals = || vocabulary.keys().any(|token| !is_bracketed(token) && token.contains(char::is_uppercase));
+    let lower_case = config.do_lower_case.unwrap_or_else(|| !has_capitals());
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added.into_values().collect::<Vec<_>>(),
+        "normalizer": {
+            "type": "BertNormalizer", "clean_text": true, "strip_accents": config.strip_accents,
+            "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true), "lowercase": lower_case,
+        },
+        "pre_tokenizer": { "type": "BertPreTokenizer" },
+        "post_processor": null,
+        "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+        "model": {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary,
+        },
+    }))
+}
+
+/// The 256 bytes, each with its value as its id, and the special tokens behind them.
+pub(super) fn bytes(specials: SpecialTokens) -> Value {
+    let contents = specials.contents();
+    let mut vocabulary: BTreeMap<String, u32> =
+        (0..=u8::MAX).map(|byte| (byte_char(byte).to_string(), byte.into())).collect();
+    let added: AddedTokens = (256..).zip(contents).map(|(id, content)| (id, special(id, content))).collect();
+    vocabulary.extend(added.iter().filter_map(|(&id, token)| Some((token["content"].as_str()?.to_owned(), id))));
+    bpe(json!(vocabulary), json!([]), false, added)
+}
+
+/// A byte-level BPE of a trained model, in which the special tokens are.
+pub(super) fn trained(model: &Value, specials: SpecialTokens) -> Value {
+    let id = |content: &str| model["vocab"][content].as_u64().and_then(|id| u32::try_from(id).ok());
+    let added = specials.contents().into_iter().filter_map(|content| Some((id(content)?, content)));
+    let added = added.map(|(id, content)| (id, special(id, content))).collect();
+    bpe(model["vocab"].clone(), model["merges"].clone(), false, added)
+}
+
+/// The character that stands for a byte in byte-level vocabularies: itself if it is a visible one of Latin-1, else the next
+/// one of those from U+0100 on (GPT-2's `bytes_to_unicode`).
+pub(super) fn byte_char(byte: u8) -> char {
+    let is_visible = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    if is_visible(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&byte| !is_visible(byte)).count();
+    char::from_u32(0x100 + before as u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// The tokenizer_config.json with which transformers loads a vocabulary that is made here.
+pub(super) fn config(specials: SpecialTokens) -> Value {
+    let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
+    for (special, content) in specials.named() {
+        config[special.key()] = json!(content);
+    }
+    config
+}

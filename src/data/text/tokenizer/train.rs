@@ -1,0 +1,84 @@
+//! Vocabularies made of the user's own text.
+
+use std::collections::HashSet;
+
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
+use super::describe::{self, byte_char};
+use super::{OP, SpecialTokens, Tokenizer};
+use crate::data::text::Texts;
+use crate::error::{Error, Result};
+
+/// The most text that a vocabulary is made of: pairs are counted in 31 bits.
+const MAX_BYTES: u64 = (1 << 31) - 1;
+
+type Trained = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// What vocabulary [`Tokenizer::train`] makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainOptions {
+    /// V, with bytes and special tokens; fewer where the text has no more pairs to merge.
+    pub vocab_size: usize,
+    /// The special tokens, which get the first ids.
+    pub specials: SpecialTokens,
+    /// How often a pair must be there to be merged.
+    pub min_frequency: u64,
+}
+
+impl Default for TrainOptions {
+    /// 8,192 tokens, GPT-2's special token, pairs that are there twice.
+    fn default() -> Self {
+        TrainOptions { vocab_size: 8192, specials: SpecialTokens::Gpt2, min_frequency: 2 }
+    }
+}
+
+impl Tokenizer {
+    /// A byte-level BPE vocabulary (Radford et al., "Language models are unsupervised multitask learners", 2019) of the texts. Equal
+    /// texts and options give equal vocabularies. The distinct words of the texts are held in memory. [`Tokenizer::save`] writes
+    /// what transformers loads.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the size does not hold the bytes and special tokens, or the texts have 2 GiB or more; and what
+    /// reading the texts says.
+    pub fn train(texts: &Texts, options: &TrainOptions) -> Result<Self> {
+        let TrainOptions { vocab_size, specials, min_frequency } = *options;
+        let contents = specials.contents();
+        let range = 256 + contents.len()..=1 << 20;
+        if !range.contains(&vocab_size) {
+            let expected = format!("from {} to {}", range.start(), range.end());
+            return Err(Error::argument(OP, "vocab_size", expected, vocab_size));
+        }
+        if texts.bytes() > MAX_BYTES {
+            let expected = format!("at most {MAX_BYTES}; name a part of the files");
+            return Err(Error::argument(OP, "bytes of text", expected, texts.bytes()));
+        }
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(min_frequency)
+            .show_progress(false)
+            .special_tokens(contents.iter().map(|content| AddedToken::from(*content, true)).collect())
+            .initial_alphabet((0..=u8::MAX).map(byte_char).collect::<HashSet<char>>())
+            .build();
+        let mut trained = Trained::new(BPE::default());
+        trained.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        let mut fault = None;
+        let pieces = texts.pieces().map_while(|piece| piece.map_err(|error| fault = Some(error)).ok());
+        let outcome = trained.train(&mut trainer, pieces.map(|piece| piece.text)).map(|_| ());
+        fault.map_or(Ok(()), Err)?;
+        let refused = |e: tokenizers::Error| Error::argument(OP, "texts", "such that they make a vocabulary", e);
+        outcome.map_err(refused)?;
+        let model = serde_json::to_value(trained.get_model()).map_err(|e| refused(e.into()))?;
+        let tokenizer = Self::made(&describe::trained(&model, specials).to_string(), specials)?;
+        if tokenizer.vocab_size() < vocab_size {
+            let got = tokenizer.vocab_size();
+            log::warn!(
+                "the texts make a vocabulary of {got} tokens, not {vocab_size}: no more pairs are there {min_frequency} times"
+            );
+        }
+        Ok(tokenizer)
+    }
+}

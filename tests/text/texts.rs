@@ -1,0 +1,170 @@
+//! Texts: what is a document, and what is no text.
+
+use std::fs;
+
+use wgrad::data::{Documents, SpecialTokens, TextOptions, Texts, TokenCache, Tokens};
+
+use super::{VERSES, all, bytes, gpt2, lines, tokens_of, write_all};
+use crate::allocation::peak;
+use crate::data::{assert_mentions, refused};
+
+fn options(documents: Documents) -> TextOptions {
+    TextOptions { documents, ..TextOptions::default() }
+}
+
+/// The documents of a text, by their bytes.
+fn documents_of(name: &str, text: &str, options: TextOptions) -> Vec<String> {
+    let texts = Texts::from_memory([(name, text)], options).unwrap();
+    let tokenizer = bytes(SpecialTokens::Gpt2);
+    let tokens = tokens_of(&texts, &tokenizer);
+    let document = |places: std::ops::Range<u64>| {
+        assert_eq!(tokens.read(places.end - 1..places.end).unwrap(), [256]);
+        tokenizer.decode(&tokens.read(places.start..places.end - 1).unwrap()).unwrap()
+    };
+    tokens.documents().map(document).collect()
+}
+
+#[test]
+fn documents_are_files_lines_or_paragraphs() {
+    let text = "\u{feff}\n  \none\r\ntwo\n \t\r\n\r\n three \n\nfour";
+    assert_eq!(documents_of("a.txt", text, options(Documents::Files)), [&text[3..]]);
+    assert_eq!(documents_of("a.txt", text, options(Documents::Lines)), ["one", "two", " three ", "four"]);
+    assert_eq!(documents_of("a.txt", text, options(Documents::Paragraphs)), ["one\r\ntwo", " three ", "four"]);
+    assert_eq!(documents_of("a.txt", "one\n\n", options(Documents::Paragraphs)), ["one"]);
+    assert_eq!(documents_of("a.txt", "one", options(Documents::Paragraphs)), ["one"]);
+    let json = "{\"text\": \"a\\nb\", \"other\": [{}]}\n\n{\"text\": \"\"}\r\n{\"n\": 1, \"text\": \"\\u00e9\"}";
+    assert_eq!(documents_of("a.jsonl", json, options(Documents::Files)), ["a\nb", "é"]);
+    let field = TextOptions { field: "n".into(), ..TextOptions::default() };
+    assert_eq!(documents_of("A.JSONL", "{\"n\": \"x\", \"text\": 1}", field), ["x"]);
+}
+
+/// Documents that are longer than what is tokenised at a time have the tokens that they have as a whole.
+#[test]
+fn long_texts_are_cut_where_no_token_is() {
+    let tokenizer = gpt2();
+    let text = VERSES.repeat(2000);
+    assert!(text.len() > 3 << 18);
+    for documents in [Documents::Files, Documents::Paragraphs] {
+        let long = match documents {
+            Documents::Files => text.clone(),
+            _ => text.replace("\n\n", "\n"),
+        };
+        let texts = Texts::from_memory([("long.txt", long.as_str())], options(documents)).unwrap();
+        let mut ids = all(&tokens_of(&texts, &tokenizer));
+        assert_eq!(ids.pop(), Some(274));
+        let whole = if documents == Documents::Files { long.as_str() } else { long.trim_end_matches('\n') };
+        assert_eq!(ids, tokenizer.encode(whole).unwrap());
+    }
+    // Lines and words without an end.
+    for line in [" the sin".repeat(1 << 17), "é".repeat(1 << 19)] {
+        let texts = Texts::from_memory([("long.txt", line.as_str())], options(Documents::Lines)).unwrap();
+        let tokens = tokens_of(&texts, &tokenizer);
+        let mut ids = all(&tokens);
+        ids.pop();
+        assert_eq!((tokenizer.decode(&ids).unwrap(), tokens.documents().count()), (line, 1));
+    }
+    let json = format!("{}\n", serde_json::json!({ "text": text }));
+    let texts = Texts::from_memory([("long.jsonl", json.as_str())], TextOptions::default()).unwrap();
+    assert_eq!(all(&tokens_of(&texts, &tokenizer)).len(), tokenizer.encode(&text).unwrap().len() + 1);
+}
+
+#[test]
+fn folders_are_read_in_order_and_what_is_left_out_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    write_all(
+        folder.path(),
+        &[
+            ("b.txt", b"b"),
+            ("a/z.md", b"z"),
+            ("a.text", b"a"),
+            ("a/y.jsonl", b"{\"text\": \"y\"}"),
+            ("a/x.png", b"\0"),
+            ("a/w.png", b"\0"),
+            ("README", b"r"),
+            (".hidden/c.txt", b"c"),
+            (".d.txt", b"d"),
+        ],
+    );
+    let texts = Texts::open(folder.path(), TextOptions::default()).unwrap();
+    assert_eq!((texts.len(), texts.bytes()), (4, 16));
+    assert_eq!(texts.unused().len(), 2);
+    assert_mentions(&texts.unused().join("\n"), &["2 .png", "1 other files"]);
+    let ids = all(&tokens_of(&texts, &bytes(SpecialTokens::Gpt2)));
+    assert_eq!(ids, [97, 256, 121, 256, 122, 256, 98, 256]);
+    // A file that is named is read, whatever its ending.
+    let both = [folder.path().join("README"), folder.path().join("a")];
+    let texts = Texts::open_all(&both, TextOptions::default()).unwrap();
+    assert_eq!(all(&tokens_of(&texts, &bytes(SpecialTokens::Gpt2))), [114, 256, 121, 256, 122, 256]);
+}
+
+#[test]
+fn what_is_no_text_is_an_error_that_names_the_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    assert_mentions(&refused(Texts::open(at, TextOptions::default())), &["holds no text", ".jsonl"]);
+    assert!(matches!(Texts::open(at.join("missing"), TextOptions::default()), Err(wgrad::Error::Io { .. })));
+    assert!(Texts::open_all(&[], TextOptions::default()).is_err());
+    write_all(at, &[("ok/a.txt", b"a"), ("ok/b.txt", b"")]);
+    assert_mentions(&refused(Texts::open(at.join("ok"), TextOptions::default())), &["b.txt", "is empty"]);
+    let long = [&b"x".repeat(70_000)[..], b"\xe9"].concat();
+    let split = [&b"x".repeat((1 << 16) - 1)[..], "é".as_bytes(), b"\0"].concat();
+    let limit = TextOptions { max_line: 20, ..TextOptions::default() };
+    let lines = options(Documents::Lines);
+    for (name, content, options, why) in [
+        ("a.txt", &b"ab\xff"[..], TextOptions::default(), &["at byte 2", "not UTF-8"][..]),
+        ("a.txt", &long, TextOptions::default(), &["at byte 70000", "not UTF-8"]),
+        ("a.txt", &split, TextOptions::default(), &["at byte 65537", "NUL"]),
+        ("a.txt", b"ab\xe2\x82", TextOptions::default(), &["at byte 2", "not UTF-8"]),
+        ("a.txt", b"\xff\xfea\0", TextOptions::default(), &["at byte 3", "NUL"]),
+        ("a.txt", b"\xef\xbb\xbf", TextOptions::default(), &["holds no document"]),
+        ("a.txt", b" \n\n\t\n", lines, &["holds no document"]),
+        ("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": 3}\n", TextOptions::default(), &["line 2", "at byte 2", "string"]),
+        ("a.jsonl", b"{\"text\": \"a\"\n", TextOptions::default(), &["line 1", "EOF"]),
+        ("a.jsonl", b"\n{\"txt\": \"a\"}\n", TextOptions::default(), &["line 2", "\"text\""]),
+        ("a.jsonl", b"{\"text\": \"a\", \"text\": \"b\"}", TextOptions::default(), &["line 1", "twice"]),
+        ("a.jsonl", b"{\"text\": \"a\"} x", TextOptions::default(), &["line 1", "trailing"]),
+        ("a.jsonl", b"[\"text\"]", TextOptions::default(), &["line 1", "an object"]),
+        ("a.jsonl", b"{\"text\": \"a\\u0000\"}", TextOptions::default(), &["line 1", "NUL"]),
+        ("a.jsonl", b"{\"text\": \"\\ud800\"}", TextOptions::default(), &["line 1"]),
+        ("a.jsonl", b"{\"text\": \"\"}", TextOptions::default(), &["holds no document"]),
+        ("a.jsonl", b"\n{\"text\": \"twenty characters\"}", limit, &["line 2", "20 bytes", "max_line"]),
+    ] {
+        let path = at.join(name);
+        fs::write(&path, content).unwrap();
+        let texts = Texts::open(&path, options).unwrap();
+        let error = refused(Tokens::new(&texts, &bytes(SpecialTokens::Gpt2), &TokenCache::Folder(at.join("cache"))));
+        assert_mentions(&error, &[&[name], why].concat());
+        // Nothing is left of what was begun.
+        assert_eq!(fs::read_dir(at.join("cache")).unwrap().count(), 0, "{error}");
+    }
+    write_all(at, &[("pipe.txt/a", b"")]);
+    fs::create_dir_all(at.join("deep").join(["d"; 70].join("/"))).unwrap();
+    assert_mentions(&refused(Texts::open(at.join("deep"), TextOptions::default())), &["deeper than"]);
+}
+
+/// A line without an end takes no more memory than the limit, and a file of ten gigabytes no more than a block.
+#[test]
+fn endless_lines_take_bounded_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (line, huge) = (folder.path().join("line.jsonl"), folder.path().join("huge.txt"));
+    fs::write(&line, b"{\"text\": \"".iter().copied().chain(b"a".repeat(20 << 20)).collect::<Vec<u8>>()).unwrap();
+    let texts = Texts::open(&line, TextOptions { max_line: 1 << 20, ..TextOptions::default() }).unwrap();
+    let (error, held) = peak(|| refused(Tokens::new(&texts, &bytes(SpecialTokens::Gpt2), &TokenCache::Memory)));
+    assert_mentions(&error, &["line.jsonl", "line 1", "1048576"]);
+    assert!(held < 6 << 20, "{held}");
+    // Holes read as NULs.
+    fs::File::create(&huge).unwrap().set_len(64 << 20).unwrap();
+    let texts = Texts::open(&huge, TextOptions::default()).unwrap();
+    let (error, held) = peak(|| refused(Tokens::new(&texts, &bytes(SpecialTokens::Gpt2), &TokenCache::Memory)));
+    assert_mentions(&error, &["huge.txt", "at byte 0", "NUL"]);
+    assert!(held < 4 << 20, "{held}");
+}
+
+#[test]
+fn texts_without_a_token_are_no_documents() {
+    // BERT's vocabularies know no white space and no control characters.
+    let tokens = tokens_of(&lines(&["man", "\u{200b}", "the"]), &super::bert());
+    assert_eq!(all(&tokens), [11, 4, 9, 4]);
+    let error = refused(Tokens::new(&lines(&["\u{200b}"]), &super::bert(), &TokenCache::Memory));
+    assert_mentions(&error, &["no token"]);
+}

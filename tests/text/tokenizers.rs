@@ -1,0 +1,251 @@
+//! Tokenizers of each kind, against what transformers 5.23 and tokenizers 0.23 make of the same files.
+
+use std::fs;
+
+use wgrad::data::{Special, SpecialTokens, TextOptions, Texts, Tokenizer, TrainOptions};
+
+use super::{VERSES, WORD_PIECES, bert, byte_chars, bytes, from_files, gpt2, gpt2_files};
+use crate::data::{assert_mentions, refused};
+
+#[test]
+fn gpt2_files_give_what_transformers_gives() {
+    let tokenizer = gpt2();
+    for (text, ids) in [
+        (
+            "In the beginning of singing,\n\n  and the sin's   end.\tCafé ## 12 東京\n",
+            &[
+                40, 77, 258, 220, 65, 68, 70, 259, 77, 266, 269, 263, 266, 266, 11, 270, 220, 265, 258, 271, 6, 82,
+                220, 220, 220, 68, 77, 67, 13, 197, 34, 64, 69, 272, 220, 273, 220, 16, 17, 220, 162, 251, 109, 160,
+                118, 105, 198,
+            ][..],
+        ),
+        ("the<|endoftext|>of", &[83, 257, 274, 78, 69]),
+        (" é\u{e9}\u{1F600}!", &[220, 272, 272, 172, 253, 246, 222, 0]),
+    ] {
+        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(ids).unwrap(), text);
+    }
+    assert_eq!(tokenizer.vocab_size(), 275);
+    assert_eq!(tokenizer.special(Special::Eos), Some(274));
+    assert!(tokenizer.is_special(274) && !tokenizer.is_special(0));
+}
+
+#[test]
+fn word_pieces_give_what_transformers_gives() {
+    let of_man = "Of Man's first disobedience, and the fruit.";
+    let able = "ABLE a café, 東京! I'm [MASK] man\0s zebra";
+    let the_man = "The Man's Café [SEP] first";
+    let uncased = bert();
+    for (text, ids, back) in [
+        (
+            of_man,
+            &[10, 11, 30, 2, 13, 14, 15, 16, 6, 17, 9, 18, 7][..],
+            "of man ' [UNK] first disobedience, and the fruit.",
+        ),
+        (able, &[2, 19, 26, 6, 27, 28, 8, 29, 30, 31, 5, 11, 12, 2], "[UNK] a cafe, 東 京! i ' m [MASK] mans [UNK]"),
+        (the_man, &[9, 11, 30, 2, 26, 4, 13], "the man ' [UNK] cafe [SEP] first"),
+    ] {
+        assert_eq!(uncased.encode(text).unwrap(), ids, "{text}");
+        assert_eq!(uncased.decode(ids).unwrap(), back);
+    }
+    // With capitals in the vocabulary, or told to, text keeps its own.
+    let vocab = [WORD_PIECES, &["The", "Man", "Ca", "##fé"]].concat().join("\n");
+    let cased = from_files([("vocab.txt", vocab.clone())]).unwrap();
+    let told =
+        from_files([("vocab.txt", vocab.clone()), ("tokenizer_config.json", r#"{"do_lower_case": false}"#.into())]);
+    for tokenizer in [cased, told.unwrap()] {
+        let ids = [2, 33, 30, 2, 13, 14, 15, 16, 6, 17, 9, 18, 7];
+        assert_eq!(tokenizer.encode(of_man).unwrap(), ids);
+        assert_eq!(tokenizer.encode(able).unwrap(), [2, 19, 2, 6, 27, 28, 8, 2, 30, 31, 5, 11, 12, 2]);
+        assert_eq!(tokenizer.encode(the_man).unwrap(), [32, 33, 30, 2, 34, 35, 4, 13]);
+    }
+    let small =
+        from_files([("vocab.txt", vocab), ("tokenizer_config.json", r#"{"do_lower_case": true}"#.into())]).unwrap();
+    assert_eq!(small.encode(the_man).unwrap(), [9, 11, 30, 2, 26, 4, 13]);
+    let named =
+        [Special::Pad, Special::Unk, Special::Cls, Special::Sep, Special::Mask].map(|name| uncased.special(name));
+    assert_eq!(named, [0, 2, 3, 4, 5].map(Some));
+}
+
+#[test]
+fn bytes_are_their_own_ids() {
+    let gpt = bytes(SpecialTokens::Gpt2);
+    let text: String = (1u32..0x300).chain([0x2028, 0xfeff, 0x1F600]).filter_map(char::from_u32).collect();
+    let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+    assert_eq!(gpt.encode(&text).unwrap(), ids);
+    assert_eq!(gpt.decode(&ids).unwrap(), text);
+    assert_eq!(gpt.decode(&[0x61, 0xff, 0xc3, 0x62]).unwrap(), "a\u{fffd}\u{fffd}b");
+    assert_eq!((gpt.vocab_size(), gpt.special(Special::Eos)), (257, Some(256)));
+    let masked = bytes(SpecialTokens::Bert);
+    let named = [Special::Pad, Special::Cls, Special::Sep, Special::Mask].map(|name| masked.require(name).unwrap());
+    assert_eq!((masked.vocab_size(), named), (260, [256, 257, 258, 259]));
+    assert_mentions(&refused(masked.require(Special::Eos)), &["eos_token", "<|endoftext|>"]);
+}
+
+#[test]
+fn a_vocabulary_is_trained_alike_every_time() {
+    let texts = Texts::from_memory([("verses.txt", VERSES)], TextOptions::default()).unwrap();
+    let options = TrainOptions { vocab_size: 300, ..TrainOptions::default() };
+    let first = Tokenizer::train(&texts, &options).unwrap();
+    for _ in 0..5 {
+        assert_eq!(Tokenizer::train(&texts, &options).unwrap().files(), first.files());
+    }
+    assert_eq!((first.vocab_size(), first.special(Special::Eos)), (300, Some(0)));
+    let ids = first.encode(VERSES).unwrap();
+    assert!(ids.len() < VERSES.len() * 4 / 5, "{} of {}", ids.len(), VERSES.len());
+    assert_eq!(first.decode(&ids).unwrap(), VERSES);
+
+    let folder = tempfile::tempdir().unwrap();
+    first.save(folder.path()).unwrap();
+    for place in [folder.path().to_owned(), folder.path().join("tokenizer.json")] {
+        let opened = Tokenizer::open(place).unwrap();
+        assert_eq!((opened.identity(), opened.encode(VERSES).unwrap()), (first.identity(), ids.clone()));
+    }
+    let bert = TrainOptions { vocab_size: 280, specials: SpecialTokens::Bert, min_frequency: 2 };
+    let bert = Tokenizer::train(&texts, &bert).unwrap();
+    assert_eq!(
+        (bert.special(Special::Pad), bert.special(Special::Mask), bert.special(Special::Eos)),
+        (Some(0), Some(3), None)
+    );
+    // The text has no more pairs that are there twice.
+    let all = Tokenizer::train(&texts, &TrainOptions { vocab_size: 5000, ..options }).unwrap();
+    assert!(all.vocab_size() < 600);
+    let none = TrainOptions { vocab_size: 256, ..options };
+    assert_mentions(&refused(Tokenizer::train(&texts, &none)), &["vocab_size", "from 257"]);
+}
+
+/// The merges that the vocabulary of [`VERSES`] begins with, as tokenizers' own trainer in Python has them.
+#[test]
+fn a_trained_vocabulary_is_pythons() {
+    let texts = Texts::from_memory([("verses.txt", VERSES)], TextOptions::default()).unwrap();
+    let made = Tokenizer::train(&texts, &TrainOptions { vocab_size: 270, ..TrainOptions::default() }).unwrap();
+    let tokens: Vec<String> = (257..270).map(|id| made.token(id).unwrap()).collect();
+    assert_eq!(tokens, TRAINED);
+}
+
+const TRAINED: [&str; 13] = ["Ġt", "he", "Ġo", "in", "re", "se", "Ġthe", "an", "at", "en", "st", "ho", "Ġf"];
+
+#[test]
+fn special_tokens_are_found_where_files_name_them() {
+    let with = |config: &str, map: &str| {
+        let beside = [("tokenizer_config.json", config.to_owned()), ("special_tokens_map.json", map.to_owned())];
+        from_files(gpt2_files().into_iter().chain(beside))
+    };
+    let tokenizer =
+        with(r#"{"eos_token": {"content": "!", "lstrip": false}, "pad_token": null}"#, r#"{"eos_token": "a"}"#);
+    assert_eq!(tokenizer.unwrap().special(Special::Eos), Some(0));
+    let tokenizer = with("{}", r#"{"eos_token": "\"", "pad_token": "[PAD]"}"#).unwrap();
+    assert_eq!(tokenizer.special(Special::Eos), Some(1));
+    // As transformers does, what the vocabulary lacks is added.
+    assert_eq!((tokenizer.special(Special::Pad), tokenizer.vocab_size()), (Some(275), 276));
+    assert_eq!(tokenizer.encode("a[PAD]").unwrap(), [64, 275]);
+    assert_mentions(&refused(with(r#"{"eos_token": 3}"#, "{}")), &["tokenizer_config.json", "eos_token"]);
+    assert_mentions(&refused(with(r#"{"eos_token": ""}"#, "{}")), &["tokenizer_config.json", "eos_token"]);
+    assert_mentions(&refused(with("{}", "[1]")), &["special_tokens_map.json", "at byte"]);
+    let added = r#"{"added_tokens_decoder": {"275": {"content": "<x>", "special": true}, "276": {"content": "<y>"}}}"#;
+    let tokenizer = with(added, "{}").unwrap();
+    assert_eq!(tokenizer.encode("<x>a<y>").unwrap(), [275, 64, 276]);
+    assert!(tokenizer.is_special(275) && !tokenizer.is_special(276));
+    let gap = r#"{"added_tokens_decoder": {"300": {"content": "<x>"}}}"#;
+    assert_mentions(&refused(with(gap, "{}")), &["<x>", "300", "275"]);
+}
+
+/// What comes in parts is what comes at once, and no character comes in halves.
+#[test]
+fn a_stream_gives_the_same_text_in_parts() {
+    let trained = {
+        let texts = Texts::from_memory([("verses.txt", VERSES)], TextOptions::default()).unwrap();
+        Tokenizer::train(&texts, &TrainOptions { vocab_size: 300, ..TrainOptions::default() }).unwrap()
+    };
+    let mut state = 7u64;
+    let mut next = move |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    };
+    for tokenizer in [gpt2(), bert(), bytes(SpecialTokens::Gpt2), trained] {
+        let texts: Vec<Vec<u32>> = (0..40)
+            .map(|_| (0..next(200)).map(|_| next(tokenizer.vocab_size()) as u32).collect())
+            .chain([tokenizer.encode(&VERSES.repeat(3)).unwrap()])
+            .collect();
+        for ids in texts {
+            let mut stream = tokenizer.stream();
+            let parts: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+            let whole = parts.concat() + &stream.finish().unwrap();
+            assert_eq!(whole, tokenizer.decode(&ids).unwrap());
+        }
+    }
+    let tokenizer = bytes(SpecialTokens::Gpt2);
+    let mut stream = tokenizer.stream();
+    let parts: Vec<String> = "é😀a".bytes().map(|byte| stream.push(byte.into()).unwrap()).collect();
+    assert_eq!(parts, ["", "é", "", "", "", "😀", "a"]);
+    assert_eq!(stream.push(0xf0).unwrap(), "");
+    assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    assert_mentions(&refused(tokenizer.stream().push(257)), &["ids", "257"]);
+}
+
+#[test]
+fn what_is_no_tokenizer_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    assert_mentions(
+        &refused(Tokenizer::open(at)),
+        &["holds no tokenizer", "tokenizer.json", "merges.txt", "vocab.txt"],
+    );
+    assert!(matches!(Tokenizer::open(at.join("missing")), Err(wgrad::Error::Io { .. })));
+    fs::write(at.join("vocab.json"), "{}").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at)), &["merges.txt", "vocab.json"]);
+    fs::write(at.join("merges.txt"), "a b\n").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at)), &["vocab.json", "merge 1", "a b"]);
+    fs::write(at.join("merges.txt"), "#version: 0.2\na b c\n").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at)), &["merges.txt", "line 2", "a b c"]);
+    fs::write(at.join("vocab.json"), "{\"a\": 0,\n\"b\": -1}").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at)), &["vocab.json", "at byte"]);
+    fs::write(at.join("vocab.txt"), b"[UNK]\n\xff\n").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at.join("vocab.txt"))), &["vocab.txt", "at byte 6", "not UTF-8"]);
+    fs::write(at.join("vocab.txt"), "[UNK]\na\nb\na\n").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at.join("vocab.txt"))), &["lines 2 and 4", "a"]);
+    fs::write(at.join("vocab.txt"), "a\n").unwrap();
+    assert_mentions(&refused(Tokenizer::open(at.join("vocab.txt"))), &["vocab.txt", "[UNK]"]);
+    fs::create_dir(at.join("tokenizer.json")).unwrap();
+    assert_mentions(&refused(Tokenizer::open(at)), &["tokenizer.json", "not a regular file"]);
+    fs::remove_dir(at.join("tokenizer.json")).unwrap();
+    fs::File::create(at.join("tokenizer.json")).unwrap().set_len(65 << 20).unwrap();
+    assert_mentions(&refused(Tokenizer::open(at)), &["tokenizer.json", "larger than"]);
+
+    for (json, why) in [
+        (r#"{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}"#, "Unigram"),
+        (r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}}"#, "dropout"),
+        (r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}"#, "another one has"),
+        (r#"{"model": {"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}}"#, "4294967295"),
+        (r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}"#, "merge 1"),
+        (r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "u"}}"#, "unk_token"),
+        (r#"{"model": {"type": "BPE", "vocab": {}, "merges": []}}"#, "ids go up to 0"),
+        (
+            r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "normalizer": {"type": "Precompiled"}}"#,
+            "Precompiled",
+        ),
+        (r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "decoder": {"type": "Strip"}}"#, "Strip"),
+        (
+            r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 9, "content": "b"}]}"#,
+            "refused",
+        ),
+    ] {
+        assert_mentions(&refused(from_files([("tokenizer.json", json.to_owned())])), &["tokenizer.json", why]);
+    }
+}
+
+/// What truncates, pads or adds tokens in a tokenizer.json does not change a text's tokens.
+#[test]
+fn a_texts_tokens_are_its_own() {
+    let made = bytes(SpecialTokens::Gpt2);
+    let mut json: serde_json::Value = serde_json::from_str(&made.files()["tokenizer.json"]).unwrap();
+    json["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "a",
+    });
+    let tokenizer = from_files([("tokenizer.json", json.to_string())]).unwrap();
+    assert_eq!(tokenizer.encode("abcd").unwrap(), [97, 98, 99, 100]);
+    assert_ne!(tokenizer.identity(), made.identity());
+    assert_eq!(byte_chars().len(), 256);
+}
