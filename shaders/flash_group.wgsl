@@ -15,25 +15,27 @@ fn existing(rows: vec4<u32>, tile: FlashTile) -> vec4<u32> {
     return min(rows, vec4<u32>(tile.last));
 }
 
-// How many keys four queries see.
-fn seen_by_each(tile: FlashTile, rows: vec4<u32>) -> vec4<u32> {
+// The last keys that four queries see.
+fn last_keys(rows: vec4<u32>, keys: u32) -> vec4<u32> {
     return vec4<u32>(
-        flash_seen(tile, rows.x), flash_seen(tile, rows.y), flash_seen(tile, rows.z), flash_seen(tile, rows.w),
+        flash_last_key(rows.x, keys),
+        flash_last_key(rows.y, keys),
+        flash_last_key(rows.z, keys),
+        flash_last_key(rows.w, keys),
     );
 }
 
 // Scores that count; exp makes nothing of the others.
-fn visible_scores(scores: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
+fn seen(scores: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
     return select(vec4<f32>(FLASH_LOWEST), params.scale * scores, visible);
 }
 
-// Each query's, which sees the keys below `seen`.
-fn scores_of_keys(products: mat4x4<f32>, keys: vec4<u32>, seen: vec4<u32>) -> mat4x4<f32> {
+fn scores_of_keys(products: mat4x4<f32>, keys: vec4<u32>, last: vec4<u32>) -> mat4x4<f32> {
     return mat4x4<f32>(
-        visible_scores(products[0], keys < vec4<u32>(seen.x)),
-        visible_scores(products[1], keys < vec4<u32>(seen.y)),
-        visible_scores(products[2], keys < vec4<u32>(seen.z)),
-        visible_scores(products[3], keys < vec4<u32>(seen.w)),
+        seen(products[0], keys <= vec4<u32>(last.x)),
+        seen(products[1], keys <= vec4<u32>(last.y)),
+        seen(products[2], keys <= vec4<u32>(last.z)),
+        seen(products[3], keys <= vec4<u32>(last.w)),
     );
 }
 
@@ -92,7 +94,7 @@ fn forward(
         let count = min(8u, end - first);
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
         let keys = rows_of(first, lane.x);
-        let s = scores_of_keys(flash_products(q_at, k_at, lane), keys, seen_by_each(tile, mine));
+        let s = scores_of_keys(flash_products(q_at, k_at, lane), keys, last_keys(mine, tile.keys));
         let of_lane = vec4<f32>(largest(s[0]), largest(s[1]), largest(s[2]), largest(s[3]));
         let before = most;
         most = max(most, flash_largest(of_lane, lane));
@@ -105,7 +107,7 @@ fn forward(
     }
     let whole = flash_sum(sum, lane);
     // What o is multiplied by, and what is there of the parts before.
-    let is_blind = tile.keys == 0u;
+    let is_blind = flash_is_padding(0u, tile.keys); // nobody sees a key
     var own = select(1.0 / whole, vec4<f32>(), is_blind);
     var before = vec4<f32>();
     var l = select(most + log(whole), vec4<f32>(), is_blind);
@@ -176,7 +178,7 @@ fn backward_q(
         let k_at = tile.qkv + tile.channels + existing(rows_of(first, lane.y), tile) * tile.packed;
         let products = flash_products_backward(FLASH_LEFT, FlashStarts(q_at, dy_at, k_at, k_at + tile.channels), lane);
         let keys = rows_of(first, lane.x);
-        let s = scores_of_keys(products.s, keys, seen_by_each(tile, mine));
+        let s = scores_of_keys(products.s, keys, last_keys(mine, tile.keys));
         let p = weights_of_rows(s, l);
         let dp = flash_kept_of_block(products.dp, bits, flash_bits_of_four(tile.draws.y, keys));
         flash_put_weights(mat4x4<f32>(
@@ -200,7 +202,7 @@ fn backward_q(
 // The weights that four queries give a key; those past the end, and those that do not see it, give none.
 fn weights_of_queries(tile: FlashTile, products: vec4<f32>, queries: vec4<u32>, key: u32, l: vec4<f32>) -> vec4<f32> {
     let visible = (queries >= vec4<u32>(flash_first_query(tile, key))) & (queries < vec4<u32>(params.tokens));
-    return exp(visible_scores(products, visible) - l);
+    return exp(seen(products, visible) - l);
 }
 
 // Here a workgroup owns keys.

@@ -57,9 +57,9 @@ fn forward(
             s1 = flash_dots(q1[d], k, s1);
             s2 = flash_dots(q2[d], k, s2);
         }
-        soft0 = flash_softmax(soft0, s0, keys < vec2<u32>(flash_seen(tile, mine.x)));
-        soft1 = flash_softmax(soft1, s1, keys < vec2<u32>(flash_seen(tile, mine.y)));
-        soft2 = flash_softmax(soft2, s2, keys < vec2<u32>(flash_seen(tile, mine.z)));
+        soft0 = flash_softmax(soft0, s0, keys <= vec2<u32>(flash_last_key(mine.x, tile.keys)));
+        soft1 = flash_softmax(soft1, s1, keys <= vec2<u32>(flash_last_key(mine.y, tile.keys)));
+        soft2 = flash_softmax(soft2, s2, keys <= vec2<u32>(flash_last_key(mine.z, tile.keys)));
         let kept = flash_kept_of_rows(mat3x2<f32>(soft0.p, soft1.p, soft2.p), bits, flash_bits_of_two(tile.draws.y, keys));
         for (var d = 0u; d < HEAD4; d++) {
             let v = qkv_block(v_at, d);
@@ -81,9 +81,9 @@ fn dy_block(at: vec2<u32>, d: u32) -> mat2x4<f32> {
     return mat2x4<f32>(vec4<f32>(dy[at.x + d]), vec4<f32>(dy[at.y + d]));
 }
 
-// ds of a query and two keys, of which it sees those below `seen`.
-fn ds_of(s: vec2<f32>, dp: vec2<f32>, lse: f32, product: f32, keys: vec2<u32>, seen: u32) -> vec2<f32> {
-    return flash_weights(s, vec2<f32>(lse), keys < vec2<u32>(seen)) * (dp - product);
+// ds of a query and two keys, of which it sees those up to `last`.
+fn ds_of(s: vec2<f32>, dp: vec2<f32>, lse: f32, product: f32, keys: vec2<u32>, last: u32) -> vec2<f32> {
+    return flash_weights(s, vec2<f32>(lse), keys <= vec2<u32>(last)) * (dp - product);
 }
 
 @compute @workgroup_size(8)
@@ -127,9 +127,9 @@ fn backward_q(
             dp2 = flash_dots(dy2[d], v, dp2);
         }
         let dp = flash_kept_of_rows(mat3x2<f32>(dp0, dp1, dp2), bits, flash_bits_of_two(tile.draws.y, keys));
-        let ds0 = ds_of(s0, dp[0], l.x, product.x, keys, flash_seen(tile, mine.x));
-        let ds1 = ds_of(s1, dp[1], l.y, product.y, keys, flash_seen(tile, mine.y));
-        let ds2 = ds_of(s2, dp[2], l.z, product.z, keys, flash_seen(tile, mine.z));
+        let ds0 = ds_of(s0, dp[0], l.x, product.x, keys, flash_last_key(mine.x, tile.keys));
+        let ds1 = ds_of(s1, dp[1], l.y, product.y, keys, flash_last_key(mine.y, tile.keys));
+        let ds2 = ds_of(s2, dp[2], l.z, product.z, keys, flash_last_key(mine.z, tile.keys));
         for (var d = 0u; d < HEAD4; d++) {
             let k = qkv_block(k_at, d);
             dq0[d] = flash_mix(ds0, k, dq0[d]);

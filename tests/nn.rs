@@ -122,3 +122,31 @@ fn spans_are_their_blocks_on_fewer_tokens() {
 fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
     encoder.forward(ops::token_gather(x, kept).unwrap(), &[], &Mask::CAUSAL, mode).unwrap()
 }
+
+/// What stands behind a sample's length changes nothing before it, whichever tokens a block sees: in the second sample it sees no
+/// token that counts.
+#[test]
+fn padding_is_seen_in_no_span() {
+    let (positions, lengths) = ([0u32, 2, 3, 8, 5, 6, 7, 8], [4usize, 5]);
+    for gpu in each_family() {
+        for order in [NormOrder::Pre, NormOrder::Post] {
+            let (_, encoder) = encoder(&gpu, order, 0.0);
+            let kept = || TokenIndices::new(&gpu, [2, 4], TOKENS, &positions).unwrap();
+            let counts = Tensor::from_slice(&gpu, &[2], &lengths.map(|length| length as u32)).unwrap();
+            let mask = Mask::NONE.with_lengths(&counts).unwrap();
+            let run = |padding: f32, spans: &[Span<TokenIndices>]| {
+                let mut x = values(1, 2 * TOKENS * WIDTH);
+                for (sample, length) in x.chunks_mut(TOKENS * WIDTH).zip(lengths) {
+                    sample[length * WIDTH..].fill(padding);
+                }
+                let x = Tensor::from_slice(&gpu, &[2, TOKENS, WIDTH], &x).unwrap();
+                let y = encoder.forward(x, spans, &mask, &Mode::evaluation()).unwrap().to_vec::<f32>().unwrap();
+                let samples = y.chunks(TOKENS * WIDTH).zip(lengths);
+                samples.flat_map(|(sample, length)| sample[..length * WIDTH].to_vec()).collect::<Vec<_>>()
+            };
+            for spans in [vec![], vec![Span::bypass(0..1, kept())], vec![Span::bypass(0..2, kept())]] {
+                assert_eq!(run(0.5, &spans), run(-3.0, &spans), "{order:?}");
+            }
+        }
+    }
+}

@@ -132,6 +132,10 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
         all.push(("attention", ops::attention_flash(&of(&[1, MOST / 3 / width, 3 * width]), 1, &Mask::NONE, None)));
     }
     all.push(("attention_stored", ops::attention_stored(&of(&[1, 5_792, 3]), 1, &Mask::NONE, None)));
+    let padded = Mask::CAUSAL.with_lengths(&labels(1)).unwrap();
+    let dropout = Some(ops::Dropout { p: 0.1, key });
+    all.push(("attention, masked", ops::attention_flash(&of(&[1, MOST / 48, 48]), 1, &padded, dropout)));
+    all.push(("attention_stored, masked", ops::attention_stored(&of(&[1, 5_792, 3]), 1, &padded, dropout)));
     all.push(("patchify", ops::patchify(&of(&[1, 3, 3_344, 3_344]), 3_344, None)));
     for [rows, width, places] in [[MOST, 1, MOST], [8, MOST / 8, 8], [MOST / 4, 4, MOST / 4]] {
         all.push(("embedding", ops::embedding(&of(&[rows, width]), &labels(places))));

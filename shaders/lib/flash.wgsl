@@ -83,14 +83,9 @@ fn flash_dot(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
-// How many keys the query in `row` sees: those in front.
-fn flash_seen(tile: FlashTile, row: u32) -> u32 {
-    return select(tile.keys, min(tile.keys, row + 1u), params.causal != 0u);
-}
-
 // One past the last key of this dispatch that some of a tile's `rows` see.
 fn flash_end(tile: FlashTile, rows: u32) -> u32 {
-    let end = min(params.end, tile.keys);
+    let end = flash_end_of_keys(tile.keys);
     return select(end, min(end, tile.first + rows), params.causal != 0u);
 }
 

@@ -14,6 +14,16 @@ fn flash_keys(sample: u32) -> u32 {
     return min(params.tokens, select(params.tokens, lengths[sample], params.padded != 0u));
 }
 
+// One past the last key of this dispatch that the sample has.
+fn flash_end_of_keys(keys: u32) -> u32 {
+    return min(params.end, keys);
+}
+
+// The last key that the query in `row` sees, where the sample has any.
+fn flash_last_key(row: u32, keys: u32) -> u32 {
+    return select(keys - 1u, min(row, keys - 1u), params.causal != 0u);
+}
+
 // Whether a key lies behind those that its sample has.
 fn flash_is_padding(key: u32, keys: u32) -> bool {
     return key >= keys;

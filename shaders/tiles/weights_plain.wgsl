@@ -3,8 +3,18 @@
 // The first binding of a pass's own.
 const FLASH_FIRST_BINDING = 1u;
 
+// What these say is in weights_masked.wgsl.
+
 fn flash_keys(sample: u32) -> u32 {
     return params.tokens;
+}
+
+fn flash_end_of_keys(keys: u32) -> u32 {
+    return params.end;
+}
+
+fn flash_last_key(row: u32, keys: u32) -> u32 {
+    return select(params.tokens - 1u, row, params.causal != 0u);
 }
 
 fn flash_is_padding(key: u32, keys: u32) -> bool {
