@@ -700,6 +700,24 @@ fn token_bypass_draws_one_set_for_its_blocks() {
     assert_eq!(refused(TokenBypass::new(3..9, 1, 1)), "kept");
 }
 
+/// Tokens that are kept for their importance are nobody's draw; whatever else holds is as before.
+#[test]
+fn token_bypass_by_importance_draws_nothing() {
+    let random = TokenBypass::new(3..9, 40, 1).unwrap().with_until(100);
+    let drop = TokenDrop::from(random.clone().by_importance());
+    let bypass = drop.by_importance(99, 197).expect("before the end");
+    assert_eq!((bypass.blocks(), bypass.kept(), bypass.is_by_importance()), (3..9, 40, true));
+    assert_eq!((drop.by_importance(100, 197), drop.by_importance(0, 40)), (None, None));
+    assert_eq!(refused(drop.draw(7, VIT, 8, 4)), "drop");
+    assert_eq!(drop.draw(100, VIT, 8, 4).unwrap(), []);
+    let random = TokenDrop::from(random);
+    assert_eq!((random.by_importance(0, 197), drop.layer_tokens(7, 4, VIT)), (None, random.layer_tokens(7, 4, VIT)));
+    // A run's state names the choice only where it was made.
+    let json = |drop: &TokenDrop| serde_json::to_string(drop).unwrap();
+    assert!(!json(&random).contains("importance") && json(&drop).contains(r#""by_importance":true"#));
+    assert_eq!(refused(TokenDrop::from(PatchDrop::new(40, 1).unwrap()).check(Extent { prefix: 197, ..VIT })), "drop");
+}
+
 /// Random-LTD through the choice is random-LTD.
 #[test]
 fn random_ltd_as_a_choice() {

@@ -1,4 +1,5 @@
-//! Whole runs of a task that has nothing to do with pictures and counts no right answers: a line through points.
+//! Whole runs of tasks that have nothing to do with pictures: a line through points, which counts no right answers, and a
+//! language model.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -6,13 +7,15 @@ use std::path::Path;
 use crate::common::{assert_close, each_family, gpu};
 use wgrad::autograd::Parameters;
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
-use wgrad::data::{Batch, Loader, LoaderOptions, Position, Source, Wanted};
+use wgrad::data::{Batch, Loader, LoaderOptions, Position, Source, TokenBatch, Wanted};
+use wgrad::ltd::TokenBypass;
+use wgrad::models::gpt2::{Gpt2, Gpt2Config};
 use wgrad::nn::{Init, Linear, Mode, Model, Span};
 use wgrad::ops::{self, TokenIndices};
-use wgrad::optim::{Ema, LrSchedule, Rule, Sgd};
+use wgrad::optim::{AdamW, Ema, LrSchedule, Rule, Sgd};
 use wgrad::train::{
-    EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Outcome, Part, RunFolder, RunState, STATE_FILE,
-    Scored, StepMetrics, Task, TrainSettings, Trainer, Workload, evaluate, fit, rehearse, write_weights,
+    CausalLm, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Outcome, Part, RunFolder, RunState,
+    STATE_FILE, Scored, StepMetrics, Task, TrainSettings, Trainer, Workload, evaluate, fit, rehearse, write_weights,
 };
 use wgrad::{Gpu, Result, Tensor};
 
@@ -192,6 +195,70 @@ fn any_task_goes_on_where_it_was_interrupted() {
     assert_eq!([first.steps, rest.steps].concat(), expected.steps);
     let read = |folder: &Path| std::fs::read(folder.join(STATE_FILE)).unwrap();
     assert!(read(parts.path()) == read(whole.path()), "the same state to the last byte");
+}
+
+/// Sequences of eight that count up, each from its number.
+struct Counting;
+
+impl Source for Counting {
+    type Batch = TokenBatch;
+
+    fn len(&self) -> usize {
+        24
+    }
+
+    fn identity(&self) -> String {
+        "counting".to_owned()
+    }
+
+    fn make(&self, wanted: &Wanted<'_>) -> Result<Option<TokenBatch>> {
+        let ids = wanted.samples.iter().flat_map(|&i| (i..i + 8).map(|id| id % 13)).collect();
+        let batch = TokenBatch::new(8, ids)?;
+        Ok(Some(TokenBatch { indices: wanted.samples.to_vec(), position: wanted.position, ..batch }))
+    }
+}
+
+/// A small GPT-2 in whose middle the tokens with the largest losses of late are kept. What it has learnt of the losses is in the
+/// run's state: interrupted and gone on, it ends with the same state to the last byte.
+#[test]
+fn a_language_model_goes_on_where_it_was_interrupted() {
+    let gpu = gpu();
+    let run = |folder: &Path, resume: Option<RunState>, notes: &mut Notes| {
+        let config = Gpt2Config {
+            vocab_size: 13,
+            n_positions: 8,
+            bos_token_id: None,
+            eos_token_id: Vec::new(),
+            ..Gpt2Config::custom(16, 3, 2)
+        };
+        let task = CausalLm::new(Gpt2::new(&gpu, config, 3).unwrap(), 8).unwrap().with_importance(0.9, &[0]).unwrap();
+        let train = Loader::new(Counting, LoaderOptions::training(6, 3)).unwrap();
+        let validation = Loader::new(Counting, LoaderOptions::evaluation(5)).unwrap();
+        let folder = Some(RunFolder::new(folder, write_weights));
+        let data = FitData { train: &train, validation: &validation, steps: 32, folder };
+        let options = FitOptions { save_state: true, resume, ..FitOptions::default() };
+        let drop = TokenBypass::new(1..2, 5, 1).unwrap().by_importance().into();
+        let rule = Rule::AdamW(AdamW::default());
+        let settings = TrainSettings { drop, ..TrainSettings::new(rule, LrSchedule::constant(1e-2).unwrap()) };
+        fit(&task, &data, settings, options, notes).unwrap()
+    };
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut expected = Notes::default();
+    let outcome = run(whole.path(), None, &mut expected);
+    let mut first = Notes { break_after: Some(13), ..Notes::default() };
+    assert!(run(parts.path(), None, &mut first).stopped);
+    let state = RunState::read(parts.path().join(STATE_FILE)).unwrap();
+    assert!(state.steps() > 12 && state.is_within_epoch());
+    let mut rest = Notes::default();
+    run(parts.path(), Some(state), &mut rest);
+    assert_eq!([first.steps, rest.steps].concat(), expected.steps);
+    let read = |folder: &Path| std::fs::read(folder.join(STATE_FILE)).unwrap();
+    assert!(read(parts.path()) == read(whole.path()), "the same state to the last byte");
+
+    assert!(expected.steps.iter().all(|step| (step.kept, step.tokens, step.counted) == (5, 8, 42)));
+    let (_, best) = outcome.best.unwrap();
+    assert_eq!(best.samples, 24 * 7);
+    assert!(best.loss.exp() < 6.0, "of 13 numbers, perplexity {}", best.loss.exp());
 }
 
 /// Estimates, freezing and evaluation ask no more of a task than it says.

@@ -145,14 +145,17 @@ impl PatchDrop {
 
 /// TokenBypass: of each sample one random set of R tokens goes through the middle of the model; the others pass all those
 /// blocks and rejoin behind them. Every step draws afresh; in evaluation nothing is dropped.
-/// Source: Hou et al., 2022, arXiv 2203.13240, where the loss of each token decides; Yao et al., 2022, compare random-LTD with
-/// it.
+/// Source: Hou et al., 2022, arXiv 2203.13240, where the losses of late at each token decide
+/// ([`TokenBypass::by_importance`]); Yao et al., 2022, compare random-LTD with it.
 ///
 /// The draws are those of [`super::sample_kept`] with the number of the first of these blocks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TokenBypass {
     pub(super) subset: Subset,
     blocks: Range<usize>,
+    /// Left out where it is not so: states of runs that were made before it could be name nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    by_importance: bool,
 }
 
 impl TokenBypass {
@@ -165,7 +168,19 @@ impl TokenBypass {
         if blocks.is_empty() || u32::try_from(blocks.end).is_err() {
             return Err(Error::argument(OP, "blocks", "at least one, below 2^32", format_args!("{blocks:?}")));
         }
-        Ok(TokenBypass { subset: Subset::new(kept, keep_prefix)?, blocks })
+        Ok(TokenBypass { subset: Subset::new(kept, keep_prefix)?, blocks, by_importance: false })
+    }
+
+    /// Keeps the most important tokens behind the prefix instead of random ones, as the task tells them
+    /// (`Task::importance` in `train`); of equals the first.
+    pub fn by_importance(mut self) -> Self {
+        self.by_importance = true;
+        self
+    }
+
+    /// Whether the most important tokens are kept, and none is drawn.
+    pub fn is_by_importance(&self) -> bool {
+        self.by_importance
     }
 
     /// The blocks that not all tokens go through.
@@ -291,12 +306,21 @@ impl TokenDrop {
         samples.saturating_mul(of_sample)
     }
 
+    /// The bypass whose tokens step `step` is to keep for their importance, of `tokens` tokens: nothing is to be drawn then.
+    pub fn by_importance(&self, step: u64, tokens: usize) -> Option<&TokenBypass> {
+        match self {
+            TokenDrop::TokenBypass(drop) if drop.by_importance && self.kept_length(step, tokens) < tokens => Some(drop),
+            _ => None,
+        }
+    }
+
     /// Draws the kept tokens of samples `first_sample..first_sample + batch` of step `step`, counted in the *global* batch, in
     /// a model of `extent`: for each span `u32[batch, R]`, ascending and distinct for each sample. No span where nothing is
     /// dropped.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the batch is empty or `batch * R` exceeds 2³²−1.
+    /// [`Error::Argument`] if the batch is empty or `batch * R` exceeds 2³²−1, or the tokens are kept for their importance
+    /// ([`TokenDrop::by_importance`]).
     pub fn draw(&self, step: u64, extent: Extent, first_sample: u64, batch: usize) -> Result<Vec<Span<Vec<u32>>>> {
         let Extent { depth, tokens, .. } = extent;
         if self.kept_length(step, tokens) >= tokens {
@@ -312,6 +336,9 @@ impl TokenDrop {
             TokenDrop::PatchDrop(drop) => {
                 let drawn = drop.subset.draw(u32::MAX, step, tokens, first_sample, batch)?;
                 Ok(vec![Span::leave(0, depth, drawn)])
+            }
+            TokenDrop::TokenBypass(drop) if drop.by_importance => {
+                Err(Error::argument(OP, "drop", "one that draws at random", "TokenBypass by importance"))
             }
             TokenDrop::TokenBypass(drop) => {
                 // `TokenBypass::new` holds them below 2³².

@@ -129,7 +129,8 @@ fn shortened(drop: &TokenDrop, longest: Option<usize>) -> Option<TokenDrop> {
         }
         TokenDrop::PatchDrop(drop) => PatchDrop::new(longest, drop.keep_prefix_tokens()).ok().map(TokenDrop::PatchDrop),
         TokenDrop::TokenBypass(drop) => {
-            TokenBypass::new(drop.blocks(), longest, drop.keep_prefix_tokens()).ok().map(TokenDrop::TokenBypass)
+            let shorter = TokenBypass::new(drop.blocks(), longest, drop.keep_prefix_tokens()).ok()?;
+            Some(if drop.is_by_importance() { shorter.by_importance() } else { shorter }.into())
         }
     }
 }

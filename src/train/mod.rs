@@ -59,7 +59,7 @@ pub use snapshot::Snapshot;
 #[cfg(feature = "files")]
 pub use state::{RunState, STATE_FILE};
 pub use step::{Pending, StepMetrics, Trainer};
-pub use task::{Part, Scored, Task};
+pub use task::{Part, Scored, Task, TokenScores};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tasks::predict;
 pub use tasks::{

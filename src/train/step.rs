@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Part, Scored, Task, TrainSettings};
+use super::{Part, Scored, Task, TokenScores, TrainSettings};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Clock, Gpu, Readback};
-use crate::ltd::LayerTokens;
+use crate::ltd::{LayerTokens, TokenBypass};
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
 use crate::optim::{At, Optimizer, OptimizerState, StepReport};
@@ -253,11 +253,23 @@ impl<T: Task> Trainer<T> {
     /// The tokens of a part that this step keeps, on the device.
     fn spans(&self, part: &Part<'_, T::Batch>) -> Result<Vec<Span<TokenIndices>>> {
         let (extent, drop, range) = (self.extent(), &self.settings.drop, &part.samples);
+        if let Some(bypass) = drop.by_importance(self.step, extent.tokens) {
+            return Ok(vec![Span::bypass(bypass.blocks(), self.most_important(part, bypass)?)]);
+        }
         let kept = drop.kept_length(self.step, extent.tokens);
         let upload =
             |positions: Vec<u32>| TokenIndices::new(self.gpu(), [range.len(), kept], extent.tokens, &positions);
         let drawn = drop.draw(self.step, extent, range.start as u64, range.len())?;
         drawn.into_iter().map(|span| span.try_map(upload)).collect()
+    }
+
+    /// The tokens of a part that a bypass keeps for their importance.
+    fn most_important(&self, part: &Part<'_, T::Batch>, bypass: &TokenBypass) -> Result<TokenIndices> {
+        let Some(TokenScores { scores, lengths }) = self.task.importance(part)? else {
+            let expected = "by chance where the task knows of no importance";
+            return Err(Error::argument("Trainer", "drop", expected, "TokenBypass by importance"));
+        };
+        ops::keep_largest(&scores, bypass.kept(), bypass.keep_prefix_tokens(), lengths.as_ref())
     }
 
     fn extent(&self) -> Extent {

@@ -56,6 +56,15 @@ pub trait Task {
     /// If the batch does not fit, or the device fails.
     fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored>;
 
+    /// How important the tokens of a part are, for [`crate::ltd::TokenBypass::by_importance`]; `None` for tasks that do not know.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn importance(&self, part: &Part<'_, Self::Batch>) -> Result<Option<TokenScores>> {
+        let _ = part;
+        Ok(None)
+    }
+
     /// What the task has learnt on the device beside its model, by name: `f32` tensors, always the same ones, whose values
     /// a snapshot takes and puts back. None by default.
     fn held(&self) -> Vec<(String, Tensor)> {
@@ -117,6 +126,15 @@ pub struct Scored {
     pub losses: Option<Tensor>,
 }
 
+/// How important the tokens of a part are, on the device.
+#[derive(Clone, Debug)]
+pub struct TokenScores {
+    /// `f32[B, T]`: the larger, the more important.
+    pub scores: Tensor,
+    /// `u32[B]`: the real tokens of each sample, before which padding is never kept; `None` if all are real.
+    pub lengths: Option<Tensor>,
+}
+
 impl<T: Task + ?Sized> Task for &T {
     type Batch = T::Batch;
 
@@ -146,6 +164,10 @@ impl<T: Task + ?Sized> Task for &T {
 
     fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         (**self).loss(part, spans, mode)
+    }
+
+    fn importance(&self, part: &Part<'_, Self::Batch>) -> Result<Option<TokenScores>> {
+        (**self).importance(part)
     }
 
     fn held(&self) -> Vec<(String, Tensor)> {

@@ -2,6 +2,7 @@
 
 mod awaited;
 mod batches;
+mod language;
 mod memory;
 mod parts;
 #[cfg(feature = "pictures")]

@@ -3,12 +3,16 @@
 //! | file | holds |
 //! |---|---|
 //! | `objective` | [`Causal`], [`Masked`]: what is to be said at each place |
+//! | `importance` | a running average of each id's loss, by which tokens are chosen that bypass blocks |
 
+mod importance;
 mod objective;
 
 pub use objective::{Causal, Masked, Objective};
 
 use std::ops::Range;
+
+use importance::Importance;
 
 use super::in_mode;
 use crate::data::{Batch, TokenBatch};
@@ -17,7 +21,7 @@ use crate::gpu::Gpu;
 use crate::nn::{Extent, LanguageModel, Mode, Model, Span, Tokens};
 use crate::ops::{self, CrossEntropy, TokenIndices};
 use crate::tensor::Tensor;
-use crate::train::{Evaluation, Part, Scored, Task};
+use crate::train::{Evaluation, Part, Scored, Task, TokenScores};
 
 /// The next token at each place: the scores of place t are judged against the label of place t + 1, so that those of the last
 /// place and the label of the first are never used. What GPT learns.
@@ -49,6 +53,7 @@ pub struct LanguageTask<M, O> {
     /// Whether batches say the tokens' segments: those of rehearsals do then.
     pub is_segmented: bool,
     tokens: usize,
+    importance: Option<Importance>,
 }
 
 impl<M: LanguageModel> CausalLm<M> {
@@ -84,12 +89,25 @@ impl<M: LanguageModel, O: Objective> LanguageTask<M, O> {
             return Err(Error::argument("language task", "tokens", expected, tokens));
         }
         let (loss, is_padded, is_segmented) = (CrossEntropy::default(), false, false);
-        Ok(LanguageTask { model, loss, objective, is_padded, is_segmented, tokens })
+        Ok(LanguageTask { model, loss, objective, is_padded, is_segmented, tokens, importance: None })
     }
 
     /// With label smoothing, weights of ids or a label that is ignored.
     pub fn with_loss(self, loss: CrossEntropy) -> Self {
         LanguageTask { loss, ..self }
+    }
+
+    /// With the importance of tokens, for [`crate::ltd::TokenBypass::by_importance`]: a running average, on the device, of the loss at
+    /// each id of the vocabulary where it was the target, in which an old average counts `momentum`. Until an id has been one, it
+    /// has the loss of a model that knows nothing, ln V. `always` are ids that are more important than any other, as those of
+    /// masks and separators. The averages are part of a run's state. Source: Hou et al., 2022, arXiv 2203.13240.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `momentum` is from 0 to below 1 and `always` are ids of the vocabulary; or if the device has no
+    /// room.
+    pub fn with_importance(self, momentum: f32, always: &[u32]) -> Result<Self> {
+        let importance = Some(Importance::new(self.gpu(), self.model.vocab_size(), momentum, always)?);
+        Ok(LanguageTask { importance, ..self })
     }
 
     /// T.
@@ -143,10 +161,12 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
     }
 
     fn identity(&self) -> String {
+        let importance = self.importance.as_ref().map(Importance::identity);
         serde_json::json!({
             "objective": self.objective,
             "tokens": self.tokens,
             "loss": self.loss,
+            "importance": importance,
         })
         .to_string()
     }
@@ -197,7 +217,26 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         let (weight, bias) = self.model.decoder();
         let read = self.model.transform(&rows, mode)?;
         let scores = ops::linear_cross_entropy(&read, &weight, bias.as_ref(), &labels, &self.loss_in(mode))?;
-        Ok(Scored { loss: scores.loss, correct: Some(scores.correct), losses: None })
+        let losses = self.importance.as_ref().map(|_| scores.losses.detach());
+        Ok(Scored { loss: scores.loss, correct: Some(scores.correct), losses })
+    }
+
+    fn importance(&self, part: &Part<'_, TokenBatch>) -> Result<Option<TokenScores>> {
+        let Some(importance) = &self.importance else { return Ok(None) };
+        let Uploaded { ids, lengths, .. } = Uploaded::new(self.gpu(), part)?;
+        Ok(Some(TokenScores { scores: importance.of(&ids)?, lengths }))
+    }
+
+    fn held(&self) -> Vec<(String, Tensor)> {
+        self.importance.iter().map(|importance| ("importance".to_owned(), importance.table())).collect()
+    }
+
+    /// The averages follow the losses of the whole batch at once.
+    fn follow(&self, scored: &[(Part<'_, TokenBatch>, Scored)]) -> Result<()> {
+        let Some(importance) = &self.importance else { return Ok(()) };
+        let labels: Vec<u32> = scored.iter().flat_map(|(part, _)| self.rows(part).1).collect();
+        let losses: Vec<&Tensor> = scored.iter().filter_map(|(_, scored)| scored.losses.as_ref()).collect();
+        importance.follow(&labels, &losses)
     }
 
     /// The loss decides, not the share of tokens that are guessed: perplexity is what language models are compared by.
