@@ -1,19 +1,21 @@
-//! GPT-2: against transformers, and in files.
+//! GPT-2: against transformers, in files, and as a writer of text.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::common::{assert_close, gpu};
-use crate::lm::{Case, Tensors, check_gradients, check_half_precision, check_steps, load, states_of};
+use crate::common::{assert_close, each_family, gpu};
+use crate::lm::{
+    Case, Reference, Tensors, check_gradients, check_half_precision, check_steps, load, reference_path, states_of,
+};
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, Storage, download};
 use wgrad::models::FolderOptions;
-use wgrad::models::gpt2::{self, Gpt2, Gpt2Config};
+use wgrad::models::gpt2::{self, Gpt2, Gpt2Config, Sampling};
 use wgrad::nn::{LanguageModel, Mode, Model, Span, Tokens};
 use wgrad::ops::{Mask, RandomKey, TokenIndices};
 use wgrad::{Gpu, Tensor};
@@ -73,8 +75,126 @@ fn torch_ten_steps_with_random_ltd() {
     check_steps::<Gpt2>(RANDOM_LTD);
 }
 
+/// Greedy tokens, and the scores that they were chosen by, with the cache and without.
+#[test]
+fn torch_generation() {
+    let reference = Reference::read("generation");
+    for gpu in each_family() {
+        let model = Gpt2::open(&gpu, &reference_path(PLAIN));
+        for number in 0..2 {
+            let (_, prompt) = reference.ids(&format!("prompt/{number}"));
+            let (_, expected) = reference.ids(&format!("tokens/{number}"));
+            let scores = reference.get(&format!("logits/{number}")).chunks(model.vocab_size());
+            let made = model.generate(&prompt, Sampling::GREEDY).unwrap().take(expected.len());
+            assert_eq!(made.collect::<wgrad::Result<Vec<u32>>>().unwrap(), expected);
+            let mut generation = model.generate(&prompt, Sampling::GREEDY).unwrap();
+            for (i, (scores, token)) in scores.zip(&expected).enumerate() {
+                let what = format!("prompt {number}, token {i} ({:?})", gpu.family());
+                let cached = generation.scores().unwrap().to_vec().unwrap();
+                assert_close(&what, &cached, scores, 1e-5);
+                let whole: Vec<u32> = prompt.iter().chain(&expected[..i]).copied().collect();
+                assert_close(&what, &cached, &last_scores(&model, &whole), 1e-5);
+                generation.push(*token).unwrap();
+            }
+        }
+    }
+}
+
+/// Without a cache.
+fn last_scores(model: &Gpt2, ids: &[u32]) -> Vec<f32> {
+    let ids = Tensor::from_slice(model.gpu(), &[1, ids.len()], ids).unwrap();
+    let logits: Vec<f32> = model.forward(&Tokens::new(&ids), &[], &Mode::evaluation()).unwrap().to_vec().unwrap();
+    logits[logits.len() - model.vocab_size()..].to_vec()
+}
+
 fn small() -> Gpt2Config {
     Gpt2Config { vocab_size: 11, n_positions: 8, ..Gpt2Config::custom(16, 2, 2) }
+}
+
+/// A model whose scores are those given, whatever it reads.
+fn constant(gpu: &Gpu, scores: &[f32]) -> Gpt2 {
+    let config = Gpt2Config { vocab_size: scores.len(), ..small() };
+    let model = Gpt2::new(gpu, config, 0).unwrap();
+    let set = |path: &str, values: &[f32]| model.parameters().get(path).unwrap().set(values).unwrap();
+    let width = model.config().n_embd;
+    let mut bias = vec![0.0; width];
+    bias[0] = 1.0;
+    set("ln_f.weight", &vec![0.0; width]);
+    set("ln_f.bias", &bias);
+    let rows = scores.iter().flat_map(|score| std::iter::once(*score).chain(vec![0.0; width - 1]));
+    set("wte.weight", &rows.collect::<Vec<f32>>());
+    model
+}
+
+/// How often each token came among so many.
+fn frequencies(model: &Gpt2, sampling: Sampling, count: usize) -> Vec<f64> {
+    let mut counts = vec![0.0; model.vocab_size()];
+    for token in model.generate(&[0], sampling).unwrap().take(count) {
+        counts[token.unwrap() as usize] += 1.0 / count as f64;
+    }
+    counts
+}
+
+#[test]
+fn tokens_are_drawn_by_their_probabilities() {
+    let probabilities = [0.1f32, 0.4, 0.05, 0.25, 0.2];
+    let gpu = gpu();
+    let model = constant(&gpu, &probabilities.map(f32::ln));
+    let near = |sampling: Sampling, expected: [f64; 5]| {
+        let found = frequencies(&model, sampling, 800);
+        let is_near = found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 0.06 && (*e > 0.0 || *f == 0.0));
+        assert!(is_near, "{sampling:?}: {found:?}, expected {expected:?}");
+    };
+    let all = Sampling { seed: 3, ..Default::default() };
+    near(all, [0.1, 0.4, 0.05, 0.25, 0.2]);
+    near(Sampling { top_k: Some(2), ..all }, [0.0, 0.4 / 0.65, 0.0, 0.25 / 0.65, 0.0]);
+    // 0.4 alone does not reach a half, with 0.25 it does.
+    near(Sampling { top_p: 0.5, ..all }, [0.0, 0.4 / 0.65, 0.0, 0.25 / 0.65, 0.0]);
+    near(Sampling { top_p: 0.3, ..all }, [0.0, 1.0, 0.0, 0.0, 0.0]);
+    // Squares.
+    let sum = 0.01 + 0.16 + 0.0025 + 0.0625 + 0.04;
+    near(Sampling { temperature: 0.5, ..all }, [0.01, 0.16, 0.0025, 0.0625, 0.04].map(|p| p / sum));
+    near(Sampling { top_k: Some(1), ..all }, [0.0, 1.0, 0.0, 0.0, 0.0]);
+    near(Sampling::GREEDY, [0.0, 1.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn seeds_repeat_a_text() {
+    let gpu = gpu();
+    let model = Gpt2::new(&gpu, small(), 1).unwrap();
+    let text = |seed: u64| {
+        let sampling = Sampling { seed, temperature: 2.0, ..Default::default() };
+        model.generate(&[1, 2], sampling).unwrap().take(12).collect::<wgrad::Result<Vec<u32>>>().unwrap()
+    };
+    assert_eq!(text(1), text(1));
+    assert_ne!(text(1), text(2));
+}
+
+/// Behind the last position, the latter half is read again.
+#[test]
+fn texts_outgrow_the_positions() {
+    for gpu in each_family() {
+        let model = Gpt2::open(&gpu, &reference_path(PLAIN));
+        let positions = model.config().n_positions;
+        let text: Vec<u32> = model.generate(&[3], Sampling::GREEDY).unwrap().take(60).map(Result::unwrap).collect();
+        let whole: Vec<u32> = std::iter::once(3).chain(text).collect();
+        // Scores were asked for with up to 48 tokens; of 49 the last 24 are left.
+        let rest = &whole[positions + 1 - positions / 2..=positions];
+        let again = model.generate(rest, Sampling::GREEDY).unwrap().take(whole.len() - positions - 1);
+        assert_eq!(again.map(Result::unwrap).collect::<Vec<u32>>(), whole[positions + 1..]);
+    }
+}
+
+#[test]
+fn scores_may_be_asked_for_twice() {
+    let gpu = gpu();
+    let model = Gpt2::new(&gpu, small(), 1).unwrap();
+    let mut generation = model.generate(&[4, 2, 9], Sampling::GREEDY).unwrap();
+    let scores: Vec<f32> = generation.scores().unwrap().to_vec().unwrap();
+    assert_close("again", &generation.scores().unwrap().to_vec().unwrap(), &scores, 1e-6);
+    generation.push(1).unwrap();
+    let next: Vec<f32> = generation.scores().unwrap().to_vec().unwrap();
+    assert_close("next", &next, &last_scores(&model, &[4, 2, 9, 1]), 1e-5);
 }
 
 #[track_caller]
@@ -99,6 +219,21 @@ fn inputs_are_checked() {
     let ids = Tensor::from_slice(&gpu, &[1, 4], &[0u32; 4]).unwrap();
     let typed = Tokens { types: Some(&ids), ..Tokens::new(&ids) };
     assert_refused(model.hidden(&typed, &[], &Mode::evaluation()), &["types", "no segments"]);
+
+    assert_refused(model.generate(&[], Sampling::GREEDY), &["prompt", "1 to 8"]);
+    assert_refused(model.generate(&[0; 9], Sampling::GREEDY), &["prompt", "1 to 8", "9"]);
+    assert_refused(model.generate(&[11], Sampling::GREEDY), &["token", "below 11"]);
+    let all = Sampling::default();
+    assert_refused(model.generate(&[1], Sampling { temperature: -1.0, ..all }), &["temperature"]);
+    assert_refused(model.generate(&[1], Sampling { temperature: f32::NAN, ..all }), &["temperature"]);
+    assert_refused(model.generate(&[1], Sampling { top_k: Some(0), ..all }), &["top_k"]);
+    assert_refused(model.generate(&[1], Sampling { top_p: 0.0, ..all }), &["top_p"]);
+    let parameter = model.parameters().get("ln_f.bias").unwrap();
+    parameter.set(&[f32::NAN; 16]).unwrap();
+    let mut generation = model.generate(&[1], all).unwrap();
+    assert_refused(generation.next().unwrap(), &["scores", "NaN"]);
+    parameter.set(&[0.0; 16]).unwrap();
+    assert!(generation.next().unwrap().is_ok());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A transformer block, with random-LTD built in.
 
-use super::{BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder};
+use super::{BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
 use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
-use crate::ops::{self, Dropout, Gelu, Mask, TokenIndices};
+use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -23,9 +23,21 @@ impl Attention {
     }
 
     /// What the projection brings together: `f32[B, T, C]` to the same shape.
-    fn heads(&self, x: &Tensor, mask: &Mask, dropout: Option<Dropout>) -> Result<Tensor> {
-        ops::attention(&self.qkv.forward(x)?, self.heads, mask, dropout)
+    fn heads(&self, x: &Tensor, keys: Keys<'_>, dropout: Option<Dropout>) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x)?;
+        match keys {
+            Keys::Own(mask) => ops::attention(&qkv, self.heads, mask, dropout),
+            Keys::Cached(cache) => ops::attention_cached(&qkv, self.heads, cache),
+        }
     }
+}
+
+/// Which keys the tokens that go through a block see.
+enum Keys<'a> {
+    /// Each other's, as far as the mask says.
+    Own(&'a Mask),
+    /// Those of the tokens before them, which the cache holds, and their own.
+    Cached(&'a mut KeyValues),
 }
 
 /// Two linear layers with GELU between.
@@ -120,22 +132,27 @@ impl Block {
             return self.recomputed(x, kept, mask, mode);
         }
         match (kept, self.config.order) {
-            (None, _) => self.plain(&x, mask, mode),
+            (None, _) => self.plain(&x, Keys::Own(mask), mode),
             (Some(kept), NormOrder::Pre) => {
                 let (rows, y) = self.norm1.gather_forward(&x, kept, mode.activations())?;
-                self.after_norm(&rows, &y, Some((x, kept)), mask, mode)
+                self.after_norm(&rows, &y, Some((x, kept)), Keys::Own(mask), mode)
             }
             (Some(kept), NormOrder::Post) => {
-                let rows = self.post_norm(&ops::token_gather(&x, kept)?, mask, mode)?;
+                let rows = self.post_norm(&ops::token_gather(&x, kept)?, Keys::Own(mask), mode)?;
                 ops::token_scatter(x, &rows, kept)
             }
         }
     }
 
+    /// As [`super::Encoder::forward_cached`].
+    pub(super) fn forward_cached(&self, x: &Tensor, cache: &mut KeyValues, precision: Precision) -> Result<Tensor> {
+        self.plain(x, Keys::Cached(cache), &Mode::evaluation().with_precision(precision))
+    }
+
     /// What is computed again lies between gather and scatter: of the input only the kept rows are stored.
     fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
         let (block, mask, mode) = (self.clone(), mask.clone(), *mode);
-        let run = move |x| block.plain(&x, &mask, &mode);
+        let run = move |x| block.plain(&x, Keys::Own(&mask), &mode);
         match kept {
             None => recompute(x, run),
             Some(kept) => {
@@ -145,10 +162,10 @@ impl Block {
         }
     }
 
-    fn plain(&self, x: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+    fn plain(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {
         match self.config.order {
-            NormOrder::Pre => self.after_norm(x, &self.norm1.forward(x, mode.activations())?, None, mask, mode),
-            NormOrder::Post => self.post_norm(x, mask, mode),
+            NormOrder::Pre => self.after_norm(x, &self.norm1.forward(x, mode.activations())?, None, keys, mode),
+            NormOrder::Post => self.post_norm(x, keys, mode),
         }
     }
 
@@ -158,26 +175,26 @@ impl Block {
         x: &Tensor,
         y: &Tensor,
         into: Option<(Tensor, &TokenIndices)>,
-        mask: &Mask,
+        keys: Keys<'_>,
         mode: &Mode,
     ) -> Result<Tensor> {
         let dtype = mode.activations();
-        let x = self.add_attention(x, y, mask, mode)?;
+        let x = self.add_attention(x, y, keys, mode)?;
         let y = self.norm2.forward(&x, dtype)?;
         self.add_mlp(&x, &y, into, mode)
     }
 
-    fn post_norm(&self, x: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+    fn post_norm(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {
         let dtype = mode.activations();
-        let x = self.norm1.forward(&self.add_attention(x, &ops::cast(x, dtype)?, mask, mode)?, DType::F32)?;
+        let x = self.norm1.forward(&self.add_attention(x, &ops::cast(x, dtype)?, keys, mode)?, DType::F32)?;
         let sum = self.add_mlp(&x, &ops::cast(&x, dtype)?, None, mode)?;
         self.norm2.forward(&sum, DType::F32)
     }
 
     /// x + attention(y). Without randomness between, each half of a block ends in the product that adds it to the residual.
-    fn add_attention(&self, x: &Tensor, y: &Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+    fn add_attention(&self, x: &Tensor, y: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {
         let (BlockConfig { attention_dropout, dropout, drop_path, .. }, first) = (self.config, self.first_layer);
-        let heads = self.attn.heads(y, mask, mode.attention_dropout(attention_dropout, first))?;
+        let heads = self.attn.heads(y, keys, mode.attention_dropout(attention_dropout, first))?;
         if !mode.draws(&[dropout, drop_path]) {
             return self.attn.proj.forward_add(&heads, x);
         }

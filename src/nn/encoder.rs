@@ -1,9 +1,9 @@
 //! A stack of blocks.
 
 use super::span;
-use super::{Block, BlockConfig, Init, Mode, Span};
-use crate::error::Result;
-use crate::ops::{self, Mask, TokenIndices};
+use super::{Block, BlockConfig, Init, Mode, Precision, Span};
+use crate::error::{Error, Result};
+use crate::ops::{self, KeyValues, Mask, TokenIndices};
 use crate::tensor::Tensor;
 
 /// The blocks of a transformer, one behind the other, any of which may see only some of the tokens.
@@ -44,6 +44,20 @@ impl Encoder {
             done = blocks.end;
         }
         run(&self.blocks[done..], x, mask, mode)
+    }
+
+    /// New tokens alone, `f32[B, S, C]` to the same shape. They see the tokens that went through before, whose keys and values
+    /// `caches` hold, one for each block, and each other causally; theirs are there from then on. For generation, within
+    /// [`crate::autograd::no_grad`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless there is a cache for each block; otherwise as [`ops::attention_cached()`].
+    pub fn forward_cached(&self, x: Tensor, caches: &mut [KeyValues], precision: Precision) -> Result<Tensor> {
+        if caches.len() != self.blocks.len() {
+            let expected = format!("one for each of {} blocks", self.blocks.len());
+            return Err(Error::argument("encoder", "caches", expected, caches.len()));
+        }
+        self.blocks.iter().zip(caches).try_fold(x, |x, (block, cache)| block.forward_cached(&x, cache, precision))
     }
 
     /// Its blocks.

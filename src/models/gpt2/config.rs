@@ -74,7 +74,8 @@ impl Gpt2Config {
         Self::custom(1600, 48, 25)
     }
 
-    /// Any width, depth and number of heads, with the presets' other settings: 50,257 tokens, 1,024 positions, dropout of 0.1.
+    /// Any width, depth and number of heads, with the presets' other settings: 50,257 tokens, 1,024 positions, dropout of 0.1. With
+    /// another vocabulary, say too which of its tokens begin and end a text: transformers warns of ids that are not in it.
     pub fn custom(n_embd: usize, n_layer: usize, n_head: usize) -> Self {
         Gpt2Config {
             vocab_size: 50_257,

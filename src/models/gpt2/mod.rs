@@ -3,10 +3,12 @@
 mod config;
 #[cfg(feature = "files")]
 mod files;
+mod generate;
 
 pub use config::Gpt2Config;
 #[cfg(feature = "files")]
 pub use files::{Pretrained, open, save, write};
+pub use generate::{Generation, Sampling};
 
 use std::fmt;
 
@@ -17,9 +19,10 @@ use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::{
-    BlockConfig, BlockNames, Encoder, Extent, Init, LanguageModel, LayerNorm, Mode, Model, NormOrder, Span, Tokens,
+    BlockConfig, BlockNames, Encoder, Extent, Init, LanguageModel, LayerNorm, Mode, Model, NormOrder, Precision, Span,
+    Tokens,
 };
-use crate::ops::{self, Mask, TokenIndices};
+use crate::ops::{self, KeyValues, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -84,16 +87,32 @@ impl Gpt2 {
         if let Some(types) = tokens.types {
             return Err(Error::argument(OP, "types", "none: GPT-2 tells no segments apart", types.info()));
         }
-        let &[_, count] = tokens.ids.dims() else {
-            return Err(Error::Shape { op: OP, what: "needs ids u32[B, T]", got: tokens.ids.info() });
+        self.embed_from(0, tokens.ids, mode)
+    }
+
+    /// The same with the positions from `first` on.
+    fn embed_from(&self, first: usize, ids: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let &[_, count] = ids.dims() else {
+            return Err(Error::Shape { op: OP, what: "needs ids u32[B, T]", got: ids.info() });
         };
-        if count > self.config.n_positions {
+        let end = first.saturating_add(count);
+        if end > self.config.n_positions {
             let expected = format!("at most {}, the model's positions", self.config.n_positions);
-            return Err(Error::argument(OP, "tokens of a sample", expected, count));
+            return Err(Error::argument(OP, "tokens of a sample", expected, end));
         }
-        let positions = ops::slice(&self.wpe.tensor(), 0, 0..count)?;
-        let x = ops::add(&ops::embedding(&self.wte.tensor(), tokens.ids)?, &positions)?;
+        let positions = ops::slice(&self.wpe.tensor(), 0, first..end)?;
+        let x = ops::add(&ops::embedding(&self.wte.tensor(), ids)?, &positions)?;
         mode.dropout(x, self.config.embd_pdrop, 0)
+    }
+
+    /// The scores behind the last of `ids`, `u32[1, S]`, which follow what `caches` hold: `f32[1, V]`.
+    fn next_scores(&self, ids: &Tensor, caches: &mut [KeyValues]) -> Result<Tensor> {
+        let (mode, first) = (Mode::evaluation(), caches.first().map_or(0, KeyValues::len));
+        let x = self.embed_from(first, ids, &mode)?;
+        let x = self.blocks.forward_cached(x, caches, Precision::F32)?;
+        let last = x.dims()[1] - 1;
+        let x = ops::reshape(&ops::slice_tokens(&x, last..last + 1)?, &[1, self.config.n_embd])?;
+        self.logits(&self.ln_f.forward(&x, DType::F32)?, &mode)
     }
 
     /// Its sizes.
