@@ -165,8 +165,8 @@ fn with_new_ends(checkpoint: Checkpoint) -> Result<Checkpoint> {
     let mut renamed = BTreeMap::new();
     for (name, tensor) in tensors {
         let new = OLD_ENDS.iter().find_map(|(old, new)| Some(format!("{}{new}", name.strip_suffix(old)?)));
-        if let Some(new) = renamed.insert(new.unwrap_or(name.clone()), tensor).map(|_| name) {
-            return Err(fault(&new, "is there twice, under the old name and under the new one"));
+        if renamed.insert(new.unwrap_or_else(|| name.clone()), tensor).is_some() {
+            return Err(fault(&name, "is there twice, under the old name and under the new one"));
         }
     }
     Ok(Checkpoint { tensors: renamed, metadata, skipped })

@@ -115,7 +115,6 @@ pub struct Generation<'a> {
     context: Vec<u32>,
     /// Tokens made so far.
     made: u64,
-    has_failed: bool,
 }
 
 impl Gpt2 {
@@ -134,7 +133,7 @@ impl Gpt2 {
         let cache = |_| KeyValues::new(self.gpu(), 1, positions, self.config.n_embd);
         let cache = (0..self.config.n_layer).map(cache).collect::<Result<_>>()?;
         let context = Vec::with_capacity(prompt.len());
-        let mut generation = Generation { model: self, sampling, cache, context, made: 0, has_failed: false };
+        let mut generation = Generation { model: self, sampling, cache, context, made: 0 };
         prompt.iter().try_for_each(|&token| generation.push(token))?;
         Ok(generation)
     }
@@ -179,10 +178,10 @@ impl Generation<'_> {
     /// If the device fails, or the model's weights make a score that is no number.
     pub async fn next_token(&mut self) -> Result<u32> {
         let scores = self.scores()?.read::<f32>().await?;
-        self.take(&scores)
+        self.advance(&scores)
     }
 
-    fn take(&mut self, scores: &[f32]) -> Result<u32> {
+    fn advance(&mut self, scores: &[f32]) -> Result<u32> {
         let token = self.sampling.choose(scores, self.made)?;
         self.made += 1;
         self.push(token)?;
@@ -199,14 +198,9 @@ impl Generation<'_> {
 impl Iterator for Generation<'_> {
     type Item = Result<u32>;
 
-    /// Blocks until the device has the scores. Nothing follows an error.
+    /// Blocks until the device has the scores. What failed is tried again by the next call.
     fn next(&mut self) -> Option<Result<u32>> {
-        if self.has_failed {
-            return None;
-        }
         let scores = self.scores().and_then(|scores| scores.to_vec::<f32>());
-        let token = scores.and_then(|scores| self.take(&scores));
-        self.has_failed = token.is_err();
-        Some(token)
+        Some(scores.and_then(|scores| self.advance(&scores)))
     }
 }
