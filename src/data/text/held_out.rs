@@ -23,7 +23,7 @@ pub enum HeldOut {
         /// Seed of the draw.
         seed: u64,
     },
-    /// The end of the last text: the last round(`share` · tokens) tokens. For texts of few documents.
+    /// The end of all texts taken as one: the last round(`share` · tokens) tokens. For texts of few documents.
     End {
         /// The share, between 0 and 1.
         share: f64,

@@ -94,11 +94,13 @@ pub(super) fn byte_level_bpe(
             added.entry(id).or_insert_with(|| special(id, content));
         }
     }
-    Ok(bpe(json!(vocabulary), json!(pairs), config.add_prefix_space.unwrap_or(false), added))
+    let mut made = bpe(json!(vocabulary), json!(pairs), added);
+    made["pre_tokenizer"]["add_prefix_space"] = json!(config.add_prefix_space.unwrap_or(false));
+    Ok(made)
 }
 
 /// A byte-level BPE as tokenizer.json has it.
-fn bpe(vocabulary: Value, merges: Value, add_prefix_space: bool, added: AddedTokens) -> Value {
+fn bpe(vocabulary: Value, merges: Value, added: AddedTokens) -> Value {
     let byte_level = |add_prefix_space: bool| json!({ "type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true });
     json!({
         "version": "1.0",
@@ -106,7 +108,7 @@ fn bpe(vocabulary: Value, merges: Value, add_prefix_space: bool, added: AddedTok
         "padding": null,
         "added_tokens": added.into_values().collect::<Vec<_>>(),
         "normalizer": null,
-        "pre_tokenizer": byte_level(add_prefix_space),
+        "pre_tokenizer": byte_level(false),
         "post_processor": null,
         "decoder": byte_level(true),
         "model": {
@@ -161,7 +163,10 @@ pub(super) fn bytes(specials: SpecialTokens) -> Value {
         (0..=u8::MAX).map(|byte| (byte_char(byte).to_string(), byte.into())).collect();
     let added: AddedTokens = (256..).zip(contents).map(|(id, content)| (id, special(id, content))).collect();
     vocabulary.extend(added.iter().filter_map(|(&id, token)| Some((token["content"].as_str()?.to_owned(), id))));
-    bpe(json!(vocabulary), json!([]), false, added)
+    let mut made = bpe(json!(vocabulary), json!([]), added);
+    // What is never merged need not be divided into words.
+    made["pre_tokenizer"]["use_regex"] = json!(false);
+    made
 }
 
 /// A byte-level BPE of a trained model, in which the special tokens are.
@@ -169,7 +174,7 @@ pub(super) fn trained(model: &Value, specials: SpecialTokens) -> Value {
     let id = |content: &str| model["vocab"][content].as_u64().and_then(|id| u32::try_from(id).ok());
     let added = specials.contents().into_iter().filter_map(|content| Some((id(content)?, content)));
     let added = added.map(|(id, content)| (id, special(id, content))).collect();
-    bpe(model["vocab"].clone(), model["merges"].clone(), false, added)
+    bpe(model["vocab"].clone(), model["merges"].clone(), added)
 }
 
 /// The character that stands for a byte in byte-level vocabularies: itself if it is a visible one of Latin-1, else the next

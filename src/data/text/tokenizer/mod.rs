@@ -36,8 +36,8 @@ use crate::hash::hash_bytes;
 const OP: &str = "data.tokenizer";
 
 /// Turns text into token ids and back, as transformers does with the same files: GPT-2's byte-level BPE and BERT's WordPiece,
-/// and what is made of the same parts (RoBERTa, ModernBERT, Llama 3, Qwen). A text gets no special tokens around it; one that is
-/// written out in it (`<|endoftext|>`) becomes that token, as in transformers.
+/// and what is made of the same parts. A text gets no special tokens around it; one that is written out in it (`<|endoftext|>`)
+/// becomes that token, as in transformers.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     place: PathBuf,
