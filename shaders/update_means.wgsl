@@ -2,7 +2,7 @@
 // occurs, mean <- momentum mean + (1 - momentum) (the mean of its values).
 //
 //   ids     u32[places]       one that is not below `total` and not the one to ignore raises `fault`, and does not count
-//   values  f32[places]
+//   values  f32[places]       one that is not finite does not count
 //   pairs   f32[places, 2]    written: a value and 1, or zeros where the id does not count
 //   sums    f32[total, 2]     read: the sums of the pairs of each id
 //   means   f32[total]        read
@@ -37,7 +37,10 @@ fn pair(
     var value = vec2<f32>();
     if params.ignores == 0u || id != params.ignored {
         if id < params.total {
-            value = vec2<f32>(values[place], 1.0);
+            let own = values[place];
+            // By its bits: a compiler may take every float for finite.
+            let is_finite = (bitcast<u32>(own) & 0x7f800000u) != 0x7f800000u;
+            value = select(vec2<f32>(), vec2<f32>(own, 1.0), is_finite);
         } else {
             fault_raise(params.fault, id, params.total);
         }

@@ -104,6 +104,8 @@ fn update_means() {
             // What is ignored, an id or none, may be anything.
             ids[places / 2] = u32::MAX;
             data[places / 2] = f32::NAN;
+            // Nor does what is not finite count.
+            (data[0], data[places / 3]) = (f32::INFINITY, f32::NAN);
             let [m, v] = [upload(&gpu, &[total], &means), upload(&gpu, &[places], &data)];
             let ids_tensor = Tensor::from_slice(&gpu, &[places], &ids).unwrap();
             poison(&gpu, &[2 * places, 2 * total, total]);

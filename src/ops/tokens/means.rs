@@ -29,7 +29,8 @@ const OP: &str = "update_means";
 
 /// Running means, `f32[V]`, after `values`, `f32[N]`, that belong to `ids`, `u32[N]`: of every id that occurs momentum·mean +
 /// (1 − momentum)·(the mean of its values), of the others the mean as it is. Repeated ids add up always in the same order. What
-/// belongs to `ignore_index` does not count; nor does another id that is not below V, which makes the first read of what depends
+/// belongs to `ignore_index` does not count; nor does a value that is not finite, as the loss of a step that overflowed, so that
+/// it does not spoil a mean for good; nor does another id that is not below V, which makes the first read of what depends
 /// on it an [`Error::OutOfRange`]. No gradient.
 ///
 /// TokenBypass keeps such means of the losses of its vocabulary (Hou et al., 2022, arXiv 2203.13240): ids are then the labels, and
@@ -79,11 +80,11 @@ pub fn update_means(
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod reference {
-    /// The means after `values` of `ids`, of which those that are no place in `means` do not count.
+    /// The means after `values` of `ids`, of which those that are no place in `means` do not count, nor what is not finite.
     pub fn updated(means: &[f32], ids: &[u32], values: &[f32], momentum: f32) -> Vec<f32> {
         let momentum = f64::from(momentum);
         let updated = |(id, &mean): (usize, &f32)| {
-            let own = ids.iter().zip(values).filter(|(other, _)| **other as usize == id);
+            let own = ids.iter().zip(values).filter(|(other, value)| **other as usize == id && value.is_finite());
             let (sum, count) = own.fold((0.0, 0.0), |(sum, count), (_, &v)| (sum + f64::from(v), count + 1.0));
             if count == 0.0 { mean } else { (momentum * f64::from(mean) + (1.0 - momentum) * sum / count) as f32 }
         };
