@@ -64,7 +64,7 @@ const FOR_ANY_MODEL: &[&str] =
     &["gpu", "tensor", "autograd", "ops", "checkpoint", "nn", "ltd", "optim", "data", "train"];
 
 /// How a model is named in code.
-const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::", "Gpt2", "gpt2::", "BertConfig", "models::bert"];
+const MODELS: &[&str] = &["ViT", "Vit", "vit_", "vit::", "models::gpt2", "models::bert", "Gpt2Config", "BertConfig"];
 
 /// How one kind of data and task is named in code, which training programs do not share.
 const CLASSIFICATION: &[&str] = &["picture", "Picture", "images", "Image", "class", "Class"];
