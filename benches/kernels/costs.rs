@@ -96,6 +96,19 @@ pub fn cross_entropy(rows: usize, classes: usize) -> Passes {
     Passes { forward: cost(4 * n, n + rows), backward: cost(4 * n, 2 * n + rows) }
 }
 
+/// N rows of C, a weight of V classes: the logits are made once for each pass, and need not be in memory.
+pub fn linear_cross_entropy([rows, classes, width]: [usize; 3]) -> Passes {
+    let (product, logits) = (2 * rows * classes * width, rows * classes);
+    let floats = rows * width + classes * width;
+    Passes { forward: cost(product + 4 * logits, floats), backward: cost(2 * product + 4 * logits, 2 * floats) }
+}
+
+/// N rows of C of a table of V.
+pub fn embedding([rows, classes, width]: [usize; 3]) -> Passes {
+    let part = rows * width;
+    Passes { forward: cost(0, 2 * part + rows), backward: cost(part, part + classes * width + rows) }
+}
+
 /// `n` parameters: reads value, gradient and both moments, writes all but the gradient. The gradient is read once more for
 /// its norm.
 pub fn adamw(n: usize) -> Cost {

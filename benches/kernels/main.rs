@@ -1,4 +1,4 @@
-//! Times each operation of a ViT by itself, forward and backward, through the public API.
+//! Times each operation of a ViT, and what language models have besides, by itself, forward and backward, through the public API.
 //!
 //!     cargo bench --bench kernels -- [--model ti|s|b] [--tokens 197] [--batch 8] [--filter qkv] [--json FILE]
 //!
@@ -17,6 +17,7 @@ mod check;
 #[path = "../common/cost.rs"]
 mod cost;
 mod costs;
+mod language;
 mod ops;
 mod products;
 #[path = "../common/report.rs"]
@@ -156,6 +157,9 @@ fn rows(args: &Args) -> Vec<Row> {
             rows.extend(ops::rows(&shape));
         }
         rows.extend(update::rows(name, width));
+    }
+    if args.model.is_none() {
+        rows.extend(language::rows());
     }
     rows
 }

@@ -34,15 +34,25 @@ pub fn linear(shape: &Shape) -> Vec<Row> {
 
 /// y\[M, N\] = x\[M, K\]·W\[N, K\]ᵀ + bias.
 #[derive(Clone, Copy)]
-struct Linear {
-    size: [usize; 3],
+pub struct Linear {
+    pub size: [usize; 3],
 }
 
 /// What is made of a linear layer: its place among x, W and bias says which of these is differentiated.
 type Build = fn(Linear, &Gpu) -> Result<Op>;
 
 impl Linear {
-    fn rows(self, shape: &str, layer: &str) -> [Row; 4] {
+    fn rows(self, shape: &str, layer: &str) -> Vec<Row> {
+        let [m, n, _] = self.size;
+        let dbias =
+            Row::new(format!("{shape} {layer} dbias"), format!("{m}×{n}"), costs::column_sum(m, n), move |gpu| {
+                self.dbias(gpu)
+            });
+        self.products(shape, layer).into_iter().chain([dbias]).collect()
+    }
+
+    /// Those of its rows that are products.
+    pub fn products(self, shape: &str, layer: &str) -> [Row; 3] {
         let [m, n, k] = self.size;
         let row = |pass: &str, sizes: String, cost: Cost, build: Build| {
             Row::new(format!("{shape} {layer} {pass}"), sizes, cost, move |gpu| build(self, gpu))
@@ -52,7 +62,6 @@ impl Linear {
             row("forward", product(m, n, k), costs::linear(self.size).forward, Linear::forward),
             row("dx", product(m, k, n), costs::product([m, k, n]), Linear::dx),
             row("dW", product(n, k, m), costs::product([n, k, m]), Linear::dw),
-            row("dbias", format!("{m}×{n}"), costs::column_sum(m, n), Linear::dbias),
         ]
     }
 
