@@ -13,6 +13,8 @@ mod drops;
 mod font;
 mod plot;
 mod runs;
+#[path = "../common/study/mod.rs"]
+mod study;
 mod table;
 mod timing;
 #[path = "../common/warnings.rs"]
@@ -27,7 +29,8 @@ use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::models::vit::{Pretrained, VitConfig};
 
 use arms::Arm;
-use runs::{Results, Study};
+use runs::Study;
+use study::results::Results;
 
 #[derive(Parser)]
 struct Args {
@@ -78,7 +81,7 @@ fn main() -> Result<()> {
     let arms = chosen(&args, &config)?;
     std::fs::create_dir_all(&args.output)?;
     let study = Study::new(&gpu, data, weights, config, steps, args.pictures, args.batch_size, args.lr)?;
-    let mut results = Results::open(&args.output.join("runs.csv"), study.settings())?;
+    let mut results = Results::open(&args.output.join("runs.csv"), &study.settings())?;
     // A seed at a time: whatever slows the machine for an hour then slows all arms.
     let runs = (0..args.seeds).flat_map(|seed| arms.iter().map(move |arm| (arm, seed)));
     let missing: Vec<_> = runs.filter(|(arm, seed)| !results.has(&arm.name, *seed)).collect();

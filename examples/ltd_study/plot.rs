@@ -8,7 +8,9 @@ use plotters::prelude::*;
 use crate::arms::{Arm, FULL, Kind};
 use crate::font;
 use crate::runs::Run;
-use crate::table::{Spread, differences, of};
+use crate::study::results::of;
+use crate::study::spread::Spread;
+use crate::table::to_full;
 use crate::timing::TimeShares;
 
 const SIZE: (u32, u32) = (1000, 640);
@@ -79,7 +81,7 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], shares: &TimeShares) -> Res
 }
 
 fn point(arm: &Arm, runs: &[Run], shares: &TimeShares) -> Point {
-    let spread = Spread::of(&differences(runs, &arm.name));
+    let spread = Spread::of(&to_full(runs, &arm.name));
     let half_width = if arm.name == FULL { 0.0 } else { spread.half_width().unwrap_or_default() };
     let difference = if spread.mean.is_nan() { 0.0 } else { spread.mean };
     Point { name: arm.name.clone(), colour: colour(arm.kind), time: shares[&arm.name], difference, half_width }

@@ -1,11 +1,9 @@
-//! The runs, and the file that keeps their results.
+//! The runs.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
 use wgrad::data::{DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Position, Split};
@@ -17,7 +15,8 @@ use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{Classify, TrainSettings, Trainer, evaluate};
 
 use crate::arms::{Arm, Kind, all};
-use crate::timing::StepTimes;
+use crate::study::results;
+use crate::study::times::StepTimes;
 
 /// What all runs share.
 pub struct Study<'a> {
@@ -45,6 +44,20 @@ pub struct Run {
     /// Of the run, evaluation not counted; the machine may have had other work.
     pub wall_seconds: f64,
     pub layer_tokens: u64,
+}
+
+impl results::Run for Run {
+    fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    fn arm(&self) -> &str {
+        &self.arm
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
 }
 
 impl fmt::Display for Run {
@@ -150,46 +163,5 @@ impl<'a> Study<'a> {
             wall_seconds,
             layer_tokens: trainer.layer_tokens().consumed,
         })
-    }
-}
-
-/// The runs that have ended, here and in the file.
-pub struct Results {
-    writer: csv::Writer<File>,
-    runs: Vec<Run>,
-}
-
-impl Results {
-    /// Reads what is there; new runs will be appended.
-    pub fn open(path: &Path, settings: String) -> Result<Self> {
-        let mut runs: Vec<Run> = Vec::new();
-        if path.exists() {
-            let mut reader = csv::Reader::from_path(path).with_context(|| format!("reading {}", path.display()))?;
-            runs = reader
-                .deserialize()
-                .collect::<Result<_, _>>()
-                .with_context(|| format!("reading {}", path.display()))?;
-        }
-        if let Some(other) = runs.iter().find(|run| run.settings != settings) {
-            ensure!(false, "{} is of another study ({}; this is {settings})", path.display(), other.settings);
-        }
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
-        let writer = csv::WriterBuilder::new().has_headers(runs.is_empty()).from_writer(file);
-        Ok(Results { writer, runs })
-    }
-
-    pub fn has(&self, arm: &str, seed: u64) -> bool {
-        self.runs.iter().any(|run| run.arm == arm && run.seed == seed)
-    }
-
-    pub fn add(&mut self, run: Run) -> Result<()> {
-        self.writer.serialize(&run)?;
-        self.writer.flush()?;
-        self.runs.push(run);
-        Ok(())
-    }
-
-    pub fn runs(&self) -> &[Run] {
-        &self.runs
     }
 }

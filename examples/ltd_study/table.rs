@@ -1,52 +1,16 @@
-//! Means, spreads, and paired differences to full length.
+//! The table.
 
 use std::fmt::Write;
 
 use crate::arms::{Arm, FULL};
 use crate::runs::Run;
+use crate::study::results::{differences, of};
+use crate::study::spread::Spread;
 use crate::timing::TimeShares;
 
-/// The 97.5 % quantiles of Student's t for 1, 2, .. degrees of freedom; beyond, that of 30 is a little too wide.
-const T_975: [f64; 30] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-];
-
-/// Mean and standard deviation of a sample.
-#[derive(Clone, Copy)]
-pub struct Spread {
-    pub mean: f64,
-    /// NaN for a single value.
-    pub deviation: f64,
-    pub count: usize,
-}
-
-impl Spread {
-    pub fn of(values: &[f64]) -> Spread {
-        let count = values.len();
-        let mean = values.iter().sum::<f64>() / count as f64;
-        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        Spread { mean, deviation: (squares / (count as f64 - 1.0)).sqrt(), count }
-    }
-
-    /// Half the width of the mean's 95 % interval; `None` for a single value.
-    pub fn half_width(&self) -> Option<f64> {
-        let freedom = self.count.checked_sub(2)?;
-        let quantile = T_975.get(freedom).or(T_975.last())?;
-        Some(quantile * self.deviation / (self.count as f64).sqrt())
-    }
-}
-
-/// The runs of an arm.
-pub fn of<'a>(runs: &'a [Run], arm: &str) -> Vec<&'a Run> {
-    runs.iter().filter(|run| run.arm == arm).collect()
-}
-
-/// Accuracy less that of full length with the same seed, in points.
-pub fn differences(runs: &[Run], arm: &str) -> Vec<f64> {
-    let full = |seed| runs.iter().find(|run| run.arm == FULL && run.seed == seed);
-    let pairs = of(runs, arm).into_iter().filter_map(|run| Some((run, full(run.seed)?)));
-    pairs.map(|(run, full)| 100.0 * (run.test_accuracy - full.test_accuracy)).collect()
+/// Of accuracy, in points.
+pub fn to_full(runs: &[Run], arm: &str) -> Vec<f64> {
+    differences(runs, arm, FULL, |run| 100.0 * run.test_accuracy)
 }
 
 /// A Markdown table with a line for each arm that has run.
@@ -60,7 +24,7 @@ pub fn table(arms: &[Arm], runs: &[Run], shares: &TimeShares) -> String {
         let own = of(runs, &arm.name);
         let Some(first) = own.first() else { continue };
         let accuracy = Spread::of(&own.iter().map(|run| 100.0 * run.test_accuracy).collect::<Vec<_>>());
-        let difference = Spread::of(&differences(runs, &arm.name));
+        let difference = Spread::of(&to_full(runs, &arm.name));
         let wall = Spread::of(&own.iter().map(|run| run.wall_seconds).collect::<Vec<_>>()).mean;
         let difference = match difference.half_width() {
             _ if arm.name == FULL => String::new(),

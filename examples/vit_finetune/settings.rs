@@ -4,6 +4,7 @@ use anyhow::Result;
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, TokenDrop};
 use wgrad::models::vit::Vit;
+use wgrad::nn::Extent;
 use wgrad::ops::CrossEntropy;
 use wgrad::train::{Classify, TrainSettings, Workload};
 
@@ -11,6 +12,7 @@ use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
 use crate::setup::Setup;
 use crate::training::drops::Drops;
+use crate::training::optimisation::Plan;
 
 /// Makes what is trained.
 type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;
@@ -18,9 +20,13 @@ type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;
 impl Setup {
     /// Settings of a run of `steps` steps that drops tokens in this way.
     pub fn settings(&self, args: &Args, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
-        let settings = self.recipe.training.settings(&args.device, gpu, steps, seed)?;
+        let drop = self.token_drop(drop, steps, seed)?;
+        let extent =
+            Extent { depth: self.config.depth, tokens: self.config.tokens(), prefix: self.config.prefix_tokens() };
+        let plan = Plan { steps, drop: drop.clone(), extent };
+        let settings = self.recipe.training.settings(&args.device, gpu, plan, seed)?;
         let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
-        Ok(TrainSettings { drop: self.token_drop(drop, steps, seed)?, ..settings })
+        Ok(TrainSettings { drop, ..settings })
     }
 
     /// What is minimised, and by which the runs are measured.

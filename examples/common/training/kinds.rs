@@ -47,13 +47,24 @@ pub enum LrKind {
     Cosine,
     Linear,
     Constant,
+    /// A cosine over the layer tokens consumed, as random-LTD's pretraining has it.
+    LayerToken,
+    /// A straight line over the layer tokens consumed.
+    LayerTokenLinear,
+}
+
+impl LrKind {
+    /// Whether it goes by layer tokens instead of steps.
+    pub fn is_by_layer_tokens(self) -> bool {
+        matches!(self, LrKind::LayerToken | LrKind::LayerTokenLinear)
+    }
 }
 
 impl From<LrKind> for LrShape {
     fn from(kind: LrKind) -> LrShape {
         match kind {
-            LrKind::Cosine => LrShape::Cosine,
-            LrKind::Linear => LrShape::Linear,
+            LrKind::Cosine | LrKind::LayerToken => LrShape::Cosine,
+            LrKind::Linear | LrKind::LayerTokenLinear => LrShape::Linear,
             LrKind::Constant => LrShape::Constant,
         }
     }

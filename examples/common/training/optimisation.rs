@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use wgrad::gpu::Gpu;
-use wgrad::optim::{AdamW, Ema, LrSchedule, Rule as Update, Sgd, ShapedRate};
+use wgrad::ltd::{LayerTokenPlan, TokenDrop};
+use wgrad::nn::Extent;
+use wgrad::optim::{AdamW, Ema, LayerTokenRate, LrSchedule, Rule as Update, Sgd, ShapedRate};
 use wgrad::train::{DeepSpeedConfig, FitOptions, RunState, TrainSettings};
 
 use super::device::Device;
@@ -147,12 +149,9 @@ impl Optimisation {
         self.batch_size.div_ceil(self.accumulate.max(1))
     }
 
-    /// Those of a run of so many steps, which drops no tokens.
-    pub fn settings(&self, device: &Device, gpu: &Gpu, steps: u64, seed: u64) -> Result<TrainSettings> {
+    /// Those of a run.
+    pub fn settings(&self, device: &Device, gpu: &Gpu, plan: Plan, seed: u64) -> Result<TrainSettings> {
         let rule = self.optimizer.rule(self.weight_decay, self.momentum, self.nesterov);
-        let warmup = (f64::from(self.warmup) * steps as f64) as u64;
-        let shape = self.lr_schedule.into();
-        let rate = LrSchedule::new(ShapedRate { base: self.lr, min: 0.0, warmup, total: steps, shape })?;
         Ok(TrainSettings {
             max_norm: (self.clip_grad != 0.0).then_some(self.clip_grad),
             freeze: self.freeze.into(),
@@ -162,8 +161,22 @@ impl Optimisation {
             accumulate: self.accumulate,
             precision: self.precision.on(gpu),
             recompute_blocks: device.recompute_blocks,
-            ..TrainSettings::new(rule, rate)
+            drop: plan.drop.clone(),
+            ..TrainSettings::new(rule, self.rate(&plan)?)
         })
+    }
+
+    fn rate(&self, plan: &Plan) -> wgrad::Result<LrSchedule> {
+        let (base, steps, shape) = (self.lr, plan.steps, self.lr_schedule.into());
+        let warmup = (f64::from(self.warmup) * steps as f64) as u64;
+        if !self.lr_schedule.is_by_layer_tokens() {
+            return LrSchedule::new(ShapedRate { base, min: 0.0, warmup, total: steps, shape });
+        }
+        let batch = self.batch_size as u64;
+        let raw = |steps: u64| steps.saturating_mul(batch).saturating_mul(plan.extent.tokens as u64);
+        let LayerTokenPlan { total, warmup } =
+            plan.drop.layer_token_plan(raw(steps), raw(warmup), batch, plan.extent)?;
+        LrSchedule::layer_token(LayerTokenRate { max: base, min: 0.0, shape, total, warmup })
     }
 
     /// `resume` is where the run stood, if it goes on.
@@ -184,6 +197,13 @@ impl Optimisation {
             (&["momentum", "nesterov"], self.optimizer == OptimizerKind::Sgd, "with --optimizer sgd"),
         ]
     }
+}
+
+/// A run, as far as its settings depend on it.
+pub struct Plan {
+    pub steps: u64,
+    pub drop: TokenDrop,
+    pub extent: Extent,
 }
 
 /// Shares of a run's steps, by the names of their options.
