@@ -3,7 +3,8 @@
 use anyhow::Result;
 use wgrad::ltd::{PatchDrop, Schedule, TokenDrop};
 
-use crate::drops::{Drops, KeptLength};
+use crate::ltd_drop::{KeptLength, Ltd};
+use crate::patch_drop;
 
 /// The arm that all others are compared with.
 pub const FULL: &str = "full";
@@ -69,15 +70,17 @@ pub fn all(tokens: usize) -> Vec<Arm> {
 impl Kind {
     /// The tokens that a run of `steps` steps drops.
     pub fn drop(self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
-        let ltd = |length, keep_prefix| Drops::Ltd { length, blocks: None, keep_prefix };
-        let drops = match self {
-            Kind::Full | Kind::FullInTheTimeOf(_) => Drops::None,
+        let ltd = |length, keep_prefix| Ltd { length, blocks: None, keep_prefix };
+        let ltd = match self {
+            Kind::Full | Kind::FullInTheTimeOf(_) => return Ok(TokenDrop::None),
             Kind::Ltd { start, ramp, prefix } => {
                 ltd(KeptLength::Rising { start, end: tokens, ramp, granularity: 8, schedule: Schedule::linear }, prefix)
             }
             Kind::Constant { kept, prefix } => ltd(KeptLength::Constant(kept), prefix),
-            Kind::PatchDrop { kept, until } => Drops::PatchDrop { drop: PatchDrop::new(kept, 1)?, until },
+            Kind::PatchDrop { kept, until } => {
+                return Ok(patch_drop::in_run(PatchDrop::new(kept, 1)?, until, steps, seed));
+            }
         };
-        drops.in_run(depth, tokens, steps, seed)
+        ltd.in_run(depth, tokens, steps, seed)
     }
 }

@@ -7,10 +7,12 @@
 //! that was cut off goes on from there. Last lines: the table that `study/table.md` holds; `study/study.png` is its picture.
 
 mod arms;
-#[path = "../common/drops.rs"]
-mod drops;
 #[path = "../common/font.rs"]
 mod font;
+#[path = "../common/ltd_drop.rs"]
+mod ltd_drop;
+#[path = "../common/patch_drop.rs"]
+mod patch_drop;
 mod plot;
 mod runs;
 #[path = "../common/study/mod.rs"]

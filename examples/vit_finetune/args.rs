@@ -6,13 +6,15 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 
+use crate::local;
 use crate::recipe::{DropKind, Overrides, Recipe, RecipeName};
 use crate::size::Size;
 use crate::training::comparison::{Arm, Comparison};
 use crate::training::device::Device;
+use crate::training::folder;
+use crate::training::kinds::StorageKind;
 use crate::training::output::Output;
 use crate::training::resume::Arguments;
-use crate::training::{folder, local};
 
 /// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
 ///
@@ -202,11 +204,4 @@ pub enum ExportKind {
     Timm,
     /// `ViTForImageClassification.from_pretrained(FOLDER)` of transformers loads it.
     Hf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StorageKind {
-    F32,
-    F16,
 }

@@ -7,10 +7,6 @@ use anyhow::{Context, Error, Result, bail};
 use serde::{Deserialize, Serialize};
 use wgrad::data::AutoAugment;
 
-use crate::training::values::as_text;
-
-as_text!(Augment);
-
 /// [`AutoAugment`] by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -27,6 +23,20 @@ impl From<Augment> for AutoAugment {
             Augment::Trivial => AutoAugment::Trivial,
             Augment::Rand { ops, magnitude } => AutoAugment::Rand { ops, magnitude },
         }
+    }
+}
+
+impl TryFrom<String> for Augment {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Augment> for String {
+    fn from(augment: Augment) -> String {
+        augment.to_string()
     }
 }
 

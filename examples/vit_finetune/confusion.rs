@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::prelude::*;
 
-use crate::training::canvas::{self, Anchor, BLUE, Canvas, GREY, ORANGE, PALE, fit, shade, width, write};
+use crate::lettering::{Anchor, fit, is_dark, shade, width, write};
+use crate::training::canvas::{self, BLUE, Canvas, GREY, ORANGE, PALE};
 
 /// Side of the matrix, as far as there are not too many or too few classes for it.
 const MATRIX: i32 = 760;
@@ -145,7 +146,7 @@ fn cell(root: &Canvas<'_>, layout: &Layout, (label, predicted): (u32, u32), coun
     root.draw(&Rectangle::new([(x, y), (x + side, y + side)], fill.filled()))?;
     let (text, size) = (count.to_string(), if side < 40 { 12 } else { LABEL });
     if side >= 18 && width(&text, size)? + 4 <= side {
-        let ink = if canvas::is_dark(fill) { WHITE } else { RGBColor(40, 40, 40) };
+        let ink = if is_dark(fill) { WHITE } else { RGBColor(40, 40, 40) };
         write(root, &text, size, ink, (x + side / 2, y + side / 2), Anchor::Centre)?;
     }
     Ok(())

@@ -13,7 +13,12 @@ mod check;
 mod confusion;
 mod effects;
 mod findings;
+mod lettering;
+#[path = "../common/local.rs"]
+mod local;
 mod mistakes;
+#[path = "../common/patch_drop.rs"]
+mod patch_drop;
 mod recipe;
 mod report;
 mod run;

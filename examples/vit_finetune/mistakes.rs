@@ -8,7 +8,8 @@ use plotters::prelude::*;
 use wgrad::data::{Crop, Image, Key, Split, Transform};
 use wgrad::train::Predictions;
 
-use crate::training::canvas::{self, Anchor, Canvas, GREY, ORANGE, PALE, fit, width, write};
+use crate::lettering::{Anchor, fit, width, write};
+use crate::training::canvas::{self, Canvas, GREY, ORANGE, PALE};
 
 /// Mistakes shown.
 const MOST: usize = 24;

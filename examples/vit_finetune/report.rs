@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::findings::ClassReport;
-use crate::training::columns::{Column, columns, count, decimals, list, percent, text, whole};
+use crate::training::columns::{Column, columns, decimals, list, percent, text, whole};
 use crate::training::html::drawing;
 use crate::training::report::{Course, Run, Which};
 use crate::training::table::{Line, mean};
@@ -133,4 +133,8 @@ fn class_table(classes: &[Value]) -> Markup {
             }
         }
     }
+}
+
+fn count(value: &Value) -> String {
+    value.as_array().map_or_else(|| "–".to_owned(), |list| list.len().to_string())
 }

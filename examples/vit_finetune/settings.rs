@@ -9,9 +9,9 @@ use wgrad::ops::CrossEntropy;
 use wgrad::train::{Classify, TrainSettings, Workload};
 
 use crate::args::Args;
+use crate::patch_drop;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
 use crate::setup::Setup;
-use crate::training::drops::Drops;
 use crate::training::optimisation::Plan;
 
 /// Makes what is trained.
@@ -58,15 +58,15 @@ impl Setup {
             return Ok(ltd.with_seed(seed).into());
         }
         let (recipe, tokens) = (&self.recipe, self.config.tokens());
-        let drops = match kind {
-            DropKind::None => Drops::None,
+        let ltd = match kind {
+            DropKind::None => return Ok(TokenDrop::None),
             DropKind::RandomLtd => recipe.ltd.rising(tokens)?,
             DropKind::Constant => recipe.ltd.constant(tokens),
             DropKind::Patchdrop => {
                 let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, self.config.prefix_tokens())?;
-                Drops::PatchDrop { drop, until: recipe.patchdrop_until }
+                return Ok(patch_drop::in_run(drop, recipe.patchdrop_until, steps, seed));
             }
         };
-        drops.in_run(self.config.depth, tokens, steps, seed)
+        ltd.in_run(self.config.depth, tokens, steps, seed)
     }
 }

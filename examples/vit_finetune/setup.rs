@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use wgrad::checkpoint::{LoadReport, MatchOptions, Storage, load_parameters};
+use wgrad::checkpoint::{LoadReport, MatchOptions, load_parameters};
 use wgrad::data::{
     ColorJitter, Crop, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
     Transform,
@@ -14,7 +14,7 @@ use wgrad::gpu::Gpu;
 use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
 use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
 
-use crate::args::{Args, ExportKind, StorageKind};
+use crate::args::{Args, ExportKind};
 use crate::check;
 use crate::effects;
 use crate::recipe::{CropKind, DropKind, MirrorKind, Recipe};
@@ -149,10 +149,7 @@ impl Setup {
     pub fn export(&self, args: &Args, model: &Vit, folder: &Path) -> Result<()> {
         let Some(kind) = args.export else { return Ok(()) };
         let folder = folder.join("export");
-        let storage = match args.export_precision {
-            StorageKind::F32 => Storage::F32,
-            StorageKind::F16 => Storage::F16,
-        };
+        let storage = args.export_precision.into();
         let options =
             ExportOptions { class_names: &self.data.class_names, crop_fraction: Some(self.crop_fraction()), storage };
         match kind {

@@ -8,7 +8,7 @@ use wgrad::data::{self, DataSet, FolderOptions};
 use wgrad::models::vit::{self, HeadFit, OpenOptions, Pretrained, VitConfig};
 
 use crate::args::{Args, Data};
-use crate::training::local;
+use crate::local;
 
 /// The data set that the arguments name.
 pub fn load_data(args: &Args) -> Result<DataSet> {

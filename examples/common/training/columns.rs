@@ -57,7 +57,3 @@ fn time(value: &Value) -> String {
 fn megabytes(value: &Value) -> String {
     number(value, |bytes| format!("{:.1} MB", bytes / 1e6))
 }
-
-pub fn count(value: &Value) -> String {
-    value.as_array().map_or_else(|| "–".to_owned(), |list| list.len().to_string())
-}

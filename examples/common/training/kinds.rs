@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use wgrad::Gpu;
+use wgrad::checkpoint::Storage;
 use wgrad::nn::Precision;
 use wgrad::optim::{AdamW, LrShape, Rule, Sgd};
 
@@ -37,6 +38,23 @@ impl PrecisionKind {
             PrecisionKind::F32 => Precision::F32,
             PrecisionKind::F16 => Precision::F16,
             PrecisionKind::Auto => Precision::auto(gpu),
+        }
+    }
+}
+
+/// Of weights in files for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StorageKind {
+    F32,
+    F16,
+}
+
+impl From<StorageKind> for Storage {
+    fn from(kind: StorageKind) -> Storage {
+        match kind {
+            StorageKind::F32 => Storage::F32,
+            StorageKind::F16 => Storage::F16,
         }
     }
 }

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use wgrad::ltd::Schedule;
 use wgrad::train::DeepSpeedConfig;
 
-use super::drops::{Drops, KeptLength, Rise};
 use super::given::{NO_CONFIG, Rule};
 use super::kinds::LtdSchedule;
+use super::ltd_drop::{KeptLength, Ltd, Rise};
 use super::recipe::{entry, settings};
 use super::values::{BlockList, Length};
 
@@ -44,7 +44,7 @@ impl LtdSettings {
     }
 
     /// With the kept length's schedule.
-    pub fn rising(&self, tokens: usize) -> Result<Drops> {
+    pub fn rising(&self, tokens: usize) -> Result<Ltd> {
         let [start, end] = self.ends(tokens)?;
         let schedule: Rise = match self.ltd_schedule {
             LtdSchedule::Linear => Schedule::linear,
@@ -55,13 +55,13 @@ impl LtdSettings {
     }
 
     /// With the start length throughout.
-    pub fn constant(&self, tokens: usize) -> Drops {
+    pub fn constant(&self, tokens: usize) -> Ltd {
         self.drops(KeptLength::Constant(self.ltd_start.of(tokens)))
     }
 
-    fn drops(&self, length: KeptLength) -> Drops {
+    fn drops(&self, length: KeptLength) -> Ltd {
         let blocks = self.ltd_blocks.chosen().map(<[_]>::to_vec);
-        Drops::Ltd { length, blocks, keep_prefix: self.ltd_keep_prefix }
+        Ltd { length, blocks, keep_prefix: self.ltd_keep_prefix }
     }
 
     /// When its options count, where some run's length `rises`, or `is_constant`.

@@ -6,8 +6,8 @@
 //! |---|---|
 //! | `words` | how a program calls what it measures, and shows it |
 //! | `recipe`, `kinds`, `values` | settings: one list for the options, what is printed and what is saved; their types |
-//! | `optimisation`, `ltd`, `drops` | the settings that every recipe has; how tokens are dropped |
-//! | `given`, `output`, `local` | which options stand on the command line; those about the output; weights by name |
+//! | `optimisation`, `ltd`, `ltd_drop` | the settings that every recipe has; how tokens are dropped |
+//! | `given`, `output` | which options stand on the command line; those about the output |
 //! | `device`, `adapters`, `memory`, `tuning`, `trial` | the options about this machine; whether a run fits; its kernels; the time of a step |
 //! | `deepspeed` | what is printed of a DeepSpeed configuration |
 //! | `comparison`, `session` | the kinds of runs that are set side by side; all of them, one after the other |
@@ -28,8 +28,6 @@ pub mod console;
 pub mod curves;
 pub mod deepspeed;
 pub mod device;
-#[path = "../drops.rs"]
-pub mod drops;
 mod events;
 pub mod files;
 pub mod fit;
@@ -41,8 +39,9 @@ pub mod history;
 pub mod html;
 pub mod interrupt;
 pub mod kinds;
-pub mod local;
 pub mod ltd;
+#[path = "../ltd_drop.rs"]
+pub mod ltd_drop;
 pub mod memory;
 pub mod optimisation;
 pub mod output;

@@ -28,8 +28,6 @@ macro_rules! as_text {
     };
 }
 
-pub(crate) use as_text;
-
 as_text!(Length, BlockList, FreezeKind);
 
 /// Some of a model's tokens.

@@ -1,25 +1,16 @@
-//! How runs drop tokens, before their number of steps is known.
+//! random-LTD, before a run's number of steps is known. Shares are of these steps.
 
 use anyhow::Result;
-use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
+use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 
-/// Shares are of a run's steps.
+/// random-LTD.
 #[derive(Clone)]
-pub enum Drops {
-    None,
-    /// Random-LTD.
-    Ltd {
-        length: KeptLength,
-        /// Those that drop tokens; all but the first and last by default.
-        blocks: Option<Vec<usize>>,
-        /// First tokens that are never dropped.
-        keep_prefix: usize,
-    },
-    /// PatchDropout, which drops no more after so much of the run.
-    PatchDrop {
-        drop: PatchDrop,
-        until: f64,
-    },
+pub struct Ltd {
+    pub length: KeptLength,
+    /// Those that drop tokens; all but the first and last by default.
+    pub blocks: Option<Vec<usize>>,
+    /// First tokens that are never dropped.
+    pub keep_prefix: usize,
 }
 
 /// The kept length of random-LTD.
@@ -39,21 +30,12 @@ pub enum KeptLength {
 /// A schedule of start, end, steps and granularity, such as [`Schedule::linear`].
 pub type Rise = fn(usize, usize, u64, usize) -> wgrad::Result<Schedule>;
 
-impl Drops {
+impl Ltd {
     /// In a run of so many steps of a model of so many blocks and tokens.
     pub fn in_run(&self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
-        Ok(match self {
-            Drops::None => TokenDrop::None,
-            Drops::Ltd { length, blocks, keep_prefix } => {
-                let ltd = random_ltd(depth, length.schedule(steps)?, blocks.as_deref(), *keep_prefix)?;
-                ltd.check_length(tokens)?;
-                ltd.with_seed(seed).into()
-            }
-            Drops::PatchDrop { drop, until } => {
-                let drop = drop.clone().with_seed(seed);
-                if *until < 1.0 { drop.with_until(share(*until, steps)) } else { drop }.into()
-            }
-        })
+        let ltd = random_ltd(depth, self.length.schedule(steps)?, self.blocks.as_deref(), self.keep_prefix)?;
+        ltd.check_length(tokens)?;
+        Ok(ltd.with_seed(seed).into())
     }
 }
 

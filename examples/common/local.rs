@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::folder;
+use crate::training::folder;
 
 fn on_hub(path: &Path) -> Option<&str> {
     path.to_str().and_then(|text| text.strip_prefix("hub:"))
@@ -22,7 +22,7 @@ pub fn kept(path: &Path) -> Result<PathBuf> {
 
 #[cfg(feature = "hub")]
 fn fetch(name: &str) -> Result<PathBuf> {
-    super::console::say!("fetching {name}");
+    crate::training::console::say!("fetching {name}");
     Ok(wgrad::checkpoint::hub::fetch(name)?)
 }
 
