@@ -1,0 +1,90 @@
+//! A whole program, from its arguments to its report.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches};
+
+use super::args::Common;
+use super::kind::Kind;
+use super::recipe::Recipe;
+use super::run::Runner;
+use super::setup::{Beginning, Setup};
+use crate::training::console::say;
+use crate::training::given::{Given, Rule};
+use crate::training::report::Report;
+use crate::training::resume::Arguments;
+use crate::training::session::Session;
+use crate::training::{adapters, folder, interrupt, memory, resume, tuning};
+
+/// A program that trains a language model.
+pub trait Lesson {
+    type Args: Arguments + CommandFactory + FromArgMatches;
+    type Kind: Kind;
+
+    /// On the page.
+    const TITLE: &'static str;
+
+    /// Of its arguments, those that all such programs have.
+    fn common(args: &Self::Args) -> &Common;
+
+    /// How it trains where nothing else is said.
+    fn recipe() -> Recipe;
+
+    /// When its own options count.
+    fn rules(args: &Self::Args) -> Vec<Rule>;
+
+    /// The model's sizes and weights, and the texts, that the arguments name.
+    fn begin(args: &Self::Args) -> Result<Beginning<Self::Kind>>;
+}
+
+/// The program.
+pub fn main<P: Lesson>() -> Result<()> {
+    let (args, given) = Given::parse::<P::Args>();
+    crate::warnings::show();
+    let args = resume::arguments(args, &given)?;
+    let common = P::common(&args);
+    if common.device.list_adapters {
+        adapters::list();
+        return Ok(());
+    }
+    if resume::has_ended::<Runner<'_, P>>(&args, |main| common.comparison(main))? {
+        return Ok(());
+    }
+    let gpu = common.device.open()?;
+    say!("adapter: {}", gpu.info());
+    let setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args)?)?;
+    setup.check(common, &given, &P::rules(&args))?;
+    say!("{setup}");
+    let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
+    let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu);
+    let (work, budget) = (setup.workload(&make, &settings), common.device.budget(&gpu));
+    if common.device.estimate {
+        say!("{}", memory::needs(&gpu, &work, budget)?);
+        return Ok(());
+    }
+    memory::check(&gpu, &work, budget)?;
+    let folder = folder::create(common.output.output.as_deref())?;
+    let goes_on = common.output.resume.is_some();
+    if !goes_on {
+        folder::refuse_another(&folder)?;
+    }
+    let _lock = folder::lock(&folder)?;
+    if !goes_on {
+        folder::save(&folder, &args.kept()?, &setup.recipe)?;
+    }
+    let tuning = tuning::tune(&gpu, &common.device, &work)?;
+    let command = resume::command(&args, &folder);
+    let stop = interrupt::stop(command.clone())?;
+    let comparison = common.comparison(setup.recipe.drop);
+    let session = Session { folder: &folder, comparison, goes_on, command, stop: &stop };
+    let mut report =
+        Report { adapter: gpu.info().to_string(), tuning, args: &args, recipe: &setup.recipe, runs: Vec::new() };
+    let mut runner = Runner::<P> { gpu: &gpu, args: common, setup: &setup, session: &session };
+    session.run(&mut runner, &mut report)?;
+    session.conclude::<Runner<'_, P>>(&report.runs);
+    if common.output.json {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! How a language model trains: everything but data, weights and device.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::training::comparison::{FULL_LENGTH, Way};
+use crate::training::kinds::LtdSchedule;
+use crate::training::ltd::{LtdOptions, LtdSettings};
+use crate::training::optimisation::{Optimisation, OptimisationOptions};
+use crate::training::recipe::{entry, settings, show};
+use crate::training::values::{BlockList, Length};
+
+/// Which tokens a run drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropKind {
+    /// None: full length.
+    None,
+    /// Some in each LTD block, ever fewer (random-LTD).
+    RandomLtd,
+    /// As many in each LTD block throughout: random-LTD that keeps its start length.
+    Constant,
+    /// The same in all middle blocks, those that the model predicts best (TokenBypass).
+    Tokenbypass,
+}
+
+impl Way for DropKind {
+    const NONE: Self = DropKind::None;
+
+    fn name(self) -> &'static str {
+        match self {
+            DropKind::None => FULL_LENGTH,
+            DropKind::RandomLtd => "random-ltd",
+            DropKind::Constant => "constant",
+            DropKind::Tokenbypass => "tokenbypass",
+        }
+    }
+}
+
+settings! {
+    /// Everything that a run's training depends on besides data, weights, seed and device.
+    Recipe, Overrides;
+    "Training" {
+        ;
+        training: Optimisation / OptimisationOptions;
+        /// Take as many steps as consume so many layer-averaged tokens, instead of epochs or --steps; 0 goes by those
+        layer_tokens: u64,
+    }
+    "Regularisation" {
+        /// Dropout of embeddings, of what blocks add, and of attention's probabilities
+        dropout: f32,
+        /// Share of each target spread over the whole vocabulary
+        label_smoothing: f32,
+    }
+    "Dropped tokens" {
+        /// Which tokens are dropped in training
+        #[clap(value_enum)]
+        drop: DropKind,
+        ;
+        ltd: LtdSettings / LtdOptions;
+        /// Raw tokens between two increments of the kept length (MSLG), instead of --ltd-schedule and --ltd-ramp; 0 goes by those
+        ltd_interval: u64,
+        /// Share of the tokens that TokenBypass sends through the middle blocks
+        bypass_keep: f64,
+    }
+}
+
+/// In full: what a reader of a log needs to repeat the run.
+impl std::fmt::Display for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&show(&self.sections()))
+    }
+}
+
+impl Recipe {
+    /// For a model that begins with nothing: higher rates, and the paper's start at a fraction of the length.
+    pub fn pretraining() -> Self {
+        let Recipe { training, ltd, .. } = Self::default();
+        let training = Optimisation { batch_size: 32, weight_decay: 0.1, ..training };
+        Recipe { training, ltd: LtdSettings { ltd_start: Length::Share(0.25), ..ltd }, ..Self::default() }
+    }
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Recipe {
+            training: Optimisation { weight_decay: 0.01, ..Optimisation::default() },
+            layer_tokens: 0,
+            dropout: 0.0,
+            label_smoothing: 0.0,
+            drop: DropKind::RandomLtd,
+            ltd: LtdSettings {
+                ltd_schedule: LtdSchedule::Linear,
+                ltd_start: Length::Share(0.5),
+                ltd_end: Length::Share(1.0),
+                ltd_ramp: 0.7,
+                ltd_granularity: 8,
+                ltd_blocks: BlockList::Auto,
+                ltd_keep_prefix: 0,
+            },
+            ltd_interval: 0,
+            bypass_keep: 0.5,
+        }
+    }
+}

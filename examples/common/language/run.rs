@@ -1,0 +1,146 @@
+//! One run: train, then test the best checkpoint once.
+
+use std::path::Path;
+
+use anyhow::Result;
+use maud::Markup;
+use serde_json::Value;
+use wgrad::checkpoint::{MatchOptions, load_parameters};
+use wgrad::gpu::Gpu;
+use wgrad::nn::Model;
+use wgrad::train::{FitData, RunFolder};
+
+use super::args::Common;
+use super::kind::{self, Kind};
+use super::program::Lesson;
+use super::recipe::DropKind;
+use super::report::{self, RunReport};
+use super::setup::Setup;
+use crate::training::columns::Column;
+use crate::training::comparison::Arm;
+use crate::training::console::{printable, say};
+use crate::training::fit::{Fitted, Followed};
+use crate::training::history::History;
+use crate::training::report::Course;
+use crate::training::session::{Program, Session};
+use crate::training::table::Line;
+use crate::training::words::Words;
+use crate::training::{resume, trial};
+
+/// What every run needs.
+pub struct Runner<'a, P: Lesson> {
+    pub gpu: &'a Gpu,
+    pub args: &'a Common,
+    pub setup: &'a Setup<P::Kind>,
+    pub session: &'a Session<'a, DropKind>,
+}
+
+impl<P: Lesson> Program for Runner<'_, P> {
+    type Way = DropKind;
+    type Run = RunReport;
+
+    const WORDS: Words = report::WORDS;
+
+    fn trial(&self, drop: DropKind) -> Result<f64> {
+        let Runner { gpu, args, setup, .. } = *self;
+        let model = setup.model(gpu, args.seed)?;
+        let settings = setup.settings(args, gpu, drop, setup.steps_of(drop)?, args.seed)?;
+        trial::run(gpu, setup.task(&model, drop)?, settings, &setup.train_loader(args.seed)?)
+    }
+
+    fn run(&mut self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], history: &mut History) -> Result<RunReport> {
+        let Runner { gpu, args, setup, session } = *self;
+        let comparison = &session.comparison;
+        let folder = comparison.run_folder(session.folder, arm, seed)?;
+        let steps = session.steps((arm, seed), ended, &folder, setup.steps_of(arm.drop())?, |drop| self.trial(drop))?;
+        // With it, the checkpoints can be used while the run goes on.
+        setup.tokenizer().save(&folder)?;
+        let model = setup.model(gpu, seed)?;
+        let before = setup.test(&model)?;
+        let name = comparison.name(arm, seed);
+        say!("{name:12} before the first step: test {before}");
+        gpu.trim();
+        gpu.reset_peak_memory();
+        let fitted = self.train(&model, (arm, seed), steps, &folder, history)?;
+        let course = Course::new(&fitted.outcome, fitted.resumed_at, gpu.memory().peak_allocated)?;
+        gpu.trim();
+        let (_, best) = <P::Kind as Kind>::open(&folder.join("best.safetensors"))?;
+        load_parameters(model.parameters(), &best, &MatchOptions::default())?;
+        let test = setup.test(&model)?;
+        say!("{name:12} after {} steps: test {test}", course.steps);
+        kind::export::<P::Kind>(&folder.join("export"), &model, setup.tokenizer(), args.export_precision.into())?;
+        let sample = <P::Kind as Kind>::sample(&model, setup.tokenizer(), seed)?;
+        if let Some(sample) = &sample {
+            say!("{name:12} a sample:\n{}\n", shown(sample));
+        }
+        let (best_epoch, validation) = fitted.outcome.best.unwrap_or_default();
+        let tokens = (setup.recipe.training.batch_size * setup.texts.length()) as f64;
+        Ok(RunReport {
+            which: comparison.which(arm, seed),
+            test,
+            before,
+            best_epoch: best_epoch + 1,
+            validation_perplexity: validation.loss.exp(),
+            tokens_per_second: course.speed(tokens),
+            course,
+            sample,
+            folder: folder.strip_prefix(session.folder)?.to_owned(),
+        })
+    }
+
+    fn lines() -> Vec<Line<RunReport>> {
+        report::LINES.to_vec()
+    }
+
+    fn columns() -> Vec<Column> {
+        report::run_columns()
+    }
+
+    fn title(_: &Value) -> String {
+        P::TITLE.to_owned()
+    }
+
+    fn blocks(folder: &Path, run: &Value) -> Vec<Markup> {
+        report::blocks(folder, run)
+    }
+}
+
+impl<P: Lesson> Runner<'_, P> {
+    /// All steps that are left.
+    fn train(
+        &self,
+        model: &<P::Kind as Kind>::Model,
+        (arm, seed): (Arm<DropKind>, u64),
+        steps: u64,
+        folder: &Path,
+        history: &mut History,
+    ) -> Result<Fitted> {
+        let Runner { gpu, args, setup, session } = *self;
+        let train = setup.train_loader(seed)?;
+        let validation = setup.eval_loader(setup.texts.validation()?)?;
+        let data = FitData {
+            train: &train,
+            validation: &validation,
+            steps,
+            folder: Some(RunFolder::new(folder, setup.writer())),
+        };
+        let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
+        let state = if session.goes_on { resume::state(folder)? } else { None };
+        let followed = Followed {
+            name: &session.comparison.name(arm, seed),
+            words: &report::WORDS,
+            folder: session.folder,
+            tensorboard: args.output.tensorboard,
+            stop: session.stop,
+            history,
+        };
+        let options = setup.recipe.training.fit_options(args.output.save_every, state);
+        followed.fit(setup.task(model, arm.drop())?, &data, settings, options)
+    }
+}
+
+/// A text's lines, set off from what the program says itself.
+fn shown(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("    {}", printable(line))).collect();
+    lines.join("\n")
+}

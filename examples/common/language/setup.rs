@@ -1,0 +1,231 @@
+//! What all runs of a program share, checked before any training.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
+use wgrad::data::{Loader, LoaderOptions, Source, Special, Tokenizer};
+use wgrad::gpu::Gpu;
+use wgrad::ltd::{Schedule, TokenBypass, TokenDrop};
+use wgrad::nn::{Extent, LanguageModel, Model};
+use wgrad::ops::CrossEntropy;
+use wgrad::train::{self, DeepSpeedConfig, LanguageTask, TrainSettings, Workload, evaluate, read_deepspeed};
+
+use super::args::Common;
+use super::effects;
+use super::kind::{Kind, Sizes};
+use super::recipe::{DropKind, Recipe};
+use super::report::Fluency;
+use super::texts::Texts;
+use crate::training::console::printable;
+use crate::training::deepspeed::schedules;
+use crate::training::given::{Given, Rule};
+use crate::training::ltd_drop::random_ltd;
+use crate::training::optimisation::{Plan, check_shares};
+use crate::training::values::Length;
+
+/// What a program's arguments name.
+pub struct Beginning<K: Kind> {
+    /// The model's.
+    pub config: K::Config,
+    /// The checkpoint with its name, if it is not random weights.
+    pub weights: Option<(String, Checkpoint)>,
+    pub texts: Texts<K>,
+}
+
+/// The texts, the model's sizes, how to train, and the weights to start from.
+pub struct Setup<K: Kind> {
+    pub texts: Texts<K>,
+    config: K::Config,
+    weights: Option<(String, Checkpoint)>,
+    pub recipe: Recipe,
+    deepspeed: Option<DeepSpeedConfig>,
+    pub steps: u64,
+}
+
+/// What is trained: a model, or a reference to one.
+pub type Task<K, M> = LanguageTask<M, <K as Kind>::Objective>;
+
+/// Makes it.
+type Maker<'a, K> = dyn Fn(&Gpu) -> wgrad::Result<Task<K, <K as Kind>::Model>> + 'a;
+
+/// Rounds in which a number of steps is settled, at the most.
+const SETTLING: usize = 20;
+
+/// What an old average of an id's losses counts in a new one, by which TokenBypass chooses.
+const MOMENTUM: f32 = 0.9;
+
+impl<K: Kind> Setup<K> {
+    /// `recipe` is the program's.
+    pub fn new(args: &Common, recipe: Recipe, beginning: Beginning<K>) -> Result<Self> {
+        let Beginning { config, weights, texts } = beginning;
+        let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
+        let recipe = args.recipe(recipe);
+        let drops = deepspeed.as_ref().is_some_and(|config| config.random_ltd.is_some());
+        let drop = if drops { DropKind::RandomLtd } else { recipe.drop };
+        let mut recipe = Recipe { training: recipe.training.with_deepspeed(deepspeed.as_ref()), drop, ..recipe };
+        let Sizes { width, positions, vocabulary, .. } = K::sizes(&config);
+        let (length, tokens) = (texts.length(), texts.tokenizer.vocab_size());
+        ensure!((2..=positions).contains(&length), "--length {length}: 2 to the model's {positions} positions");
+        ensure!(tokens <= vocabulary, "the tokenizer has {tokens} tokens, the model only {vocabulary}");
+        recipe.training.settle_rate(width);
+        let sequences = texts.train()?.len();
+        ensure!(
+            recipe.training.batch_size <= sequences,
+            "--batch-size {}: the text has {sequences} training sequences of {length} tokens",
+            recipe.training.batch_size
+        );
+        let steps = recipe.training.settle_steps(sequences)?;
+        let config = K::with_dropout(config, recipe.dropout);
+        let mut setup = Setup { texts, config, weights, recipe, deepspeed, steps };
+        setup.steps = setup.steps_of(drop)?;
+        Ok(setup)
+    }
+
+    /// Finds what would end the run before its first step, and options without effect; `own` are the program's.
+    pub fn check(&self, args: &Common, given: &Given, own: &[Rule]) -> Result<()> {
+        let Recipe { training, ltd, .. } = &self.recipe;
+        effects::check(given, args, own, &self.recipe, self.steps, self.deepspeed.as_ref())?;
+        let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
+        check_shares(&[("warmup", warmup), ("ltd-ramp", ramp)])
+    }
+
+    /// The steps of a run that drops tokens in this way: those that consume the layer-averaged tokens that it is to have, if that is
+    /// said.
+    pub fn steps_of(&self, drop: DropKind) -> Result<u64> {
+        let (budget, Recipe { training, .. }) = (self.recipe.layer_tokens, &self.recipe);
+        let mut steps = self.steps;
+        // The kept length may go by the number of steps, which goes by the kept length: it settles soon.
+        for _ in 0..if budget > 0 { SETTLING } else { 0 } {
+            let drop = self.token_drop(drop, steps, 0)?;
+            let micro = training.micro_batch() as u64;
+            let end = drop.budget_end(budget, micro, training.accumulate as u64, self.extent())?.steps;
+            if std::mem::replace(&mut steps, end) == end {
+                break;
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Settings of a run of `steps` steps that drops tokens in this way.
+    pub fn settings(&self, args: &Common, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
+        let drop = self.token_drop(drop, steps, seed)?;
+        let plan = Plan { steps, drop: drop.clone(), extent: self.extent() };
+        let settings = self.recipe.training.settings(&args.device, gpu, plan, seed)?;
+        let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
+        Ok(TrainSettings { drop, ..settings })
+    }
+
+    fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
+        let of_file = self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone());
+        if let Some(ltd) = of_file.filter(|_| kind == DropKind::RandomLtd) {
+            return Ok(ltd.with_seed(seed).into());
+        }
+        let (recipe, Extent { depth, tokens, .. }) = (&self.recipe, self.extent());
+        let ltd = match kind {
+            DropKind::None => return Ok(TokenDrop::None),
+            DropKind::RandomLtd if recipe.ltd_interval > 0 => {
+                let (blocks, keep_prefix) = (recipe.ltd.ltd_blocks.chosen(), recipe.ltd.ltd_keep_prefix);
+                return Ok(random_ltd(depth, self.by_tokens()?, blocks, keep_prefix)?.with_seed(seed).into());
+            }
+            DropKind::RandomLtd => recipe.ltd.rising(tokens)?,
+            DropKind::Constant => recipe.ltd.constant(tokens),
+            DropKind::Tokenbypass => return Ok(self.bypass(depth)?.into()),
+        };
+        ltd.in_run(depth, tokens, steps, seed)
+    }
+
+    fn extent(&self) -> Extent {
+        Extent { depth: K::sizes(&self.config).depth, tokens: self.texts.length(), prefix: 0 }
+    }
+
+    /// MSLG's kept length, which rises with the raw tokens seen.
+    fn by_tokens(&self) -> Result<Schedule> {
+        let (ltd, tokens) = (&self.recipe.ltd, self.texts.length());
+        let [start, end] = ltd.ends(tokens)?;
+        let a_step = (self.recipe.training.batch_size * tokens) as u64;
+        Ok(Schedule::by_tokens(start, end, ltd.ltd_granularity, self.recipe.ltd_interval, a_step)?)
+    }
+
+    /// Through all blocks but the first and the last go as many tokens as are to.
+    fn bypass(&self, depth: usize) -> Result<TokenBypass> {
+        let (share, tokens) = (self.recipe.bypass_keep, self.texts.length());
+        ensure!(share > 0.0 && share < 1.0, "--bypass-keep {share}: a share of the tokens, above 0 and below 1");
+        let kept = Length::Share(share).of(tokens);
+        Ok(TokenBypass::new(1..depth.saturating_sub(1).max(1), kept, 0)?.by_importance())
+    }
+
+    /// A fresh model with the starting weights.
+    pub fn model(&self, gpu: &Gpu, seed: u64) -> wgrad::Result<K::Model> {
+        let model = K::model(gpu, self.config.clone(), seed)?;
+        if let Some((_, checkpoint)) = &self.weights {
+            load_parameters(model.parameters(), checkpoint, &MatchOptions::default())?;
+        }
+        Ok(model)
+    }
+
+    /// What is trained in a run that drops tokens in this way.
+    pub fn task<M: LanguageModel>(&self, model: M, drop: DropKind) -> wgrad::Result<Task<K, M>> {
+        let length = self.texts.length();
+        let loss = CrossEntropy { label_smoothing: self.recipe.label_smoothing, ..CrossEntropy::default() };
+        let task = LanguageTask::with_objective(model, length, K::objective(length))?.with_loss(loss);
+        if drop != DropKind::Tokenbypass {
+            return Ok(task);
+        }
+        let tokenizer = &self.texts.tokenizer;
+        let specials: Vec<u32> = Special::ALL.iter().filter_map(|&special| tokenizer.special(special)).collect();
+        task.with_importance(MOMENTUM, &specials)
+    }
+
+    /// Of a model with initial values, for rehearsals.
+    pub fn blank_task(&self, gpu: &Gpu) -> wgrad::Result<Task<K, K::Model>> {
+        self.task(K::model(gpu, self.config.clone(), 0)?, self.recipe.drop)
+    }
+
+    /// A run of what `make` makes with these settings, for estimates.
+    pub fn workload<'a>(
+        &'a self,
+        make: &'a Maker<'a, K>,
+        settings: &'a TrainSettings,
+    ) -> Workload<'a, Task<K, K::Model>> {
+        Workload { make, settings, batch: self.recipe.training.batch_size, steps: self.steps }
+    }
+
+    /// Writes checkpoints.
+    pub fn writer(&self) -> impl Fn(&Path, &train::Weights) -> wgrad::Result<()> {
+        |path, weights| K::write(path, &self.config, weights)
+    }
+
+    pub fn train_loader(&self, seed: u64) -> Result<Loader<K::Source>> {
+        Ok(Loader::new(self.texts.train()?, LoaderOptions::training(self.recipe.training.batch_size, seed))?)
+    }
+
+    /// Every sequence of a text once.
+    pub fn eval_loader(&self, text: K::Source) -> Result<Loader<K::Source>> {
+        Ok(Loader::new(text, LoaderOptions::evaluation(self.recipe.training.micro_batch()))?)
+    }
+
+    /// How well a model predicts the test text.
+    pub fn test(&self, model: &K::Model) -> Result<Fluency> {
+        let evaluation = evaluate(&self.task(model, DropKind::None)?, self.eval_loader(self.texts.test()?)?.epoch(0)?)?;
+        Ok(Fluency::new(evaluation, self.texts.bytes_per_token))
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.texts.tokenizer
+    }
+}
+
+impl<K: Kind> fmt::Display for Setup<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "text: {}", self.texts)?;
+        let weights = self.weights.as_ref().map_or("random weights", |(name, _)| name);
+        writeln!(f, "model: {}, from {weights}", K::describe(&self.config))?;
+        write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
+        let Some(config) = &self.deepspeed else { return Ok(()) };
+        let told = schedules(config, self.steps, self.texts.length());
+        write!(f, "\nin the place of these, from the configuration file:{told}")?;
+        config.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {}", printable(warning)))
+    }
+}

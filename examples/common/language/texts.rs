@@ -1,0 +1,100 @@
+//! Texts as training, validation and test.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use wgrad::data::{HeldOut, TextOptions, TokenCache, Tokenizer, Tokens};
+
+use super::args::Common;
+use super::bytes;
+use super::kind::Kind;
+use crate::training::console::{printable, say};
+
+/// Of fewer documents none is held out whole, but the end of the text.
+const FEW_DOCUMENTS: usize = 20;
+
+/// A text in three parts, which are read as a kind of model is trained.
+pub struct Texts<K: Kind> {
+    name: String,
+    pub tokenizer: Tokenizer,
+    reading: K::Reading,
+    train: Tokens,
+    validation: Tokens,
+    test: Tokens,
+    /// Of the test text, of the tokens that are predicted, where their losses add up to that of the text.
+    pub bytes_per_token: Option<f64>,
+    documents: usize,
+}
+
+/// The texts that the arguments name, as they are.
+pub fn open(args: &Common) -> Result<wgrad::data::Texts> {
+    let options = TextOptions { field: args.text_field.clone(), ..TextOptions::default() };
+    let texts = wgrad::data::Texts::open_all(&args.text, options)?;
+    if !texts.unused().is_empty() {
+        say!("not used: {}", printable(&texts.unused().join(", ")));
+    }
+    Ok(texts)
+}
+
+impl<K: Kind> Texts<K> {
+    /// As tokens, with the end or whole documents held out.
+    pub fn new(
+        args: &Common,
+        name: String,
+        texts: &wgrad::data::Texts,
+        cache: &TokenCache,
+        tokenizer: Tokenizer,
+        reading: K::Reading,
+    ) -> Result<Self> {
+        let tokens = Tokens::new(texts, &tokenizer, cache)?;
+        let documents = tokens.documents().count();
+        let share = args.held_out;
+        let rule =
+            if documents < FEW_DOCUMENTS { HeldOut::End { share } } else { HeldOut::Documents { share, seed: 0 } };
+        let hold_out = |tokens: &Tokens| tokens.hold_out(rule).with_context(|| format!("--held-out {share}"));
+        let [rest, test] = hold_out(&tokens)?;
+        let [train, validation] = hold_out(&rest)?;
+        let mut texts = Texts { name, tokenizer, reading, train, validation, test, bytes_per_token: None, documents };
+        if K::IS_CAUSAL {
+            texts.bytes_per_token = Some(bytes::a_token(texts.test()?, &texts.tokenizer)?);
+        }
+        Ok(texts)
+    }
+
+    /// T.
+    pub fn length(&self) -> usize {
+        K::length(&self.reading)
+    }
+
+    pub fn train(&self) -> Result<K::Source> {
+        self.source(&self.train).context("the training text is too short for --length")
+    }
+
+    pub fn validation(&self) -> Result<K::Source> {
+        self.source(&self.validation)
+            .context("the validation text is too short: a larger --held-out, or a shorter --length")
+    }
+
+    pub fn test(&self) -> Result<K::Source> {
+        self.source(&self.test).context("the test text is too short: a larger --held-out, or a shorter --length")
+    }
+
+    fn source(&self, tokens: &Tokens) -> wgrad::Result<K::Source> {
+        K::source(tokens.clone(), &self.tokenizer, &self.reading)
+    }
+}
+
+impl<K: Kind> fmt::Display for Texts<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [train, validation, test] = [&self.train, &self.validation, &self.test].map(Tokens::len);
+        let documents =
+            if self.documents == 1 { "1 document".to_owned() } else { format!("{} documents", self.documents) };
+        write!(
+            f,
+            "{}, {documents}, {train} training, {validation} validation, {test} test tokens of {}, in sequences of {}",
+            printable(&self.name),
+            self.tokenizer.vocab_size(),
+            self.length()
+        )
+    }
+}

@@ -1,0 +1,50 @@
+//! A pretraining's tokenizer and the sizes of its model, as options.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use wgrad::data::{SpecialTokens, Texts, Tokenizer, TrainOptions};
+
+use crate::training::console::say;
+use crate::training::folder;
+
+/// Where the tokenizer is from.
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
+pub struct Vocabulary {
+    /// Tokenizer: a folder with tokenizer.json, vocab.json and merges.txt, or vocab.txt, or one of these files [default: one that is
+    /// made of the text].
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens of a vocabulary that is made of the text.
+    #[arg(long, default_value_t = 4096, conflicts_with = "tokenizer", help_heading = "Model")]
+    pub vocab_size: usize,
+}
+
+impl Vocabulary {
+    /// The tokenizer that is meant.
+    pub fn tokenizer(&self, texts: &Texts, specials: SpecialTokens) -> Result<Tokenizer> {
+        if let Some(path) = &self.tokenizer {
+            return Tokenizer::open(path).with_context(|| format!("--tokenizer {}", path.display()));
+        }
+        say!("making a vocabulary of {} tokens", self.vocab_size);
+        let options = TrainOptions { vocab_size: self.vocab_size, specials, ..TrainOptions::default() };
+        Ok(Tokenizer::train(texts, &options)?)
+    }
+
+    /// With a path that leads to the same file from any folder.
+    pub fn kept(&self) -> Result<Self> {
+        let tokenizer = self.tokenizer.as_deref().map(folder::absolute).transpose()?;
+        Ok(Vocabulary { tokenizer, ..self.clone() })
+    }
+}
+
+/// `WIDTHxDEPTHxHEADS`.
+pub fn sizes(model: &str) -> Result<[usize; 3]> {
+    let sizes: Result<Vec<usize>, _> = model.split('x').map(str::parse).collect();
+    let sizes = sizes.ok().and_then(|sizes| <[usize; 3]>::try_from(sizes).ok());
+    let sizes =
+        sizes.with_context(|| format!("--model {model}: expected a name, or WIDTHxDEPTHxHEADS such as 128x4x4"))?;
+    ensure!(sizes.iter().all(|&size| size > 0), "--model {model}: sizes of at least 1");
+    Ok(sizes)
+}
