@@ -2,7 +2,7 @@
 //! it counts tokens, and its page shows text.
 
 #[path = "../examples/common/training/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "the options, and what needs a device, are the programs' to test")]
+#[expect(dead_code, reason = "the options, and what needs a device, are the programs' to test")]
 mod training;
 
 use std::fs;

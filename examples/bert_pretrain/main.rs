@@ -12,10 +12,10 @@ mod args;
 mod bert;
 #[path = "../common/language/mod.rs"]
 mod language;
+#[path = "../common/language/pretraining.rs"]
+mod pretraining;
 #[path = "../common/training/mod.rs"]
 mod training;
-#[path = "../common/language/vocabulary.rs"]
-mod vocabulary;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
@@ -49,7 +49,7 @@ impl Lesson for Pretraining {
     }
 
     fn recipe() -> Recipe {
-        Recipe::pretraining()
+        pretraining::recipe()
     }
 
     fn rules(_: &Args) -> Vec<Rule> {
@@ -85,7 +85,7 @@ fn preset(name: &str) -> Result<BertConfig> {
         "base" => BertConfig::base(),
         "large" => BertConfig::large(),
         _ => {
-            let [width, depth, heads] = vocabulary::sizes(name)?;
+            let [width, depth, heads] = pretraining::sizes(name)?;
             BertConfig::custom(width, depth, heads)
         }
     })

@@ -5,10 +5,10 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::language::args::Common;
+use crate::pretraining::Vocabulary;
 use crate::training::device::Device;
 use crate::training::output::Output;
 use crate::training::resume::Arguments;
-use crate::vocabulary::Vocabulary;
 
 /// Pretrain a GPT with random-LTD (random and layerwise token dropping).
 ///

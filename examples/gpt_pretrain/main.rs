@@ -11,10 +11,10 @@ mod args;
 mod gpt;
 #[path = "../common/language/mod.rs"]
 mod language;
+#[path = "../common/language/pretraining.rs"]
+mod pretraining;
 #[path = "../common/training/mod.rs"]
 mod training;
-#[path = "../common/language/vocabulary.rs"]
-mod vocabulary;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
@@ -48,7 +48,7 @@ impl Lesson for Pretraining {
     }
 
     fn recipe() -> Recipe {
-        Recipe::pretraining()
+        pretraining::recipe()
     }
 
     fn rules(_: &Args) -> Vec<Rule> {
@@ -82,7 +82,7 @@ fn preset(name: &str) -> Result<Gpt2Config> {
         "large" => Gpt2Config::large(),
         "xl" => Gpt2Config::xl(),
         _ => {
-            let [width, depth, heads] = vocabulary::sizes(name)?;
+            let [width, depth, heads] = pretraining::sizes(name)?;
             Gpt2Config::custom(width, depth, heads)
         }
     })

@@ -72,15 +72,6 @@ impl std::fmt::Display for Recipe {
     }
 }
 
-impl Recipe {
-    /// For a model that begins with nothing: higher rates, and the paper's start at a fraction of the length.
-    pub fn pretraining() -> Self {
-        let Recipe { training, ltd, .. } = Self::default();
-        let training = Optimisation { batch_size: 32, weight_decay: 0.1, ..training };
-        Recipe { training, ltd: LtdSettings { ltd_start: Length::Share(0.25), ..ltd }, ..Self::default() }
-    }
-}
-
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {

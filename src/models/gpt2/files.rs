@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Gpt2, Gpt2Config};
-use crate::checkpoint::{self, Checkpoint, HostTensor, Renaming, Settings, Storage, check_shapes, download, in_block};
+use crate::checkpoint::{
+    self, CONFIG, Checkpoint, HostTensor, Renaming, Settings, Storage, check_shapes, download, in_block,
+};
 use crate::error::Result;
 use crate::models::transformers::{
     FolderOptions, check_depth, check_rows, dtype, layer_shapes, read_config, single_file_metadata, take_copy,
@@ -115,6 +117,17 @@ pub struct Pretrained {
 /// another shape than the configuration says, or belongs to a part that GPT-2 does not have.
 pub fn open(path: impl AsRef<Path>) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), Pretrained::from_parts)
+}
+
+/// A model that a program brings along: what stands in a folder's `config.json` and `model.safetensors`.
+///
+/// # Errors
+/// As [`open`].
+pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Pretrained> {
+    const NAME: &str = "model.safetensors";
+    let mut checkpoint = checkpoint::read_bytes(weights, NAME)?;
+    checkpoint.metadata.insert(CONFIG.to_owned(), config.to_owned());
+    Pretrained::from_parts(checkpoint, Path::new(NAME))
 }
 
 impl Pretrained {

@@ -7,7 +7,7 @@ mod generate;
 
 pub use config::Gpt2Config;
 #[cfg(feature = "files")]
-pub use files::{Pretrained, open, save, write};
+pub use files::{Pretrained, from_bytes, open, save, write};
 pub use generate::{Generation, Sampling};
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! A pretraining's tokenizer and the sizes of its model, as options.
+//! What pretraining begins with: a tokenizer, the sizes of a model, and another recipe.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,19 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use wgrad::data::{SpecialTokens, Texts, Tokenizer, TrainOptions};
 
+use crate::language::recipe::Recipe;
 use crate::training::console::say;
 use crate::training::folder;
+use crate::training::ltd::LtdSettings;
+use crate::training::optimisation::Optimisation;
+use crate::training::values::Length;
+
+/// For a model that begins with nothing: larger batches, more decay, and the paper's start at a fraction of the length.
+pub fn recipe() -> Recipe {
+    let Recipe { training, ltd, .. } = Recipe::default();
+    let training = Optimisation { batch_size: 32, weight_decay: 0.1, ..training };
+    Recipe { training, ltd: LtdSettings { ltd_start: Length::Share(0.25), ..ltd }, ..Recipe::default() }
+}
 
 /// Where the tokenizer is from.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
