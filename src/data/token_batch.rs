@@ -142,7 +142,7 @@ impl TokenBatch {
         }
         let places = [("ids", Some(&self.ids)), ("types", self.types.as_ref()), ("labels", self.labels.as_ref())];
         for (name, values) in places {
-            let count = values.map(Vec::len).unwrap_or(self.ids.len());
+            let count = values.map_or(self.ids.len(), Vec::len);
             if samples.checked_mul(tokens) != Some(count) {
                 let expected = format!("{samples} samples of {tokens} tokens");
                 return Err(Error::argument(OP, name, expected, format_args!("{count} tokens")));

@@ -156,7 +156,7 @@ fn the_end_is_held_out() {
     let [trained, held] = tokens.hold_out(HeldOut::End { share: 0.3 }).unwrap();
     assert_eq!((all(&trained), all(&held)), (vec![97, 98, 99, 100, 256, 101], vec![102, 103, 256]));
     assert_eq!(trained.documents().collect::<Vec<_>>(), [0..5, 5..6]);
-    assert_eq!(held.documents().collect::<Vec<_>>(), [0..3]);
+    assert!(held.documents().eq(std::iter::once(0..3)));
     assert_ne!(trained.identity(), held.identity());
     // Parts of parts.
     let [first, second] = trained.hold_out(HeldOut::Documents { share: 0.5, seed: 3 }).unwrap();

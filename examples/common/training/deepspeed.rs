@@ -1,6 +1,6 @@
 //! What is printed of a DeepSpeed configuration.
 
-use wgrad::ltd::TokenDrop;
+use wgrad::ltd::{RandomLtd, TokenDrop};
 use wgrad::nn::Extent;
 use wgrad::optim::At;
 use wgrad::train::DeepSpeedConfig;
@@ -10,7 +10,7 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
     let mut lines = String::new();
     if let Some(rate) = &config.rate {
         let drop = TokenDrop::from(config.random_ltd.clone());
-        let depth = config.random_ltd.as_ref().map_or(0, |ltd| ltd.total_blocks());
+        let depth = config.random_ltd.as_ref().map_or(0, RandomLtd::total_blocks);
         let before =
             |step| drop.layer_tokens_before(step, config.batch_size as u64, Extent { depth, tokens, prefix: 0 });
         let at = |step| At { step, layer_tokens: before(step).consumed };

@@ -47,8 +47,7 @@ impl Words {
             let (begins, ends) = match marks {
                 Marks::Continuing => (!token.starts_with("##"), false),
                 Marks::Spaces => {
-                    let is_space =
-                        |c: Option<char>| c.and_then(|c| bytes.get(&c)).is_some_and(|byte| byte.is_ascii_whitespace());
+                    let is_space = |c: Option<char>| c.and_then(|c| bytes.get(&c)).is_some_and(u8::is_ascii_whitespace);
                     (is_space(token.chars().next()), is_space(token.chars().next_back()))
                 }
             };
