@@ -61,8 +61,8 @@ fn rules(head: &Head, arms: &[Arm]) -> String {
          steps in the time of random-LTD follows from the times of a step, taken in turns at each length before the first run; so do the times \
          below, while `wall` is what the runs took beside whatever else the machine did.\n\n\
          Judged is the perplexity on held-out text, over that of the same seed's run of another arm: the mean of the \
-         logarithms, with its 95 % interval by Student's t. An arm is called better or worse where the interval does not hold 0 %, and nothing \
-         is said otherwise. That of a BERT is of the tokens that were taken away.\n",
+         logarithms, with its 95 % interval by Student's t. An arm is called better or worse where the interval does not hold 0 %, \
+         and not told apart otherwise. That of a BERT is of the tokens that were taken away.\n",
         last = seeds - 1
     )
 }

@@ -16,7 +16,7 @@ use crate::training::values::Length;
 /// For a model that begins with nothing: larger batches, more decay, and the paper's start at a fraction of the length.
 pub fn recipe() -> Recipe {
     let Recipe { training, ltd, .. } = Recipe::default();
-    let training = Optimisation { batch_size: 32, weight_decay: 0.1, ..training };
+    let training = Optimisation { epochs: 10, batch_size: 32, weight_decay: 0.1, ..training };
     Recipe { training, ltd: LtdSettings { ltd_start: Length::Share(0.25), ..ltd }, ..Recipe::default() }
 }
 

@@ -28,6 +28,11 @@ pub trait Lesson {
     /// Of its arguments, those that all such programs have.
     fn common(args: &Self::Args) -> &Common;
 
+    /// The arguments with what follows from them where it is not said.
+    fn settled(args: Self::Args) -> Self::Args {
+        args
+    }
+
     /// How it trains where nothing else is said.
     fn recipe() -> Recipe;
 
@@ -42,7 +47,7 @@ pub trait Lesson {
 pub fn main<P: Lesson>() -> Result<()> {
     let (args, given) = Given::parse::<P::Args>();
     crate::warnings::show();
-    let args = resume::arguments(args, &given)?;
+    let args = resume::arguments(P::settled(args), &given)?;
     let common = P::common(&args);
     if common.device.list_adapters {
         adapters::list();

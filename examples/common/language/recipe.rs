@@ -73,9 +73,10 @@ impl std::fmt::Display for Recipe {
 }
 
 impl Default for Recipe {
+    /// For a model that has learnt a language already.
     fn default() -> Self {
         Recipe {
-            training: Optimisation { weight_decay: 0.01, ..Optimisation::default() },
+            training: Optimisation { epochs: 3, min_steps: 100, weight_decay: 0.01, ..Optimisation::default() },
             layer_tokens: 0,
             dropout: 0.0,
             label_smoothing: 0.0,

@@ -104,13 +104,16 @@ impl Run for RunReport {
     }
 }
 
-/// These programs' lines of the table at the end.
-pub const LINES: [Line<RunReport>; 4] = [
-    ("test bits per byte", |runs| shown(runs, |r| r.test.bits_per_byte, 3)),
-    ("tokens predicted, %", |runs| shown(runs, |r| r.test.accuracy.map(|share| 100.0 * share), 2)),
-    ("perplexity before", |runs| shown(runs, |r| Some(r.before.perplexity), 2)),
-    ("bits per byte before", |runs| shown(runs, |r| r.before.bits_per_byte, 3)),
-];
+/// These programs' lines of the table at the end; bits only of a kind whose losses add up to those of a text.
+pub fn lines(is_causal: bool) -> Vec<Line<RunReport>> {
+    let all: [(bool, Line<RunReport>); 4] = [
+        (true, ("test bits per byte", |runs| shown(runs, |r| r.test.bits_per_byte, 3))),
+        (false, ("tokens predicted, %", |runs| shown(runs, |r| r.test.accuracy.map(|share| 100.0 * share), 2))),
+        (false, ("perplexity before", |runs| shown(runs, |r| Some(r.before.perplexity), 2))),
+        (true, ("bits per byte before", |runs| shown(runs, |r| r.before.bits_per_byte, 3))),
+    ];
+    all.into_iter().filter(|(is_of_causal, _)| is_causal || !is_of_causal).map(|(_, line)| line).collect()
+}
 
 /// The mean, where there is such a value.
 fn shown(runs: &[&RunReport], value: impl Fn(&RunReport) -> Option<f64>, digits: usize) -> String {

@@ -89,7 +89,7 @@ impl<P: Lesson> Program for Runner<'_, P> {
     }
 
     fn lines() -> Vec<Line<RunReport>> {
-        report::LINES.to_vec()
+        report::lines(<P::Kind as Kind>::IS_CAUSAL)
     }
 
     fn columns() -> Vec<Column> {
