@@ -27,6 +27,8 @@ mod hostile;
 mod hub;
 mod interpret;
 mod kernels;
+#[cfg(all(feature = "pictures", feature = "text"))]
+mod language_programs;
 mod large_parameters;
 mod layers;
 #[cfg(feature = "files")]

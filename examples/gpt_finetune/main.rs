@@ -1,0 +1,107 @@
+//! Finetunes a GPT with random-LTD on any text, on any GPU.
+//!
+//!     cargo run --release --example gpt_finetune
+//!     cargo run --release --example gpt_finetune -- --weights gpt2 --text my_letters --length 256 --compare
+//!
+//! With no arguments: the embedded model, which has read Shakespeare, learns Milton, with random-LTD and beside it at full length.
+//! Printed are perplexity and bits per byte on held-out text before and after, and a sample. Last lines: a table of both runs with
+//! time, layer tokens and memory, and the folder that holds checkpoints, curves and a report; its export/ is a folder that
+//! transformers loads.
+
+mod args;
+#[path = "../common/language/embedded.rs"]
+mod embedded;
+#[path = "../common/language/gpt.rs"]
+mod gpt;
+#[path = "../common/language/mod.rs"]
+mod language;
+#[path = "../common/local.rs"]
+mod local;
+#[path = "../common/training/mod.rs"]
+mod training;
+#[path = "../common/warnings.rs"]
+mod warnings;
+
+use anyhow::{Context, Result};
+use wgrad::data::{TextOptions, TokenCache, Tokenizer};
+use wgrad::models::gpt2::Pretrained;
+
+use args::Args;
+use gpt::Gpt;
+use language::args::{Common, Rival};
+use language::kind::Kind;
+use language::program::Lesson;
+use language::recipe::{DropKind, Recipe};
+use language::setup::Beginning;
+use language::texts::{self, Texts};
+use training::given::Rule;
+
+/// What the embedded model learns where no text is named: the first books of Paradise Lost.
+const MILTON: &str = include_str!("../../assets/milton.txt");
+
+/// Tokens of a sequence where nothing is said: memory goes by them.
+const MOST_TOKENS: usize = 1024;
+
+fn main() -> Result<()> {
+    language::program::main::<Finetuning>()
+}
+
+struct Finetuning;
+
+impl Lesson for Finetuning {
+    type Args = Args;
+    type Kind = Gpt;
+
+    const TITLE: &'static str = "Finetuning a GPT";
+
+    fn common(args: &Args) -> &Common {
+        &args.common
+    }
+
+    /// The demonstration shows both.
+    fn settled(mut args: Args) -> Args {
+        let Common { text, compare, overrides, .. } = &mut args.common;
+        let is_alone = args.weights.is_none() && text.is_empty() && compare.is_empty();
+        if is_alone && overrides.drop != Some(DropKind::None) {
+            compare.push(Rival::None);
+        }
+        args
+    }
+
+    fn recipe() -> Recipe {
+        Recipe::default()
+    }
+
+    fn rules(args: &Args) -> Vec<Rule> {
+        let is_text = !args.common.text.is_empty();
+        vec![(&["text_field", "text_cache"], is_text, "with --text")]
+    }
+
+    fn begin(args: &Args) -> Result<Beginning<Gpt>> {
+        let common = &args.common;
+        let (name, (config, checkpoint), tokenizer) = match &args.weights {
+            Some(path) => {
+                let naming = || format!("--weights {}", path.display());
+                let folder = local::found(path)?;
+                let tokenizer = args.tokenizer.as_ref().unwrap_or(&folder);
+                let tokenizer = Tokenizer::open(tokenizer)
+                    .with_context(|| format!("the tokenizer in {} (--tokenizer names another)", tokenizer.display()))?;
+                (path.display().to_string(), Gpt::open(&folder).with_context(naming)?, tokenizer)
+            }
+            None => {
+                let Pretrained { config, checkpoint, .. } = embedded::model()?;
+                ("the embedded checkpoint".to_owned(), (config, checkpoint), embedded::tokenizer()?)
+            }
+        };
+        let length = common.length.unwrap_or(config.n_positions.min(MOST_TOKENS));
+        let texts = if common.text.is_empty() {
+            let milton = wgrad::data::Texts::from_memory([("milton.txt", MILTON)], TextOptions::default())?;
+            let name = "the embedded beginning of Paradise Lost".to_owned();
+            Texts::new(common, name, &milton, &TokenCache::Memory, tokenizer, length)?
+        } else {
+            let texts = texts::open(common)?;
+            Texts::new(common, common.text_names(), &texts, &common.token_cache(), tokenizer, length)?
+        };
+        Ok(Beginning { config, weights: Some((name, checkpoint)), texts })
+    }
+}

@@ -1,0 +1,337 @@
+//! The programs that train and sample language models, as their users run them: what they write, killed at any moment, given bad
+//! input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json as object};
+use tempfile::TempDir;
+use wgrad::data::Tokenizer;
+use wgrad::models::{bert, gpt2};
+use wgrad::train::{RunState, STATE_FILE};
+
+use crate::common::values;
+use crate::programs::{
+    KILLS, WEIGHTS, contents, events, example, is_picture, json, refuse, rows, same_files, same_run,
+};
+use crate::programs::{stands_alone, succeed, text};
+
+/// A model that takes a moment.
+const TINY: &str = "--model 32x3x2 --length 16 --vocab-size 280 --batch-size 8";
+
+/// Documents of made-up words.
+fn texts() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for i in 0..24 {
+        let word = |v: &f32| ["of", "man", "first", "fruit", "loss", "eden", "greater"][(8.0 * v.abs()) as usize % 7];
+        let words: Vec<&str> = values(i, 150).iter().map(word).collect();
+        fs::write(folder.path().join(format!("{i}.txt")), words.join(" ")).unwrap();
+    }
+    folder
+}
+
+/// A tiny run of a pretraining program on the texts, to `output`.
+fn pretrain(program: &str, texts: &Path, output: &Path, more: &str) -> Command {
+    let mut command = example(program);
+    command.args(TINY.split_whitespace()).arg("--text").arg(texts);
+    command.arg("--output").arg(output).args(more.split_whitespace());
+    command
+}
+
+/// A finetuning from the weights of a run.
+fn finetune(weights: &Path, texts: &Path, output: &Path, more: &str) -> Command {
+    let mut command = example("gpt_finetune");
+    command.arg("--batch-size").arg("8").arg("--weights").arg(weights).arg("--text").arg(texts);
+    command.arg("--output").arg(output).args(more.split_whitespace());
+    command
+}
+
+/// What is known of a run beforehand, and holds in its files.
+fn report_holds(run: &Path, names: &[&str]) -> Value {
+    let report = json(&run.join("report.json"));
+    let rows = rows(&run.join("metrics.csv"));
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| run["name"].as_str().unwrap()).collect::<Vec<_>>(), names);
+    for run in runs {
+        let steps = rows.iter().filter(|row| row["run"] == run["name"].as_str().unwrap()).count();
+        assert_eq!(steps as u64, run["steps"].as_u64().unwrap());
+        for fluency in [&run["test"], &run["before"]] {
+            let [loss, perplexity] = ["loss", "perplexity"].map(|key| fluency[key].as_f64().unwrap());
+            assert!((loss.exp() / perplexity - 1.0).abs() < 1e-9, "{fluency}");
+        }
+        assert!(run["test"]["loss"].as_f64().unwrap() < run["before"]["loss"].as_f64().unwrap(), "{run}");
+        assert!(run["tokens_per_second"].as_f64().unwrap() > 0.0);
+    }
+    is_picture(&run.join("curves.png"));
+    stands_alone(&fs::read_to_string(run.join("report.html")).unwrap(), 1);
+    report
+}
+
+// ---- what a run leaves behind ----
+
+#[test]
+fn a_gpt_is_pretrained_finetuned_and_sampled() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let [run, next] = ["run", "next"].map(|name| outputs.path().join(name));
+    let more = "--steps 12 --lr 0.01 --compare none,tokenbypass --tensorboard --json";
+    let said = text(&succeed(pretrain("gpt_pretrain", texts.path(), &run, more)).stdout);
+    let report = report_holds(&run, &["random-ltd", "full-length", "tokenbypass"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(said.lines().last().unwrap()).unwrap(),
+        report,
+        "--json prints report.json"
+    );
+    for part in ["before the first step: test perplexity", "bits per byte", "a sample:", "layer tokens"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let saved = |i: usize| report["runs"][i]["layer_tokens_saved"].as_f64().unwrap();
+    assert!(saved(0) > 0.0 && saved(1) == 0.0 && saved(2) > 0.0, "{report}");
+    for (name, folder) in [("random-ltd", ""), ("full-length", "full-length"), ("tokenbypass", "tokenbypass")] {
+        let folder = run.join(folder);
+        for weights in WEIGHTS.map(|name| folder.join(name)).into_iter().chain([folder.join("export")]) {
+            assert_eq!(gpt2::open(weights).unwrap().config.n_layer, 3);
+        }
+        let [own, exported] = [&folder, &folder.join("export")].map(|folder| Tokenizer::open(folder).unwrap());
+        assert_eq!((own.identity(), own.vocab_size()), (exported.identity(), 280));
+        let best = gpt2::open(folder.join(WEIGHTS[0])).unwrap().checkpoint;
+        let exported = gpt2::open(folder.join("export")).unwrap().checkpoint;
+        assert!(best.tensors == exported.tensors, "{name}: the export is the best checkpoint");
+        let files: Vec<_> = fs::read_dir(run.join("tensorboard").join(name)).unwrap().collect();
+        assert!(events(&fs::read(files[0].as_ref().unwrap().path()).unwrap()) > 12);
+    }
+    succeed(finetune(&run, texts.path(), &next, "--steps 4 --lr 0.01 --drop none --recompute-blocks --accumulate 2"));
+    let report = report_holds(&next, &["full-length"]);
+    assert!(report["runs"][0]["before"]["perplexity"].as_f64().unwrap() < 250.0, "it begins where the run ended");
+    // The same text from the run's folder and from its export, token by token.
+    let sample = |weights: &Path, more: &str| {
+        let mut command = example("gpt_sample");
+        command.arg("--weights").arg(weights).args(["--prompt", "man first", "--tokens", "30"]);
+        text(&succeed(command_with(command, more)).stdout)
+    };
+    let own = sample(&next, "--seed 3");
+    assert!(own.starts_with("man first") && own.len() > 40, "{own}");
+    assert_eq!(own, sample(&next.join("export"), "--seed 3"));
+    assert_ne!(own, sample(&next, "--seed 4"));
+    let greedy = sample(&next, "--temperature 0");
+    assert_eq!(greedy, sample(&next, "--temperature 0 --seed 9"), "the likeliest is not drawn");
+    assert_eq!(greedy, sample(&next, "--top-k 1"), "of one there is one");
+}
+
+fn command_with(mut command: Command, more: &str) -> Command {
+    command.args(more.split_whitespace());
+    command
+}
+
+#[test]
+fn a_bert_is_pretrained() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let more = "--steps 12 --lr 0.01 --whole-words --by-document --compare";
+    let said = text(&succeed(pretrain("bert_pretrain", texts.path(), &run, more)).stdout);
+    assert!(said.contains("of the tokens predicted") && !said.contains("bits per byte"), "{said}");
+    let report = report_holds(&run, &["random-ltd", "full-length"]);
+    let test = &report["runs"][0]["test"];
+    assert!((0.0..=1.0).contains(&test["accuracy"].as_f64().unwrap()) && test["bits_per_byte"].is_null(), "{test}");
+    assert_eq!(bert::open(run.join("export")).unwrap().config.num_hidden_layers, 3);
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert!(run.join("export").join(name).is_file(), "{name}");
+    }
+}
+
+/// A budget of layer-averaged tokens takes more steps where tokens are dropped; the kept length rises by raw tokens.
+#[test]
+fn a_run_ends_at_its_layer_tokens() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    // A step has 8 x 16 raw tokens.
+    let more = "--layer-tokens 2048 --ltd-start 8 --ltd-interval 256 --ltd-granularity 4 --lr-schedule layer-token --lr 0.01 --compare";
+    succeed(pretrain("gpt_pretrain", texts.path(), &run, more));
+    let report = report_holds(&run, &["random-ltd", "full-length"]);
+    let steps: Vec<u64> = report["runs"].as_array().unwrap().iter().map(|run| run["steps"].as_u64().unwrap()).collect();
+    // R is 8 for two steps and 12 for two more, in one block of three: (16 + 16 + R) / 3 of 16 tokens, rounded down.
+    assert_eq!(steps, [17, 16]);
+    let rows = rows(&run.join("metrics.csv"));
+    let kept: Vec<&str> = rows.iter().take(6).map(|row| row["kept"].as_str()).collect();
+    assert_eq!(kept, ["8", "8", "12", "12", "16", "16"]);
+    assert_eq!(rows[0]["rate"], "0.0", "the LayerToken rate rises from 0");
+}
+
+#[test]
+fn a_configuration_of_deepspeed() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let [run, config] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+    let ltd = object!({
+        "enabled": true, "total_layer_num": 3, "random_ltd_layer_num": 1, "random_ltd_layer_id": [1],
+        "model_mask_name": "attention_mask", "model_type": "decoder", "hidden_state_order": "batch_seq_dim",
+        "random_ltd_schedule": {
+            "min_value": 8, "max_value": 16, "schedule_type": "fixed_linear",
+            "schedule_config": { "require_steps": 4, "seq_per_step": 4 }
+        }
+    });
+    let whole = object!({
+        "train_batch_size": 8,
+        "optimizer": { "type": "AdamW", "params": { "lr": 0.01 } },
+        "data_efficiency": { "enabled": true, "data_routing": { "enabled": true, "random_ltd": ltd } }
+    });
+    fs::write(&config, whole.to_string()).unwrap();
+    let mut command = example("gpt_pretrain");
+    command.args("--model 32x3x2 --length 16 --vocab-size 280 --steps 6 --text".split(' ')).arg(texts.path());
+    command.arg("--output").arg(&run).arg("--ltd-config").arg(&config);
+    let said = text(&succeed(command).stdout);
+    assert!(said.contains("blocks          [1] keep, by step, 0:8 2:12 4:16"), "{said}");
+}
+
+// ---- going on ----
+
+/// Options of the run that is killed.
+const LONG: &str = "--steps 24 --lr 0.01 --compare none --save-every 1 --ema 0.9 --dropout 0.1";
+
+/// Killed at random moments and resumed until it ends, a comparison leaves the bytes of one that nobody interrupted.
+#[test]
+fn killed_at_random_moments_and_resumed() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    for (program, more) in [("gpt_pretrain", "--drop tokenbypass"), ("bert_pretrain", "--drop random-ltd")] {
+        let go_on = |run: &Path| {
+            if !run.join("args.json").exists() {
+                return pretrain(program, texts.path(), run, &format!("{LONG} {more}"));
+            }
+            let mut command = example(program);
+            command.arg("--resume").arg(run);
+            command
+        };
+        killed_and_resumed(&outputs.path().join(program), go_on);
+    }
+}
+
+fn killed_and_resumed(outputs: &Path, go_on: impl Fn(&Path) -> Command) {
+    let whole = outputs.join("whole");
+    let started = Instant::now();
+    succeed(go_on(&whole));
+    let duration = started.elapsed();
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let mut seen = format!("seed {seed}, whole run {duration:?}");
+    let mut killed = outputs.join("0");
+    let same = |killed: &Path, seen: &str| same_run(&whole, killed, &["test", "before", "sample"], seen);
+    for (i, moment) in values(seed, KILLS).into_iter().enumerate() {
+        let mut child = go_on(&killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let delay = duration.mul_f32(0.05 + 0.6 * (0.5 + 0.5 * moment));
+        std::thread::sleep(delay);
+        child.kill().unwrap();
+        let has_ended = child.wait().unwrap().success();
+        let state = |arm: &str| Some(killed.join(arm).join(STATE_FILE)).filter(|path| path.exists());
+        let steps = ["", "full-length"].map(|arm| state(arm).map(|path| RunState::read(path).unwrap().steps()));
+        seen += &format!("; after {delay:?} at {steps:?}");
+        if has_ended {
+            same(&killed, &seen);
+            killed = outputs.join((i + 1).to_string());
+        }
+    }
+    println!("{seen}");
+    succeed(go_on(&killed));
+    same(&killed, &seen);
+}
+
+/// A run that has ended says so, and is left as it is; one goes on over the same text only.
+#[test]
+fn a_run_goes_on_over_its_own_text() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    succeed(pretrain("gpt_pretrain", texts.path(), &run, "--steps 3 --save-every 1"));
+    let resume = |more: &str| {
+        let mut command = example("gpt_pretrain");
+        command.arg("--resume").arg(&run).args(more.split_whitespace());
+        command
+    };
+    let before = contents(&run);
+    assert!(text(&succeed(resume("")).stdout).contains("there is nothing left to do"));
+    assert!(contents(&run) == before, "a file has changed");
+    refuse(resume("--lr 3"), &["--resume takes all settings from the run; --lr"]);
+    refuse(pretrain("gpt_pretrain", texts.path(), &run, "--steps 2"), &["holds a run already", "--resume"]);
+    fs::remove_file(run.join("report.json")).unwrap();
+    fs::write(texts.path().join("3.txt"), "another text of about the same words, such as man and first and fruit")
+        .unwrap();
+    let before = contents(&run);
+    refuse(resume(""), &["cannot go on: put back what was changed"]);
+    same_files(&before, &run);
+}
+
+// ---- refused ----
+
+#[test]
+fn bad_arguments_and_texts() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let never = outputs.path().join("never");
+    let bad = |name: &str, content: &[u8]| -> PathBuf {
+        let path = outputs.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    refuse(command_with(example("gpt_pretrain"), "--steps 1"), &["--text"]);
+    for (more, parts) in [
+        ("--model 32x3", &["--model 32x3", "WIDTHxDEPTHxHEADS"][..]),
+        ("--model 32x3x5", &["n_head"]),
+        ("--batch-size 0", &["--accumulate 1: 1 to the batch size, 0"]),
+        ("--batch-size 100000", &["--batch-size 100000", "training sequences of 16 tokens"]),
+        ("--held-out 1", &["--held-out 1", "between 0 and 1"]),
+        ("--held-out 0.9 --length 4000", &["too short"]),
+        ("--ltd-start 40", &["at most 16 tokens"]),
+        ("--drop tokenbypass --bypass-keep 1.5", &["--bypass-keep 1.5"]),
+        ("--vocab-size 10", &["vocab_size"]),
+        ("--dropout 2", &["pdrop"]),
+        ("--weight-decay nonsense", &["weight-decay"]),
+    ] {
+        refuse(pretrain_with("gpt_pretrain", texts.path(), &never, more), parts);
+    }
+    refuse(pretrain("bert_pretrain", texts.path(), &never, "--mask-share 0"), &["share"]);
+    for (name, content, part) in [
+        ("latin.txt", &b"caf\xe9"[..], "UTF-8"),
+        ("nul.txt", b"a\0b", "NUL"),
+        ("empty.txt", b"", "empty.txt"),
+        ("broken.jsonl", b"{\"text\": \"a\"}\n{", "broken.jsonl"),
+        ("other.jsonl", b"{\"title\": \"a\"}\n", "text"),
+    ] {
+        refuse(pretrain("gpt_pretrain", &bad(name, content), &never, "--steps 1"), &[part]);
+    }
+    refuse(pretrain("gpt_pretrain", &outputs.path().join("none"), &never, "--steps 1"), &["none"]);
+    refuse(finetune(&outputs.path().join("none"), texts.path(), &never, "--steps 1"), &["none"]);
+    refuse(finetune(texts.path(), texts.path(), &never, "--steps 1"), &["tokenizer"]);
+    let mut command = example("gpt_sample");
+    command.arg("--weights").arg(texts.path());
+    refuse(command, &["--weights"]);
+    assert!(!never.exists(), "nothing was written for a run that never began");
+}
+
+/// The tiny run, in which options may stand that it has already.
+fn pretrain_with(program: &str, texts: &Path, output: &Path, more: &str) -> Command {
+    let given = |name: &str| more.split_whitespace().any(|word| word == name);
+    let words: Vec<&str> = TINY.split_whitespace().collect();
+    let own = words.chunks(2).filter(|pair| !given(pair[0])).flatten();
+    let mut command = example(program);
+    command.args(own).arg("--text").arg(texts).arg("--output").arg(output);
+    command_with(command, more)
+}
+
+#[test]
+fn options_without_effect() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let never = outputs.path().join("never");
+    for (more, part) in [
+        ("--epochs 2 --steps 3", "--epochs has no effect here: it counts only without --steps"),
+        ("--steps 3 --layer-tokens 1000", "--steps has no effect here: it counts only without --layer-tokens"),
+        ("--ltd-interval 512 --ltd-ramp 0.5", "--ltd-ramp has no effect here: it counts only without --ltd-interval"),
+        ("--bypass-keep 0.5", "--bypass-keep has no effect here"),
+        ("--drop none --ltd-start 8", "--ltd-start has no effect here"),
+        ("--momentum 0.8", "--momentum has no effect here: it counts only with --optimizer sgd"),
+        ("--compare random-ltd", "--compare has no effect with random-ltd"),
+        ("--steps 3 --save-every 5", "--save-every has no effect here"),
+        ("--tuning-cache x", "--tuning-cache has no effect here: it counts only with --tune auto"),
+    ] {
+        refuse(pretrain("gpt_pretrain", texts.path(), &never, more), &[part]);
+    }
+    let mut command = example("gpt_finetune");
+    command.args(["--text-field", "body", "--output"]).arg(&never);
+    refuse(command, &["--text-field has no effect here: it counts only with --text"]);
+    assert!(!never.exists());
+}
