@@ -52,7 +52,6 @@ impl Arguments for Args {
             weights: self.weights.as_deref().map(local::kept).transpose()?,
             tokenizer: self.tokenizer.as_deref().map(folder::absolute).transpose()?,
             common: self.common.kept()?,
-            ..self.clone()
         })
     }
 
