@@ -43,25 +43,14 @@ fn first_column(tile: u32) -> u32 {
     return params.first_column / 4u + tile * 4u;
 }
 
-// Where four rows of a row-major matrix start; rows past the end repeat the last.
-fn row_starts(start: u32, row: u32, rows: u32, stride: u32) -> vec4<u32> {
-    return start + min(row + MATMUL_STEPS, vec4<u32>(rows - 1u)) * (stride / 4u);
-}
-
-// One row of C: sum + x[0] * b[0] + x[1] * b[1] + x[2] * b[2] + x[3] * b[3].
-fn add_row(sum: vec4<f32>, x: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
-    let half = fma(vec4<f32>(x.y), b[1], fma(vec4<f32>(x.x), b[0], sum));
-    return fma(vec4<f32>(x.w), b[3], fma(vec4<f32>(x.z), b[2], half));
-}
-
 // A 4x4 block of C, four steps of K: sum[i] is a row of C, x[i] the same row of A, b[j] is row k + j of B.
 fn add_product(sum: mat4x4<f32>, x: mat4x4<f32>, b: mat4x4<f32>) -> mat4x4<f32> {
-    let row0 = add_row(sum[0], x[0], b);
-    let row1 = add_row(sum[1], x[1], b);
+    let row0 = matmul_add_row(sum[0], x[0], b);
+    let row1 = matmul_add_row(sum[1], x[1], b);
     if (thin) {
         return mat4x4<f32>(row0, row1, sum[2], sum[3]);
     }
-    return mat4x4<f32>(row0, row1, add_row(sum[2], x[2], b), add_row(sum[3], x[3], b));
+    return mat4x4<f32>(row0, row1, matmul_add_row(sum[2], x[2], b), matmul_add_row(sum[3], x[3], b));
 }
 
 // The same for one step of K: x holds four rows' elements, b four columns'.
@@ -99,8 +88,8 @@ fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     let row = first_row(group.y, lane);
     let col = first_column(group.x);
     let a_start = matmul_a_start(group.z);
-    let a_top = row_starts(a_start, row, params.m, params.lda);
-    let a_low = row_starts(a_start, row + 32u, params.m, params.lda);
+    let a_top = matmul_row_starts(a_start, row, params.m, params.lda);
+    let a_low = matmul_row_starts(a_start, row + 32u, params.m, params.lda);
     let b_stride = params.ldb / 4u;
     let b_start = matmul_b_start(group.z);
     let b_col = b_start + min(col + MATMUL_STEPS, vec4<u32>((params.n - 1u) / 4u));
@@ -145,14 +134,14 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     let row = first_row(group.y, lane);
     let col = first_column(group.x);
     let a_start = matmul_a_start(group.z);
-    let a_top = row_starts(a_start, row, params.m, params.lda);
-    let a_low = row_starts(a_start, row + 32u, params.m, params.lda);
+    let a_top = matmul_row_starts(a_start, row, params.m, params.lda);
+    let a_low = matmul_row_starts(a_start, row + 32u, params.m, params.lda);
     // B's rows are C's columns: four of them for each vec4 column of C.
     let b_start = matmul_b_start(group.z);
-    let b_row0 = row_starts(b_start, 4u * col, params.n, params.ldb);
-    let b_row1 = row_starts(b_start, 4u * col + 4u, params.n, params.ldb);
-    let b_row2 = row_starts(b_start, 4u * col + 8u, params.n, params.ldb);
-    let b_row3 = row_starts(b_start, 4u * col + 12u, params.n, params.ldb);
+    let b_row0 = matmul_row_starts(b_start, 4u * col, params.n, params.ldb);
+    let b_row1 = matmul_row_starts(b_start, 4u * col + 4u, params.n, params.ldb);
+    let b_row2 = matmul_row_starts(b_start, 4u * col + 8u, params.n, params.ldb);
+    let b_row3 = matmul_row_starts(b_start, 4u * col + 12u, params.n, params.ldb);
 
     var top0 = mat4x4<f32>(); var top1 = mat4x4<f32>(); var top2 = mat4x4<f32>(); var top3 = mat4x4<f32>();
     var low0 = mat4x4<f32>(); var low1 = mat4x4<f32>(); var low2 = mat4x4<f32>(); var low3 = mat4x4<f32>();
@@ -176,7 +165,7 @@ fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) 
     }
     // Column by column, the next one moving up.
     for (var i = 0u; i < columns_from(col); i++) {
-        let b_rows = row_starts(b_start, 4u * (col + i), params.n, params.ldb);
+        let b_rows = matmul_row_starts(b_start, 4u * (col + i), params.n, params.ldb);
         // What is left of K, step by step: padding inside a vec4 is read, never used.
         for (var k = 4u * whole; k < params.k; k++) {
             let b_k = b_lane(b_rows + k / 4u, k % 4u);

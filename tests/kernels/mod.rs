@@ -13,6 +13,7 @@ mod dropout;
 mod elementwise;
 mod embed_tokens;
 mod embedding;
+mod few_rows;
 mod gelu;
 mod keep_largest;
 mod kept_tokens;

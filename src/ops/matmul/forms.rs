@@ -14,12 +14,8 @@ pub(super) struct Form {
     pub(super) rows: usize,
     /// Columns of C that a workgroup makes.
     pub(super) columns: usize,
-    /// Kernels of f32 alone.
-    full: &'static [Variant],
-    /// Kernels with an f16 operand or result.
-    half: &'static [Variant],
-    /// Kernels that sum A's columns as well, for layout tn.
-    sums: &'static [Variant],
+    /// Its kernels, by what asks for them.
+    variants: &'static [&'static [Variant]],
 }
 
 /// A form's kernel for a layout, element types and an epilogue.
@@ -38,13 +34,24 @@ impl Form {
     }
 
     fn variants(&self) -> impl Iterator<Item = &'static Variant> + use<> {
-        self.full.iter().chain(self.half).chain(self.sums)
+        self.variants.iter().copied().flatten()
     }
 }
 
 /// Every form.
-pub(super) static FORMS: [&Form; 9] =
-    [&SIMPLE, &ROWS_64, &ROWS_32, &ROWS_16, &TILE_128, &TILE_64, &TILE_32, &COOPERATIVE_8, &COOPERATIVE_32];
+pub(super) static FORMS: [&Form; 11] = [
+    &SIMPLE,
+    &FEW_LANE,
+    &FEW_GROUP,
+    &ROWS_64,
+    &ROWS_32,
+    &ROWS_16,
+    &TILE_128,
+    &TILE_64,
+    &TILE_32,
+    &COOPERATIVE_8,
+    &COOPERATIVE_32,
+];
 
 /// Every kernel of this file.
 pub(in crate::ops) fn kernels() -> Vec<&'static Kernel> {
@@ -120,31 +127,22 @@ macro_rules! variant {
     };
 }
 
-/// A form's variants in full precision: all that the operations ask for.
-macro_rules! full_variants {
+/// A layer's forward pass in full precision: all that the operations ask for.
+macro_rules! forward_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
-            // What multiplies any two tensors, the gradients of a layer, its forward pass.
-            variant!($names $constants $files Nn "nn", Plain "plain" [], F32 "f32" ""),
-            variant!($names $constants $files Tn "tn", Plain "plain" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Linear "linear" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Gelu(Erf) "gelu" ["lib/gelu.wgsl"], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Gelu(Tanh) "gelu" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"),
             variant!($names $constants $files Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], F32 "f32" ""),
-            variant!($names $constants $files Nn "nn", GeluBackward(Erf) "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
-            variant!(
-                $names $constants $files
-                Nn "nn", GeluBackward(Tanh) "gelu_backward" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"
-            ),
         ]
     };
 }
 
 /// The same with half-precision activations.
-macro_rules! half_variants {
+macro_rules! forward_half_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
-            // A layer's forward pass.
             variant!($names $constants $files Nt "nt", Linear "linear" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
             variant!($names $constants $files Nt "nt", Linear "linear" [], HALF_TO_FULL "f16_f32_f32" ".f16_f32"),
             variant!($names $constants $files Nt "nt", Gelu(Erf) "gelu" ["lib/gelu.wgsl"], HALF_TO_HALF "f16_f32_f16" ".f16"),
@@ -156,7 +154,29 @@ macro_rules! half_variants {
                 $names $constants $files
                 Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], HALF_TO_FULL "f16_f32_f32" ".f16"
             ),
-            // Their gradients, from half-precision ones or from those of the residual.
+        ]
+    };
+}
+
+/// What multiplies any two tensors in full precision, and a layer's gradients.
+macro_rules! full_variants {
+    ($names:tt $constants:tt $files:tt) => {
+        &[
+            variant!($names $constants $files Nn "nn", Plain "plain" [], F32 "f32" ""),
+            variant!($names $constants $files Tn "tn", Plain "plain" [], F32 "f32" ""),
+            variant!($names $constants $files Nn "nn", GeluBackward(Erf) "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
+            variant!(
+                $names $constants $files
+                Nn "nn", GeluBackward(Tanh) "gelu_backward" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"
+            ),
+        ]
+    };
+}
+
+/// A layer's gradients, from half-precision ones or from those of the residual.
+macro_rules! half_variants {
+    ($names:tt $constants:tt $files:tt) => {
+        &[
             variant!($names $constants $files Nn "nn", Plain "plain" [], HALF_TO_HALF "f16_f32_f16" ".f16"),
             variant!($names $constants $files Nn "nn", Plain "plain" [], FULL_TO_HALF "f32_f32_f16" ".f32_f16"),
             variant!(
@@ -191,9 +211,13 @@ macro_rules! form {
             name: $name,
             rows: $rows,
             columns: $columns,
-            full: full_variants!($names $constants $files),
-            half: half_variants!($names $constants $files),
-            sums: $sums,
+            variants: &[
+                forward_variants!($names $constants $files),
+                forward_half_variants!($names $constants $files),
+                full_variants!($names $constants $files),
+                half_variants!($names $constants $files),
+                $sums,
+            ],
         }
     };
 }
@@ -228,16 +252,40 @@ macro_rules! tile_form {
 /// One of matrix units. Narrows both operands to f16, so for products with an f16 operand only.
 macro_rules! cooperative_form {
     ($name:literal, $tile:literal $rounds:ident $constants:tt) => {
+        cooperative_form!($name, ["matmul_coop" $tile $rounds] $constants [
+            "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
+            "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        ])
+    };
+    ($name:literal, $names:tt $constants:tt $files:tt) => {
         Form {
             name: $name,
             rows: 32,
             columns: 32,
-            full: &[],
-            half: half_variants!(["matmul_coop" $tile $rounds] $constants [
-                "matmul_coop.wgsl" enable "wgpu_cooperative_matrix"
-                "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
-            ]),
-            sums: &[],
+            variants: &[
+                forward_half_variants!($names $constants $files),
+                half_variants!($names $constants $files),
+            ],
+        }
+    };
+}
+
+/// One for few rows: a layer's forward pass alone.
+macro_rules! few_form {
+    ($name:literal, $columns:literal, $names:tt $file:literal) => {
+        few_form!($name, $columns, $names [] [
+            $file "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        ])
+    };
+    ($name:literal, $columns:literal, $names:tt $constants:tt $files:tt) => {
+        Form {
+            name: $name,
+            rows: FEW,
+            columns: $columns,
+            variants: &[
+                forward_variants!($names $constants $files),
+                forward_half_variants!($names $constants $files),
+            ],
         }
     };
 }
@@ -246,6 +294,16 @@ macro_rules! cooperative_form {
 pub(super) static SIMPLE: Form = form!("simple", 8, 64, ["matmul_simple" "" SIMPLE] [] [
     "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
 ], &[]);
+
+/// The most rows that [`FEW_LANE`] and [`FEW_GROUP`] make.
+pub(super) const FEW: usize = 4;
+
+/// CPU drivers, for as few rows as text is generated with.
+pub(super) static FEW_LANE: Form = few_form!("few_lane", 32, ["matmul_few_lane" "" FEW_LANE] "matmul_few_lane.wgsl");
+
+/// The same for GPUs.
+pub(super) static FEW_GROUP: Form =
+    few_form!("few_group", 4, ["matmul_few_group" "" FEW_GROUP] "matmul_few_group.wgsl");
 
 /// CPU drivers, eight rows a lane.
 pub(super) static ROWS_64: Form = rows_form!("rows64", 64, "" [], with sums);

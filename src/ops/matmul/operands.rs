@@ -96,11 +96,19 @@ impl<'a> Gemm<'a> {
             layout: self.layout,
             size: self.size,
             batch: self.batch[0] * self.batch[1],
-            aligned: self.a.is_aligned() && self.b.is_aligned() && self.c.is_aligned(),
+            aligned: self.is_aligned(),
             can_split: self.can_split(),
             types: self.types,
             epilogue: self.epilogue.kind(self.layout),
         }
+    }
+
+    /// Whether all three can be read and written as vec4s: C, too, where it is a single row, whatever its length, since what is
+    /// behind it is padding.
+    fn is_aligned(&self) -> bool {
+        let alone = self.batch == [1, 1] && self.size[0] == 1;
+        let c = if alone { Operand { row: 0, step: [0, 0], ..self.c } } else { self.c };
+        [self.a, self.b, c].iter().all(Operand::is_aligned)
     }
 
     /// Whether `run_split` of gemm.rs can make it: a weight's gradient, by itself in its buffer.

@@ -48,6 +48,12 @@ pub(super) mod cost {
 
     /// One step of K in a round, then four blocks of C.
     pub(in crate::ops::matmul) const SIMPLE: Rounds = rounds!(GemmParams, |p, _| looped(p.k, 0) + looped(4u64, 0));
+    /// Four steps of K in a round, by one of two loops.
+    pub(in crate::ops::matmul) const FEW_LANE: Rounds =
+        rounds!(GemmParams, |p, _| looped(p.k / 4, 0) + looped(0u64, 0));
+    /// 256 steps of K in a round, then the sum of 16 shares.
+    pub(in crate::ops::matmul) const FEW_GROUP: Rounds =
+        rounds!(GemmParams, |p, _| looped((p.k / 4).div_ceil(64), 0) + looped(15u64, 0));
     /// Four steps of K in a round, then four columns of C with what is left of K.
     pub(in crate::ops::matmul) const ROWS: Rounds = rounds!(GemmParams, |p, _| rows(p));
     /// The same after two sums over columns of A, two steps in a round.

@@ -1,10 +1,12 @@
 //! Which form of the kernel makes which rows of a product.
 
 use super::forms::{
-    COOPERATIVE_8, COOPERATIVE_32, Form, ROWS_16, ROWS_32, ROWS_64, SIMPLE, TILE_32, TILE_64, TILE_128,
+    COOPERATIVE_8, COOPERATIVE_32, FEW, FEW_GROUP, FEW_LANE, Form, ROWS_16, ROWS_32, ROWS_64, SIMPLE, TILE_32, TILE_64,
+    TILE_128,
 };
 use super::product::{Layout, Product};
 use crate::gpu::KernelFamily;
+use crate::ops::variants::ByFamily;
 
 /// The facts of a device by which [`choose`] ranks the forms.
 #[derive(Clone, Copy)]
@@ -51,6 +53,10 @@ pub(super) fn plans(facts: Facts, product: &Product) -> Vec<Plan> {
 /// The plans for a device and a product's sizes, by what they are expected to cost, the best first. The figures were read off
 /// lavapipe 22.3 and 26.2 (docs/benchmarks.md); for GPUs they stand on published ones.
 fn choose(facts: Facts, product: &Product) -> Vec<Plan> {
+    if is_few(product) {
+        let forms = ByFamily { lane: &FEW_LANE, group: &FEW_GROUP };
+        return vec![whole(forms.pick(facts.family))];
+    }
     let mut plans = if !product.aligned {
         vec![(0.0, whole(&SIMPLE))]
     } else {
@@ -63,6 +69,12 @@ fn choose(facts: Facts, product: &Product) -> Vec<Plan> {
     plans.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     // Matrix units come last: measuring alone can prefer them.
     plans.into_iter().map(|(_, plan)| plan).chain(matrix_plan(facts, product)).collect()
+}
+
+/// Whether a layer sees so few rows that reading its weight is all the work: as when text is generated, a token at a time.
+fn is_few(product: &Product) -> bool {
+    let [rows, _, k] = product.size;
+    product.layout == Layout::Nt && product.batch == 1 && product.aligned && rows <= FEW && k.is_multiple_of(4)
 }
 
 fn matrix_plan(facts: Facts, product: &Product) -> Option<Plan> {
@@ -187,6 +199,28 @@ mod tests {
             (30, "rows32 / 1"),
         ] {
             assert_eq!(best(LANE, product(Layout::Nt, [rows, 768, 192])), expected, "{rows} rows");
+        }
+    }
+
+    #[test]
+    fn a_few_rows_have_a_form_of_their_own() {
+        for (facts, few) in [(LANE, "few_lane / 1"), (WORKGROUP, "few_group / 1")] {
+            let layer = product(Layout::Nt, [1, 768, 192]);
+            let rows = |m| Product { size: [m, 768, 192], ..layer };
+            for few_rows in [layer, rows(4), Product { types: HALF, ..layer }] {
+                assert_eq!(best(facts, few_rows), few);
+                assert_eq!(choose(facts, &few_rows).len(), 1, "there is nothing to measure");
+            }
+            let others = [
+                rows(5),
+                Product { layout: Layout::Nn, ..layer },
+                Product { batch: 2, ..layer },
+                Product { aligned: false, ..layer },
+                Product { size: [1, 768, 190], ..layer },
+            ];
+            for other in others {
+                assert_ne!(best(facts, other), few, "{other:?}");
+            }
         }
     }
 
