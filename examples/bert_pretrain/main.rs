@@ -60,7 +60,7 @@ impl Lesson for Pretraining {
         let common = &args.common;
         ensure!(!common.text.is_empty(), "--text PATH is needed: what the model is to learn");
         let texts = texts::open(common)?;
-        let tokenizer = args.vocabulary.tokenizer(&texts, SpecialTokens::Bert)?;
+        let tokenizer = args.vocabulary.tokenizer(&texts, SpecialTokens::Bert, common.output.resume.as_deref())?;
         let length = common.length.unwrap_or(256);
         let config = BertConfig {
             vocab_size: tokenizer.vocab_size(),

@@ -59,7 +59,7 @@ impl Lesson for Pretraining {
         let common = &args.common;
         ensure!(!common.text.is_empty(), "--text PATH is needed: what the model is to learn");
         let texts = texts::open(common)?;
-        let tokenizer = args.vocabulary.tokenizer(&texts, SpecialTokens::Gpt2)?;
+        let tokenizer = args.vocabulary.tokenizer(&texts, SpecialTokens::Gpt2, common.output.resume.as_deref())?;
         let length = common.length.unwrap_or(256);
         let end = tokenizer.special(Special::Eos);
         let config = Gpt2Config {

@@ -1,6 +1,6 @@
 //! What pretraining begins with: a tokenizer, the sizes of a model, and another recipe.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,11 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The tokenizer that is meant.
-    pub fn tokenizer(&self, texts: &Texts, specials: SpecialTokens) -> Result<Tokenizer> {
+    /// The tokenizer that is meant. A run that goes on keeps its own, whatever has become of the text.
+    pub fn tokenizer(&self, texts: &Texts, specials: SpecialTokens, goes_on: Option<&Path>) -> Result<Tokenizer> {
+        if let Some(run) = goes_on.filter(|run| run.join("tokenizer.json").exists()) {
+            return Ok(Tokenizer::open(run)?);
+        }
         if let Some(path) = &self.tokenizer {
             return Tokenizer::open(path).with_context(|| format!("--tokenizer {}", path.display()));
         }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use wgrad::train::Evaluation;
 
 use crate::training::columns::{Column, columns, decimals, percent, text, whole};
+use crate::training::console::printable;
 use crate::training::report::{Course, Run, Which};
 use crate::training::table::{Line, mean};
 use crate::training::words::{Score, Words};
@@ -136,6 +137,6 @@ pub fn run_columns() -> Vec<Column> {
 
 /// What the tested model has made up.
 pub fn blocks(_: &Path, run: &Value) -> Vec<Markup> {
-    let sample = run["sample"].as_str();
+    let sample = run["sample"].as_str().map(|sample| sample.lines().map(printable).collect::<Vec<_>>().join("\n"));
     sample.map(|sample| html! { h3 { "A sample" } pre { (sample) } }).into_iter().collect()
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use wgrad::checkpoint::{MatchOptions, load_parameters};
 use wgrad::gpu::Gpu;
 use wgrad::nn::Model;
-use wgrad::train::{FitData, RunFolder};
+use wgrad::train::{FitData, RunFolder, RunState};
 
 use super::args::Common;
 use super::kind::{self, Kind};
@@ -53,15 +53,18 @@ impl<P: Lesson> Program for Runner<'_, P> {
         let comparison = &session.comparison;
         let folder = comparison.run_folder(session.folder, arm, seed)?;
         let steps = session.steps((arm, seed), ended, &folder, setup.steps_of(arm.drop())?, |drop| self.trial(drop))?;
-        // With it, the checkpoints can be used while the run goes on.
-        setup.tokenizer().save(&folder)?;
+        let state = if session.goes_on { resume::state(&folder)? } else { None };
+        if state.is_none() {
+            // With it, the checkpoints can be used while the run goes on.
+            setup.tokenizer().save(&folder)?;
+        }
         let model = setup.model(gpu, seed)?;
         let before = setup.test(&model)?;
         let name = comparison.name(arm, seed);
         say!("{name:12} before the first step: test {before}");
         gpu.trim();
         gpu.reset_peak_memory();
-        let fitted = self.train(&model, (arm, seed), steps, &folder, history)?;
+        let fitted = self.train(&model, (arm, seed), (steps, state), &folder, history)?;
         let course = Course::new(&fitted.outcome, fitted.resumed_at, gpu.memory().peak_allocated)?;
         gpu.trim();
         let (_, best) = <P::Kind as Kind>::open(&folder.join("best.safetensors"))?;
@@ -106,12 +109,12 @@ impl<P: Lesson> Program for Runner<'_, P> {
 }
 
 impl<P: Lesson> Runner<'_, P> {
-    /// All steps that are left.
+    /// All steps that are left, from the state that the run had, if it goes on.
     fn train(
         &self,
         model: &<P::Kind as Kind>::Model,
         (arm, seed): (Arm<DropKind>, u64),
-        steps: u64,
+        (steps, state): (u64, Option<RunState>),
         folder: &Path,
         history: &mut History,
     ) -> Result<Fitted> {
@@ -125,7 +128,6 @@ impl<P: Lesson> Runner<'_, P> {
             folder: Some(RunFolder::new(folder, setup.writer())),
         };
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
-        let state = if session.goes_on { resume::state(folder)? } else { None };
         let followed = Followed {
             name: &session.comparison.name(arm, seed),
             words: &report::WORDS,
