@@ -117,7 +117,7 @@ pub struct Pretrained {
 ///
 /// - a folder with `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its shards;
 /// - one of these files, with `config.json` beside it;
-/// - a file that [`write`] has written, or a run's folder with one.
+/// - a file that [`write()`] has written, or a run's folder with one.
 ///
 /// Names may have a `bert.` and training programs' wrappers before them or not, and the old endings `gamma` and `beta`. The output
 /// layer may be stored a second time. A head for the next sentence is left out, which a note in the log says. Weights may be f32,

@@ -106,7 +106,7 @@ pub struct Pretrained {
 ///
 /// - a folder with `config.json` and `model.safetensors`, or `model.safetensors.index.json` and its shards;
 /// - one of these files, with `config.json` beside it;
-/// - a file that [`write`] has written, or a run's folder with one.
+/// - a file that [`write()`] has written, or a run's folder with one.
 ///
 /// Names may have a `transformer.` and training programs' wrappers before them or not. The output layer may be stored a second
 /// time, and masks beside the weights. Weights may be f32, f16, bf16 or f64.
