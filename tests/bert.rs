@@ -1,14 +1,16 @@
 //! BERT: against transformers, in files, and as a classifier.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
 use crate::common::{assert_close, gpu};
-use crate::lm::{Case, Tensors, check_gradients, check_half_precision, check_steps, load, reference_path, states_of};
+use crate::lm::{
+    self, Case, Tensors, assert_refused, check_gradients, check_half_precision, check_steps, load, reference_path,
+    states_of,
+};
 use serde_json::{Value, json};
-use wgrad::checkpoint::{self, HostTensor, MatchOptions, download, load_parameters};
+use wgrad::checkpoint::{self, MatchOptions, download, load_parameters};
 use wgrad::models::FolderOptions;
 use wgrad::models::bert::{self, Bert, BertConfig};
 use wgrad::nn::{LanguageModel, Mode, Model, Span, Tokens};
@@ -21,6 +23,12 @@ const RANDOM_LTD: &str = "bert_random_ltd";
 impl Case for Bert {
     const FOLDER: &'static str = PLAIN;
     const IS_SHIFTED: bool = false;
+
+    type Pretrained = bert::Pretrained;
+
+    fn pretrained(path: &Path) -> wgrad::Result<bert::Pretrained> {
+        bert::open(path)
+    }
 
     fn open(gpu: &Gpu, path: &Path) -> Self {
         let pretrained = bert::open(path).unwrap();
@@ -72,13 +80,6 @@ fn torch_ten_steps_with_random_ltd() {
 
 fn small() -> BertConfig {
     BertConfig { vocab_size: 11, max_position_embeddings: 8, ..BertConfig::custom(16, 2, 2) }
-}
-
-#[track_caller]
-fn assert_refused<T>(result: wgrad::Result<T>, parts: &[&str]) {
-    let Err(error) = result else { panic!("accepted, without {parts:?}") };
-    let message = error.to_string();
-    assert!(parts.iter().all(|part| message.contains(part)), "{message}: without one of {parts:?}");
 }
 
 /// Padding changes nothing of the real tokens, and segments that are not given are the first.
@@ -170,57 +171,29 @@ fn dropout_draws_in_training_alone() {
     }
 }
 
-/// transformers' tensors and settings of a small model, to be changed.
-struct Theirs {
-    tensors: Tensors,
-    config: Value,
-}
+type Theirs = lm::Theirs<Bert>;
 
 /// In front of what `BertModel` has.
 const PLACE: &str = "bert.";
 
 impl Theirs {
-    fn read() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/lm/bert");
-        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
-        Theirs { tensors: checkpoint::read(folder.join("model.safetensors")).unwrap().tensors, config }
-    }
-
-    fn with(setting: &str, value: Value) -> Self {
-        let mut theirs = Self::read();
-        theirs.config[setting] = value;
-        theirs
-    }
-
-    fn renamed(mut self, rename: impl Fn(&str) -> String) -> Self {
-        self.tensors = self.tensors.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
-        self
-    }
-
-    fn and(mut self, name: &str, shape: &[usize], value: f32) -> Self {
+    /// With a tensor whose values rise from `value` on.
+    fn and_rising(self, name: &str, shape: &[usize], value: f32) -> Self {
         let data = (0..shape.iter().product()).map(|i| value * (1.0 + i as f32 / 64.0)).collect();
-        self.tensors.insert(name.to_owned(), HostTensor { shape: shape.to_vec(), data });
-        self
+        self.and(name, shape, data)
     }
 
     /// With a pooler and a classifier of three classes.
     fn with_classifier(self) -> Self {
-        self.and("bert.pooler.dense.weight", &[32, 32], 0.01)
-            .and("bert.pooler.dense.bias", &[32], 0.02)
-            .and("classifier.weight", &[3, 32], 0.03)
-            .and("classifier.bias", &[3], 0.04)
+        self.and_rising("bert.pooler.dense.weight", &[32, 32], 0.01)
+            .and_rising("bert.pooler.dense.bias", &[32], 0.02)
+            .and_rising("classifier.weight", &[3, 32], 0.03)
+            .and_rising("classifier.bias", &[3], 0.04)
     }
 
     fn without_predictions(mut self) -> Self {
         self.tensors.retain(|name, _| !name.starts_with("cls."));
         self
-    }
-
-    fn open(&self) -> wgrad::Result<bert::Pretrained> {
-        let folder = tempfile::tempdir().unwrap();
-        checkpoint::write(folder.path().join("model.safetensors"), &self.tensors, &BTreeMap::new()).unwrap();
-        fs::write(folder.path().join("config.json"), self.config.to_string()).unwrap();
-        bert::open(folder.path())
     }
 }
 
@@ -236,7 +209,11 @@ fn folders_of_many_forms_are_one_model() {
     same(Theirs::read().renamed(|name| {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     }));
-    same(Theirs::read().and("cls.seq_relationship.weight", &[2, 32], 1.0).and("cls.seq_relationship.bias", &[2], 1.0));
+    same(Theirs::read().and_rising("cls.seq_relationship.weight", &[2, 32], 1.0).and_rising(
+        "cls.seq_relationship.bias",
+        &[2],
+        1.0,
+    ));
     let mut doubled = Theirs::read();
     for (copy, of) in [
         ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
@@ -286,11 +263,11 @@ fn other_models_are_refused() {
         ("bert.encoder.layer.0.crossattention.self.query.weight", "encoder"),
         ("lm_head.weight", "BertForMaskedLM"),
     ] {
-        assert_refused(Theirs::read().and(name, &[32, 32], 1.0).open(), &[reason]);
+        assert_refused(Theirs::read().and_rising(name, &[32, 32], 1.0).open(), &[reason]);
     }
-    let untied = Theirs::read().and("cls.predictions.decoder.weight", &[199, 32], 1.0);
+    let untied = Theirs::read().and_rising("cls.predictions.decoder.weight", &[199, 32], 1.0);
     assert_refused(untied.open(), &["cls.predictions.decoder.weight", "not tied"]);
-    let twice = Theirs::read().and("bert.embeddings.LayerNorm.gamma", &[32], 1.0);
+    let twice = Theirs::read().and_rising("bert.embeddings.LayerNorm.gamma", &[32], 1.0);
     assert_refused(twice.open(), &["LayerNorm", "twice"]);
     let mut theirs = Theirs::read();
     theirs.tensors.remove("bert.encoder.layer.2.attention.self.key.bias");
@@ -301,7 +278,7 @@ fn other_models_are_refused() {
     let mut theirs = Theirs::read().with_classifier();
     theirs.tensors.retain(|name, _| !name.contains("pooler"));
     assert_refused(theirs.open(), &["pooler", "classifier"]);
-    let odd = Theirs::read().with_classifier().and("classifier.weight", &[3, 31], 1.0);
+    let odd = Theirs::read().with_classifier().and_rising("classifier.weight", &[3, 31], 1.0);
     assert_refused(odd.open(), &["classifier.weight", "[3, 31]"]);
 }
 

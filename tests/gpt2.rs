@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::common::{assert_close, each_family, gpu};
 use crate::lm::{
-    Case, Reference, Tensors, check_gradients, check_half_precision, check_steps, load, reference_path, states_of,
+    self, Case, Reference, Tensors, assert_refused, check_gradients, check_half_precision, check_steps, load,
+    reference_path, states_of,
 };
 use half::bf16;
 use safetensors::Dtype;
@@ -26,6 +27,12 @@ const RANDOM_LTD: &str = "gpt2_random_ltd";
 impl Case for Gpt2 {
     const FOLDER: &'static str = PLAIN;
     const IS_SHIFTED: bool = true;
+
+    type Pretrained = gpt2::Pretrained;
+
+    fn pretrained(path: &Path) -> wgrad::Result<gpt2::Pretrained> {
+        gpt2::open(path)
+    }
 
     fn open(gpu: &Gpu, path: &Path) -> Self {
         let pretrained = gpt2::open(path).unwrap();
@@ -197,13 +204,6 @@ fn scores_may_be_asked_for_twice() {
     assert_close("next", &next, &last_scores(&model, &[4, 2, 9, 1]), 1e-5);
 }
 
-#[track_caller]
-fn assert_refused<T>(result: wgrad::Result<T>, parts: &[&str]) {
-    let Err(error) = result else { panic!("accepted, without {parts:?}") };
-    let message = error.to_string();
-    assert!(parts.iter().all(|part| message.contains(part)), "{message}: without one of {parts:?}");
-}
-
 #[test]
 fn inputs_are_checked() {
     let gpu = gpu();
@@ -325,48 +325,7 @@ fn dropout_is_in_three_places() {
     }
 }
 
-/// transformers' tensors and settings of a small model, to be changed.
-struct Theirs {
-    tensors: Tensors,
-    config: Value,
-}
-
-impl Theirs {
-    fn read() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/lm/gpt2");
-        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
-        Theirs { tensors: checkpoint::read(folder.join("model.safetensors")).unwrap().tensors, config }
-    }
-
-    fn with(setting: &str, value: Value) -> Self {
-        let mut theirs = Self::read();
-        theirs.config[setting] = value;
-        theirs
-    }
-
-    fn without(setting: &str) -> Self {
-        let mut theirs = Self::read();
-        theirs.config.as_object_mut().unwrap().remove(setting);
-        theirs
-    }
-
-    fn renamed(mut self, rename: impl Fn(&str) -> String) -> Self {
-        self.tensors = self.tensors.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
-        self
-    }
-
-    fn and(mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Self {
-        self.tensors.insert(name.to_owned(), HostTensor { shape: shape.to_vec(), data });
-        self
-    }
-
-    fn open(&self) -> wgrad::Result<gpt2::Pretrained> {
-        let folder = tempfile::tempdir().unwrap();
-        checkpoint::write(folder.path().join("model.safetensors"), &self.tensors, &BTreeMap::new()).unwrap();
-        fs::write(folder.path().join("config.json"), self.config.to_string()).unwrap();
-        gpt2::open(folder.path())
-    }
-}
+type Theirs = lm::Theirs<Gpt2>;
 
 #[test]
 fn folders_of_many_forms_are_one_model() {

@@ -2,10 +2,13 @@
 //! are read, and compared, as transformers writes them: under its names and in its layouts.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use crate::common::{assert_close, each_family};
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::nn::{LanguageModel, Mode, Precision, Span, Tokens};
 use wgrad::ops::{self, CrossEntropy, Mask, RandomKey, TokenIndices};
@@ -20,6 +23,12 @@ pub trait Case: LanguageModel + Sized {
     const FOLDER: &'static str;
     /// Whether the label of a token is the one before it.
     const IS_SHIFTED: bool;
+
+    /// What a folder or file of transformers' is read as.
+    type Pretrained;
+
+    /// Reads one.
+    fn pretrained(path: &Path) -> wgrad::Result<Self::Pretrained>;
 
     /// From a folder or file of transformers'.
     fn open(gpu: &Gpu, path: &Path) -> Self;
@@ -47,6 +56,58 @@ pub fn reference_path(name: &str) -> PathBuf {
     folder.join("lm").join(name)
 }
 
+#[track_caller]
+pub fn assert_refused<T>(result: wgrad::Result<T>, parts: &[&str]) {
+    let Err(error) = result else { panic!("accepted, without {parts:?}") };
+    let message = error.to_string();
+    assert!(parts.iter().all(|part| message.contains(part)), "{message}: without one of {parts:?}");
+}
+
+/// transformers' tensors and settings of a small model, to be changed.
+pub struct Theirs<M> {
+    pub tensors: Tensors,
+    pub config: Value,
+    model: PhantomData<M>,
+}
+
+impl<M: Case> Theirs<M> {
+    pub fn read() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/lm").join(M::FOLDER);
+        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let tensors = checkpoint::read(folder.join("model.safetensors")).unwrap().tensors;
+        Theirs { tensors, config, model: PhantomData }
+    }
+
+    pub fn with(setting: &str, value: Value) -> Self {
+        let mut theirs = Self::read();
+        theirs.config[setting] = value;
+        theirs
+    }
+
+    pub fn without(setting: &str) -> Self {
+        let mut theirs = Self::read();
+        theirs.config.as_object_mut().unwrap().remove(setting);
+        theirs
+    }
+
+    pub fn renamed(mut self, rename: impl Fn(&str) -> String) -> Self {
+        self.tensors = self.tensors.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
+        self
+    }
+
+    pub fn and(mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Self {
+        self.tensors.insert(name.to_owned(), HostTensor { shape: shape.to_vec(), data });
+        self
+    }
+
+    pub fn open(&self) -> wgrad::Result<M::Pretrained> {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint::write(folder.path().join("model.safetensors"), &self.tensors, &BTreeMap::new()).unwrap();
+        fs::write(folder.path().join("config.json"), self.config.to_string()).unwrap();
+        M::pretrained(folder.path())
+    }
+}
+
 /// A file of reference vectors.
 pub struct Reference {
     name: String,
@@ -57,7 +118,7 @@ pub struct Reference {
 impl Reference {
     pub fn read(folder: &str) -> Self {
         let path = reference_path(folder).join("expected.safetensors");
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let integers = file.iter().filter(|(_, view)| view.dtype() == Dtype::I64);
         let integers = integers

@@ -17,13 +17,14 @@ const WEIGHTS: &str = "weights.";
 const TASK: &str = "task.";
 
 /// All that a [`Trainer`] goes on from: weights, moments, running average, the optimiser's counts and loss scale, what the task has
-/// learnt beside its model ([`Task::held`]), the step. What is
-/// random in training follows from seeds and the step. So a trainer that is brought back to a snapshot goes on bit for bit as
-/// it did from there, and one on another device after the first was lost within rounding.
+/// learnt beside its model ([`Task::held`]), the step. What is random in training follows from seeds and the step. So a trainer
+/// that is brought back to a snapshot goes on bit for bit as it did from there, and one on another device after the first was
+/// lost within rounding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub(super) counts: Counts,
-    /// The weights as `weights.PATH`, what the task holds as `task.NAME`, and what the optimiser holds under its own names ([`crate::optim::Optimizer::held`]).
+    /// The weights as `weights.PATH`, what the task holds as `task.NAME`, and what the optimiser holds under its own names
+    /// ([`crate::optim::Optimizer::held`]).
     pub(super) tensors: BTreeMap<String, HostTensor>,
 }
 
@@ -45,6 +46,16 @@ impl Snapshot {
     fn values(&self, name: &str) -> Result<&[f32]> {
         let missing = || Error::Parameter { name: name.to_owned(), what: "is missing".to_owned() };
         self.tensors.get(name).map(|tensor| tensor.data.as_slice()).ok_or_else(missing)
+    }
+
+    /// As many as `tensor` has.
+    fn values_for(&self, name: &str, tensor: &Tensor) -> Result<&[f32]> {
+        let (values, numel) = (self.values(name)?, tensor.numel());
+        if values.len() != numel {
+            let what = format!("has {} values, not {numel}", values.len());
+            return Err(Error::Parameter { name: name.to_owned(), what });
+        }
+        Ok(values)
     }
 }
 
@@ -89,19 +100,12 @@ impl<T: Task> Trainer<T> {
         let mut weights = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             let name = format!("{WEIGHTS}{}", parameter.path());
-            let (values, numel) = (snapshot.values(&name)?, parameter.value().numel());
-            if values.len() != numel {
-                return Err(Error::Parameter { name, what: format!("has {} values, not {numel}", values.len()) });
-            }
-            weights.push((parameter.clone(), values));
+            weights.push((parameter.clone(), snapshot.values_for(&name, &parameter.value())?));
         }
         let mut of_task = BTreeMap::new();
         for (name, tensor) in self.task().held() {
             let name = format!("{TASK}{name}");
-            let (values, numel) = (snapshot.values(&name)?, tensor.numel());
-            if values.len() != numel {
-                return Err(Error::Parameter { name, what: format!("has {} values, not {numel}", values.len()) });
-            }
+            let values = snapshot.values_for(&name, &tensor)?;
             of_task.insert(name, (tensor, values));
         }
         // What is missing is found by name. What is frozen now may have been trained, and has moments then.
