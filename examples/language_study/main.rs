@@ -99,7 +99,7 @@ fn study<K: SmallModel<O>, O: Objective>(
         anyhow::Ok(chapter)
     };
     let mut plan = Plan::saved(&plan_path)?;
-    if plan.is_none() && !missing.is_empty() {
+    if plan.is_none() && args.runs != Some(0) {
         let timed = Plan::timed(&study, &arms)?;
         timed.save(&plan_path)?;
         plan = Some(timed);
