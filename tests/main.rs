@@ -21,6 +21,7 @@ mod folders;
 #[cfg(feature = "files")]
 mod gpt2;
 mod gradcheck;
+mod guest;
 #[cfg(feature = "files")]
 mod hostile;
 #[cfg(feature = "hub")]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::clock::Clock;
+use super::clock::Instant;
 use crate::error::{Error, Result};
 
 /// Which of several adapters to take when none is named.
@@ -227,12 +227,22 @@ pub(super) struct Opened {
 /// Bytes that [`GpuOptions::binding_size`] may not go below: what the optimisers' passes take at a time.
 const LEAST_BINDING: u64 = 1 << 16;
 
+/// What kernels can use, where there is any.
+const USEFUL: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+/// [`crate::Gpu::wanted`].
+pub(super) fn wanted(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
+    (adapter.features() & USEFUL, adapter.limits())
+}
+
 /// Opens a device with the adapter's own limits, at least wgpu's defaults, and the features that some kernels can use.
 pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Result<Opened> {
-    let clock = Clock::start();
+    let clock = Instant::now();
     let info = AdapterInfo::new(&adapter.get_info());
     check_limits(&adapter.limits(), &info.name)?;
-    let mut required_limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
+    let (required_features, own_limits) = wanted(adapter);
+    let mut required_limits = if options.default_limits { wgpu::Limits::default() } else { own_limits };
     if let Some(size) = options.binding_size {
         let most = required_limits.max_storage_buffer_binding_size;
         if !(LEAST_BINDING..=most).contains(&size) {
@@ -240,13 +250,8 @@ pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Resul
         }
         required_limits.max_storage_buffer_binding_size = size;
     }
-    let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
-    let mut descriptor = wgpu::DeviceDescriptor {
-        label: Some("wgrad"),
-        required_features: adapter.features() & useful,
-        required_limits,
-        ..Default::default()
-    };
+    let mut descriptor =
+        wgpu::DeviceDescriptor { label: Some("wgrad"), required_features, required_limits, ..Default::default() };
     let matrix_units = if options.matrix_units { matrix_units(adapter) } else { None };
     if matrix_units.is_some() {
         descriptor.required_features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;

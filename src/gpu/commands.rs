@@ -4,14 +4,32 @@ use std::sync::{Arc, MutexGuard};
 
 use super::compile::Pipeline;
 use super::health::Scopes;
-use super::recorder::Command;
+use super::recorder::{Command, Submitted};
 use super::{Access, BufferView, Gpu, Grid, Kernel, MAX_ROUNDS, Params, Readback, State, Trust};
 use crate::error::{Error, Result};
 
+/// Submissions under way beyond which a host that is faster than its device waits. Phones end programs that have very many.
+const MOST_UNDER_WAY: usize = 16;
+
 impl Gpu {
-    /// Where commands go: nowhere in a dry run.
-    pub(super) fn recording(&self) -> Option<MutexGuard<'_, State>> {
-        (!self.is_dry_run()).then(|| self.state())
+    /// Where commands go: nowhere in a dry run. Where too many submissions are under way, waits until the oldest has ended (in a
+    /// browser, which cannot wait, the commands are kept back instead).
+    pub(super) fn recording(&self) -> Result<Option<MutexGuard<'_, State>>> {
+        self.expect_alive()?;
+        if self.is_dry_run() {
+            return Ok(None);
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        loop {
+            let state = self.state();
+            let Some((ordinal, index)) = state.recorder.oldest_under_way(MOST_UNDER_WAY) else {
+                return Ok(Some(state));
+            };
+            drop(state);
+            self.await_submission(Some(index), ordinal, "waiting for earlier work")?;
+        }
+        #[cfg(target_arch = "wasm32")]
+        Ok(Some(self.state()))
     }
 
     /// Records one dispatch of `kernel` on `buffers`, in the order of its bindings. It returns at once, and is computed in
@@ -36,21 +54,21 @@ impl Gpu {
         self.check_bindings(kernel, buffers)?;
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
-        let Some(mut state) = self.recording() else {
+        let Some(mut state) = self.recording()? else {
             self.note(kernel, buffers, grid);
             return Ok(());
         };
         let pipeline = self.pipeline(&mut state, kernel)?;
         state.pass_marks_on(kernel.bindings, buffers);
-        let params = state.recorder.push_params(bytes);
         let command = Command::Dispatch {
             pipeline,
             bindings: kernel.bindings,
             buffers: buffers.iter().map(|view| view.raw()).collect(),
-            params,
+            params: bytes.into(),
             groups: grid.groups,
+            flops: grid.flops,
         };
-        self.push(&mut state, command, grid.flops)
+        self.push(&mut state, command)
     }
 
     /// The kernel, compiled.
@@ -115,19 +133,61 @@ impl Gpu {
         Ok(())
     }
 
-    pub(super) fn push(&self, state: &mut State, command: Command, flops: u64) -> Result<()> {
-        if state.recorder.push(command, flops) { self.submit(state) } else { Ok(()) }
+    pub(super) fn push(&self, state: &mut State, command: Command) -> Result<()> {
+        if state.recorder.push(command) { self.submit_unless_held(state) } else { Ok(()) }
     }
 
+    pub(super) fn submit_unless_held(&self, state: &mut State) -> Result<()> {
+        if state.holds > 0 { Ok(()) } else { self.submit(state) }
+    }
+
+    /// Submits all that waits, in as many submissions as it takes.
     pub(super) fn submit(&self, state: &mut State) -> Result<()> {
         self.expect_alive()?;
+        state.recorder.call_for_all();
+        self.submit_due(state)
+    }
+
+    fn submit_due(&self, state: &mut State) -> Result<()> {
+        while state.recorder.due() > 0 {
+            // What is beyond the bound follows when something under way has ended.
+            #[cfg(target_arch = "wasm32")]
+            if state.recorder.count_under_way() >= MOST_UNDER_WAY {
+                break;
+            }
+            let due = state.recorder.due();
+            self.submit_some(state, due)?;
+        }
+        Ok(())
+    }
+
+    /// One submission of the oldest commands, at most so many.
+    pub(super) fn submit_some(&self, state: &mut State, most: usize) -> Result<Submitted> {
         let State { recorder, profiler, .. } = state;
         let scopes = Scopes::open(&self.0.device);
-        let is_taken = recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut());
-        match scopes.close() {
-            None if is_taken => Ok(()),
-            error => Err(self.device_error("submitting commands", error.unwrap_or_default())),
+        let submitted = recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut(), most);
+        match (scopes.close(), submitted) {
+            (None, Some(submitted)) => {
+                #[cfg(target_arch = "wasm32")]
+                self.go_on_after(submitted.ordinal);
+                Ok(submitted)
+            }
+            (error, _) => Err(self.device_error("submitting commands", error.unwrap_or_default())),
         }
+    }
+
+    /// Has the browser tell when that submission has ended, and what was kept back then follows.
+    #[cfg(target_arch = "wasm32")]
+    fn go_on_after(&self, ordinal: u64) {
+        let inner = Arc::downgrade(&self.0);
+        self.0.queue.on_submitted_work_done(move || {
+            let Some(gpu) = inner.upgrade().map(Gpu) else { return };
+            let mut state = gpu.state();
+            state.recorder.arrived(ordinal);
+            if let Err(error) = gpu.submit_due(&mut state) {
+                gpu.0.health.note(error.to_string());
+            }
+        });
     }
 
     /// Submits what has been recorded, without waiting, and returns the newest submission. A host program calls this before
@@ -137,7 +197,7 @@ impl Gpu {
     /// [`Error::DeviceLost`], or [`Error::Device`] if the device does not take the commands.
     pub fn flush(&self) -> Result<Option<wgpu::SubmissionIndex>> {
         let mut state = self.state();
-        if state.recorder.is_empty() {
+        if state.recorder.waiting().len() == 0 {
             self.probe()?;
         }
         self.submit(&mut state)?;
@@ -173,23 +233,32 @@ impl Gpu {
         Ok(())
     }
 
-    /// Says that an optimiser step has ended: submits it, and lets go of memory that no recent step has used.
+    /// Says that an optimiser step has ended: submits it, unless it is held, and lets go of memory that no recent step has used.
     ///
     /// # Errors
     /// As [`Gpu::flush`].
     pub fn end_step(&self) -> Result<()> {
         let mut state = self.state();
-        let submitted = self.submit(&mut state);
-        state.recorder.forget(&self.0.pool.end_step());
+        let submitted = self.submit_unless_held(&mut state);
+        state.recorder.forget(self.0.pool.end_step());
         submitted
     }
 
-    /// Releases all memory that no live tensor holds.
+    /// Releases all memory that no live tensor holds; what commands that are held still name, with the last of them.
     pub fn trim(&self) {
         // One lock: a command that another thread records in between might bind anew what is released.
         let mut state = self.state();
+        if state.holds == 0 {
+            self.submit_or_keep(&mut state);
+        }
+        state.recorder.forget(self.0.pool.trim());
+    }
+
+    /// The same at once, also of held commands.
+    pub(super) fn give_back_all(&self) {
+        let mut state = self.state();
         self.submit_or_keep(&mut state);
-        state.recorder.forget(&self.0.pool.trim());
+        state.recorder.forget(self.0.pool.trim());
     }
 
     /// Submits where no error can be returned: the next call that can returns it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::Clock;
+use super::clock::Instant;
 use super::health::Scopes;
 use super::kernel::{Access, Kernel, Source, Trust};
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ impl KernelCache {
         params_layout: &wgpu::BindGroupLayout,
         kernel: &'static Kernel,
     ) -> Result<Arc<Pipeline>> {
-        let clock = Clock::start();
+        let clock = Instant::now();
         let scopes = Scopes::open(device);
         let module = self.module(device, kernel);
         let layout = self.layout(device, kernel.bindings);

@@ -108,7 +108,7 @@ impl Gpu {
         table.set_mark(mark);
         if is_used {
             let to = RawView { offset: u64::from(place) * PLACE, size: PLACE, ..table.raw() };
-            self.push(&mut state, Command::Clear { to }, 0)?;
+            self.push(&mut state, Command::Clear { to })?;
         }
         Ok(FaultPlace { table, code: fault as u32 | place << 8 })
     }
@@ -120,7 +120,10 @@ impl Gpu {
 
     /// Lets each `to` carry the faults of its `from`, as weights do those of their gradients.
     pub(crate) fn carry_faults<'a>(&self, pairs: impl Iterator<Item = (&'a BufferView, &'a BufferView)>) {
-        let Some(mut state) = self.recording() else { return };
+        if self.is_dry_run() {
+            return;
+        }
+        let mut state = self.state();
         // Neighbours mostly have the same marks.
         let mut last = (0, 0, 0);
         for (from, to) in pairs.filter(|(from, _)| from.mark() != 0) {

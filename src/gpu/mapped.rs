@@ -1,6 +1,6 @@
 //! Buffers that wgpu maps for the host.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// The callback's end and the future's end of one mapping.
@@ -20,6 +20,12 @@ pub(super) struct Mapped(Arc<Mutex<Mapping>>);
 impl Mapped {
     fn with<T>(&self, f: impl FnOnce(&mut Mapping) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks wgpu.
+    pub(super) fn map(&self, staging: &wgpu::Buffer) {
+        let callback = self.clone();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| callback.set(result.is_ok()));
     }
 
     pub(super) fn set(&self, worked: bool) {
@@ -57,5 +63,27 @@ impl Mapped {
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn give_up_watch(&self) {
         self.with(|mapping| mapping.is_watched = false);
+    }
+}
+
+/// The way of a read-back: recorded, then submitted, then mapped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Landing {
+    pub(super) mapped: Mapped,
+    /// The submission that completes it, with its number, once it is made.
+    submission: Arc<OnceLock<(u64, wgpu::SubmissionIndex)>>,
+}
+
+impl Landing {
+    /// Notes the submission that was just made, and asks for the mapping. A buffer that is being mapped cannot be submitted, so this
+    /// comes after.
+    pub(super) fn begin(&self, staging: &wgpu::Buffer, ordinal: u64, index: &wgpu::SubmissionIndex) {
+        // It is recorded once, so submitted once.
+        let _ = self.submission.set((ordinal, index.clone()));
+        self.mapped.map(staging);
+    }
+
+    pub(super) fn submission(&self) -> Option<&(u64, wgpu::SubmissionIndex)> {
+        self.submission.get()
     }
 }

@@ -227,7 +227,7 @@ impl Gpu {
     /// What `make` gives; where that fails, what it gives once the pool has let go of what it can.
     pub(super) fn insist(&self, make: impl Fn() -> std::result::Result<wgpu::Buffer, String>) -> Result<wgpu::Buffer> {
         let again = |_| {
-            self.trim();
+            self.give_back_all();
             make()
         };
         make().or_else(again).map_err(|message| self.device_error("allocating device memory", message))
@@ -300,7 +300,7 @@ impl Gpu {
         drop(mapped);
         let mut state = self.state();
         to.forget_faults();
-        self.push(&mut state, Command::Upload { staging, staged, to: to.raw(), size }, 0)
+        self.push(&mut state, Command::Upload { staging, staged, to: to.raw(), size })
     }
 
     /// Copies the whole of `from` to `to`.
@@ -308,10 +308,9 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::flush`].
     pub(crate) fn copy(&self, from: &BufferView, to: &BufferView) -> Result<()> {
-        self.expect_alive()?;
-        let Some(mut state) = self.recording() else { return Ok(()) };
+        let Some(mut state) = self.recording()? else { return Ok(()) };
         to.set_mark(from.mark());
-        self.push(&mut state, Command::Copy { from: from.raw(), to: to.raw() }, 0)
+        self.push(&mut state, Command::Copy { from: from.raw(), to: to.raw() })
     }
 
     /// Sets every byte of `to` to zero.
@@ -319,10 +318,9 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::flush`].
     pub(crate) fn clear(&self, to: &BufferView) -> Result<()> {
-        self.expect_alive()?;
-        let Some(mut state) = self.recording() else { return Ok(()) };
+        let Some(mut state) = self.recording()? else { return Ok(()) };
         to.forget_faults();
-        self.push(&mut state, Command::Clear { to: to.raw() }, 0)
+        self.push(&mut state, Command::Clear { to: to.raw() })
     }
 }
 

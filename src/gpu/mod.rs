@@ -15,10 +15,12 @@ mod health;
 mod kernel;
 mod mapped;
 mod memory;
+mod pace;
 mod pool;
 mod profiler;
 mod readback;
 mod recorder;
+mod slices;
 mod staging;
 mod usage;
 #[cfg(not(target_arch = "wasm32"))]
@@ -36,13 +38,14 @@ pub use memory::BufferView;
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;
+pub use slices::{Slice, SliceTime};
 pub use usage::KernelUse;
 
 pub use crate::{params, rounds};
 
 pub(crate) use arena::{Arena, Beside, Packing, Place};
 #[cfg(feature = "train")]
-pub(crate) use clock::Clock;
+pub(crate) use clock::Instant;
 pub(crate) use fault::{Fault, FaultPlace, FaultSource};
 pub(crate) use kernel::{MAX_GROUPS, NO_LOOPS, Trust, wgsl};
 pub(crate) use memory::Stamp;
@@ -55,6 +58,7 @@ use compile::KernelCache;
 use fault::Ledger;
 use health::{Health, Scopes};
 use memory::storage_buffer;
+use pace::Pace;
 use pool::Pool;
 use profiler::Profiler;
 use recorder::{Command, Recorder};
@@ -93,6 +97,9 @@ struct State {
     kernels: KernelCache,
     ledger: Ledger,
     profiler: Option<Profiler>,
+    /// How many closures hold back what is recorded ([`Gpu::hold`]).
+    holds: usize,
+    pace: Pace,
 }
 
 /// What has been done so far, for reports and benches.
@@ -103,6 +110,8 @@ pub struct GpuStats {
     pub dispatches: u64,
     /// Command buffers submitted.
     pub submissions: u64,
+    /// Of those, how many may still run, as far as the host knows. A host that is faster than its device waits beyond 16.
+    pub under_way: usize,
     /// Bind groups made; steps that repeat each other share theirs.
     pub bind_groups: u64,
     /// Time spent compiling shaders and pipelines.
@@ -139,6 +148,14 @@ impl Gpu {
         let health = Arc::default();
         health::watch(&opened.device, &health);
         Self::assemble(opened, info, options.family, health, None, Attachments::default())
+    }
+
+    /// What to ask of `adapter` for a device of the program's own that the engine then shares ([`Gpu::from_wgpu`]), beside what the
+    /// program asks for itself: the features that kernels can use (timestamps, f16, subgroups), as far as the adapter has them, and its own
+    /// limits. Without features and at wgpu's default limits the engine works too: without f16, with smaller tensors, and
+    /// without times by kernel.
+    pub fn wanted(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::Limits) {
+        adapter::wanted(adapter)
     }
 
     /// Embeds the engine on a program's own device and queue. No callback is installed: the program keeps its own for loss
@@ -201,6 +218,8 @@ impl Gpu {
                 kernels: KernelCache::default(),
                 ledger: Ledger::new(faults.clone()),
                 profiler: None,
+                holds: 0,
+                pace: Pace::new(&info),
             }),
             health,
             uploads: Staging::default(),
@@ -279,6 +298,7 @@ impl Gpu {
         GpuStats {
             dispatches: state.recorder.dispatches,
             submissions: state.recorder.submissions,
+            under_way: state.recorder.count_under_way(),
             bind_groups: state.recorder.bind_groups,
             compile_time: state.kernels.compile_time(),
         }

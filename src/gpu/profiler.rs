@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::clock::Clock;
+use super::clock::Instant;
 
 /// What one kernel cost while profiling was on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Profiler {
         encoder: wgpu::CommandEncoder,
         kernel: &'static str,
     ) {
-        let clock = Clock::start();
+        let clock = Instant::now();
         queue.submit([encoder.finish()]);
         wait(device);
         self.book(kernel, clock.elapsed());

@@ -3,8 +3,7 @@
 use std::task::{Context, Poll};
 
 use super::fault::{Open, TABLE};
-use super::health::Scopes;
-use super::mapped::Mapped;
+use super::mapped::Landing;
 use super::memory::readable_buffer;
 use super::staging::Staged;
 use super::{BufferView, Command, Gpu};
@@ -18,12 +17,7 @@ pub struct Readback {
     gpu: Gpu,
     staging: wgpu::Buffer,
     _staged: Staged,
-    /// What to wait for. A browser awaits the mapping alone.
-    #[cfg(not(target_arch = "wasm32"))]
-    submission: Option<wgpu::SubmissionIndex>,
-    /// Its number.
-    ordinal: u64,
-    mapped: Mapped,
+    landing: Landing,
     ranges: Vec<(u64, u64)>,
     /// How many tables of faults lie before them, and the dispatches that those tell of.
     tables: usize,
@@ -51,10 +45,7 @@ impl Readback {
             gpu: gpu.clone(),
             staging,
             _staged: gpu.0.downloads.hold(size),
-            #[cfg(not(target_arch = "wasm32"))]
-            submission: None,
-            ordinal: 0,
-            mapped: Mapped::default(),
+            landing: Landing::default(),
             ranges,
             tables,
             outlook: Vec::new(),
@@ -62,55 +53,47 @@ impl Readback {
             carried: 0,
         };
         readback.record(views)?;
-        readback.map()?;
         Ok(readback)
     }
 
     /// One lock, so that no other thread's kernel comes between a result and the tables.
     fn record(&mut self, views: &[&BufferView]) -> Result<()> {
         let gpu = self.gpu.clone();
-        let Some(mut state) = gpu.recording() else { return Ok(()) };
+        let Some(mut state) = gpu.recording()? else {
+            self.landing.mapped.map(&self.staging);
+            return Ok(());
+        };
         let to = |from, at| Command::Download { from, staging: self.staging.clone(), at };
         let tables: Vec<_> = state.ledger.tables_in_use().iter().take(self.tables).map(BufferView::raw).collect();
         for (table, at) in tables.into_iter().zip((0..).step_by(TABLE as usize)) {
-            gpu.push(&mut state, to(table, at), 0)?;
+            gpu.push(&mut state, to(table, at))?;
         }
         for (view, (at, _)) in views.iter().zip(&self.ranges) {
             let mut from = view.raw();
             from.size = from.size.next_multiple_of(4);
-            gpu.push(&mut state, to(from, *at), 0)?;
+            gpu.push(&mut state, to(from, *at))?;
         }
         self.outlook = state.ledger.outlook(self.tables);
         self.mark = views.iter().fold(0, |mark, view| state.ledger.union(mark, view.mark()));
         self.carried = views.iter().fold(0, |mark, view| state.ledger.union(mark, view.carried()));
-        gpu.submit(&mut state)?;
-        self.ordinal = state.recorder.submissions;
-        #[cfg(not(target_arch = "wasm32"))]
-        {
-            self.submission = state.recorder.last_submission();
-        }
-        Ok(())
+        gpu.push(&mut state, Command::Land { staging: self.staging.clone(), landing: self.landing.clone() })?;
+        gpu.submit_unless_held(&mut state)
     }
 
-    fn map(&self) -> Result<()> {
-        let callback = self.mapped.clone();
-        let scopes = Scopes::open(self.gpu.device());
-        self.staging.map_async(wgpu::MapMode::Read, .., move |result| callback.set(result.is_ok()));
-        scopes.close().map_or(Ok(()), |message| Err(self.gpu.device_error("read-back", message)))
-    }
-
-    /// Whether [`Readback::bytes`] and [`Readback::wait`] would return at once. Never blocks.
+    /// Whether [`Readback::bytes`] and [`Readback::wait`] would return at once. Never blocks, and submits nothing that is held
+    /// ([`Gpu::hold`]).
     pub fn is_ready(&self) -> bool {
         // A device that fails while it is looked at will not do more: there is an error to return.
         #[cfg(not(target_arch = "wasm32"))]
-        if self.mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
+        if self.landing.mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
             return true;
         }
-        self.mapped.done().is_some()
+        self.landing.mapped.done().is_some() || self.gpu.expect_alive().is_err()
     }
 
     /// Awaits the bytes, one vector for each range. No poll of the future blocks: while the device is not done it is
-    /// pending, and a thread that waits in its stead wakes it (in a browser, the event loop).
+    /// pending, and a thread that waits in its stead wakes it (in a browser, the event loop). What it needs and is held, the first poll
+    /// submits.
     ///
     /// # Errors
     /// [`Error::OutOfRange`](crate::Error::OutOfRange) if a range depends on a label or index that was out of range, and no
@@ -118,21 +101,32 @@ impl Readback {
     /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Device`](crate::Error::Device) if the device has
     /// reported another error.
     pub async fn bytes(self) -> Result<Vec<Vec<u8>>> {
+        self.ask()?;
         let worked = std::future::poll_fn(|context| self.poll(context)).await;
         self.take(worked)
     }
 
+    /// Submits what it depends on, if that is held.
+    fn ask(&self) -> Result<()> {
+        if self.landing.submission().is_none() && !self.gpu.is_dry_run() {
+            self.gpu.flush()?;
+        }
+        Ok(())
+    }
+
     #[cfg(not(target_arch = "wasm32"))]
     fn poll(&self, context: &Context<'_>) -> Poll<bool> {
-        if self.mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
+        let mapped = &self.landing.mapped;
+        if mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
             return Poll::Ready(false);
         }
-        let polled = self.mapped.poll(context);
-        if polled.is_pending() && self.mapped.claim_watch() {
-            let awaited = Awaited { submission: self.submission.clone(), mapped: self.mapped.clone() };
+        let polled = mapped.poll(context);
+        if polled.is_pending() && mapped.claim_watch() {
+            let submission = self.landing.submission().map(|(_, index)| index.clone());
+            let awaited = Awaited::Mapping { submission, mapped: mapped.clone() };
             if !self.gpu.0.waiter.watch(self.gpu.device(), awaited) {
                 // Then by looking again and again.
-                self.mapped.give_up_watch();
+                mapped.give_up_watch();
                 context.waker().wake_by_ref();
             }
         }
@@ -141,7 +135,7 @@ impl Readback {
 
     #[cfg(target_arch = "wasm32")]
     fn poll(&self, context: &Context<'_>) -> Poll<bool> {
-        self.mapped.poll(context)
+        self.landing.mapped.poll(context)
     }
 
     /// [`Readback::bytes`], blocking the thread.
@@ -150,9 +144,17 @@ impl Readback {
     /// As [`Readback::bytes`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(self) -> Result<Vec<Vec<u8>>> {
-        self.gpu.await_submission(self.submission.clone(), self.ordinal, "read-back")?;
+        self.ask()?;
+        let (ordinal, index) = self.landing.submission().cloned().unzip();
+        self.gpu.await_submission(index, ordinal.unwrap_or_default(), "read-back")?;
         // Another thread may have met the callback first, and be about to call it.
-        let worked = pollster::block_on(std::future::poll_fn(|context| self.mapped.poll(context)));
+        let worked = pollster::block_on(std::future::poll_fn(|context| self.landing.mapped.poll(context)));
+        self.take(worked)
+    }
+
+    /// The bytes of one that [`Readback::is_ready`].
+    pub(crate) fn ready(self) -> Result<Vec<Vec<u8>>> {
+        let worked = self.landing.mapped.done().unwrap_or(false);
         self.take(worked)
     }
 
@@ -165,7 +167,9 @@ impl Readback {
         }
         let view = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         let mut state = self.gpu.state();
-        state.recorder.arrived(self.ordinal);
+        if let Some((ordinal, _)) = self.landing.submission() {
+            state.recorder.arrived(*ordinal);
+        }
         state.ledger.settle(&self.outlook, &view[..self.tables * TABLE as usize]);
         if let Some(error) = state.ledger.verdict([self.mark, self.carried]) {
             return Err(error);

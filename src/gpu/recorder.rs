@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::compile::Pipeline;
 use super::kernel::{Access, PARAMS_WINDOW};
+use super::mapped::Landing;
 use super::pool::Raw;
 use super::profiler::Profiler;
 use super::staging::Staged;
@@ -24,9 +25,10 @@ pub(crate) enum Command {
         pipeline: Arc<Pipeline>,
         bindings: &'static [Access],
         buffers: Vec<RawView>,
-        /// Byte offset of the `Params` in this submission's ring.
-        params: u32,
+        params: Box<[u8]>,
         groups: [u32; 3],
+        /// As far as the matrix products say.
+        flops: u64,
     },
     Copy {
         from: RawView,
@@ -46,6 +48,11 @@ pub(crate) enum Command {
     Clear {
         to: RawView,
     },
+    /// The last of a read-back: once submitted, its memory is mapped for the host.
+    Land {
+        staging: wgpu::Buffer,
+        landing: Landing,
+    },
 }
 
 /// A submission is cut after this many commands, so that the device starts early, …
@@ -62,19 +69,61 @@ const MAX_BIND_GROUPS: usize = 1 << 14;
 
 type GroupKey = (&'static [Access], Vec<(u64, u64, u64)>);
 
+/// What is submitted together: commands, operations, bytes of uploads.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    commands: usize,
+    flops: u64,
+    staged: u64,
+}
+
+impl Load {
+    fn add(&mut self, command: &Command) {
+        self.commands += 1;
+        match command {
+            Command::Dispatch { flops, .. } => self.flops += flops,
+            Command::Upload { staged, .. } => self.staged += staged.bytes,
+            _ => {}
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands >= MAX_COMMANDS || self.flops >= MAX_FLOPS || self.staged >= MAX_STAGED
+    }
+}
+
+/// What was submitted, as far as the host does not know that the device is done with it.
+#[derive(Debug)]
+struct UnderWay {
+    ordinal: u64,
+    index: wgpu::SubmissionIndex,
+    /// Memory of uploads, which the device may still read.
+    staged: Vec<Staged>,
+}
+
+/// A submission that was just made.
+#[derive(Debug, Default)]
+pub(crate) struct Submitted {
+    pub(crate) ordinal: u64,
+    pub(crate) index: Option<wgpu::SubmissionIndex>,
+    pub(crate) commands: usize,
+}
+
 /// What has been recorded and not yet submitted, and the bind groups that commands share.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    commands: Vec<Command>,
-    params: Vec<u8>,
-    flops: u64,
-    staged: u64,
-    /// Uploads that were submitted, as far as the host does not know that they have arrived: the number of the submission.
-    under_way: VecDeque<(u64, wgpu::SubmissionIndex, Vec<Staged>)>,
+    /// The oldest first.
+    commands: VecDeque<Command>,
+    load: Load,
+    /// How many of them are to be submitted. It is not 0 for long but in a browser with too much under way.
+    due: usize,
+    under_way: VecDeque<UnderWay>,
     ring: wgpu::Buffer,
     ring_group: wgpu::BindGroup,
     align: usize,
     groups: HashMap<GroupKey, wgpu::BindGroup>,
+    /// Buffers that the pool has let go of, and waiting commands may still name.
+    released: HashSet<u64>,
     pub(crate) dispatches: u64,
     pub(crate) submissions: u64,
     pub(crate) bind_groups: u64,
@@ -98,15 +147,15 @@ impl Recorder {
             entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) }],
         });
         Recorder {
-            commands: Vec::new(),
-            params: Vec::new(),
-            flops: 0,
-            staged: 0,
+            commands: VecDeque::new(),
+            load: Load::default(),
+            due: 0,
             under_way: VecDeque::new(),
             ring,
             ring_group,
             align,
             groups: HashMap::new(),
+            released: HashSet::new(),
             dispatches: 0,
             submissions: 0,
             bind_groups: 0,
@@ -114,93 +163,128 @@ impl Recorder {
         }
     }
 
-    /// Puts a dispatch's `Params` into the ring and returns their offset.
-    pub(crate) fn push_params(&mut self, bytes: &[u8]) -> u32 {
-        let at = self.params.len();
-        self.params.extend_from_slice(bytes);
-        self.params.resize(self.params.len().next_multiple_of(self.align), 0);
-        at as u32
-    }
-
-    /// Appends a command; says whether the list should be submitted now.
-    pub(crate) fn push(&mut self, command: Command, flops: u64) -> bool {
-        match &command {
-            Command::Dispatch { .. } => self.dispatches += 1,
-            Command::Upload { staged, .. } => self.staged += staged.bytes,
-            _ => {}
+    /// Appends a command; says whether there are enough for a submission.
+    pub(crate) fn push(&mut self, command: Command) -> bool {
+        if is_dispatch(&command) {
+            self.dispatches += 1;
         }
-        self.commands.push(command);
-        self.flops += flops;
-        self.commands.len() >= MAX_COMMANDS || self.flops >= MAX_FLOPS || self.staged >= MAX_STAGED
+        self.load.add(&command);
+        self.commands.push_back(command);
+        self.load.is_full()
     }
 
-    /// Whether nothing is waiting to be submitted.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+    /// Says that all that waits is to be submitted.
+    pub(crate) fn call_for_all(&mut self) {
+        self.due = self.commands.len();
+    }
+
+    /// How many of the oldest commands are to be submitted.
+    pub(crate) fn due(&self) -> usize {
+        self.due
+    }
+
+    /// What waits to be submitted, the oldest first.
+    pub(crate) fn waiting(&self) -> impl ExactSizeIterator<Item = &Command> {
+        self.commands.iter()
     }
 
     pub(crate) fn last_submission(&self) -> Option<wgpu::SubmissionIndex> {
         self.last.clone()
     }
 
-    /// The submission of the oldest upload under way, with its number.
+    /// The oldest submission that the host does not know to have ended, with its number; but for the newest `but`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn oldest_under_way(&self, but: usize) -> Option<(u64, wgpu::SubmissionIndex)> {
+        let oldest = self.under_way.front().filter(|_| self.under_way.len() > but)?;
+        Some((oldest.ordinal, oldest.index.clone()))
+    }
+
+    /// The same of those with an upload.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn oldest_upload(&self) -> Option<(u64, wgpu::SubmissionIndex)> {
-        self.under_way.front().map(|(ordinal, index, _)| (*ordinal, index.clone()))
+        let oldest = self.under_way.iter().find(|submission| !submission.staged.is_empty())?;
+        Some((oldest.ordinal, oldest.index.clone()))
+    }
+
+    /// How many submissions the host does not know to have ended.
+    pub(crate) fn count_under_way(&self) -> usize {
+        self.under_way.len()
     }
 
     /// Notes that the device is done with every submission up to that number.
     pub(crate) fn arrived(&mut self, ordinal: u64) {
-        while self.under_way.front().is_some_and(|(upload, ..)| *upload <= ordinal) {
+        while self.under_way.front().is_some_and(|oldest| oldest.ordinal <= ordinal) {
             self.under_way.pop_front();
         }
     }
 
-    /// Forgets the bind groups of released buffers.
-    pub(crate) fn forget(&mut self, released: &[u64]) {
-        if !released.is_empty() {
-            let gone: HashSet<_> = released.iter().collect();
+    /// Forgets the bind groups of released buffers, as soon as no command waits that may name them.
+    pub(crate) fn forget(&mut self, released: impl IntoIterator<Item = u64>) {
+        self.released.extend(released);
+        if self.commands.is_empty() && !self.released.is_empty() {
+            let gone = std::mem::take(&mut self.released);
             self.groups.retain(|(_, buffers), _| !buffers.iter().any(|(id, _, _)| gone.contains(id)));
         }
     }
 
-    /// Encodes and submits everything recorded, in order. Does not wait. Says whether the device has taken it; else it is lost.
+    /// Encodes and submits the oldest commands, at most so many and no more than a submission holds. Does not wait.
+    /// `None` if the device has not taken it; then it is lost.
     pub(crate) fn submit(
         &mut self,
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         profiler: Option<&mut Profiler>,
-    ) -> bool {
-        if self.commands.is_empty() {
-            return true;
+        most: usize,
+    ) -> Option<Submitted> {
+        let commands = self.take(most);
+        if commands.is_empty() {
+            return Some(Submitted::default());
         }
-        let commands = std::mem::replace(&mut self.commands, Vec::with_capacity(MAX_COMMANDS));
-        let is_taken = self.write_params(queue);
-        self.params.clear();
-        (self.flops, self.staged) = (0, 0);
-        if !is_taken {
-            return false;
-        }
-        let submission = match profiler {
-            None => self.submit_all(device, queue, &commands),
-            Some(profiler) => self.submit_timed(device, queue, &commands, profiler),
+        let offsets = self.write_params(queue, &commands)?;
+        let index = match profiler {
+            None => self.submit_all(device, queue, &commands, &offsets),
+            Some(profiler) => self.submit_timed(device, queue, &commands, &offsets, profiler),
         };
         self.submissions += 1;
-        self.last = Some(submission.clone());
-        let staged: Vec<Staged> = commands.into_iter().filter_map(staged).collect();
-        if !staged.is_empty() {
-            self.under_way.push_back((self.submissions, submission, staged));
-        }
-        true
+        self.last = Some(index.clone());
+        let (ordinal, count) = (self.submissions, commands.len());
+        let staged = commands.into_iter().filter_map(|command| submitted(command, ordinal, &index)).collect();
+        self.under_way.push_back(UnderWay { ordinal, index: index.clone(), staged });
+        self.forget([]);
+        Some(Submitted { ordinal, index: Some(index), commands: count })
     }
 
-    /// Puts the `Params` of all dispatches on the device. A few bytes are written also where there are none: a lost device
-    /// takes commands without a word, but this it refuses.
-    fn write_params(&mut self, queue: &wgpu::Queue) -> bool {
-        self.params.resize(self.params.len().max(4), 0);
-        let size = wgpu::BufferSize::new(self.params.len() as u64);
-        let view = size.and_then(|size| queue.write_buffer_with(&self.ring, 0, size));
-        view.map(|mut view| view.copy_from_slice(&self.params)).is_some()
+    /// The oldest commands: at most so many, and no more than fill a submission.
+    fn take(&mut self, most: usize) -> Vec<Command> {
+        let mut load = Load::default();
+        let mut taken = Vec::with_capacity(most.min(self.commands.len()).min(MAX_COMMANDS));
+        while taken.len() < most && !load.is_full() {
+            let Some(command) = self.commands.pop_front() else { break };
+            load.add(&command);
+            taken.push(command);
+        }
+        self.due = self.due.saturating_sub(taken.len());
+        self.load.commands -= load.commands;
+        self.load.flops -= load.flops;
+        self.load.staged -= load.staged;
+        taken
+    }
+
+    /// Puts the `Params` of all dispatches on the device, and tells where each lies. A few bytes are written also where there are
+    /// none: a lost device takes commands without a word, but this it refuses.
+    fn write_params(&self, queue: &wgpu::Queue, commands: &[Command]) -> Option<Vec<u32>> {
+        let (mut bytes, mut offsets) = (Vec::new(), Vec::with_capacity(commands.len()));
+        for command in commands {
+            offsets.push(bytes.len() as u32);
+            if let Command::Dispatch { params, .. } = command {
+                bytes.extend_from_slice(params);
+                bytes.resize(bytes.len().next_multiple_of(self.align), 0);
+            }
+        }
+        bytes.resize(bytes.len().max(4), 0);
+        let size = wgpu::BufferSize::new(bytes.len() as u64)?;
+        queue.write_buffer_with(&self.ring, 0, size)?.copy_from_slice(&bytes);
+        Some(offsets)
     }
 
     /// The ordinary way: neighbouring dispatches share one compute pass.
@@ -209,16 +293,19 @@ impl Recorder {
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         commands: &[Command],
+        offsets: &[u32],
     ) -> wgpu::SubmissionIndex {
         let mut encoder = device.create_command_encoder(&Default::default());
+        let mut offsets = offsets.iter();
         for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
+            let offsets = offsets.by_ref().take(run.len());
             if is_dispatch(&run[0]) {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for command in run {
-                    self.encode_dispatch(device, &mut pass, command);
+                for (command, &offset) in run.iter().zip(offsets) {
+                    self.encode_dispatch(device, &mut pass, command, offset);
                 }
             } else {
-                run.iter().for_each(|command| encode_transfer(&mut encoder, command));
+                run.iter().zip(offsets).for_each(|(command, _)| encode_transfer(&mut encoder, command));
             }
         }
         queue.submit([encoder.finish()])
@@ -231,19 +318,20 @@ impl Recorder {
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         commands: &[Command],
+        offsets: &[u32],
         profiler: &mut Profiler,
     ) -> wgpu::SubmissionIndex {
         profiler.begin(device, commands.iter().filter(|c| is_dispatch(c)).count());
         let mut encoder = device.create_command_encoder(&Default::default());
         let mut names = Vec::new();
-        for command in commands {
+        for (command, &offset) in commands.iter().zip(offsets) {
             let Command::Dispatch { pipeline, .. } = command else {
                 encode_transfer(&mut encoder, command);
                 continue;
             };
             let descriptor = profiler.pass_descriptor(names.len());
             let mut pass = encoder.begin_compute_pass(&descriptor);
-            self.encode_dispatch(device, &mut pass, command);
+            self.encode_dispatch(device, &mut pass, command, offset);
             drop(pass);
             names.push(pipeline.name);
             if !profiler.has_timestamps() {
@@ -254,8 +342,15 @@ impl Recorder {
         profiler.finish(device, queue, encoder, &names)
     }
 
-    fn encode_dispatch(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>, command: &Command) {
-        if let Command::Dispatch { pipeline, bindings, buffers, params, groups } = command {
+    /// `offset` is that of its `Params` in the ring.
+    fn encode_dispatch(
+        &mut self,
+        device: &wgpu::Device,
+        pass: &mut wgpu::ComputePass<'_>,
+        command: &Command,
+        offset: u32,
+    ) {
+        if let Command::Dispatch { pipeline, bindings, buffers, groups, .. } = command {
             if self.groups.len() >= MAX_BIND_GROUPS {
                 self.groups.clear();
             }
@@ -266,17 +361,20 @@ impl Recorder {
             });
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, &*group, &[]);
-            pass.set_bind_group(1, &self.ring_group, &[*params]);
+            pass.set_bind_group(1, &self.ring_group, &[offset]);
             pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
         }
     }
 }
 
-fn staged(command: Command) -> Option<Staged> {
+/// What becomes of a command that has been submitted: an upload's memory stays until it has ended, a read-back's is mapped.
+fn submitted(command: Command, ordinal: u64, index: &wgpu::SubmissionIndex) -> Option<Staged> {
     match command {
-        Command::Upload { staged, .. } => Some(staged),
-        _ => None,
+        Command::Upload { staged, .. } => return Some(staged),
+        Command::Land { staging, landing } => landing.begin(&staging, ordinal, index),
+        _ => {}
     }
+    None
 }
 
 fn is_dispatch(command: &Command) -> bool {
@@ -312,6 +410,6 @@ fn encode_transfer(encoder: &mut wgpu::CommandEncoder, command: &Command) {
             encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, staging, *at, from.size);
         }
         Command::Clear { to } => encoder.clear_buffer(&to.raw.buffer, to.offset, Some(to.size)),
-        Command::Dispatch { .. } => {}
+        Command::Dispatch { .. } | Command::Land { .. } => {}
     }
 }

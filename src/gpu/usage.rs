@@ -58,8 +58,7 @@ impl Gpu {
     /// [`crate::Error::Device`] if one does not compile; [`crate::Error::DeviceLost`].
     pub fn warm_up<'a>(&self, kernels: impl IntoIterator<Item = &'a KernelUse>) -> crate::Result<()> {
         for kernel in kernels {
-            self.expect_alive()?;
-            if let Some(mut state) = self.recording() {
+            if let Some(mut state) = self.recording()? {
                 self.pipeline(&mut state, kernel.used)?;
             }
         }

@@ -8,15 +8,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use super::health::poll;
+use super::clock::Instant;
+use super::health::{Unpolled, poll_for};
 use super::mapped::Mapped;
+use super::pace::End;
 
-/// A mapping that somebody awaits, and the submission that makes it ready.
-pub(super) struct Awaited {
-    pub(super) submission: Option<wgpu::SubmissionIndex>,
-    pub(super) mapped: Mapped,
+/// What somebody wants to know of a submission.
+pub(super) enum Awaited {
+    /// That a buffer is mapped: the callback runs in the poll.
+    Mapping { submission: Option<wgpu::SubmissionIndex>, mapped: Mapped },
+    /// When it ended.
+    Slice { submission: wgpu::SubmissionIndex, end: End },
 }
+
+/// wgpu keeps others from presenting a frame while a thread waits in a poll. So this one waits in short rounds.
+const ROUND: Duration = Duration::from_millis(1);
 
 /// The thread, once there is one. It ends when this drops, which waits for it: it holds the device, which must not go while the
 /// program ends and the driver's own memory with it.
@@ -57,16 +65,33 @@ impl Drop for Waiter {
 fn start(device: wgpu::Device) -> Option<Thread> {
     let (sender, receiver) = channel::<Awaited>();
     let run = move || {
-        for Awaited { submission, mapped } in receiver {
-            let wait = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-            // A callback or a waker that panics must not take those that still wait with it.
-            let polled = catch_unwind(AssertUnwindSafe(|| poll(&device, wait)));
-            if !matches!(polled, Ok(Ok(()))) {
-                mapped.set(false);
+        for awaited in receiver {
+            match awaited {
+                Awaited::Mapping { submission, mapped } => {
+                    if !has_ended(&device, submission) {
+                        mapped.set(false);
+                    }
+                }
+                Awaited::Slice { submission, end } => {
+                    has_ended(&device, Some(submission));
+                    let _ = end.set(Instant::now());
+                }
             }
         }
     };
     let started = std::thread::Builder::new().name("wgrad read-backs".to_owned()).spawn(run);
     let started = started.inspect_err(|error| log::warn!("no thread to wait for read-backs: {error}"));
     Some(Thread { sender, handle: started.ok()? })
+}
+
+/// Waits for the submission, or for all; false if the device fails. A callback or a waker that panics must not take those that
+/// still wait with it.
+fn has_ended(device: &wgpu::Device, submission: Option<wgpu::SubmissionIndex>) -> bool {
+    loop {
+        let wait = wgpu::PollType::Wait { submission_index: submission.clone(), timeout: Some(ROUND) };
+        match catch_unwind(AssertUnwindSafe(|| poll_for(device, wait))) {
+            Ok(Err(Unpolled::TimedOut)) => {}
+            polled => return matches!(polled, Ok(Ok(()))),
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! One optimiser step.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::{Part, Scored, Task, TokenScores, TrainSettings};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Clock, Gpu, Readback};
+use crate::gpu::{Gpu, Instant, Readback};
 use crate::ltd::{LayerTokens, TokenBypass};
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
@@ -70,6 +71,12 @@ impl Pending {
         resolve(&results.bytes().await?, &shares, metrics, &paths)
     }
 
+    /// Of one that [`Pending::is_ready`].
+    fn ready(self) -> Result<StepMetrics> {
+        let Pending { results, shares, metrics, paths } = self;
+        resolve(&results.ready()?, &shares, metrics, &paths)
+    }
+
     /// [`Pending::read`], blocking the thread.
     ///
     /// # Errors
@@ -94,6 +101,9 @@ fn resolve(bytes: &[Vec<u8>], shares: &[f32], metrics: StepMetrics, paths: &[Str
     Ok(StepMetrics { loss: loss as f32, correct, grad_norm, excused, ..metrics })
 }
 
+/// Steps that [`Trainer::step_slice`] records before the oldest of them has ended.
+const MOST_AHEAD: usize = 4;
+
 /// Trains a [`Task`] step by step.
 pub struct Trainer<T: Task> {
     task: T,
@@ -105,6 +115,10 @@ pub struct Trainer<T: Task> {
     kept: Option<usize>,
     layer_tokens: LayerTokens,
     pending: Option<Pending>,
+    /// Steps of [`Trainer::step_slice`].
+    sliced: VecDeque<Pending>,
+    /// The error of one of them, as long as it has not been returned.
+    failed: Option<Error>,
     host_time: Duration,
 }
 
@@ -130,6 +144,8 @@ impl<T: Task> Trainer<T> {
             kept: None,
             layer_tokens: LayerTokens::default(),
             pending: None,
+            sliced: VecDeque::new(),
+            failed: None,
             host_time: Duration::ZERO,
         })
     }
@@ -162,11 +178,46 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// [`Error::Argument`] if the batch does not fit the model or itself: nothing is changed. Else if the device fails.
     pub fn record(&mut self, batch: &T::Batch) -> Result<Pending> {
-        let (clock, compiled) = (Clock::start(), self.gpu().stats().compile_time);
+        let (clock, compiled) = (Instant::now(), self.gpu().stats().compile_time);
         let pending = self.record_step(batch)?;
         let compiling = self.gpu().stats().compile_time - compiled;
         self.host_time += clock.elapsed().saturating_sub(compiling);
         Ok(pending)
+    }
+
+    /// Trains for about `budget` of the device's time ([`Gpu::submit_slice`]), for programs that draw frames on the same device and call
+    /// this in each: never waits, and cuts steps anywhere. Takes a batch of `next` whenever the device would else run out of work, and
+    /// returns what the steps did that have ended since the call before, in order.
+    ///
+    /// Recording a step takes the host a millisecond or two, but the first of each length also compiles its kernels
+    /// ([`Gpu::warm_up`]). A weight that is read, a prediction, a snapshot have the rest of the recorded steps done first.
+    ///
+    /// # Errors
+    /// Those of `next` and of [`Trainer::record`]; those of [`Pending::read`] for the oldest step that has ended.
+    pub fn step_slice(
+        &mut self,
+        budget: Duration,
+        mut next: impl FnMut() -> Result<T::Batch>,
+    ) -> Result<Vec<StepMetrics>> {
+        let gpu = self.gpu().clone();
+        while gpu.submit_slice(budget)?.waiting == 0 && self.sliced.len() < MOST_AHEAD {
+            let batch = next()?;
+            let recorded = gpu.hold(|| self.record(&batch))?;
+            self.sliced.push_back(recorded);
+        }
+        self.ended()
+    }
+
+    /// The results of sliced steps that have ended. What comes before an error is returned first, and the error with the next call.
+    fn ended(&mut self) -> Result<Vec<StepMetrics>> {
+        let mut ended = Vec::new();
+        while self.failed.is_none() && self.sliced.front().is_some_and(Pending::is_ready) {
+            match self.sliced.pop_front().map(Pending::ready).transpose() {
+                Ok(metrics) => ended.extend(metrics),
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        if ended.is_empty() { self.failed.take().map_or(Ok(ended), Err) } else { Ok(ended) }
     }
 
     fn record_step(&mut self, batch: &T::Batch) -> Result<Pending> {
@@ -319,6 +370,7 @@ impl<T: Task> Trainer<T> {
     /// Goes on from step `step`.
     pub(super) fn go_to(&mut self, step: u64, layer_tokens: LayerTokens) {
         (self.step, self.layer_tokens, self.kept, self.pending) = (step, layer_tokens, None, None);
+        (self.sliced, self.failed) = (VecDeque::new(), None);
     }
 
     /// Steps recorded so far.

@@ -1,0 +1,208 @@
+//! What commands take on this device: guessed at first, then learnt from what whole slices of them took.
+//!
+//! A slice's time tells nothing of its single commands. So each is taken to be wrong by the same factor as all of them together;
+//! as slices begin and end at ever new places, the factors of those that are right come out as one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::AdapterInfo;
+use super::clock::Instant;
+use super::recorder::Command;
+use super::slices::SliceTime;
+
+/// What tells commands of different cost apart: pipeline and grid, or the size of what is copied.
+type Key = (usize, [u32; 3]);
+
+/// More than a model has at all the lengths that random-LTD visits; beyond, learning begins anew.
+const MOST_KNOWN: usize = 1 << 14;
+/// A submission's own cost, which no command accounts for.
+const SUBMISSION: f64 = 50e-6;
+/// How far one slice may move its commands' times.
+const LARGEST_FACTOR: f64 = 8.0;
+/// How much of the way to a longer time is gone at once; to a shorter one, all but as much. A slice is longer also because of
+/// other work on the device, or because a driver compiles at the first launch; nothing makes it shorter.
+const CAUTION: f64 = 0.3;
+
+/// When a slice ended, once that is known. Whoever waits for it holds a clone.
+pub(super) type End = Arc<OnceLock<Instant>>;
+
+#[derive(Debug)]
+struct UnderWay {
+    keys: Vec<(Key, f64)>,
+    expected: f64,
+    begun: Instant,
+    ordinal: u64,
+    end: End,
+}
+
+/// Seconds that commands take.
+#[derive(Debug)]
+pub(super) struct Pace {
+    known: HashMap<Key, f64>,
+    /// Of a command that is not known.
+    seconds: f64,
+    flops_per_second: f64,
+    under_way: VecDeque<UnderWay>,
+    last_end: Option<Instant>,
+}
+
+/// The oldest commands of those that wait that fit a time.
+#[derive(Debug, Default)]
+pub(super) struct Fitting {
+    keys: Vec<(Key, f64)>,
+    pub(super) expected: f64,
+}
+
+impl Fitting {
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+impl Pace {
+    pub(super) fn new(info: &AdapterInfo) -> Self {
+        let (seconds, flops_per_second) = if info.is_cpu() { (1e-4, 2e10) } else { (2e-5, 5e11) };
+        Pace { known: HashMap::new(), seconds, flops_per_second, under_way: VecDeque::new(), last_end: None }
+    }
+
+    fn seconds_of(&self, key: Key, command: &Command) -> f64 {
+        let flops = if let Command::Dispatch { flops, .. } = command { *flops } else { 0 };
+        self.known.get(&key).copied().unwrap_or(self.seconds + flops as f64 / self.flops_per_second)
+    }
+
+    /// Of `waiting`, what fits `seconds`; one command at least where `at_least_one` says so.
+    pub(super) fn fitting<'c>(
+        &self,
+        waiting: impl Iterator<Item = &'c Command>,
+        seconds: f64,
+        at_least_one: bool,
+    ) -> Fitting {
+        let mut fitting = Fitting { keys: Vec::new(), expected: SUBMISSION };
+        for command in waiting {
+            let key = key(command);
+            let own = self.seconds_of(key, command);
+            let must = at_least_one && fitting.keys.is_empty();
+            if !must && fitting.expected + own > seconds {
+                break;
+            }
+            fitting.keys.push((key, own));
+            fitting.expected += own;
+        }
+        fitting
+    }
+
+    /// What is under way still takes, by what is known; without end where it takes longer than it should.
+    pub(super) fn left(&self, now: Instant) -> f64 {
+        let Some(first) = self.under_way.front() else { return 0.0 };
+        let passed = now.saturating_duration_since(self.start_of(first)).as_secs_f64();
+        if passed > first.expected {
+            return f64::INFINITY;
+        }
+        self.under_way.iter().map(|slice| slice.expected).sum::<f64>() - passed
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// Begins to time a slice, whose last submission has that number.
+    pub(super) fn begin(&mut self, fitting: Fitting, ordinal: u64) -> End {
+        let end = End::default();
+        let Fitting { keys, expected } = fitting;
+        self.under_way.push_back(UnderWay { keys, expected, begun: Instant::now(), ordinal, end: end.clone() });
+        end
+    }
+
+    /// Learns from the slices that have ended. Returns their times, and the number of the last submission among them.
+    pub(super) fn collect(&mut self) -> (Vec<SliceTime>, Option<u64>) {
+        let (mut times, mut ordinal) = (Vec::new(), None);
+        while let Some((slice, end)) = self.pop_ended() {
+            let took = end.saturating_duration_since(self.start_of(&slice));
+            self.learn(&slice, took.as_secs_f64());
+            self.last_end = Some(end);
+            ordinal = Some(slice.ordinal);
+            times.push(SliceTime { expected: Duration::from_secs_f64(slice.expected), took });
+        }
+        (times, ordinal)
+    }
+
+    fn pop_ended(&mut self) -> Option<(UnderWay, Instant)> {
+        let end = *self.under_way.front()?.end.get()?;
+        Some((self.under_way.pop_front()?, end))
+    }
+
+    /// When the device came to it: it computes one slice after the other.
+    fn start_of(&self, slice: &UnderWay) -> Instant {
+        self.last_end.map_or(slice.begun, |end| end.max(slice.begun))
+    }
+
+    fn learn(&mut self, slice: &UnderWay, took: f64) {
+        if self.known.len() > MOST_KNOWN {
+            self.known.clear();
+        }
+        let own = slice.expected - SUBMISSION;
+        let ratio = ((took - SUBMISSION).max(own / LARGEST_FACTOR) / own).min(LARGEST_FACTOR);
+        for &(key, guess) in &slice.keys {
+            let share = match self.known.contains_key(&key) {
+                true if ratio > 1.0 => CAUTION,
+                true => 1.0 - CAUTION,
+                false => 1.0,
+            };
+            let known = self.known.entry(key).or_insert(guess);
+            *known *= ratio.powf(share);
+        }
+        // One that is not known is like the others.
+        self.seconds = self.known.values().sum::<f64>() / self.known.len().max(1) as f64;
+    }
+}
+
+fn key(command: &Command) -> Key {
+    let copied = |bytes: u64| (0, [bytes.max(1).ilog2(), 0, 0]);
+    match command {
+        Command::Dispatch { pipeline, groups, .. } => (Arc::as_ptr(pipeline).addr(), *groups),
+        Command::Copy { from, .. } | Command::Download { from, .. } => copied(from.size),
+        Command::Upload { size, .. } => copied(*size),
+        Command::Clear { to } => copied(to.size),
+        Command::Land { .. } => copied(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_of(i: usize) -> Key {
+        (i, [1; 3])
+    }
+
+    /// Commands of 1 to 8 ms in slices that begin and end anywhere: after some rounds each is known within a fifth.
+    #[test]
+    fn commands_are_told_apart() {
+        let info = AdapterInfo {
+            name: String::new(),
+            driver: String::new(),
+            backend: wgpu::Backend::Noop,
+            device_type: wgpu::DeviceType::DiscreteGpu,
+        };
+        let mut pace = Pace::new(&info);
+        let truth = |i: usize| (1 + i % 8) as f64 * 1e-3;
+        let mut at = 0;
+        for round in 0..4000 {
+            let length = 1 + round * 7 % 11;
+            let ids: Vec<usize> = (at..at + length).map(|i| i % 8).collect();
+            at += length;
+            let seconds = |i: usize| pace.known.get(&key_of(i)).copied().unwrap_or(pace.seconds);
+            let keys: Vec<_> = ids.iter().map(|&i| (key_of(i), seconds(i))).collect();
+            let expected = SUBMISSION + keys.iter().map(|(_, own)| own).sum::<f64>();
+            let took = SUBMISSION + ids.iter().map(|&i| truth(i)).sum::<f64>();
+            let slice = UnderWay { keys, expected, begun: Instant::now(), ordinal: 0, end: End::default() };
+            pace.learn(&slice, took);
+        }
+        for i in 0..8 {
+            let known = pace.known[&key_of(i)];
+            assert!((known / truth(i) - 1.0).abs() < 0.2, "{i}: {known}, not {}", truth(i));
+        }
+    }
+}
