@@ -112,6 +112,7 @@ impl Task for Spirals {
         Ok(Scored {
             loss: ops::cross_entropy(&logits, &spirals, &CrossEntropy::default())?,
             correct: Some(ops::count_correct(&logits.detach(), &spirals, None)?),
+            answers: None,
             losses: None,
         })
     }

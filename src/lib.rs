@@ -77,6 +77,11 @@ pub use shape::{DType, Shape};
 pub use tensor::Tensor;
 pub use wgpu;
 
+/// The snippets of that page are tests.
+#[cfg(all(doctest, feature = "train"))]
+#[doc = include_str!("../docs/embedding.md")]
+mod embedding {}
+
 /// Every kernel of the crate, for tests and tools that compile them all.
 ///
 /// # Safety

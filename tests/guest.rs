@@ -86,27 +86,27 @@ fn weights(trainer: &Trainer<Classify<Vit>>) -> Vec<Vec<f32>> {
 /// Steps in slices, cut wherever the time is over, are the same steps.
 #[test]
 fn steps_in_slices() {
-    const STEPS: u64 = 8;
-    let (expected, expected_weights) = undisturbed(&gpu(), STEPS);
-    for budget in [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(8), Duration::from_secs(9)] {
+    let (all, _) = undisturbed(&gpu(), 8);
+    let micros = Duration::from_micros;
+    // A command at a time, few, a step or so, as many as may be ahead.
+    for (budget, steps) in [(micros(0), 1), (micros(500), 2), (micros(8_000), 8), (micros(9_000_000), 8)] {
+        let expected = &all[..steps];
         let gpu = gpu();
         let mut trainer = trainer(&gpu);
         let (mut taken, mut metrics) = (0, Vec::new());
-        while metrics.len() < STEPS as usize {
+        while metrics.len() < steps {
             let next = || {
                 taken += 1;
                 Ok(batch(taken - 1))
             };
             metrics.extend(trainer.step_slice(budget, next).unwrap());
+            // As a program does between two frames.
+            std::thread::sleep(micros(100));
         }
-        metrics.truncate(STEPS as usize);
-        assert_eq!(metrics, expected, "{budget:?}");
-        // It has gone on beyond them, but nothing is lost of what it has recorded.
+        assert_eq!(&metrics[..steps], expected, "{budget:?}");
+        // It has gone on beyond them, and nothing is lost of what it has recorded.
         let (_, weights_then) = undisturbed(&gpu, trainer.steps());
         assert_eq!(weights(&trainer), weights_then, "{budget:?}");
-        if trainer.steps() == STEPS {
-            assert_eq!(weights_then, expected_weights);
-        }
     }
 }
 
@@ -284,8 +284,8 @@ fn error_scopes_of_the_host() {
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let x = upload(&gpu, &[1.0; 6]);
     // An error of ours.
-    let too_large = Tensor::zeros(&gpu, DType::F32, &[1 << 40]);
-    assert!(matches!(too_large, Err(Error::Limit { .. } | Error::Shape { .. })), "{too_large:?}");
+    let too_large = Tensor::zeros(&gpu, DType::F32, &[1 << 31]);
+    assert!(matches!(too_large, Err(Error::Limit { .. })), "{too_large:?}");
     assert!(ops::matmul(&x, &x).is_err());
     assert_eq!(ops::scale(&x, 2.0).unwrap().to_vec::<f32>().unwrap(), [2.0; 6]);
     assert!(pollster::block_on(scope.pop()).is_none(), "nothing of the host's went wrong");
@@ -365,7 +365,7 @@ fn the_device_before_the_tensors() {
     let x = ops::scale(&upload(&gpu, &[1.0, 2.0]), 2.0).unwrap();
     let read = x.read_later().unwrap();
     drop((adapter, device, queue, gpu));
-    assert_eq!(bytes_to_f32(&read.wait().unwrap()[0]), [2.0, 4.0]);
+    assert_eq!(x.decode::<f32>(&read.wait().unwrap()[0]).unwrap(), [2.0, 4.0]);
     assert_eq!(ops::scale(&x, 2.0).unwrap().to_vec::<f32>().unwrap(), [4.0, 8.0]);
 }
 

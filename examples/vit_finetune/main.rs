@@ -17,8 +17,6 @@ mod lettering;
 #[path = "../common/local.rs"]
 mod local;
 mod mistakes;
-#[path = "../common/patch_drop.rs"]
-mod patch_drop;
 mod recipe;
 mod report;
 mod run;

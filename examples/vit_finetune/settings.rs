@@ -9,10 +9,10 @@ use wgrad::ops::CrossEntropy;
 use wgrad::train::{Classify, TrainSettings, Workload};
 
 use crate::args::Args;
-use crate::patch_drop;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
 use crate::setup::Setup;
 use crate::training::optimisation::Plan;
+use crate::training::patch_drop;
 
 /// Makes what is trained.
 type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;

@@ -79,29 +79,22 @@ impl Gpu {
             left -= submitted.commands;
             last = Some(submitted);
         }
-        if let Some((ordinal, index)) = last.map(|submitted| (submitted.ordinal, submitted.index)) {
-            let end = state.pace.begin(fitting, ordinal);
-            self.time(index, end);
+        if let Some(submitted) = last {
+            let end = state.pace.begin(fitting, submitted.ordinal);
+            self.time(end);
         }
         slice.waiting = state.recorder.waiting().len();
         Ok(slice)
     }
 
-    /// Has `end` set when the submission has ended.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn time(&self, index: Option<wgpu::SubmissionIndex>, end: End) {
-        if let Some(submission) = index
-            && !self.0.waiter.watch(&self.0.device, Awaited::Slice { submission, end: end.clone() })
-        {
-            // Without a thread nobody knows. It counts as nothing, and the next is cut shorter or longer.
-            let _ = end.set(Instant::now());
-        }
-    }
-
-    #[cfg(target_arch = "wasm32")]
-    fn time(&self, _index: Option<wgpu::SubmissionIndex>, end: End) {
+    /// Has `end` set when all that was submitted has ended.
+    fn time(&self, end: End) {
+        let callback = end.clone();
         self.0.queue.on_submitted_work_done(move || {
-            let _ = end.set(Instant::now());
+            callback.get_or_init(Instant::now);
         });
+        // Where the system gives no thread, it is seen when the host polls.
+        #[cfg(not(target_arch = "wasm32"))]
+        self.0.waiter.watch(&self.0.device, Awaited::Slice(end));
     }
 }

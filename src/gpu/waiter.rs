@@ -1,30 +1,53 @@
-//! Who wakes those that await a read-back.
+//! Who wakes those that await a result.
 //!
-//! wgpu runs a mapping's callback only while some thread submits or polls, and an executor whose thread must not block does
-//! neither. So the first future that has to wait starts a thread for its device, which blocks in its stead; the callback then
-//! runs there, and wakes the future. In a browser the event loop does this.
+//! wgpu runs callbacks only while some thread submits or polls, and an executor whose thread must not block does neither. So the
+//! first future that has to wait starts a thread for its device, which polls in its stead; the callback then runs there, and wakes
+//! the future. In a browser the event loop does this.
+//!
+//! The thread looks again and again instead of waiting in a poll: there wgpu would hold a lock that presenting a frame needs, and with a
+//! time-out its assertions fail where another thread polls too (wgpu-core 30.0.1).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::clock::Instant;
-use super::health::{Unpolled, poll_for};
+use super::health::poll;
 use super::mapped::Mapped;
 use super::pace::End;
 
-/// What somebody wants to know of a submission.
+/// What a callback brings about.
 pub(super) enum Awaited {
-    /// That a buffer is mapped: the callback runs in the poll.
-    Mapping { submission: Option<wgpu::SubmissionIndex>, mapped: Mapped },
-    /// When it ended.
-    Slice { submission: wgpu::SubmissionIndex, end: End },
+    Mapping(Mapped),
+    Slice(End),
 }
 
-/// wgpu keeps others from presenting a frame while a thread waits in a poll. So this one waits in short rounds.
-const ROUND: Duration = Duration::from_millis(1);
+impl Awaited {
+    fn is_done(&self) -> bool {
+        match self {
+            Awaited::Mapping(mapped) => mapped.done().is_some(),
+            Awaited::Slice(end) => end.get().is_some(),
+        }
+    }
+
+    /// The device has failed: nobody will call back.
+    fn give_up(&self) {
+        match self {
+            Awaited::Mapping(mapped) => mapped.set(false),
+            Awaited::Slice(end) => {
+                end.get_or_init(Instant::now);
+            }
+        }
+    }
+}
+
+/// Between two looks passes a share of the time since something was first awaited, within these bounds: what takes 8 ms is seen within
+/// half a millisecond, and what takes a second costs few looks.
+const SHARE: u32 = 16;
+const SHORTEST: Duration = Duration::from_micros(50);
+const LONGEST: Duration = Duration::from_millis(2);
 
 /// The thread, once there is one. It ends when this drops, which waits for it: it holds the device, which must not go while the
 /// program ends and the driver's own memory with it.
@@ -38,7 +61,7 @@ struct Thread {
 }
 
 impl Waiter {
-    /// Hands a mapping to the thread; false if the system gives none.
+    /// Has the thread poll until it is there; false if the system gives no thread.
     pub(super) fn watch(&self, device: &wgpu::Device, awaited: Awaited) -> bool {
         let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
@@ -63,35 +86,34 @@ impl Drop for Waiter {
 }
 
 fn start(device: wgpu::Device) -> Option<Thread> {
-    let (sender, receiver) = channel::<Awaited>();
-    let run = move || {
-        for awaited in receiver {
-            match awaited {
-                Awaited::Mapping { submission, mapped } => {
-                    if !has_ended(&device, submission) {
-                        mapped.set(false);
-                    }
-                }
-                Awaited::Slice { submission, end } => {
-                    has_ended(&device, Some(submission));
-                    let _ = end.set(Instant::now());
-                }
-            }
-        }
-    };
-    let started = std::thread::Builder::new().name("wgrad read-backs".to_owned()).spawn(run);
+    let (sender, receiver) = channel();
+    let started =
+        std::thread::Builder::new().name("wgrad read-backs".to_owned()).spawn(move || run(&device, &receiver));
     let started = started.inspect_err(|error| log::warn!("no thread to wait for read-backs: {error}"));
     Some(Thread { sender, handle: started.ok()? })
 }
 
-/// Waits for the submission, or for all; false if the device fails. A callback or a waker that panics must not take those that
-/// still wait with it.
-fn has_ended(device: &wgpu::Device, submission: Option<wgpu::SubmissionIndex>) -> bool {
-    loop {
-        let wait = wgpu::PollType::Wait { submission_index: submission.clone(), timeout: Some(ROUND) };
-        match catch_unwind(AssertUnwindSafe(|| poll_for(device, wait))) {
-            Ok(Err(Unpolled::TimedOut)) => {}
-            polled => return matches!(polled, Ok(Ok(()))),
+/// Until nobody can send any more and all has come.
+fn run(device: &wgpu::Device, receiver: &Receiver<Awaited>) {
+    while let Ok(first) = receiver.recv() {
+        let (mut awaited, mut since) = (vec![first], Instant::now());
+        while !awaited.is_empty() {
+            // A callback or a waker that panics must not take those that still wait with it.
+            let polled = catch_unwind(AssertUnwindSafe(|| poll(device, wgpu::PollType::Poll)));
+            if matches!(polled, Ok(Err(_))) {
+                awaited.iter().for_each(Awaited::give_up);
+            }
+            awaited.retain(|awaited| !awaited.is_done());
+            match receiver.try_recv() {
+                Ok(next) => {
+                    awaited.push(next);
+                    since = Instant::now();
+                }
+                // The last handle has gone, and with it whoever could ask.
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) if awaited.is_empty() => {}
+                Err(TryRecvError::Empty) => std::thread::sleep((since.elapsed() / SHARE).clamp(SHORTEST, LONGEST)),
+            }
         }
     }
 }

@@ -45,10 +45,6 @@ impl Subset {
         if self.kept >= tokens {
             return Err(Error::argument(OP, "kept", format!("below the full length, {tokens}"), self.kept));
         }
-        if leaves && prefix >= tokens {
-            let expected = "one whose tokens rejoin, where each token has a loss";
-            return Err(Error::argument(OP, "drop", expected, "PatchDrop"));
-        }
         if leaves && self.keep_prefix_tokens < prefix {
             let expected = format!("at least {prefix}, the model's tokens before the patches");
             return Err(Error::argument(OP, "keep_prefix", expected, self.keep_prefix_tokens));

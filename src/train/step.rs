@@ -171,9 +171,9 @@ impl<T: Task> Trainer<T> {
         self.pending.take().map(Pending::wait).transpose()
     }
 
-    /// Records one step on `batch`, for programs that must not wait: nothing here does. The results may be asked for later, in any
-    /// order, or not at all; a program that records much faster than its device computes looks at [`Pending::is_ready`] before
-    /// it goes on.
+    /// Records one step on `batch`, for programs that must not wait: nothing here does, as long as the device has no more than a few
+    /// steps before it (16 submissions; a browser keeps back the rest). The results may be asked for later, in any order, or not at
+    /// all; a program that records much faster than its device computes looks at [`Pending::is_ready`] before it goes on.
     ///
     /// # Errors
     /// [`Error::Argument`] if the batch does not fit the model or itself: nothing is changed. Else if the device fails.
@@ -226,13 +226,16 @@ impl<T: Task> Trainer<T> {
         // What a step that failed half-way has left is not part of this one.
         self.task.model().parameters().zero_grad();
         let parts = parts(metrics.samples, self.settings.accumulate).map(|samples| Part { batch, samples });
-        let (mut scored, mut shares) = (Vec::new(), Vec::new());
+        let (mut scored, mut shares): (Vec<(_, Scored)>, Vec<_>) = Default::default();
         for part in parts {
             let share = self.share(&part, metrics.loss_weight);
             scored.push((part.clone(), self.accumulate(&part, share)?));
             shares.push(share);
         }
         self.task.follow(&scored)?;
+        // Tokens that have left the model have no answers.
+        let answers: Option<usize> = scored.iter().map(|(_, scored)| scored.answers).sum();
+        let metrics = StepMetrics { counted: answers.unwrap_or(metrics.counted), ..metrics };
         self.optimizer.step(self.task.model().parameters(), metrics.rate)?;
         // From here on the step counts, whatever becomes of its results.
         let (samples, extent) = (metrics.samples as u64, self.extent());
@@ -384,8 +387,7 @@ impl<T: Task> Trainer<T> {
     }
 
     /// The host's own time in all steps so far: drawing, recording and submitting, without compiling kernels and without
-    /// waiting for results. On CPU drivers submitting may wait for computing, and this be most of a step. In a browser there is no
-    /// clock, and this 0.
+    /// waiting for results. On CPU drivers submitting may wait for computing, and this be most of a step.
     pub fn host_time(&self) -> Duration {
         self.host_time
     }

@@ -122,6 +122,8 @@ pub struct Scored {
     pub loss: Tensor,
     /// How many answers were right, `u32[]`, if that is counted.
     pub correct: Option<Tensor>,
+    /// How many could be right, where tokens have left the model and with them some of [`Task::answers`].
+    pub answers: Option<usize>,
     /// The loss of each of the part's targets, `f32[N]`, for tasks that follow it ([`Task::follow`]).
     pub losses: Option<Tensor>,
 }

@@ -7,8 +7,8 @@ use wgrad::data::{Batch, Position, TokenBatch};
 use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenBypass, TokenDrop};
 use wgrad::models::bert::{Bert, BertConfig};
 use wgrad::models::gpt2::{Gpt2, Gpt2Config};
-use wgrad::nn::{Extent, LanguageModel, Mode, Precision, Tokens};
-use wgrad::ops::{self, CrossEntropy};
+use wgrad::nn::{Extent, LanguageModel, Mode, Precision, Span, Tokens};
+use wgrad::ops::{self, CrossEntropy, TokenIndices};
 use wgrad::train::{
     CausalLm, LanguageTask, Masked, MaskedLm, Objective, Part, Task, TrainSettings, Trainer, Workload, estimate,
     evaluate, rehearse,
@@ -95,6 +95,75 @@ fn weights<T: Task>(task: &T) -> Vec<Vec<f32>> {
 
 fn held<T: Task>(task: &T) -> Vec<Vec<f32>> {
     task.held().iter().map(|(_, tensor)| tensor.to_vec().unwrap()).collect()
+}
+
+/// What the scores of each place are judged against by a task on [`texts`] or [`masks`], `u32[B·T]`: the labels that stand there, or
+/// those of the next place.
+fn targets(batch: &TokenBatch, is_causal: bool) -> Vec<u32> {
+    let labels = (0..SAMPLES).flat_map(|sample| {
+        let own: Vec<u32> = batch.labels_of(sample).collect();
+        if is_causal { own[1..].iter().copied().chain([IGNORED]).collect() } else { own }
+    });
+    labels.collect()
+}
+
+/// A step in which tokens leave the model is judged by those that stay, each by its own target, and by nothing else.
+#[track_caller]
+fn check_left<M: LanguageModel, O: Objective>(
+    task: LanguageTask<M, O>,
+    batch: &TokenBatch,
+    targets: &[u32],
+    logits: impl Fn(&LanguageTask<M, O>, &Tokens<'_>, &[Span<TokenIndices>]) -> Result<Tensor>,
+) {
+    let (gpu, drop) = (task.model.parameters().gpu().clone(), PatchDrop::new(6, 1).unwrap().with_seed(4));
+    let kept = TokenDrop::from(drop.clone()).draw(0, task.extent(), 0, SAMPLES).unwrap().remove(0);
+    let rows = kept.positions.chunks(6).zip(targets.chunks(TOKENS));
+    let labels: Vec<u32> = rows.flat_map(|(row, own)| row.iter().map(|&place| own[place as usize])).collect();
+    let spans = [kept.try_map(|positions| TokenIndices::new(&gpu, [SAMPLES, 6], TOKENS, &positions)).unwrap()];
+    let on_device = |values: &[u32], dims: &[usize]| Tensor::from_slice(&gpu, dims, values).unwrap();
+    let (ids, lengths) = (on_device(&batch.ids, &[SAMPLES, TOKENS]), batch.lengths.as_deref());
+    let (types, lengths) = (
+        batch.types.as_deref().map(|types| on_device(types, &[SAMPLES, TOKENS])),
+        lengths.map(|lengths| on_device(lengths, &[SAMPLES])),
+    );
+    let tokens = Tokens { ids: &ids, types: types.as_ref(), lengths: lengths.as_ref() };
+    let logits = no_grad(|| logits(&task, &tokens, &spans)).unwrap();
+    let rows = ops::reshape(&logits, &[SAMPLES * 6, VOCABULARY]).unwrap();
+    let ignoring = CrossEntropy { ignore_index: Some(IGNORED), ..Default::default() };
+    let labels_there = on_device(&labels, &[labels.len()]);
+    let expected = ops::cross_entropy(&rows, &labels_there, &ignoring).unwrap().item().unwrap();
+    let right = ops::count_correct(&rows, &labels_there, Some(IGNORED)).unwrap().to_vec::<u32>().unwrap()[0];
+
+    let mut trainer = Trainer::new(task, settings(drop)).unwrap();
+    trainer.step(batch).unwrap();
+    let first = trainer.finish().unwrap().unwrap();
+    assert_close("loss", &[first.loss], &[expected], 1e-5);
+    let counted = labels.iter().filter(|&&label| label != IGNORED).count();
+    assert_eq!((first.correct, first.counted, first.kept), (right, counted, 6));
+    assert!(counted > 0 && counted < targets.iter().filter(|&&label| label != IGNORED).count());
+    let steps: Vec<f32> = (0..30).filter_map(|_| trainer.step(batch).unwrap()).map(|metrics| metrics.loss).collect();
+    assert!(steps[28] < 0.8 * first.loss, "{steps:?}");
+}
+
+#[test]
+fn tokens_that_leave_have_no_loss() {
+    for gpu in each_family() {
+        let mode = Mode::training(super::KEY);
+        let batch = texts(2);
+        check_left(causal(&gpu, 0.0), &batch, &targets(&batch, true), |t, tokens, s| t.model.forward(tokens, s, &mode));
+        let batch = masks(2);
+        check_left(masked(&gpu, 0.0), &batch, &targets(&batch, false), |t, tokens, s| {
+            t.model.forward(tokens, s, &mode)
+        });
+    }
+    // The host must know which they are.
+    let task = causal(&gpu(), 0.0);
+    let positions =
+        Tensor::from_slice(task.model.parameters().gpu(), &[SAMPLES, 2], &[0u32, 1].repeat(SAMPLES)).unwrap();
+    let positions = TokenIndices::from_tensor(&positions, TOKENS).unwrap();
+    let span = Span { blocks: 0..DEPTH, positions, rejoins: false };
+    let refused = task.loss(&Part::whole(&texts(1)), &[span], &Mode::training(super::KEY)).err().unwrap();
+    assert!(refused.to_string().contains("positions the host knows"), "{refused}");
 }
 
 /// Takes a task's loss on a batch and all gradients, and compares them with those of all logits, judged by `labels`.
@@ -460,9 +529,9 @@ fn batches_and_drops_that_do_not_fit() {
         Err(error @ Error::Argument { .. }) => error.to_string(),
         other => panic!("expected refused settings, got {other:?}"),
     };
-    let leaves = PatchDrop::new(TOKENS - 1, 1).unwrap();
-    let error = refused(Trainer::new(causal(&gpu, 0.1), settings(leaves)));
-    assert_eq!(error, "token_drop: drop must be one whose tokens rejoin, where each token has a loss, got PatchDrop");
+    let none_leaves = PatchDrop::new(TOKENS, 1).unwrap();
+    let error = refused(Trainer::new(causal(&gpu, 0.1), settings(none_leaves)));
+    assert_eq!(error, "token_drop: kept must be below the full length, 11, got 11");
     let mut unknown = Trainer::new(causal(&gpu, 0.1), settings(bypass())).unwrap();
     assert!(unknown.step(&texts(1)).unwrap_err().to_string().contains("knows of no importance"));
 
@@ -472,7 +541,7 @@ fn batches_and_drops_that_do_not_fit() {
         assert!(error.to_string().contains("tokens must be 2 to the model's 16 positions"), "{error}");
     }
     let task = CausalLm::new(model(), 16).unwrap();
-    assert_eq!((task.tokens(), task.extent()), (16, Extent { depth: DEPTH, tokens: 16, prefix: 16 }));
+    assert_eq!((task.tokens(), task.extent()), (16, Extent { depth: DEPTH, tokens: 16, prefix: 0 }));
     assert_ne!(task.identity(), causal(&gpu, 0.0).identity());
     assert!(no_grad(|| task.blank(0)).is_err() && task.blank(2).unwrap().samples() == 2);
 }

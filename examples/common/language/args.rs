@@ -82,6 +82,8 @@ pub enum Rival {
     Constant,
     /// TokenBypass.
     Tokenbypass,
+    /// PatchDropout.
+    Patchdrop,
     /// Full length, for as many steps as take the time of the first run.
     EqualTime,
 }
@@ -93,6 +95,7 @@ impl From<Rival> for Arm<DropKind> {
             Rival::RandomLtd => Arm::Drop(DropKind::RandomLtd),
             Rival::Constant => Arm::Drop(DropKind::Constant),
             Rival::Tokenbypass => Arm::Drop(DropKind::Tokenbypass),
+            Rival::Patchdrop => Arm::Drop(DropKind::Patchdrop),
             Rival::EqualTime => Arm::EqualTime,
         }
     }

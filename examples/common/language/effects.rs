@@ -33,11 +33,16 @@ fn about_tokens(args: &Common, recipe: &Recipe, config: Option<&DeepSpeedConfig>
     let drops = |kind: DropKind| comparison.arms().iter().any(|arm| arm.drop() == kind);
     let (rises, is_constant) = (drops(DropKind::RandomLtd), drops(DropKind::Constant));
     let by_config = config.is_some_and(|config| config.random_ltd.is_some());
-    let own: [Rule; 4] = [
+    let own: [Rule; 5] = [
         (&["epochs", "min_steps", "steps"], recipe.layer_tokens == 0, "without --layer-tokens"),
         (&["ltd_interval"], rises && !by_config, "where a run drops tokens by random-LTD, and without --ltd-config"),
         (&["ltd_schedule", "ltd_ramp"], recipe.ltd_interval == 0, "without --ltd-interval, which settles it"),
         (&["bypass_keep"], drops(DropKind::Tokenbypass), "with --drop tokenbypass or --compare tokenbypass"),
+        (
+            &["patchdrop_keep", "patchdrop_until"],
+            drops(DropKind::Patchdrop),
+            "with --drop patchdrop or --compare patchdrop",
+        ),
     ];
     LtdSettings::rules(config, rises, is_constant).into_iter().chain(own)
 }

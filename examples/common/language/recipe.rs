@@ -22,6 +22,8 @@ pub enum DropKind {
     Constant,
     /// The same in all middle blocks, those that the model predicts best (TokenBypass).
     Tokenbypass,
+    /// Some tokens once, for all blocks (PatchDropout).
+    Patchdrop,
 }
 
 impl Way for DropKind {
@@ -33,6 +35,7 @@ impl Way for DropKind {
             DropKind::RandomLtd => "random-ltd",
             DropKind::Constant => "constant",
             DropKind::Tokenbypass => "tokenbypass",
+            DropKind::Patchdrop => "patchdrop",
         }
     }
 }
@@ -62,6 +65,10 @@ settings! {
         ltd_interval: u64,
         /// Share of the tokens that TokenBypass sends through the middle blocks
         bypass_keep: f64,
+        /// Share of the tokens that PatchDropout keeps
+        patchdrop_keep: f64,
+        /// Share of the steps after which PatchDropout drops no more
+        patchdrop_until: f64,
     }
 }
 
@@ -92,6 +99,8 @@ impl Default for Recipe {
             },
             ltd_interval: 0,
             bypass_keep: 0.5,
+            patchdrop_keep: 0.5,
+            patchdrop_until: 1.0,
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
 use wgrad::data::{Loader, LoaderOptions, Source, Special, Tokenizer};
 use wgrad::gpu::Gpu;
-use wgrad::ltd::{Schedule, TokenBypass, TokenDrop};
+use wgrad::ltd::{PatchDrop, Schedule, TokenBypass, TokenDrop};
 use wgrad::nn::{Extent, LanguageModel, Model};
 use wgrad::ops::CrossEntropy;
 use wgrad::train::{self, DeepSpeedConfig, LanguageTask, TrainSettings, Workload, evaluate, read_deepspeed};
@@ -23,6 +23,7 @@ use crate::training::deepspeed::schedules;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd_drop::random_ltd;
 use crate::training::optimisation::{Plan, check_shares};
+use crate::training::patch_drop;
 use crate::training::values::Length;
 
 /// What a program's arguments name.
@@ -85,10 +86,10 @@ impl<K: Kind> Setup<K> {
 
     /// Finds what would end the run before its first step, and options without effect; `own` are the program's.
     pub fn check(&self, args: &Common, given: &Given, own: &[Rule]) -> Result<()> {
-        let Recipe { training, ltd, .. } = &self.recipe;
+        let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
         effects::check(given, args, own, &self.recipe, self.steps, self.deepspeed.as_ref())?;
         let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
-        check_shares(&[("warmup", warmup), ("ltd-ramp", ramp)])
+        check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
     }
 
     /// The steps of a run that drops tokens in this way: those that consume the layer-averaged tokens that it is to have, if that is
@@ -132,6 +133,10 @@ impl<K: Kind> Setup<K> {
             DropKind::RandomLtd => recipe.ltd.rising(tokens)?,
             DropKind::Constant => recipe.ltd.constant(tokens),
             DropKind::Tokenbypass => return Ok(self.bypass(depth)?.into()),
+            DropKind::Patchdrop => {
+                let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, 0)?;
+                return Ok(patch_drop::in_run(drop, recipe.patchdrop_until, steps, seed));
+            }
         };
         ltd.in_run(depth, tokens, steps, seed)
     }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `words` | how a program calls what it measures, and shows it |
 //! | `recipe`, `kinds`, `values` | settings: one list for the options, what is printed and what is saved; their types |
-//! | `optimisation`, `ltd`, `ltd_drop` | the settings that every recipe has; how tokens are dropped |
+//! | `optimisation`, `ltd`, `ltd_drop`, `patch_drop` | the settings that every recipe has; how tokens are dropped |
 //! | `given`, `output` | which options stand on the command line; those about the output |
 //! | `device`, `adapters`, `memory`, `tuning`, `trial` | the options about this machine; whether a run fits; its kernels; the time of a step |
 //! | `deepspeed` | what is printed of a DeepSpeed configuration |
@@ -45,6 +45,8 @@ pub mod ltd_drop;
 pub mod memory;
 pub mod optimisation;
 pub mod output;
+#[path = "../patch_drop.rs"]
+pub mod patch_drop;
 mod progress;
 pub mod recipe;
 pub mod report;

@@ -18,7 +18,9 @@ pub struct TokenIndices {
     batch: usize,
     kept: usize,
     tokens: usize,
-    /// `None` where the host has looked at them.
+    /// What the host has looked at.
+    on_host: Option<Arc<[u32]>>,
+    /// `None` where they are known to be right.
     unchecked: Option<Arc<FaultSource>>,
 }
 
@@ -38,8 +40,9 @@ impl TokenIndices {
         for (sample, row) in positions.chunks(kept).enumerate() {
             check_row(sample, row, tokens)?;
         }
-        let positions = Tensor::from_slice(gpu, &[batch, kept], positions)?;
-        Ok(TokenIndices { positions, batch, kept, tokens, unchecked: None })
+        let on_device = Tensor::from_slice(gpu, &[batch, kept], positions)?;
+        let on_host = Some(positions.into());
+        Ok(TokenIndices { positions: on_device, batch, kept, tokens, on_host, unchecked: None })
     }
 
     /// Takes `u32[B, R]` positions that are on the device already, for samples of `tokens` tokens. The host cannot look at
@@ -55,7 +58,8 @@ impl TokenIndices {
             return Err(Error::Shape { op: OP, what: "needs u32[B, R]", got: positions.info() });
         };
         check_kept(kept, tokens)?;
-        Ok(TokenIndices { positions: positions.detach(), batch, kept, tokens, unchecked: Some(Arc::default()) })
+        let (positions, unchecked) = (positions.detach(), Some(Arc::default()));
+        Ok(TokenIndices { positions, batch, kept, tokens, on_host: None, unchecked })
     }
 
     /// Positions `u32[B, R]` that a kernel of this crate writes as they must be, for samples of `tokens` tokens.
@@ -85,6 +89,11 @@ impl TokenIndices {
     /// T, the tokens of a sample before.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// The positions, `u32[B, R]`, where they came from the host ([`TokenIndices::new`]).
+    pub fn on_host(&self) -> Option<&[u32]> {
+        self.on_host.as_deref()
     }
 
     /// The positions, `u32[B, R]`.

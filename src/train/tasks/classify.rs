@@ -86,7 +86,7 @@ impl<M: Classifier> Task for Classify<M> {
         };
         let loss = ops::cross_entropy(&logits, targets, &settings)?;
         let correct = ops::count_correct(&logits.detach(), &labels, settings.ignore_index)?;
-        Ok(Scored { loss, correct: Some(correct), losses: None })
+        Ok(Scored { loss, correct: Some(correct), answers: None, losses: None })
     }
 
     /// All zeros. The system gives zeroed memory when it is touched, and nobody touches this.

@@ -38,8 +38,8 @@ pub type MaskedLm<M> = LanguageTask<M, Masked>;
 /// loss is the cross-entropy over the vocabulary, its mean that over all targets of a batch, so that perplexity is its
 /// exponential; in evaluation without label smoothing. The logits are never held whole.
 ///
-/// Each token has a target, so none may leave the model for good: [`crate::ltd::PatchDrop`] is refused. Under the others each token
-/// is judged where it rejoins. Blocks with kept tokens see of the padding what is kept of it, hidden as before.
+/// Each token is judged where it rejoins; tokens that leave the model for good ([`crate::ltd::PatchDrop`]) have no loss, and the mean is
+/// that of the others. Blocks with kept tokens see of the padding what is kept of it, hidden as before.
 #[derive(Clone, Debug)]
 pub struct LanguageTask<M, O> {
     /// The network.
@@ -129,16 +129,21 @@ impl<M: LanguageModel, O: Objective> LanguageTask<M, O> {
         labels
     }
 
-    /// The rows of a part that the output layer sees: their places among all B·T, unless they are all, and their labels.
-    fn rows(&self, part: &Part<'_, TokenBatch>) -> (Option<Vec<u32>>, Vec<u32>) {
+    /// The rows that the output layer sees of those that the model gives for a part: their places among them, unless they are all,
+    /// and their labels. The model gives one for each token, or for those that have not left.
+    fn rows(&self, part: &Part<'_, TokenBatch>, left: Option<&TokenIndices>) -> Result<(Option<Vec<u32>>, Vec<u32>)> {
         let labels = self.labels(part.batch, part.samples.clone());
-        match self.objective.places(&labels, self.tokens) {
+        let (labels, width) = match left {
+            Some(left) => (labels_of_kept(&labels, left)?, left.kept()),
+            None => (labels, self.tokens),
+        };
+        Ok(match self.objective.places(&labels, width) {
             Some(places) => {
                 let chosen = places.iter().filter_map(|&place| labels.get(place as usize).copied()).collect();
                 (Some(places), chosen)
             }
             None => (None, labels),
-        }
+        })
     }
 
     /// The loss in one of the two modes, which ignores what has no label.
@@ -155,9 +160,9 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         &self.model
     }
 
-    /// The model's blocks on sequences of the task's length, of which no token may leave.
+    /// The model's blocks on sequences of the task's length, any of whose tokens may leave.
     fn extent(&self) -> Extent {
-        Extent { depth: self.model.extent().depth, tokens: self.tokens, prefix: self.tokens }
+        Extent { depth: self.model.extent().depth, tokens: self.tokens, prefix: 0 }
     }
 
     fn identity(&self) -> String {
@@ -190,19 +195,14 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
     }
 
     fn loss(&self, part: &Part<'_, TokenBatch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
-        if spans.iter().any(|span| !span.rejoins) {
-            return Err(Error::argument(
-                "language task",
-                "spans",
-                "such whose tokens rejoin",
-                "one that they leave by",
-            ));
-        }
         self.check(part.batch)?;
         let uploaded = Uploaded::new(self.gpu(), part)?;
         let hidden = self.model.hidden(&uploaded.tokens(), spans, mode)?;
-        let (places, labels) = self.rows(part);
-        let (all, width) = (part.samples.len() * self.tokens, hidden.shape().last());
+        let left = spans.last().filter(|span| !span.rejoins).map(|span| &span.positions);
+        let (places, labels) = self.rows(part, left)?;
+        let answers = left.map(|_| labels.iter().filter(|&&label| label != TokenBatch::IGNORED).count());
+        let width = hidden.shape().last();
+        let all = hidden.numel() / width;
         let rows = match places {
             None => ops::reshape(&hidden, &[all, width])?,
             Some(places) => {
@@ -218,7 +218,7 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         let read = self.model.transform(&rows, mode)?;
         let scores = ops::linear_cross_entropy(&read, &weight, bias.as_ref(), &labels, &self.loss_in(mode))?;
         let losses = self.importance.as_ref().map(|_| scores.losses.detach());
-        Ok(Scored { loss: scores.loss, correct: Some(scores.correct), losses })
+        Ok(Scored { loss: scores.loss, correct: Some(scores.correct), answers, losses })
     }
 
     fn importance(&self, part: &Part<'_, TokenBatch>) -> Result<Option<TokenScores>> {
@@ -234,7 +234,12 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
     /// The averages follow the losses of the whole batch at once.
     fn follow(&self, scored: &[(Part<'_, TokenBatch>, Scored)]) -> Result<()> {
         let Some(importance) = &self.importance else { return Ok(()) };
-        let labels: Vec<u32> = scored.iter().flat_map(|(part, _)| self.rows(part).1).collect();
+        // Importance is for tokens that rejoin; where some have left, nothing is known of them.
+        if scored.iter().any(|(_, scored)| scored.answers.is_some()) {
+            return Ok(());
+        }
+        let rows: Vec<_> = scored.iter().map(|(part, _)| self.rows(part, None)).collect::<Result<_>>()?;
+        let labels: Vec<u32> = rows.into_iter().flat_map(|(_, labels)| labels).collect();
         let losses: Vec<&Tensor> = scored.iter().filter_map(|(_, scored)| scored.losses.as_ref()).collect();
         importance.follow(&labels, &losses)
     }
@@ -257,6 +262,16 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         let labels = self.objective.blank(self.tokens).map(|labels| labels.repeat(samples));
         Ok(TokenBatch { types, lengths, labels, ..batch })
     }
+}
+
+/// Of the labels of samples, `u32[B·T]`, those of the tokens that have not left.
+fn labels_of_kept(labels: &[u32], left: &TokenIndices) -> Result<Vec<u32>> {
+    let Some(positions) = left.on_host() else {
+        let expected = "such whose positions the host knows, where tokens leave the model";
+        return Err(Error::argument("language task", "spans", expected, "positions on the device alone"));
+    };
+    let samples = labels.chunks(left.tokens()).zip(positions.chunks(left.kept()));
+    Ok(samples.flat_map(|(labels, kept)| kept.iter().map(|&place| labels[place as usize])).collect())
 }
 
 /// The samples of a part on the device.
