@@ -1,5 +1,7 @@
 //! What kernels say of the rounds of their loops, against the loops themselves, without a GPU.
 
+use std::collections::BTreeSet;
+
 use wgrad::gpu::{Gpu, Kernel};
 use wgrad::ops::attention::Mask;
 use wgrad::ops::{self, RandomKey, TokenIndices};
@@ -85,6 +87,10 @@ fn leaf(gpu: &Gpu, dims: &[usize]) -> Tensor {
     Tensor::zeros(gpu, DType::F32, dims).unwrap().requires_grad().unwrap()
 }
 
+/// Files whose loops need no such dispatch: a binary search, what only some devices can run, and the optimiser's passes, which are no
+/// operation's.
+const OTHERS: &[&str] = &["kept_lengths.wgsl", "matmul_coop.wgsl", "optim_norm.wgsl", "optim_update.wgsl"];
+
 /// Every operation that loops, in a dry run on tensors as long in each direction as devices bind.
 fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
     let of = |dims: &[usize]| leaf(gpu, dims);
@@ -145,12 +151,32 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
     let means = ops::update_means(&of(&[MOST / 2]), &labels(MOST / 2), &of(&[MOST / 2]), None, 0.5);
     all.push(("update_means", means.and_then(|means| ops::mul(&means, &of(&[MOST / 2])))));
     all.push(("sum", ops::sum(&of(&[MOST]))));
+    for dims in [[MOST, 1], [1, MOST], [4, MOST / 4], [MOST / 4, 4]] {
+        for along in [0, 1] {
+            all.push(("sum_axes", ops::sum_axes(&of(&dims), &[along], false)));
+            all.push(("max_axes", ops::max_axes(&of(&dims), &[along], false)));
+            all.push(("argmax", ops::argmax(&of(&dims), along)));
+            let index = Tensor::zeros(gpu, DType::U32, &dims).unwrap();
+            all.push(("gather", ops::gather(&of(&dims), along, &index)));
+            all.push(("scatter_add", ops::scatter_add(&of(&dims), along, &index, &of(&dims))));
+        }
+    }
+    // Of all windows of so many elements in all, those in which an element lies most often.
+    let pool = ops::Pool2d { size: [76; 2], stride: [1; 2], padding: [0; 2] };
+    all.push(("avg_pool2d", ops::avg_pool2d(&of(&[1, 1, 151, 151]), pool)));
     all
+}
+
+/// Whether a kernel has loops, by what it says of a small dispatch.
+fn loops(kernel: &Kernel) -> bool {
+    let params = vec![8u32; kernel.params.len()];
+    (kernel.rounds)(bytemuck::cast_slice(&params), [1; 3]) > 0
 }
 
 /// No accepted shape asks a kernel for more rounds than its driver makes: forward and backward are dispatched.
 #[test]
 fn the_largest_tensors_stay_within_the_bound() {
+    let mut met = BTreeSet::new();
     for gpu in each_family() {
         let dry = gpu.dry_run().unwrap();
         for (what, y) in largest(&dry) {
@@ -160,5 +186,12 @@ fn the_largest_tensors_stay_within_the_bound() {
                 backward.unwrap_or_else(|e| panic!("backward of {what} {:?} ({:?}): {e}", y.dims(), gpu.family()));
             }
         }
+        met.extend(dry.take_usage().iter().map(|used| used.kernel));
     }
+    let file = |kernel: &&'static Kernel| kernel.sources[0].name;
+    let (reached, others): (Vec<_>, Vec<_>) = all_kernels().into_iter().partition(|kernel| met.contains(kernel.name));
+    let reached: BTreeSet<_> = reached.iter().map(file).collect();
+    let mut missing: BTreeSet<_> = others.iter().filter(|kernel| loops(kernel)).map(file).collect();
+    missing.retain(|file| !reached.contains(file) && !OTHERS.contains(file));
+    assert!(missing.is_empty(), "{missing:?} loop: an operation of theirs belongs in `largest`");
 }

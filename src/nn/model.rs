@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 pub struct Extent {
     /// L, its blocks.
     pub depth: usize,
-    /// T, the tokens of a sample.
+    /// T, the tokens of a sample; 1 where none may be dropped, whatever the network makes of a sample.
     pub tokens: usize,
     /// Of these the first ones that never may be dropped for good: class token and registers.
     pub prefix: usize,
