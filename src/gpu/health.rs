@@ -89,34 +89,17 @@ fn is_alive(_device: &wgpu::Device) -> bool {
     true
 }
 
-/// Why a poll did not come to its end.
-#[cfg(not(target_arch = "wasm32"))]
-pub(super) enum Unpolled {
-    TimedOut,
-    Failed(String),
-}
-
-/// [`poll_for`] without a time that could be over.
-#[cfg(not(target_arch = "wasm32"))]
-pub(super) fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), String> {
-    poll_for(device, kind).map_err(|unpolled| match unpolled {
-        Unpolled::TimedOut => wgpu::PollError::Timeout.to_string(),
-        Unpolled::Failed(message) => message,
-    })
-}
-
 /// Lets callbacks run, and waits where `kind` says so.
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) fn poll_for(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), Unpolled> {
+pub(super) fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), String> {
     // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks.
     let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.poll(kind)));
     match polled {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(wgpu::PollError::Timeout)) => Err(Unpolled::TimedOut),
-        Ok(Err(error)) => Err(Unpolled::Failed(error.to_string())),
+        Ok(Err(error)) => Err(error.to_string()),
         // A callback's own panic is not ours to keep.
         Err(panic) if is_alive(device) => std::panic::resume_unwind(panic),
-        Err(_) => Err(Unpolled::Failed("the driver failed while it was waited for".to_owned())),
+        Err(_) => Err("the driver failed while it was waited for".to_owned()),
     }
 }
 

@@ -122,9 +122,7 @@ impl Readback {
         }
         let polled = mapped.poll(context);
         if polled.is_pending() && mapped.claim_watch() {
-            let submission = self.landing.submission().map(|(_, index)| index.clone());
-            let awaited = Awaited::Mapping { submission, mapped: mapped.clone() };
-            if !self.gpu.0.waiter.watch(self.gpu.device(), awaited) {
+            if !self.gpu.0.waiter.watch(self.gpu.device(), Awaited::Mapping(mapped.clone())) {
                 // Then by looking again and again.
                 mapped.give_up_watch();
                 context.waker().wake_by_ref();

@@ -105,7 +105,6 @@ struct UnderWay {
 #[derive(Debug, Default)]
 pub(crate) struct Submitted {
     pub(crate) ordinal: u64,
-    pub(crate) index: Option<wgpu::SubmissionIndex>,
     pub(crate) commands: usize,
 }
 
@@ -249,9 +248,9 @@ impl Recorder {
         self.last = Some(index.clone());
         let (ordinal, count) = (self.submissions, commands.len());
         let staged = commands.into_iter().filter_map(|command| submitted(command, ordinal, &index)).collect();
-        self.under_way.push_back(UnderWay { ordinal, index: index.clone(), staged });
+        self.under_way.push_back(UnderWay { ordinal, index, staged });
         self.forget([]);
-        Some(Submitted { ordinal, index: Some(index), commands: count })
+        Some(Submitted { ordinal, commands: count })
     }
 
     /// The oldest commands: at most so many, and no more than fill a submission.

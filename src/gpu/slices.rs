@@ -29,7 +29,8 @@ pub struct Slice {
 pub struct SliceTime {
     /// What it should have taken.
     pub expected: Duration,
-    /// What it took, other work of the device in between included.
+    /// What it took. Of the device's other work, what came before it is not in it, but what the device does at the same time delays
+    /// it.
     pub took: Duration,
 }
 
@@ -73,35 +74,32 @@ impl Gpu {
         let commands = fitting.len();
         let mut slice =
             Slice { commands, expected: Duration::from_secs_f64(fitting.expected), ended, ..Default::default() };
+        let before = (commands > 0).then(|| self.time());
         let (mut left, mut last) = (commands, None);
         while left > 0 {
             let submitted = self.submit_some(&mut state, left)?;
             left -= submitted.commands;
-            last = Some(submitted);
+            last = Some(submitted.ordinal);
         }
-        if let Some((ordinal, index)) = last.map(|submitted| (submitted.ordinal, submitted.index)) {
-            let end = state.pace.begin(fitting, ordinal);
-            self.time(index, end);
+        if let Some((before, ordinal)) = before.zip(last) {
+            state.pace.begin(fitting, [before, self.time()], ordinal);
         }
         slice.waiting = state.recorder.waiting().len();
         Ok(slice)
     }
 
-    /// Has `end` set when the submission has ended.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn time(&self, index: Option<wgpu::SubmissionIndex>, end: End) {
-        if let Some(submission) = index
-            && !self.0.waiter.watch(&self.0.device, Awaited::Slice { submission, end: end.clone() })
-        {
+    /// A time that is set when the device has done all that it has been given so far, by a host too.
+    fn time(&self) -> End {
+        let end = End::default();
+        let told = end.clone();
+        self.0.queue.on_submitted_work_done(move || {
+            let _ = told.set(Instant::now());
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        if !self.0.waiter.watch(&self.0.device, Awaited::End(end.clone())) {
             // Without a thread nobody knows. It counts as nothing, and the next is cut shorter or longer.
             let _ = end.set(Instant::now());
         }
-    }
-
-    #[cfg(target_arch = "wasm32")]
-    fn time(&self, _index: Option<wgpu::SubmissionIndex>, end: End) {
-        self.0.queue.on_submitted_work_done(move || {
-            let _ = end.set(Instant::now());
-        });
+        end
     }
 }

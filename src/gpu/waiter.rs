@@ -1,8 +1,11 @@
 //! Who wakes those that await a read-back.
 //!
-//! wgpu runs a mapping's callback only while some thread submits or polls, and an executor whose thread must not block does
-//! neither. So the first future that has to wait starts a thread for its device, which blocks in its stead; the callback then
-//! runs there, and wakes the future. In a browser the event loop does this.
+//! wgpu runs callbacks only while some thread submits or polls, and an executor whose thread must not block does neither. So the
+//! first future that has to wait, and the first slice that is timed, starts a thread for its device, which looks again and again in
+//! its stead; the callback then runs there, and wakes the future. In a browser the event loop does this.
+//!
+//! It does not wait in wgpu: that would keep others from presenting a frame meanwhile; and wgpu 30 asserts something of waits that have
+//! a timeout which does not hold where another thread submits just then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, channel};
@@ -11,20 +14,37 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::clock::Instant;
-use super::health::{Unpolled, poll_for};
+use super::health::poll;
 use super::mapped::Mapped;
 use super::pace::End;
 
-/// What somebody wants to know of a submission.
+/// What a callback tells.
 pub(super) enum Awaited {
-    /// That a buffer is mapped: the callback runs in the poll.
-    Mapping { submission: Option<wgpu::SubmissionIndex>, mapped: Mapped },
-    /// When it ended.
-    Slice { submission: wgpu::SubmissionIndex, end: End },
+    /// Whether a buffer is mapped.
+    Mapping(Mapped),
+    /// When the device had done what it had been given.
+    End(End),
 }
 
-/// wgpu keeps others from presenting a frame while a thread waits in a poll. So this one waits in short rounds.
-const ROUND: Duration = Duration::from_millis(1);
+impl Awaited {
+    fn is_told(&self) -> bool {
+        match self {
+            Awaited::Mapping(mapped) => mapped.done().is_some(),
+            Awaited::End(end) => end.get().is_some(),
+        }
+    }
+
+    /// The device has failed: nothing will be told.
+    fn give_up(&self) {
+        match self {
+            Awaited::Mapping(mapped) => mapped.set(false),
+            Awaited::End(end) => drop(end.set(Instant::now())),
+        }
+    }
+}
+
+/// From one look to the next.
+const ROUND: Duration = Duration::from_micros(250);
 
 /// The thread, once there is one. It ends when this drops, which waits for it: it holds the device, which must not go while the
 /// program ends and the driver's own memory with it.
@@ -38,7 +58,7 @@ struct Thread {
 }
 
 impl Waiter {
-    /// Hands a mapping to the thread; false if the system gives none.
+    /// Has the thread look until a callback has told; false if the system gives none.
     pub(super) fn watch(&self, device: &wgpu::Device, awaited: Awaited) -> bool {
         let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
@@ -66,15 +86,11 @@ fn start(device: wgpu::Device) -> Option<Thread> {
     let (sender, receiver) = channel::<Awaited>();
     let run = move || {
         for awaited in receiver {
-            match awaited {
-                Awaited::Mapping { submission, mapped } => {
-                    if !has_ended(&device, submission) {
-                        mapped.set(false);
-                    }
-                }
-                Awaited::Slice { submission, end } => {
-                    has_ended(&device, Some(submission));
-                    let _ = end.set(Instant::now());
+            while !awaited.is_told() {
+                if look(&device) {
+                    std::thread::sleep(ROUND);
+                } else {
+                    awaited.give_up();
                 }
             }
         }
@@ -84,14 +100,7 @@ fn start(device: wgpu::Device) -> Option<Thread> {
     Some(Thread { sender, handle: started.ok()? })
 }
 
-/// Waits for the submission, or for all; false if the device fails. A callback or a waker that panics must not take those that
-/// still wait with it.
-fn has_ended(device: &wgpu::Device, submission: Option<wgpu::SubmissionIndex>) -> bool {
-    loop {
-        let wait = wgpu::PollType::Wait { submission_index: submission.clone(), timeout: Some(ROUND) };
-        match catch_unwind(AssertUnwindSafe(|| poll_for(device, wait))) {
-            Ok(Err(Unpolled::TimedOut)) => {}
-            polled => return matches!(polled, Ok(Ok(()))),
-        }
-    }
+/// Lets callbacks run; false if the device fails. A callback or a waker that panics must not take those that still wait with it.
+fn look(device: &wgpu::Device) -> bool {
+    catch_unwind(AssertUnwindSafe(|| poll(device, wgpu::PollType::Poll))).map_or(true, |polled| polled.is_ok())
 }
