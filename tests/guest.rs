@@ -97,7 +97,7 @@ fn steps_in_slices() {
         while metrics.len() < steps {
             let next = || {
                 taken += 1;
-                Ok(batch(taken - 1))
+                Some(Ok(batch(taken - 1)))
             };
             metrics.extend(trainer.step_slice(budget, next).unwrap());
             // As a program does between two frames.
@@ -108,6 +108,30 @@ fn steps_in_slices() {
         let (_, weights_then) = undisturbed(&gpu, trainer.steps());
         assert_eq!(weights(&trainer), weights_then, "{budget:?}");
     }
+}
+
+/// Data that end, or are not there yet: what is recorded goes on, and nothing waits.
+#[test]
+fn steps_in_slices_while_there_is_data() {
+    let (expected, expected_weights) = undisturbed(&gpu(), 3);
+    let gpu = gpu();
+    let mut trainer = trainer(&gpu);
+    let (mut calls, mut taken, mut metrics, mut slices) = (0, 0, Vec::new(), 0);
+    while metrics.len() < 3 {
+        let next = || {
+            calls += 1;
+            let there_is = taken < 3 && calls % 3 == 0;
+            there_is.then(|| {
+                taken += 1;
+                Ok(batch(taken - 1))
+            })
+        };
+        metrics.extend(trainer.step_slice(Duration::from_micros(300), next).unwrap());
+        slices += trainer.slices().len();
+    }
+    assert_eq!((metrics, trainer.steps()), (expected, 3));
+    assert!(slices > 0 && calls > 9);
+    assert_eq!(weights(&trainer), expected_weights);
 }
 
 /// A slice of no time is one command, so that nothing stands still; what waits becomes less.
@@ -181,11 +205,11 @@ fn a_device_that_is_lost_between_slices() {
     let (adapter, device, queue) = host_device(wgpu::Limits::default());
     let gpu = Gpu::from_wgpu(device.clone(), queue, Some(&adapter)).unwrap();
     let mut trainer = trainer(&gpu);
-    let steps = trainer.step_slice(Duration::ZERO, || Ok(batch(0))).unwrap();
+    let steps = trainer.step_slice(Duration::ZERO, || Some(Ok(batch(0)))).unwrap();
     assert!(steps.is_empty());
     device.destroy();
     let lost = loop {
-        match trainer.step_slice(Duration::from_millis(1), || Ok(batch(0))) {
+        match trainer.step_slice(Duration::from_millis(1), || Some(Ok(batch(0)))) {
             Ok(_) => {}
             Err(error) => break error,
         }
@@ -333,7 +357,7 @@ fn dropped_on_the_way() {
     gpu.hold(|| drop(left.record(&batch(0)).unwrap()));
     drop(left);
     let mut left = trainer(&gpu);
-    left.step_slice(Duration::from_micros(300), || Ok(batch(0))).unwrap();
+    left.step_slice(Duration::from_micros(300), || Some(Ok(batch(0)))).unwrap();
     drop(left);
     let (metrics, _) = undisturbed(&gpu, 2);
     assert_eq!(metrics, expected);

@@ -1,7 +1,7 @@
 //! The loader over a source that holds no pictures: numbers, made in memory.
 
 use wgrad::Result;
-use wgrad::data::{Batch, Loader, LoaderOptions, Position, Source, Wanted};
+use wgrad::data::{Batch, Batches, Loader, LoaderOptions, Position, Source, Wanted};
 
 use crate::data::{assert_mentions, refused};
 
@@ -177,4 +177,26 @@ fn a_source_is_told_when_nobody_waits() {
     let loader = Numbers { fault: Fault::Waits, ..Numbers::new(30) }.loader(LoaderOptions::training(8, 3));
     // Else this would not end.
     drop(loader.batches_from(Position::default()).unwrap());
+}
+
+/// A program that must not wait takes what is made: the same batches, and the same errors.
+#[test]
+fn batches_without_waiting() {
+    let soon = |batches: &mut Batches<Values>| loop {
+        match batches.try_next() {
+            Some(made) => return made,
+            None => std::thread::yield_now(),
+        }
+    };
+    let make = || Numbers::new(21).loader(LoaderOptions::evaluation(8));
+    let mut batches = make().epoch(0).unwrap();
+    let made: Vec<_> = (0..3).map(|_| soon(&mut batches).unwrap()).collect();
+    assert_eq!(made, collect(&make(), Position::default(), 3));
+    assert!((0..100).all(|_| batches.try_next().is_none()), "the end");
+    let fault = |fault| Numbers { fault, ..Numbers::new(30) }.loader(LoaderOptions::training(8, 3)).epoch(0).unwrap();
+    assert!(fault(Fault::Waits).try_next().is_none());
+    assert_mentions(&refused(soon(&mut fault(Fault::Panics))), &["panicked"]);
+    let mut gives_up = fault(Fault::GivesUp);
+    assert_mentions(&refused(soon(&mut gives_up)), &["nobody stopped it"]);
+    assert!(gives_up.try_next().is_none() && gives_up.next().is_none(), "after an error there are no more");
 }

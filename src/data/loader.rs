@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -176,6 +176,30 @@ impl<B> Batches<B> {
         self.waited
     }
 
+    /// The next batch if it is made already, for programs that must not wait. `None` where it is not, and at the end.
+    pub fn try_next(&mut self) -> Option<Result<B>> {
+        match self.receiver.as_ref()?.try_recv() {
+            Err(TryRecvError::Empty) => None,
+            Ok(made) => self.received(Some(made)),
+            Err(TryRecvError::Disconnected) => self.received(None),
+        }
+    }
+
+    /// What the thread has sent; `None` if it is done.
+    fn received(&mut self, made: Option<Result<B>>) -> Option<Result<B>> {
+        match made {
+            Some(Ok(batch)) => Some(Ok(batch)),
+            Some(Err(error)) => {
+                self.finish();
+                Some(Err(error))
+            }
+            // At the end of the epoch, or by a panic, which must not look like the end.
+            None => self.finish().then(|| {
+                Err(Error::Device { during: "making a batch", message: "the loader's thread panicked".to_owned() })
+            }),
+        }
+    }
+
     /// Ends the thread: the source looks at the flag before every sample, and a thread that waits to hand over a batch fails to
     /// once the receiver is gone. Returns whether it panicked.
     fn finish(&mut self) -> bool {
@@ -192,17 +216,7 @@ impl<B> Iterator for Batches<B> {
         let begin = Instant::now();
         let received = self.receiver.as_ref()?.recv();
         self.waited += begin.elapsed();
-        match received {
-            Ok(Ok(batch)) => Some(Ok(batch)),
-            Ok(Err(error)) => {
-                self.finish();
-                Some(Err(error))
-            }
-            // The thread is done: at the end of the epoch, or by a panic, which must not look like the end.
-            Err(_) => self.finish().then(|| {
-                Err(Error::Device { during: "making a batch", message: "the loader's thread panicked".to_owned() })
-            }),
-        }
+        self.received(received.ok())
     }
 }
 

@@ -33,6 +33,8 @@ struct UnderWay {
     keys: Vec<(Key, f64)>,
     expected: f64,
     begun: Instant,
+    /// When all had ended that the device was given before, by whomever.
+    before: End,
     ordinal: u64,
     end: End,
 }
@@ -96,7 +98,11 @@ impl Pace {
     /// What is under way still takes, by what is known; without end where it takes longer than it should.
     pub(super) fn left(&self, now: Instant) -> f64 {
         let Some(first) = self.under_way.front() else { return 0.0 };
-        let passed = now.saturating_duration_since(self.start_of(first)).as_secs_f64();
+        let passed = match first.before.get() {
+            Some(_) => now.saturating_duration_since(self.start_of(first)).as_secs_f64(),
+            // The device has not come to it.
+            None => 0.0,
+        };
         if passed > first.expected {
             return f64::INFINITY;
         }
@@ -107,12 +113,11 @@ impl Pace {
         self.under_way.is_empty()
     }
 
-    /// Begins to time a slice, whose last submission has that number.
-    pub(super) fn begin(&mut self, fitting: Fitting, ordinal: u64) -> End {
-        let end = End::default();
+    /// Begins to time a slice, whose last submission has that number. The times are set when the device is done with what came before
+    /// it, and with it.
+    pub(super) fn begin(&mut self, fitting: Fitting, [before, end]: [End; 2], ordinal: u64) {
         let Fitting { keys, expected } = fitting;
-        self.under_way.push_back(UnderWay { keys, expected, begun: Instant::now(), ordinal, end: end.clone() });
-        end
+        self.under_way.push_back(UnderWay { keys, expected, begun: Instant::now(), before, ordinal, end });
     }
 
     /// Learns from the slices that have ended. Returns their times, and the number of the last submission among them.
@@ -133,9 +138,9 @@ impl Pace {
         Some((self.under_way.pop_front()?, end))
     }
 
-    /// When the device came to it: it computes one slice after the other.
+    /// When the device came to it: it computes one thing after the other.
     fn start_of(&self, slice: &UnderWay) -> Instant {
-        self.last_end.map_or(slice.begun, |end| end.max(slice.begun))
+        [self.last_end, slice.before.get().copied()].into_iter().flatten().fold(slice.begun, Instant::max)
     }
 
     fn learn(&mut self, slice: &UnderWay, took: f64) {
@@ -197,7 +202,14 @@ mod tests {
             let keys: Vec<_> = ids.iter().map(|&i| (key_of(i), seconds(i))).collect();
             let expected = SUBMISSION + keys.iter().map(|(_, own)| own).sum::<f64>();
             let took = SUBMISSION + ids.iter().map(|&i| truth(i)).sum::<f64>();
-            let slice = UnderWay { keys, expected, begun: Instant::now(), ordinal: 0, end: End::default() };
+            let slice = UnderWay {
+                keys,
+                expected,
+                begun: Instant::now(),
+                before: End::default(),
+                ordinal: 0,
+                end: End::default(),
+            };
             pace.learn(&slice, took);
         }
         for i in 0..8 {

@@ -29,7 +29,8 @@ pub struct Slice {
 pub struct SliceTime {
     /// What it should have taken.
     pub expected: Duration,
-    /// What it took, other work of the device in between included.
+    /// What it took. Of the device's other work, what came before it is not in it, but what the device does at the same time delays
+    /// it.
     pub took: Duration,
 }
 
@@ -71,30 +72,34 @@ impl Gpu {
         let room = budget.as_secs_f64() - state.pace.left(Instant::now());
         let fitting = state.pace.fitting(state.recorder.waiting(), room, state.pace.is_idle());
         let commands = fitting.len();
-        let mut slice =
-            Slice { commands, expected: Duration::from_secs_f64(fitting.expected), ended, ..Default::default() };
+        let expected = if commands > 0 { Duration::from_secs_f64(fitting.expected) } else { Duration::ZERO };
+        let mut slice = Slice { commands, expected, ended, waiting: 0 };
+        let before = (commands > 0).then(|| self.time());
         let (mut left, mut last) = (commands, None);
         while left > 0 {
             let submitted = self.submit_some(&mut state, left)?;
             left -= submitted.commands;
-            last = Some(submitted);
+            last = Some(submitted.ordinal);
         }
-        if let Some(submitted) = last {
-            let end = state.pace.begin(fitting, submitted.ordinal);
-            self.time(end);
+        if let Some((before, ordinal)) = before.zip(last) {
+            state.pace.begin(fitting, [before, self.time()], ordinal);
         }
         slice.waiting = state.recorder.waiting().len();
         Ok(slice)
     }
 
-    /// Has `end` set when all that was submitted has ended.
-    fn time(&self, end: End) {
-        let callback = end.clone();
+    /// A time that is set when the device has done all that it has been given so far, by a host too.
+    fn time(&self) -> End {
+        let end = End::default();
+        let told = end.clone();
         self.0.queue.on_submitted_work_done(move || {
-            callback.get_or_init(Instant::now);
+            told.get_or_init(Instant::now);
         });
-        // Where the system gives no thread, it is seen when the host polls.
         #[cfg(not(target_arch = "wasm32"))]
-        self.0.waiter.watch(&self.0.device, Awaited::Slice(end));
+        if !self.0.waiter.watch(&self.0.device, Awaited::End(end.clone())) {
+            // Without a thread nobody knows. It counts as nothing, and the next is cut shorter or longer.
+            end.get_or_init(Instant::now);
+        }
+        end
     }
 }

@@ -20,15 +20,17 @@ use super::pace::End;
 
 /// What a callback brings about.
 pub(super) enum Awaited {
+    /// Whether a buffer is mapped.
     Mapping(Mapped),
-    Slice(End),
+    /// When the device had done what it had been given.
+    End(End),
 }
 
 impl Awaited {
     fn is_done(&self) -> bool {
         match self {
             Awaited::Mapping(mapped) => mapped.done().is_some(),
-            Awaited::Slice(end) => end.get().is_some(),
+            Awaited::End(end) => end.get().is_some(),
         }
     }
 
@@ -36,7 +38,7 @@ impl Awaited {
     fn give_up(&self) {
         match self {
             Awaited::Mapping(mapped) => mapped.set(false),
-            Awaited::Slice(end) => {
+            Awaited::End(end) => {
                 end.get_or_init(Instant::now);
             }
         }

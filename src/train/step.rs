@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Part, Scored, Task, TokenScores, TrainSettings};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Instant, Readback};
+use crate::gpu::{Gpu, Instant, Readback, SliceTime};
 use crate::ltd::{LayerTokens, TokenBypass};
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
@@ -117,6 +117,8 @@ pub struct Trainer<T: Task> {
     pending: Option<Pending>,
     /// Steps of [`Trainer::step_slice`].
     sliced: VecDeque<Pending>,
+    /// [`Trainer::slices`].
+    slices: Vec<SliceTime>,
     /// The error of one of them, as long as it has not been returned.
     failed: Option<Error>,
     host_time: Duration,
@@ -145,6 +147,7 @@ impl<T: Task> Trainer<T> {
             layer_tokens: LayerTokens::default(),
             pending: None,
             sliced: VecDeque::new(),
+            slices: Vec::new(),
             failed: None,
             host_time: Duration::ZERO,
         })
@@ -186,8 +189,9 @@ impl<T: Task> Trainer<T> {
     }
 
     /// Trains for about `budget` of the device's time ([`Gpu::submit_slice`]), for programs that draw frames on the same device and call
-    /// this in each: never waits, and cuts steps anywhere. Takes a batch of `next` whenever the device would else run out of work, and
-    /// returns what the steps did that have ended since the call before, in order.
+    /// this in each: never waits, and cuts steps anywhere. Takes a batch of `next` whenever the device would else run out of work; where
+    /// that has none, now or at the end of the data, what is recorded goes on. Returns what the steps did that have ended since the call
+    /// before, in order.
     ///
     /// Recording a step takes the host a millisecond or two, but the first of each length also compiles its kernels
     /// ([`Gpu::warm_up`]). A weight that is read, a prediction, a snapshot have the rest of the recorded steps done first.
@@ -197,15 +201,29 @@ impl<T: Task> Trainer<T> {
     pub fn step_slice(
         &mut self,
         budget: Duration,
-        mut next: impl FnMut() -> Result<T::Batch>,
+        mut next: impl FnMut() -> Option<Result<T::Batch>>,
     ) -> Result<Vec<StepMetrics>> {
         let gpu = self.gpu().clone();
-        while gpu.submit_slice(budget)?.waiting == 0 && self.sliced.len() < MOST_AHEAD {
-            let batch = next()?;
+        self.slices.clear();
+        // The device may be done with some of it while the host still records. That is no reason to give it more in this frame.
+        let mut left = budget;
+        loop {
+            let slice = gpu.submit_slice(left)?;
+            self.slices.extend(slice.ended);
+            left = left.saturating_sub(slice.expected);
+            if slice.waiting > 0 || left.is_zero() || self.sliced.len() >= MOST_AHEAD {
+                break;
+            }
+            let Some(batch) = next().transpose()? else { break };
             let recorded = gpu.hold(|| self.record(&batch))?;
             self.sliced.push_back(recorded);
         }
         self.ended()
+    }
+
+    /// How long slices took, of this engine's device, that had ended at the last [`Trainer::step_slice`] and not at the one before.
+    pub fn slices(&self) -> &[SliceTime] {
+        &self.slices
     }
 
     /// The results of sliced steps that have ended. What comes before an error is returned first, and the error with the next call.
