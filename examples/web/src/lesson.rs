@@ -26,7 +26,7 @@ pub const TOKENS: usize = GRID * GRID;
 const DEPTH: usize = 4;
 /// R at the first step; it rises to T in so many steps.
 const FIRST_KEPT: usize = TOKENS / 4;
-const RISING: u64 = 300;
+const RISING: u64 = 600;
 
 /// A training under way.
 pub struct Lesson {
