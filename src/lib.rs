@@ -20,13 +20,14 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | all layers but the last one and `checkpoint`; of `data` what a batch is |
-//! | `train` | the training step |
-//! | `files` | what needs files, threads and a clock: `checkpoint`, loaders, whole runs |
+//! | `train` | the training step; `checkpoint` in memory |
+//! | `digits` | the embedded digits |
+//! | `files` | what needs files, threads and a clock: checkpoints on disk, loaders, whole runs |
 //! | `pictures`, a default | decoding, augmentation, data sets of pictures |
 //! | `text`, a default | tokenizers, data sets of text |
 //! | `hub` | checkpoints from the Hugging Face Hub, by name |
 //!
-//! Up to `train` everything builds for the browser.
+//! Up to `digits` everything builds for the browser.
 //!
 //! Another crate adds an operation with a [`gpu::Kernel`] in WGSL, [`Gpu::dispatch`] and [`autograd::record`], and tests its gradient
 //! with [`autograd::check`]: `examples/custom_op.rs` does so in a page.
@@ -48,11 +49,11 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod autograd;
-#[cfg(feature = "files")]
+#[cfg(feature = "train")]
 pub mod checkpoint;
 pub mod data;
 pub mod error;
-#[cfg(feature = "files")]
+#[cfg(feature = "train")]
 mod files;
 pub mod gpu;
 mod hash;

@@ -3,8 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use super::shards::read_shards;
-use super::{BEST_FILE, Checkpoint, RUN_STATE, foreign, read};
+use super::{Checkpoint, foreign_names, read};
 use crate::error::{Error, Result};
+
+/// The best checkpoint in a run's folder.
+pub(crate) const BEST_FILE: &str = "best.safetensors";
+
+/// A run's state in its folder.
+pub(crate) const STATE_FILE: &str = "state.safetensors";
+
+/// The key of the text entry that tells a run's state, which is no model, from a model's checkpoint.
+pub(crate) const RUN_STATE: &str = "run_state";
 
 /// A folder's weights in one file.
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
@@ -43,7 +52,7 @@ pub(crate) fn open<T>(path: &Path, describe: impl FnOnce(Checkpoint, &Path) -> R
     let is_index = file.to_str().is_some_and(|name| name.ends_with(".safetensors.index.json"));
     let checkpoint = if is_index { read_shards(&file)? } else { read(&file)? };
     let described = refuse_state(&checkpoint, &file).and_then(|()| describe(checkpoint, &file));
-    described.map_err(|error| match foreign::parts(&file) {
+    described.map_err(|error| match foreign_names::parts(&file) {
         Some(parts) => Error::file(&file, format!("is one of {parts} parts: give their folder ({error})")),
         None => error,
     })
@@ -59,7 +68,7 @@ fn weights_in(folder: &Path) -> Result<PathBuf> {
     let entries = std::fs::read_dir(folder).map_err(io)?.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
     let mut names: Vec<String> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort_unstable();
-    Err(Error::file(folder, foreign::in_place_of_weights(&names)))
+    Err(Error::file(folder, foreign_names::in_place_of_weights(&names)))
 }
 
 fn refuse_state(checkpoint: &Checkpoint, file: &Path) -> Result<()> {

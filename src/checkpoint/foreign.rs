@@ -1,25 +1,25 @@
 //! What people take for a checkpoint that holds no safetensors: what it is, and what to do about it.
 
-use std::path::Path;
-
-use super::folder::{INDEX_FILE, WEIGHTS_FILE};
-use super::{BEST_FILE, STATE_FILE, quoted};
-
 /// So many bytes from its start tell a file's kind.
 pub(super) const START: u64 = 512;
 
 /// How much of a text a message repeats.
 const SHOWN: usize = 60;
 
-const PICKLE: &str = "a PyTorch pickle, which may run any program and so is not read: in Python, write its state dict \
+pub(super) const PICKLE: &str = "a PyTorch pickle, which may run any program and so is not read: in Python, write its state dict \
                       with safetensors.torch.save_file";
-const KERAS: &str = "a file of Keras, which is not read: PyTorch's version of the model, saved as safetensors, is";
-const FLAX: &str = "a file of Flax, which is not read: PyTorch's version of the model, saved as safetensors, is";
-const ONNX: &str = "an ONNX graph, which is not read: the model that it was exported from, saved as safetensors, is";
-const GGUF: &str = "a GGUF file, which is not read: the model that it was made from, saved as safetensors, is";
-const NUMPY: &str = "NumPy arrays, which are not read: write them with safetensors.numpy.save_file";
-const TFLITE: &str = "a TensorFlow Lite graph, which is not read: PyTorch's version of the model is, as safetensors";
-const PACKED: &str = "a packed file: unpack it";
+pub(super) const KERAS: &str =
+    "a file of Keras, which is not read: PyTorch's version of the model, saved as safetensors, is";
+pub(super) const FLAX: &str =
+    "a file of Flax, which is not read: PyTorch's version of the model, saved as safetensors, is";
+pub(super) const ONNX: &str =
+    "an ONNX graph, which is not read: the model that it was exported from, saved as safetensors, is";
+pub(super) const GGUF: &str =
+    "a GGUF file, which is not read: the model that it was made from, saved as safetensors, is";
+pub(super) const NUMPY: &str = "NumPy arrays, which are not read: write them with safetensors.numpy.save_file";
+pub(super) const TFLITE: &str =
+    "a TensorFlow Lite graph, which is not read: PyTorch's version of the model is, as safetensors";
+pub(super) const PACKED: &str = "a packed file: unpack it";
 const PICTURE: &str = "a picture";
 
 /// Beginnings of files, and what such a file is.
@@ -35,24 +35,6 @@ const BEGINNINGS: [(&[u8], &str); 11] = [
     (b"BZh", PACKED),
     (b"\x89PNG", PICTURE),
     (b"\xff\xd8\xff", PICTURE),
-];
-
-/// Endings of files' names, and what such a file is.
-const ENDINGS: [(&str, &str); 14] = [
-    (".bin", PICKLE),
-    (".pth", PICKLE),
-    (".pt", PICKLE),
-    (".ckpt", PICKLE),
-    (".pkl", PICKLE),
-    (".h5", KERAS),
-    (".keras", KERAS),
-    (".msgpack", FLAX),
-    (".onnx", ONNX),
-    (".gguf", GGUF),
-    (".npz", NUMPY),
-    (".npy", NUMPY),
-    (".tflite", TFLITE),
-    (".zip", PACKED),
 ];
 
 /// What a file is that begins with these bytes, up to [`START`] of them, and is not safetensors; `None` if that is not known.
@@ -113,38 +95,4 @@ fn text(start: &[u8]) -> Option<String> {
         [b'{' | b'[', ..] => format!("JSON text ({shown:?}): give the folder, or the file with the tensors"),
         _ => format!("text ({shown:?}): fetch the file itself"),
     })
-}
-
-/// What there is in a folder of these `names` that has no weights where they are expected.
-pub(super) fn in_place_of_weights(names: &[String]) -> String {
-    let expected = format!("neither {WEIGHTS_FILE} nor {INDEX_FILE}");
-    let has = |name: &str| names.iter().any(|other| other == name);
-    if has(STATE_FILE) {
-        return format!("is a run's folder without {BEST_FILE}: go on with the run until it has been measured once");
-    }
-    if has("snapshots") && has("blobs") {
-        return format!("holds {expected}, but the Hub's cache: give one of the folders in its snapshots/");
-    }
-    if let Some(name) = names.iter().find(|name| name.ends_with(".safetensors")) {
-        let what = match parts(Path::new(name)) {
-            Some(_) => "one of several parts: fetch their index too",
-            None if name.starts_with("adapter_") => "an adapter: merge it into its model",
-            None => "safetensors under another name: give that file",
-        };
-        return format!("holds {expected}, but {}, {what}", quoted(name));
-    }
-    let with = |(ending, kind): &(&str, &'static str)| {
-        names.iter().find(|name| name.ends_with(ending)).map(|name| (name, *kind))
-    };
-    match ENDINGS.iter().find_map(with) {
-        Some((name, kind)) => format!("holds {expected}, but {}, {kind}", quoted(name)),
-        None => format!("holds {expected}"),
-    }
-}
-
-/// `N` where a file's name says that it is one of N > 1 parts, as `model-00001-of-00004.safetensors`.
-pub(super) fn parts(path: &Path) -> Option<usize> {
-    let (first, count) = path.file_stem()?.to_str()?.rsplit_once("-of-")?;
-    let is_numbered = first.rsplit_once('-').is_some_and(|(_, number)| number.parse::<usize>().is_ok());
-    count.parse().ok().filter(|&count| is_numbered && count > 1)
 }

@@ -9,7 +9,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use super::folder::{CONFIG_FILE, INDEX_FILE, PREPROCESSOR_FILE, TOKENIZER_FILES, WEIGHTS_FILE};
 use super::shards::shard_names;
-use super::{foreign, quoted};
+use super::{foreign_names, quoted};
 use crate::error::{Error, Result};
 
 /// Where models come from and go to.
@@ -109,7 +109,7 @@ impl<'a> Model<'a> {
             shard_names(&index)?.iter().try_for_each(|shard| self.get(shard).map(drop))?;
             index
         } else {
-            return Err(Error::file(self.name, foreign::in_place_of_weights(&self.names)));
+            return Err(Error::file(self.name, foreign_names::in_place_of_weights(&self.names)));
         };
         Ok(weights.parent().map(Path::to_owned).unwrap_or_default())
     }

@@ -16,9 +16,10 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `read`, `write` | safetensors |
+//! | `read`, `encode`, `write` | safetensors: in, as bytes, out |
 //! | `shards` | checkpoints in several files |
-//! | `folder`, `foreign` | where in a folder the weights are; files and folders that are no checkpoints |
+//! | `folder` | where in a folder the weights are |
+//! | `foreign`, `foreign_names` | what is no checkpoint, by its bytes; files and folders, by their names |
 //! | `write_folder` | folders, written whole or not at all |
 //! | `labels` | names of classes in JSON files |
 //! | `claims`, `settings` | what a `config.json` says, against the weights and against what a model computes |
@@ -26,58 +27,78 @@
 //! | `tensors` | sizes from shapes, and refusal of what belongs to another model |
 //! | `matching`, `parameters` | a model's parameters beside a checkpoint's, in and out |
 //! | `hub` | checkpoints by name, with the feature `hub` |
+//!
+//! Without the feature `files` there are checkpoints in memory: [`read_bytes`], [`to_bytes`], and a model's parameters in and out.
 
+#[cfg(feature = "files")]
 mod claims;
+mod encode;
+#[cfg(feature = "files")]
 mod folder;
 mod foreign;
+#[cfg(feature = "files")]
+mod foreign_names;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "files")]
 mod labels;
 mod matching;
 mod parameters;
 mod read;
+#[cfg(feature = "files")]
 mod renaming;
+#[cfg(feature = "files")]
 mod settings;
+#[cfg(feature = "files")]
 mod shards;
+#[cfg(feature = "files")]
 mod tensors;
+#[cfg(feature = "files")]
 mod wrappers;
+#[cfg(feature = "files")]
 mod write;
+#[cfg(feature = "files")]
 mod write_folder;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+#[cfg(feature = "files")]
 pub(crate) use claims::{Claim, check_claims, check_model_type, claims};
-pub(crate) use folder::{CONFIG_FILE, PREPROCESSOR_FILE, TOKENIZER_FILES, open};
+pub use encode::{Storage, to_bytes};
+#[cfg(feature = "files")]
+pub(crate) use folder::{BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, RUN_STATE, STATE_FILE, TOKENIZER_FILES, open};
+#[cfg(feature = "files")]
 pub(crate) use labels::Labels;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
-pub use parameters::{download, load_parameters};
+#[cfg(not(target_arch = "wasm32"))]
+pub use parameters::download;
+pub use parameters::{download_async, load_parameters};
 pub use read::{read, read_bytes};
+#[cfg(feature = "files")]
 pub(crate) use renaming::Renaming;
+#[cfg(feature = "files")]
 pub(crate) use settings::Settings;
+#[cfg(feature = "files")]
 pub(crate) use tensors::{Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
+#[cfg(feature = "files")]
 pub(crate) use wrappers::unwrapped;
-pub use write::{Storage, to_bytes, write, write_as};
+#[cfg(feature = "files")]
+pub use write::{write, write_as};
+#[cfg(feature = "files")]
 pub(crate) use write_folder::Folder;
 
 use crate::error::{Error, Result};
-pub(crate) use crate::files::{quoted, read_json};
+pub(crate) use crate::files::quoted;
+#[cfg(feature = "files")]
+pub(crate) use crate::files::read_json;
 pub use crate::tensor::HostTensor;
 
 /// The key of the text entries in a safetensors header, which no tensor can have as its name.
 const METADATA_KEY: &str = "__metadata__";
 
-/// The key of the text entry that tells a run's state, which is no model, from a model's checkpoint.
-pub(crate) const RUN_STATE: &str = "run_state";
-
 /// The key of the text entry that holds the configuration of the model, as JSON.
-pub(crate) const CONFIG: &str = "config";
-
-/// The best checkpoint in a run's folder.
-pub(crate) const BEST_FILE: &str = "best.safetensors";
-
-/// A run's state in its folder.
-pub(crate) const STATE_FILE: &str = "state.safetensors";
+pub const CONFIG: &str = "config";
 
 /// The longest header that the format allows, in bytes.
 const MAX_HEADER: u64 = 100_000_000;

@@ -5,15 +5,26 @@ use std::collections::BTreeMap;
 use super::{Checkpoint, HostTensor, LoadReport, MatchOptions, match_parameters};
 use crate::autograd::Parameters;
 use crate::error::Result;
-use crate::tensor::Tensor;
 
-/// Reads every parameter back from the device, by path.
+/// Reads every parameter back from the device, by path; awaiting it blocks no thread.
 ///
 /// # Errors
 /// If the device fails.
+pub async fn download_async(parameters: &Parameters) -> Result<BTreeMap<String, HostTensor>> {
+    let mut tensors = BTreeMap::new();
+    for (path, value) in parameters.iter().map(|p| (p.path().to_owned(), p.value())) {
+        tensors.insert(path, HostTensor { shape: value.dims().to_vec(), data: value.read().await? });
+    }
+    Ok(tensors)
+}
+
+/// [`download_async`], blocking the thread.
+///
+/// # Errors
+/// As [`download_async`].
+#[cfg(not(target_arch = "wasm32"))]
 pub fn download(parameters: &Parameters) -> Result<BTreeMap<String, HostTensor>> {
-    let host = |tensor: Tensor| Ok(HostTensor { shape: tensor.dims().to_vec(), data: tensor.to_vec()? });
-    parameters.iter().map(|p| Ok((p.path().to_owned(), host(p.value())?))).collect()
+    pollster::block_on(download_async(parameters))
 }
 
 /// Sets the parameters that the checkpoint provides, and says which are new, missing or unused.

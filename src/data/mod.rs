@@ -6,6 +6,7 @@
 //! | `source`, `loader` | [`Source`]: what batches are made of; [`Loader`]: which, in what order, ahead of time |
 //! | `random` | random numbers by key |
 //! | `image_batch` | [`ImageBatch`]: pictures with their classes |
+//! | `digits` | `Digits`: the pictures that come with the crate |
 //! | `token_batch` | [`TokenBatch`]: sequences of tokens |
 //! | `pictures/` | pictures as one source: data sets, photos, augmentation |
 //! | `text/` | text as another: tokenizers, texts of any size, batches for GPT and BERT |
@@ -13,7 +14,8 @@
 //! Everything random depends on a seed and on what it is for, never on timing: equal settings give equal batches, on any
 //! number of threads, from any position.
 //!
-//! Loaders, which have a thread, come with the feature `files`, and pictures with `pictures`. Batches are always there.
+//! Loaders, which have a thread, come with the feature `files`, pictures with `pictures`, the embedded digits by themselves with
+//! `digits`. Batches are always there.
 //!
 #![cfg_attr(feature = "pictures", doc = "```")]
 #![cfg_attr(not(feature = "pictures"), doc = "```ignore")]
@@ -31,6 +33,8 @@
 //! ```
 
 mod batch;
+#[cfg(feature = "digits")]
+mod digits;
 mod image_batch;
 #[cfg(feature = "files")]
 mod loader;
@@ -45,6 +49,8 @@ mod text;
 mod token_batch;
 
 pub use batch::{Batch, Position};
+#[cfg(feature = "digits")]
+pub use digits::Digits;
 pub use image_batch::{ImageBatch, Mixed};
 #[cfg(feature = "files")]
 pub use loader::{Batches, Loader, LoaderOptions};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::quoted;
+use super::{position, quoted};
 use crate::error::{Error, Result};
 
 /// The largest JSON file that is read, in bytes. With the names of ImageNet's 21,843 classes such files take about 4 MB.
@@ -63,11 +63,4 @@ fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         return Err(Error::file(path, format!("is larger than {limit} bytes, the most that is read of such a file")));
     }
     Ok(Some(bytes))
-}
-
-/// Where in `json` the parser stopped. It counts lines and columns from 1.
-pub(crate) fn position(json: &[u8], error: &serde_json::Error) -> usize {
-    let mut line_starts = json.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(i, _)| i + 1);
-    let line_start = error.line().checked_sub(2).and_then(|n| line_starts.nth(n)).unwrap_or(0);
-    line_start + error.column().saturating_sub(1)
 }

@@ -4,13 +4,19 @@
 //! |---|---|
 //! | `json` | texts and JSON of limited size |
 //! | `replace` | new content for a path, as a whole or not at all |
+//!
+//! Without the feature `files` only what messages say of a file's content is left, for checkpoints in memory.
 
+#[cfg(feature = "files")]
 mod json;
+#[cfg(feature = "files")]
 mod replace;
 
+#[cfg(feature = "files")]
+pub(crate) use json::read_json;
 #[cfg(feature = "text")]
 pub(crate) use json::{parse_json, read_text};
-pub(crate) use json::{position, read_json};
+#[cfg(feature = "files")]
 pub(crate) use replace::{replace_file, sync_folder};
 
 /// How much of a name, or of a parser's complaint, a message repeats.
@@ -24,4 +30,11 @@ pub(crate) fn quoted(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+/// Where in `json` the parser stopped. It counts lines and columns from 1.
+pub(crate) fn position(json: &[u8], error: &serde_json::Error) -> usize {
+    let mut line_starts = json.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(i, _)| i + 1);
+    let line_start = error.line().checked_sub(2).and_then(|n| line_starts.nth(n)).unwrap_or(0);
+    line_start + error.column().saturating_sub(1)
 }

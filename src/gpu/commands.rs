@@ -4,6 +4,8 @@ use std::sync::{Arc, MutexGuard};
 
 use super::compile::Pipeline;
 use super::health::Scopes;
+#[cfg(target_arch = "wasm32")]
+use super::mapped::Mapped;
 use super::recorder::{Command, Submitted};
 use super::{Access, BufferView, Gpu, Grid, Kernel, MAX_ROUNDS, Params, Readback, State, Trust};
 use crate::error::{Error, Result};
@@ -179,8 +181,12 @@ impl Gpu {
     /// Has the browser tell when that submission has ended, and what was kept back then follows.
     #[cfg(target_arch = "wasm32")]
     fn go_on_after(&self, ordinal: u64) {
-        let inner = Arc::downgrade(&self.0);
-        self.0.queue.on_submitted_work_done(move || {
+        let (inner, ended) = (Arc::downgrade(&self.0), Mapped::default());
+        let callback = ended.clone();
+        self.0.queue.on_submitted_work_done(move || callback.set(true));
+        // The callback may go to other threads, as wgpu has it, and the engine may not in a browser.
+        wasm_bindgen_futures::spawn_local(async move {
+            std::future::poll_fn(|context| ended.poll(context)).await;
             let Some(gpu) = inner.upgrade().map(Gpu) else { return };
             let mut state = gpu.state();
             state.recorder.arrived(ordinal);

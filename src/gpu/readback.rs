@@ -151,6 +151,7 @@ impl Readback {
     }
 
     /// The bytes of one that [`Readback::is_ready`].
+    #[cfg(feature = "train")]
     pub(crate) fn ready(self) -> Result<Vec<Vec<u8>>> {
         let worked = self.landing.mapped.done().unwrap_or(false);
         self.take(worked)

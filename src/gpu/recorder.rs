@@ -94,6 +94,7 @@ impl Load {
 
 /// What was submitted, as far as the host does not know that the device is done with it.
 #[derive(Debug)]
+#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "a browser waits for none, and the memory is only held"))]
 struct UnderWay {
     ordinal: u64,
     index: wgpu::SubmissionIndex,

@@ -18,6 +18,8 @@ const CLASSES: usize = 4;
 const BATCH: usize = 6;
 /// Steps before and after the snapshot.
 const STEPS: u64 = 3;
+/// Steps that are recorded before the first of them is awaited: many more submissions than may be under way.
+const AHEAD: usize = 24;
 /// Of the largest of the figures that belong together.
 const TOLERANCE: f32 = 1e-4;
 
@@ -78,7 +80,8 @@ pub async fn train(gpu: &Gpu) -> Outcome<()> {
     if !wrong.is_empty() {
         return Err(wrong.join("\n").into());
     }
-    refuse_a_label(&mut trainer).await
+    refuse_a_label(&mut trainer).await?;
+    run_ahead(&mut trainer).await
 }
 
 fn settings() -> wgrad::Result<TrainSettings> {
@@ -143,5 +146,25 @@ async fn refuse_a_label(trainer: &mut Trainer<Classify<Vit>>) -> Outcome<()> {
         other => return Err(format!("a label of 99 gave {other:?}").into()),
     }
     good.read().await?;
+    Ok(())
+}
+
+/// Steps recorded far ahead of the device, and read the newest first, are those that were awaited one by one.
+async fn run_ahead(trainer: &mut Trainer<Classify<Vit>>) -> Outcome<()> {
+    let snapshot = trainer.snapshot_async().await?;
+    let mut expected = Vec::new();
+    for _ in 0..AHEAD {
+        expected.push(trainer.record(&batch())?.read().await?);
+    }
+    trainer.restore(&snapshot)?;
+    let mut recorded = (0..AHEAD).map(|_| trainer.record(&batch())).collect::<wgrad::Result<Vec<_>>>()?;
+    let mut got = Vec::new();
+    while let Some(last) = recorded.pop() {
+        got.push(last.read().await?);
+    }
+    got.reverse();
+    if got != expected {
+        return Err(format!("recorded ahead, steps went otherwise: {got:?}, not {expected:?}").into());
+    }
     Ok(())
 }
