@@ -78,7 +78,7 @@ impl Lesson {
     pub fn train(&mut self, budget: Duration) -> Result<Vec<StepMetrics>> {
         let Lesson { trainer, samples, .. } = self;
         let mut numbers = trainer.steps()..;
-        trainer.step_slice(budget, || Ok(samples.batch(numbers.next().unwrap_or_default())))
+        trainer.step_slice(budget, || Some(Ok(samples.batch(numbers.next().unwrap_or_default()))))
     }
 
     /// The data.
