@@ -140,22 +140,22 @@ fn tell(ui: &mut Ui, facts: &Facts, budget: f32) {
         ui.end_row();
     };
     let two = |[median, high]: &[f64; 2]| format!("{median:6.2} {high:7.2}");
-    let [_, taken, _] = taken_over_expected;
-    let [low, spent, high] = taken_over_budget.map(|ratio| ratio * f64::from(budget));
+    let three = |[low, median, high]: [f64; 3]| format!("{low:5.2} {median:6.2} {high:6.2}");
+    let in_a_frame = taken_over_budget.map(|ratio| ratio * f64::from(budget));
     Grid::new("facts").num_columns(2).spacing([12.0, 3.0]).show(ui, |ui| {
         row(ui, "Steps", format!("{steps}"), "steps that have ended");
         row(ui, "Steps a second", format!("{steps_per_second:.1}"), "of the last seconds");
         row(ui, "Memory, MB", format!("{:.0}", *memory as f64 / 1e6), "of the device, for training");
         ui.weak("In milliseconds");
-        ui.weak("median   99 %");
+        ui.weak("median       99 %");
         ui.end_row();
         row(ui, "Frame", two(frame), "from one frame to the next");
         row(ui, "wgrad in it", two(own), "the host's time in calls of the engine");
         ui.weak("");
-        ui.weak("10 %  median  90 %");
+        ui.weak("10 %   median   90 %");
         ui.end_row();
-        row(ui, "Training, ms", format!("{low:.1}  {spent:.1}  {high:.1}"), "device time of training in a frame");
-        row(ui, "Foretold", format!("{:.2} times", taken), "what slices take, over what they should: the median");
+        row(ui, "Training, ms", three(in_a_frame), "device time of training in a frame");
+        row(ui, "Taken : due", three(*taken_over_expected), "what slices of it take, over what they should");
     });
 }
 
