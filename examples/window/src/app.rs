@@ -204,6 +204,11 @@ impl App {
         let budget = Duration::from_secs_f32(self.budget / 1e3);
         let ended = lesson.advance(budget, self.goal.saturating_sub(lesson.trainer.steps()))?;
         ended.iter().for_each(|step| self.progress.add(step));
+        if !ended.is_empty()
+            && let Some(text) = lesson.unreadable()
+        {
+            self.notice = Some(Notice { text, is_error: false });
+        }
         let next = self.mark.map_or(0, |mark| mark.steps + EXAMINE);
         if self.examination.is_none() && lesson.is_busy() && lesson.trainer.steps() >= next {
             self.examination = lesson.examine()?;

@@ -33,7 +33,10 @@ const SEED: u64 = 0;
 /// A model with its data, on the window's device.
 pub struct Lesson {
     pub trainer: Trainer<Classify<Vit>>,
+    loader: Loader<ImageSource>,
     batches: Batches<ImageBatch>,
+    /// Pictures that could not be read, as far as the user has been told.
+    told_unreadable: usize,
     /// Batches whose steps are recorded, with the steps' numbers: the first is being computed, or was the last that was.
     recorded: VecDeque<(u64, Arc<ImageBatch>)>,
     /// Steps that have ended.
@@ -70,11 +73,13 @@ impl Lesson {
             load_parameters(model.parameters(), &weights.checkpoint, &options)?;
         }
         let source = ImageSource::new(&data.train, data.train_transform(side), ImageOptions::default())?;
-        let batches = Loader::new(source, LoaderOptions::training(batch_size, SEED))?;
+        let loader = Loader::new(source, LoaderOptions::training(batch_size, SEED))?;
         let transform = data.eval_transform(side);
         let lesson = Lesson {
             trainer: Trainer::new(Classify::new(model), training)?,
-            batches: batches.batches_from(Position::default())?,
+            batches: loader.batches_from(Position::default())?,
+            loader,
+            told_unreadable: 0,
             recorded: VecDeque::new(),
             done: 0,
             data: settings.data,
@@ -126,6 +131,14 @@ impl Lesson {
     /// Whether steps are recorded that have not ended.
     pub fn is_busy(&self) -> bool {
         self.done < self.trainer.steps()
+    }
+
+    /// Pictures that could not be read, in words, if there are more than at the call before.
+    pub fn unreadable(&mut self) -> Option<String> {
+        let skipped = self.loader.source().skipped();
+        let is_news = skipped.len() > std::mem::replace(&mut self.told_unreadable, skipped.len());
+        let last = skipped.last().filter(|_| is_news)?;
+        Some(format!("{} of the pictures cannot be read and are left out, such as {}", skipped.len(), last.reason))
     }
 
     /// Steps that have ended.
