@@ -119,7 +119,7 @@ impl Lesson {
         Ok(predict_async(self.trainer.task(), [Ok(unlabelled(grey))]).await?.row(0).to_vec())
     }
 
-    /// The weights as a safetensors file with timm's names, as the crate's other programs read it.
+    /// The weights as a safetensors file with timm's names, and the model's sizes in its metadata.
     ///
     /// # Errors
     /// If the device fails.
