@@ -715,7 +715,10 @@ fn token_bypass_by_importance_draws_nothing() {
     // A run's state names the choice only where it was made.
     let json = |drop: &TokenDrop| serde_json::to_string(drop).unwrap();
     assert!(!json(&random).contains("importance") && json(&drop).contains(r#""by_importance":true"#));
-    assert_eq!(refused(TokenDrop::from(PatchDrop::new(40, 1).unwrap()).check(Extent { prefix: 5, ..VIT })), "keep_prefix");
+    assert_eq!(
+        refused(TokenDrop::from(PatchDrop::new(40, 1).unwrap()).check(Extent { prefix: 5, ..VIT })),
+        "keep_prefix"
+    );
 }
 
 /// Random-LTD through the choice is random-LTD.
