@@ -211,7 +211,8 @@ impl<T: Task> Trainer<T> {
             let slice = gpu.submit_slice(left)?;
             self.slices.extend(slice.ended);
             left = left.saturating_sub(slice.expected);
-            if slice.waiting > 0 || left.is_zero() || self.sliced.len() >= MOST_AHEAD {
+            let is_spent = slice.commands > 0 && left.is_zero();
+            if slice.waiting > 0 || is_spent || self.sliced.len() >= MOST_AHEAD {
                 break;
             }
             let Some(batch) = next().transpose()? else { break };
