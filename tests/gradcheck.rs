@@ -104,6 +104,10 @@ const ROWS: &[Row] = &[
     row("linear_add", &[&[2, 5, 8], &[12, 8], &[12], &[2, 5, 12]], LINEAR, |x| {
         ops::linear_add(&x[0], &x[1], &x[2], &x[3])
     }),
+    row("linear_add, layer scale", &[&[2, 5, 8], &[12, 8], &[12], &[12], &[2, 5, 12]], SMOOTH, |x| {
+        let weight = ops::mul(&x[1], &ops::reshape(&x[3], &[12, 1])?)?;
+        ops::linear_add(&x[0], &weight, &ops::mul(&x[2], &x[3])?, &x[4])
+    }),
     row("linear_add, odd width", &[&[5, 7], &[3, 7], &[3], &[5, 3]], LINEAR, |x| {
         ops::linear_add(&x[0], &x[1], &x[2], &x[3])
     }),

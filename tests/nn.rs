@@ -11,9 +11,13 @@ const TOKENS: usize = 9;
 const KEY: RandomKey = RandomKey { seed: 4, step: 0, layer: 0, first_sample: 0 };
 
 fn encoder(gpu: &Gpu, order: NormOrder, dropout: f32) -> (Parameters, Encoder) {
-    let mut parameters = Parameters::new(gpu);
     let config =
         BlockConfig { hidden: 48, dropout, hidden_dropout: dropout, eps: 1e-5, order, ..BlockConfig::new(WIDTH, 2) };
+    encoder_of(gpu, config)
+}
+
+fn encoder_of(gpu: &Gpu, config: BlockConfig) -> (Parameters, Encoder) {
+    let mut parameters = Parameters::new(gpu);
     let encoder = Encoder::new(Init::new(&mut parameters, 3), 2, |_| config).unwrap();
     // Scales and shifts that are not 1 and 0.
     for (seed, p) in (10..).zip(&parameters) {
@@ -121,6 +125,74 @@ fn spans_are_their_blocks_on_fewer_tokens() {
 
 fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
     encoder.forward(ops::token_gather(x, kept).unwrap(), &[], &Mask::CAUSAL, mode).unwrap()
+}
+
+/// x + γ ∘ attention(norm1(x)), then x + γ ∘ mlp(norm2(x)).
+fn with_layer_scale(parameters: &Parameters, x: &Tensor) -> Tensor {
+    let mut x = x.clone();
+    for block in 0..2 {
+        let value = |path: &str| parameters.get(&format!("{block}.{path}")).unwrap().tensor();
+        let linear = |x: &Tensor, path: &str| {
+            ops::linear(x, &value(&format!("{path}.weight")), Some(&value(&format!("{path}.bias")))).unwrap()
+        };
+        let norm = |x: &Tensor, path: &str| {
+            ops::layernorm(x, &value(&format!("{path}.weight")), &value(&format!("{path}.bias")), 1e-5).unwrap()
+        };
+        let add = |x: &Tensor, y: &Tensor, scale: &str| ops::add(x, &ops::mul(y, &value(scale)).unwrap()).unwrap();
+        let qkv = linear(&norm(&x, "norm1"), "attn.qkv");
+        let attended = linear(&ops::attention(&qkv, 2, &Mask::NONE, None).unwrap(), "attn.proj");
+        x = add(&x, &attended, "ls1.gamma");
+        let hidden = ops::gelu(&linear(&norm(&x, "norm2"), "mlp.fc1"), ops::Gelu::Erf).unwrap();
+        x = add(&x, &linear(&hidden, "mlp.fc2"), "ls2.gamma");
+    }
+    x
+}
+
+/// Against products of activations, on all tokens and on some; with an odd width, and where a block is computed twice.
+#[test]
+fn layer_scale_multiplies_both_halves() {
+    let positions = [0u32, 2, 3, 8, 1, 4, 6, 7];
+    for gpu in each_family() {
+        for width in [WIDTH, 18] {
+            let scaled = BlockConfig { init_values: Some(0.1), eps: 1e-5, ..BlockConfig::new(width, 2) };
+            let (parameters, encoder) = encoder_of(&gpu, scaled);
+            assert_eq!(parameters.iter().filter(|p| p.path().ends_with(".gamma")).count(), 4);
+            let x = values(1, 2 * TOKENS * width);
+            let x = Tensor::from_slice(&gpu, &[2, TOKENS, width], &x).unwrap().requires_grad().unwrap();
+            let expected = learn(&parameters, &x, &with_layer_scale(&parameters, &x));
+            let kept = || TokenIndices::new(&gpu, [2, 4], TOKENS, &positions).unwrap();
+            let rows = with_layer_scale(&parameters, &ops::token_gather(&x, &kept()).unwrap());
+            let some = ops::token_scatter(ops::scale(&x, 1.0).unwrap(), &rows, &kept()).unwrap();
+            let expected_of_some = learn(&parameters, &x, &some);
+            for mode in [Mode::evaluation(), Mode::training(KEY), Mode::training(KEY).recomputing(true)] {
+                let y = encoder.forward(x.clone(), &[], &Mask::NONE, &mode).unwrap();
+                assert_alike(&parameters, &learn(&parameters, &x, &y), &expected);
+                let each = [Span::bypass(0..1, kept()), Span::bypass(1..2, kept())];
+                let y = encoder.forward(x.clone(), &each, &Mask::NONE, &mode).unwrap();
+                assert_alike(&parameters, &learn(&parameters, &x, &y), &expected_of_some);
+            }
+        }
+    }
+}
+
+/// With γ = 1 everywhere a block is the one without, whatever it draws.
+#[test]
+fn layer_scale_of_one_changes_nothing() {
+    for gpu in each_family() {
+        let plain = BlockConfig { dropout: 0.2, drop_path: 0.3, eps: 1e-5, ..BlockConfig::new(WIDTH, 2) };
+        let run = |config: BlockConfig| {
+            let (parameters, encoder) = encoder_of(&gpu, config);
+            for gamma in parameters.iter().filter(|p| p.path().ends_with(".gamma")) {
+                gamma.set(&[1.0; WIDTH]).unwrap();
+            }
+            let others = |p: &&Parameter| !p.path().ends_with(".gamma");
+            for (seed, p) in (30..).zip(parameters.iter().filter(others)) {
+                p.set(&values(seed, p.value().numel())).unwrap();
+            }
+            encoder.forward(input(&gpu), &[], &Mask::NONE, &Mode::training(KEY)).unwrap().to_vec::<f32>().unwrap()
+        };
+        assert_eq!(run(plain), run(BlockConfig { init_values: Some(1.0), ..plain }));
+    }
 }
 
 /// What stands behind a sample's length changes nothing before it, whichever tokens a block sees: in the second sample it sees no

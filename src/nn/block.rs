@@ -1,7 +1,8 @@
 //! A transformer block, with random-LTD built in.
 
+use super::scaled::ScaledLinear;
 use super::{BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
-use crate::autograd::{Parameter, recompute};
+use crate::autograd::recompute;
 use crate::error::Result;
 use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, TokenIndices};
 use crate::shape::DType;
@@ -11,15 +12,16 @@ use crate::tensor::Tensor;
 #[derive(Clone)]
 struct Attention {
     qkv: Linear,
-    proj: Linear,
+    proj: ScaledLinear,
     heads: usize,
 }
 
 impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, heads, qkv_bias, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, heads, qkv_bias, init_values, names, std, residual_std, .. } = config;
         let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias, std)?;
-        Ok(Attention { qkv, proj: Linear::with_std(init.at(names.proj), width, width, true, residual_std)?, heads })
+        let proj = Linear::with_std(init.at(names.proj), width, width, true, residual_std)?;
+        Ok(Attention { qkv, proj: ScaledLinear::new(proj, init.at(names.ls1), init_values)?, heads })
     }
 
     /// What the projection brings together: `f32[B, T, C]` to the same shape.
@@ -44,15 +46,16 @@ enum Keys<'a> {
 #[derive(Clone)]
 struct Mlp {
     fc1: Linear,
-    fc2: Linear,
+    fc2: ScaledLinear,
     gelu: Gelu,
 }
 
 impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, hidden, gelu, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, hidden, gelu, init_values, names, std, residual_std, .. } = config;
         let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
-        Ok(Mlp { fc1, fc2: Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)?, gelu })
+        let fc2 = Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)?;
+        Ok(Mlp { fc1, fc2: ScaledLinear::new(fc2, init.at(names.ls2), init_values)?, gelu })
     }
 
     /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
@@ -64,9 +67,7 @@ impl Mlp {
     /// residual + mlp(x), put `into` a full tensor where there is one, in two passes: for when nothing random happens in
     /// between.
     fn forward_add(&self, x: &Tensor, residual: &Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tensor> {
-        let [w1, w2] = [&self.fc1.weight, &self.fc2.weight].map(Parameter::tensor);
-        let [b1, b2] = [&self.fc1.bias, &self.fc2.bias].map(|b| b.as_ref().map(Parameter::tensor));
-        if let (Some(b1), Some(b2)) = (b1, b2) {
+        if let ((w1, Some(b1)), (w2, Some(b2))) = (self.fc1.tensors(), self.fc2.folded()?) {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), self.gelu, residual, into);
         }
         let y = ops::cast(&self.forward(x, &Mode::evaluation(), [0.0; 2], 0)?, DType::F32)?;

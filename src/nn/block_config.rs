@@ -29,6 +29,10 @@ pub struct BlockNames {
     pub fc1: &'static str,
     /// The MLP's second layer.
     pub fc2: &'static str,
+    /// Layer scale of attention.
+    pub ls1: &'static str,
+    /// Layer scale of the MLP.
+    pub ls2: &'static str,
 }
 
 impl BlockNames {
@@ -40,6 +44,8 @@ impl BlockNames {
         norm2: "norm2",
         fc1: "mlp.fc1",
         fc2: "mlp.fc2",
+        ls1: "ls1",
+        ls2: "ls2",
     };
 }
 
@@ -66,6 +72,9 @@ pub struct BlockConfig {
     pub drop_path: f32,
     /// Added to the variance in its norms.
     pub eps: f32,
+    /// Layer scale (Touvron et al., 2021): with a value here, attention and MLP are each multiplied by learned numbers γ
+    /// `f32[C]` before they are added to the residual stream, and this is what those begin with.
+    pub init_values: Option<f32>,
     /// Where it norms.
     pub order: NormOrder,
     /// What its layers are called.
@@ -77,7 +86,7 @@ pub struct BlockConfig {
 }
 
 impl BlockConfig {
-    /// timm's block of `width` channels in `heads` heads: an MLP four times as wide, pre-norm, no dropout.
+    /// timm's block of `width` channels in `heads` heads: an MLP four times as wide, pre-norm, no dropout, no layer scale.
     pub fn new(width: usize, heads: usize) -> Self {
         BlockConfig {
             width,
@@ -90,6 +99,7 @@ impl BlockConfig {
             hidden_dropout: 0.0,
             drop_path: 0.0,
             eps: 1e-6,
+            init_values: None,
             order: NormOrder::Pre,
             names: BlockNames::TIMM,
             std: Init::STD,

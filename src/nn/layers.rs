@@ -40,7 +40,8 @@ impl Linear {
     /// # Errors
     /// As [`ops::linear()`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor).as_ref())
+        let (weight, bias) = self.tensors();
+        ops::linear(x, &weight, bias.as_ref())
     }
 
     /// residual + y, `f32[.., out]`, added in the product's own store. `x` may be f16, the residual is f32.
@@ -48,10 +49,21 @@ impl Linear {
     /// # Errors
     /// As [`ops::linear_add()`].
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => ops::linear_add(x, &self.weight.tensor(), &bias.tensor(), residual),
-            None => ops::add(residual, &ops::cast(&self.forward(x)?, DType::F32)?),
-        }
+        let (weight, bias) = self.tensors();
+        linear_add(x, &weight, bias.as_ref(), residual)
+    }
+
+    /// Weight and bias, as operations take them.
+    pub(super) fn tensors(&self) -> (Tensor, Option<Tensor>) {
+        (self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor))
+    }
+}
+
+/// residual + x·Wᵀ + b, in the product's own store where there is a bias.
+pub(super) fn linear_add(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: &Tensor) -> Result<Tensor> {
+    match bias {
+        Some(bias) => ops::linear_add(x, weight, bias, residual),
+        None => ops::add(residual, &ops::cast(&ops::linear(x, weight, None)?, DType::F32)?),
     }
 }
 

@@ -12,6 +12,7 @@ mod init;
 mod language;
 mod layers;
 mod model;
+mod scaled;
 mod span;
 
 pub use block::Block;

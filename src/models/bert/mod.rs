@@ -49,6 +49,7 @@ const NAMES: BlockNames = BlockNames {
     norm2: "output.LayerNorm",
     fc1: "intermediate.dense",
     fc2: "output.dense",
+    ..BlockNames::TIMM
 };
 
 impl Bert {

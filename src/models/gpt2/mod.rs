@@ -46,6 +46,7 @@ const NAMES: BlockNames = BlockNames {
     norm2: "ln_2",
     fc1: "mlp.c_fc",
     fc2: "mlp.c_proj",
+    ..BlockNames::TIMM
 };
 
 impl Gpt2 {
