@@ -313,7 +313,9 @@ fn dinov2_is_opened_by_its_new_names() {
     for name in [DINOV2, WITH_REGISTERS] {
         let copy = tempfile::tempdir().unwrap();
         let to = |file: &str| copy.path().join(file);
-        fs::copy(folder(name).join("config.json"), to("config.json")).unwrap();
+        for file in ["config.json", "preprocessor_config.json"] {
+            fs::copy(folder(name).join(file), to(file)).unwrap();
+        }
         fs::copy(folder(name).join("model_v5_names.safetensors"), to("model.safetensors")).unwrap();
         let new = open(copy.path(), &OpenOptions::default()).unwrap();
         let old = opened(name);
