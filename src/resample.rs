@@ -1,5 +1,6 @@
 //! Bicubic resampling along one axis: which source samples make each new one, and with what weights. Shared by pictures,
-//! which are resized as Pillow does, and position embeddings, resized as PyTorch does with antialiasing: both use this filter.
+//! which are resized as Pillow does, and position embeddings, resized as PyTorch does: with antialiasing by the same filter,
+//! or without ([`Axis::plain`]).
 //!
 //! Of a window that starts at `start` and is `length` long, new sample *i* has its centre at c = start + (i + 1/2)·s in the
 //! source, s = length / size. It is the weighted mean of the source samples that lie within 2·max(s, 1) of c, with Keys'
@@ -43,7 +44,26 @@ impl Axis<f64> {
             let centre = start + (index as f64 + 0.5) * scale;
             let first = (centre - reach + 0.5).max(0.0) as usize;
             let end = (centre + reach + 0.5).min(source as f64) as usize;
-            axis.push(first, (first..end).map(|x| cubic((x as f64 - centre + 0.5) * shrink)));
+            axis.push(first, (first..end).map(|x| cubic((x as f64 - centre + 0.5) * shrink, ANTIALIASED)));
+        }
+        axis
+    }
+
+    /// `size` new samples of an axis of `source` samples without antialiasing: each of its four nearest by Keys' kernel with
+    /// a = −3/4, where the axis' ends are repeated beyond it, as PyTorch's `interpolate(mode="bicubic")`. The axis is not empty.
+    pub(crate) fn plain(source: usize, size: usize) -> Self {
+        let scale = source as f64 / size as f64;
+        let mut axis = Axis { spans: Vec::with_capacity(size), weights: Vec::new() };
+        for index in 0..size {
+            let centre = (index as f64 + 0.5) * scale - 0.5;
+            let left = centre.floor();
+            let inside = |tap: f64| (left + tap).clamp(0.0, (source - 1) as f64) as usize;
+            let first = inside(-1.0);
+            let mut weights = vec![0.0; inside(2.0) - first + 1];
+            for tap in [-1.0, 0.0, 1.0, 2.0] {
+                weights[inside(tap) - first] += cubic(left + tap - centre, PLAIN);
+            }
+            axis.push(first, weights.into_iter());
         }
         axis
     }
@@ -59,15 +79,19 @@ impl Axis<f64> {
     }
 }
 
-/// Keys' cubic convolution kernel with a = −1/2 (R. G. Keys, "Cubic convolution interpolation for digital image
+/// a of [`cubic`] in Pillow, and in PyTorch with antialiasing.
+const ANTIALIASED: f64 = -0.5;
+/// The same in PyTorch without.
+const PLAIN: f64 = -0.75;
+
+/// Keys' cubic convolution kernel with the slope `a` at 1 (R. G. Keys, "Cubic convolution interpolation for digital image
 /// processing", 1981).
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
+fn cubic(x: f64, a: f64) -> f64 {
     let x = x.abs();
     if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+        (((x - 5.0) * x + 8.0) * x - 4.0) * a
     } else {
         0.0
     }

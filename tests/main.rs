@@ -69,4 +69,6 @@ mod torch;
 mod torch_operations;
 #[cfg(feature = "train")]
 mod training;
+#[cfg(feature = "pictures")]
+mod vision;
 mod vit;

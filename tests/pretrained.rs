@@ -12,7 +12,7 @@ use wgrad::Error;
 use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{HostTensor, Storage, download, read, write, write_as};
 use wgrad::models::vit::{
-    ExportOptions, HeadFit, OpenOptions, Pool, Pretrained, Vit, VitConfig, export_hf, export_timm, open,
+    ExportOptions, HeadFit, OpenOptions, Pool, Pretrained, Resampling, Vit, VitConfig, export_hf, export_timm, open,
     resample_pos_embed, save,
 };
 use wgrad::ops::Normalize;
@@ -143,7 +143,7 @@ fn contradictions_are_errors() {
 #[test]
 fn what_is_not_computed_is_refused_by_name() {
     for (name, what) in [
-        ("blocks.0.ls1.gamma", "layer scale"),
+        ("blocks.0.layer_scale1.lambda1", "layer scale of another model"),
         ("blocks.1.gamma_1", "layer scale"),
         ("dist_token", "distillation"),
         ("head_dist.weight", "distillation"),
@@ -190,6 +190,9 @@ fn missing_and_misshapen_tensors_are_named() {
     // A small block after a large one: the model would take more memory than the file.
     assert_refused(with("blocks.1.mlp.fc1.weight", &[1, 1]), &["blocks.1.mlp.fc1.weight", "[256, 64]"]);
     assert_refused(with("reg_token", &[1, 2, 3]), &["reg_token"]);
+    // Layer scale in one half of a block.
+    assert_refused(with("blocks.0.ls1.gamma", &[64]), &["blocks.0.ls2.gamma", "is not in the checkpoint"]);
+    assert_refused(with("blocks.0.mlp.fc2.weight", &[64, 128]), &["blocks.0.mlp.fc1.weight", "SwiGLU"]);
     // A model without a head can be finetuned.
     let mut headless = tensors_of(&config());
     headless.retain(|name, _| !name.starts_with("head."));
@@ -495,8 +498,8 @@ fn transformers_names_come_in_several_forms() {
     let mut no_key = theirs.clone();
     no_key.remove("vit.encoder.layer.1.attention.attention.key.weight").unwrap();
     assert_refused(open_with(&no_key, &[("config.json", json)]), &["blocks.1.attn.qkv.weight", "missing"]);
-    let dinov2 = r#"{"model_type": "dinov2"}"#;
-    assert_refused(open_with(&theirs, &[("config.json", dinov2)]), &["model_type dinov2"]);
+    let dinov3 = r#"{"model_type": "dinov3_vit"}"#;
+    assert_refused(open_with(&theirs, &[("config.json", dinov3)]), &["model_type dinov3_vit"]);
     let relu = r#"{"hidden_act": "relu"}"#;
     assert_refused(open_with(&theirs, &[("config.json", relu)]), &["hidden_act relu"]);
     // Where their file does not tell the heads, transformers has 12, whatever the width.
@@ -602,10 +605,10 @@ fn another_image_size_takes_other_positions() {
     assert!(matches!(opened.resize((13, 6)), Err(Error::Argument { name: "img_size", .. })));
     let pos = named(&[1, 17, 4]);
     for (from, to) in [((4, 5), (2, 2)), ((4, 4), (0, 2)), ((4, 4), (5000, 2)), ((usize::MAX, 2), (2, 2))] {
-        assert!(resample_pos_embed(&pos, 1, from, to).is_err());
+        assert!(resample_pos_embed(&pos, 1, from, to, Resampling::default()).is_err());
     }
-    assert!(resample_pos_embed(&named(&[1, 17, 0]), 1, (4, 4), (2, 2)).is_err());
-    assert_eq!(resample_pos_embed(&pos, 1, (4, 4), (4, 4)).unwrap(), pos);
+    assert!(resample_pos_embed(&named(&[1, 17, 0]), 1, (4, 4), (2, 2), Resampling::Plain).is_err());
+    assert_eq!(resample_pos_embed(&pos, 1, (4, 4), (4, 4), Resampling::Plain).unwrap(), pos);
 }
 
 // Out.

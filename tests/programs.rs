@@ -863,7 +863,7 @@ fn bad_runs_and_checkpoints() {
     both(&["blocks.1.mlp.fc1.bias", "[1, 128]"]);
     let mut checkpoint = checkpoint::read(&sound).unwrap();
     let scale = checkpoint.tensors["norm.weight"].clone();
-    checkpoint.tensors.insert("blocks.0.ls1.gamma".to_owned(), scale);
+    checkpoint.tensors.insert("blocks.0.gamma_1".to_owned(), scale);
     checkpoint::write(&bad, &checkpoint.tensors, &Default::default()).unwrap();
     both(&["--weights ", "bad.safetensors", "layer scale"]);
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::common::{assert_close, each_family};
 use safetensors::SafeTensors;
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
-use wgrad::models::vit::{OpenOptions, Pretrained, Vit, open, resample_pos_embed};
+use wgrad::models::vit::{OpenOptions, Pretrained, Resampling, Vit, open, resample_pos_embed};
 use wgrad::nn::{Mode, Precision, Span};
 use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{AdamW, Optimizer, Rule, Sgd, StepReport};
@@ -298,7 +298,8 @@ fn positions_are_resampled_as_by_timm() {
         for (name, expected) in &reference.tensors {
             let Some(grid) = name.strip_prefix("resampled/") else { continue };
             let sides: Vec<usize> = grid.split('x').map(|side| side.parse().unwrap()).collect();
-            let resampled = resample_pos_embed(pos, prefix, from, (sides[0], *sides.last().unwrap())).unwrap();
+            let to = (sides[0], *sides.last().unwrap());
+            let resampled = resample_pos_embed(pos, prefix, from, to, Resampling::Antialiased).unwrap();
             assert_eq!(resampled.shape, expected.shape, "{name}");
             assert_close(name, &resampled.data, &expected.data, 2e-6);
             compared += 1;

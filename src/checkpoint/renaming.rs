@@ -21,8 +21,11 @@ pub(crate) struct Renaming {
     pub(crate) outer: &'static [Pair],
     /// What stands before a block's number.
     pub(crate) blocks: Pair,
-    /// Layers of a block, each with a weight and perhaps a bias.
+    /// Layers of a block, each with a weight and perhaps a bias. Of several names of theirs for one layer all are read, and the
+    /// first is written: so everywhere here.
     pub(crate) layers: &'static [Pair],
+    /// Tensors of a block that are no layer's weight or bias.
+    pub(crate) tensors: &'static [Pair],
     /// Layers of a block of which ours, named second, has the rows of all, one below the other.
     pub(crate) packed: &'static [(&'static [&'static str], &'static str)],
     /// Beginnings of names of what is not used.
@@ -59,12 +62,14 @@ impl Renaming {
             return Renamed::To((*ours).to_owned());
         }
         let (theirs, ours) = self.blocks;
-        let in_block = || {
-            let (block, rest) = name.strip_prefix(theirs)?.split_once('.')?;
-            let (layer, kind) = rest.rsplit_once('.')?;
-            matches!(kind, "weight" | "bias").then_some((block, layer, kind))
+        let Some((block, rest)) = name.strip_prefix(theirs).and_then(|name| name.split_once('.')) else {
+            return Renamed::Unknown;
         };
-        let Some((block, layer, kind)) = in_block() else { return Renamed::Unknown };
+        if let Some((_, to)) = self.tensors.iter().find(|(theirs, _)| *theirs == rest) {
+            return Renamed::To(format!("{ours}{block}.{to}"));
+        }
+        let of_layer = rest.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"));
+        let Some((layer, kind)) = of_layer else { return Renamed::Unknown };
         let our_name = |layer: &str| format!("{ours}{block}.{layer}.{kind}");
         if let Some((_, ours)) = self.layers.iter().find(|(theirs, _)| *theirs == layer) {
             return Renamed::To(our_name(ours));
@@ -135,6 +140,10 @@ impl Renaming {
             let no_name = || fault(&name, format!("has no place in {}", self.model));
             let rest = name.strip_prefix(self.blocks.1).ok_or_else(no_name)?;
             let (block, rest) = rest.split_once('.').ok_or_else(no_name)?;
+            if let Some((to, _)) = self.tensors.iter().find(|(_, ours)| *ours == rest) {
+                theirs.insert(self.placed(&format!("{}{block}.{to}", self.blocks.0)), tensor);
+                continue;
+            }
             let (layer, kind) = rest.rsplit_once('.').ok_or_else(no_name)?;
             let their_name = |layer: &str| self.placed(&format!("{}{block}.{layer}.{kind}", self.blocks.0));
             if let Some((to, _)) = self.layers.iter().find(|(_, ours)| *ours == layer) {

@@ -78,6 +78,7 @@ const NAMES: Renaming = Renaming {
         ("output.dense", "output.dense"),
         ("output.LayerNorm", "output.LayerNorm"),
     ],
+    tensors: &[],
     packed: &[(&["attention.self.query", "attention.self.key", "attention.self.value"], "attention.self.qkv")],
     // Tables of numbers that follow from the sizes; the head for the next sentence, of which `to_ours` tells.
     ignored: &["embeddings.position_ids", "embeddings.token_type_ids", NEXT_SENTENCE],

@@ -67,6 +67,7 @@ const NAMES: Renaming = Renaming {
         ("mlp.c_fc", "mlp.c_fc"),
         ("mlp.c_proj", "mlp.c_proj"),
     ],
+    tensors: &[],
     packed: &[],
     ignored: &[],
     refused: &[

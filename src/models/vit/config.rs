@@ -12,6 +12,9 @@ pub enum Pool {
     Token,
     /// The mean of the patch tokens; the last norm then comes after it, unless [`VitConfig::fc_norm`] says otherwise.
     Avg,
+    /// The class token and behind it the mean of the patch tokens, 2·C numbers, both of normed tokens: what transformers'
+    /// `Dinov2ForImageClassification` reads.
+    TokenAvg,
 }
 
 /// A ViT's sizes, named as timm's arguments. The presets take 224×224 images in patches of 16 to 1,000 classes; change
@@ -45,6 +48,9 @@ pub struct VitConfig {
     /// Whether positions are those of the patches alone, and class and register tokens come without.
     #[serde(default)]
     pub no_embed_class: bool,
+    /// Whether register tokens come without positions, though the class token has one: transformers' `Dinov2WithRegisters`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_embed_reg: bool,
     /// Whether a norm, `norm_pre`, comes between the positions and the first block.
     #[serde(default)]
     pub pre_norm: bool,
@@ -55,6 +61,9 @@ pub struct VitConfig {
     /// Added to the variance in every norm.
     #[serde(default = "timms_eps")]
     pub eps: f32,
+    /// With layer scale, as DeiT3 and DINOv2 have it: what its numbers begin with ([`crate::nn::BlockConfig::init_values`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_values: Option<f32>,
     /// What the head reads.
     pub global_pool: Pool,
     /// Dropout before the head.
@@ -80,6 +89,11 @@ fn timms_eps() -> f32 {
 /// As [`timms_eps`].
 fn yes() -> bool {
     true
+}
+
+/// What the identity of a model without the setting does not mention.
+fn is_false(setting: &bool) -> bool {
+    !setting
 }
 
 impl VitConfig {
@@ -118,9 +132,11 @@ impl VitConfig {
             class_token: true,
             reg_tokens: 0,
             no_embed_class: false,
+            no_embed_reg: false,
             pre_norm: false,
             fc_norm: None,
             eps: EPS,
+            init_values: None,
             global_pool: Pool::Token,
             drop_rate: 0.0,
             pos_drop_rate: 0.0,
@@ -141,9 +157,13 @@ impl VitConfig {
         usize::from(self.class_token) + self.reg_tokens
     }
 
-    /// Tokens of the prefix that have a position: all or none.
+    /// Tokens of the prefix that have a position: all, the class token alone, or none.
     pub fn prefix_positions(&self) -> usize {
-        if self.no_embed_class { 0 } else { self.prefix_tokens() }
+        match (self.no_embed_class, self.no_embed_reg) {
+            (true, _) => 0,
+            (false, true) => usize::from(self.class_token),
+            (false, false) => self.prefix_tokens(),
+        }
     }
 
     /// T: all tokens.
@@ -154,6 +174,11 @@ impl VitConfig {
     /// F: width of the MLP's hidden layer.
     pub fn hidden(&self) -> usize {
         (self.embed_dim as f32 * self.mlp_ratio) as usize
+    }
+
+    /// How many numbers the head reads.
+    pub fn head_inputs(&self) -> usize {
+        if self.global_pool == Pool::TokenAvg { 2 * self.embed_dim } else { self.embed_dim }
     }
 
     /// Whether the last norm comes after pooling.
@@ -213,7 +238,7 @@ impl VitConfig {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
             return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
         }
-        if !self.class_token && self.global_pool == Pool::Token {
+        if !self.class_token && self.global_pool != Pool::Avg {
             return Err(Error::argument(
                 OP,
                 "global_pool",
@@ -221,11 +246,17 @@ impl VitConfig {
                 "the class token",
             ));
         }
+        if self.global_pool == Pool::TokenAvg && self.has_fc_norm() {
+            return Err(Error::argument(OP, "fc_norm", "false where the head reads class token and mean", "true"));
+        }
         if self.reg_tokens > 1 << 12 {
             return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));
         }
         if !(self.eps.is_normal() && self.eps > 0.0 && self.eps < 1.0) {
             return Err(Error::argument(OP, "eps", "between 0 and 1", self.eps));
+        }
+        if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
+            return Err(Error::argument(OP, "init_values", "finite", value));
         }
         let rates = [
             ("drop_rate", self.drop_rate),

@@ -8,7 +8,8 @@ mod patch_embed;
 pub use config::{Pool, VitConfig};
 #[cfg(feature = "files")]
 pub use files::{
-    ExportOptions, HeadFit, OpenOptions, Pretrained, VitFile, export_hf, export_timm, open, resample_pos_embed, save,
+    ExportOptions, HeadFit, OpenOptions, Pretrained, Resampling, VitFile, export_hf, export_timm, open,
+    resample_pos_embed, save,
 };
 pub use patch_embed::PatchEmbed;
 
@@ -66,7 +67,7 @@ impl Vit {
         let blocks = Encoder::new(init.at("blocks"), config.depth, |i| block_config(&config, i))?;
         let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
         let norm = LayerNorm::new(init.at(norm_name), width, config.eps)?;
-        let head = Linear::new(init.at("head"), width, config.num_classes, true)?;
+        let head = Linear::new(init.at("head"), config.head_inputs(), config.num_classes, true)?;
         Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, norm, head })
     }
 
@@ -137,12 +138,27 @@ impl Vit {
     /// Images to `f32[B, T, C]`.
     fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
-        let pos = self.pos_embed.tensor();
+        let pos = self.positions()?;
         let prefix = self.prefix()?;
         match (&prefix, self.config.no_embed_class) {
             (Some(prefix), true) => with_prefix(&ops::embed_tokens(&patches, None, &pos)?, prefix),
             _ => ops::embed_tokens(&patches, prefix.as_ref(), &pos),
         }
+    }
+
+    /// The positions of what they are added to, `f32[1, N, C]` or `f32[1, T, C]`: zeros where registers alone have none.
+    fn positions(&self) -> Result<Tensor> {
+        let pos = self.pos_embed.tensor();
+        let VitConfig { no_embed_class, no_embed_reg, reg_tokens, embed_dim, .. } = self.config;
+        if no_embed_class || !no_embed_reg || reg_tokens == 0 {
+            return Ok(pos);
+        }
+        let (class, positions) = (self.config.prefix_positions(), pos.dims()[1]);
+        let none = Tensor::zeros(pos.gpu(), DType::F32, &[1, reg_tokens, embed_dim])?;
+        if class == 0 {
+            return ops::concat(&[&none, &pos], 1);
+        }
+        ops::concat(&[&ops::slice(&pos, 1, 0..class)?, &none, &ops::slice(&pos, 1, class..positions)?], 1)
     }
 
     /// Class token and registers, `f32[1, P, C]`, if there are any.
@@ -154,7 +170,7 @@ impl Vit {
         }
     }
 
-    /// `f32[B, T, C]` to `f32[B, C]`, normed. A norm treats each token by itself, so norming the class token alone after
+    /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming the class token alone after
     /// taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
     fn pool(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, first_patch) = (x.dims()[0], self.config.prefix_tokens());
@@ -165,6 +181,11 @@ impl Vit {
             }
             Pool::Avg if self.config.has_fc_norm() => self.norm.forward(&ops::mean_tokens(x, first_patch)?, DType::F32),
             Pool::Avg => ops::mean_tokens(&self.norm.forward(x, DType::F32)?, first_patch),
+            Pool::TokenAvg => {
+                let x = self.norm.forward(x, DType::F32)?;
+                let class = ops::reshape(&ops::slice_tokens(&x, 0..1)?, &[batch, self.config.embed_dim])?;
+                ops::concat(&[&class, &ops::mean_tokens(&x, first_patch)?], 1)
+            }
         }
     }
 
@@ -264,6 +285,7 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
         // Linear from 0 at the first block to the full rate at the last.
         drop_path: config.drop_path_rate * i as f32 / config.depth.saturating_sub(1).max(1) as f32,
         eps: config.eps,
+        init_values: config.init_values,
         ..BlockConfig::new(config.embed_dim, config.num_heads)
     }
 }

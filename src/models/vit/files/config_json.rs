@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::forms::{ShortSide, Sides};
 use super::infer::Hints;
+use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Claim, Labels, PREPROCESSOR_FILE, claims, quoted, read_json};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, VitConfig};
@@ -49,6 +50,7 @@ struct TimmArgs {
     depth: Option<usize>,
     num_heads: Option<usize>,
     global_pool: Option<String>,
+    init_values: Option<f32>,
     act_layer: Option<String>,
     pool_include_prefix: bool,
 }
@@ -91,8 +93,9 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
             // Of another width than its name stands for, it is another model.
             is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
-            eps: None,
+            init_values: args.init_values,
             architecture: Some(architecture),
+            ..Hints::default()
         },
         class_names: names.and_then(|names| names.in_order(&path)),
         crop_fraction: fraction(&path, top.crop_pct.or(inner.crop_pct))?,
@@ -111,7 +114,7 @@ fn pool_named(path: &Path, name: &str) -> Result<Option<Pool>> {
 }
 
 /// Values of transformers' `model_type` whose tensors are looked at.
-pub(super) const MODEL_TYPES: [&str; 3] = ["vit", "deit", "timm_wrapper"];
+pub(super) const MODEL_TYPES: [&str; 5] = ["vit", "deit", "dinov2", "dinov2_with_registers", "timm_wrapper"];
 
 /// transformers' file.
 #[derive(Deserialize, Default)]
@@ -126,21 +129,39 @@ struct HfConfig {
     image_size: Option<Sides>,
     patch_size: Option<Sides>,
     id2label: Option<Labels>,
+    layerscale_value: Option<f32>,
+    use_swiglu_ffn: bool,
+    num_register_tokens: Option<usize>,
 }
 
 /// eps of transformers' ViTs where their file does not say.
 const HF_EPS: f32 = 1e-12;
 
+/// The same of its Dinov2.
+const DINOV2_EPS: f32 = 1e-6;
+
+/// What Dinov2's layer scale begins with where its file does not say.
+const DINOV2_INIT_VALUES: f32 = 1.0;
+
 /// Heads of transformers' ViTs where their file does not say, whatever the width.
 const HF_HEADS: usize = 12;
 
 /// Reads transformers' `config.json` and `preprocessor_config.json` in `folder`.
-pub(super) fn huggingface(folder: &Path) -> Result<Described> {
+pub(super) fn huggingface(folder: &Path, family: Family) -> Result<Described> {
     let path = folder.join(CONFIG_FILE);
-    let Some(config) = read_json::<HfConfig>(&path)? else {
-        let hints = Hints { eps: Some(HF_EPS), ..Hints::default() };
-        return preprocessor(folder, Described { hints, ..Described::default() });
+    let defaults = Hints {
+        eps: Some(if family.is_dinov2() { DINOV2_EPS } else { HF_EPS }),
+        global_pool: family.is_dinov2().then_some(Pool::TokenAvg),
+        no_embed_reg: family == Family::Dinov2WithRegisters,
+        init_values: family.is_dinov2().then_some(DINOV2_INIT_VALUES),
+        ..Hints::default()
     };
+    let Some(config) = read_json::<HfConfig>(&path)? else {
+        return preprocessor(folder, Described { hints: defaults, ..Described::default() });
+    };
+    if config.use_swiglu_ffn {
+        return Err(Error::file(path, "use_swiglu_ffn: a gated MLP (SwiGLU) is not computed here"));
+    }
     // Both names stand for the exact one.
     if let Some(other) = config.hidden_act.as_deref().filter(|act| !["gelu", "gelu_python"].contains(act)) {
         return Err(Error::file(path, format!("hidden_act {} is not computed here, only gelu", quoted(other))));
@@ -154,14 +175,16 @@ pub(super) fn huggingface(folder: &Path) -> Result<Described> {
         ("num_hidden_layers", config.num_hidden_layers, |config| config.depth),
         ("intermediate_size", config.intermediate_size, VitConfig::hidden),
         ("patch_size", patch, |config| config.patch_size),
+        ("num_register_tokens", config.num_register_tokens, |config| config.reg_tokens),
     ]);
     let described = Described {
         hints: Hints {
             heads: Some(config.num_attention_heads.unwrap_or(HF_HEADS)),
-            eps: Some(config.layer_norm_eps.unwrap_or(HF_EPS)),
+            eps: config.layer_norm_eps.or(defaults.eps),
+            init_values: config.layerscale_value.or(defaults.init_values),
             img_size: config.image_size.map(|side| (side.height, side.width)),
             is_published: true,
-            ..Hints::default()
+            ..defaults
         },
         class_names: config.id2label.and_then(|names| names.in_order(&path)),
         crop_fraction: None,

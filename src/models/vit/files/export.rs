@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::VitFile;
 use super::config_json::BICUBIC;
-use super::names::HUGGINGFACE;
-use crate::checkpoint::{CONFIG_FILE, Folder, PREPROCESSOR_FILE, Storage, download};
+use super::layouts;
+use super::names::Family;
+use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Storage, download};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
 
@@ -17,13 +18,18 @@ use crate::models::vit::{Pool, Vit, VitConfig};
 pub struct ExportOptions<'a> {
     /// A name for each class, or none at all.
     pub class_names: &'a [String],
-    /// timm's `crop_pct`, 0.875 by default. transformers' image processor of ViTs does not crop.
+    /// timm's `crop_pct`, 0.875 by default. transformers' image processor of ViTs does not crop, that of DINOv2 does.
     pub crop_fraction: Option<f64>,
     /// The element type of the weights.
     pub storage: Storage,
 }
 
 impl ExportOptions<'_> {
+    /// timm's `crop_pct`.
+    fn crop_pct(&self) -> f64 {
+        self.crop_fraction.unwrap_or(0.875)
+    }
+
     /// The classes' names, or transformers' default ones.
     fn names(&self, config: &VitConfig) -> Result<Vec<String>> {
         match self.class_names.len() {
@@ -35,7 +41,9 @@ impl ExportOptions<'_> {
 }
 
 /// Writes `model` as a folder that transformers loads: `ViTForImageClassification.from_pretrained(folder)`, and
-/// `AutoImageProcessor` for its pictures.
+/// `AutoImageProcessor` for its pictures. A model with layer scale is one for `Dinov2ForImageClassification`, with registers for
+/// `Dinov2WithRegistersForImageClassification`: a head that reads the class token alone, or the mean, gets zeros for the other,
+/// and a position of registers is added to them. The mask token of pretraining, which those have too, is 0.
 ///
 /// The folder is written beside its place, and then takes it. If there is an export already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
@@ -47,12 +55,21 @@ impl ExportOptions<'_> {
 /// [`Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
 pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
-    expressible(config)?;
+    let family = family(config)?;
     let names = options.names(config)?;
-    let hf = json(folder, &HfConfig::new(config, &names, options.storage))?;
-    let preprocessor = json(folder, &HfPreprocessor::new(config))?;
+    let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
+    let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct()))?;
+    let mut tensors = download(model.parameters())?;
+    if family.is_dinov2() {
+        layouts::to_dinov2(&mut tensors, config)?;
+    }
+    let mut tensors = family.renaming().to_theirs(tensors)?;
+    if family.is_dinov2() {
+        let mask = HostTensor { shape: vec![1, config.embed_dim], data: vec![0.0; config.embed_dim] };
+        tensors.insert(format!("{}embeddings.mask_token", family.renaming().place), mask);
+    }
     let contents = Folder {
-        tensors: HUGGINGFACE.to_theirs(download(model.parameters())?)?,
+        tensors,
         // transformers asks for this entry.
         metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
         storage: options.storage,
@@ -68,18 +85,23 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 /// values there, and a warning in the log says so.
 ///
 /// # Errors
-/// As [`export_hf`], except that every model can be expressed.
+/// As [`export_hf`]; the one model that timm cannot express is one whose head reads both class token and mean.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
-    let config = model.config();
-    let names = options.names(config)?;
+    if model.config().global_pool == Pool::TokenAvg {
+        let expected = "class token or mean, which timm's heads read: export it for transformers";
+        return Err(Error::argument("export_timm", "global_pool", expected, "both"));
+    }
+    let names = options.names(model.config())?;
+    let mut tensors = download(model.parameters())?;
+    let config = &layouts::to_timm(&mut tensors, model.config())?;
     let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
-    let timm = TimmConfig::new(config, &names, options.crop_fraction.unwrap_or(0.875));
+    let timm = TimmConfig::new(config, &names, options.crop_pct());
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
     }
     let timm = json(folder, &timm)?;
     let contents = Folder {
-        tensors: download(model.parameters())?,
+        tensors,
         metadata: file.metadata(folder)?,
         storage: options.storage,
         files: &[(CONFIG_FILE, Some(timm.as_bytes())), (PREPROCESSOR_FILE, None)],
@@ -87,13 +109,15 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     contents.write(folder)
 }
 
-/// Whether transformers' ViT computes what this model does.
-fn expressible(config: &VitConfig) -> Result<()> {
+/// The model of transformers that computes what this one does: with layer scale a Dinov2, whose tokens, positions and head
+/// [`layouts::to_dinov2`] brings about.
+fn family(config: &VitConfig) -> Result<Family> {
+    let is_plain = config.init_values.is_none();
     let parts = [
-        ("global_pool", config.global_pool == Pool::Avg),
+        ("global_pool", is_plain && config.global_pool != Pool::Token),
         ("class_token", !config.class_token),
-        ("reg_tokens", config.reg_tokens > 0),
-        ("no_embed_class", config.no_embed_class),
+        ("reg_tokens", is_plain && config.reg_tokens > 0),
+        ("no_embed_class", is_plain && config.no_embed_class),
         ("pre_norm", config.pre_norm),
         ("fc_norm", config.has_fc_norm()),
         ("patch_bias", !config.patch_bias),
@@ -103,7 +127,9 @@ fn expressible(config: &VitConfig) -> Result<()> {
             let expected = "as in a plain ViT for transformers, which cannot express this model: export it for timm";
             Err(Error::argument("export_hf", name, expected, "another setting"))
         }
-        None => Ok(()),
+        None if is_plain => Ok(Family::Vit),
+        None if config.reg_tokens > 0 => Ok(Family::Dinov2WithRegisters),
+        None => Ok(Family::Dinov2),
     }
 }
 
@@ -134,7 +160,8 @@ struct HfConfig<'a> {
     hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
-    intermediate_size: usize,
+    #[serde(flatten)]
+    own: HfOwn,
     hidden_act: &'static str,
     hidden_dropout_prob: f32,
     attention_probs_dropout_prob: f32,
@@ -148,15 +175,50 @@ struct HfConfig<'a> {
     dtype: &'static str,
 }
 
+/// What only ViT or only Dinov2 is told.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HfOwn {
+    Vit {
+        intermediate_size: usize,
+    },
+    Dinov2 {
+        mlp_ratio: serde_json::Number,
+        layerscale_value: f32,
+        use_swiglu_ffn: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        num_register_tokens: Option<usize>,
+    },
+}
+
+impl HfOwn {
+    fn new(config: &VitConfig, family: Family) -> Self {
+        if family == Family::Vit {
+            return HfOwn::Vit { intermediate_size: config.hidden() };
+        }
+        HfOwn::Dinov2 {
+            mlp_ratio: whole_or_not(ratio(config.hidden(), config.embed_dim)),
+            layerscale_value: config.init_values.unwrap_or(1.0),
+            use_swiglu_ffn: false,
+            num_register_tokens: (family == Family::Dinov2WithRegisters).then_some(config.reg_tokens),
+        }
+    }
+}
+
 impl<'a> HfConfig<'a> {
-    fn new(config: &VitConfig, names: &'a [String], storage: Storage) -> Self {
+    fn new(config: &VitConfig, family: Family, names: &'a [String], storage: Storage) -> Self {
+        let (architecture, model_type) = match family {
+            Family::Vit => ("ViTForImageClassification", "vit"),
+            Family::Dinov2 => ("Dinov2ForImageClassification", "dinov2"),
+            Family::Dinov2WithRegisters => ("Dinov2WithRegistersForImageClassification", "dinov2_with_registers"),
+        };
         HfConfig {
-            architectures: ["ViTForImageClassification"],
-            model_type: "vit",
+            architectures: [architecture],
+            model_type,
             hidden_size: config.embed_dim,
             num_hidden_layers: config.depth,
             num_attention_heads: config.num_heads,
-            intermediate_size: config.hidden(),
+            own: HfOwn::new(config, family),
             hidden_act: "gelu",
             hidden_dropout_prob: 0.0,
             attention_probs_dropout_prob: 0.0,
@@ -182,6 +244,8 @@ struct HfPreprocessor {
     image_processor_type: &'static str,
     do_resize: bool,
     size: BTreeMap<&'static str, usize>,
+    #[serde(flatten)]
+    crop: Option<HfCrop>,
     resample: u32,
     do_rescale: bool,
     rescale_factor: f64,
@@ -190,12 +254,29 @@ struct HfPreprocessor {
     image_std: [f32; 3],
 }
 
+/// A crop of the middle.
+#[derive(Serialize)]
+struct HfCrop {
+    do_center_crop: bool,
+    crop_size: BTreeMap<&'static str, usize>,
+}
+
 impl HfPreprocessor {
-    fn new(config: &VitConfig) -> Self {
+    fn new(config: &VitConfig, family: Family, crop_pct: f64) -> Self {
+        let (height, width) = config.img_size;
+        let sides = BTreeMap::from([("height", height), ("width", width)]);
+        let (image_processor_type, size, crop) = if family.is_dinov2() {
+            let short = (height.min(width) as f64 / crop_pct).round() as usize;
+            let crop = HfCrop { do_center_crop: true, crop_size: sides };
+            ("BitImageProcessor", BTreeMap::from([("shortest_edge", short)]), Some(crop))
+        } else {
+            ("ViTImageProcessor", sides, None)
+        };
         HfPreprocessor {
-            image_processor_type: "ViTImageProcessor",
+            image_processor_type,
             do_resize: true,
-            size: BTreeMap::from([("height", config.img_size.0), ("width", config.img_size.1)]),
+            size,
+            crop,
             resample: BICUBIC,
             do_rescale: true,
             rescale_factor: 1.0 / 255.0,
@@ -233,6 +314,8 @@ struct TimmArgs {
     reg_tokens: usize,
     pre_norm: bool,
     fc_norm: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    init_values: Option<f32>,
     global_pool: &'static str,
 }
 
@@ -258,8 +341,8 @@ impl<'a> TimmConfig<'a> {
     fn new(config: &VitConfig, names: &'a [String], crop_pct: f64) -> Self {
         let (height, width) = config.img_size;
         let global_pool = match config.global_pool {
-            Pool::Token => "token",
             Pool::Avg => "avg",
+            Pool::Token | Pool::TokenAvg => "token",
         };
         TimmConfig {
             architecture: if config.pre_norm { WITH_FIRST_NORM } else { PLAIN },
@@ -280,6 +363,7 @@ impl<'a> TimmConfig<'a> {
                 reg_tokens: config.reg_tokens,
                 pre_norm: config.pre_norm,
                 fc_norm: config.has_fc_norm(),
+                init_values: config.init_values,
                 global_pool,
             },
             pretrained_cfg: TimmPretrained {
@@ -301,6 +385,12 @@ impl<'a> TimmConfig<'a> {
     fn eps(&self) -> f32 {
         if self.model_args.pre_norm { 1e-5 } else { 1e-6 }
     }
+}
+
+/// transformers' type for it is a whole number, where it is one.
+fn whole_or_not(ratio: f64) -> serde_json::Number {
+    let whole = serde_json::Number::from(ratio as u64);
+    serde_json::Number::from_f64(ratio).filter(|_| ratio.fract() != 0.0).unwrap_or(whole)
 }
 
 /// F / C such that int(C · ratio), as timm computes it, is F again.

@@ -12,6 +12,9 @@ pub(super) struct Hints {
     pub(super) eps: Option<f32>,
     pub(super) img_size: Option<(usize, usize)>,
     pub(super) global_pool: Option<Pool>,
+    /// Whether of the prefix the class token alone has a position.
+    pub(super) no_embed_reg: bool,
+    pub(super) init_values: Option<f32>,
     pub(super) normalize: Option<Normalize>,
     /// Whether the model is a published one, whose heads follow from its width.
     pub(super) is_published: bool,
@@ -21,6 +24,12 @@ pub(super) struct Hints {
 
 /// Layers of a block, each with a weight and perhaps a bias.
 const LAYERS: [&str; 6] = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"];
+
+/// Layer scale of a block's two halves.
+const SCALES: [&str; 2] = ["ls1.gamma", "ls2.gamma"];
+
+/// What timm's layer scale begins with, where nothing tells.
+const INIT_VALUES: f32 = 1e-5;
 
 /// Layers outside the blocks.
 const OUTER_LAYERS: [&str; 5] = ["patch_embed.proj", "norm_pre", "norm", "fc_norm", "head"];
@@ -33,7 +42,7 @@ const TOKENS: [&str; 3] = ["cls_token", "reg_token", "pos_embed"];
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
 /// Parts of names, and what has such parts, see [`Known::refused`].
-pub(super) const REFUSED: [(&str, &str); 31] = [
+pub(super) const REFUSED: [(&str, &str); 30] = [
     ("word_embeddings", "a language model"),
     ("vision_model.embeddings", "a CLIP or SigLIP model of transformers"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
@@ -46,17 +55,16 @@ pub(super) const REFUSED: [(&str, &str); 31] = [
     ("distillation_token", "a distillation token"),
     ("head_dist", "a distillation token"),
     ("distillation_classifier", "a distillation token"),
-    ("ls1", "layer scale"),
-    ("ls2", "layer scale"),
-    ("layer_scale*", "layer scale"),
-    ("gamma_*", "layer scale"),
-    ("lambda_*", "layer scale"),
+    ("gamma_*", "layer scale of another model than timm's ViT, such as BEiT or DINOv3"),
+    ("lambda_*", "layer scale of another model than transformers' Dinov2, such as BEiT"),
+    ("lambda1", "layer scale of another model than transformers' Dinov2, such as DINOv3"),
     ("q_norm", "normed queries and keys"),
     ("k_norm", "normed queries and keys"),
     ("attn.norm", "a norm within attention"),
     ("mlp.norm", "a norm within the MLP"),
     ("fc1_*", "a gated MLP (SwiGLU)"),
     ("w12", "a gated MLP (SwiGLU)"),
+    ("weights_in", "a gated MLP (SwiGLU)"),
     ("attn_pool", "attention pooling"),
     ("rel_pos*", "relative positions"),
     ("relative_position*", "relative positions"),
@@ -88,6 +96,9 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let has = |name: &str| checkpoint.tensors.contains_key(name);
     let depth = depth(checkpoint, BLOCKS, "norm1.weight")?;
     let hidden = rows(checkpoint, "blocks.0.mlp.fc1.weight", embed_dim)?;
+    if matches!(checkpoint.get("blocks.0.mlp.fc2.weight")?.shape.as_slice(), &[_, inputs] if 2 * inputs == hidden) {
+        return Err(fault("blocks.0.mlp.fc1.weight", "belongs to a gated MLP (SwiGLU), which is not computed here"));
+    }
     let class_token = has("cls_token");
     let has_fc_norm = has("fc_norm.weight");
     if has_fc_norm == has("norm.weight") {
@@ -97,14 +108,17 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let natural = if has_fc_norm || !class_token { Pool::Avg } else { Pool::Token };
     let global_pool = hints.global_pool.unwrap_or(natural);
     let pre_norm = has("norm_pre.weight");
+    let is_scaled =
+        checkpoint.tensors.keys().any(|name| in_block(BLOCKS, name).is_some_and(|(_, rest)| is_scale(rest)));
     let mut config = VitConfig {
         patch_size,
-        num_classes: if has("head.weight") { rows(checkpoint, "head.weight", embed_dim)? } else { 1 },
         mlp_ratio: ratio(hidden, embed_dim),
         qkv_bias: has("blocks.0.attn.qkv.bias"),
         patch_bias: has("patch_embed.proj.bias"),
         class_token,
         reg_tokens: registers(checkpoint, embed_dim)?,
+        no_embed_reg: hints.no_embed_reg,
+        init_values: is_scaled.then(|| hints.init_values.unwrap_or(INIT_VALUES)),
         pre_norm,
         global_pool,
         fc_norm: Some(has_fc_norm).filter(|&has| has != (global_pool == Pool::Avg)),
@@ -115,6 +129,8 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     if let Some(normalize) = hints.normalize {
         config.normalize = normalize;
     }
+    let head_inputs = config.head_inputs();
+    config.num_classes = if has("head.weight") { rows(checkpoint, "head.weight", head_inputs)? } else { 1 };
     (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
     config.check()?;
     check_sizes(checkpoint, &config)?;
@@ -134,14 +150,16 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
     ];
     let in_block = |i: usize| {
         [
-            ("norm1", vec![width]),
-            ("attn.qkv", vec![3 * width, width]),
-            ("attn.proj", vec![width, width]),
-            ("norm2", vec![width]),
-            ("mlp.fc1", vec![hidden, width]),
-            ("mlp.fc2", vec![width, hidden]),
+            ("norm1.weight", vec![width]),
+            ("attn.qkv.weight", vec![3 * width, width]),
+            ("attn.proj.weight", vec![width, width]),
+            ("norm2.weight", vec![width]),
+            ("mlp.fc1.weight", vec![hidden, width]),
+            ("mlp.fc2.weight", vec![width, hidden]),
         ]
-        .map(|(layer, shape)| (format!("blocks.{i}.{layer}.weight"), shape))
+        .into_iter()
+        .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))
+        .map(move |(tensor, shape)| (format!("{BLOCKS}{i}.{tensor}"), shape))
     };
     check_shapes(checkpoint, outer.into_iter().chain((0..config.depth).flat_map(in_block)))
 }
@@ -156,7 +174,12 @@ fn is_known(name: &str) -> bool {
     TOKENS.contains(&name)
         || is_of_layer(&OUTER_LAYERS, name)
         || HARMLESS.iter().any(|start| name.starts_with(start))
-        || in_block(BLOCKS, name).is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest))
+        || in_block(BLOCKS, name).is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest) || is_scale(rest))
+}
+
+/// Whether a block's tensor is one of layer scale.
+fn is_scale(rest: &str) -> bool {
+    SCALES.contains(&rest)
 }
 
 /// (C, P).
@@ -205,7 +228,11 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
     };
     let (prefix, patch) = (config.prefix_tokens(), config.patch_size);
     // With and without positions for the prefix.
-    let counts = [positions.checked_sub(prefix), Some(positions).filter(|_| prefix > 0)];
+    let counts = if config.no_embed_reg {
+        [positions.checked_sub(config.prefix_positions()), None]
+    } else {
+        [positions.checked_sub(prefix), Some(positions).filter(|_| prefix > 0)]
+    };
     let fitting = |grid: &dyn Fn(usize) -> Option<(usize, usize)>| {
         let sizes = counts.iter().map(|count| count.filter(|&n| n > 0).and_then(grid));
         sizes.enumerate().find_map(|(i, size)| size.map(|size| (size, i == 1)))

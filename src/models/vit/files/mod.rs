@@ -12,12 +12,14 @@
 //! | `head` | a head for classes that may be others than its own |
 //! | `positions` | position embeddings for another image size |
 //! | `export` | folders for timm and transformers |
+//! | `layouts` | positions and heads as those libraries have them |
 
 mod config_json;
 mod export;
 mod forms;
 mod head;
 mod infer;
+mod layouts;
 mod metadata;
 mod names;
 mod open;
@@ -27,4 +29,4 @@ pub use export::{ExportOptions, export_hf, export_timm};
 pub use head::HeadFit;
 pub use metadata::{VitFile, save};
 pub use open::{OpenOptions, Pretrained, open};
-pub use positions::resample_pos_embed;
+pub use positions::{Resampling, resample_pos_embed};

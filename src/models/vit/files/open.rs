@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::config_json::{Described, MODEL_TYPES};
 use super::infer::{check_sizes, infer};
-use super::names::{HUGGINGFACE, LANDMARKS, is_theirs};
-use super::{config_json, metadata, positions};
+use super::names::{Family, LANDMARKS};
+use super::{Resampling, config_json, metadata, positions};
 use crate::checkpoint::{self, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
 use crate::error::{Error, Result};
 use crate::models::vit::VitConfig;
@@ -22,6 +22,8 @@ pub struct Pretrained {
     /// The share of a picture's short side that the model was evaluated on, timm's `crop_pct`, if it is known. 1 also stands
     /// for transformers' habit of resizing the whole picture to a square.
     pub crop_fraction: Option<f64>,
+    /// How its positions are resampled for pictures of another size. A file of this crate does not tell, and antialiases.
+    pub resampling: Resampling,
 }
 
 /// What the caller knows better than the files; but a file of this crate tells its model's sizes itself, and others here are
@@ -59,7 +61,9 @@ impl OpenOptions {
 /// - a run's folder, such as `train::fit` leaves: its best checkpoint;
 /// - a safetensors file with timm's names, with or without a `config.json` of timm's beside it;
 /// - a folder with `model.safetensors`, or `model.safetensors.index.json` (or the path of that) and its shards, and
-///   `config.json`, as timm and transformers (`ViTForImageClassification`, also with `preprocessor_config.json`) save them.
+///   `config.json`, as timm and transformers (`ViTForImageClassification`, `Dinov2ForImageClassification` and
+///   `Dinov2WithRegistersForImageClassification`, by their old names and their new ones, also with `preprocessor_config.json`)
+///   save them. What DINOv2 has for pretraining alone, `mask_token`, is left out.
 ///
 /// What training programs put around a model's names is taken off: `module.`, `_orig_mod.`, `model.`, `state_dict_ema.` and the
 /// like.
@@ -71,7 +75,7 @@ impl OpenOptions {
 /// # Errors
 /// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or
 /// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
-/// have: layer scale, a distillation token, gated MLPs, normed queries, attention pooling and others.
+/// have: a distillation token, gated MLPs, normed queries, attention pooling and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), |checkpoint, file| Pretrained::from_parts(checkpoint, file, options))
 }
@@ -103,15 +107,19 @@ impl Pretrained {
             options.check(file, &config)?;
             let class_names = metadata::class_names(&checkpoint).filter(|names| is_one_each(names, &config));
             let crop_fraction = metadata::crop_fraction(&checkpoint);
-            return Ok(Pretrained { checkpoint, config, class_names, crop_fraction });
+            let resampling = Resampling::default();
+            return Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling });
         }
         let folder = file.parent().unwrap_or(Path::new(""));
         let checkpoint = unwrapped(checkpoint, &LANDMARKS)?;
         check_model_type(folder, &MODEL_TYPES)?;
-        let (checkpoint, mut described) = if is_theirs(&checkpoint) {
-            (HUGGINGFACE.to_ours(checkpoint)?, config_json::huggingface(folder)?)
-        } else {
-            (checkpoint, config_json::timm(folder)?)
+        if checkpoint.tensors.keys().any(|name| name.ends_with("mask_token")) {
+            log::info!("mask_token, which serves pretraining alone, is left out");
+        }
+        let family = Family::of(&checkpoint);
+        let (checkpoint, mut described) = match family {
+            Some(family) => (family.renaming().to_ours(checkpoint)?, config_json::huggingface(folder, family)?),
+            None => (checkpoint, config_json::timm(folder)?),
         };
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
@@ -124,11 +132,12 @@ impl Pretrained {
         // The default names of a model without a head are not its classes'.
         let has_head = checkpoint.tensors.contains_key("head.weight");
         let class_names = class_names.filter(|names| has_head && is_one_each(names, &config));
-        Ok(Pretrained { checkpoint, config, class_names, crop_fraction })
+        let resampling = if family == Some(Family::Dinov2) { Resampling::Plain } else { Resampling::Antialiased };
+        Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling })
     }
 
     /// Makes it a model for images of `img_size` = (height, width): the position embeddings are resampled, see
-    /// [`super::resample_pos_embed`].
+    /// [`super::resample_pos_embed`], as the library does that the file is of.
     ///
     /// # Errors
     /// [`Error::Argument`] if the sizes are not multiples of the patch size, [`Error::Parameter`] if the positions do not fit
@@ -139,7 +148,7 @@ impl Pretrained {
         let grid = |config: &VitConfig| (config.img_size.0 / config.patch_size, config.img_size.1 / config.patch_size);
         let prefix = self.config.prefix_positions();
         let pos = self.checkpoint.get("pos_embed")?;
-        let pos = positions::resample_pos_embed(pos, prefix, grid(&self.config), grid(&resized))?;
+        let pos = positions::resample_pos_embed(pos, prefix, grid(&self.config), grid(&resized), self.resampling)?;
         self.checkpoint.tensors.insert("pos_embed".to_owned(), pos);
         self.config = resized;
         Ok(())

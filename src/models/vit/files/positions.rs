@@ -7,9 +7,30 @@ use crate::resample::Axis;
 /// The most patches along one side.
 const MAX_SIDE: usize = 4096;
 
-/// Position embeddings `f32[1, prefix + h·w, C]` of a grid of `from` = (h, w) patches, resampled to the grid `to`: bicubic with
-/// antialiasing, edges not aligned, as `timm.layers.resample_abs_pos_embed`. The first `prefix` stay as they are. The result
-/// is `pos` itself where the grids are equal.
+/// How position embeddings are resampled: libraries differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resampling {
+    /// With antialiasing, as timm's `resample_abs_pos_embed`, and transformers' `Dinov2WithRegisters`.
+    #[default]
+    Antialiased,
+    /// Without, as transformers' `Dinov2`.
+    Plain,
+}
+
+impl Resampling {
+    /// From `from` samples along an axis to `to`.
+    fn axis(self, from: usize, to: usize) -> Axis<f64> {
+        match self {
+            Resampling::Antialiased => Axis::new(from, 0.0, from as f64, to),
+            Resampling::Plain => Axis::plain(from, to),
+        }
+    }
+}
+
+/// Position embeddings `f32[1, prefix + h·w, C]` of a grid of `from` = (h, w) patches, resampled to the grid `to`: bicubic, edges
+/// not aligned, as PyTorch's `interpolate`. The first `prefix` stay as they are. The result is `pos` itself where the grids are
+/// equal.
 ///
 /// # Errors
 /// [`Error::Parameter`] if `pos` has another shape or a side of `to` is not in 1..=4096.
@@ -18,6 +39,7 @@ pub fn resample_pos_embed(
     prefix: usize,
     from: (usize, usize),
     to: (usize, usize),
+    resampling: Resampling,
 ) -> Result<HostTensor> {
     let fault = |what: String| Error::Parameter { name: "pos_embed".to_owned(), what };
     let positions = from.0.checked_mul(from.1).and_then(|n| n.checked_add(prefix));
@@ -36,9 +58,9 @@ pub fn resample_pos_embed(
     }
     let (kept, grid) = pos.data.split_at(prefix * width);
     // The columns first, as PyTorch.
-    let columns = Axis::new(from.1, 0.0, from.1 as f64, to.1);
+    let columns = resampling.axis(from.1, to.1);
     let grid: Vec<f32> = grid.chunks(from.1 * width).flat_map(|row| resampled(row, width, &columns)).collect();
-    let rows = Axis::new(from.0, 0.0, from.0 as f64, to.0);
+    let rows = resampling.axis(from.0, to.0);
     let grid = resampled(&grid, to.1 * width, &rows);
     Ok(HostTensor { shape: vec![1, prefix + to.0 * to.1, width], data: [kept, &grid].concat() })
 }

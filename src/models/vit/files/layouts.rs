@@ -1,0 +1,62 @@
+//! The same function in the layout of another library: positions and heads that it has no other place for.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::{HostTensor, fault};
+use crate::error::Result;
+use crate::models::vit::{Pool, VitConfig};
+
+type Tensors = BTreeMap<String, HostTensor>;
+
+/// Makes the tensors those of transformers' Dinov2, whose class token has a position, whose registers have none, and whose head
+/// reads class token and mean: what is missing there is 0, and positions of registers become a part of these.
+pub(super) fn to_dinov2(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
+    let VitConfig { embed_dim, reg_tokens, no_embed_class, no_embed_reg, .. } = *config;
+    if no_embed_class {
+        let pos = tensor(tensors, "pos_embed")?;
+        pos.data.splice(0..0, vec![0.0; embed_dim]);
+        pos.shape[1] += 1;
+    } else if reg_tokens > 0 && !no_embed_reg {
+        let positions = take_positions(tensors, 1, reg_tokens, embed_dim)?;
+        add(tensor(tensors, "reg_token")?, &positions);
+    }
+    let head = tensor(tensors, "head.weight")?;
+    let zeros = vec![0.0; embed_dim];
+    let widened = |row: &[f32]| match config.global_pool {
+        Pool::Token => [row, &zeros].concat(),
+        Pool::Avg => [&zeros, row].concat(),
+        Pool::TokenAvg => row.to_vec(),
+    };
+    head.data = head.data.chunks_exact(config.head_inputs()).flat_map(widened).collect();
+    head.shape = vec![config.num_classes, 2 * embed_dim];
+    Ok(())
+}
+
+/// Makes the tensors those of a model of timm's, where registers have no positions only if the class token has none either: its
+/// position becomes a part of it. The result is the configuration of that model.
+pub(super) fn to_timm(tensors: &mut Tensors, config: &VitConfig) -> Result<VitConfig> {
+    if !config.no_embed_reg {
+        return Ok(config.clone());
+    }
+    if config.class_token && config.reg_tokens > 0 && !config.no_embed_class {
+        let position = take_positions(tensors, 0, 1, config.embed_dim)?;
+        add(tensor(tensors, "cls_token")?, &position);
+    }
+    let no_embed_class = config.no_embed_class || config.reg_tokens > 0;
+    Ok(VitConfig { no_embed_class, no_embed_reg: false, ..config.clone() })
+}
+
+/// Takes `count` positions out, from the one numbered `first` on.
+fn take_positions(tensors: &mut Tensors, first: usize, count: usize, width: usize) -> Result<Vec<f32>> {
+    let pos = tensor(tensors, "pos_embed")?;
+    pos.shape[1] -= count;
+    Ok(pos.data.drain(first * width..(first + count) * width).collect())
+}
+
+fn add(tensor: &mut HostTensor, other: &[f32]) {
+    tensor.data.iter_mut().zip(other).for_each(|(value, other)| *value += other);
+}
+
+fn tensor<'a>(tensors: &'a mut Tensors, name: &str) -> Result<&'a mut HostTensor> {
+    tensors.get_mut(name).ok_or_else(|| fault(name, "is not a parameter of this model"))
+}
