@@ -91,15 +91,21 @@ impl Renaming {
         let mut unknown = Vec::new();
         let mut packed: BTreeMap<String, Packing> = BTreeMap::new();
         for (name, tensor) in theirs.tensors {
-            match self.rename(&name) {
-                Renamed::To(to) => drop(ours.tensors.insert(to, tensor)),
+            let another = match self.rename(&name) {
+                Renamed::To(to) => ours.tensors.insert(to, tensor),
                 Renamed::Packed { name, parts, part } => {
                     let packing = packed.entry(name);
                     let packing = packing.or_insert_with(|| Packing { names: parts, found: vec![None; parts.len()] });
-                    packing.found[part] = Some(tensor);
+                    packing.found[part].replace(tensor)
                 }
-                Renamed::Ignored => {}
-                Renamed::Unknown => unknown.push(name),
+                Renamed::Ignored => None,
+                Renamed::Unknown => {
+                    unknown.push(name);
+                    continue;
+                }
+            };
+            if another.is_some() {
+                return Err(fault(&name, "is there twice, under two of its names"));
             }
         }
         if let Some(first) = unknown.first() {
