@@ -26,7 +26,7 @@ impl Chapter {
         let body = match plan {
             Some(plan) if !runs.is_empty() => {
                 let verdicts: Vec<String> = arms.iter().filter_map(|arm| verdict(arm, runs)).collect();
-                format!("{}\n{}", table(arms, runs, plan), verdicts.join("\n"))
+                format!("{}\n{}\n", table(arms, runs, plan), verdicts.join("\n"))
             }
             _ => "No run has ended yet.\n".to_owned(),
         };
