@@ -121,12 +121,11 @@ impl Readback {
             return Poll::Ready(false);
         }
         let polled = mapped.poll(context);
-        if polled.is_pending() && mapped.claim_watch() {
-            if !self.gpu.0.waiter.watch(self.gpu.device(), Awaited::Mapping(mapped.clone())) {
-                // Then by looking again and again.
-                mapped.give_up_watch();
-                context.waker().wake_by_ref();
-            }
+        let is_watched = || self.gpu.0.waiter.watch(self.gpu.device(), Awaited::Mapping(mapped.clone()));
+        if polled.is_pending() && mapped.claim_watch() && !is_watched() {
+            // Then by looking again and again.
+            mapped.give_up_watch();
+            context.waker().wake_by_ref();
         }
         polled
     }
