@@ -340,13 +340,11 @@ fn types_that_are_not_read_are_told() {
 #[test]
 fn models_of_other_kinds_are_named() {
     // transformers' folders say what they are.
-    for kind in
-        ["dinov2", "dinov2_with_registers", "beit", "clip_vision_model", "siglip_vision_model", "vit_mae", "bert"]
-    {
+    for kind in ["beit", "clip_vision_model", "siglip_vision_model", "vit_mae", "dinov3_vit", "bert"] {
         let config = format!(r#"{{"model_type": "{kind}", "hidden_size": 64}}"#);
         let tensors = Tensors::from([("embeddings.patch_embeddings.projection.weight".to_owned(), named(&[4]))]);
-        let parts =
-            ["config.json", &format!("model_type {kind} "), "not supported yet, only vit, deit, timm_wrapper are"];
+        let known = "not supported yet, only vit, deit, dinov2, dinov2_with_registers, timm_wrapper are";
+        let parts = ["config.json", &format!("model_type {kind} "), known];
         assert_refused(open_with(&tensors, &[("config.json", &config)]), &parts);
     }
     // Of a file by itself, names tell.
