@@ -16,8 +16,8 @@ use crate::files::replace_file;
 /// is written to as it is. The bytes depend on the arguments alone.
 ///
 /// # Errors
-/// [`Error::Parameter`] if a tensor's shape and data disagree or its name is reserved, [`Error::File`] if `path` names no
-/// file or the names and texts exceed the format's 100 MB, [`Error::Io`] if the system refuses. The old file is then
+/// [`crate::Error::Parameter`] if a tensor's shape and data disagree or its name is reserved, [`crate::Error::File`] if `path` names no
+/// file or the names and texts exceed the format's 100 MB, [`crate::Error::Io`] if the system refuses. The old file is then
 /// untouched.
 pub fn write(
     path: impl AsRef<Path>,
@@ -30,7 +30,7 @@ pub fn write(
 /// As [`write()`], with elements of a chosen type.
 ///
 /// # Errors
-/// As [`write()`], and [`Error::Parameter`] if a finite value is beyond the type's range.
+/// As [`write()`], and [`crate::Error::Parameter`] if a finite value is beyond the type's range.
 pub fn write_as(
     path: impl AsRef<Path>,
     tensors: &BTreeMap<String, HostTensor>,
