@@ -92,10 +92,8 @@ impl Lesson {
     /// None in practice: the settings fit the model.
     pub fn view(&self) -> Result<View> {
         let (step, task) = (self.trainer.steps().saturating_sub(1), self.trainer.task());
-        let mut kept = Vec::new();
-        for span in self.trainer.settings().drop.draw(step, task.extent(), 0, BATCH)? {
-            span.try_map(|positions| Ok(kept.push(mask(&positions))))?;
-        }
+        let spans = self.trainer.settings().drop.draw(step, task.extent(), 0, BATCH)?;
+        let kept = spans.iter().map(|span| mask(&span.positions)).collect();
         Ok(View { rows: self.samples.batch(step).indices, kept })
     }
 
