@@ -28,6 +28,9 @@ const LARGEST_FACTOR: f64 = 8.0;
 /// other work on the device, or because a driver compiles at the first launch; nothing makes it shorter.
 const CAUTION: f64 = 0.3;
 
+/// Callbacks run when somebody looks. Of two in one look, no time between them is known, and nothing is learnt.
+const RESOLUTION: Duration = Duration::from_micros(50);
+
 /// When a slice ended, once that is known. Whoever waits for it holds a clone.
 pub(super) type End = Arc<OnceLock<Instant>>;
 
@@ -130,7 +133,9 @@ impl Pace {
         let (mut times, mut ordinal) = (Vec::new(), None);
         while let Some((slice, end)) = self.pop_ended() {
             let took = end.saturating_duration_since(self.start_of(&slice));
-            self.learn(&slice, took.as_secs_f64());
+            if took >= RESOLUTION {
+                self.learn(&slice, took.as_secs_f64());
+            }
             self.last_end = Some(end);
             ordinal = Some(slice.ordinal);
             times.push(SliceTime { expected: Duration::from_secs_f64(slice.expected), took });
