@@ -130,7 +130,7 @@ fn steps_in_slices_while_there_is_data() {
         slices += trainer.slices().len();
     }
     assert_eq!((metrics, trainer.steps()), (expected, 3));
-    assert!(slices > 0 && calls > 9);
+    assert!(slices > 0 && calls >= 9, "{slices} slices, {calls} calls");
     assert_eq!(weights(&trainer), expected_weights);
 }
 
