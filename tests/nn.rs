@@ -41,17 +41,39 @@ fn learn(parameters: &Parameters, x: &Tensor, y: &Tensor) -> Vec<Vec<f32>> {
     [y.to_vec().unwrap(), gradients.get(x).unwrap().to_vec().unwrap()].into_iter().chain(own).collect()
 }
 
+/// The layers of a block by their paths in it, one operation each.
+struct Layers<'a> {
+    parameters: &'a Parameters,
+    block: usize,
+}
+
+impl Layers<'_> {
+    fn value(&self, path: &str) -> Tensor {
+        self.parameters.get(&format!("{}.{path}", self.block)).unwrap().tensor()
+    }
+
+    fn of(&self, path: &str) -> [Tensor; 2] {
+        ["weight", "bias"].map(|part| self.value(&format!("{path}.{part}")))
+    }
+
+    fn linear(&self, x: &Tensor, path: &str) -> Tensor {
+        let [weight, bias] = self.of(path);
+        ops::linear(x, &weight, Some(&bias)).unwrap()
+    }
+
+    fn norm(&self, x: &Tensor, path: &str) -> Tensor {
+        let [weight, bias] = self.of(path);
+        ops::layernorm(x, &weight, &bias, 1e-5).unwrap()
+    }
+}
+
 /// BERT's blocks: norm1(x + attention(x)), then norm2(x + mlp(x)).
 fn post_norm(parameters: &Parameters, x: &Tensor, mask: &Mask) -> Tensor {
     let mut x = x.clone();
     for block in 0..2 {
-        let value = |path: &str| parameters.get(&format!("{block}.{path}")).unwrap().tensor();
-        let linear = |x: &Tensor, path: &str| {
-            ops::linear(x, &value(&format!("{path}.weight")), Some(&value(&format!("{path}.bias")))).unwrap()
-        };
-        let norm = |x: &Tensor, path: &str| {
-            ops::layernorm(x, &value(&format!("{path}.weight")), &value(&format!("{path}.bias")), 1e-5).unwrap()
-        };
+        let layers = Layers { parameters, block };
+        let linear = |x: &Tensor, path: &str| layers.linear(x, path);
+        let norm = |x: &Tensor, path: &str| layers.norm(x, path);
         let attended = linear(&ops::attention(&linear(&x, "attn.qkv"), 2, mask, None).unwrap(), "attn.proj");
         x = norm(&ops::add(&x, &attended).unwrap(), "norm1");
         let hidden = ops::gelu(&linear(&x, "mlp.fc1"), ops::Gelu::Erf).unwrap();
@@ -131,14 +153,11 @@ fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -
 fn with_layer_scale(parameters: &Parameters, x: &Tensor) -> Tensor {
     let mut x = x.clone();
     for block in 0..2 {
-        let value = |path: &str| parameters.get(&format!("{block}.{path}")).unwrap().tensor();
-        let linear = |x: &Tensor, path: &str| {
-            ops::linear(x, &value(&format!("{path}.weight")), Some(&value(&format!("{path}.bias")))).unwrap()
-        };
-        let norm = |x: &Tensor, path: &str| {
-            ops::layernorm(x, &value(&format!("{path}.weight")), &value(&format!("{path}.bias")), 1e-5).unwrap()
-        };
-        let add = |x: &Tensor, y: &Tensor, scale: &str| ops::add(x, &ops::mul(y, &value(scale)).unwrap()).unwrap();
+        let layers = Layers { parameters, block };
+        let linear = |x: &Tensor, path: &str| layers.linear(x, path);
+        let norm = |x: &Tensor, path: &str| layers.norm(x, path);
+        let add =
+            |x: &Tensor, y: &Tensor, scale: &str| ops::add(x, &ops::mul(y, &layers.value(scale)).unwrap()).unwrap();
         let qkv = linear(&norm(&x, "norm1"), "attn.qkv");
         let attended = linear(&ops::attention(&qkv, 2, &Mask::NONE, None).unwrap(), "attn.proj");
         x = add(&x, &attended, "ls1.gamma");
