@@ -107,6 +107,8 @@ pub struct Corpus {
     pub train: Tokens,
     pub test: Tokens,
     documents: [usize; 2],
+    /// Perplexity of the test's tokens to one who knows only how often each occurs.
+    pub by_frequency: f64,
 }
 
 impl Corpus {
@@ -117,8 +119,21 @@ impl Corpus {
         let tokens = Tokens::new(texts, &tokenizer, &TokenCache::Folder(folder.join("tokens")))?;
         let [train, test] = tokens.hold_out(HeldOut::Documents { share: HELD_OUT, seed: 0 })?;
         let documents = [&train, &test].map(|part| part.documents().count());
-        Ok(Corpus { tokenizer, train, test, documents })
+        let by_frequency = by_frequency(&train, &test)?;
+        Ok(Corpus { tokenizer, train, test, documents, by_frequency })
     }
+}
+
+/// Perplexity of `test` under the frequencies of `train`'s tokens, each counted once more than it occurs.
+fn by_frequency(train: &Tokens, test: &Tokens) -> wgrad::Result<f64> {
+    let mut counts = vec![1u64; train.vocab_size()];
+    for id in train.read(0..train.len())? {
+        counts[id as usize] += 1;
+    }
+    let all = counts.iter().sum::<u64>() as f64;
+    let ids = test.read(0..test.len())?;
+    let loss: f64 = ids.iter().map(|&id| -(counts[id as usize] as f64 / all).ln()).sum();
+    Ok((loss / ids.len() as f64).exp())
 }
 
 impl fmt::Display for Corpus {
