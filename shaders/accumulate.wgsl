@@ -4,7 +4,7 @@
 //   y  Act[n / 4]  read, written
 //
 // Grid: one invocation for four elements, 64 a workgroup. Any n: buffers are padded to 16 bytes, and the padding may
-// be written. Uses lib/grid.wgsl and tiles/act_f32.wgsl or act_f16.wgsl.
+// be written. Act is of tiles/act_f32.wgsl or act_f16.wgsl.
 
 struct Params { n: u32 }
 

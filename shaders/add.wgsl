@@ -4,7 +4,7 @@
 //   y  Item[repeat]  read; repeat divides items
 //   z  Item[items]   written
 //
-// Grid: an invocation for each item, 64 a workgroup, folded. Item is float or vec4 (tiles/). Uses lib/grid.wgsl.
+// Grid: an invocation for each item, 64 a workgroup, folded. Item is float or vec4 (tiles/).
 
 struct Params { items: u32, repeat: u32 }
 

@@ -5,8 +5,7 @@
 //   candidates  u32[outer, entrants, inner]    read in later passes: places below len
 //   places      u32[outer, slices, inner]      written
 //
-// Grid: an invocation for each element of `places`, 64 a workgroup, folded. Uses lib/grid.wgsl, lib/nan.wgsl and
-// tiles/scalar.wgsl.
+// Grid: an invocation for each element of `places`, 64 a workgroup, folded.
 
 struct Params { outer: u32, len: u32, inner: u32, entrants: u32, slice: u32, slices: u32, has_candidates: u32 }
 

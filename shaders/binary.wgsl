@@ -6,8 +6,7 @@
 //
 // The function's file gives binary_value. Operands of one shape are read as vec4 (tiles/vec4.wgsl with tiles/places_same.wgsl),
 // broadcast ones as floats (tiles/scalar.wgsl with lib/strided.wgsl). Grid: an invocation for each item, 64 a workgroup, folded.
-// Any number of elements: buffers are padded to 16 bytes, and the padding may be written. Uses lib/grid.wgsl.
-// Functions may use lib/nan.wgsl.
+// Any number of elements: buffers are padded to 16 bytes, and the padding may be written.
 
 struct Params {
     items: u32, accumulate: u32,

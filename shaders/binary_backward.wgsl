@@ -6,9 +6,7 @@
 //   dz  Item[items]  read
 //   d   Item[items]  written, or added to: the gradient of an operand; of a broadcast one, before its sum
 //
-// The function's file gives binary_slope_x and binary_slope_y. Grid and forms are those of shaders/binary.wgsl. Uses
-// lib/grid.wgsl, lib/strided.wgsl.
-// Functions may use lib/nan.wgsl.
+// The function's file gives binary_slope_x and binary_slope_y. Grid and forms are those of shaders/binary.wgsl.
 
 struct Params {
     items: u32, accumulate: u32,

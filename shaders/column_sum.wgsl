@@ -6,7 +6,7 @@
 //
 // Two forms: `column_sum` gives an invocation a column of a slice (CPU drivers, and short sums), `column_sum_group` has
 // COLUMNS_DEEP share one (GPUs). Any size. Item is float or vec4, Act as many activations (tiles/), and width and stride
-// count items. Uses lib/grid.wgsl, and the group form lib/columns.wgsl.
+// count items.
 
 struct Params { rows: u32, stride: u32, width: u32, slice: u32, accumulate: u32 }
 

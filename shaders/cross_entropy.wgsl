@@ -7,7 +7,7 @@
 // A label that is the one to ignore or out of range counts nothing: its share becomes 0 in both sums, and the smoothed
 // term shrinks to the share that is left. One out of range raises a fault (lib/fault.wgsl).
 // Two forms of each row-wise pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives every workgroup of
-// 64 a row (GPUs). Any number of rows and classes. Uses lib/grid.wgsl and lib/reduce.wgsl.
+// 64 a row (GPUs). Any number of rows and classes.
 //
 // A dispatch can be of some rows alone, from `first_row` on, whose logits lie by themselves; rows of logits are `stride` apart.
 

@@ -4,8 +4,7 @@
 //   x  Act[samples, n]  read
 //   y  Act[samples, n]  written, or added to
 //
-// A sample has word 0 of index 0; n counts items, four floats or one, Act as many activations (tiles/). Uses
-// lib/dropout.wgsl, lib/philox.wgsl.
+// A sample has word 0 of index 0; n counts items, four floats or one, Act as many activations (tiles/).
 
 @group(0) @binding(0) var<storage, read> rows: array<Act>; // x
 @group(0) @binding(1) var<storage, read_write> kept_rows: array<Act>; // y
@@ -18,7 +17,7 @@ fn drop_path(
     @builtin(local_invocation_index) lane: u32,
 ) {
     for (var sample = group.y; sample < params.samples; sample += groups.y) {
-        let keep = words(0u, sample).x >= params.threshold;
+        let keep = dropout_words(0u, sample).x >= params.threshold;
         let base = sample * params.n;
         for (var i = group.x * 64u + lane; i < params.n; i += groups.x * 64u) {
             var value: Item;

@@ -4,7 +4,7 @@
 //   x  f32[samples, n]  read
 //   y  f32[samples, n]  written, or added to
 //
-// Element 4q + j of a sample has word j of index q. Uses lib/dropout.wgsl, lib/philox.wgsl.
+// Element 4q + j of a sample has word j of index q.
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -19,7 +19,7 @@ fn dropout(
 ) {
     for (var sample = group.y; sample < params.samples; sample += groups.y) {
         for (var q = group.x * 64u + lane; q * 4u < params.n; q += groups.x * 64u) {
-            let factors = select(vec4<f32>(0.0), vec4<f32>(params.scale), words(q, sample) >= vec4<u32>(params.threshold));
+            let factors = select(vec4<f32>(0.0), vec4<f32>(params.scale), dropout_words(q, sample) >= vec4<u32>(params.threshold));
             let base = sample * params.n + q * 4u;
             let count = min(params.n - q * 4u, 4u);
             for (var j = 0u; j < count; j++) {

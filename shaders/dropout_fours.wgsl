@@ -3,7 +3,7 @@
 //   x  Act[samples, n / 4]  read
 //   y  Act[samples, n / 4]  written, or added to
 //
-// Act is four activations (tiles/). Uses lib/dropout.wgsl, lib/philox.wgsl.
+// Act is four activations (tiles/).
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;
 @group(0) @binding(1) var<storage, read_write> y: array<Act>;
@@ -19,7 +19,7 @@ fn dropout(
     for (var sample = group.y; sample < params.samples; sample += groups.y) {
         for (var q = group.x * 64u + lane; q < fours; q += groups.x * 64u) {
             let at = sample * fours + q;
-            let keeps = words(q, sample) >= vec4<u32>(params.threshold);
+            let keeps = dropout_words(q, sample) >= vec4<u32>(params.threshold);
             // Not a product where dropped: 0 times an infinity is NaN.
             var value = select(vec4<f32>(), vec4<f32>(x[at]) * params.scale, keeps);
             if params.accumulate != 0u {

@@ -8,7 +8,7 @@
 //   links    u32[2, end - first_place]  of the places from `first_place` to before `end`: one more than how far behind `first_place` the next place
 //                                 with the same id is, 0 if there is none; then, whether there is one before. Zeros before `link`
 //
-// An Item is a float or four (tiles/). Any number of places and items. Uses lib/grid.wgsl and lib/fault.wgsl.
+// An Item is a float or four (tiles/). Any number of places and items.
 
 struct Params {
     places: u32,

@@ -3,8 +3,6 @@
 // Grid: ceil(T / 32) workgroups of 64 for each of B * H matrices, folded. A workgroup owns 32 rows and meets those of
 // the other side 32 at a time; lib/flash_blocks.wgsl says how its lanes share the work. None holds whole rows: in the
 // backward passes those are up to four of D floats, which is more registers than GPUs have.
-//
-// Uses lib/flash_blocks.wgsl, lib/flash.wgsl, lib/grid.wgsl, tiles/act_*.wgsl, tiles/head_*.wgsl and tiles/weights_*.wgsl.
 
 // The four rows of a block from `first` on that have a lane's y (to fetch) or x (to multiply).
 fn rows_of(first: u32, xy: u32) -> vec4<u32> {

@@ -15,8 +15,6 @@
 // time. Their addresses are the same in all lanes: scalar loads, each of which serves three rows in eight lanes. Rows
 // past the end repeat the last one; they are not stored, or not seen. A query that sees no key gets zeros, and its log-sum-exp
 // is 0.
-//
-// Uses lib/flash.wgsl, lib/flash_rows.wgsl, lib/grid.wgsl, tiles/act_*.wgsl, tiles/head_*.wgsl and tiles/weights_*.wgsl.
 
 const LANES = 8u;
 const ROWS = 24u;

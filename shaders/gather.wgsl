@@ -7,8 +7,6 @@
 //          f32[outer, count, inner]  read (scatter_add)
 //   y      f32[outer, count, inner]  written, or added to (gather)
 //          f32[outer, len, inner]    added to (scatter_add)
-//
-// Uses lib/grid.wgsl and lib/fault.wgsl.
 
 struct Params { outer: u32, len: u32, count: u32, inner: u32, first: u32, end: u32, accumulate: u32, fault: u32 }
 

@@ -7,7 +7,7 @@
 //
 // An Act is four elements in full or half precision (tiles/act_*.wgsl); sums are f32. Grid: one invocation for four
 // elements, 64 a workgroup, folded (lib/grid.wgsl). Any n: buffers are padded to 16 bytes, and the padding may be written.
-// Uses lib/gelu.wgsl or lib/gelu_tanh.wgsl with tiles/vec4.wgsl.
+// GELU is that of lib/gelu.wgsl or of lib/gelu_tanh.wgsl.
 
 struct Params { n: u32, accumulate: u32 }
 

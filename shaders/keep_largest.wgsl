@@ -9,7 +9,7 @@
 //
 // Both passes count over the tokens from `first` to before `end`: long samples take several dispatches. All invocations of a
 // workgroup read the same token at a time, which costs CPU drivers least. Grid: an invocation for each token, 64 a workgroup,
-// `groups` workgroups for each sample, folded. Uses lib/grid.wgsl.
+// `groups` workgroups for each sample, folded.
 
 struct Params {
     samples: u32,

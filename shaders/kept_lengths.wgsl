@@ -4,7 +4,7 @@
 //   lengths    u32[B]     read
 //   below      u32[B]     written
 //
-// Grid: a sample an invocation, 64 a workgroup, folded. Uses lib/grid.wgsl.
+// Grid: a sample an invocation, 64 a workgroup, folded.
 
 struct Params {
     samples: u32,

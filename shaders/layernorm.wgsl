@@ -4,8 +4,7 @@
 //
 // x and parameters are Items, four floats or one; y and its gradient are as many activations (tiles/).
 // Forms: `_lane` gives every invocation a row (CPU drivers), `_group` gives a row to `lanes` invocations side by side, which
-// read it once (GPUs). Any number of rows, any width. The backward pass is layernorm_backward.wgsl. Uses lib/grid.wgsl,
-// lib/fault.wgsl, and the group forms lib/four.wgsl and lib/reduce.wgsl.
+// read it once (GPUs). Any number of rows, any width. The backward pass is layernorm_backward.wgsl.
 
 struct Params {
     rows: u32,

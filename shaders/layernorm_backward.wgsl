@@ -6,7 +6,6 @@
 // x and dy once. No atomics, so that the order of a sum never changes.
 //
 // x and parameters are Items, four floats or one; dy is as many activations (tiles/). Any number of rows, any width.
-// Uses lib/grid.wgsl, and the group forms lib/four.wgsl, lib/reduce.wgsl and lib/columns.wgsl.
 
 struct Params {
     rows: u32,

@@ -8,7 +8,7 @@
 // to the epilogue.
 //
 // Grid: x = ceil(N / 32), y = ceil(M / 32), z = batch. A workgroup is one subgroup of `lanes` invocations: cooperative
-// operations are a subgroup's. Uses lib/matmul.wgsl (Params), lib/matmul_read.wgsl, lib/matmul_vec4.wgsl and tiles/vec4.wgsl.
+// operations are a subgroup's. Params are those of lib/matmul.wgsl.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;

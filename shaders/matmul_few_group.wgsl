@@ -8,8 +8,8 @@
 // `first_matrix` on. The 64 invocations of a workgroup lie along K, so that they read 1 KiB of a row of B at a time; they make
 // four columns of C, whose sums they then add up, always in the same order.
 //
-// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_read.wgsl,
-// lib/matmul_vec4.wgsl, tiles/vec4.wgsl and one of epilogues/. Positions in buffers count vec4s.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Params are those of lib/matmul.wgsl; one of epilogues/ stores.
+// Positions in buffers count vec4s.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;

@@ -9,8 +9,8 @@
 // that every lane of a vector has an element of B of its own, and A's addresses are uniform. A sum goes along K step by step,
 // as in matmul_rows.wgsl and matmul_simple.wgsl: the results are theirs.
 //
-// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_read.wgsl,
-// lib/matmul_vec4.wgsl, tiles/vec4.wgsl and one of epilogues/. Positions in buffers count vec4s.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Params are those of lib/matmul.wgsl; one of epilogues/ stores.
+// Positions in buffers count vec4s.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;

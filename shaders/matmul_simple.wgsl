@@ -15,8 +15,7 @@
 // rows of 2 columns, 32 apart. Loads of A are uniform over the workgroup: a broadcast on a GPU, a scalar on a CPU
 // driver. A size that does not divide the tile repeats the last row or column and does not store it.
 //
-// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_scalar.wgsl,
-// tiles/scalar.wgsl and one of epilogues/.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Params are those of lib/matmul.wgsl; one of epilogues/ stores.
 
 @group(0) @binding(0) var<storage, read> a: array<ElementA>;
 @group(0) @binding(1) var<storage, read> b: array<ElementB>;

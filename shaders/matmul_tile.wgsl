@@ -23,8 +23,8 @@
 // A size that does not divide the tile repeats the last row or column and does not store it; past the end of K both
 // tiles hold zeros.
 //
-// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Uses lib/matmul.wgsl (Params), lib/matmul_vec4.wgsl,
-// tiles/vec4.wgsl and one of epilogues/. Positions in buffers count vec4s.
+// Elements are f32 or f16 (tiles/matmul_*.wgsl), sums f32. Params are those of lib/matmul.wgsl; one of epilogues/ stores.
+// Positions in buffers count vec4s.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;

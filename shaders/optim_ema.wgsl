@@ -2,7 +2,7 @@
 // trained, as the average's segments hold it. Of the rest the average is the weight itself.
 //
 // Grid of both: an invocation for four elements, 64 a workgroup, folded. Segments are multiples of 64 elements, and the
-// gaps in them hold zeros in both. Uses lib/grid.wgsl, lib/optim.wgsl.
+// gaps in them hold zeros in both.
 
 @group(1) @binding(0) var<uniform> params: Params;
 

@@ -1,7 +1,7 @@
 // The global norm of all gradients with its finite check, and what follows from it for the update, in two passes. Nothing
 // here needs the host: the scale and the flag go to the update in `state`.
 //
-// Blocks, gaps and the structs are explained in lib/optim.wgsl. Uses lib/grid.wgsl, lib/optim.wgsl.
+// Blocks, gaps and the structs are explained in lib/optim.wgsl.
 
 const LANES = 64u;
 const NO_PARAMETER = 0xffffffffu;

@@ -2,7 +2,6 @@
 //
 // Two forms: `_lane` for CPU drivers, with eight invocations side by side on RUN blocks, whose rows are the same for all;
 // `_group` for GPUs, with an invocation for four elements. Blocks, gaps and the structs are explained in lib/optim.wgsl.
-// Uses lib/grid.wgsl, lib/optim.wgsl.
 
 @group(1) @binding(0) var<uniform> params: Params;
 

@@ -5,8 +5,7 @@
 //   x  Item[outer, len, inner]     read
 //   y  Item[outer, slices, inner]  written, or added to
 //
-// What is computed is in shaders/reduce/. Item is float or vec4 (tiles/), `inner` counts items. Uses lib/grid.wgsl.
-// Functions may use lib/nan.wgsl.
+// What is computed is in shaders/reduce/. Item is float or vec4 (tiles/), `inner` counts items.
 
 struct Params {
     outer: u32, len: u32, inner: u32,

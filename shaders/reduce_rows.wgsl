@@ -3,8 +3,7 @@
 //   x  f32[outer, len]     read
 //   y  f32[outer, slices]  written, or added to
 //
-// Grid: a workgroup for each element of y, folded. Uses lib/grid.wgsl, lib/reduce.wgsl and tiles/scalar.wgsl.
-// Functions may use lib/nan.wgsl.
+// Grid: a workgroup for each element of y, folded.
 
 struct Params {
     outer: u32, len: u32, inner: u32,

@@ -7,8 +7,7 @@
 //
 // Two forms of each pass: `_lane` gives every invocation a row (CPU drivers), `_group` gives a row to `lanes` invocations side
 // by side, 8, 16, 32 or 64, which read it once (GPUs). Any number of rows, any width. `stride` counts Items, four floats or
-// one. Uses lib/grid.wgsl, the group forms lib/four.wgsl and lib/reduce.wgsl, tiles/vec4.wgsl with
-// tiles/columns_vec4.wgsl, or the scalar ones, and tiles/widths_*.wgsl.
+// one. Rows are read by tiles/columns_vec4.wgsl or columns_scalar.wgsl, and end where tiles/widths_*.wgsl says.
 
 struct Params {
     rows: u32,

@@ -5,7 +5,7 @@
 //   y  Item[..]  written, or added to; no two elements of the walk may have one place in it
 //
 // The walk has `items` elements, in the sizes of lib/strided.wgsl. Item is float, or vec4 where the last axis is contiguous
-// in both and everything counts in fours. Grid: an invocation for each item, 64 a workgroup, folded. Uses lib/grid.wgsl.
+// in both and everything counts in fours. Grid: an invocation for each item, 64 a workgroup, folded.
 
 struct Params {
     items: u32, accumulate: u32,

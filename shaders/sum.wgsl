@@ -6,8 +6,7 @@
 //   dy        f32[]          read (spread)
 //   dx        f32[n]         written, or added to: factor dy (spread)
 //
-// Any n: what lies in a buffer's padding is not added up, but may be written by `spread`. Uses lib/grid.wgsl
-// and lib/reduce.wgsl.
+// Any n: what lies in a buffer's padding is not added up, but may be written by `spread`.
 
 struct Params { n: u32, runs: u32, rounds: u32, factor: f32, accumulate: u32 }
 

@@ -6,9 +6,8 @@
 //   dx  Act[n / 4]  written, or added to (backward)
 //
 // The function's file gives unary_value, f, and unary_slope, its derivative; a and b are its constants. Grid: one invocation
-// for four elements, 64 a workgroup, folded. Any n: buffers are padded to 16 bytes, and the padding may be written. Uses
-// lib/grid.wgsl and tiles/act_f32.wgsl or act_f16.wgsl; in half precision f is computed in f32.
-// Functions may use lib/sigmoid.wgsl.
+// for four elements, 64 a workgroup, folded. Any n: buffers are padded to 16 bytes, and the padding may be written. Act is of
+// tiles/act_f32.wgsl or act_f16.wgsl; in half precision f is computed in f32.
 
 struct Params { n: u32, accumulate: u32, a: f32, b: f32 }
 

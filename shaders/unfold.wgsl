@@ -7,7 +7,7 @@
 //   dy  f32[b, oh·ow, c·kh·kw]          read (fold)
 //   dx  f32[b, c, h, w]                 written, or added to (fold)
 //
-// Grid: an invocation for each element of what is written, 64 a workgroup, folded. Uses lib/grid.wgsl.
+// Grid: an invocation for each element of what is written, 64 a workgroup, folded.
 
 struct Params {
     items: u32, accumulate: u32, outside: f32,

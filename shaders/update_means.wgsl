@@ -8,7 +8,7 @@
 //   means   f32[total]        read
 //   result  f32[total]        written
 //
-// Grid of both: an invocation for each place or id, 64 a workgroup, folded. Uses lib/grid.wgsl and lib/fault.wgsl.
+// Grid of both: an invocation for each place or id, 64 a workgroup, folded.
 
 struct Params { places: u32, total: u32, ignores: u32, ignored: u32, momentum: f32, fault: u32 }
 

@@ -4,7 +4,7 @@
 //   x  vec4<f32>[B * H, T, row]  read
 //
 // A row holds a query's weights of 4 * row keys. Grid: 1024 vec4s of a matrix a workgroup, `groups` workgroups for each of
-// B * H matrices, folded. Uses lib/draws.wgsl, lib/philox.wgsl and lib/grid.wgsl.
+// B * H matrices, folded.
 
 struct Params {
     items: u32, // T * row

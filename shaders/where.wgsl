@@ -6,7 +6,7 @@
 //   dz         f32[items]  read (backward)
 //   d          f32[items]  written, or added to: dz where (condition ≠ 0) is `side`, else 0
 //
-// Grid: an invocation for each element, 64 a workgroup, folded. Uses lib/grid.wgsl.
+// Grid: an invocation for each element, 64 a workgroup, folded.
 
 struct Params {
     items: u32, side: u32, accumulate: u32,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{assert_close, each_family};
+use crate::common::{assert_adam_close, assert_close, each_family};
 use safetensors::SafeTensors;
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::models::vit::{OpenOptions, Pretrained, Resampling, Vit, open, resample_pos_embed};
@@ -213,7 +213,14 @@ fn check_steps(file: &str, name: &str, rule: Rule, rate: f32) {
         let mut compared = 0;
         for path in reference.names(&prefix) {
             let value = model.parameters().get(path).unwrap().value().to_vec().unwrap();
-            assert_close(&what(path), &value, reference.get(&format!("{prefix}{path}")), 1e-3);
+            let expected = reference.get(&format!("{prefix}{path}"));
+            match rule {
+                Rule::Sgd(_) => assert_close(&what(path), &value, expected, 1e-3),
+                _ => {
+                    let first = reference.get(&format!("grad/{path}"));
+                    assert_adam_close(&what(path), &value, expected, first, rate, 1e-3);
+                }
+            }
             compared += 1;
         }
         let has_parameters = reference.names("param/").next().is_some();

@@ -1,4 +1,4 @@
-// maximum: z = the larger of x and y, NaN where one of them is. Equals share the gradient, as PyTorch's. Uses lib/nan.wgsl.
+// maximum: z = the larger of x and y, NaN where one of them is. Equals share the gradient, as PyTorch's.
 
 fn binary_value(x: Item, y: Item) -> Item {
     return select(x, y, (y > x) | nan_is(y));

@@ -7,7 +7,7 @@
 //   fault_flag  raised by an index that is not below `tokens`, whose row is left out
 //   c           f32[batch, tokens, N]: full, rows ldc apart
 //
-// Uses lib/fault.wgsl. No batch: z is 0.
+// No batch: z is 0.
 
 @group(0) @binding(2) var<storage, read> bias: array<Item>;
 @group(0) @binding(3) var<storage, read> residual: array<Item>;

@@ -2,7 +2,7 @@
 // of philox4x32 at the counter (head, layer, the sample's position). What falls below `threshold` is dropped, and what is left
 // is multiplied by `keep_scale`. (src/ops/random.rs)
 //
-// The kernel's Params have key_low, key_high, layer, first_low, first_high, threshold and keep_scale. Uses lib/philox.wgsl.
+// The kernel's Params have key_low, key_high, layer, first_low, first_high, threshold and keep_scale.
 
 fn draws_of(sample: u32, head: u32) -> vec2<u32> {
     let first = vec2<u32>(params.first_low, params.first_high);

@@ -9,7 +9,7 @@ struct Params {
 
 @group(1) @binding(0) var<uniform> params: Params;
 
-fn words(index: u32, sample: u32) -> vec4<u32> {
+fn dropout_words(index: u32, sample: u32) -> vec4<u32> {
     let first = vec2<u32>(params.first_low, params.first_high);
     return philox_words(index, params.layer, first, sample, vec2<u32>(params.key_low, params.key_high));
 }

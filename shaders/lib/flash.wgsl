@@ -1,7 +1,7 @@
 // What the forms of flash attention share: Params, the bindings, where the parts of a head lie, and who sees whom.
 //
-// Positions in qkv, out and their gradients count Acts, four elements. Uses tiles/act_*.wgsl (Act), tiles/head_*.wgsl
-// (HEAD4), tiles/weights_*.wgsl (the keys that a sample has, and the weights that are kept) and lib/grid.wgsl.
+// Positions in qkv, out and their gradients count Acts, four elements. What differs by kernel is in tiles/act_*.wgsl (Act),
+// tiles/head_*.wgsl (HEAD4) and tiles/weights_*.wgsl (the keys that a sample has, and the weights that are kept).
 
 struct Params {
     tokens: u32, // T

@@ -7,8 +7,6 @@
 //
 // Rows pass through workgroup memory 8 vec4s at a time, a chunk, in full precision: 9 KiB for two blocks, at any D. Rows
 // past the end repeat the last one, columns past the end a row's last; neither is stored.
-//
-// Uses lib/flash.wgsl.
 
 const FLASH_BLOCK = 32u; // rows
 const FLASH_CHUNK = 8u; // vec4s of a row

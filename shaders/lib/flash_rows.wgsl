@@ -1,5 +1,5 @@
 // Flash attention where a lane owns rows of D elements: reading and storing them, their softmax as keys come two at a
-// time, and sums over blocks of two rows. Uses lib/flash.wgsl.
+// time, and sums over blocks of two rows.
 
 // A row of a head: of q, k, v or out.
 alias Row = array<vec4<f32>, HEAD4>;

@@ -1,4 +1,4 @@
-// The largest; NaN where one is NaN. Uses lib/nan.wgsl.
+// The largest; NaN where one is NaN.
 
 // No number is below every other, minus infinity included, so the first element begins.
 fn reduction_start(first: Item) -> Item {

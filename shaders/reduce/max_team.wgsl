@@ -1,4 +1,4 @@
-// The largest of a workgroup's 64 values. Uses lib/nan.wgsl and lib/reduce.wgsl.
+// The largest of a workgroup's 64 values.
 
 fn reduction_of_team(value: f32, lane: u32) -> f32 {
     // NaN, or 0 if there is none: what reduce_max makes of one is the driver's choice.

@@ -1,4 +1,4 @@
-// The sum of a workgroup's 64 values. Uses lib/reduce.wgsl.
+// The sum of a workgroup's 64 values.
 
 fn reduction_of_team(value: f32, lane: u32) -> f32 {
     return reduce_sum(value, lane, 64u);

@@ -1,8 +1,6 @@
 // Flash attention where a sample may have fewer keys than T, and weights may be dropped.
 //
 //   lengths  u32[B]  how many keys a sample has, which counts where `padded`; else any buffer of as many words
-//
-// Uses lib/draws.wgsl and lib/philox.wgsl.
 
 // The first binding of a pass's own.
 const FLASH_FIRST_BINDING = 2u;

@@ -1,4 +1,4 @@
-// quick_gelu: y = x σ(1.702 x). Uses lib/sigmoid.wgsl.
+// quick_gelu: y = x σ(1.702 x).
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
     return x * sigmoid(1.702 * x);

@@ -1,4 +1,4 @@
-// sigmoid: y = σ(x) = 1 / (1 + e⁻ˣ). Uses lib/sigmoid.wgsl.
+// sigmoid: y = σ(x) = 1 / (1 + e⁻ˣ).
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
     return sigmoid(x);

@@ -1,4 +1,4 @@
-// silu: y = x σ(x). Uses lib/sigmoid.wgsl.
+// silu: y = x σ(x).
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
     return x * sigmoid(x);

@@ -1,4 +1,4 @@
-// softplus: y = ln(1 + eˣ) = max(x, 0) + ln(1 + e^−|x|). Uses lib/sigmoid.wgsl.
+// softplus: y = ln(1 + eˣ) = max(x, 0) + ln(1 + e^−|x|).
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
     let e = exp(-abs(x));
