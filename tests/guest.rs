@@ -161,6 +161,29 @@ fn the_smallest_slices() {
     assert_eq!(gpu.submit_slice(Duration::from_secs(1)).unwrap().waiting, 0);
 }
 
+/// However long a slice may be, no more than 16 submissions are under way.
+#[test]
+fn slices_that_are_too_long_end_early() {
+    const SUBMISSION: usize = 96;
+    let gpu = gpu();
+    let x = upload(&gpu, &[1.0; 64]);
+    gpu.wait().unwrap();
+    let all = 40 * SUBMISSION;
+    let read = gpu.hold(|| (0..all).fold(x.clone(), |y, _| ops::scale(&y, -1.0).unwrap()).read_later().unwrap());
+    let (before, hour) = (gpu.stats().submissions, Duration::from_secs(3600));
+    let first = gpu.submit_slice(hour).unwrap();
+    assert!(first.commands <= 16 * SUBMISSION && first.waiting > all - first.commands, "{first:?}");
+    let submissions = gpu.stats().submissions - before;
+    assert!((15..=16).contains(&submissions), "{submissions} submissions");
+    let mut slices = 1;
+    while gpu.submit_slice(hour).unwrap().waiting > 0 {
+        slices += 1;
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    assert!(slices >= 3);
+    assert_eq!(bytes_to_f32(&read.wait().unwrap()[0]), [1.0; 64]);
+}
+
 fn bytes_to_f32(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

@@ -11,7 +11,7 @@ use super::{Access, BufferView, Gpu, Grid, Kernel, MAX_ROUNDS, Params, Readback,
 use crate::error::{Error, Result};
 
 /// Submissions under way beyond which a host that is faster than its device waits. Phones end programs that have very many.
-const MOST_UNDER_WAY: usize = 16;
+pub(super) const MOST_UNDER_WAY: usize = 16;
 
 impl Gpu {
     /// Where commands go: nowhere in a dry run. Where too many submissions are under way, waits until the oldest has ended (in a

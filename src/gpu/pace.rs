@@ -68,6 +68,13 @@ impl Fitting {
     pub(super) fn len(&self) -> usize {
         self.keys.len() - 1
     }
+
+    /// The oldest of them alone.
+    pub(super) fn truncate(&mut self, commands: usize) {
+        for (_, seconds) in self.keys.drain(commands + 1..) {
+            self.expected -= seconds;
+        }
+    }
 }
 
 impl Pace {

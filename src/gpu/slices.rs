@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::Gpu;
 use super::clock::Instant;
+use super::commands::MOST_UNDER_WAY;
+#[cfg(not(target_arch = "wasm32"))]
+use super::health::poll;
 use super::pace::End;
 #[cfg(not(target_arch = "wasm32"))]
 use super::waiter::Awaited;
+use super::{Gpu, State};
 use crate::error::Result;
 
 /// What [`Gpu::submit_slice`] did.
@@ -51,8 +54,8 @@ impl Gpu {
         record()
     }
 
-    /// Submits as much of what waits as the device does in `budget`, less what it still has to do of earlier slices. Never waits, and
-    /// cuts between any two commands. What a command takes is learnt from what slices take: the first ones may be longer or
+    /// Submits as much of what waits as the device does in `budget`, less what it still has to do of earlier slices, and no more than
+    /// makes 16 submissions under way. Never waits, and cuts between any two commands. What a command takes is learnt from what slices take: the first ones may be longer or
     /// shorter. A command that takes longer than `budget` by itself goes alone, when nothing is under way.
     ///
     /// To a program that draws at 60 frames a second and calls this in each, a budget of 8 ms leaves half of the device.
@@ -64,28 +67,51 @@ impl Gpu {
         if self.is_dry_run() {
             return Ok(Slice::default());
         }
+        #[cfg(not(target_arch = "wasm32"))]
+        self.let_callbacks_run()?;
         let mut state = self.state();
         let (ended, arrived) = state.pace.collect();
         if let Some(ordinal) = arrived {
             state.recorder.arrived(ordinal);
         }
         let room = budget.as_secs_f64() - state.pace.left(Instant::now());
-        let fitting = state.pace.fitting(state.recorder.waiting(), room, state.pace.is_idle());
-        let commands = fitting.len();
+        let is_idle = state.pace.is_idle();
+        let mut fitting = state.pace.fitting(state.recorder.waiting(), room, is_idle);
+        // One in any case where no slice is under way: its end tells that others' submissions have ended too.
+        let most = MOST_UNDER_WAY.saturating_sub(state.recorder.count_under_way()).max(usize::from(is_idle));
+        let before = (most > 0 && fitting.len() > 0).then(|| self.time());
+        let (commands, last) = self.submit_few(&mut state, fitting.len(), most)?;
+        fitting.truncate(commands);
         let expected = if commands > 0 { Duration::from_secs_f64(fitting.expected) } else { Duration::ZERO };
-        let mut slice = Slice { commands, expected, ended, waiting: 0 };
-        let before = (commands > 0).then(|| self.time());
-        let (mut left, mut last) = (commands, None);
-        while left > 0 {
-            let submitted = self.submit_some(&mut state, left)?;
-            left -= submitted.commands;
-            last = Some(submitted.ordinal);
-        }
         if let Some((before, ordinal)) = before.zip(last) {
             state.pace.begin(fitting, [before, self.time()], ordinal);
         }
-        slice.waiting = state.recorder.waiting().len();
-        Ok(slice)
+        let waiting = state.recorder.waiting().len();
+        Ok(Slice { commands, expected, ended, waiting })
+    }
+
+    /// The oldest commands, at most so many in at most so many submissions. Returns how many commands, and the last submission's number.
+    fn submit_few(&self, state: &mut State, most: usize, submissions: usize) -> Result<(usize, Option<u64>)> {
+        let (mut commands, mut last) = (0, None);
+        for _ in 0..submissions {
+            if commands == most {
+                break;
+            }
+            let submitted = self.submit_some(state, most - commands)?;
+            commands += submitted.commands;
+            last = Some(submitted.ordinal);
+        }
+        Ok((commands, last))
+    }
+
+    /// Where the system gives no thread that would do it, a look at the device here.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn let_callbacks_run(&self) -> Result<()> {
+        if self.0.waiter.is_there() {
+            return Ok(());
+        }
+        poll(&self.0.device, wgpu::PollType::Poll)
+            .map_err(|message| self.device_error("looking at the device", message))
     }
 
     /// A time that is set when the device has done all that it has been given so far, by a host too.
@@ -96,10 +122,8 @@ impl Gpu {
             told.get_or_init(Instant::now);
         });
         #[cfg(not(target_arch = "wasm32"))]
-        if !self.0.waiter.watch(&self.0.device, Awaited::End(end.clone())) {
-            // Without a thread nobody knows. It counts as nothing, and the next is cut shorter or longer.
-            end.get_or_init(Instant::now);
-        }
+        // Without a thread, the next call looks.
+        let _ = self.0.waiter.watch(&self.0.device, Awaited::End(end.clone()));
         end
     }
 }

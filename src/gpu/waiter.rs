@@ -63,6 +63,11 @@ struct Thread {
 }
 
 impl Waiter {
+    /// Whether there is a thread.
+    pub(super) fn is_there(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Has the thread poll until it is there; false if the system gives no thread.
     pub(super) fn watch(&self, device: &wgpu::Device, awaited: Awaited) -> bool {
         let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
