@@ -1,8 +1,9 @@
 //! Where gradients go: a table for leaves and intermediate values, the gradient arena for parameters.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+
+use rustc_hash::FxHashMap;
 
 use super::{GraphNode, Kind, node_of};
 use crate::error::{Error, Result};
@@ -50,7 +51,7 @@ impl Filled {
 #[derive(Default)]
 pub struct Gradients {
     /// By the addresses of their nodes, which live as long as the table.
-    table: HashMap<usize, (Arc<GraphNode>, Tensor)>,
+    table: FxHashMap<usize, (Arc<GraphNode>, Tensor)>,
 }
 
 fn address(node: &Arc<GraphNode>) -> usize {

@@ -17,8 +17,10 @@ mod turns;
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustc_hash::FxHashSet;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use check::{Check, check};
@@ -318,7 +320,7 @@ const CONSUMED: Error = Error::Graph { op: "backward", what: "the graph has been
 /// so that a graph that cannot be walked to its end leaves no gradient behind; and makes room for the gradients of parameters.
 fn order_of(root: &Arc<GraphNode>) -> Result<Vec<Arc<GraphNode>>> {
     let (mut order, mut without_room) = (Vec::new(), Vec::new());
-    let mut seen = HashSet::from([Arc::as_ptr(root)]);
+    let mut seen = FxHashSet::from_iter([Arc::as_ptr(root)]);
     let mut heap = BinaryHeap::from([Pending(root.clone())]);
     while let Some(Pending(node)) = heap.pop() {
         let step = match &node.kind {

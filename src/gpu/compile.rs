@@ -1,8 +1,10 @@
 //! What a driver makes of kernels, and the caches of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::clock::Instant;
 use super::health::Scopes;
@@ -20,10 +22,10 @@ pub(crate) struct Pipeline {
 /// Shader modules, layouts and pipelines of one device, made on first use.
 #[derive(Debug, Default)]
 pub(crate) struct KernelCache {
-    modules: HashMap<&'static [Source], wgpu::ShaderModule>,
-    layouts: HashMap<&'static [Access], wgpu::BindGroupLayout>,
+    modules: FxHashMap<&'static [Source], wgpu::ShaderModule>,
+    layouts: FxHashMap<&'static [Access], wgpu::BindGroupLayout>,
     /// By the kernels' addresses: two crates may have given one name.
-    pipelines: HashMap<usize, Arc<Pipeline>>,
+    pipelines: FxHashMap<usize, Arc<Pipeline>>,
     compile_time: Duration,
 }
 

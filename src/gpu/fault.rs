@@ -10,8 +10,10 @@
 //! Marks end at an optimiser's update: weights count as whole, and what is computed with them is not accused. That no fault
 //! is lost where only weights are ever read, they *carry* the marks of their gradients.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::kernel::Access;
 use super::memory::BufferView;
@@ -173,18 +175,46 @@ struct Raised {
     bound: u32,
 }
 
+/// The places that open dispatches have, a bit each.
+#[derive(Debug)]
+struct Places([u64; MOST_PLACES as usize / 64]);
+
+impl Default for Places {
+    /// All free but the very first.
+    fn default() -> Self {
+        let mut places = Places([0; MOST_PLACES as usize / 64]);
+        places.set(0, true);
+        places
+    }
+}
+
+impl Places {
+    fn set(&mut self, place: u32, is_taken: bool) {
+        let (word, bit) = (&mut self.0[place as usize / 64], 1 << (place % 64));
+        *word = if is_taken { *word | bit } else { *word & !bit };
+    }
+
+    fn first_free(&self) -> Option<u32> {
+        let (i, word) = self.0.iter().enumerate().find(|(_, word)| **word != u64::MAX)?;
+        Some(i as u32 * 64 + word.trailing_ones())
+    }
+}
+
 /// Dispatches that may have met a fault, those that have, and the sets of them that marks stand for.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     tables: Vec<BufferView>,
     last_id: u64,
-    open: Vec<Open>,
+    open: BTreeMap<u64, Open>,
+    taken: Places,
+    /// Of the open dispatches, the one whose place was shared last because there was no other.
+    last_shared: u64,
     /// Places in which an old fault stands.
     used: BTreeSet<u32>,
     raised: BTreeMap<u64, Raised>,
     /// By mark. A mark whose set is missing depends on nothing that went wrong.
     sets: BTreeMap<u64, Vec<u64>>,
-    unions: HashMap<(u64, u64), u64>,
+    unions: FxHashMap<(u64, u64), u64>,
 }
 
 impl Ledger {
@@ -192,35 +222,39 @@ impl Ledger {
         Ledger { tables: vec![table], ..Ledger::default() }
     }
 
-    /// The first place that no open dispatch has.
-    fn free_place(&self) -> Option<u32> {
-        if self.open.len() as u32 + 1 == MOST_PLACES {
-            return None;
-        }
-        (1..MOST_PLACES).find(|place| self.open.iter().all(|open| open.place != *place))
-    }
-
     fn needs_table(&self) -> bool {
-        self.free_place().is_some_and(|place| place / PLACES >= self.tables.len() as u32)
+        self.taken.first_free().is_some_and(|place| place / PLACES >= self.tables.len() as u32)
     }
 
     fn open(&mut self, source: &FaultSource) -> Opened {
         let known = source.0.load(Ordering::Relaxed);
-        if let Some(open) = self.open.iter_mut().find(|open| open.id == known) {
+        if let Some(open) = self.open.get_mut(&known) {
             open.sharers += 1;
             return Opened { place: open.place, mark: open.id, is_used: false };
         }
-        let Some(place) = self.free_place() else {
-            // Each time another one of those that are open.
-            self.open.rotate_left(1);
-            let shared = &mut self.open[0];
-            shared.sharers += 1;
-            return Opened { place: shared.place, mark: shared.id, is_used: false };
-        };
+        let Some(place) = self.taken.first_free() else { return self.share() };
         let id = self.new_set(|id| vec![id]);
         source.0.store(id, Ordering::Relaxed);
-        self.open.push(Open { id, place, sharers: 1 });
+        self.taken.set(place, true);
+        self.open.insert(id, Open { id, place, sharers: 1 });
         Opened { place, mark: id, is_used: self.used.remove(&place) }
+    }
+
+    /// The place of one of those that are open, each time another one's.
+    fn share(&mut self) -> Opened {
+        let next = self.open.range(self.last_shared + 1..).next().map(|(id, _)| *id);
+        let id = next.or_else(|| self.open.keys().next().copied()).unwrap_or_default();
+        self.last_shared = id;
+        let shared = self.open.entry(id).or_insert(Open { id, place: 0, sharers: 0 });
+        shared.sharers += 1;
+        Opened { place: shared.place, mark: id, is_used: false }
+    }
+
+    /// It is known what became of it.
+    fn close(&mut self, id: u64) {
+        if let Some(open) = self.open.remove(&id) {
+            self.taken.set(open.place, false);
+        }
     }
 
     fn new_set(&mut self, members: impl FnOnce(u64) -> Vec<u64>) -> u64 {
@@ -263,36 +297,36 @@ impl Ledger {
 
     /// The tables in which open dispatches have their places.
     pub(super) fn tables_in_use(&self) -> &[BufferView] {
-        let count = self.open.iter().map(|open| open.place / PLACES + 1).max().unwrap_or(0) as usize;
+        let count = self.open.values().map(|open| open.place / PLACES + 1).max().unwrap_or(0) as usize;
         &self.tables[..count.min(self.tables.len())]
     }
 
     /// The dispatches that a copy of the first `tables` tables, recorded now, will tell of.
     pub(super) fn outlook(&self, tables: usize) -> Vec<Open> {
-        self.open.iter().filter(|open| ((open.place / PLACES) as usize) < tables).copied().collect()
+        self.open.values().filter(|open| ((open.place / PLACES) as usize) < tables).copied().collect()
     }
 
     /// Learns from a copy of the tables what became of the dispatches that it tells of.
     pub(super) fn settle(&mut self, outlook: &[Open], tables: &[u8]) {
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(tables);
         for seen in outlook {
-            let Some(i) = self.open.iter().position(|open| open.id == seen.id) else { continue };
+            let Some(open) = self.open.get(&seen.id).copied() else { continue };
             match words.chunks_exact(4).nth(seen.place as usize) {
                 Some(&[count, code, value, bound]) if count > 0 => {
                     let fault = Fault::ALL.into_iter().find(|fault| *fault as u32 == code).unwrap_or(Fault::Label);
                     self.raised.insert(seen.id, Raised { fault, value, bound });
                     self.used.insert(seen.place);
-                    self.open.remove(i);
+                    self.close(seen.id);
                 }
                 // Unless another dispatch has come to share the place since.
-                _ if self.open[i].sharers == seen.sharers => drop(self.open.remove(i)),
+                _ if open.sharers == seen.sharers => self.close(seen.id),
                 _ => {}
             }
         }
         while self.raised.len() > REMEMBERED {
             self.raised.pop_first();
         }
-        let live: HashSet<u64> = self.open.iter().map(|open| open.id).chain(self.raised.keys().copied()).collect();
+        let live: FxHashSet<u64> = self.open.keys().chain(self.raised.keys()).copied().collect();
         self.sets.retain(|_, members| members.iter().any(|id| live.contains(id)));
         self.unions.clear();
     }

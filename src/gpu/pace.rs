@@ -3,9 +3,11 @@
 //! A slice's time tells nothing of its single commands. So each is taken to be wrong by the same factor as all of them together;
 //! as slices begin and end at ever new places, the factors of those that are right come out as one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::AdapterInfo;
 use super::clock::Instant;
@@ -48,7 +50,7 @@ struct UnderWay {
 /// Seconds that commands take.
 #[derive(Debug)]
 pub(super) struct Pace {
-    known: HashMap<Key, f64>,
+    known: FxHashMap<Key, f64>,
     /// Of a command that is not known.
     seconds: f64,
     flops_per_second: f64,
@@ -80,7 +82,7 @@ impl Fitting {
 impl Pace {
     pub(super) fn new(info: &AdapterInfo) -> Self {
         let (seconds, flops_per_second) = if info.is_cpu() { (1e-4, 2e10) } else { (2e-5, 5e11) };
-        Pace { known: HashMap::new(), seconds, flops_per_second, under_way: VecDeque::new(), last_end: None }
+        Pace { known: FxHashMap::default(), seconds, flops_per_second, under_way: VecDeque::new(), last_end: None }
     }
 
     fn seconds_of(&self, key: Key, command: &Command) -> f64 {

@@ -1,7 +1,9 @@
 //! Commands as data: recorded by the ops, encoded and submitted here.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::compile::Pipeline;
 use super::kernel::{Access, PARAMS_WINDOW};
@@ -121,9 +123,9 @@ pub(crate) struct Recorder {
     ring: wgpu::Buffer,
     ring_group: wgpu::BindGroup,
     align: usize,
-    groups: HashMap<GroupKey, wgpu::BindGroup>,
+    groups: FxHashMap<GroupKey, wgpu::BindGroup>,
     /// Buffers that the pool has let go of, and waiting commands may still name.
-    released: HashSet<u64>,
+    released: FxHashSet<u64>,
     pub(crate) dispatches: u64,
     pub(crate) submissions: u64,
     pub(crate) bind_groups: u64,
@@ -154,8 +156,8 @@ impl Recorder {
             ring,
             ring_group,
             align,
-            groups: HashMap::new(),
-            released: HashSet::new(),
+            groups: FxHashMap::default(),
+            released: FxHashSet::default(),
             dispatches: 0,
             submissions: 0,
             bind_groups: 0,

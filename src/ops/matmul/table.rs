@@ -1,7 +1,8 @@
 //! What has been settled for a device about the plans of its products, and what a dry run asked for.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustc_hash::FxHashMap;
 
 use super::forms::SIMPLE;
 use super::plan::{Facts, Plan, plans, whole};
@@ -26,9 +27,9 @@ struct Table {
 #[derive(Default)]
 struct Plans {
     /// By bucket.
-    settled: HashMap<Product, Entry>,
+    settled: FxHashMap<Product, Entry>,
     /// What [`plan`] has answered, as long as nothing else is settled: a step asks for the same products as the last.
-    answers: HashMap<Product, Plan>,
+    answers: FxHashMap<Product, Plan>,
 }
 
 /// A program that asks for ever new sizes does not fill memory with their answers.
@@ -46,7 +47,7 @@ impl Table {
 
 /// What a dry run has asked for: by bucket, its first product and how often it came.
 #[derive(Default)]
-struct Demands(Mutex<HashMap<Product, Demand>>);
+struct Demands(Mutex<FxHashMap<Product, Demand>>);
 
 /// A kind of matrix product that a program asks for.
 #[derive(Clone, Copy, Debug)]
