@@ -425,6 +425,10 @@ impl eframe::App for App {
     }
 
     fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
+        // egui ends the program where it cannot upload what is to be drawn.
+        if self.health.lost().is_some() {
+            return;
+        }
         let context = ui.ctx().clone();
         self.take_dropped(&context);
         self.show_notice(ui);
