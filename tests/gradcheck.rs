@@ -45,6 +45,15 @@ const ROWS: &[Row] = &[
     row("add rows", &[&[3, 5, 12], &[12]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add samples", &[&[3, 5, 7], &[5, 7]], LINEAR, |x| ops::add(&x[0], &x[1])),
     row("add scalar", &[&[3, 5], &[]], LINEAR, |x| ops::add(&x[0], &x[1])),
+    row("add_linear", &[&[2, 5, 12], &[2, 5, 8], &[12, 8]], LINEAR, |x| {
+        ops::add_linear(x[0].clone(), &x[1], &x[2], 0.5, 0)
+    }),
+    row("add_linear, columns in place", &[&[5, 12], &[5, 8], &[4, 8]], LINEAR, |x| {
+        ops::add_linear(ops::scale(&x[0], 2.0)?, &x[1], &x[2], 0.5, 4)
+    }),
+    row("add_linear, odd columns", &[&[5, 9], &[5, 2], &[3, 2]], LINEAR, |x| {
+        ops::add_linear(x[0].clone(), &x[1], &x[2], 1.5, 6)
+    }),
     row("attention", &[&[2, 5, 24]], SMOOTH, |x| ops::attention(&x[0], 2, &Mask::NONE, None)),
     row("attention, flash", &[&[2, 5, 96]], SMOOTH, |x| ops::attention_flash(&x[0], 2, &Mask::NONE, None)),
     row("attention, flash, causal", &[&[1, 6, 48]], SMOOTH, |x| ops::attention_flash(&x[0], 1, &Mask::CAUSAL, None)),

@@ -36,6 +36,8 @@ mod layers;
 mod lm;
 #[cfg(feature = "pictures")]
 mod loader;
+#[cfg(feature = "pictures")]
+mod lora;
 mod lowered;
 mod ltd;
 mod memory;

@@ -431,6 +431,54 @@ const RESULTS: [&str; 3] = ["test_accuracy", "test_loss", "per_class"];
 
 /// Killed at random moments and resumed until it ends, a comparison leaves the bytes of one that nobody interrupted; after
 /// every kill what lies in its folder loads.
+/// A run with adapters leaves them by themselves, within its checkpoint, and merged into its export; the next begins with what
+/// they have made of the weights.
+#[test]
+fn adapters_are_written_and_merged() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let lora = "--lora query,value,fc1 --lora-rank 2 --lora-alpha 4 --lora-dropout 0.1";
+    succeed(tiny(photos.path(), &run, &format!("--steps 8 --export hf {lora}")));
+    let of_run = |file: &str| open(run.join(file), &OpenOptions::default()).unwrap();
+    let lora = of_run("best.safetensors").config.lora.unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.dropout), (2, 4.0, 0.1));
+    assert_eq!(
+        (lora.targets, lora.modules_to_save),
+        (vec!["query".into(), "value".into(), "fc1".into()], vec!["head".into()])
+    );
+    assert_eq!(of_run("export").config.lora, None);
+    let adapter = json(&run.join("adapter/adapter_config.json"));
+    assert_eq!((&adapter["r"], &adapter["peft_type"]), (&2.into(), &"LORA".into()));
+    // Twice the model's base: what an adapter adds to what is merged already is not looked at, only that all of it is taken.
+    let mut predict = example("vit_predict");
+    predict.arg("--weights").arg(run.join("export")).arg("--lora").arg(run.join("adapter")).arg(photos.path());
+    assert!(text(&succeed(predict).stdout).contains("striped"));
+    let mut next = finetune("--data folder --batch-size 10 --steps 2 --lora qkv,head");
+    next.arg("--data-dir")
+        .arg(photos.path())
+        .arg("--weights")
+        .arg(&run)
+        .arg("--output")
+        .arg(outputs.path().join("next"));
+    succeed(next);
+    let lora = open(outputs.path().join("next"), &OpenOptions::default()).unwrap().config.lora.unwrap();
+    assert_eq!(lora.targets, ["qkv", "head"]);
+    assert!(lora.modules_to_save.is_empty());
+    for (more, parts) in [
+        ("--lora kv", &["such as fc1, fc2, head, proj, qkv"][..]),
+        ("--lora qkv,query", &["or parts of it, not both"]),
+        ("--lora qkv --lora-rank 0", &["rank"]),
+        ("--lora query --export timm", &["blocks.0.attn.qkv.query"]),
+        ("--lora-rank 4", &["--lora-rank", "only with --lora"]),
+        ("--lora qkv --freeze all-but-head", &["--lora", "has no effect"]),
+        ("--lora qkv --recipe linear-probe", &["--lora", "has no effect"]),
+    ] {
+        let folder = outputs.path().join("refused");
+        refuse(tiny(photos.path(), &folder, more), parts);
+        assert!(!folder.join("args.json").exists(), "{more}");
+    }
+}
+
 #[test]
 fn killed_at_random_moments_and_resumed() {
     let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());

@@ -9,6 +9,7 @@ use crate::recipe::{CropKind, DropKind, Recipe};
 use crate::training::comparison::Arm;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
+use crate::training::values::{FreezeKind, LayerList};
 
 /// Finds one among those that were given.
 pub fn check(
@@ -19,7 +20,8 @@ pub fn check(
     config: Option<&DeepSpeedConfig>,
     data: &DataSet,
 ) -> Result<()> {
-    let rules = about_data(args, recipe, data).into_iter().chain(recipe.training.rules(config));
+    let rules = about_data(args, recipe, data).into_iter().chain(about_adapters(recipe));
+    let rules = rules.chain(recipe.training.rules(config));
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
     given.check(rules.chain(about_tokens(args, recipe, config)).chain([args.device.rule(), saving]))?;
@@ -39,6 +41,19 @@ fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
         (&["strict"], is_folder, "with a folder of pictures"),
         (&["eval_crop"], are_photos, "with a folder of pictures"),
         (&["crop_scale"], recipe.crop == CropKind::RandomResized, "with --crop random-resized"),
+    ]
+}
+
+fn about_adapters(recipe: &Recipe) -> [Rule; 2] {
+    let has_adapters = recipe.lora != LayerList::None;
+    let is_free = recipe.training.freeze == FreezeKind::None;
+    [
+        (
+            &["lora"],
+            is_free || !has_adapters,
+            "where --freeze and the recipe freeze nothing: adapters do that themselves",
+        ),
+        (&["lora_rank", "lora_alpha", "lora_dropout"], has_adapters, "with --lora"),
     ]
 }
 

@@ -5,13 +5,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{LoadReport, MatchOptions, load_parameters};
 use wgrad::data::{
     ColorJitter, Crop, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
     Transform,
 };
 use wgrad::gpu::Gpu;
-use wgrad::models::vit::{ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm};
+use wgrad::models::vit::{
+    AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, save_adapter,
+};
+use wgrad::nn::LoraConfig;
 use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind};
@@ -53,7 +57,8 @@ impl Setup {
         }
         let weights = Weights::load(args, &data)?;
         warnings.extend(weights.warning());
-        let config = VitConfig { drop_path_rate: recipe.drop_path, ..weights.config.clone() };
+        let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters());
+        let config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
         recipe.training.settle_rate(config.embed_dim);
         config.check()?;
         choose_crops(&mut data, &mut recipe, weights.crop_fraction());
@@ -77,6 +82,9 @@ impl Setup {
     pub fn check(&self, args: &Args) -> Result<()> {
         self.train_loader(args, args.seed)?;
         self.eval_loader(args, &self.data.validation)?;
+        if self.config.lora.is_some() {
+            self.adapter_names(args).check(&self.config)?;
+        }
         let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
         let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
         check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
@@ -86,7 +94,9 @@ impl Setup {
     pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
         let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
-        let options = MatchOptions { head: &["head"], allow_missing: false };
+        let adapters = model.parameters().iter().map(Parameter::path).filter(|path| LoraConfig::is_adapter(path));
+        let new: Vec<&str> = adapters.chain(["head"]).collect();
+        let options = MatchOptions { head: &new, allow_missing: false };
         let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);
         let report = self.weights.pretrained().map(load).transpose()?;
         Ok((model, report))
@@ -145,8 +155,23 @@ impl Setup {
         }
     }
 
-    /// Writes the model into `folder`, where that is asked for.
+    /// Whose names adapters are written with: those that the model is exported with, if it is.
+    fn adapter_names(&self, args: &Args) -> AdapterNames {
+        match args.export {
+            Some(ExportKind::Timm) => AdapterNames::Timm,
+            Some(ExportKind::Hf) => AdapterNames::Transformers,
+            None => AdapterNames::of(&self.config),
+        }
+    }
+
+    /// Writes the model into `folder`, where that is asked for, and its adapters, if it has any.
     pub fn export(&self, args: &Args, model: &Vit, folder: &Path) -> Result<()> {
+        if self.config.lora.is_some() {
+            let folder = folder.join("adapter");
+            let base = args.weights.as_deref().and_then(Path::to_str);
+            save_adapter(&folder, model, self.adapter_names(args), base)?;
+            say!("adapters, as PEFT has them, in {}", folder.display());
+        }
         let Some(kind) = args.export else { return Ok(()) };
         let folder = folder.join("export");
         let storage = args.export_precision.into();

@@ -57,6 +57,8 @@ impl Weights {
             }
             None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
         };
+        // New ones, if any, begin beside what those of an earlier run have made of the weights.
+        weights.merge_adapters()?;
         if let Some(side) = args.img_size {
             weights.resize((side, side))?;
         }

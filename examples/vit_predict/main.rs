@@ -50,6 +50,9 @@ struct Args {
     /// or transformers save it [default: the embedded checkpoint].
     #[arg(long)]
     weights: Option<PathBuf>,
+    /// Folder with an adapter (LoRA) of that checkpoint's model, as PEFT saves it.
+    #[arg(long, value_name = "FOLDER", requires = "weights")]
+    lora: Option<PathBuf>,
     /// Heads of that checkpoint's model, where no file beside it tells.
     #[arg(long, requires = "weights")]
     heads: Option<usize>,
@@ -95,7 +98,7 @@ fn main() -> Result<ExitCode> {
     }
     // What is wrong with the weights is told before a device is opened.
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
-    let source = Source::open(args.weights.as_deref(), &options, args.crop)?;
+    let source = Source::open(args.weights.as_deref(), args.lora.as_deref(), &options, args.crop)?;
     complain!("{source}");
     let mut output = Output::create(args.csv.as_deref(), &source, args.top)?;
     if !files.is_empty() {

@@ -19,9 +19,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// What [`open`] takes; without a path the embedded checkpoint.
-    pub fn open(path: Option<&Path>, options: &OpenOptions, crop: Option<f64>) -> Result<Self> {
-        let (name, pretrained, known) = match path {
+    /// What [`open`] takes, with the adapter in a folder of PEFT's; without a path the embedded checkpoint.
+    pub fn open(path: Option<&Path>, lora: Option<&Path>, options: &OpenOptions, crop: Option<f64>) -> Result<Self> {
+        let (name, mut pretrained, known) = match path {
             Some(path) => {
                 let pretrained = open(path, options).with_context(|| format!("--weights {}", path.display()))?;
                 let known = pretrained.crop_fraction;
@@ -30,6 +30,9 @@ impl Source {
             // It was trained on whole pictures.
             None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?, Some(1.0)),
         };
+        if let Some(folder) = lora {
+            pretrained.load_adapter(folder).with_context(|| format!("--lora {}", folder.display()))?;
+        }
         let has_head = pretrained.checkpoint.tensors.contains_key("head.weight");
         ensure!(has_head, "{name}: has no head.weight: it knows features, but no classes");
         let source =

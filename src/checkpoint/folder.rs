@@ -16,7 +16,7 @@ pub(crate) const STATE_FILE: &str = "state.safetensors";
 pub(crate) const RUN_STATE: &str = "run_state";
 
 /// A folder's weights in one file.
-pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
+pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 /// A folder's list of shards.
 pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// A folder's file with the model's sizes.

@@ -67,7 +67,9 @@ use std::fmt;
 pub(crate) use claims::{Claim, check_claims, check_model_type, claims};
 pub use encode::{Storage, to_bytes};
 #[cfg(feature = "files")]
-pub(crate) use folder::{BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, RUN_STATE, STATE_FILE, TOKENIZER_FILES, open};
+pub(crate) use folder::{
+    BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, RUN_STATE, STATE_FILE, TOKENIZER_FILES, WEIGHTS_FILE, open,
+};
 #[cfg(feature = "files")]
 pub(crate) use labels::Labels;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};

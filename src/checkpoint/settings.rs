@@ -111,7 +111,8 @@ impl Settings {
         // What begins so is a note of transformers to itself.
         let is_note = name.starts_with('_');
         let is_known = tables.iter().any(|table| table.read.contains(&name) || table.ignored.contains(&name));
-        if is_note || is_known {
+        // What is not set cannot make it another model.
+        if is_note || is_known || matches!(value, Value::Null) {
             return Ok(());
         }
         Err(format!("the setting {} ({value}) is not known here, and may make it another model", quoted(name)))

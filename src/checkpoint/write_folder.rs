@@ -5,14 +5,15 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::folder::WEIGHTS_FILE;
 use super::{HostTensor, Storage, write_as};
 use crate::error::{Error, Result};
 use crate::files::{replace_file, sync_folder};
 
 /// A folder's files.
 pub(crate) struct Folder<'a> {
-    /// What goes into `model.safetensors`.
+    /// The name of the file with the tensors.
+    pub(crate) weights: &'a str,
+    /// What goes into it.
     pub(crate) tensors: BTreeMap<String, HostTensor>,
     /// Its text entries.
     pub(crate) metadata: BTreeMap<String, String>,
@@ -35,7 +36,7 @@ impl Folder<'_> {
         [&places.folder, new, &places.old].into_iter().try_for_each(|folder| self.check_replaceable(folder))?;
         self.remove(new)?;
         fs::create_dir(new).map_err(|e| Error::io(new, e))?;
-        write_as(new.join(WEIGHTS_FILE), &self.tensors, &self.metadata, self.storage)?;
+        write_as(new.join(self.weights), &self.tensors, &self.metadata, self.storage)?;
         for (name, content) in self.files {
             if let Some(content) = content {
                 replace_file(&new.join(name), |writer| writer.write_all(content))?;
@@ -72,7 +73,7 @@ impl Folder<'_> {
         for entry in entries {
             let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
             let name = name.to_string_lossy();
-            let is_ours = name == WEIGHTS_FILE || self.files.iter().any(|(ours, _)| *ours == name);
+            let is_ours = name == self.weights || self.files.iter().any(|(ours, _)| *ours == name);
             // A killed write leaves its temporary file.
             let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
             if !is_ours && !is_temporary {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::checkpoint::{
-    CONFIG, CONFIG_FILE, Checkpoint, Folder, HostTensor, Settings, Storage, TOKENIZER_FILES, check_model_type, depth,
-    fault, read_json,
+    CONFIG, CONFIG_FILE, Checkpoint, Folder, HostTensor, Settings, Storage, TOKENIZER_FILES, WEIGHTS_FILE,
+    check_model_type, depth, fault, read_json,
 };
 use crate::error::{Error, Result};
 
@@ -117,7 +117,8 @@ pub(super) fn write_folder(
         (name, file.map(|(_, content)| *content))
     };
     let files: Vec<_> = TOKENIZER_FILES.into_iter().map(given).chain([(CONFIG_FILE, Some(json.as_bytes()))]).collect();
-    let contents = Folder { tensors, metadata: of_pytorch(), storage: options.storage, files: &files };
+    let contents =
+        Folder { weights: WEIGHTS_FILE, tensors, metadata: of_pytorch(), storage: options.storage, files: &files };
     contents.write(folder)
 }
 

@@ -1,18 +1,20 @@
 //! A transformer block, with random-LTD built in.
 
-use super::scaled::ScaledLinear;
-use super::{BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
+use super::{AdaptedLinear, BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
 use crate::autograd::recompute;
 use crate::error::Result;
 use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
+/// What the packed layer before attention consists of, as adapters have it.
+const PARTS: [&str; 3] = ["query", "key", "value"];
+
 /// Multi-head self-attention.
 #[derive(Clone)]
 struct Attention {
-    qkv: Linear,
-    proj: ScaledLinear,
+    qkv: AdaptedLinear,
+    proj: AdaptedLinear,
     heads: usize,
 }
 
@@ -20,13 +22,15 @@ impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, heads, qkv_bias, init_values, names, std, residual_std, .. } = config;
         let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias, std)?;
+        let qkv = AdaptedLinear::of_parts(qkv, init.at(names.qkv), &PARTS)?;
         let proj = Linear::with_std(init.at(names.proj), width, width, true, residual_std)?;
-        Ok(Attention { qkv, proj: ScaledLinear::new(proj, init.at(names.ls1), init_values)?, heads })
+        let proj = AdaptedLinear::new(proj, init.at(names.proj))?.scaled(init.at(names.ls1), init_values)?;
+        Ok(Attention { qkv, proj, heads })
     }
 
     /// What the projection brings together: `f32[B, T, C]` to the same shape.
-    fn heads(&self, x: &Tensor, keys: Keys<'_>, dropout: Option<Dropout>) -> Result<Tensor> {
-        let qkv = self.qkv.forward(x)?;
+    fn heads(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode, dropout: Option<Dropout>) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x, mode)?;
         match keys {
             Keys::Own(mask) => ops::attention(&qkv, self.heads, mask, dropout),
             Keys::Cached(cache) => ops::attention_cached(&qkv, self.heads, cache),
@@ -45,8 +49,8 @@ enum Keys<'a> {
 /// Two linear layers with GELU between.
 #[derive(Clone)]
 struct Mlp {
-    fc1: Linear,
-    fc2: ScaledLinear,
+    fc1: AdaptedLinear,
+    fc2: AdaptedLinear,
     gelu: Gelu,
 }
 
@@ -54,25 +58,32 @@ impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, hidden, gelu, init_values, names, std, residual_std, .. } = config;
         let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
+        let fc1 = AdaptedLinear::new(fc1, init.at(names.fc1))?;
         let fc2 = Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)?;
-        Ok(Mlp { fc1, fc2: ScaledLinear::new(fc2, init.at(names.ls2), init_values)?, gelu })
+        let fc2 = AdaptedLinear::new(fc2, init.at(names.fc2))?.scaled(init.at(names.ls2), init_values)?;
+        Ok(Mlp { fc1, fc2, gelu })
     }
 
     /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
     fn forward(&self, x: &Tensor, mode: &Mode, [hidden, output]: [f32; 2], layer: u32) -> Result<Tensor> {
-        let h = mode.dropout(ops::gelu(&self.fc1.forward(x)?, self.gelu)?, hidden, layer)?;
-        mode.dropout(self.fc2.forward(&h)?, output, layer + 1)
+        let h = mode.dropout(ops::gelu(&self.fc1.forward(x, mode)?, self.gelu)?, hidden, layer)?;
+        mode.dropout(self.fc2.forward(&h, mode)?, output, layer + 1)
     }
 
-    /// residual + mlp(x), put `into` a full tensor where there is one, in two passes: for when nothing random happens in
-    /// between.
-    fn forward_add(&self, x: &Tensor, residual: &Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tensor> {
-        if let ((w1, Some(b1)), (w2, Some(b2))) = (self.fc1.tensors(), self.fc2.folded()?) {
+    /// residual + mlp(x), put `into` a full tensor where there is one: for when nothing random happens in between, and then in
+    /// two passes where both layers are plain.
+    fn forward_add(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        into: Option<(Tensor, &TokenIndices)>,
+        mode: &Mode,
+    ) -> Result<Tensor> {
+        if let (Some((w1, Some(b1))), Some((w2, Some(b2)))) = (self.fc1.plain()?, self.fc2.plain()?) {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), self.gelu, residual, into);
         }
-        let y = ops::cast(&self.forward(x, &Mode::evaluation(), [0.0; 2], 0)?, DType::F32)?;
-        let y = ops::add(residual, &y)?;
-        scattered(y, into)
+        let h = ops::gelu(&self.fc1.forward(x, mode)?, self.gelu)?;
+        scattered(self.fc2.forward_add(&h, residual, mode)?, into)
     }
 }
 
@@ -195,11 +206,11 @@ impl Block {
     /// x + attention(y). Without randomness between, each half of a block ends in the product that adds it to the residual.
     fn add_attention(&self, x: &Tensor, y: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {
         let (BlockConfig { attention_dropout, dropout, drop_path, .. }, first) = (self.config, self.first_layer);
-        let heads = self.attn.heads(y, keys, mode.attention_dropout(attention_dropout, first))?;
+        let heads = self.attn.heads(y, keys, mode, mode.attention_dropout(attention_dropout, first))?;
         if !mode.draws(&[dropout, drop_path]) {
-            return self.attn.proj.forward_add(&heads, x);
+            return self.attn.proj.forward_add(&heads, x, mode);
         }
-        let y = ops::cast(&self.attn.proj.forward(&heads)?, DType::F32)?;
+        let y = ops::cast(&self.attn.proj.forward(&heads, mode)?, DType::F32)?;
         ops::add(x, &mode.drop_path(mode.dropout(y, dropout, first)?, drop_path, first + 1)?)
     }
 
@@ -207,7 +218,7 @@ impl Block {
     fn add_mlp(&self, x: &Tensor, y: &Tensor, into: Option<(Tensor, &TokenIndices)>, mode: &Mode) -> Result<Tensor> {
         let BlockConfig { dropout, hidden_dropout, drop_path, .. } = self.config;
         if !mode.draws(&[dropout, hidden_dropout, drop_path]) {
-            return self.mlp.forward_add(y, x, into);
+            return self.mlp.forward_add(y, x, into, mode);
         }
         let first = self.first_layer;
         let y = self.mlp.forward(y, mode, [hidden_dropout, dropout], first + 2)?;

@@ -4,6 +4,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
+use super::LoraConfig;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
 use crate::hash::Fnv;
@@ -15,6 +16,7 @@ pub struct Init<'a> {
     parameters: &'a mut Parameters,
     prefix: String,
     seed: u64,
+    lora: Option<&'a LoraConfig>,
 }
 
 impl<'a> Init<'a> {
@@ -23,12 +25,31 @@ impl<'a> Init<'a> {
 
     /// At the root of `parameters`.
     pub fn new(parameters: &'a mut Parameters, seed: u64) -> Self {
-        Init { parameters, prefix: String::new(), seed }
+        Init { parameters, prefix: String::new(), seed, lora: None }
+    }
+
+    /// With adapters beside the layers that `lora` names, as far as they are [`super::AdaptedLinear`]s.
+    pub fn with_lora(self, lora: Option<&'a LoraConfig>) -> Self {
+        Init { lora, ..self }
     }
 
     /// Below this path: `init.at("blocks.0").at("attn")`.
     pub fn at(&mut self, name: &str) -> Init<'_> {
-        Init { prefix: self.path(name), parameters: &mut *self.parameters, seed: self.seed }
+        Init { prefix: self.path(name), parameters: &mut *self.parameters, seed: self.seed, lora: self.lora }
+    }
+
+    pub(super) fn lora(&self) -> Option<&'a LoraConfig> {
+        self.lora
+    }
+
+    /// Where it stands.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Parameters so far.
+    pub(super) fn count(&self) -> usize {
+        self.parameters.len()
     }
 
     fn path(&self, name: &str) -> String {

@@ -5,22 +5,26 @@
 //! [`crate::autograd::Parameters`]; a clone shares them. `forward` borrows the module, takes tensors and a [`Mode`], and
 //! returns a tensor.
 
+mod adapted;
 mod block;
 mod block_config;
 mod encoder;
 mod init;
 mod language;
 mod layers;
+mod lora;
 mod model;
-mod scaled;
 mod span;
 
+pub use adapted::AdaptedLinear;
 pub use block::Block;
 pub use block_config::{BlockConfig, BlockNames, NormOrder};
 pub use encoder::Encoder;
 pub use init::Init;
 pub use language::{LanguageModel, Tokens};
 pub use layers::{LayerNorm, Linear};
+pub use lora::LoraConfig;
+pub(crate) use lora::{A as LORA_A, B as LORA_B};
 pub use model::{Classifier, Extent, Model};
 pub use span::Span;
 

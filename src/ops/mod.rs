@@ -42,7 +42,9 @@ pub use loss::{
     CrossEntropy, Scores, Targets, binary_cross_entropy_with_logits, count_correct, cross_entropy,
     linear_cross_entropy, mse_loss,
 };
-pub use matmul::{Demand, Settled, TunedProduct, Tuning, demands, linear, linear_add, matmul, matmul_nt, matmul_tn};
+pub use matmul::{
+    Demand, Settled, TunedProduct, Tuning, add_linear, demands, linear, linear_add, matmul, matmul_nt, matmul_tn,
+};
 #[cfg(not(target_arch = "wasm32"))]
 pub use matmul::{TuneReport, tune};
 pub use mlp::mlp;

@@ -1,6 +1,7 @@
 //! Every kernel against its plain-Rust reference, on sizes that do not divide any tile.
 
 mod add;
+mod add_linear;
 mod attention;
 mod attention_cached;
 mod attention_dropout;

@@ -28,7 +28,7 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Length, BlockList, FreezeKind);
+as_text!(Length, BlockList, LayerList, FreezeKind);
 
 /// Some of a model's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,6 +112,36 @@ impl fmt::Display for BlockList {
                 let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
                 f.write_str(&blocks.join(","))
             }
+        }
+    }
+}
+
+/// Layers that have something, by the ends of their paths.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LayerList {
+    None,
+    These(Vec<String>),
+}
+
+impl FromStr for LayerList {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "none" {
+            return Ok(LayerList::None);
+        }
+        let layers: Vec<String> = text.split(',').map(|layer| layer.trim().to_owned()).collect();
+        ensure!(layers.iter().all(|layer| !layer.is_empty()), "none, or layers as qkv,proj");
+        Ok(LayerList::These(layers))
+    }
+}
+
+impl fmt::Display for LayerList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LayerList::None => f.write_str("none"),
+            LayerList::These(layers) => f.write_str(&layers.join(",")),
         }
     }
 }

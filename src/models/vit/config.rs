@@ -1,6 +1,7 @@
 //! A ViT's sizes.
 
 use crate::error::{Error, Result};
+use crate::nn::LoraConfig;
 use crate::ops::Normalize;
 
 /// What the head reads.
@@ -76,6 +77,9 @@ pub struct VitConfig {
     pub drop_path_rate: f32,
     /// Mean and deviation by which u8 images are normalised.
     pub normalize: Normalize,
+    /// Adapters, beside which the rest of the model is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 /// eps of the norms in timm's ViTs.
@@ -143,6 +147,7 @@ impl VitConfig {
             proj_drop_rate: 0.0,
             drop_path_rate: 0.0,
             normalize: Normalize::INCEPTION,
+            lora: None,
         }
     }
 
@@ -257,6 +262,9 @@ impl VitConfig {
         }
         if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
             return Err(Error::argument(OP, "init_values", "finite", value));
+        }
+        if let Some(lora) = &self.lora {
+            lora.check()?;
         }
         let rates = [
             ("drop_rate", self.drop_rate),

@@ -8,8 +8,8 @@ mod patch_embed;
 pub use config::{Pool, VitConfig};
 #[cfg(feature = "files")]
 pub use files::{
-    ExportOptions, HeadFit, OpenOptions, Pretrained, Resampling, VitFile, export_hf, export_timm, open,
-    resample_pos_embed, save,
+    AdapterNames, ExportOptions, HeadFit, OpenOptions, Pretrained, Resampling, VitFile, export_hf, export_timm, open,
+    resample_pos_embed, save, save_adapter,
 };
 pub use patch_embed::PatchEmbed;
 
@@ -19,7 +19,9 @@ use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::{Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, Span};
+use crate::nn::{
+    AdaptedLinear, Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, Span,
+};
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -36,7 +38,7 @@ pub struct Vit {
     blocks: Encoder,
     /// `norm`, or `fc_norm` behind the pooling.
     norm: LayerNorm,
-    head: Linear,
+    head: AdaptedLinear,
 }
 
 impl Vit {
@@ -52,7 +54,7 @@ impl Vit {
     }
 
     fn build(mut parameters: Parameters, config: VitConfig, seed: u64) -> Result<Self> {
-        let mut init = Init::new(&mut parameters, seed);
+        let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
         let width = config.embed_dim;
         let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
         let reg_token = match config.reg_tokens {
@@ -68,6 +70,10 @@ impl Vit {
         let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
         let norm = LayerNorm::new(init.at(norm_name), width, config.eps)?;
         let head = Linear::new(init.at("head"), config.head_inputs(), config.num_classes, true)?;
+        let head = AdaptedLinear::new(head, init.at("head"))?;
+        if let Some(lora) = &config.lora {
+            lora.freeze(&parameters)?;
+        }
         Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, norm, head })
     }
 
@@ -93,7 +99,7 @@ impl Vit {
             return Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() });
         }
         let last_layer = Block::layers_below(self.config.depth);
-        self.head.forward(&mode.dropout(self.pool(features)?, self.config.drop_rate, last_layer)?)
+        self.head.forward(&mode.dropout(self.pool(features)?, self.config.drop_rate, last_layer)?, mode)
     }
 
     /// What the last block makes of each token, `f32[B, T, C]`, before the last norm: [`Vit::forward`] without pooling and head.

@@ -1,5 +1,6 @@
 //! Matrix products, in the three layouts that a network and its gradients need, batched and with bias.
 
+pub mod add_linear;
 mod cut;
 mod deep;
 mod forms;
@@ -15,6 +16,7 @@ mod table;
 #[cfg(not(target_arch = "wasm32"))]
 mod units;
 
+pub use add_linear::add_linear;
 pub(super) use forms::kernels;
 pub(super) use gemm::gemm;
 #[cfg(not(target_arch = "wasm32"))]

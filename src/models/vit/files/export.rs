@@ -6,10 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::VitFile;
+use super::adapted;
 use super::config_json::BICUBIC;
 use super::layouts;
 use super::names::Family;
-use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Storage, download};
+use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Storage, WEIGHTS_FILE, download};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
 
@@ -45,6 +46,8 @@ impl ExportOptions<'_> {
 /// `Dinov2WithRegistersForImageClassification`: a head that reads the class token alone, or the mean, gets zeros for the other,
 /// and a position of registers is added to them. The mask token of pretraining, which those have too, is 0.
 ///
+/// Adapters are merged into the weights beside them ([`super::save_adapter`] writes them by themselves).
+///
 /// The folder is written beside its place, and then takes it. If there is an export already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
 /// name. A folder with any other content is not touched.
@@ -60,6 +63,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
     let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct()))?;
     let mut tensors = download(model.parameters())?;
+    adapted::merge(&mut tensors, config)?;
     if family.is_dinov2() {
         layouts::to_dinov2(&mut tensors, config)?;
     }
@@ -69,6 +73,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
         tensors.insert(format!("{}embeddings.mask_token", family.renaming().place), mask);
     }
     let contents = Folder {
+        weights: WEIGHTS_FILE,
         tensors,
         // transformers asks for this entry.
         metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
@@ -93,7 +98,8 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     }
     let names = options.names(model.config())?;
     let mut tensors = download(model.parameters())?;
-    let config = &layouts::to_timm(&mut tensors, model.config())?;
+    let config = adapted::merge(&mut tensors, model.config())?;
+    let config = &layouts::to_timm(&mut tensors, &config)?;
     let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
     let timm = TimmConfig::new(config, &names, options.crop_pct());
     if config.eps != timm.eps() {
@@ -101,6 +107,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     }
     let timm = json(folder, &timm)?;
     let contents = Folder {
+        weights: WEIGHTS_FILE,
         tensors,
         metadata: file.metadata(folder)?,
         storage: options.storage,
@@ -111,7 +118,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
 
 /// The model of transformers that computes what this one does: with layer scale a Dinov2, whose tokens, positions and head
 /// [`layouts::to_dinov2`] brings about.
-fn family(config: &VitConfig) -> Result<Family> {
+pub(super) fn family(config: &VitConfig) -> Result<Family> {
     let is_plain = config.init_values.is_none();
     let parts = [
         ("global_pool", is_plain && config.global_pool != Pool::Token),
@@ -133,7 +140,7 @@ fn family(config: &VitConfig) -> Result<Family> {
     }
 }
 
-fn json(folder: &Path, value: &impl Serialize) -> Result<String> {
+pub(super) fn json(folder: &Path, value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value);
     text.map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))
 }

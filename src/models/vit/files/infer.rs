@@ -1,5 +1,6 @@
 //! A ViT's configuration from the shapes of its tensors, under timm's names, and refusal of what is not computed here.
 
+use super::adapted::adapted;
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
@@ -161,7 +162,9 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
         .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))
         .map(move |(tensor, shape)| (format!("{BLOCKS}{i}.{tensor}"), shape))
     };
-    check_shapes(checkpoint, outer.into_iter().chain((0..config.depth).flat_map(in_block)))
+    let of_adapters =
+        config.lora.iter().flat_map(|lora| adapted(config, lora).flat_map(|place| place.tensors(lora.rank)));
+    check_shapes(checkpoint, outer.into_iter().chain((0..config.depth).flat_map(in_block)).chain(of_adapters))
 }
 
 /// F / C such that [`VitConfig::hidden`] is F again.

@@ -13,7 +13,9 @@
 //! | `positions` | position embeddings for another image size |
 //! | `export` | folders for timm and transformers |
 //! | `layouts` | positions and heads as those libraries have them |
+//! | `adapted`, `peft` | weights with their adapters merged in, and adapters as PEFT has them |
 
+mod adapted;
 mod config_json;
 mod export;
 mod forms;
@@ -23,10 +25,12 @@ mod layouts;
 mod metadata;
 mod names;
 mod open;
+mod peft;
 mod positions;
 
 pub use export::{ExportOptions, export_hf, export_timm};
 pub use head::HeadFit;
 pub use metadata::{VitFile, save};
 pub use open::{OpenOptions, Pretrained, open};
+pub use peft::{AdapterNames, save_adapter};
 pub use positions::{Resampling, resample_pos_embed};
