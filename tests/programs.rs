@@ -468,6 +468,7 @@ fn adapters_are_written_and_merged() {
         ("--lora kv", &["such as fc1, fc2, head, proj, qkv"][..]),
         ("--lora qkv,query", &["or parts of it, not both"]),
         ("--lora qkv --lora-rank 0", &["rank"]),
+        ("--lora qkv,head", &["--lora: the head", "begins anew"]),
         ("--lora query --export timm", &["blocks.0.attn.qkv.query"]),
         ("--lora-rank 4", &["--lora-rank", "only with --lora"]),
         ("--lora qkv --freeze all-but-head", &["--lora", "has no effect"]),

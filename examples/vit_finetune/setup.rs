@@ -29,6 +29,9 @@ use crate::training::given::Given;
 use crate::training::optimisation::check_shares;
 use crate::weights::{Weights, load_data};
 
+/// Adapters, which begin as nothing, want a higher learning rate than weights.
+const LORA_RATE: f32 = 10.0;
+
 /// The data set, the model's sizes, how to train, and the weights to start from.
 pub struct Setup {
     pub data: DataSet,
@@ -59,8 +62,17 @@ impl Setup {
         warnings.extend(weights.warning());
         let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters());
         let config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
+        let is_open = recipe.training.lr == 0.0;
         recipe.training.settle_rate(config.embed_dim);
+        if is_open && config.lora.is_some() {
+            recipe.training.lr *= LORA_RATE;
+        }
         config.check()?;
+        ensure!(
+            weights.has_head() || config.lora.as_ref().is_none_or(|lora| !lora.targets("head")),
+            "--lora: the head is of other classes than the checkpoint's and begins anew; without head among the layers it is \
+             trained as a whole"
+        );
         choose_crops(&mut data, &mut recipe, weights.crop_fraction());
         let wanted = recipe.training.batch_size;
         ensure!(wanted > 0, "--batch-size 0: at least 1");

@@ -86,6 +86,11 @@ impl Weights {
         bytes.fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 
+    /// Whether the checkpoint's head is taken over.
+    pub fn has_head(&self) -> bool {
+        matches!(self.head, HeadFit::Same | HeadFit::ByName { .. } | HeadFit::Unnamed)
+    }
+
     /// What of the head nobody may have expected.
     pub fn warning(&self) -> Option<String> {
         match &self.head {

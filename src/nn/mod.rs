@@ -13,6 +13,7 @@ mod init;
 mod language;
 mod layers;
 mod lora;
+mod lora_config;
 mod model;
 mod span;
 
@@ -23,8 +24,8 @@ pub use encoder::Encoder;
 pub use init::Init;
 pub use language::{LanguageModel, Tokens};
 pub use layers::{LayerNorm, Linear};
-pub use lora::LoraConfig;
-pub(crate) use lora::{A as LORA_A, B as LORA_B};
+pub use lora_config::LoraConfig;
+pub(crate) use lora_config::{A as LORA_A, B as LORA_B};
 pub use model::{Classifier, Extent, Model};
 pub use span::Span;
 
