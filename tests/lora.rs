@@ -563,6 +563,8 @@ fn adapters_save_what_gradients_and_moments_take() {
             assert!(lora.parameters < full.parameters + full.parameters / 100);
             let kept = lora.gradients + lora.moments;
             assert!(kept * 50 < full.gradients + full.moments, "{lora:?}");
+            // Inputs that frozen weights' gradients alone would read are not kept.
+            assert!(recompute || lora.activations * 10 < full.activations * 9, "{lora:?}, in full {full:?}");
             assert!(lora.peak + 2 * full.parameters < full.peak, "{lora:?}, in full {full:?}");
         }
     }

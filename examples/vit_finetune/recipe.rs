@@ -91,7 +91,7 @@ settings! {
     "Training" { ; training: Optimisation / OptimisationOptions; }
     "Adapters" {
         /// Train low-rank adapters (LoRA) beside these linear layers, and of all else the head alone: some of qkv, query, key, value,
-        /// proj, fc1, fc2 and head; or none
+        /// proj, fc1, fc2 and head; or none. Where no learning rate is given, it is then ten times as high
         lora: LayerList,
         /// Rank of the adapters
         lora_rank: usize,

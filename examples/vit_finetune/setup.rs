@@ -180,7 +180,7 @@ impl Setup {
     pub fn export(&self, args: &Args, model: &Vit, folder: &Path) -> Result<()> {
         if self.config.lora.is_some() {
             let folder = folder.join("adapter");
-            let base = args.weights.as_deref().and_then(Path::to_str);
+            let base = args.weights.as_deref().and_then(Path::to_str).map(|name| name.trim_start_matches("hub:"));
             save_adapter(&folder, model, self.adapter_names(args), base)?;
             say!("adapters, as PEFT has them, in {}", folder.display());
         }

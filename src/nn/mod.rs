@@ -25,6 +25,7 @@ pub use init::Init;
 pub use language::{LanguageModel, Tokens};
 pub use layers::{LayerNorm, Linear};
 pub use lora_config::LoraConfig;
+#[cfg(feature = "files")]
 pub(crate) use lora_config::{A as LORA_A, B as LORA_B};
 pub use model::{Classifier, Extent, Model};
 pub use span::Span;

@@ -45,7 +45,7 @@ pub fn linear_cross_entropy(
     let layer = Layer::new(OP, x, weight, bias)?;
     let [rows, classes, _] = layer.size;
     let criterion = Criterion::new(OP, x, classes, labels.into(), settings)?;
-    let head = Head { layer, bias: bias.map(Tensor::detach), criterion };
+    let head = Head { x: x.detach(), layer, bias: bias.map(Tensor::detach), criterion };
     let (stats, logits) = (head.criterion.new_stats()?, head.memory()?);
     let correct = Tensor::zeros(x.gpu(), DType::U32, &[])?;
     for part in head.parts() {
@@ -65,6 +65,7 @@ const AT_ONCE: usize = 64 << 20;
 
 /// The layer, and what its results are compared with.
 struct Head {
+    x: Tensor,
     layer: Layer,
     bias: Option<Tensor>,
     criterion: Criterion,
@@ -91,7 +92,7 @@ impl Head {
 
     /// Memory for the logits of a part.
     fn memory(&self) -> Result<Tensor> {
-        Tensor::unwritten(self.layer.x.gpu(), DType::F32, shape(OP, &[self.most(), self.stride()])?)
+        Tensor::unwritten(self.x.gpu(), DType::F32, shape(OP, &[self.most(), self.stride()])?)
     }
 
     /// The logits of `rows`, as they lie in such memory.
@@ -102,7 +103,7 @@ impl Head {
     /// Makes the logits of `rows`: x Wᵀ + bias.
     fn make(&self, memory: &Tensor, rows: Range<usize>) -> Result<()> {
         let epilogue = self.bias.as_ref().map_or(add_to(false), |bias| Epilogue::Bias(bias.buffer()));
-        self.product(Layout::Nt, rows, [&self.layer.x, &self.layer.weight, memory], epilogue)
+        self.product(Layout::Nt, rows, [&self.x, &self.layer.weight, memory], epilogue)
     }
 
     /// Adds to dx, dW and db what the gradients of the logits of `rows` make, or writes it; dx has these rows from one part alone.
@@ -114,12 +115,12 @@ impl Head {
         dw: Option<&Destination>,
         db: Option<&Destination>,
     ) -> Result<()> {
-        let Layer { x, weight, size: [_, classes, _] } = &self.layer;
+        let Layer { weight, size: [_, classes, _], .. } = &self.layer;
         if let Some(dx) = dx {
             self.product(Layout::Nn, rows.clone(), [dlogits, weight, dx], add_to(false))?;
         }
         if let Some(dw) = dw {
-            self.product(Layout::Tn, rows.clone(), [dlogits, x, &dw.tensor], add_to(dw.accumulate))?;
+            self.product(Layout::Tn, rows.clone(), [dlogits, &self.x, &dw.tensor], add_to(dw.accumulate))?;
         }
         let Some(db) = db else { return Ok(()) };
         let of_rows = shape(OP, &[rows.len(), self.stride()])?;
@@ -145,7 +146,7 @@ impl Head {
             Layout::Nn => ([count, channels, classes], [logits(a), b, of_rows(c)]),
             Layout::Tn => ([classes, channels, count], [logits(a), of_rows(b), c]),
         };
-        gemm(self.layer.x.gpu(), &Gemm { layout, size, batch: [1, 1], types, a, b, c, epilogue })
+        gemm(self.x.gpu(), &Gemm { layout, size, batch: [1, 1], types, a, b, c, epilogue })
     }
 }
 
@@ -169,7 +170,7 @@ impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Rule { head, stats, share, logits } = *self;
         // By itself until it is whole: x may be the weight, too.
-        let dx = if parents.wants(0) { Some(head.layer.x.empty_like()?) } else { None };
+        let dx = if parents.wants(0) { Some(head.x.empty_like()?) } else { None };
         let (mut dw, mut db) = (parents.destination(1)?, parents.destination(2)?);
         for (i, part) in head.parts().into_iter().rev().enumerate() {
             if i > 0 {

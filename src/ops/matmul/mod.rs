@@ -28,7 +28,7 @@ pub use table::{Demand, demands};
 
 use operands::makes_sums;
 
-use crate::autograd::{Backward, ParentGradients, record};
+use crate::autograd::{Backward, ParentGradients, needs_grad, record};
 use crate::error::Result;
 use crate::ops::reduce::column_sum::column_sum;
 use crate::ops::{cast, expect, expect_f32, expect_float, expect_match, shape};
@@ -97,7 +97,8 @@ pub(super) fn expect_residual(op: &'static str, residual: &Tensor, x: &Tensor, s
 
 /// What backward of a linear layer needs.
 pub(super) struct Layer {
-    pub(super) x: Tensor,
+    /// For the weight's gradient: none where the weight is not trained.
+    pub(super) x: Option<Tensor>,
     pub(super) weight: Tensor,
     /// M, N, K of the forward product.
     pub(super) size: [usize; 3],
@@ -116,12 +117,18 @@ impl Layer {
         if let Some(bias) = bias {
             expect_match(op, weight, bias, bias.dims() == [out], "the bias must be f32[out]")?;
         }
-        Ok(Layer { x: x.detach(), weight: weight.detach(), size: [x.shape().rows(), out, inner] })
+        let kept = needs_grad(&[weight]).then(|| x.detach());
+        Ok(Layer { x: kept, weight: weight.detach(), size: [x.shape().rows(), out, inner] })
     }
 
     /// y = epilogue(x Wᵀ)
     pub(super) fn forward(&self, x: &Tensor, y: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
         run(Layout::Nt, 1, self.size, x, &self.weight, y, epilogue)
+    }
+
+    /// Whether backward reads x, the first parent, or the weight, the second.
+    fn reads(&self, i: usize) -> bool {
+        (i == 0 && self.x.is_some()) || i == 1
     }
 
     /// dx = epilogue(dy W)
@@ -139,16 +146,16 @@ impl Layer {
         bias: usize,
     ) -> Result<()> {
         let [m, n, k] = self.size;
-        let (dw, db) = (parents.destination(weight)?, parents.destination(bias)?);
+        let (dw, db) = (parents.destination(weight)?.zip(self.x.as_ref()), parents.destination(bias)?);
         let size = [n, k, m];
-        if let (Some(dw), Some(db)) = (&dw, &db)
+        if let (Some((dw, x)), Some(db)) = (&dw, &db)
             && makes_sums(dy.gpu(), n, k)
         {
             let both = Epilogue::Sums { accumulate: dw.accumulate, sums: db };
-            return run(Layout::Tn, 1, size, dy, &self.x, &dw.tensor, both);
+            return run(Layout::Tn, 1, size, dy, x, &dw.tensor, both);
         }
-        if let Some(dw) = dw {
-            run(Layout::Tn, 1, size, dy, &self.x, &dw.tensor, add_to(dw.accumulate))?;
+        if let Some((dw, x)) = dw {
+            run(Layout::Tn, 1, size, dy, x, &dw.tensor, add_to(dw.accumulate))?;
         }
         match db {
             // Column sums read halves by fours.
@@ -186,7 +193,7 @@ impl Backward for Linear {
     }
 
     fn reads(&self, i: usize) -> bool {
-        i < 2
+        self.layer.reads(i)
     }
 }
 
@@ -205,7 +212,7 @@ impl Backward for LinearAdd {
     }
 
     fn reads(&self, i: usize) -> bool {
-        i < 2
+        self.layer.reads(i)
     }
 }
 
