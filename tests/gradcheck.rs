@@ -93,6 +93,7 @@ const ROWS: &[Row] = &[
     row("embedding, odd width", &[&[5, 3]], LINEAR, |x| ops::embedding(&x[0], &ids(&x[0])?)),
     row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Erf)),
     row("gelu, tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Tanh)),
+    row("gelu, quick", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Quick)),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("layernorm of fours", &[&[5, 12], &[12], &[12]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("gather_layernorm", &[&[2, 5, 8], &[8], &[8]], SMOOTH, |x| {
@@ -129,6 +130,7 @@ const ROWS: &[Row] = &[
     row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
     row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)),
     row("mlp, tanh", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Tanh, &x[5], None)),
+    row("mlp, quick", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Quick, &x[5], None)),
     row("mlp, odd width", &[&[5, 3], &[7, 3], &[7], &[5, 7], &[5], &[5, 5]], SMOOTH, |x| {
         ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)
     }),

@@ -131,8 +131,8 @@ fn contradictions_are_errors() {
     assert_refused(args(r#""img_size": 64"#), &["pos_embed", "17 positions", "64 x 64"]);
     assert_refused(args(r#""img_size": [1, 2, 3]"#), &["config.json", "two sizes"]);
     assert_refused(args(r#""global_pool": "map""#), &["pooling map"]);
-    assert_refused(args(r#""act_layer": "quick_gelu""#), &["activation quick_gelu"]);
-    assert_refused(with(r#"{"architecture": "vit_base_patch16_clip_quickgelu_224"}"#), &["quickgelu"]);
+    assert_refused(args(r#""act_layer": "relu""#), &["config.json", "activation \"relu\""]);
+    assert_refused(args(r#""final_norm": false"#), &["norm.weight", "is there, though final_norm is false"]);
     let crop = r#"{"architecture": "vit", "pretrained_cfg": {"crop_pct": 1.5}}"#;
     assert_refused(with(crop), &["crop", "1.5"]);
     let std = r#"{"architecture": "vit", "mean": [0, 0, 0], "std": [1, 0, 1]}"#;
@@ -340,16 +340,15 @@ fn types_that_are_not_read_are_told() {
 #[test]
 fn models_of_other_kinds_are_named() {
     // transformers' folders say what they are.
-    for kind in ["beit", "clip_vision_model", "siglip_vision_model", "vit_mae", "dinov3_vit", "bert"] {
+    for kind in ["beit", "siglip2", "vit_mae", "dinov3_vit", "bert"] {
         let config = format!(r#"{{"model_type": "{kind}", "hidden_size": 64}}"#);
         let tensors = Tensors::from([("embeddings.patch_embeddings.projection.weight".to_owned(), named(&[4]))]);
-        let known = "not supported yet, only vit, deit, dinov2, dinov2_with_registers, timm_wrapper are";
+        let known = "not supported yet, only vit, deit, dinov2, dinov2_with_registers, clip, ";
         let parts = ["config.json", &format!("model_type {kind} "), known];
         assert_refused(open_with(&tensors, &[("config.json", &config)]), &parts);
     }
     // Of a file by itself, names tell.
     for (name, what) in [
-        ("vision_model.embeddings.patch_embedding.weight", "a CLIP or SigLIP model"),
         ("visual.transformer.resblocks.0.ln_1.weight", "a CLIP model of OpenAI"),
         ("encoder.layers.encoder_layer_0.ln_1.weight", "torchvision's"),
         ("layer1.0.conv1.weight", "a ResNet"),
@@ -499,7 +498,7 @@ fn transformers_names_come_in_several_forms() {
     let dinov3 = r#"{"model_type": "dinov3_vit"}"#;
     assert_refused(open_with(&theirs, &[("config.json", dinov3)]), &["model_type dinov3_vit"]);
     let relu = r#"{"hidden_act": "relu"}"#;
-    assert_refused(open_with(&theirs, &[("config.json", relu)]), &["hidden_act relu"]);
+    assert_refused(open_with(&theirs, &[("config.json", relu)]), &["config.json", "activation \"relu\""]);
     // Where their file does not tell the heads, transformers has 12, whatever the width.
     let untold = open_with(&theirs, &[("config.json", r#"{"hidden_size": 48}"#)]).unwrap();
     assert_eq!(untold.config.num_heads, 12);
@@ -679,10 +678,10 @@ fn what_transformers_cannot_express_goes_to_timm() {
         ("global_pool", VitConfig { global_pool: Pool::Avg, ..base.clone() }),
         ("reg_tokens", VitConfig { reg_tokens: 2, ..base.clone() }),
         ("no_embed_class", VitConfig { no_embed_class: true, ..base.clone() }),
-        ("pre_norm", VitConfig { pre_norm: true, eps: 1e-5, ..base.clone() }),
+        ("global_pool", VitConfig { pre_norm: true, eps: 1e-5, ..base.clone() }),
         ("fc_norm", VitConfig { fc_norm: Some(true), ..base.clone() }),
         ("patch_bias", VitConfig { patch_bias: false, ..base.clone() }),
-        ("global_pool", VitConfig { class_token: false, global_pool: Pool::Avg, fc_norm: Some(false), ..base }),
+        ("fc_norm", VitConfig { class_token: false, global_pool: Pool::Avg, ..base }),
     ];
     for (setting, config) in variants {
         let model = model(config);

@@ -1,7 +1,8 @@
 //! A ViT's sizes.
 
 use crate::error::{Error, Result};
-use crate::ops::Normalize;
+use crate::models::settings;
+use crate::ops::{Gelu, Normalize};
 
 /// What the head reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,6 +59,12 @@ pub struct VitConfig {
     /// the class token is taken out.
     #[serde(default)]
     pub fc_norm: Option<bool>,
+    /// Whether there is a last norm at all: transformers' `CLIPForImageClassification` has none.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub final_norm: bool,
+    /// The MLP's activation: the exact GELU, by tanh in some of SigLIP, the quick one in OpenAI's CLIP.
+    #[serde(default, with = "settings::gelu", skip_serializing_if = "is_exact")]
+    pub act_layer: Gelu,
     /// Added to the variance in every norm.
     #[serde(default = "timms_eps")]
     pub eps: f32,
@@ -94,6 +101,16 @@ fn yes() -> bool {
 /// What the identity of a model without the setting does not mention.
 fn is_false(setting: &bool) -> bool {
     !setting
+}
+
+/// As [`is_false`].
+fn is_true(setting: &bool) -> bool {
+    *setting
+}
+
+/// As [`is_false`].
+fn is_exact(gelu: &Gelu) -> bool {
+    *gelu == Gelu::Erf
 }
 
 impl VitConfig {
@@ -135,6 +152,8 @@ impl VitConfig {
             no_embed_reg: false,
             pre_norm: false,
             fc_norm: None,
+            final_norm: true,
+            act_layer: Gelu::Erf,
             eps: EPS,
             init_values: None,
             global_pool: Pool::Token,
@@ -183,7 +202,7 @@ impl VitConfig {
 
     /// Whether the last norm comes after pooling.
     pub fn has_fc_norm(&self) -> bool {
-        self.fc_norm.unwrap_or(self.global_pool == Pool::Avg)
+        self.final_norm && self.fc_norm.unwrap_or(self.global_pool == Pool::Avg)
     }
 
     /// Itself as JSON.

@@ -4,6 +4,7 @@ mod config;
 #[cfg(feature = "files")]
 mod files;
 mod patch_embed;
+mod readout;
 
 pub use config::{Pool, VitConfig};
 #[cfg(feature = "files")]
@@ -15,11 +16,12 @@ pub use patch_embed::PatchEmbed;
 
 use std::fmt;
 
+use self::readout::Readout;
 use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::{Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, Span};
+use crate::nn::{BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Mode, Model, Span};
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -34,9 +36,7 @@ pub struct Vit {
     patch_embed: PatchEmbed,
     norm_pre: Option<LayerNorm>,
     blocks: Encoder,
-    /// `norm`, or `fc_norm` behind the pooling.
-    norm: LayerNorm,
-    head: Linear,
+    readout: Readout,
 }
 
 impl Vit {
@@ -65,10 +65,8 @@ impl Vit {
         let patch_embed = PatchEmbed::new(init.at("patch_embed"), patch, width, config.patch_bias, normalize)?;
         let norm_pre = config.pre_norm.then(|| LayerNorm::new(init.at("norm_pre"), width, config.eps)).transpose()?;
         let blocks = Encoder::new(init.at("blocks"), config.depth, |i| block_config(&config, i))?;
-        let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
-        let norm = LayerNorm::new(init.at(norm_name), width, config.eps)?;
-        let head = Linear::new(init.at("head"), config.head_inputs(), config.num_classes, true)?;
-        Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, norm, head })
+        let readout = Readout::new(&mut init, &config)?;
+        Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, readout })
     }
 
     /// Logits: `u8[B, 3, H, W]` (normalised here) or `f32[B, 3, H, W]` (already normalised) to `f32[B, V]`.
@@ -92,8 +90,7 @@ impl Vit {
         if !matches!(features.dims(), &[_, _, width] if width == self.config.embed_dim) {
             return Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() });
         }
-        let last_layer = Block::layers_below(self.config.depth);
-        self.head.forward(&mode.dropout(self.pool(features)?, self.config.drop_rate, last_layer)?)
+        self.readout.forward(features, &self.config, mode)
     }
 
     /// What the last block makes of each token, `f32[B, T, C]`, before the last norm: [`Vit::forward`] without pooling and head.
@@ -167,25 +164,6 @@ impl Vit {
         match (class, registers) {
             (Some(class), Some(registers)) => with_prefix(&registers, &class).map(Some),
             (class, registers) => Ok(class.or(registers)),
-        }
-    }
-
-    /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming the class token alone after
-    /// taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
-    fn pool(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, first_patch) = (x.dims()[0], self.config.prefix_tokens());
-        match self.config.global_pool {
-            Pool::Token => {
-                let class = ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, self.config.embed_dim])?;
-                self.norm.forward(&class, DType::F32)
-            }
-            Pool::Avg if self.config.has_fc_norm() => self.norm.forward(&ops::mean_tokens(x, first_patch)?, DType::F32),
-            Pool::Avg => ops::mean_tokens(&self.norm.forward(x, DType::F32)?, first_patch),
-            Pool::TokenAvg => {
-                let x = self.norm.forward(x, DType::F32)?;
-                let class = ops::reshape(&ops::slice_tokens(&x, 0..1)?, &[batch, self.config.embed_dim])?;
-                ops::concat(&[&class, &ops::mean_tokens(&x, first_patch)?], 1)
-            }
         }
     }
 
@@ -280,6 +258,7 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
     BlockConfig {
         hidden: config.hidden(),
         qkv_bias: config.qkv_bias,
+        gelu: config.act_layer,
         dropout: config.proj_drop_rate,
         hidden_dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.

@@ -3,7 +3,7 @@
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
-use crate::ops::Normalize;
+use crate::ops::{Gelu, Normalize};
 
 /// What shapes do not tell, from a file beside the weights or the caller.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,9 @@ pub(super) struct Hints {
     /// Whether of the prefix the class token alone has a position.
     pub(super) no_embed_reg: bool,
     pub(super) init_values: Option<f32>,
+    pub(super) act_layer: Option<Gelu>,
+    /// Whether there is a last norm, where that is told.
+    pub(super) final_norm: Option<bool>,
     pub(super) normalize: Option<Normalize>,
     /// Whether the model is a published one, whose heads follow from its width.
     pub(super) is_published: bool,
@@ -42,9 +45,8 @@ const TOKENS: [&str; 3] = ["cls_token", "reg_token", "pos_embed"];
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
 /// Parts of names, and what has such parts, see [`Known::refused`].
-pub(super) const REFUSED: [(&str, &str); 30] = [
+pub(super) const REFUSED: [(&str, &str); 29] = [
     ("word_embeddings", "a language model"),
-    ("vision_model.embeddings", "a CLIP or SigLIP model of transformers"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
     ("encoder.layers.encoder_layer_*", "torchvision's Vision Transformer, whose names are its own"),
     ("layer1.0", "a ResNet"),
@@ -101,9 +103,14 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     }
     let class_token = has("cls_token");
     let has_fc_norm = has("fc_norm.weight");
-    if has_fc_norm == has("norm.weight") {
-        let what = if has_fc_norm { "is there beside fc_norm" } else { "is not in the checkpoint, nor is fc_norm" };
-        return Err(fault("norm.weight", what));
+    let final_norm = hints.final_norm.unwrap_or(true);
+    match (has_fc_norm, has("norm.weight")) {
+        (true, true) => return Err(fault("norm.weight", "is there beside fc_norm")),
+        (false, false) if final_norm => return Err(fault("norm.weight", "is not in the checkpoint, nor is fc_norm")),
+        (true, _) | (_, true) if !final_norm => {
+            return Err(fault("norm.weight", "is there, though final_norm is false"));
+        }
+        _ => {}
     }
     let natural = if has_fc_norm || !class_token { Pool::Avg } else { Pool::Token };
     let global_pool = hints.global_pool.unwrap_or(natural);
@@ -121,7 +128,9 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         init_values: is_scaled.then(|| hints.init_values.unwrap_or(INIT_VALUES)),
         pre_norm,
         global_pool,
-        fc_norm: Some(has_fc_norm).filter(|&has| has != (global_pool == Pool::Avg)),
+        fc_norm: Some(has_fc_norm).filter(|&has| final_norm && has != (global_pool == Pool::Avg)),
+        final_norm,
+        act_layer: hints.act_layer.unwrap_or_default(),
         // timm's models with a first norm are CLIP's, and those have PyTorch's default.
         eps: hints.eps.unwrap_or(if pre_norm { 1e-5 } else { VitConfig::tiny().eps }),
         ..VitConfig::custom(embed_dim, depth, heads(embed_dim, hints)?)

@@ -2,11 +2,40 @@
 
 use std::collections::BTreeMap;
 
+use super::infer::Hints;
 use crate::checkpoint::{HostTensor, fault};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 
 type Tensors = BTreeMap<String, HostTensor>;
+
+/// Makes tensors of transformers' that have timm's names already those of timm's model: what CLIP and SigLIP store without an axis
+/// of one gets it, and a last norm that is not computed with is left out.
+pub(super) fn from_transformers(tensors: &mut Tensors, hints: &Hints) {
+    for name in ["cls_token", "pos_embed"] {
+        if let Some(tensor) = tensors.get_mut(name) {
+            let missing = 3_usize.saturating_sub(tensor.shape.len());
+            tensor.shape.splice(0..0, vec![1; missing]);
+        }
+    }
+    if hints.final_norm == Some(false) && tensors.remove("norm.weight").is_some() {
+        tensors.remove("norm.bias");
+        log::info!("post_layernorm, behind which no classifier of transformers reads, is left out");
+    }
+}
+
+/// The way back to CLIP and SigLIP, for which a last norm that is not computed with is made up.
+pub(super) fn to_tower(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
+    if let Some(class) = tensors.get_mut("cls_token") {
+        class.shape = vec![config.embed_dim];
+    }
+    tensor(tensors, "pos_embed")?.shape.remove(0);
+    if !config.final_norm {
+        let of = |value: f32| HostTensor { shape: vec![config.embed_dim], data: vec![value; config.embed_dim] };
+        tensors.extend([("norm.weight".to_owned(), of(1.0)), ("norm.bias".to_owned(), of(0.0))]);
+    }
+    Ok(())
+}
 
 /// Makes the tensors those of transformers' Dinov2, whose class token has a position, whose registers have none, and whose head
 /// reads class token and mean: what is missing there is 0, and positions of registers become a part of these.

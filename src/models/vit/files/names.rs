@@ -1,5 +1,6 @@
-//! The names of `ViTForImageClassification` and `Dinov2ForImageClassification` in transformers, and what they are in timm.
+//! The names of transformers' models, and what they are in timm.
 
+use super::Resampling;
 use super::infer::REFUSED;
 use crate::checkpoint::{Checkpoint, Renaming};
 
@@ -12,6 +13,10 @@ pub(super) enum Family {
     Dinov2,
     /// transformers' `Dinov2WithRegisters`.
     Dinov2WithRegisters,
+    /// The tower of pictures of transformers' `CLIP`.
+    Clip,
+    /// The same of its `Siglip`.
+    Siglip,
 }
 
 impl Family {
@@ -19,6 +24,9 @@ impl Family {
     pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
         let names = || checkpoint.tensors.keys().chain(checkpoint.skipped.keys());
         let is_of_a_dinov2 = |name: &String| name.starts_with(DINOV2.blocks.0) && name.contains(".layer_scale1.");
+        if names().any(|name| name == CLIP_PATCHES) {
+            return Some(if names().any(|name| name == CLIP_TOKEN.0) { Family::Clip } else { Family::Siglip });
+        }
         let is_theirs = names().any(|name| name.starts_with("embeddings.patch_embeddings."));
         is_theirs.then(|| {
             if !names().any(is_of_a_dinov2) {
@@ -37,6 +45,27 @@ impl Family {
             Family::Vit => &VIT,
             Family::Dinov2 => &DINOV2,
             Family::Dinov2WithRegisters => &DINOV2_WITH_REGISTERS,
+            Family::Clip => &CLIP,
+            Family::Siglip => &SIGLIP,
+        }
+    }
+
+    /// The class with a head for pictures.
+    pub(super) fn architecture(self) -> &'static str {
+        match self {
+            Family::Vit => "ViTForImageClassification",
+            Family::Dinov2 => "Dinov2ForImageClassification",
+            Family::Dinov2WithRegisters => "Dinov2WithRegistersForImageClassification",
+            Family::Clip => "CLIPForImageClassification",
+            Family::Siglip => "SiglipForImageClassification",
+        }
+    }
+
+    /// How the library resamples its positions.
+    pub(super) fn resampling(self) -> Resampling {
+        match self {
+            Family::Vit | Family::Dinov2WithRegisters => Resampling::Antialiased,
+            Family::Dinov2 | Family::Clip | Family::Siglip => Resampling::Plain,
         }
     }
 
@@ -119,5 +148,64 @@ const DINOV2_WITH_REGISTERS: Renaming = Renaming {
     ..DINOV2
 };
 
+const CLIP_PATCHES: &str = "embeddings.patch_embedding.weight";
+const CLIP_TOKEN: Pair = ("embeddings.class_embedding", "cls_token");
+
+/// Tensors outside the blocks of a SigLIP, and, behind them, what only a CLIP has. Its first norm is spelt so.
+const OUTER_OF_TOWERS: [Pair; 10] = [
+    (CLIP_PATCHES, "patch_embed.proj.weight"),
+    ("embeddings.patch_embedding.bias", "patch_embed.proj.bias"),
+    ("embeddings.position_embedding.weight", "pos_embed"),
+    ("post_layernorm.weight", "norm.weight"),
+    ("post_layernorm.bias", "norm.bias"),
+    ("classifier.weight", "head.weight"),
+    ("classifier.bias", "head.bias"),
+    CLIP_TOKEN,
+    ("pre_layrnorm.weight", "norm_pre.weight"),
+    ("pre_layrnorm.bias", "norm_pre.bias"),
+];
+
+const CLIP: Renaming = Renaming {
+    model: "transformers' CLIPForImageClassification",
+    place: "vision_model.",
+    outside: &["classifier."],
+    outer: &OUTER_OF_TOWERS,
+    blocks: ("encoder.layers.", "blocks."),
+    layers: &[
+        ("layer_norm1", "norm1"),
+        ("self_attn.out_proj", "attn.proj"),
+        ("layer_norm2", "norm2"),
+        ("mlp.fc1", "mlp.fc1"),
+        ("mlp.fc2", "mlp.fc2"),
+    ],
+    tensors: &[],
+    packed: &[(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "attn.qkv")],
+    ignored: &["embeddings.position_ids", "text_model.", "text_projection.", "visual_projection.", "logit_scale"],
+    refused: &REFUSED,
+};
+
+const SIGLIP: Renaming = Renaming {
+    model: "transformers' SiglipForImageClassification",
+    outer: OUTER_OF_TOWERS.split_at(7).0,
+    ignored: &["embeddings.position_ids", "text_model.", "logit_scale", "logit_bias", "head."],
+    ..CLIP
+};
+
 /// What each ViT has once, in timm's names and in transformers'.
-pub(super) const LANDMARKS: [&str; 2] = ["patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"];
+pub(super) const LANDMARKS: [&str; 3] =
+    ["patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight", CLIP_PATCHES];
+
+/// Of what a model does without, what changes nothing: a token of pretraining, and numbers in a row.
+const HARMLESS: [&str; 2] = ["embeddings.mask_token", "embeddings.position_ids"];
+
+/// Says what of a file is left out, since the model that is read does not compute with it.
+pub(super) fn report_ignored(checkpoint: &Checkpoint, renaming: &Renaming) {
+    for beginning in renaming.ignored {
+        let names = checkpoint.tensors.keys().chain(checkpoint.skipped.keys());
+        let count = names.filter(|name| name.starts_with(beginning)).count();
+        let level = if HARMLESS.contains(beginning) { log::Level::Info } else { log::Level::Warn };
+        if count > 0 {
+            log::log!(level, "{beginning} ({count} tensors) is no part of {}, and is left out", renaming.model);
+        }
+    }
+}
