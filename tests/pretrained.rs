@@ -145,8 +145,6 @@ fn what_is_not_computed_is_refused_by_name() {
     for (name, what) in [
         ("blocks.0.layer_scale1.lambda1", "layer scale of another model"),
         ("blocks.1.gamma_1", "layer scale"),
-        ("dist_token", "distillation"),
-        ("head_dist.weight", "distillation"),
         ("blocks.0.attn.q_norm.weight", "normed queries"),
         ("blocks.0.mlp.w12.weight", "SwiGLU"),
         ("blocks.0.mlp.fc1_g.weight", "SwiGLU"),

@@ -86,7 +86,7 @@ impl Setup {
     pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
         let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
-        let options = MatchOptions { head: &["head"], allow_missing: false };
+        let options = MatchOptions { head: Vit::HEADS, allow_missing: false };
         let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);
         let report = self.weights.pretrained().map(load).transpose()?;
         Ok((model, report))

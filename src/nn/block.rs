@@ -2,9 +2,9 @@
 
 use super::scaled::ScaledLinear;
 use super::{BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
-use crate::autograd::recompute;
+use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
-use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, TokenIndices};
+use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, Rotary, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -12,32 +12,63 @@ use crate::tensor::Tensor;
 #[derive(Clone)]
 struct Attention {
     qkv: Linear,
+    /// Where keys have no bias.
+    biases: Option<QueryValueBiases>,
     proj: ScaledLinear,
     heads: usize,
+    rotary: Option<Rotary>,
+}
+
+/// Biases of queries and values, `f32[C]` each, and the zeros that keys have in their place.
+#[derive(Clone)]
+struct QueryValueBiases {
+    q: Parameter,
+    v: Parameter,
+    zeros: Tensor,
 }
 
 impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, heads, qkv_bias, init_values, names, std, residual_std, .. } = config;
-        let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias, std)?;
+        let &BlockConfig { width, heads, qkv_bias, key_bias, init_values, names, std, residual_std, .. } = config;
+        let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias && key_bias, std)?;
+        let biases = || {
+            let q = init.constant(names.q_bias, &[width], 0.0)?;
+            let zeros = Tensor::zeros(q.value().gpu(), DType::F32, &[width])?;
+            Ok(QueryValueBiases { q, v: init.constant(names.v_bias, &[width], 0.0)?, zeros })
+        };
+        let biases = (qkv_bias && !key_bias).then(biases).transpose()?;
         let proj = Linear::with_std(init.at(names.proj), width, width, true, residual_std)?;
-        Ok(Attention { qkv, proj: ScaledLinear::new(proj, init.at(names.ls1), init_values)?, heads })
+        let proj = ScaledLinear::new(proj, init.at(names.ls1), init_values)?;
+        Ok(Attention { qkv, biases, proj, heads, rotary: None })
     }
 
     /// What the projection brings together: `f32[B, T, C]` to the same shape.
     fn heads(&self, x: &Tensor, keys: Keys<'_>, dropout: Option<Dropout>) -> Result<Tensor> {
-        let qkv = self.qkv.forward(x)?;
+        let qkv = self.qkv(x)?;
         match keys {
-            Keys::Own(mask) => ops::attention(&qkv, self.heads, mask, dropout),
+            Keys::Own(mask, places) => {
+                let qkv = match &self.rotary {
+                    Some(rotary) => ops::rotary(qkv, self.heads, rotary, places)?,
+                    None => qkv,
+                };
+                ops::attention(&qkv, self.heads, mask, dropout)
+            }
             Keys::Cached(cache) => ops::attention_cached(&qkv, self.heads, cache),
         }
+    }
+
+    /// Queries, keys and values, `f32[B, T, 3·C]`.
+    fn qkv(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(QueryValueBiases { q, v, zeros }) = &self.biases else { return self.qkv.forward(x) };
+        let bias = ops::concat(&[&q.tensor(), zeros, &v.tensor()], 0)?;
+        ops::linear(x, &self.qkv.tensors().0, Some(&bias))
     }
 }
 
 /// Which keys the tokens that go through a block see.
 enum Keys<'a> {
-    /// Each other's, as far as the mask says.
-    Own(&'a Mask),
+    /// Each other's, as far as the mask says; and which of all tokens they are, if not all.
+    Own(&'a Mask, Option<&'a TokenIndices>),
     /// Those of the tokens before them, which the cache holds, and their own.
     Cached(&'a mut KeyValues),
 }
@@ -117,6 +148,12 @@ impl Block {
         })
     }
 
+    /// The same with queries and keys turned by the angles of their tokens' places.
+    pub(super) fn with_rotary(mut self, rotary: Rotary) -> Self {
+        self.attn.rotary = Some(rotary);
+        self
+    }
+
     /// The number of the first random layer behind `blocks` blocks. Number 0 is for what lies below them.
     pub fn layers_below(blocks: usize) -> u32 {
         1 + blocks as u32 * Self::RANDOM_LAYERS
@@ -129,38 +166,43 @@ impl Block {
     /// # Errors
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+        let Some(kept) = kept else { return self.forward_rows(x, None, mask, mode) };
+        let keys = Keys::Own(mask, Some(kept));
         if mode.is_recomputing() {
-            return self.recomputed(x, kept, mask, mode);
+            let rows = self.forward_rows(ops::token_gather(&x, kept)?, Some(kept), mask, mode)?;
+            return ops::token_scatter(x, &rows, kept);
         }
-        match (kept, self.config.order) {
-            (None, _) => self.plain(&x, Keys::Own(mask), mode),
-            (Some(kept), NormOrder::Pre) => {
+        match self.config.order {
+            NormOrder::Pre => {
                 let (rows, y) = self.norm1.gather_forward(&x, kept, mode.activations())?;
-                self.after_norm(&rows, &y, Some((x, kept)), Keys::Own(mask), mode)
+                self.after_norm(&rows, &y, Some((x, kept)), keys, mode)
             }
-            (Some(kept), NormOrder::Post) => {
-                let rows = self.post_norm(&ops::token_gather(&x, kept)?, Keys::Own(mask), mode)?;
+            NormOrder::Post => {
+                let rows = self.post_norm(&ops::token_gather(&x, kept)?, keys, mode)?;
                 ops::token_scatter(x, &rows, kept)
             }
         }
+    }
+
+    /// `f32[B, R, C]` to the same shape, all rows through the block: those of the tokens `places`, or of all. Where a block is
+    /// computed again in backward, that lies between gather and scatter: of the input only these rows are stored.
+    pub(super) fn forward_rows(
+        &self,
+        x: Tensor,
+        places: Option<&TokenIndices>,
+        mask: &Mask,
+        mode: &Mode,
+    ) -> Result<Tensor> {
+        if !mode.is_recomputing() {
+            return self.plain(&x, Keys::Own(mask, places), mode);
+        }
+        let (block, places, mask, mode) = (self.clone(), places.cloned(), mask.clone(), *mode);
+        recompute(x, move |x| block.plain(&x, Keys::Own(&mask, places.as_ref()), &mode))
     }
 
     /// As [`super::Encoder::forward_cached`].
     pub(super) fn forward_cached(&self, x: &Tensor, cache: &mut KeyValues, precision: Precision) -> Result<Tensor> {
         self.plain(x, Keys::Cached(cache), &Mode::evaluation().with_precision(precision))
-    }
-
-    /// What is computed again lies between gather and scatter: of the input only the kept rows are stored.
-    fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
-        let (block, mask, mode) = (self.clone(), mask.clone(), *mode);
-        let run = move |x| block.plain(&x, Keys::Own(&mask), &mode);
-        match kept {
-            None => recompute(x, run),
-            Some(kept) => {
-                let rows = recompute(ops::token_gather(&x, kept)?, run)?;
-                ops::token_scatter(x, &rows, kept)
-            }
-        }
     }
 
     fn plain(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {

@@ -6,6 +6,7 @@ use rand_pcg::rand_core::Rng;
 
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::hash::Fnv;
 use crate::tensor::checked_shape;
 
@@ -29,6 +30,11 @@ impl<'a> Init<'a> {
     /// Below this path: `init.at("blocks.0").at("attn")`.
     pub fn at(&mut self, name: &str) -> Init<'_> {
         Init { prefix: self.path(name), parameters: &mut *self.parameters, seed: self.seed }
+    }
+
+    /// The device of its parameters.
+    pub(crate) fn gpu(&self) -> &Gpu {
+        self.parameters.gpu()
     }
 
     fn path(&self, name: &str) -> String {

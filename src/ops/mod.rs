@@ -29,7 +29,9 @@ mod strided;
 mod tokens;
 mod variants;
 
-pub use attention::{Dropout, KeyValues, Mask, attention, attention_cached, attention_flash, attention_stored};
+pub use attention::{
+    Dropout, KeyValues, Mask, Rotary, attention, attention_cached, attention_flash, attention_stored, rotary,
+};
 pub use cast::cast;
 pub use conv::{Conv2d, Pool2d, avg_pool2d, conv2d, max_pool2d};
 pub use dropout::{drop_path, dropout};

@@ -28,6 +28,7 @@ mod mlp;
 mod patchify;
 mod reduce;
 mod reshape;
+mod rotary;
 mod scale;
 mod slice_tokens;
 mod softmax;

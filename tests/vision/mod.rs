@@ -2,6 +2,8 @@
 //! and, where the library resamples, another picture size, from folders as those libraries save them
 //! (`tests/reference/README.md`); `WGRAD_REFERENCE` names another folder with the same files.
 
+mod distilled;
 mod layer_scale;
 mod reference;
+mod rotary;
 mod towers;

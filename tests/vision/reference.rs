@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::models::vit::{ExportOptions, OpenOptions, Pretrained, Resampling, Vit, export_hf, export_timm, open};
 use wgrad::nn::{Mode, Precision, Span};
-use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
+use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{AdamW, Optimizer, Rule, StepReport};
 use wgrad::{Gpu, Tensor};
 
@@ -25,7 +25,29 @@ pub fn folder(name: &str) -> PathBuf {
 }
 
 pub fn opened(name: &str) -> Pretrained {
-    open(folder(name), &OpenOptions::default()).unwrap()
+    reopened(name, &weights(name))
+}
+
+/// The weights of a folder, with a head that its library's class does not have.
+pub fn weights(name: &str) -> Tensors {
+    let mut tensors = checkpoint::read(folder(name).join("model.safetensors")).unwrap().tensors;
+    let expected = checkpoint::read(folder(name).join(WHOLE)).unwrap().tensors;
+    let head =
+        expected.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix("param/")?.to_owned(), tensor)));
+    tensors.extend(head);
+    tensors
+}
+
+/// Tensors beside the descriptions of a folder.
+pub fn reopened(name: &str, tensors: &Tensors) -> Pretrained {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "preprocessor_config.json"] {
+        if folder(name).join(file).exists() {
+            fs::copy(folder(name).join(file), copy.path().join(file)).unwrap();
+        }
+    }
+    checkpoint::write(copy.path().join("model.safetensors"), tensors, &BTreeMap::new()).unwrap();
+    open(copy.path(), &OpenOptions::default()).unwrap()
 }
 
 /// A model of exactly these tensors.
@@ -50,6 +72,8 @@ pub struct Reference {
     /// Pictures and classes, which lie with what all tokens give.
     pub images: HostTensor,
     pub labels: Vec<u32>,
+    /// A teacher's classes, for the second of two heads.
+    pub teacher: Option<Vec<u32>>,
     /// Of the blocks with random-LTD: `[step, sample, kept]`.
     pub kept: BTreeMap<usize, (Vec<usize>, Vec<u32>)>,
     pub pretrained: Pretrained,
@@ -59,8 +83,11 @@ impl Reference {
     pub fn read(name: &str, file: &str) -> Self {
         let bytes = |file: &str| fs::read(folder(name).join(file)).unwrap();
         let (whole, own) = (bytes(WHOLE), bytes(file));
-        let labels = SafeTensors::deserialize(&whole).unwrap().tensor("labels").unwrap().data().to_vec();
-        let labels: Vec<i64> = bytemuck::pod_collect_to_vec(&labels);
+        let classes = |name: &str| -> Option<Vec<u32>> {
+            let classes = SafeTensors::deserialize(&whole).unwrap().tensor(name).ok()?.data().to_vec();
+            let classes: Vec<i64> = bytemuck::pod_collect_to_vec(&classes);
+            Some(classes.into_iter().map(|class| class as u32).collect())
+        };
         let integers = SafeTensors::deserialize(&own).unwrap();
         let kept = integers.iter().filter(|(_, view)| view.dtype() == Dtype::I32).map(|(name, view)| {
             let block = name.strip_prefix("keep/").unwrap().parse().unwrap();
@@ -69,7 +96,8 @@ impl Reference {
         Reference {
             name: format!("{name}/{file}"),
             images: checkpoint::read_bytes(&whole, name).unwrap().get("images").unwrap().clone(),
-            labels: labels.into_iter().map(|label| label as u32).collect(),
+            labels: classes("labels").unwrap(),
+            teacher: classes("teacher_labels"),
             kept: kept.collect(),
             floats: checkpoint::read_bytes(&own, name).unwrap(),
             pretrained: opened(name),
@@ -85,12 +113,8 @@ impl Reference {
     pub fn opened(&self, prefix: &str, rest: Tensors) -> Tensors {
         let own = self.floats.tensors.iter();
         let own = own.filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone())));
-        let original = folder(self.name.split('/').next().unwrap());
-        let copy = tempfile::tempdir().unwrap();
-        fs::copy(original.join("config.json"), copy.path().join("config.json")).unwrap();
         let tensors = rest.into_iter().chain(own).collect();
-        checkpoint::write(copy.path().join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
-        open(copy.path(), &OpenOptions::default()).unwrap().checkpoint.tensors
+        reopened(self.name.split('/').next().unwrap(), &tensors).checkpoint.tensors
     }
 
     pub fn spans(&self, gpu: &Gpu, step: usize) -> Vec<Span<TokenIndices>> {
@@ -104,14 +128,23 @@ impl Reference {
         self.kept.iter().map(span).collect()
     }
 
-    /// Logits and loss of a step.
+    /// Logits and loss of a step; with a teacher, half the loss is each head's.
     pub fn forward(&self, model: &Vit, step: usize, mode: &Mode) -> (Tensor, Tensor) {
         let gpu = model.gpu();
         let images = Tensor::from_slice(gpu, &self.images.shape, &self.images.data).unwrap();
-        let labels = Tensor::from_slice(gpu, &[self.labels.len()], &self.labels).unwrap();
-        let logits = model.forward(&images, &self.spans(gpu, step), mode).unwrap();
-        let loss = cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap();
-        (logits, loss)
+        let loss = |logits: &Tensor, classes: &[u32]| {
+            let classes = Tensor::from_slice(gpu, &[classes.len()], classes).unwrap();
+            cross_entropy(logits, &classes, &CrossEntropy::default()).unwrap()
+        };
+        let features = model.features(&images, &self.spans(gpu, step), mode).unwrap();
+        let logits = model.classify(&features, mode).unwrap();
+        let Some(teacher) = &self.teacher else {
+            let loss = loss(&logits, &self.labels);
+            return (logits, loss);
+        };
+        let heads = model.classify_each(&features, mode).unwrap();
+        let both = ops::add(&loss(&heads[0], &self.labels), &loss(&heads[1], teacher)).unwrap();
+        (logits, ops::scale(&both, 0.5).unwrap())
     }
 }
 
@@ -187,8 +220,7 @@ pub fn check_half_precision(name: &str, file: &str) {
 pub fn check_steps(name: &str, file: &str) {
     const RATE: f32 = 1e-3;
     let reference = Reference::read(name, file);
-    let start = checkpoint::read(folder(name).join("model.safetensors")).unwrap().tensors;
-    let end = reference.opened("adamw/param/", start);
+    let end = reference.opened("adamw/param/", weights(name));
     let first = reference.opened("grad/", Tensors::new());
     for gpu in each_family() {
         let model = model(&gpu, &reference.pretrained);

@@ -38,11 +38,18 @@ pub struct VitConfig {
     pub mlp_ratio: f32,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
+    /// Where they have, whether k has: with rotary positions, DINOv3's has none.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub key_bias: bool,
     /// Whether the patch projection has a bias. timm's CLIP models, those with `pre_norm`, have none.
     #[serde(default = "yes")]
     pub patch_bias: bool,
     /// Whether there is a class token; without one `global_pool` must be the mean.
     pub class_token: bool,
+    /// Whether there is a distillation token behind the class token, and a head for each, as in distilled DeiTs. Logits are the mean
+    /// of both heads' in training too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub distilled: bool,
     /// Register tokens between class token and patches, timm's `reg_tokens`.
     #[serde(default)]
     pub reg_tokens: usize,
@@ -52,6 +59,9 @@ pub struct VitConfig {
     /// Whether register tokens come without positions, though the class token has one: transformers' `Dinov2WithRegisters`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_embed_reg: bool,
+    /// With rotary positions in the place of learned ones, as DINOv3 has them: the base of their periods, 100 there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_temperature: Option<f32>,
     /// Whether a norm, `norm_pre`, comes between the positions and the first block.
     #[serde(default)]
     pub pre_norm: bool,
@@ -145,11 +155,14 @@ impl VitConfig {
             num_heads,
             mlp_ratio: 4.0,
             qkv_bias: true,
+            key_bias: true,
             patch_bias: true,
             class_token: true,
+            distilled: false,
             reg_tokens: 0,
             no_embed_class: false,
             no_embed_reg: false,
+            rope_temperature: None,
             pre_norm: false,
             fc_norm: None,
             final_norm: true,
@@ -171,16 +184,21 @@ impl VitConfig {
         (self.img_size.0 / p) * (self.img_size.1 / p)
     }
 
-    /// Tokens before the patches: the class token and the registers.
+    /// Tokens before the patches: the class token, that of distillation and the registers.
     pub fn prefix_tokens(&self) -> usize {
-        usize::from(self.class_token) + self.reg_tokens
+        usize::from(self.class_token) + usize::from(self.distilled) + self.reg_tokens
     }
 
-    /// Tokens of the prefix that have a position: all, the class token alone, or none.
+    /// Learned positions: of patches and tokens before them, or none where they are rotary.
+    pub fn positions(&self) -> usize {
+        if self.rope_temperature.is_some() { 0 } else { self.prefix_positions().saturating_add(self.patches()) }
+    }
+
+    /// Tokens of the prefix that have a position: all, those before the registers, or none.
     pub fn prefix_positions(&self) -> usize {
         match (self.no_embed_class, self.no_embed_reg) {
             (true, _) => 0,
-            (false, true) => usize::from(self.class_token),
+            (false, true) => self.prefix_tokens() - self.reg_tokens,
             (false, false) => self.prefix_tokens(),
         }
     }
@@ -267,6 +285,26 @@ impl VitConfig {
         }
         if self.global_pool == Pool::TokenAvg && self.has_fc_norm() {
             return Err(Error::argument(OP, "fc_norm", "false where the head reads class token and mean", "true"));
+        }
+        let is_deit =
+            self.class_token && self.global_pool == Pool::Token && self.reg_tokens == 0 && !self.no_embed_class;
+        if self.distilled && !is_deit {
+            let expected =
+                "false where the heads read anything but class token and distillation token of a plain prefix";
+            return Err(Error::argument(OP, "distilled", expected, true));
+        }
+        if !self.key_bias && self.rope_temperature.is_none() {
+            // Where nothing turns keys, their bias has no effect.
+            return Err(Error::argument(OP, "key_bias", "true, but where positions are rotary", false));
+        }
+        if let Some(base) = self.rope_temperature {
+            if !(base.is_finite() && base >= 1.0) {
+                return Err(Error::argument(OP, "rope_temperature", "at least 1", base));
+            }
+            if !(self.embed_dim / self.num_heads).is_multiple_of(4) {
+                let expected = "one whose heads are a multiple of 4 wide, where positions are rotary";
+                return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
+            }
         }
         if self.reg_tokens > 1 << 12 {
             return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));

@@ -1,7 +1,7 @@
 //! What becomes of the tokens behind the last block.
 
-use super::{Pool, VitConfig};
-use crate::error::Result;
+use super::config::{Pool, VitConfig};
+use crate::error::{Error, Result};
 use crate::nn::{Block, Init, LayerNorm, Linear, Mode};
 use crate::ops;
 use crate::shape::DType;
@@ -12,6 +12,8 @@ pub(super) struct Readout {
     /// `norm`, or `fc_norm` behind the pooling.
     norm: Option<LayerNorm>,
     head: Linear,
+    /// That of the distillation token.
+    head_dist: Option<Linear>,
 }
 
 impl Readout {
@@ -21,27 +23,41 @@ impl Readout {
         let norm = || LayerNorm::new(init.at(norm_name), config.embed_dim, config.eps);
         let norm = config.final_norm.then(norm).transpose()?;
         let head = Linear::new(init.at("head"), config.head_inputs(), config.num_classes, true)?;
-        Ok(Readout { norm, head })
+        let head_dist = || Linear::new(init.at("head_dist"), config.embed_dim, config.num_classes, true);
+        let head_dist = config.distilled.then(head_dist).transpose()?;
+        Ok(Readout { norm, head, head_dist })
     }
 
     /// `f32[B, T, C]` or `f32[B, R, C]` to logits, `f32[B, V]`.
     pub(super) fn forward(&self, x: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Tensor> {
-        let last_layer = Block::layers_below(config.depth);
-        self.head.forward(&mode.dropout(self.pool(x, config)?, config.drop_rate, last_layer)?)
+        match self.each(x, config, mode)?.as_slice() {
+            [class, distilled] => ops::scale(&ops::add(class, distilled)?, 0.5),
+            only => only.first().cloned().ok_or_else(|| Error::argument("ViT", "heads", "one or two", only.len())),
+        }
+    }
+
+    /// The same of each head.
+    pub(super) fn each(&self, x: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Vec<Tensor>> {
+        let dropped = |x| mode.dropout(x, config.drop_rate, Block::layers_below(config.depth));
+        let Some(head_dist) = &self.head_dist else {
+            return Ok(vec![self.head.forward(&dropped(self.pool(x, config)?)?)?]);
+        };
+        let tokens = dropped(self.norm(&ops::slice_tokens(x, 0..2)?)?)?;
+        let of = |token: usize, head: &Linear| head.forward(&token_at(&tokens, token)?);
+        Ok(vec![of(0, &self.head)?, of(1, head_dist)?])
     }
 
     /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming
     /// the class token alone after taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
     fn pool(&self, x: &Tensor, config: &VitConfig) -> Result<Tensor> {
-        let (batch, first_patch) = (x.dims()[0], config.prefix_tokens());
-        let class = |x: &Tensor| ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, config.embed_dim]);
+        let first_patch = config.prefix_tokens();
         match config.global_pool {
-            Pool::Token => self.norm(&class(x)?),
+            Pool::Token => self.norm(&token_at(x, 0)?),
             Pool::Avg if config.has_fc_norm() => self.norm(&ops::mean_tokens(x, first_patch)?),
             Pool::Avg => ops::mean_tokens(&self.norm(x)?, first_patch),
             Pool::TokenAvg => {
                 let x = self.norm(x)?;
-                ops::concat(&[&class(&x)?, &ops::mean_tokens(&x, first_patch)?], 1)
+                ops::concat(&[&token_at(&x, 0)?, &ops::mean_tokens(&x, first_patch)?], 1)
             }
         }
     }
@@ -49,4 +65,9 @@ impl Readout {
     fn norm(&self, x: &Tensor) -> Result<Tensor> {
         self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x, DType::F32))
     }
+}
+
+/// A token of each sample: of `f32[B, T, C]`, `f32[B, C]`.
+fn token_at(x: &Tensor, token: usize) -> Result<Tensor> {
+    ops::reshape(&ops::slice_tokens(x, token..token + 1)?, &[x.dims()[0], x.shape().last()])
 }

@@ -11,6 +11,20 @@ const BY_TANH: [&str; 5] = [
     "giantopt_patch16_siglip_",
 ];
 
+/// The base of the periods of DINOv3's rotary positions, and whether there are such. Other models of timm's have them of other kinds.
+pub(super) fn rope_temperature(architecture: &str) -> Option<f32> {
+    is_dinov3(architecture).then_some(100.0)
+}
+
+/// The eps of norms, where it is another than most models'.
+pub(super) fn eps(architecture: &str) -> Option<f32> {
+    is_dinov3(architecture).then_some(1e-5)
+}
+
+fn is_dinov3(architecture: &str) -> bool {
+    architecture.starts_with("vit_") && architecture.contains("_dinov3")
+}
+
 /// The MLP's activation.
 pub(super) fn activation(architecture: &str) -> Gelu {
     if architecture.contains("_quickgelu_") {

@@ -13,6 +13,7 @@ use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Storage, download};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
+use crate::ops::Gelu;
 
 /// What an export says beside the weights.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +45,7 @@ impl ExportOptions<'_> {
 /// Writes `model` as a folder that transformers loads: `ViTForImageClassification.from_pretrained(folder)`, and
 /// `AutoImageProcessor` for its pictures. A model with layer scale is one for `Dinov2ForImageClassification`, with registers for
 /// `Dinov2WithRegistersForImageClassification`, one with a first norm for `CLIPForImageClassification`, one without a class token for
-/// `SiglipForImageClassification`: a head that reads the class token alone, or the mean, gets zeros for the other,
+/// `SiglipForImageClassification`, one with rotary positions for `DINOv3ViTModel` (which ignores the head beside it), a distilled one for `DeiTForImageClassificationWithTeacher`: a head that reads the class token alone, or the mean, gets zeros for the other,
 /// and a position of registers is added to them. The mask token of pretraining, which those have too, is 0.
 ///
 /// The folder is written beside its place, and then takes it. If there is an export already, that is first renamed to
@@ -63,13 +64,14 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct()))?;
     let mut tensors = download(model.parameters())?;
     match family {
-        Family::Vit => {}
+        Family::Vit | Family::Deit | Family::Dinov3 => {}
         Family::Dinov2 | Family::Dinov2WithRegisters => layouts::to_dinov2(&mut tensors, config)?,
         Family::Clip | Family::Siglip => layouts::to_tower(&mut tensors, config)?,
     }
     let mut tensors = family.renaming().to_theirs(tensors)?;
-    if family.is_dinov2() {
-        let mask = HostTensor { shape: vec![1, config.embed_dim], data: vec![0.0; config.embed_dim] };
+    if family.is_dinov2() || family == Family::Dinov3 {
+        let shape = if family.is_dinov2() { vec![1, config.embed_dim] } else { vec![1, 1, config.embed_dim] };
+        let mask = HostTensor { shape, data: vec![0.0; config.embed_dim] };
         tensors.insert(format!("{}embeddings.mask_token", family.renaming().place), mask);
     }
     let contents = Folder {
@@ -89,16 +91,21 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 /// values there, and a warning in the log says so.
 ///
 /// # Errors
-/// As [`export_hf`]; the one model that timm cannot express is one whose head reads both class token and mean.
+/// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, and rotary positions in a model that is
+/// otherwise not as DINOv3.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     if model.config().global_pool == Pool::TokenAvg {
         let expected = "class token or mean, which timm's heads read: export it for transformers";
         return Err(Error::argument("export_timm", "global_pool", expected, "both"));
     }
+    expect_eva(model.config())?;
     let names = options.names(model.config())?;
     let mut tensors = download(model.parameters())?;
     let config = &layouts::to_timm(&mut tensors, model.config())?;
     let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
+    if config.rope_temperature.is_some() {
+        layouts::to_dinov3(&mut tensors);
+    }
     let timm = TimmConfig::new(config, &names, options.crop_pct());
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
@@ -113,23 +120,51 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     contents.write(folder)
 }
 
+/// Whether timm's class for rotary positions, which has fewer arguments than its ViT, has what the model is made of.
+fn expect_eva(config: &VitConfig) -> Result<()> {
+    let parts = [
+        ("key_bias", config.qkv_bias && config.key_bias),
+        ("pre_norm", config.pre_norm),
+        ("final_norm", !config.final_norm),
+        ("patch_bias", !config.patch_bias),
+        ("act_layer", config.act_layer != Gelu::Erf),
+        ("init_values", config.init_values.is_none()),
+        ("distilled", config.distilled),
+    ];
+    match parts.into_iter().find(|(_, differs)| config.rope_temperature.is_some() && *differs) {
+        Some((name, _)) => {
+            let expected = "as in DINOv3, since timm's class for rotary positions has nothing else";
+            Err(Error::argument("export_timm", name, expected, "another setting"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The model of transformers that computes what this one does: with layer scale a Dinov2, whose tokens, positions and head
 /// [`layouts::to_dinov2`] brings about; with a first norm CLIP's tower, without a class token SigLIP's.
 fn family(config: &VitConfig) -> Result<Family> {
     let family = match config {
+        VitConfig { rope_temperature: Some(_), .. } => Family::Dinov3,
         VitConfig { init_values: Some(_), reg_tokens: 0, .. } => Family::Dinov2,
         VitConfig { init_values: Some(_), .. } => Family::Dinov2WithRegisters,
         VitConfig { pre_norm: true, .. } => Family::Clip,
         VitConfig { class_token: false, .. } => Family::Siglip,
+        VitConfig { distilled: true, .. } => Family::Deit,
         _ => Family::Vit,
     };
     let is_tower = matches!(family, Family::Clip | Family::Siglip);
+    let is_dinov3 = family == Family::Dinov3;
+    let has_registers = family.is_dinov2() || is_dinov3;
     let pool = if is_tower { Pool::Avg } else { Pool::Token };
     let parts = [
+        ("init_values", is_dinov3 && config.init_values.is_none()),
+        ("act_layer", is_dinov3 && config.act_layer != Gelu::Erf),
+        ("key_bias", config.qkv_bias && config.key_bias == is_dinov3),
         ("global_pool", !family.is_dinov2() && config.global_pool != pool),
         ("class_token", config.class_token == (family == Family::Siglip)),
-        ("reg_tokens", !family.is_dinov2() && config.reg_tokens > 0),
-        ("no_embed_class", !family.is_dinov2() && config.no_embed_class && config.class_token),
+        ("distilled", config.distilled != (family == Family::Deit)),
+        ("reg_tokens", !has_registers && config.reg_tokens > 0),
+        ("no_embed_class", !has_registers && config.no_embed_class && config.class_token),
         ("pre_norm", config.pre_norm != (family == Family::Clip)),
         ("fc_norm", config.has_fc_norm()),
         ("final_norm", config.final_norm == (family == Family::Clip)),

@@ -79,6 +79,16 @@ enum HfOwn {
         hidden_dropout_prob: f32,
         attention_probs_dropout_prob: f32,
     },
+    Dinov3 {
+        intermediate_size: usize,
+        layerscale_value: f32,
+        num_register_tokens: usize,
+        rope_theta: f32,
+        query_bias: bool,
+        key_bias: bool,
+        value_bias: bool,
+        use_gated_mlp: bool,
+    },
     Tower {
         model_type: &'static str,
         intermediate_size: usize,
@@ -94,7 +104,7 @@ impl HfOwn {
         let (intermediate_size, qkv_bias) = (config.hidden(), config.qkv_bias);
         let (hidden_dropout_prob, attention_probs_dropout_prob) = (0.0, 0.0);
         match family {
-            Family::Vit => {
+            Family::Vit | Family::Deit => {
                 HfOwn::Vit { intermediate_size, qkv_bias, hidden_dropout_prob, attention_probs_dropout_prob }
             }
             Family::Dinov2 | Family::Dinov2WithRegisters => HfOwn::Dinov2 {
@@ -105,6 +115,16 @@ impl HfOwn {
                 qkv_bias,
                 hidden_dropout_prob,
                 attention_probs_dropout_prob,
+            },
+            Family::Dinov3 => HfOwn::Dinov3 {
+                intermediate_size,
+                layerscale_value: config.init_values.unwrap_or(1.0),
+                num_register_tokens: config.reg_tokens,
+                rope_theta: config.rope_temperature.unwrap_or(100.0),
+                query_bias: config.qkv_bias,
+                key_bias: false,
+                value_bias: config.qkv_bias,
+                use_gated_mlp: false,
             },
             Family::Clip => HfOwn::Tower {
                 model_type: "clip_vision_model",
@@ -141,8 +161,10 @@ impl<'a> HfConfig<'a> {
         };
         let (model_type, place) = match family {
             Family::Vit => ("vit", HfPlace::Alone(sizes)),
+            Family::Deit => ("deit", HfPlace::Alone(sizes)),
             Family::Dinov2 => ("dinov2", HfPlace::Alone(sizes)),
             Family::Dinov2WithRegisters => ("dinov2_with_registers", HfPlace::Alone(sizes)),
+            Family::Dinov3 => ("dinov3_vit", HfPlace::Alone(sizes)),
             Family::Clip => ("clip", HfPlace::Tower { vision_config: sizes }),
             Family::Siglip => ("siglip", HfPlace::Tower { vision_config: sizes }),
         };
@@ -190,17 +212,19 @@ impl HfPreprocessor {
         let sides = BTreeMap::from([("height", height), ("width", width)]);
         let (image_processor_type, is_cropped) = match family {
             Family::Vit => ("ViTImageProcessor", false),
+            Family::Deit => ("DeiTImageProcessor", true),
             Family::Dinov2 | Family::Dinov2WithRegisters => ("BitImageProcessor", true),
+            Family::Dinov3 => ("DINOv3ViTImageProcessor", false),
             Family::Clip => ("CLIPImageProcessor", true),
             Family::Siglip => ("SiglipImageProcessor", false),
         };
-        let (size, crop) = if is_cropped {
-            let short = (height.min(width) as f64 / crop_pct).round() as usize;
-            let crop = HfCrop { do_center_crop: true, crop_size: sides };
-            (BTreeMap::from([("shortest_edge", short)]), Some(crop))
-        } else {
-            (sides, None)
+        let whole = |side: usize| (side as f64 / crop_pct).round() as usize;
+        let size = match family {
+            Family::Deit => BTreeMap::from([("height", whole(height)), ("width", whole(width))]),
+            _ if is_cropped => BTreeMap::from([("shortest_edge", whole(height.min(width)))]),
+            _ => sides.clone(),
         };
+        let crop = is_cropped.then_some(HfCrop { do_center_crop: true, crop_size: sides });
         HfPreprocessor {
             image_processor_type,
             do_resize: true,

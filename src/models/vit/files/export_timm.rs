@@ -13,8 +13,52 @@ pub(super) struct TimmConfig<'a> {
     num_features: usize,
     global_pool: &'static str,
     label_names: &'a [String],
-    model_args: TimmArgs,
+    model_args: Args,
     pretrained_cfg: TimmPretrained,
+}
+
+/// Of which class.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Args {
+    Vit(TimmArgs),
+    Eva(EvaArgs),
+}
+
+/// Arguments of timm's `Eva`, which its DINOv3 are of.
+#[derive(Serialize)]
+struct EvaArgs {
+    img_size: [usize; 2],
+    patch_size: usize,
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    mlp_ratio: f64,
+    class_token: bool,
+    num_reg_tokens: usize,
+    use_fc_norm: bool,
+    init_values: Option<f32>,
+    rope_temperature: Option<f32>,
+    global_pool: &'static str,
+}
+
+impl EvaArgs {
+    fn new(config: &VitConfig, global_pool: &'static str) -> Self {
+        EvaArgs {
+            img_size: config.img_size.into(),
+            patch_size: config.patch_size,
+            embed_dim: config.embed_dim,
+            depth: config.depth,
+            num_heads: config.num_heads,
+            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+            class_token: config.class_token,
+            num_reg_tokens: config.reg_tokens,
+            use_fc_norm: config.has_fc_norm(),
+            init_values: config.init_values,
+            rope_temperature: config.rope_temperature,
+            global_pool,
+        }
+    }
 }
 
 /// Arguments of timm's `VisionTransformer`, all that may differ from the architecture named.
@@ -41,6 +85,33 @@ struct TimmArgs {
     global_pool: &'static str,
 }
 
+impl TimmArgs {
+    fn new(config: &VitConfig, global_pool: &'static str) -> Self {
+        TimmArgs {
+            img_size: config.img_size.into(),
+            patch_size: config.patch_size,
+            embed_dim: config.embed_dim,
+            depth: config.depth,
+            num_heads: config.num_heads,
+            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+            qkv_bias: config.qkv_bias,
+            class_token: config.class_token,
+            no_embed_class: config.no_embed_class,
+            reg_tokens: config.reg_tokens,
+            pre_norm: config.pre_norm,
+            fc_norm: config.has_fc_norm(),
+            final_norm: (!config.final_norm).then_some(false),
+            act_layer: match config.act_layer {
+                Gelu::Erf => None,
+                Gelu::Tanh => Some("gelu_tanh"),
+                Gelu::Quick => Some("quick_gelu"),
+            },
+            init_values: config.init_values,
+            global_pool,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct TimmPretrained {
     input_size: [usize; 3],
@@ -52,12 +123,23 @@ struct TimmPretrained {
     mean: [f32; 3],
     std: [f32; 3],
     first_conv: &'static str,
-    classifier: &'static str,
+    classifier: Classifier,
+}
+
+/// A name or several.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Classifier {
+    One(&'static str),
+    Two([&'static str; 2]),
 }
 
 /// Architectures of timm's whose settings are all overridden by the arguments, but for eps.
 const PLAIN: &str = "vit_base_patch16_224";
 const WITH_FIRST_NORM: &str = "vit_base_patch16_clip_224";
+const ROTARY: &str = "vit_small_patch16_dinov3";
+const ROTARY_WITH_BIASES: &str = "vit_small_patch16_dinov3_qkvb";
+const DISTILLED: &str = "deit_base_distilled_patch16_224";
 
 impl<'a> TimmConfig<'a> {
     pub(super) fn new(config: &VitConfig, names: &'a [String], crop_pct: f64) -> Self {
@@ -67,32 +149,21 @@ impl<'a> TimmConfig<'a> {
             Pool::Token | Pool::TokenAvg => "token",
         };
         TimmConfig {
-            architecture: if config.pre_norm { WITH_FIRST_NORM } else { PLAIN },
+            architecture: match config {
+                VitConfig { rope_temperature: Some(_), qkv_bias: true, .. } => ROTARY_WITH_BIASES,
+                VitConfig { rope_temperature: Some(_), .. } => ROTARY,
+                VitConfig { distilled: true, .. } => DISTILLED,
+                VitConfig { pre_norm: true, .. } => WITH_FIRST_NORM,
+                _ => PLAIN,
+            },
             num_classes: config.num_classes,
             num_features: config.embed_dim,
             global_pool,
             label_names: names,
-            model_args: TimmArgs {
-                img_size: [height, width],
-                patch_size: config.patch_size,
-                embed_dim: config.embed_dim,
-                depth: config.depth,
-                num_heads: config.num_heads,
-                mlp_ratio: ratio(config.hidden(), config.embed_dim),
-                qkv_bias: config.qkv_bias,
-                class_token: config.class_token,
-                no_embed_class: config.no_embed_class,
-                reg_tokens: config.reg_tokens,
-                pre_norm: config.pre_norm,
-                fc_norm: config.has_fc_norm(),
-                final_norm: (!config.final_norm).then_some(false),
-                act_layer: match config.act_layer {
-                    Gelu::Erf => None,
-                    Gelu::Tanh => Some("gelu_tanh"),
-                    Gelu::Quick => Some("quick_gelu"),
-                },
-                init_values: config.init_values,
-                global_pool,
+            model_args: if config.rope_temperature.is_some() {
+                Args::Eva(EvaArgs::new(config, global_pool))
+            } else {
+                Args::Vit(TimmArgs::new(config, global_pool))
             },
             pretrained_cfg: TimmPretrained {
                 input_size: [3, height, width],
@@ -104,14 +175,18 @@ impl<'a> TimmConfig<'a> {
                 mean: config.normalize.mean,
                 std: config.normalize.std,
                 first_conv: "patch_embed.proj",
-                classifier: "head",
+                classifier: if config.distilled {
+                    Classifier::Two(["head", "head_dist"])
+                } else {
+                    Classifier::One("head")
+                },
             },
         }
     }
 
     /// What timm's norms of this architecture have.
     pub(super) fn eps(&self) -> f32 {
-        if self.model_args.pre_norm { 1e-5 } else { 1e-6 }
+        if [WITH_FIRST_NORM, ROTARY, ROTARY_WITH_BIASES].contains(&self.architecture) { 1e-5 } else { 1e-6 }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ops::{Gelu, Normalize};
 pub(super) const BICUBIC: u32 = 3;
 
 /// Values of transformers' `model_type` whose tensors are looked at.
-pub(super) const MODEL_TYPES: [&str; 9] = [
+pub(super) const MODEL_TYPES: [&str; 10] = [
     "vit",
     "deit",
     "dinov2",
@@ -26,6 +26,7 @@ pub(super) const MODEL_TYPES: [&str; 9] = [
     "clip_vision_model",
     "siglip",
     "siglip_vision_model",
+    "dinov3_vit",
     "timm_wrapper",
 ];
 
@@ -46,6 +47,7 @@ struct HfConfig {
     use_swiglu_ffn: bool,
     num_register_tokens: Option<usize>,
     vision_config: Option<Box<HfConfig>>,
+    rope_theta: Option<f32>,
 }
 
 /// Heads of transformers' ViTs where their file does not say, whatever the width.
@@ -55,7 +57,7 @@ const HF_HEADS: usize = 12;
 /// as what its library calls the pooled output, the class token after the last norm.
 fn defaults(family: Family, has_head: bool) -> Hints {
     match family {
-        Family::Vit => Hints { eps: Some(1e-12), ..Hints::default() },
+        Family::Vit | Family::Deit => Hints { eps: Some(1e-12), ..Hints::default() },
         Family::Dinov2 | Family::Dinov2WithRegisters => Hints {
             eps: Some(1e-6),
             global_pool: Some(Pool::TokenAvg),
@@ -68,6 +70,13 @@ fn defaults(family: Family, has_head: bool) -> Hints {
             act_layer: Some(Gelu::Quick),
             global_pool: Some(if has_head { Pool::Avg } else { Pool::Token }),
             final_norm: Some(!has_head),
+            ..Hints::default()
+        },
+        Family::Dinov3 => Hints {
+            eps: Some(1e-5),
+            global_pool: Some(Pool::Token),
+            init_values: Some(1.0),
+            rope_temperature: Some(100.0),
             ..Hints::default()
         },
         Family::Siglip => {
@@ -105,6 +114,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
             eps: config.layer_norm_eps.or(defaults.eps),
             act_layer: config.hidden_act.map(|act| act.0).or(defaults.act_layer),
             init_values: config.layerscale_value.or(defaults.init_values),
+            rope_temperature: defaults.rope_temperature.map(|base| config.rope_theta.unwrap_or(base)),
             img_size: config.image_size.map(|side| (side.height, side.width)),
             is_published: true,
             ..defaults

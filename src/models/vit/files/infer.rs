@@ -16,6 +16,8 @@ pub(super) struct Hints {
     pub(super) no_embed_reg: bool,
     pub(super) init_values: Option<f32>,
     pub(super) act_layer: Option<Gelu>,
+    /// With rotary positions, which no tensor tells of.
+    pub(super) rope_temperature: Option<f32>,
     /// Whether there is a last norm, where that is told.
     pub(super) final_norm: Option<bool>,
     pub(super) normalize: Option<Normalize>,
@@ -31,21 +33,24 @@ const LAYERS: [&str; 6] = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1",
 /// Layer scale of a block's two halves.
 const SCALES: [&str; 2] = ["ls1.gamma", "ls2.gamma"];
 
+/// Biases of queries and values where keys have none.
+const BIASES: [&str; 2] = ["attn.q_bias", "attn.v_bias"];
+
 /// What timm's layer scale begins with, where nothing tells.
 const INIT_VALUES: f32 = 1e-5;
 
 /// Layers outside the blocks.
-const OUTER_LAYERS: [&str; 5] = ["patch_embed.proj", "norm_pre", "norm", "fc_norm", "head"];
+const OUTER_LAYERS: [&str; 6] = ["patch_embed.proj", "norm_pre", "norm", "fc_norm", "head", "head_dist"];
 
 /// Tensors that are not layers.
-const TOKENS: [&str; 3] = ["cls_token", "reg_token", "pos_embed"];
+const TOKENS: [&str; 4] = ["cls_token", "dist_token", "reg_token", "pos_embed"];
 
 /// Beginnings of names that change nothing: a head's hidden layer of the first ViTs, which timm drops too, and a token of
 /// pretraining.
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
 /// Parts of names, and what has such parts, see [`Known::refused`].
-pub(super) const REFUSED: [(&str, &str); 29] = [
+pub(super) const REFUSED: [(&str, &str); 26] = [
     ("word_embeddings", "a language model"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
     ("encoder.layers.encoder_layer_*", "torchvision's Vision Transformer, whose names are its own"),
@@ -53,10 +58,6 @@ pub(super) const REFUSED: [(&str, &str); 29] = [
     ("stages.0", "a network in stages"),
     ("decoder_blocks", "the decoder of a masked autoencoder"),
     ("decoder", "a decoder"),
-    ("dist_token", "a distillation token"),
-    ("distillation_token", "a distillation token"),
-    ("head_dist", "a distillation token"),
-    ("distillation_classifier", "a distillation token"),
     ("gamma_*", "layer scale of another model than timm's ViT, such as BEiT or DINOv3"),
     ("lambda_*", "layer scale of another model than transformers' Dinov2, such as BEiT"),
     ("lambda1", "layer scale of another model than transformers' Dinov2, such as DINOv3"),
@@ -67,10 +68,11 @@ pub(super) const REFUSED: [(&str, &str); 29] = [
     ("fc1_*", "a gated MLP (SwiGLU)"),
     ("w12", "a gated MLP (SwiGLU)"),
     ("weights_in", "a gated MLP (SwiGLU)"),
+    ("gate_proj", "a gated MLP (SwiGLU)"),
     ("attn_pool", "attention pooling"),
     ("rel_pos*", "relative positions"),
     ("relative_position*", "relative positions"),
-    ("rope*", "rotary positions"),
+    ("rope*", "rotary positions of another kind than DINOv3's"),
     ("patch_embed.backbone", "a convolutional stem"),
     ("patch_embed.norm", "a norm after the patch projection"),
     ("attns", "parallel layers in a block"),
@@ -80,6 +82,9 @@ pub(super) const REFUSED: [(&str, &str); 29] = [
 /// What timm's Vision Transformers are made of.
 const KNOWN: Known =
     Known { is_known, refused: &REFUSED, otherwise: "a part that is none of timm's plain Vision Transformer" };
+
+/// Learned positions.
+const POSITIONS: &str = "pos_embed";
 
 /// Before a block's number.
 const BLOCKS: &str = "blocks.";
@@ -115,14 +120,18 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let natural = if has_fc_norm || !class_token { Pool::Avg } else { Pool::Token };
     let global_pool = hints.global_pool.unwrap_or(natural);
     let pre_norm = has("norm_pre.weight");
+    let has_no_key_bias = has("blocks.0.attn.q_bias");
     let is_scaled =
         checkpoint.tensors.keys().any(|name| in_block(BLOCKS, name).is_some_and(|(_, rest)| is_scale(rest)));
     let mut config = VitConfig {
         patch_size,
         mlp_ratio: ratio(hidden, embed_dim),
-        qkv_bias: has("blocks.0.attn.qkv.bias"),
+        qkv_bias: has("blocks.0.attn.qkv.bias") || has_no_key_bias,
+        key_bias: !has_no_key_bias,
+        rope_temperature: hints.rope_temperature,
         patch_bias: has("patch_embed.proj.bias"),
         class_token,
+        distilled: has("dist_token"),
         reg_tokens: registers(checkpoint, embed_dim)?,
         no_embed_reg: hints.no_embed_reg,
         init_values: is_scaled.then(|| hints.init_values.unwrap_or(INIT_VALUES)),
@@ -140,7 +149,21 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     }
     let head_inputs = config.head_inputs();
     config.num_classes = if has("head.weight") { rows(checkpoint, "head.weight", head_inputs)? } else { 1 };
-    (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
+    if has("head.weight") && config.distilled {
+        let (name, classes) = ("head_dist.weight", config.num_classes);
+        if rows(checkpoint, name, config.embed_dim)? != classes {
+            return Err(fault(name, format!("is of another number of classes than head.weight, {classes}")));
+        }
+    }
+    if config.rope_temperature.is_some() {
+        let untold = "is no part of it, and nothing else tells the size of its pictures: tell it (trained_on)";
+        config.img_size = hints.img_size.ok_or_else(|| fault(POSITIONS, untold))?;
+        if has(POSITIONS) {
+            return Err(fault(POSITIONS, "is there beside rotary positions, which is not computed here"));
+        }
+    } else {
+        (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
+    }
     config.check()?;
     check_sizes(checkpoint, &config)?;
     Ok(config)
@@ -152,11 +175,10 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
 /// [`crate::Error::Parameter`] naming the first that is not.
 pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result<()> {
     let (width, hidden, patch) = (config.embed_dim, config.hidden(), config.patch_size);
-    let positions = config.prefix_positions().saturating_add(config.patches());
-    let outer = [
-        ("patch_embed.proj.weight".to_owned(), vec![width, 3, patch, patch]),
-        ("pos_embed".to_owned(), vec![1, positions, width]),
-    ];
+    let positions = Some(config.positions()).filter(|&count| count > 0);
+    let positions = positions.map(|count| (POSITIONS.to_owned(), vec![1, count, width]));
+    let patches = ("patch_embed.proj.weight".to_owned(), vec![width, 3, patch, patch]);
+    let outer = std::iter::once(patches).chain(positions);
     let in_block = |i: usize| {
         [
             ("norm1.weight", vec![width]),
@@ -170,7 +192,7 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
         .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))
         .map(move |(tensor, shape)| (format!("{BLOCKS}{i}.{tensor}"), shape))
     };
-    check_shapes(checkpoint, outer.into_iter().chain((0..config.depth).flat_map(in_block)))
+    check_shapes(checkpoint, outer.chain((0..config.depth).flat_map(in_block)))
 }
 
 /// F / C such that [`VitConfig::hidden`] is F again.
@@ -183,7 +205,8 @@ fn is_known(name: &str) -> bool {
     TOKENS.contains(&name)
         || is_of_layer(&OUTER_LAYERS, name)
         || HARMLESS.iter().any(|start| name.starts_with(start))
-        || in_block(BLOCKS, name).is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest) || is_scale(rest))
+        || in_block(BLOCKS, name)
+            .is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest) || is_scale(rest) || BIASES.contains(&rest))
 }
 
 /// Whether a block's tensor is one of layer scale.
@@ -231,7 +254,7 @@ fn heads(width: usize, hints: &Hints) -> Result<usize> {
 
 /// The image size, and whether the prefix has no positions.
 fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)>) -> Result<((usize, usize), bool)> {
-    const NAME: &str = "pos_embed";
+    const NAME: &str = POSITIONS;
     let &[1, positions, _] = checkpoint.get(NAME)?.shape.as_slice() else {
         return Err(fault(NAME, format!("is {:?}, expected [1, T, C]", checkpoint.get(NAME)?.shape)));
     };

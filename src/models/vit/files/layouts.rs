@@ -3,11 +3,39 @@
 use std::collections::BTreeMap;
 
 use super::infer::Hints;
-use crate::checkpoint::{HostTensor, fault};
+use crate::checkpoint::{Checkpoint, HostTensor, fault};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 
 type Tensors = BTreeMap<String, HostTensor>;
+
+/// Layer scale, as timm's Eva calls it, of which its DINOv3 are, and as its ViT does.
+const SCALES: [(&str, &str); 2] = [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")];
+
+/// Gives the layer scales of timm's DINOv3 the names that they have in its ViTs.
+pub(super) fn from_dinov3(tensors: &mut Tensors) {
+    rename_ends(tensors, SCALES);
+}
+
+/// What transformers has called `model.layer` in memory since its version 5 is `layer` in its files.
+pub(super) fn without_inner_model(mut checkpoint: Checkpoint) -> Checkpoint {
+    let outer = |name: String| name.strip_prefix("model.").map_or(name.clone(), str::to_owned);
+    checkpoint.tensors = checkpoint.tensors.into_iter().map(|(name, tensor)| (outer(name), tensor)).collect();
+    checkpoint
+}
+
+/// The way back.
+pub(super) fn to_dinov3(tensors: &mut Tensors) {
+    rename_ends(tensors, SCALES.map(|(theirs, ours)| (ours, theirs)));
+}
+
+fn rename_ends(tensors: &mut Tensors, ends: [(&str, &str); 2]) {
+    let renamed = std::mem::take(tensors).into_iter().map(|(name, tensor)| {
+        let new = ends.iter().find_map(|(from, to)| Some(format!("{}{to}", name.strip_suffix(from)?)));
+        (new.unwrap_or(name), tensor)
+    });
+    *tensors = renamed.collect();
+}
 
 /// Makes tensors of transformers' that have timm's names already those of timm's model: what CLIP and SigLIP store without an axis
 /// of one gets it, and a last norm that is not computed with is left out.
@@ -18,9 +46,20 @@ pub(super) fn from_transformers(tensors: &mut Tensors, hints: &Hints) {
             tensor.shape.splice(0..0, vec![1; missing]);
         }
     }
+    without_distillation(tensors);
     if hints.final_norm == Some(false) && tensors.remove("norm.weight").is_some() {
         tensors.remove("norm.bias");
         log::info!("post_layernorm, behind which no classifier of transformers reads, is left out");
+    }
+}
+
+/// Where only the class token is read, as by `DeiTForImageClassification`, a distillation token is a register.
+fn without_distillation(tensors: &mut Tensors) {
+    if tensors.contains_key("head.weight")
+        && !tensors.contains_key("head_dist.weight")
+        && let Some(token) = tensors.remove("dist_token")
+    {
+        tensors.insert("reg_token".to_owned(), token);
     }
 }
 

@@ -7,12 +7,16 @@ use crate::checkpoint::{Checkpoint, Renaming};
 /// Models of transformers, each with names and a function of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
-    /// transformers' `ViT` and `DeiT`.
+    /// transformers' `ViT`.
     Vit,
+    /// transformers' `DeiT`, which has a distillation token.
+    Deit,
     /// transformers' `Dinov2`.
     Dinov2,
     /// transformers' `Dinov2WithRegisters`.
     Dinov2WithRegisters,
+    /// transformers' `DINOv3ViT`.
+    Dinov3,
     /// The tower of pictures of transformers' `CLIP`.
     Clip,
     /// The same of its `Siglip`.
@@ -24,12 +28,17 @@ impl Family {
     pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
         let names = || checkpoint.tensors.keys().chain(checkpoint.skipped.keys());
         let is_of_a_dinov2 = |name: &String| name.starts_with(DINOV2.blocks.0) && name.contains(".layer_scale1.");
+        if names().any(|name| name == DINOV3_PATCHES.0) {
+            return Some(Family::Dinov3);
+        }
         if names().any(|name| name == CLIP_PATCHES) {
             return Some(if names().any(|name| name == CLIP_TOKEN.0) { Family::Clip } else { Family::Siglip });
         }
         let is_theirs = names().any(|name| name.starts_with("embeddings.patch_embeddings."));
         is_theirs.then(|| {
-            if !names().any(is_of_a_dinov2) {
+            if names().any(|name| name == DISTILLATION.0) {
+                Family::Deit
+            } else if !names().any(is_of_a_dinov2) {
                 Family::Vit
             } else if names().any(|name| name == REGISTERS.0) {
                 Family::Dinov2WithRegisters
@@ -43,8 +52,10 @@ impl Family {
     pub(super) fn renaming(self) -> &'static Renaming {
         match self {
             Family::Vit => &VIT,
+            Family::Deit => &DEIT,
             Family::Dinov2 => &DINOV2,
             Family::Dinov2WithRegisters => &DINOV2_WITH_REGISTERS,
+            Family::Dinov3 => &DINOV3,
             Family::Clip => &CLIP,
             Family::Siglip => &SIGLIP,
         }
@@ -54,8 +65,10 @@ impl Family {
     pub(super) fn architecture(self) -> &'static str {
         match self {
             Family::Vit => "ViTForImageClassification",
+            Family::Deit => "DeiTForImageClassificationWithTeacher",
             Family::Dinov2 => "Dinov2ForImageClassification",
             Family::Dinov2WithRegisters => "Dinov2WithRegistersForImageClassification",
+            Family::Dinov3 => "DINOv3ViTModel",
             Family::Clip => "CLIPForImageClassification",
             Family::Siglip => "SiglipForImageClassification",
         }
@@ -64,8 +77,8 @@ impl Family {
     /// How the library resamples its positions.
     pub(super) fn resampling(self) -> Resampling {
         match self {
-            Family::Vit | Family::Dinov2WithRegisters => Resampling::Antialiased,
-            Family::Dinov2 | Family::Clip | Family::Siglip => Resampling::Plain,
+            Family::Vit | Family::Dinov2WithRegisters | Family::Dinov3 => Resampling::Antialiased,
+            Family::Deit | Family::Dinov2 | Family::Clip | Family::Siglip => Resampling::Plain,
         }
     }
 
@@ -111,6 +124,27 @@ const VIT: Renaming = Renaming {
     refused: &REFUSED,
 };
 
+const DISTILLATION: Pair = ("embeddings.distillation_token", "dist_token");
+
+/// Tensors outside the blocks of a DeiT; [`OUTER`]'s follow, of a model without the second head.
+const OUTER_OF_DEIT: [Pair; 13] = {
+    let mut pairs = [DISTILLATION; 13];
+    pairs[1] = ("cls_classifier.weight", "head.weight");
+    pairs[2] = ("cls_classifier.bias", "head.bias");
+    pairs[3] = ("distillation_classifier.weight", "head_dist.weight");
+    pairs[4] = ("distillation_classifier.bias", "head_dist.bias");
+    pairs.split_at_mut(5).1.copy_from_slice(&OUTER);
+    pairs
+};
+
+const DEIT: Renaming = Renaming {
+    model: "transformers' DeiTForImageClassificationWithTeacher",
+    place: "deit.",
+    outside: &["classifier.", "cls_classifier.", "distillation_classifier."],
+    outer: &OUTER_OF_DEIT,
+    ..VIT
+};
+
 /// Register tokens.
 const REGISTERS: Pair = ("embeddings.register_tokens", "reg_token");
 
@@ -146,6 +180,40 @@ const DINOV2_WITH_REGISTERS: Renaming = Renaming {
     place: "dinov2_with_registers.",
     outer: &OUTER_WITH_REGISTERS,
     ..DINOV2
+};
+
+const DINOV3_PATCHES: Pair = ("embeddings.patch_embeddings.weight", "patch_embed.proj.weight");
+
+/// Its file has no classifier; one of whoever has trained it may stand there.
+const DINOV3: Renaming = Renaming {
+    model: "transformers' DINOv3ViTModel",
+    place: "",
+    outer: &[
+        ("embeddings.cls_token", "cls_token"),
+        REGISTERS,
+        DINOV3_PATCHES,
+        ("embeddings.patch_embeddings.bias", "patch_embed.proj.bias"),
+        ("norm.weight", "norm.weight"),
+        ("norm.bias", "norm.bias"),
+        ("classifier.weight", "head.weight"),
+        ("classifier.bias", "head.bias"),
+    ],
+    blocks: ("layer.", "blocks."),
+    layers: &[
+        ("norm1", "norm1"),
+        ("attention.o_proj", "attn.proj"),
+        ("norm2", "norm2"),
+        ("mlp.up_proj", "mlp.fc1"),
+        ("mlp.down_proj", "mlp.fc2"),
+    ],
+    tensors: &[
+        ("layer_scale1.lambda1", "ls1.gamma"),
+        ("layer_scale2.lambda1", "ls2.gamma"),
+        ("attention.q_proj.bias", "attn.q_bias"),
+        ("attention.v_proj.bias", "attn.v_bias"),
+    ],
+    packed: &[(&["attention.q_proj", "attention.k_proj", "attention.v_proj"], "attn.qkv")],
+    ..VIT
 };
 
 const CLIP_PATCHES: &str = "embeddings.patch_embedding.weight";
@@ -192,8 +260,8 @@ const SIGLIP: Renaming = Renaming {
 };
 
 /// What each ViT has once, in timm's names and in transformers'.
-pub(super) const LANDMARKS: [&str; 3] =
-    ["patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight", CLIP_PATCHES];
+pub(super) const LANDMARKS: [&str; 4] =
+    ["patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight", DINOV3_PATCHES.0, CLIP_PATCHES];
 
 /// Of what a model does without, what changes nothing: a token of pretraining, and numbers in a row.
 const HARMLESS: [&str; 2] = ["embeddings.mask_token", "embeddings.position_ids"];

@@ -63,7 +63,7 @@ impl OpenOptions {
 /// - a safetensors file with timm's names, with or without a `config.json` of timm's beside it;
 /// - a folder with `model.safetensors`, or `model.safetensors.index.json` (or the path of that) and its shards, and
 ///   `config.json`, as timm and transformers (`ViTForImageClassification`, `Dinov2ForImageClassification`,
-///   `Dinov2WithRegistersForImageClassification`, `CLIPForImageClassification`, `SiglipForImageClassification`, and the models
+///   `Dinov2WithRegistersForImageClassification`, `DeiTForImageClassificationWithTeacher`, `CLIPForImageClassification`, `SiglipForImageClassification`, `DINOv3ViTModel`, and the models
 ///   within them; also with `preprocessor_config.json`) save them. What serves pretraining alone, such as `mask_token`, and the part
 ///   of a CLIP or SigLIP that reads texts or projects into the space shared with them, is left out, and a warning says so.
 ///
@@ -77,17 +77,27 @@ impl OpenOptions {
 /// # Errors
 /// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or
 /// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
-/// have: a distillation token, gated MLPs, normed queries, attention pooling and others.
+/// have: gated MLPs, normed queries, attention pooling and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), |checkpoint, file| Pretrained::from_parts(checkpoint, file, options))
 }
 
 /// Weights under timm's names and in its shapes, and what transformers' files tell of them.
 fn from_transformers(checkpoint: Checkpoint, folder: &Path, family: Family) -> Result<(Checkpoint, Described)> {
+    let checkpoint = if family == Family::Dinov3 { layouts::without_inner_model(checkpoint) } else { checkpoint };
     report_ignored(&checkpoint, family.renaming());
     let mut checkpoint = family.renaming().to_ours(checkpoint)?;
     let described = hf_json::huggingface(folder, family, checkpoint.tensors.contains_key("head.weight"))?;
     layouts::from_transformers(&mut checkpoint.tensors, &described.hints);
+    Ok((checkpoint, described))
+}
+
+/// Weights under the names of timm's ViT, and what its files tell of them.
+fn from_timm(mut checkpoint: Checkpoint, folder: &Path) -> Result<(Checkpoint, Described)> {
+    let described = timm_json::timm(folder)?;
+    if described.hints.rope_temperature.is_some() {
+        layouts::from_dinov3(&mut checkpoint.tensors);
+    }
     Ok((checkpoint, described))
 }
 
@@ -112,8 +122,12 @@ impl Pretrained {
     }
 
     /// From tensors and the file that they lay in.
-    fn from_parts(checkpoint: Checkpoint, file: &Path, options: &OpenOptions) -> Result<Self> {
+    fn from_parts(mut checkpoint: Checkpoint, file: &Path, options: &OpenOptions) -> Result<Self> {
         if let Some(config) = metadata::config(&checkpoint)? {
+            if config.rope_temperature.is_some() {
+                // Exported for timm.
+                layouts::from_dinov3(&mut checkpoint.tensors);
+            }
             check_sizes(&checkpoint, &config)?;
             options.check(file, &config)?;
             let class_names = metadata::class_names(&checkpoint).filter(|names| is_one_each(names, &config));
@@ -127,7 +141,7 @@ impl Pretrained {
         let family = Family::of(&checkpoint);
         let (checkpoint, mut described) = match family {
             Some(family) => from_transformers(checkpoint, folder, family)?,
-            None => (checkpoint, timm_json::timm(folder)?),
+            None => from_timm(checkpoint, folder)?,
         };
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
@@ -153,6 +167,11 @@ impl Pretrained {
     pub fn resize(&mut self, img_size: (usize, usize)) -> Result<()> {
         let resized = VitConfig { img_size, ..self.config.clone() };
         resized.check()?;
+        if resized.positions() == 0 {
+            // What the positions are follows from the size.
+            self.config = resized;
+            return Ok(());
+        }
         let grid = |config: &VitConfig| (config.img_size.0 / config.patch_size, config.img_size.1 / config.patch_size);
         let prefix = self.config.prefix_positions();
         let pos = self.checkpoint.get("pos_embed")?;

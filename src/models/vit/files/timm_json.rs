@@ -41,6 +41,7 @@ struct TimmArgs {
     init_values: Option<f32>,
     act_layer: Option<Activation>,
     final_norm: Option<bool>,
+    rope_temperature: Option<f32>,
     pool_include_prefix: bool,
 }
 
@@ -76,6 +77,9 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
             init_values: args.init_values,
             final_norm: args.final_norm,
+            eps: architectures::eps(&architecture),
+            rope_temperature: architectures::rope_temperature(&architecture)
+                .map(|base| args.rope_temperature.unwrap_or(base)),
             act_layer: Some(args.act_layer.map_or_else(|| architectures::activation(&architecture), |act| act.0)),
             architecture: Some(architecture),
             ..Hints::default()
