@@ -104,6 +104,8 @@ const ROWS: &[Row] = &[
         let kept = TokenIndices::new(x[0].gpu(), [2, 3], 5, &[0, 2, 3, 1, 2, 4])?;
         turned(&x[0], 2, 5, Some(&kept))
     }),
+    row("swiglu", &[&[3, 10]], SMOOTH, |x| ops::swiglu(&x[0])),
+    row("swiglu of fours", &[&[3, 24]], SMOOTH, |x| ops::swiglu(&x[0])),
     row("gelu, quick", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Quick)),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("layernorm of fours", &[&[5, 12], &[12], &[12]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
@@ -267,8 +269,8 @@ fn ids(table: &Tensor) -> Result<Tensor> {
 }
 
 /// Three of the five tokens of two samples.
-fn kept(gpu: &Gpu) -> Result<ops::TokenIndices> {
-    ops::TokenIndices::new(gpu, [2, 3], 5, &[0, 2, 3, 1, 3, 4])
+fn kept(gpu: &Gpu) -> Result<TokenIndices> {
+    TokenIndices::new(gpu, [2, 3], 5, &[0, 2, 3, 1, 3, 4])
 }
 
 #[test]

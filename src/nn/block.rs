@@ -73,31 +73,42 @@ enum Keys<'a> {
     Cached(&'a mut KeyValues),
 }
 
-/// Two linear layers with GELU between.
+/// Two linear layers with GELU between, or SwiGLU.
 #[derive(Clone)]
 struct Mlp {
     fc1: Linear,
     fc2: ScaledLinear,
     gelu: Gelu,
+    gated: bool,
 }
 
 impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, hidden, gelu, init_values, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, hidden, gelu, gated, init_values, names, std, residual_std, .. } = config;
+        let inputs = if gated { hidden / 2 } else { hidden };
         let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
-        let fc2 = Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)?;
-        Ok(Mlp { fc1, fc2: ScaledLinear::new(fc2, init.at(names.ls2), init_values)?, gelu })
+        let fc2 = Linear::with_std(init.at(names.fc2), inputs, width, true, residual_std)?;
+        Ok(Mlp { fc1, fc2: ScaledLinear::new(fc2, init.at(names.ls2), init_values)?, gelu, gated })
     }
 
     /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
     fn forward(&self, x: &Tensor, mode: &Mode, [hidden, output]: [f32; 2], layer: u32) -> Result<Tensor> {
-        let h = mode.dropout(ops::gelu(&self.fc1.forward(x)?, self.gelu)?, hidden, layer)?;
+        let h = mode.dropout(self.activated(x)?, hidden, layer)?;
         mode.dropout(self.fc2.forward(&h)?, output, layer + 1)
+    }
+
+    /// The first layer and the activation.
+    fn activated(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.fc1.forward(x)?;
+        if self.gated { ops::swiglu(&h) } else { ops::gelu(&h, self.gelu) }
     }
 
     /// residual + mlp(x), put `into` a full tensor where there is one, in two passes: for when nothing random happens in
     /// between.
     fn forward_add(&self, x: &Tensor, residual: &Tensor, into: Option<(Tensor, &TokenIndices)>) -> Result<Tensor> {
+        if self.gated {
+            return scattered(self.fc2.forward_add(&self.activated(x)?, residual)?, into);
+        }
         if let ((w1, Some(b1)), (w2, Some(b2))) = (self.fc1.tensors(), self.fc2.folded()?) {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), self.gelu, residual, into);
         }

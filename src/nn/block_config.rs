@@ -68,8 +68,10 @@ pub struct BlockConfig {
     pub qkv_bias: bool,
     /// Where they have, whether k has. Without one, q's and v's are parameters of their own.
     pub key_bias: bool,
-    /// The MLP's activation.
+    /// The MLP's activation, unless it is gated.
     pub gelu: Gelu,
+    /// Whether the MLP is gated ([`crate::ops::swiglu()`]): its first layer gives F numbers, its second takes half as many.
+    pub gated: bool,
     /// Dropout after attention's projection and after the MLP.
     pub dropout: f32,
     /// Dropout of attention's weights.
@@ -103,6 +105,7 @@ impl BlockConfig {
             qkv_bias: true,
             key_bias: true,
             gelu: Gelu::Erf,
+            gated: false,
             dropout: 0.0,
             attention_dropout: 0.0,
             hidden_dropout: 0.0,

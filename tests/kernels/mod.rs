@@ -34,6 +34,7 @@ mod slice_tokens;
 mod softmax;
 mod sum;
 mod support;
+mod swiglu;
 mod token_gather;
 mod token_scatter;
 mod tuning;

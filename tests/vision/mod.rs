@@ -4,6 +4,8 @@
 
 mod distilled;
 mod layer_scale;
+mod pooling;
 mod reference;
 mod rotary;
+mod swiglu;
 mod towers;

@@ -152,9 +152,13 @@ pub fn training() -> Mode {
     Mode::training(RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 })
 }
 
-/// The middle third of the packed bias, whose true gradient is 0.
+/// The keys' part of a packed bias, whose true gradient is 0.
 pub fn key_biases(name: &str, length: usize) -> Range<usize> {
-    if name.ends_with("attn.qkv.bias") { length / 3..2 * length / 3 } else { 0..0 }
+    match name {
+        "attn_pool.kv.bias" => 0..length / 2,
+        _ if name.ends_with("attn.qkv.bias") => length / 3..2 * length / 3,
+        _ => 0..0,
+    }
 }
 
 pub const ADAMW: Rule = Rule::AdamW(AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 });
@@ -222,6 +226,9 @@ pub fn check_steps(name: &str, file: &str) {
     let reference = Reference::read(name, file);
     let end = reference.opened("adamw/param/", weights(name));
     let first = reference.opened("grad/", Tensors::new());
+    // Where a gradient passes near 0, Adam makes a step of its rounding: PyTorch's own losses then differ from those in f64.
+    let rounding: BTreeMap<String, f32> = serde_json::from_str(&reference.floats.metadata["f32_against_f64"]).unwrap();
+    let tolerance = (20.0 * rounding["adamw/losses"]).max(1e-5);
     for gpu in each_family() {
         let model = model(&gpu, &reference.pretrained);
         let what = |name: &str| format!("{} {name} ({:?})", reference.name, gpu.family());
@@ -230,7 +237,7 @@ pub fn check_steps(name: &str, file: &str) {
             let (_, loss) = reference.forward(&model, step, &training());
             loss.backward().unwrap();
             optimizer.step(model.parameters(), RATE).unwrap();
-            assert_close(&what(&format!("loss {step}")), &[loss.item().unwrap()], &[*expected], 1e-5);
+            assert_close(&what(&format!("loss {step}")), &[loss.item().unwrap()], &[*expected], tolerance);
         }
         let mut compared = 0;
         for (name, expected) in &end {
@@ -281,4 +288,15 @@ pub fn check_return(name: &str, lost: &[&str]) {
 pub fn bits(tensors: &Tensors) -> BTreeMap<&String, (&Vec<usize>, Vec<u32>)> {
     let bits = |tensor: &HostTensor| tensor.data.iter().map(|v| v.to_bits()).collect();
     tensors.iter().map(|(name, tensor)| (name, (&tensor.shape, bits(tensor)))).collect()
+}
+
+/// A head that passes on what it reads.
+pub fn with_identity_head(mut pretrained: Pretrained) -> Pretrained {
+    let width = pretrained.config.embed_dim;
+    let one = |i: usize| f32::from(i / width == i % width);
+    let weight = HostTensor { shape: vec![width, width], data: (0..width * width).map(one).collect() };
+    let bias = HostTensor { shape: vec![width], data: vec![0.0; width] };
+    pretrained.checkpoint.tensors.extend([("head.weight".to_owned(), weight), ("head.bias".to_owned(), bias)]);
+    pretrained.config.num_classes = width;
+    pretrained
 }

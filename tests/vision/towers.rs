@@ -2,7 +2,7 @@
 
 use super::reference::{
     RANDOM_LTD, Reference, Tensors, WHOLE, check_gradients, check_half_precision, check_return, check_steps, folder,
-    logits, model, opened,
+    logits, model, opened, with_identity_head,
 };
 use crate::common::{assert_close, gpu};
 use wgrad::checkpoint::{self, HostTensor};
@@ -129,17 +129,6 @@ fn reopened(tensors: &Tensors, config: &str) -> Pretrained {
     std::fs::write(folder.path().join("config.json"), config).unwrap();
     checkpoint::write(folder.path().join("model.safetensors"), tensors, &Default::default()).unwrap();
     open(folder.path(), &OpenOptions::default()).unwrap()
-}
-
-/// A head that passes on what it reads.
-fn with_identity_head(mut pretrained: Pretrained) -> Pretrained {
-    let width = pretrained.config.embed_dim;
-    let one = |i: usize| f32::from(i / width == i % width);
-    let weight = HostTensor { shape: vec![width, width], data: (0..width * width).map(one).collect() };
-    let bias = HostTensor { shape: vec![width], data: vec![0.0; width] };
-    pretrained.checkpoint.tensors.extend([("head.weight".to_owned(), weight), ("head.bias".to_owned(), bias)]);
-    pretrained.config.num_classes = width;
-    pretrained
 }
 
 /// A published file holds the tower for texts too and no classifier: what its library calls the pooled output is read.

@@ -16,6 +16,8 @@ pub enum Pool {
     /// The class token and behind it the mean of the patch tokens, 2·C numbers, both of normed tokens: what transformers'
     /// `Dinov2ForImageClassification` reads.
     TokenAvg,
+    /// What a learned query sees of all tokens, normed: attention pooling, of SigLIP.
+    Map,
 }
 
 /// A ViT's sizes, named as timm's arguments. The presets take 224×224 images in patches of 16 to 1,000 classes; change
@@ -36,6 +38,10 @@ pub struct VitConfig {
     pub num_heads: usize,
     /// F / C.
     pub mlp_ratio: f32,
+    /// Whether the MLP is gated, as in DINOv2 giant: its first layer gives F numbers, a half each of gates and values, its second
+    /// takes half as many.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gated_mlp: bool,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
     /// Where they have, whether k has: with rotary positions, DINOv3's has none.
@@ -154,6 +160,7 @@ impl VitConfig {
             depth,
             num_heads,
             mlp_ratio: 4.0,
+            gated_mlp: false,
             qkv_bias: true,
             key_bias: true,
             patch_bias: true,
@@ -211,6 +218,11 @@ impl VitConfig {
     /// F: width of the MLP's hidden layer.
     pub fn hidden(&self) -> usize {
         (self.embed_dim as f32 * self.mlp_ratio) as usize
+    }
+
+    /// What the MLP's second layer takes: F, or half of it.
+    pub fn hidden_outputs(&self) -> usize {
+        if self.gated_mlp { self.hidden() / 2 } else { self.hidden() }
     }
 
     /// How many numbers the head reads.
@@ -275,7 +287,11 @@ impl VitConfig {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
             return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
         }
-        if !self.class_token && self.global_pool != Pool::Avg {
+        if self.gated_mlp && (self.global_pool == Pool::Map || !self.hidden().is_multiple_of(2)) {
+            let expected = "false where the hidden layer has no two halves, or attention pools";
+            return Err(Error::argument(OP, "gated_mlp", expected, true));
+        }
+        if !self.class_token && !matches!(self.global_pool, Pool::Avg | Pool::Map) {
             return Err(Error::argument(
                 OP,
                 "global_pool",
@@ -283,11 +299,15 @@ impl VitConfig {
                 "the class token",
             ));
         }
-        if self.global_pool == Pool::TokenAvg && self.has_fc_norm() {
-            return Err(Error::argument(OP, "fc_norm", "false where the head reads class token and mean", "true"));
+        if matches!(self.global_pool, Pool::TokenAvg | Pool::Map) && self.has_fc_norm() {
+            let expected = "false where the head reads class token and mean, or attention pools";
+            return Err(Error::argument(OP, "fc_norm", expected, "true"));
         }
-        let is_deit =
-            self.class_token && self.global_pool == Pool::Token && self.reg_tokens == 0 && !self.no_embed_class;
+        let is_deit = !self.gated_mlp
+            && self.class_token
+            && self.global_pool == Pool::Token
+            && self.reg_tokens == 0
+            && !self.no_embed_class;
         if self.distilled && !is_deit {
             let expected =
                 "false where the heads read anything but class token and distillation token of a plain prefix";

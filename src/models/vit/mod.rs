@@ -1,5 +1,6 @@
 //! The Vision Transformer (Dosovitskiy et al., 2021), as timm's `VisionTransformer` builds it.
 
+mod attention_pool;
 mod config;
 #[cfg(feature = "files")]
 mod files;
@@ -303,6 +304,7 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
         qkv_bias: config.qkv_bias,
         key_bias: config.key_bias,
         gelu: config.act_layer,
+        gated: config.gated_mlp,
         dropout: config.proj_drop_rate,
         hidden_dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.

@@ -1,5 +1,6 @@
 //! What becomes of the tokens behind the last block.
 
+use super::attention_pool::AttentionPool;
 use super::config::{Pool, VitConfig};
 use crate::error::{Error, Result};
 use crate::nn::{Block, Init, LayerNorm, Linear, Mode};
@@ -11,6 +12,7 @@ use crate::tensor::Tensor;
 pub(super) struct Readout {
     /// `norm`, or `fc_norm` behind the pooling.
     norm: Option<LayerNorm>,
+    attn_pool: Option<AttentionPool>,
     head: Linear,
     /// That of the distillation token.
     head_dist: Option<Linear>,
@@ -22,10 +24,12 @@ impl Readout {
         let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
         let norm = || LayerNorm::new(init.at(norm_name), config.embed_dim, config.eps);
         let norm = config.final_norm.then(norm).transpose()?;
+        let attn_pool = || AttentionPool::new(init.at("attn_pool"), config);
+        let attn_pool = (config.global_pool == Pool::Map).then(attn_pool).transpose()?;
         let head = Linear::new(init.at("head"), config.head_inputs(), config.num_classes, true)?;
         let head_dist = || Linear::new(init.at("head_dist"), config.embed_dim, config.num_classes, true);
         let head_dist = config.distilled.then(head_dist).transpose()?;
-        Ok(Readout { norm, head, head_dist })
+        Ok(Readout { norm, attn_pool, head, head_dist })
     }
 
     /// `f32[B, T, C]` or `f32[B, R, C]` to logits, `f32[B, V]`.
@@ -50,9 +54,12 @@ impl Readout {
     /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming
     /// the class token alone after taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
     fn pool(&self, x: &Tensor, config: &VitConfig) -> Result<Tensor> {
+        if let Some(pool) = &self.attn_pool {
+            return pool.forward(&self.norm(x)?);
+        }
         let first_patch = config.prefix_tokens();
         match config.global_pool {
-            Pool::Token => self.norm(&token_at(x, 0)?),
+            Pool::Token | Pool::Map => self.norm(&token_at(x, 0)?),
             Pool::Avg if config.has_fc_norm() => self.norm(&ops::mean_tokens(x, first_patch)?),
             Pool::Avg => ops::mean_tokens(&self.norm(x)?, first_patch),
             Pool::TokenAvg => {

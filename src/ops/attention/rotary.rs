@@ -4,7 +4,7 @@
 use super::packed::Dims;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
-use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
+use crate::gpu::{Access, Gpu, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::ops::item::LANES;
 use crate::ops::variants::ByItem;
 use crate::ops::{TokenIndices, cast, expect, expect_match, sole_or_copy};
@@ -56,7 +56,7 @@ impl Rotary {
     ///
     /// # Errors
     /// [`Error::Argument`] if there are none, or they are no whole number for each place; or if the device has no room.
-    pub fn new(gpu: &crate::Gpu, tokens: usize, angles: &[f64]) -> Result<Self> {
+    pub fn new(gpu: &Gpu, tokens: usize, angles: &[f64]) -> Result<Self> {
         if tokens == 0 || angles.is_empty() || !angles.len().is_multiple_of(tokens) {
             let expected = format!("a whole number for each of {tokens} places");
             return Err(Error::argument("rotary", "number of angles", expected, angles.len()));

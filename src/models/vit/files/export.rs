@@ -66,9 +66,12 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     match family {
         Family::Vit | Family::Deit | Family::Dinov3 => {}
         Family::Dinov2 | Family::Dinov2WithRegisters => layouts::to_dinov2(&mut tensors, config)?,
-        Family::Clip | Family::Siglip => layouts::to_tower(&mut tensors, config)?,
+        Family::Clip | Family::Siglip | Family::SiglipTower => layouts::to_tower(&mut tensors, config)?,
     }
     let mut tensors = family.renaming().to_theirs(tensors)?;
+    if config.gated_mlp {
+        layouts::rename_gated(&mut tensors);
+    }
     if family.is_dinov2() || family == Family::Dinov3 {
         let shape = if family.is_dinov2() { vec![1, config.embed_dim] } else { vec![1, 1, config.embed_dim] };
         let mask = HostTensor { shape, data: vec![0.0; config.embed_dim] };
@@ -130,6 +133,7 @@ fn expect_eva(config: &VitConfig) -> Result<()> {
         ("act_layer", config.act_layer != Gelu::Erf),
         ("init_values", config.init_values.is_none()),
         ("distilled", config.distilled),
+        ("gated_mlp", config.gated_mlp),
     ];
     match parts.into_iter().find(|(_, differs)| config.rope_temperature.is_some() && *differs) {
         Some((name, _)) => {
@@ -157,10 +161,13 @@ fn family(config: &VitConfig) -> Result<Family> {
     let has_registers = family.is_dinov2() || is_dinov3;
     let pool = if is_tower { Pool::Avg } else { Pool::Token };
     let parts = [
+        ("gated_mlp", config.gated_mlp && !family.is_dinov2()),
+        // Halves are rounded up to a multiple of eight there.
+        ("mlp_ratio", config.gated_mlp && !config.hidden().is_multiple_of(16)),
         ("init_values", is_dinov3 && config.init_values.is_none()),
         ("act_layer", is_dinov3 && config.act_layer != Gelu::Erf),
         ("key_bias", config.qkv_bias && config.key_bias == is_dinov3),
-        ("global_pool", !family.is_dinov2() && config.global_pool != pool),
+        ("global_pool", config.global_pool == Pool::Map || !family.is_dinov2() && config.global_pool != pool),
         ("class_token", config.class_token == (family == Family::Siglip)),
         ("distilled", config.distilled != (family == Family::Deit)),
         ("reg_tokens", !has_registers && config.reg_tokens > 0),

@@ -108,9 +108,9 @@ impl HfOwn {
                 HfOwn::Vit { intermediate_size, qkv_bias, hidden_dropout_prob, attention_probs_dropout_prob }
             }
             Family::Dinov2 | Family::Dinov2WithRegisters => HfOwn::Dinov2 {
-                mlp_ratio: whole_or_not(ratio(config.hidden(), config.embed_dim)),
+                mlp_ratio: whole_or_not(mlp_ratio(config)),
                 layerscale_value: config.init_values.unwrap_or(1.0),
-                use_swiglu_ffn: false,
+                use_swiglu_ffn: config.gated_mlp,
                 num_register_tokens: (family == Family::Dinov2WithRegisters).then_some(config.reg_tokens),
                 qkv_bias,
                 hidden_dropout_prob,
@@ -132,7 +132,7 @@ impl HfOwn {
                 attention_dropout: 0.0,
                 vision_use_head: None,
             },
-            Family::Siglip => HfOwn::Tower {
+            Family::Siglip | Family::SiglipTower => HfOwn::Tower {
                 model_type: "siglip_vision_model",
                 intermediate_size,
                 attention_dropout: 0.0,
@@ -166,7 +166,7 @@ impl<'a> HfConfig<'a> {
             Family::Dinov2WithRegisters => ("dinov2_with_registers", HfPlace::Alone(sizes)),
             Family::Dinov3 => ("dinov3_vit", HfPlace::Alone(sizes)),
             Family::Clip => ("clip", HfPlace::Tower { vision_config: sizes }),
-            Family::Siglip => ("siglip", HfPlace::Tower { vision_config: sizes }),
+            Family::Siglip | Family::SiglipTower => ("siglip", HfPlace::Tower { vision_config: sizes }),
         };
         HfConfig {
             architectures: [family.architecture()],
@@ -216,7 +216,7 @@ impl HfPreprocessor {
             Family::Dinov2 | Family::Dinov2WithRegisters => ("BitImageProcessor", true),
             Family::Dinov3 => ("DINOv3ViTImageProcessor", false),
             Family::Clip => ("CLIPImageProcessor", true),
-            Family::Siglip => ("SiglipImageProcessor", false),
+            Family::Siglip | Family::SiglipTower => ("SiglipImageProcessor", false),
         };
         let whole = |side: usize| (side as f64 / crop_pct).round() as usize;
         let size = match family {
@@ -238,6 +238,16 @@ impl HfPreprocessor {
             image_std: config.normalize.std,
         }
     }
+}
+
+/// F / C; of a gated MLP the whole number, if there is one, of whose C-fold two thirds, rounded up to a multiple of eight, are a half.
+fn mlp_ratio(config: &VitConfig) -> f64 {
+    let (width, half) = (config.embed_dim, config.hidden_outputs());
+    if !config.gated_mlp {
+        return ratio(config.hidden(), width);
+    }
+    let whole = (1..=64_usize).find(|ratio| (2 * width * ratio / 3).next_multiple_of(8) == half);
+    whole.map_or_else(|| ratio((3 * half).div_ceil(2), width), |whole| whole as f64)
 }
 
 /// transformers' type for it is a whole number, where it is one.

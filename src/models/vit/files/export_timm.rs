@@ -139,6 +139,7 @@ const PLAIN: &str = "vit_base_patch16_224";
 const WITH_FIRST_NORM: &str = "vit_base_patch16_clip_224";
 const ROTARY: &str = "vit_small_patch16_dinov3";
 const ROTARY_WITH_BIASES: &str = "vit_small_patch16_dinov3_qkvb";
+const GATED: &str = "vit_giant_patch14_dinov2";
 const DISTILLED: &str = "deit_base_distilled_patch16_224";
 
 impl<'a> TimmConfig<'a> {
@@ -146,6 +147,7 @@ impl<'a> TimmConfig<'a> {
         let (height, width) = config.img_size;
         let global_pool = match config.global_pool {
             Pool::Avg => "avg",
+            Pool::Map => "map",
             Pool::Token | Pool::TokenAvg => "token",
         };
         TimmConfig {
@@ -153,6 +155,7 @@ impl<'a> TimmConfig<'a> {
                 VitConfig { rope_temperature: Some(_), qkv_bias: true, .. } => ROTARY_WITH_BIASES,
                 VitConfig { rope_temperature: Some(_), .. } => ROTARY,
                 VitConfig { distilled: true, .. } => DISTILLED,
+                VitConfig { gated_mlp: true, .. } => GATED,
                 VitConfig { pre_norm: true, .. } => WITH_FIRST_NORM,
                 _ => PLAIN,
             },

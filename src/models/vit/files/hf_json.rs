@@ -9,7 +9,7 @@ use super::forms::{Activation, ShortSide, Sides};
 use super::infer::Hints;
 use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, claims, read_json};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
 
@@ -44,7 +44,7 @@ struct HfConfig {
     patch_size: Option<Sides>,
     id2label: Option<Labels>,
     layerscale_value: Option<f32>,
-    use_swiglu_ffn: bool,
+    use_swiglu_ffn: Option<bool>,
     num_register_tokens: Option<usize>,
     vision_config: Option<Box<HfConfig>>,
     rope_theta: Option<f32>,
@@ -79,6 +79,9 @@ fn defaults(family: Family, has_head: bool) -> Hints {
             rope_temperature: Some(100.0),
             ..Hints::default()
         },
+        Family::SiglipTower => {
+            Hints { eps: Some(1e-6), act_layer: Some(Gelu::Tanh), global_pool: Some(Pool::Map), ..Hints::default() }
+        }
         Family::Siglip => {
             Hints { eps: Some(1e-6), act_layer: Some(Gelu::Tanh), global_pool: Some(Pool::Avg), ..Hints::default() }
         }
@@ -94,9 +97,6 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     };
     let class_names = config.id2label.take().and_then(|names| names.in_order(&path));
     let config = config.vision_config.take().map_or(config, |inner| *inner);
-    if config.use_swiglu_ffn {
-        return Err(Error::file(path, "use_swiglu_ffn: a gated MLP (SwiGLU) is not computed here"));
-    }
     if config.num_attention_heads.is_none() {
         log::warn!("{}: does not tell num_attention_heads: {HF_HEADS}, as in transformers", path.display());
     }
@@ -106,6 +106,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
         ("num_hidden_layers", config.num_hidden_layers, |config| config.depth),
         ("intermediate_size", config.intermediate_size, VitConfig::hidden),
         ("patch_size", patch, |config| config.patch_size),
+        ("use_swiglu_ffn", config.use_swiglu_ffn.map(usize::from), |config| usize::from(config.gated_mlp)),
         ("num_register_tokens", config.num_register_tokens, |config| config.reg_tokens),
     ]);
     let described = Described {

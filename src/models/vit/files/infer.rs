@@ -40,17 +40,33 @@ const BIASES: [&str; 2] = ["attn.q_bias", "attn.v_bias"];
 const INIT_VALUES: f32 = 1e-5;
 
 /// Layers outside the blocks.
-const OUTER_LAYERS: [&str; 6] = ["patch_embed.proj", "norm_pre", "norm", "fc_norm", "head", "head_dist"];
+const OUTER_LAYERS: [&str; 12] = [
+    "patch_embed.proj",
+    "norm_pre",
+    "norm",
+    "fc_norm",
+    "attn_pool.q",
+    "attn_pool.kv",
+    "attn_pool.proj",
+    "attn_pool.norm",
+    "attn_pool.mlp.fc1",
+    "attn_pool.mlp.fc2",
+    "head",
+    "head_dist",
+];
 
 /// Tensors that are not layers.
-const TOKENS: [&str; 4] = ["cls_token", "dist_token", "reg_token", "pos_embed"];
+const TOKENS: [&str; 5] = ["cls_token", "dist_token", "reg_token", "pos_embed", LATENT];
+
+/// The query of attention pooling.
+const LATENT: &str = "attn_pool.latent";
 
 /// Beginnings of names that change nothing: a head's hidden layer of the first ViTs, which timm drops too, and a token of
 /// pretraining.
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
 /// Parts of names, and what has such parts, see [`Known::refused`].
-pub(super) const REFUSED: [(&str, &str); 26] = [
+pub(super) const REFUSED: [(&str, &str); 25] = [
     ("word_embeddings", "a language model"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
     ("encoder.layers.encoder_layer_*", "torchvision's Vision Transformer, whose names are its own"),
@@ -67,9 +83,8 @@ pub(super) const REFUSED: [(&str, &str); 26] = [
     ("mlp.norm", "a norm within the MLP"),
     ("fc1_*", "a gated MLP (SwiGLU)"),
     ("w12", "a gated MLP (SwiGLU)"),
-    ("weights_in", "a gated MLP (SwiGLU)"),
-    ("gate_proj", "a gated MLP (SwiGLU)"),
-    ("attn_pool", "attention pooling"),
+    ("gate_proj", "a gated MLP (SwiGLU) of another kind than DINOv2's"),
+    ("attn_pool", "attention pooling of another kind than SigLIP's"),
     ("rel_pos*", "relative positions"),
     ("relative_position*", "relative positions"),
     ("rope*", "rotary positions of another kind than DINOv3's"),
@@ -103,9 +118,8 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let has = |name: &str| checkpoint.tensors.contains_key(name);
     let depth = depth(checkpoint, BLOCKS, "norm1.weight")?;
     let hidden = rows(checkpoint, "blocks.0.mlp.fc1.weight", embed_dim)?;
-    if matches!(checkpoint.get("blocks.0.mlp.fc2.weight")?.shape.as_slice(), &[_, inputs] if 2 * inputs == hidden) {
-        return Err(fault("blocks.0.mlp.fc1.weight", "belongs to a gated MLP (SwiGLU), which is not computed here"));
-    }
+    let fc2 = checkpoint.get("blocks.0.mlp.fc2.weight")?.shape.as_slice();
+    let gated_mlp = matches!(fc2, &[_, inputs] if inputs.checked_mul(2) == Some(hidden));
     let class_token = has("cls_token");
     let has_fc_norm = has("fc_norm.weight");
     let final_norm = hints.final_norm.unwrap_or(true);
@@ -117,8 +131,16 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         }
         _ => {}
     }
-    let natural = if has_fc_norm || !class_token { Pool::Avg } else { Pool::Token };
+    let natural = match has(LATENT) {
+        true => Pool::Map,
+        false if has_fc_norm || !class_token => Pool::Avg,
+        false => Pool::Token,
+    };
     let global_pool = hints.global_pool.unwrap_or(natural);
+    if has(LATENT) != (global_pool == Pool::Map) {
+        let what = if has(LATENT) { "is there, though pooling is another" } else { "is not in the checkpoint" };
+        return Err(fault(LATENT, what));
+    }
     let pre_norm = has("norm_pre.weight");
     let has_no_key_bias = has("blocks.0.attn.q_bias");
     let is_scaled =
@@ -126,6 +148,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let mut config = VitConfig {
         patch_size,
         mlp_ratio: ratio(hidden, embed_dim),
+        gated_mlp,
         qkv_bias: has("blocks.0.attn.qkv.bias") || has_no_key_bias,
         key_bias: !has_no_key_bias,
         rope_temperature: hints.rope_temperature,
@@ -178,7 +201,17 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
     let positions = Some(config.positions()).filter(|&count| count > 0);
     let positions = positions.map(|count| (POSITIONS.to_owned(), vec![1, count, width]));
     let patches = ("patch_embed.proj.weight".to_owned(), vec![width, 3, patch, patch]);
-    let outer = std::iter::once(patches).chain(positions);
+    let pool = [
+        (LATENT, vec![1, 1, width]),
+        ("attn_pool.q.weight", vec![width, width]),
+        ("attn_pool.kv.weight", vec![2 * width, width]),
+        ("attn_pool.proj.weight", vec![width, width]),
+        ("attn_pool.mlp.fc1.weight", vec![hidden, width]),
+        ("attn_pool.mlp.fc2.weight", vec![width, hidden]),
+    ];
+    let pool = pool.into_iter().filter(|_| config.global_pool == Pool::Map);
+    let pool = pool.map(|(name, shape)| (name.to_owned(), shape));
+    let outer = std::iter::once(patches).chain(positions).chain(pool);
     let in_block = |i: usize| {
         [
             ("norm1.weight", vec![width]),
@@ -186,7 +219,7 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
             ("attn.proj.weight", vec![width, width]),
             ("norm2.weight", vec![width]),
             ("mlp.fc1.weight", vec![hidden, width]),
-            ("mlp.fc2.weight", vec![width, hidden]),
+            ("mlp.fc2.weight", vec![width, config.hidden_outputs()]),
         ]
         .into_iter()
         .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))

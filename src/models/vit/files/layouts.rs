@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::infer::Hints;
+use super::names::GATED;
 use crate::checkpoint::{Checkpoint, HostTensor, fault};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
@@ -15,6 +16,12 @@ const SCALES: [(&str, &str); 2] = [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls
 /// Gives the layer scales of timm's DINOv3 the names that they have in its ViTs.
 pub(super) fn from_dinov3(tensors: &mut Tensors) {
     rename_ends(tensors, SCALES);
+}
+
+/// A gated MLP's layers have names of their own in transformers' Dinov2.
+pub(super) fn rename_gated(tensors: &mut Tensors) {
+    let renamed = |name: String| GATED.iter().fold(name, |name, (theirs, ours)| name.replace(ours, theirs));
+    *tensors = std::mem::take(tensors).into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
 }
 
 /// What transformers has called `model.layer` in memory since its version 5 is `layer` in its files.
@@ -47,10 +54,27 @@ pub(super) fn from_transformers(tensors: &mut Tensors, hints: &Hints) {
         }
     }
     without_distillation(tensors);
+    for kind in ["weight", "bias"] {
+        split_queries(tensors, kind);
+    }
     if hints.final_norm == Some(false) && tensors.remove("norm.weight").is_some() {
         tensors.remove("norm.bias");
         log::info!("post_layernorm, behind which no classifier of transformers reads, is left out");
     }
+}
+
+/// The first third of attention pooling's rows is of queries.
+fn split_queries(tensors: &mut Tensors, kind: &str) {
+    let Some(HostTensor { mut shape, mut data }) = tensors.remove(&format!("attn_pool.qkv.{kind}")) else { return };
+    let Some(rows) = shape.first_mut() else { return };
+    let third = *rows / 3;
+    let kv = data.split_off(third * (data.len() / (*rows).max(1)));
+    let rest = *rows - third;
+    *rows = third;
+    let mut kv_shape = shape.clone();
+    kv_shape[0] = rest;
+    tensors.insert(format!("attn_pool.q.{kind}"), HostTensor { shape, data });
+    tensors.insert(format!("attn_pool.kv.{kind}"), HostTensor { shape: kv_shape, data: kv });
 }
 
 /// Where only the class token is read, as by `DeiTForImageClassification`, a distillation token is a register.
@@ -91,7 +115,7 @@ pub(super) fn to_dinov2(tensors: &mut Tensors, config: &VitConfig) -> Result<()>
     let head = tensor(tensors, "head.weight")?;
     let zeros = vec![0.0; embed_dim];
     let widened = |row: &[f32]| match config.global_pool {
-        Pool::Token => [row, &zeros].concat(),
+        Pool::Token | Pool::Map => [row, &zeros].concat(),
         Pool::Avg => [&zeros, row].concat(),
         Pool::TokenAvg => row.to_vec(),
     };

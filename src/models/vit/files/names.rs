@@ -1,7 +1,7 @@
 //! The names of transformers' models, and what they are in timm.
 
-use super::Resampling;
 use super::infer::REFUSED;
+use super::positions::Resampling;
 use crate::checkpoint::{Checkpoint, Renaming};
 
 /// Models of transformers, each with names and a function of its own.
@@ -19,8 +19,10 @@ pub(super) enum Family {
     Dinov3,
     /// The tower of pictures of transformers' `CLIP`.
     Clip,
-    /// The same of its `Siglip`.
+    /// The same of its `Siglip`, with a classifier, which reads the mean of the patches.
     Siglip,
+    /// Without one: what attention pooling gives.
+    SiglipTower,
 }
 
 impl Family {
@@ -32,7 +34,12 @@ impl Family {
             return Some(Family::Dinov3);
         }
         if names().any(|name| name == CLIP_PATCHES) {
-            return Some(if names().any(|name| name == CLIP_TOKEN.0) { Family::Clip } else { Family::Siglip });
+            let has = |name: &str| names().any(|own| own == name);
+            return Some(match (has(CLIP_TOKEN.0), has("classifier.weight"), has("head.probe")) {
+                (true, ..) => Family::Clip,
+                (false, false, true) => Family::SiglipTower,
+                _ => Family::Siglip,
+            });
         }
         let is_theirs = names().any(|name| name.starts_with("embeddings.patch_embeddings."));
         is_theirs.then(|| {
@@ -58,6 +65,7 @@ impl Family {
             Family::Dinov3 => &DINOV3,
             Family::Clip => &CLIP,
             Family::Siglip => &SIGLIP,
+            Family::SiglipTower => &SIGLIP_TOWER,
         }
     }
 
@@ -71,6 +79,7 @@ impl Family {
             Family::Dinov3 => "DINOv3ViTModel",
             Family::Clip => "CLIPForImageClassification",
             Family::Siglip => "SiglipForImageClassification",
+            Family::SiglipTower => "SiglipVisionModel",
         }
     }
 
@@ -78,7 +87,7 @@ impl Family {
     pub(super) fn resampling(self) -> Resampling {
         match self {
             Family::Vit | Family::Dinov2WithRegisters | Family::Dinov3 => Resampling::Antialiased,
-            Family::Deit | Family::Dinov2 | Family::Clip | Family::Siglip => Resampling::Plain,
+            Family::Deit | Family::Dinov2 | Family::Clip | Family::Siglip | Family::SiglipTower => Resampling::Plain,
         }
     }
 
@@ -148,6 +157,9 @@ const DEIT: Renaming = Renaming {
 /// Register tokens.
 const REGISTERS: Pair = ("embeddings.register_tokens", "reg_token");
 
+/// Layers of a gated MLP in Dinov2.
+pub(super) const GATED: [Pair; 2] = [("mlp.weights_in", "mlp.fc1"), ("mlp.weights_out", "mlp.fc2")];
+
 /// With the names of published files, and those that transformers has used in memory since its version 5.
 const DINOV2: Renaming = Renaming {
     model: "transformers' Dinov2ForImageClassification",
@@ -159,9 +171,13 @@ const DINOV2: Renaming = Renaming {
         ("norm2", "norm2"),
         ("mlp.fc1", "mlp.fc1"),
         ("mlp.fc2", "mlp.fc2"),
+        GATED[0],
+        GATED[1],
+        ("mlp.down_proj", "mlp.fc2"),
     ],
     tensors: &[("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma")],
     packed: &[
+        (&["mlp.gate_proj", "mlp.up_proj"], "mlp.fc1"),
         (&["attention.attention.query", "attention.attention.key", "attention.attention.value"], "attn.qkv"),
         (&["attention.q_proj", "attention.k_proj", "attention.v_proj"], "attn.qkv"),
     ],
@@ -257,6 +273,31 @@ const SIGLIP: Renaming = Renaming {
     outer: OUTER_OF_TOWERS.split_at(7).0,
     ignored: &["embeddings.position_ids", "text_model.", "logit_scale", "logit_bias", "head."],
     ..CLIP
+};
+
+/// Queries, keys and values of attention pooling, which are one tensor there, get their places in `layouts`.
+const SIGLIP_TOWER: Renaming = Renaming {
+    model: "transformers' SiglipVisionModel",
+    outer: &[
+        OUTER_OF_TOWERS[0],
+        OUTER_OF_TOWERS[1],
+        OUTER_OF_TOWERS[2],
+        OUTER_OF_TOWERS[3],
+        OUTER_OF_TOWERS[4],
+        ("head.probe", "attn_pool.latent"),
+        ("head.attention.in_proj_weight", "attn_pool.qkv.weight"),
+        ("head.attention.in_proj_bias", "attn_pool.qkv.bias"),
+        ("head.attention.out_proj.weight", "attn_pool.proj.weight"),
+        ("head.attention.out_proj.bias", "attn_pool.proj.bias"),
+        ("head.layernorm.weight", "attn_pool.norm.weight"),
+        ("head.layernorm.bias", "attn_pool.norm.bias"),
+        ("head.mlp.fc1.weight", "attn_pool.mlp.fc1.weight"),
+        ("head.mlp.fc1.bias", "attn_pool.mlp.fc1.bias"),
+        ("head.mlp.fc2.weight", "attn_pool.mlp.fc2.weight"),
+        ("head.mlp.fc2.bias", "attn_pool.mlp.fc2.bias"),
+    ],
+    ignored: &["embeddings.position_ids", "text_model.", "logit_scale", "logit_bias"],
+    ..SIGLIP
 };
 
 /// What each ViT has once, in timm's names and in transformers'.

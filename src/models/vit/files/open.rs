@@ -77,7 +77,7 @@ impl OpenOptions {
 /// # Errors
 /// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or
 /// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
-/// have: gated MLPs, normed queries, attention pooling and others.
+/// have: normed queries, relative positions, parallel layers and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), |checkpoint, file| Pretrained::from_parts(checkpoint, file, options))
 }

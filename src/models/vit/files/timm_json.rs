@@ -96,6 +96,7 @@ fn pool_named(path: &Path, name: &str) -> Result<Option<Pool>> {
         "" => Ok(None),
         "token" => Ok(Some(Pool::Token)),
         "avg" => Ok(Some(Pool::Avg)),
-        _ => Err(Error::file(path, format!("pooling {} is not computed here, only token and avg", quoted(name)))),
+        "map" => Ok(Some(Pool::Map)),
+        _ => Err(Error::file(path, format!("pooling {} is not computed here, only token, avg and map", quoted(name)))),
     }
 }
