@@ -1,4 +1,4 @@
-// GELU, exact or by the hyperbolic tangent, as the library says.
+// GELU in one of its forms, as the library says.
 //
 //   x   Act[n / 4]  read
 //   y   Act[n / 4]  written                     (forward)
@@ -7,7 +7,7 @@
 //
 // An Act is four elements in full or half precision (tiles/act_*.wgsl); sums are f32. Grid: one invocation for four
 // elements, 64 a workgroup, folded (lib/grid.wgsl). Any n: buffers are padded to 16 bytes, and the padding may be written.
-// GELU is that of lib/gelu.wgsl or of lib/gelu_tanh.wgsl.
+// GELU is that of lib/gelu.wgsl, lib/gelu_tanh.wgsl or lib/gelu_quick.wgsl.
 
 struct Params { n: u32, accumulate: u32 }
 

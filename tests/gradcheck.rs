@@ -4,7 +4,7 @@
 
 use crate::common::{each_family, values};
 use wgrad::autograd::{self, Check};
-use wgrad::ops::{CrossEntropy, Gelu, Mask};
+use wgrad::ops::{CrossEntropy, Gelu, Mask, Rotary, TokenIndices};
 use wgrad::{DType, Gpu, Result, Tensor, ops};
 
 struct Row {
@@ -34,6 +34,12 @@ const CORNERED: Check = Check { eps: 1.5e-3, ..SMOOTH };
 const KEY: ops::RandomKey = ops::RandomKey { seed: 1, step: 2, layer: 3, first_sample: 4 };
 
 const DROPOUT: Option<ops::Dropout> = Some(ops::Dropout { p: 0.3, key: KEY });
+
+/// Packed queries, keys and values, turned by the angles of `tokens` places.
+fn turned(x: &Tensor, heads: usize, tokens: usize, kept: Option<&TokenIndices>) -> Result<Tensor> {
+    let angles: Vec<f64> = values(3, tokens * x.dims()[2] / 6 / heads).into_iter().map(f64::from).collect();
+    ops::rotary(x.clone(), heads, &Rotary::new(x.gpu(), tokens, &angles)?, kept)
+}
 
 /// For three samples: no key, one, some.
 fn padded(x: &Tensor, mask: Mask) -> Result<Mask> {
@@ -102,6 +108,14 @@ const ROWS: &[Row] = &[
     row("embedding, odd width", &[&[5, 3]], LINEAR, |x| ops::embedding(&x[0], &ids(&x[0])?)),
     row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Erf)),
     row("gelu, tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Tanh)),
+    row("rotary", &[&[2, 3, 24]], SMOOTH, |x| turned(&x[0], 2, 3, None)),
+    row("rotary, kept", &[&[2, 3, 48]], SMOOTH, |x| {
+        let kept = TokenIndices::new(x[0].gpu(), [2, 3], 5, &[0, 2, 3, 1, 2, 4])?;
+        turned(&x[0], 2, 5, Some(&kept))
+    }),
+    row("swiglu", &[&[3, 10]], SMOOTH, |x| ops::swiglu(&x[0])),
+    row("swiglu of fours", &[&[3, 24]], SMOOTH, |x| ops::swiglu(&x[0])),
+    row("gelu, quick", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Quick)),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("layernorm of fours", &[&[5, 12], &[12], &[12]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("gather_layernorm", &[&[2, 5, 8], &[8], &[8]], SMOOTH, |x| {
@@ -138,6 +152,7 @@ const ROWS: &[Row] = &[
     row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
     row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)),
     row("mlp, tanh", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Tanh, &x[5], None)),
+    row("mlp, quick", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Quick, &x[5], None)),
     row("mlp, odd width", &[&[5, 3], &[7, 3], &[7], &[5, 7], &[5], &[5, 5]], SMOOTH, |x| {
         ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)
     }),
@@ -263,8 +278,8 @@ fn ids(table: &Tensor) -> Result<Tensor> {
 }
 
 /// Three of the five tokens of two samples.
-fn kept(gpu: &Gpu) -> Result<ops::TokenIndices> {
-    ops::TokenIndices::new(gpu, [2, 3], 5, &[0, 2, 3, 1, 3, 4])
+fn kept(gpu: &Gpu) -> Result<TokenIndices> {
+    TokenIndices::new(gpu, [2, 3], 5, &[0, 2, 3, 1, 3, 4])
 }
 
 #[test]

@@ -17,7 +17,7 @@ use wgrad::models::vit::{
     save_adapter,
 };
 use wgrad::nn::{AdaptedLinear, Init, Linear, LoraConfig, Mode, Precision, Span};
-use wgrad::ops::{CrossEntropy, RandomKey, TokenIndices, cross_entropy};
+use wgrad::ops::{CrossEntropy, Gelu, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{AdamW, LrSchedule, Optimizer, Rule, StepReport};
 use wgrad::train::{Classify, MemoryEstimate, Task, TrainSettings, Trainer, Workload, estimate};
 use wgrad::{Error, Gpu, Tensor};
@@ -324,6 +324,27 @@ fn models_with_adapters_go_through_files() {
     }
 }
 
+/// Rotary positions, biases that keys do not have, gated MLPs, another activation.
+#[test]
+fn adapters_of_other_families_merge() {
+    let gpu = gpu();
+    let lora = with_head(&["qkv", "proj", "fc1", "fc2"]);
+    let rotary =
+        VitConfig { rope_temperature: Some(100.0), key_bias: false, init_values: Some(0.5), ..tiny(lora.clone()) };
+    let gated = VitConfig { gated_mlp: true, init_values: Some(0.5), ..tiny(lora.clone()) };
+    let tower = VitConfig { pre_norm: true, act_layer: Gelu::Quick, ..tiny(lora) };
+    for config in [rotary, gated, tower] {
+        let model = trained(&gpu, &config);
+        let expected = evaluated(&model);
+        let (mut tensors, plain) = (download(model.parameters()).unwrap(), VitConfig { lora: None, ..config.clone() });
+        let mut merged = Pretrained { config, ..pretrained_of(&trained(&gpu, &tiny(with_head(&["qkv"])))) };
+        std::mem::swap(&mut merged.checkpoint.tensors, &mut tensors);
+        merged.merge_adapters().unwrap();
+        assert_eq!(merged.config, plain);
+        assert_close("merged", &evaluated(&self::model(&gpu, &merged)), &expected, 1e-5);
+    }
+}
+
 /// Adapters out and in again. That of a packed layer comes back as one of each part, which compute the same.
 #[test]
 fn adapters_go_through_files() {
@@ -452,6 +473,8 @@ fn what_adapters_cannot_be_is_said() {
         let message = message(lora);
         assert!(message.contains(part), "{text}: {message}");
     }
+    let distilled = VitConfig { distilled: true, ..tiny(of(&["qkv"])) };
+    assert!(Vit::new(&gpu, distilled, 0).unwrap_err().to_string().contains("two heads"));
 }
 
 /// What an adapter says beside its tensors, and these themselves, when they are not what they should be.

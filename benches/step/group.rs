@@ -33,13 +33,15 @@ impl Group {
 
     /// The group of a kernel, by the file that its name begins with.
     pub fn of(kernel: &str) -> Group {
-        const FILES: [(&str, Group); 16] = [
+        const FILES: [(&str, Group); 18] = [
             ("matmul", Group::Products),
             ("flash", Group::Attention),
             ("softmax", Group::Attention),
+            ("rotary", Group::Attention),
             ("column_sum", Group::BiasGradients),
             ("layernorm", Group::LayerNorm),
             ("gelu", Group::Gelu),
+            ("swiglu", Group::Gelu),
             ("add", Group::Residuals),
             ("accumulate", Group::Residuals),
             ("patchify", Group::Tokens),

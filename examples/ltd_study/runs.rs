@@ -102,7 +102,7 @@ impl<'a> Study<'a> {
     /// The embedded checkpoint with a new head, to be finetuned.
     pub fn task(&self, seed: u64) -> Result<Classify<Vit>> {
         let model = Vit::new(self.gpu, self.config.clone(), seed)?;
-        let options = MatchOptions { head: &["head"], allow_missing: false };
+        let options = MatchOptions { head: Vit::HEADS, allow_missing: false };
         load_parameters(model.parameters(), &self.weights, &options)?;
         Ok(Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() }))
     }

@@ -107,7 +107,7 @@ impl Setup {
         let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
         let adapters = model.parameters().iter().map(Parameter::path).filter(|path| LoraConfig::is_adapter(path));
-        let new: Vec<&str> = adapters.chain(["head"]).collect();
+        let new: Vec<&str> = adapters.chain(Vit::HEADS.iter().copied()).collect();
         let options = MatchOptions { head: &new, allow_missing: false };
         let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);
         let report = self.weights.pretrained().map(load).transpose()?;

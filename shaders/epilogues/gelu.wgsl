@@ -4,7 +4,7 @@
 //   h     f32 or f16, as c: what backward needs (gelu_backward.wgsl)
 //   c     f32 or f16, [M, N], rows ldc apart
 //
-// GELU is that of lib/gelu.wgsl or of lib/gelu_tanh.wgsl.
+// GELU is that of lib/gelu.wgsl, lib/gelu_tanh.wgsl or lib/gelu_quick.wgsl.
 
 @group(0) @binding(2) var<storage, read> bias: array<Item>;
 @group(0) @binding(3) var<storage, read_write> h: array<ItemC>;

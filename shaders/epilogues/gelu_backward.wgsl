@@ -3,7 +3,7 @@
 //
 //   c  f32 or f16, [M, N], rows ldc apart: h, and in its place dh
 //
-// GELU is that of lib/gelu.wgsl or of lib/gelu_tanh.wgsl.
+// GELU is that of lib/gelu.wgsl, lib/gelu_tanh.wgsl or lib/gelu_quick.wgsl.
 
 @group(0) @binding(2) var<storage, read_write> c: array<ItemC>;
 

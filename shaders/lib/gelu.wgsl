@@ -1,5 +1,5 @@
-// GELU, exact: y = x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2, and its slope. For one float or four (tiles/). gelu_tanh.wgsl has the
-// same functions of the other form.
+// GELU, exact: y = x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2, and its slope. For one float or four (tiles/). gelu_tanh.wgsl and
+// gelu_quick.wgsl have the same functions of the other forms.
 
 // Φ by Abramowitz and Stegun 7.1.26 on |x| / √2: absolute error below 1.5e-7.
 fn gelu_cdf(x: Item) -> Item {

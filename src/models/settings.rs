@@ -1,4 +1,4 @@
-//! Settings of language models: the forms in which transformers writes some, for serde, and what may be in them.
+//! Settings of models: the forms in which transformers writes some, for serde, and what may be in them.
 
 use crate::error::{Error, Result};
 
@@ -13,6 +13,7 @@ pub(super) mod gelu {
         serializer.serialize_str(match gelu {
             Gelu::Erf => "gelu",
             Gelu::Tanh => "gelu_new",
+            Gelu::Quick => "quick_gelu",
         })
     }
 
@@ -21,9 +22,10 @@ pub(super) mod gelu {
         let name = String::deserialize(deserializer)?;
         match name.as_str() {
             "gelu" | "gelu_python" => Ok(Gelu::Erf),
-            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Ok(Gelu::Tanh),
+            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_tanh" => Ok(Gelu::Tanh),
+            "quick_gelu" => Ok(Gelu::Quick),
             _ => Err(D::Error::custom(format_args!(
-                "activation {name:?} is not computed here, only gelu and gelu_new are"
+                "activation {name:?} is not computed here, only gelu, gelu_new and quick_gelu are"
             ))),
         }
     }

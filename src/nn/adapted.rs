@@ -67,6 +67,11 @@ impl AdaptedLinear {
         self.adapted(ops::linear(x, &weight, bias.as_ref())?, x, mode)
     }
 
+    /// The same with `bias`, `f32[out]`, in place of the layer's own.
+    pub(super) fn forward_biased(&self, x: &Tensor, bias: &Tensor, mode: &Mode) -> Result<Tensor> {
+        self.adapted(ops::linear(x, &self.folded()?.0, Some(bias))?, x, mode)
+    }
+
     /// residual + y, `f32[.., out]`, added in the product's own store. `x` may be f16, the residual is f32.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! A transformer block, with random-LTD built in.
 
 use super::{AdaptedLinear, BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
-use crate::autograd::recompute;
+use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
-use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, TokenIndices};
+use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, Rotary, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
@@ -14,64 +14,102 @@ const PARTS: [&str; 3] = ["query", "key", "value"];
 #[derive(Clone)]
 struct Attention {
     qkv: AdaptedLinear,
+    /// Where keys have no bias.
+    biases: Option<QueryValueBiases>,
     proj: AdaptedLinear,
     heads: usize,
+    rotary: Option<Rotary>,
+}
+
+/// Biases of queries and values, `f32[C]` each, and the zeros that keys have in their place.
+#[derive(Clone)]
+struct QueryValueBiases {
+    q: Parameter,
+    v: Parameter,
+    zeros: Tensor,
 }
 
 impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, heads, qkv_bias, init_values, names, std, residual_std, .. } = config;
-        let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias, std)?;
+        let &BlockConfig { width, heads, qkv_bias, key_bias, init_values, names, std, residual_std, .. } = config;
+        let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias && key_bias, std)?;
         let qkv = AdaptedLinear::of_parts(qkv, init.at(names.qkv), &PARTS)?;
+        let biases = || {
+            let q = init.constant(names.q_bias, &[width], 0.0)?;
+            let zeros = Tensor::zeros(q.value().gpu(), DType::F32, &[width])?;
+            Ok(QueryValueBiases { q, v: init.constant(names.v_bias, &[width], 0.0)?, zeros })
+        };
+        let biases = (qkv_bias && !key_bias).then(biases).transpose()?;
         let proj = Linear::with_std(init.at(names.proj), width, width, true, residual_std)?;
         let proj = AdaptedLinear::new(proj, init.at(names.proj))?.scaled(init.at(names.ls1), init_values)?;
-        Ok(Attention { qkv, proj, heads })
+        Ok(Attention { qkv, biases, proj, heads, rotary: None })
     }
 
     /// What the projection brings together: `f32[B, T, C]` to the same shape.
     fn heads(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode, dropout: Option<Dropout>) -> Result<Tensor> {
-        let qkv = self.qkv.forward(x, mode)?;
+        let qkv = self.qkv(x, mode)?;
         match keys {
-            Keys::Own(mask) => ops::attention(&qkv, self.heads, mask, dropout),
+            Keys::Own(mask, places) => {
+                let qkv = match &self.rotary {
+                    Some(rotary) => ops::rotary(qkv, self.heads, rotary, places)?,
+                    None => qkv,
+                };
+                ops::attention(&qkv, self.heads, mask, dropout)
+            }
             Keys::Cached(cache) => ops::attention_cached(&qkv, self.heads, cache),
         }
+    }
+
+    /// Queries, keys and values, `f32[B, T, 3·C]`.
+    fn qkv(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let Some(QueryValueBiases { q, v, zeros }) = &self.biases else { return self.qkv.forward(x, mode) };
+        let bias = ops::concat(&[&q.tensor(), zeros, &v.tensor()], 0)?;
+        self.qkv.forward_biased(x, &bias, mode)
     }
 }
 
 /// Which keys the tokens that go through a block see.
 enum Keys<'a> {
-    /// Each other's, as far as the mask says.
-    Own(&'a Mask),
+    /// Each other's, as far as the mask says; and which of all tokens they are, if not all.
+    Own(&'a Mask, Option<&'a TokenIndices>),
     /// Those of the tokens before them, which the cache holds, and their own.
     Cached(&'a mut KeyValues),
 }
 
-/// Two linear layers with GELU between.
+/// Two linear layers with GELU between, or SwiGLU.
 #[derive(Clone)]
 struct Mlp {
     fc1: AdaptedLinear,
     fc2: AdaptedLinear,
     gelu: Gelu,
+    gated: bool,
 }
 
 impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, hidden, gelu, init_values, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, hidden, gelu, gated, init_values, names, std, residual_std, .. } = config;
+        let inputs = if gated { hidden / 2 } else { hidden };
         let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
         let fc1 = AdaptedLinear::new(fc1, init.at(names.fc1))?;
-        let fc2 = Linear::with_std(init.at(names.fc2), hidden, width, true, residual_std)?;
+        let fc2 = Linear::with_std(init.at(names.fc2), inputs, width, true, residual_std)?;
         let fc2 = AdaptedLinear::new(fc2, init.at(names.fc2))?.scaled(init.at(names.ls2), init_values)?;
-        Ok(Mlp { fc1, fc2, gelu })
+        Ok(Mlp { fc1, fc2, gelu, gated })
     }
 
     /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
     fn forward(&self, x: &Tensor, mode: &Mode, [hidden, output]: [f32; 2], layer: u32) -> Result<Tensor> {
-        let h = mode.dropout(ops::gelu(&self.fc1.forward(x, mode)?, self.gelu)?, hidden, layer)?;
+        let h = mode.dropout(self.activated(x, mode)?, hidden, layer)?;
         mode.dropout(self.fc2.forward(&h, mode)?, output, layer + 1)
     }
 
+    /// The first layer and the activation.
+    fn activated(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let h = self.fc1.forward(x, mode)?;
+        if self.gated { ops::swiglu(&h) } else { ops::gelu(&h, self.gelu) }
+    }
+
     /// residual + mlp(x), put `into` a full tensor where there is one: for when nothing random happens in between, and then in
-    /// two passes where both layers are plain.
+    /// two passes where both layers are plain and nothing gates.
     fn forward_add(
         &self,
         x: &Tensor,
@@ -79,11 +117,11 @@ impl Mlp {
         into: Option<(Tensor, &TokenIndices)>,
         mode: &Mode,
     ) -> Result<Tensor> {
-        if let (Some((w1, Some(b1))), Some((w2, Some(b2)))) = (self.fc1.plain()?, self.fc2.plain()?) {
+        let plain = if self.gated { None } else { self.fc1.plain()?.zip(self.fc2.plain()?) };
+        if let Some(((w1, Some(b1)), (w2, Some(b2)))) = plain {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), self.gelu, residual, into);
         }
-        let h = ops::gelu(&self.fc1.forward(x, mode)?, self.gelu)?;
-        scattered(self.fc2.forward_add(&h, residual, mode)?, into)
+        scattered(self.fc2.forward_add(&self.activated(x, mode)?, residual, mode)?, into)
     }
 }
 
@@ -128,6 +166,12 @@ impl Block {
         })
     }
 
+    /// The same with queries and keys turned by the angles of their tokens' places.
+    pub(super) fn with_rotary(mut self, rotary: Rotary) -> Self {
+        self.attn.rotary = Some(rotary);
+        self
+    }
+
     /// The number of the first random layer behind `blocks` blocks. Number 0 is for what lies below them.
     pub fn layers_below(blocks: usize) -> u32 {
         1 + blocks as u32 * Self::RANDOM_LAYERS
@@ -140,38 +184,43 @@ impl Block {
     /// # Errors
     /// If the indices are not for this batch and length.
     pub fn forward(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+        let Some(kept) = kept else { return self.forward_rows(x, None, mask, mode) };
+        let keys = Keys::Own(mask, Some(kept));
         if mode.is_recomputing() {
-            return self.recomputed(x, kept, mask, mode);
+            let rows = self.forward_rows(ops::token_gather(&x, kept)?, Some(kept), mask, mode)?;
+            return ops::token_scatter(x, &rows, kept);
         }
-        match (kept, self.config.order) {
-            (None, _) => self.plain(&x, Keys::Own(mask), mode),
-            (Some(kept), NormOrder::Pre) => {
+        match self.config.order {
+            NormOrder::Pre => {
                 let (rows, y) = self.norm1.gather_forward(&x, kept, mode.activations())?;
-                self.after_norm(&rows, &y, Some((x, kept)), Keys::Own(mask), mode)
+                self.after_norm(&rows, &y, Some((x, kept)), keys, mode)
             }
-            (Some(kept), NormOrder::Post) => {
-                let rows = self.post_norm(&ops::token_gather(&x, kept)?, Keys::Own(mask), mode)?;
+            NormOrder::Post => {
+                let rows = self.post_norm(&ops::token_gather(&x, kept)?, keys, mode)?;
                 ops::token_scatter(x, &rows, kept)
             }
         }
+    }
+
+    /// `f32[B, R, C]` to the same shape, all rows through the block: those of the tokens `places`, or of all. Where a block is
+    /// computed again in backward, that lies between gather and scatter: of the input only these rows are stored.
+    pub(super) fn forward_rows(
+        &self,
+        x: Tensor,
+        places: Option<&TokenIndices>,
+        mask: &Mask,
+        mode: &Mode,
+    ) -> Result<Tensor> {
+        if !mode.is_recomputing() {
+            return self.plain(&x, Keys::Own(mask, places), mode);
+        }
+        let (block, places, mask, mode) = (self.clone(), places.cloned(), mask.clone(), *mode);
+        recompute(x, move |x| block.plain(&x, Keys::Own(&mask, places.as_ref()), &mode))
     }
 
     /// As [`super::Encoder::forward_cached`].
     pub(super) fn forward_cached(&self, x: &Tensor, cache: &mut KeyValues, precision: Precision) -> Result<Tensor> {
         self.plain(x, Keys::Cached(cache), &Mode::evaluation().with_precision(precision))
-    }
-
-    /// What is computed again lies between gather and scatter: of the input only the kept rows are stored.
-    fn recomputed(&self, x: Tensor, kept: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
-        let (block, mask, mode) = (self.clone(), mask.clone(), *mode);
-        let run = move |x| block.plain(&x, Keys::Own(&mask), &mode);
-        match kept {
-            None => recompute(x, run),
-            Some(kept) => {
-                let rows = recompute(ops::token_gather(&x, kept)?, run)?;
-                ops::token_scatter(x, &rows, kept)
-            }
-        }
     }
 
     fn plain(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {

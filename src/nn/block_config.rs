@@ -21,6 +21,10 @@ pub struct BlockNames {
     pub norm1: &'static str,
     /// Queries, keys and values.
     pub qkv: &'static str,
+    /// Biases of queries and values, where keys have none.
+    pub q_bias: &'static str,
+    /// As `q_bias`.
+    pub v_bias: &'static str,
     /// Attention's projection.
     pub proj: &'static str,
     /// The norm of the MLP.
@@ -40,6 +44,8 @@ impl BlockNames {
     pub const TIMM: Self = BlockNames {
         norm1: "norm1",
         qkv: "attn.qkv",
+        q_bias: "attn.q_bias",
+        v_bias: "attn.v_bias",
         proj: "attn.proj",
         norm2: "norm2",
         fc1: "mlp.fc1",
@@ -60,8 +66,12 @@ pub struct BlockConfig {
     pub hidden: usize,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
-    /// The MLP's activation.
+    /// Where they have, whether k has. Without one, q's and v's are parameters of their own.
+    pub key_bias: bool,
+    /// The MLP's activation, unless it is gated.
     pub gelu: Gelu,
+    /// Whether the MLP is gated ([`crate::ops::swiglu()`]): its first layer gives F numbers, its second takes half as many.
+    pub gated: bool,
     /// Dropout after attention's projection and after the MLP.
     pub dropout: f32,
     /// Dropout of attention's weights.
@@ -93,7 +103,9 @@ impl BlockConfig {
             heads,
             hidden: 4 * width,
             qkv_bias: true,
+            key_bias: true,
             gelu: Gelu::Erf,
+            gated: false,
             dropout: 0.0,
             attention_dropout: 0.0,
             hidden_dropout: 0.0,

@@ -3,13 +3,14 @@
 use super::span;
 use super::{Block, BlockConfig, Init, Mode, Precision, Span};
 use crate::error::{Error, Result};
-use crate::ops::{self, KeyValues, Mask, TokenIndices};
+use crate::ops::{self, KeyValues, Mask, Rotary, TokenIndices};
 use crate::tensor::Tensor;
 
 /// The blocks of a transformer, one behind the other, any of which may see only some of the tokens.
 #[derive(Clone)]
 pub struct Encoder {
     blocks: Vec<Block>,
+    has_rotary: bool,
 }
 
 impl Encoder {
@@ -19,7 +20,14 @@ impl Encoder {
     /// As [`Block::new`].
     pub fn new(mut init: Init<'_>, depth: usize, config: impl Fn(usize) -> BlockConfig) -> Result<Self> {
         let block = |i: usize| Block::new(init.at(&i.to_string()), config(i), i);
-        Ok(Encoder { blocks: (0..depth).map(block).collect::<Result<_>>()? })
+        Ok(Encoder { blocks: (0..depth).map(block).collect::<Result<_>>()?, has_rotary: false })
+    }
+
+    /// The same with queries and keys turned by the angles of their tokens' places, of which `rotary` has one for each of the T
+    /// tokens; within a span, by those of the kept ones.
+    pub fn with_rotary(self, rotary: &Rotary) -> Self {
+        let blocks = self.blocks.into_iter().map(|block| block.with_rotary(rotary.clone())).collect();
+        Encoder { blocks, has_rotary: true }
     }
 
     /// `f32[B, T, C]` to the same shape; to `f32[B, R, C]` if the last of `spans` does not rejoin. A span's gather and scatter
@@ -33,17 +41,17 @@ impl Encoder {
         span::check(spans, self.blocks.len())?;
         let (mut x, mut done) = (x, 0);
         for Span { blocks, positions, rejoins } in spans {
-            x = run(&self.blocks[done..blocks.start], x, mask, mode)?;
+            x = run(&self.blocks[done..blocks.start], x, None, mask, mode)?;
             let inside = &self.blocks[blocks.clone()];
             let theirs = mask.gathered(positions)?;
             x = match (inside, rejoins) {
-                (inside, false) => run(inside, gather(x, positions)?, &theirs, mode)?,
+                (inside, false) => run(inside, gather(x, positions)?, Some(positions), &theirs, mode)?,
                 ([block], true) => block.forward(x, Some(positions), &theirs, mode)?,
                 (inside, true) => bypass(inside, x, positions, &theirs, mode)?,
             };
             done = blocks.end;
         }
-        run(&self.blocks[done..], x, mask, mode)
+        run(&self.blocks[done..], x, None, mask, mode)
     }
 
     /// New tokens alone, `f32[B, S, C]` to the same shape. They see the tokens that went through before, whose keys and values
@@ -51,11 +59,15 @@ impl Encoder {
     /// [`crate::autograd::no_grad`].
     ///
     /// # Errors
-    /// [`Error::Argument`] unless there is a cache for each block; otherwise as [`ops::attention_cached()`].
+    /// [`Error::Argument`] unless there is a cache for each block, and where positions are rotary; otherwise as
+    /// [`ops::attention_cached()`].
     pub fn forward_cached(&self, x: Tensor, caches: &mut [KeyValues], precision: Precision) -> Result<Tensor> {
         if caches.len() != self.blocks.len() {
             let expected = format!("one for each of {} blocks", self.blocks.len());
             return Err(Error::argument("encoder", "caches", expected, caches.len()));
+        }
+        if self.has_rotary {
+            return Err(Error::argument("encoder", "caches", "none where positions are rotary", caches.len()));
         }
         self.blocks.iter().zip(caches).try_fold(x, |x, (block, cache)| block.forward_cached(&x, cache, precision))
     }
@@ -66,8 +78,8 @@ impl Encoder {
     }
 }
 
-fn run(blocks: &[Block], x: Tensor, mask: &Mask, mode: &Mode) -> Result<Tensor> {
-    blocks.iter().try_fold(x, |x, block| block.forward(x, None, mask, mode))
+fn run(blocks: &[Block], x: Tensor, places: Option<&TokenIndices>, mask: &Mask, mode: &Mode) -> Result<Tensor> {
+    blocks.iter().try_fold(x, |x, block| block.forward_rows(x, places, mask, mode))
 }
 
 /// The kept rows alone; the others are let go.
@@ -77,6 +89,6 @@ fn gather(x: Tensor, positions: &TokenIndices) -> Result<Tensor> {
 
 /// Several blocks on the kept rows, which then take their places among the others.
 fn bypass(blocks: &[Block], x: Tensor, positions: &TokenIndices, mask: &Mask, mode: &Mode) -> Result<Tensor> {
-    let rows = run(blocks, ops::token_gather(&x, positions)?, mask, mode)?;
+    let rows = run(blocks, ops::token_gather(&x, positions)?, Some(positions), mask, mode)?;
     ops::token_scatter(x, &rows, positions)
 }

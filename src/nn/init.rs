@@ -7,6 +7,7 @@ use rand_pcg::rand_core::Rng;
 use super::LoraConfig;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::hash::Fnv;
 use crate::tensor::checked_shape;
 
@@ -50,6 +51,11 @@ impl<'a> Init<'a> {
     /// Parameters so far.
     pub(super) fn count(&self) -> usize {
         self.parameters.len()
+    }
+
+    /// The device of its parameters.
+    pub(crate) fn gpu(&self) -> &Gpu {
+        self.parameters.gpu()
     }
 
     fn path(&self, name: &str) -> String {

@@ -29,13 +29,15 @@ mod strided;
 mod tokens;
 mod variants;
 
-pub use attention::{Dropout, KeyValues, Mask, attention, attention_cached, attention_flash, attention_stored};
+pub use attention::{
+    Dropout, KeyValues, Mask, Rotary, attention, attention_cached, attention_flash, attention_stored, rotary,
+};
 pub use cast::cast;
 pub use conv::{Conv2d, Pool2d, avg_pool2d, conv2d, max_pool2d};
 pub use dropout::{drop_path, dropout};
 pub use elementwise::{
     Gelu, abs, add, clamp, div, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow, quick_gelu, relu, rsqrt,
-    scale, sigmoid, silu, softplus, sqrt, sub, tanh, where_,
+    scale, sigmoid, silu, softplus, sqrt, sub, swiglu, tanh, where_,
 };
 pub use layout::{concat, expand, gather, pad, permute, reshape, scatter_add, slice, stack, transpose};
 pub use loss::{

@@ -59,7 +59,7 @@ fn linear_of_few_rows() {
 #[test]
 fn mlp_of_few_rows() {
     for gpu in each_family() {
-        for (rows, gelu) in (1..=4).flat_map(|rows| [Gelu::Erf, Gelu::Tanh].map(|gelu| (rows, gelu))) {
+        for (rows, gelu) in (1..=4).flat_map(|rows| [Gelu::Erf, Gelu::Tanh, Gelu::Quick].map(|gelu| (rows, gelu))) {
             let [c, f] = [36, 132];
             let sizes = [rows * c, f * c, f, c * f, c, rows * c];
             let data: [Vec<f32>; 6] = std::array::from_fn(|i| values(i as u64 + 1, sizes[i]));

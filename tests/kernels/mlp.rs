@@ -16,7 +16,7 @@ const SIZES: &[[usize; 4]] = &[
     [1409, 4, 1540, 4],
 ];
 
-const GELUS: [Gelu; 2] = [Gelu::Erf, Gelu::Tanh];
+const GELUS: [Gelu; 3] = [Gelu::Erf, Gelu::Tanh, Gelu::Quick];
 
 /// x, W1, b1, W2, b2 and residual.
 fn inputs([rows, c, f, n]: [usize; 4]) -> [Vec<f32>; 6] {

@@ -196,7 +196,7 @@ fn matrix_units_agree_with_the_rest() {
     let got = run();
     let used: Vec<_> =
         gpu.take_profile().iter().map(|row| row.kernel).filter(|n| n.starts_with("matmul_coop")).collect();
-    assert_eq!(used.len(), 11, "every variant of the form: {used:?}");
+    assert_eq!(used.len(), 13, "every variant of the form: {used:?}");
     for ((what, got), (_, expected)) in got.iter().zip(&expected) {
         assert_close(what, got, expected, 1e-2);
     }
@@ -210,7 +210,7 @@ proptest! {
     fn hostile_tables_are_harmless(
         layout in "nn|nt|tn|xx|",
         types in prop::array::uniform3("f32|f16|u8|.{0,3}"),
-        ending in "plain|sums|linear|gelu|gelu_tanh|scatter|.{0,6}",
+        ending in "plain|sums|linear|gelu|gelu_tanh|gelu_quick|scatter|.{0,6}",
         aligned: bool,
         can_split: bool,
         size in prop::array::uniform3(prop_oneof![Just(64usize), 0usize..200, any::<usize>()]),
@@ -250,6 +250,7 @@ fn layer_and_mlp(gpu: &Gpu, rows: usize, features: usize, hidden: usize) -> Vec<
     let unbiased = ops::cast(&ops::linear(&y, &w3, None).unwrap(), DType::F32).unwrap();
     let z = ops::linear_add(&y, &w0, &b0, &x).unwrap();
     let m = ops::mlp(&y, (&w1, &b1), (&w2, &b2), Gelu::Erf, &z, None).unwrap();
+    let m = ops::mlp(&y, (&w1, &b1), (&w2, &b2), Gelu::Quick, &m, None).unwrap();
     let places: Vec<u32> = (0..rows as u32).map(|i| i + i / 7).collect();
     let tokens = rows + rows / 7 + 1;
     let indices = TokenIndices::new(gpu, [1, rows], tokens, &places).unwrap();

@@ -69,7 +69,7 @@ impl Lesson {
 
         let model = Vit::new(gpu, config, SEED)?;
         if let Some(weights) = weights {
-            let options = MatchOptions { head: &["head"], ..Default::default() };
+            let options = MatchOptions { head: Vit::HEADS, ..Default::default() };
             load_parameters(model.parameters(), &weights.checkpoint, &options)?;
         }
         let source = ImageSource::new(&data.train, data.train_transform(side), ImageOptions::default())?;

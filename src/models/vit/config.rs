@@ -1,8 +1,9 @@
 //! A ViT's sizes.
 
 use crate::error::{Error, Result};
+use crate::models::settings;
 use crate::nn::LoraConfig;
-use crate::ops::Normalize;
+use crate::ops::{Gelu, Normalize};
 
 /// What the head reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -16,6 +17,8 @@ pub enum Pool {
     /// The class token and behind it the mean of the patch tokens, 2·C numbers, both of normed tokens: what transformers'
     /// `Dinov2ForImageClassification` reads.
     TokenAvg,
+    /// What a learned query sees of all tokens, normed: attention pooling, of SigLIP.
+    Map,
 }
 
 /// A ViT's sizes, named as timm's arguments. The presets take 224×224 images in patches of 16 to 1,000 classes; change
@@ -36,13 +39,24 @@ pub struct VitConfig {
     pub num_heads: usize,
     /// F / C.
     pub mlp_ratio: f32,
+    /// Whether the MLP is gated, as in DINOv2 giant: its first layer gives F numbers, a half each of gates and values, its second
+    /// takes half as many.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gated_mlp: bool,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
+    /// Where they have, whether k has: with rotary positions, DINOv3's has none.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub key_bias: bool,
     /// Whether the patch projection has a bias. timm's CLIP models, those with `pre_norm`, have none.
     #[serde(default = "yes")]
     pub patch_bias: bool,
     /// Whether there is a class token; without one `global_pool` must be the mean.
     pub class_token: bool,
+    /// Whether there is a distillation token behind the class token, and a head for each, as in distilled DeiTs. Logits are the mean
+    /// of both heads' in training too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub distilled: bool,
     /// Register tokens between class token and patches, timm's `reg_tokens`.
     #[serde(default)]
     pub reg_tokens: usize,
@@ -52,6 +66,9 @@ pub struct VitConfig {
     /// Whether register tokens come without positions, though the class token has one: transformers' `Dinov2WithRegisters`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_embed_reg: bool,
+    /// With rotary positions in the place of learned ones, as DINOv3 has them: the base of their periods, 100 there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_temperature: Option<f32>,
     /// Whether a norm, `norm_pre`, comes between the positions and the first block.
     #[serde(default)]
     pub pre_norm: bool,
@@ -59,6 +76,12 @@ pub struct VitConfig {
     /// the class token is taken out.
     #[serde(default)]
     pub fc_norm: Option<bool>,
+    /// Whether there is a last norm at all: transformers' `CLIPForImageClassification` has none.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub final_norm: bool,
+    /// The MLP's activation: the exact GELU, by tanh in some of SigLIP, the quick one in OpenAI's CLIP.
+    #[serde(default, with = "settings::gelu", skip_serializing_if = "is_exact")]
+    pub act_layer: Gelu,
     /// Added to the variance in every norm.
     #[serde(default = "timms_eps")]
     pub eps: f32,
@@ -100,6 +123,16 @@ fn is_false(setting: &bool) -> bool {
     !setting
 }
 
+/// As [`is_false`].
+fn is_true(setting: &bool) -> bool {
+    *setting
+}
+
+/// As [`is_false`].
+fn is_exact(gelu: &Gelu) -> bool {
+    *gelu == Gelu::Erf
+}
+
 impl VitConfig {
     /// ViT-Ti/16: 192 wide, 12 deep, 3 heads, 5.7 M parameters.
     pub fn tiny() -> Self {
@@ -131,14 +164,20 @@ impl VitConfig {
             depth,
             num_heads,
             mlp_ratio: 4.0,
+            gated_mlp: false,
             qkv_bias: true,
+            key_bias: true,
             patch_bias: true,
             class_token: true,
+            distilled: false,
             reg_tokens: 0,
             no_embed_class: false,
             no_embed_reg: false,
+            rope_temperature: None,
             pre_norm: false,
             fc_norm: None,
+            final_norm: true,
+            act_layer: Gelu::Erf,
             eps: EPS,
             init_values: None,
             global_pool: Pool::Token,
@@ -157,16 +196,21 @@ impl VitConfig {
         (self.img_size.0 / p) * (self.img_size.1 / p)
     }
 
-    /// Tokens before the patches: the class token and the registers.
+    /// Tokens before the patches: the class token, that of distillation and the registers.
     pub fn prefix_tokens(&self) -> usize {
-        usize::from(self.class_token) + self.reg_tokens
+        usize::from(self.class_token) + usize::from(self.distilled) + self.reg_tokens
     }
 
-    /// Tokens of the prefix that have a position: all, the class token alone, or none.
+    /// Learned positions: of patches and tokens before them, or none where they are rotary.
+    pub fn positions(&self) -> usize {
+        if self.rope_temperature.is_some() { 0 } else { self.prefix_positions().saturating_add(self.patches()) }
+    }
+
+    /// Tokens of the prefix that have a position: all, those before the registers, or none.
     pub fn prefix_positions(&self) -> usize {
         match (self.no_embed_class, self.no_embed_reg) {
             (true, _) => 0,
-            (false, true) => usize::from(self.class_token),
+            (false, true) => self.prefix_tokens() - self.reg_tokens,
             (false, false) => self.prefix_tokens(),
         }
     }
@@ -181,6 +225,11 @@ impl VitConfig {
         (self.embed_dim as f32 * self.mlp_ratio) as usize
     }
 
+    /// What the MLP's second layer takes: F, or half of it.
+    pub fn hidden_outputs(&self) -> usize {
+        if self.gated_mlp { self.hidden() / 2 } else { self.hidden() }
+    }
+
     /// How many numbers the head reads.
     pub fn head_inputs(&self) -> usize {
         if self.global_pool == Pool::TokenAvg { 2 * self.embed_dim } else { self.embed_dim }
@@ -188,7 +237,7 @@ impl VitConfig {
 
     /// Whether the last norm comes after pooling.
     pub fn has_fc_norm(&self) -> bool {
-        self.fc_norm.unwrap_or(self.global_pool == Pool::Avg)
+        self.final_norm && self.fc_norm.unwrap_or(self.global_pool == Pool::Avg)
     }
 
     /// Itself as JSON.
@@ -243,7 +292,11 @@ impl VitConfig {
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
             return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
         }
-        if !self.class_token && self.global_pool != Pool::Avg {
+        if self.gated_mlp && (self.global_pool == Pool::Map || !self.hidden().is_multiple_of(2)) {
+            let expected = "false where the hidden layer has no two halves, or attention pools";
+            return Err(Error::argument(OP, "gated_mlp", expected, true));
+        }
+        if !self.class_token && !matches!(self.global_pool, Pool::Avg | Pool::Map) {
             return Err(Error::argument(
                 OP,
                 "global_pool",
@@ -251,8 +304,32 @@ impl VitConfig {
                 "the class token",
             ));
         }
-        if self.global_pool == Pool::TokenAvg && self.has_fc_norm() {
-            return Err(Error::argument(OP, "fc_norm", "false where the head reads class token and mean", "true"));
+        if matches!(self.global_pool, Pool::TokenAvg | Pool::Map) && self.has_fc_norm() {
+            let expected = "false where the head reads class token and mean, or attention pools";
+            return Err(Error::argument(OP, "fc_norm", expected, "true"));
+        }
+        let is_deit = !self.gated_mlp
+            && self.class_token
+            && self.global_pool == Pool::Token
+            && self.reg_tokens == 0
+            && !self.no_embed_class;
+        if self.distilled && !is_deit {
+            let expected =
+                "false where the heads read anything but class token and distillation token of a plain prefix";
+            return Err(Error::argument(OP, "distilled", expected, true));
+        }
+        if !self.key_bias && self.rope_temperature.is_none() {
+            // Where nothing turns keys, their bias has no effect.
+            return Err(Error::argument(OP, "key_bias", "true, but where positions are rotary", false));
+        }
+        if let Some(base) = self.rope_temperature {
+            if !(base.is_finite() && base >= 1.0) {
+                return Err(Error::argument(OP, "rope_temperature", "at least 1", base));
+            }
+            if !(self.embed_dim / self.num_heads).is_multiple_of(4) {
+                let expected = "one whose heads are a multiple of 4 wide, where positions are rotary";
+                return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
+            }
         }
         if self.reg_tokens > 1 << 12 {
             return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));
@@ -265,6 +342,9 @@ impl VitConfig {
         }
         if let Some(lora) = &self.lora {
             lora.check()?;
+            if self.distilled {
+                return Err(Error::argument(OP, "lora", "none in a model with two heads", "adapters"));
+            }
         }
         let rates = [
             ("drop_rate", self.drop_rate),

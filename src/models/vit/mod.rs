@@ -1,9 +1,12 @@
 //! The Vision Transformer (Dosovitskiy et al., 2021), as timm's `VisionTransformer` builds it.
 
+mod attention_pool;
 mod config;
 #[cfg(feature = "files")]
 mod files;
 mod patch_embed;
+mod readout;
+mod rotary;
 
 pub use config::{Pool, VitConfig};
 #[cfg(feature = "files")]
@@ -15,13 +18,12 @@ pub use patch_embed::PatchEmbed;
 
 use std::fmt;
 
+use self::readout::Readout;
 use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::{
-    AdaptedLinear, Block, BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Linear, Mode, Model, Span,
-};
+use crate::nn::{BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Mode, Model, Span};
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -31,17 +33,20 @@ pub struct Vit {
     config: VitConfig,
     parameters: Parameters,
     cls_token: Option<Parameter>,
+    dist_token: Option<Parameter>,
     reg_token: Option<Parameter>,
-    pos_embed: Parameter,
+    /// None where positions are rotary.
+    pos_embed: Option<Parameter>,
     patch_embed: PatchEmbed,
     norm_pre: Option<LayerNorm>,
     blocks: Encoder,
-    /// `norm`, or `fc_norm` behind the pooling.
-    norm: LayerNorm,
-    head: AdaptedLinear,
+    readout: Readout,
 }
 
 impl Vit {
+    /// Paths of the heads that a model may have, which start anew where classes differ ([`crate::checkpoint::MatchOptions`]).
+    pub const HEADS: &[&str] = &["head", "head_dist"];
+
     /// A new model on `gpu` with timm's initial values, drawn from `seed`.
     ///
     /// # Errors
@@ -57,24 +62,40 @@ impl Vit {
         let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
         let width = config.embed_dim;
         let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
+        let dist_token =
+            config.distilled.then(|| init.trunc_normal("dist_token", &[1, 1, width], Init::STD)).transpose()?;
         let reg_token = match config.reg_tokens {
             0 => None,
             n => Some(init.trunc_normal("reg_token", &[1, n, width], 1e-6)?),
         };
-        let positions = config.prefix_positions() + config.patches();
-        let pos_embed = init.trunc_normal("pos_embed", &[1, positions, width], Init::STD)?;
+        let pos_embed = match config.positions() {
+            0 => None,
+            n => Some(init.trunc_normal("pos_embed", &[1, n, width], Init::STD)?),
+        };
         let (patch, normalize) = (config.patch_size, config.normalize);
         let patch_embed = PatchEmbed::new(init.at("patch_embed"), patch, width, config.patch_bias, normalize)?;
         let norm_pre = config.pre_norm.then(|| LayerNorm::new(init.at("norm_pre"), width, config.eps)).transpose()?;
         let blocks = Encoder::new(init.at("blocks"), config.depth, |i| block_config(&config, i))?;
-        let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
-        let norm = LayerNorm::new(init.at(norm_name), width, config.eps)?;
-        let head = Linear::new(init.at("head"), config.head_inputs(), config.num_classes, true)?;
-        let head = AdaptedLinear::new(head, init.at("head"))?;
+        let blocks = match config.rope_temperature {
+            Some(base) => blocks.with_rotary(&rotary::positions(init.gpu(), &config, base)?),
+            None => blocks,
+        };
+        let readout = Readout::new(&mut init, &config)?;
         if let Some(lora) = &config.lora {
             lora.freeze(&parameters)?;
         }
-        Ok(Vit { config, parameters, cls_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, norm, head })
+        Ok(Vit {
+            config,
+            parameters,
+            cls_token,
+            dist_token,
+            reg_token,
+            pos_embed,
+            patch_embed,
+            norm_pre,
+            blocks,
+            readout,
+        })
     }
 
     /// Logits: `u8[B, 3, H, W]` (normalised here) or `f32[B, 3, H, W]` (already normalised) to `f32[B, V]`.
@@ -95,11 +116,23 @@ impl Vit {
     /// # Errors
     /// If the features are not of the model's width, or the device fails.
     pub fn classify(&self, features: &Tensor, mode: &Mode) -> Result<Tensor> {
-        if !matches!(features.dims(), &[_, _, width] if width == self.config.embed_dim) {
-            return Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() });
+        self.readout.forward(self.expect_features(features)?, &self.config, mode)
+    }
+
+    /// The logits of each head by itself, which [`Vit::classify`] gives the mean of: one, or with [`VitConfig::distilled`] two, of the
+    /// class token and the distillation token, for a task that gives each a target of its own.
+    ///
+    /// # Errors
+    /// As [`Vit::classify`].
+    pub fn classify_each(&self, features: &Tensor, mode: &Mode) -> Result<Vec<Tensor>> {
+        self.readout.each(self.expect_features(features)?, &self.config, mode)
+    }
+
+    fn expect_features<'a>(&self, features: &'a Tensor) -> Result<&'a Tensor> {
+        match features.dims() {
+            &[_, _, width] if width == self.config.embed_dim => Ok(features),
+            _ => Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() }),
         }
-        let last_layer = Block::layers_below(self.config.depth);
-        self.head.forward(&mode.dropout(self.pool(features)?, self.config.drop_rate, last_layer)?, mode)
     }
 
     /// What the last block makes of each token, `f32[B, T, C]`, before the last norm: [`Vit::forward`] without pooling and head.
@@ -110,9 +143,10 @@ impl Vit {
     pub fn features(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
         let mut x = self.embed(images, mode)?;
         let mut spans = spans;
-        // Before the norm, which then has less to do.
+        // Before the norm, which then has less to do; but blocks with rotary positions must know the tokens' places.
         if let [Span { blocks, positions, rejoins: false }] = spans
             && *blocks == (0..self.config.depth)
+            && self.pos_embed.is_some()
         {
             x = ops::token_gather(&x, positions)?;
             spans = &[];
@@ -144,55 +178,36 @@ impl Vit {
     /// Images to `f32[B, T, C]`.
     fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         let patches = self.patch_embed.forward(images)?;
-        let pos = self.positions()?;
         let prefix = self.prefix()?;
+        let Some(pos) = self.positions()? else {
+            return prefix.as_ref().map_or_else(|| Ok(patches.clone()), |prefix| with_prefix(&patches, prefix));
+        };
         match (&prefix, self.config.no_embed_class) {
             (Some(prefix), true) => with_prefix(&ops::embed_tokens(&patches, None, &pos)?, prefix),
             _ => ops::embed_tokens(&patches, prefix.as_ref(), &pos),
         }
     }
 
-    /// The positions of what they are added to, `f32[1, N, C]` or `f32[1, T, C]`: zeros where registers alone have none.
-    fn positions(&self) -> Result<Tensor> {
-        let pos = self.pos_embed.tensor();
+    /// The learned positions of what they are added to, `f32[1, N, C]` or `f32[1, T, C]`: zeros where registers alone have none.
+    fn positions(&self) -> Result<Option<Tensor>> {
+        let Some(pos) = self.pos_embed.as_ref().map(Parameter::tensor) else { return Ok(None) };
         let VitConfig { no_embed_class, no_embed_reg, reg_tokens, embed_dim, .. } = self.config;
         if no_embed_class || !no_embed_reg || reg_tokens == 0 {
-            return Ok(pos);
+            return Ok(Some(pos));
         }
         let (class, positions) = (self.config.prefix_positions(), pos.dims()[1]);
         let none = Tensor::zeros(pos.gpu(), DType::F32, &[1, reg_tokens, embed_dim])?;
         if class == 0 {
-            return ops::concat(&[&none, &pos], 1);
+            return ops::concat(&[&none, &pos], 1).map(Some);
         }
-        ops::concat(&[&ops::slice(&pos, 1, 0..class)?, &none, &ops::slice(&pos, 1, class..positions)?], 1)
+        let [before, behind] = [0..class, class..positions].map(|range| ops::slice(&pos, 1, range));
+        ops::concat(&[&before?, &none, &behind?], 1).map(Some)
     }
 
-    /// Class token and registers, `f32[1, P, C]`, if there are any.
+    /// The tokens before the patches, `f32[1, P, C]`, if there are any.
     fn prefix(&self) -> Result<Option<Tensor>> {
-        let [class, registers] = [&self.cls_token, &self.reg_token].map(|p| p.as_ref().map(Parameter::tensor));
-        match (class, registers) {
-            (Some(class), Some(registers)) => with_prefix(&registers, &class).map(Some),
-            (class, registers) => Ok(class.or(registers)),
-        }
-    }
-
-    /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming the class token alone after
-    /// taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
-    fn pool(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, first_patch) = (x.dims()[0], self.config.prefix_tokens());
-        match self.config.global_pool {
-            Pool::Token => {
-                let class = ops::reshape(&ops::slice_tokens(x, 0..1)?, &[batch, self.config.embed_dim])?;
-                self.norm.forward(&class, DType::F32)
-            }
-            Pool::Avg if self.config.has_fc_norm() => self.norm.forward(&ops::mean_tokens(x, first_patch)?, DType::F32),
-            Pool::Avg => ops::mean_tokens(&self.norm.forward(x, DType::F32)?, first_patch),
-            Pool::TokenAvg => {
-                let x = self.norm.forward(x, DType::F32)?;
-                let class = ops::reshape(&ops::slice_tokens(&x, 0..1)?, &[batch, self.config.embed_dim])?;
-                ops::concat(&[&class, &ops::mean_tokens(&x, first_patch)?], 1)
-            }
-        }
+        let tokens = [&self.reg_token, &self.dist_token, &self.cls_token].into_iter().flatten().map(Parameter::tensor);
+        tokens.map(Ok).reduce(|behind, token| with_prefix(&behind?, &token?)).transpose()
     }
 
     /// Its sizes.
@@ -241,6 +256,10 @@ impl Model for Vit {
         layer(path, self.config.depth)
     }
 
+    fn is_head(&self, path: &str) -> bool {
+        path.split('.').next().is_some_and(|first| Self::HEADS.contains(&first))
+    }
+
     /// timm's grouping: none on biases, norms, the class token and the positions.
     fn decays(&self, path: &str, rank: usize) -> bool {
         const NEVER: [&str; 4] = ["cls_token", "pos_embed", "reg_token", "dist_token"];
@@ -286,6 +305,9 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
     BlockConfig {
         hidden: config.hidden(),
         qkv_bias: config.qkv_bias,
+        key_bias: config.key_bias,
+        gelu: config.act_layer,
+        gated: config.gated_mlp,
         dropout: config.proj_drop_rate,
         hidden_dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.

@@ -5,6 +5,7 @@ pub mod dropout;
 mod flash;
 pub mod mask;
 mod packed;
+pub mod rotary;
 mod scores;
 mod stored;
 
@@ -12,6 +13,7 @@ pub use cached::{KeyValues, attention_cached};
 pub use dropout::Dropout;
 pub use flash::attention_flash;
 pub use mask::Mask;
+pub use rotary::{Rotary, rotary};
 pub use stored::attention_stored;
 
 use flash::has_form;
@@ -42,7 +44,7 @@ pub fn attention(qkv: &Tensor, heads: usize, mask: &Mask, dropout: Option<Dropou
 
 /// Every kernel of this module.
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    [flash::kernels(), dropout::KERNELS.to_vec(), mask::KERNELS.to_vec()].concat()
+    [flash::kernels(), dropout::KERNELS.to_vec(), mask::KERNELS.to_vec(), rotary::KERNELS.to_vec()].concat()
 }
 
 /// From here on the scores are large enough for a CPU driver to gain by not storing them.

@@ -1,4 +1,4 @@
-//! GELU (Hendrycks and Gimpel, 2016), in its two forms.
+//! GELU (Hendrycks and Gimpel, 2016), in its three forms.
 
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::ops::variants::ByPrecision;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-/// Which form of GELU: PyTorch's `approximate`.
+/// Which form of GELU: PyTorch's `approximate`, and CLIP's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum Gelu {
     /// The exact one, x·Φ(x), with Φ the normal distribution's cumulative function: PyTorch's `"none"`; of ViTs and BERT.
@@ -17,6 +17,8 @@ pub enum Gelu {
     Erf,
     /// x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: PyTorch's `"tanh"`; of GPT-2, where transformers calls it `gelu_new`.
     Tanh,
+    /// x·σ(1.702·x): of OpenAI's CLIP, where timm and transformers call it `quick_gelu`.
+    Quick,
 }
 
 params!(GeluParams { n: u32, accumulate: u32 });
@@ -70,10 +72,11 @@ const fn bindings(entry: &str) -> &'static [Access] {
 
 static ERF: Form = form!("gelu", "lib/gelu.wgsl");
 static TANH: Form = form!("gelu_tanh", "lib/gelu_tanh.wgsl");
+static QUICK: Form = form!("gelu_quick", "lib/gelu_quick.wgsl");
 
 pub(crate) fn kernels() -> Vec<&'static Kernel> {
     let of = |form: &'static Form| [form.forward.both(), form.backward.both()].concat();
-    [of(&ERF), of(&TANH)].concat()
+    [of(&ERF), of(&TANH), of(&QUICK)].concat()
 }
 
 impl Gelu {
@@ -81,6 +84,7 @@ impl Gelu {
         match self {
             Gelu::Erf => &ERF,
             Gelu::Tanh => &TANH,
+            Gelu::Quick => &QUICK,
         }
     }
 
@@ -161,6 +165,10 @@ pub mod reference {
                 let t = (scale * (x + 0.044715 * x.powi(3))).tanh();
                 let du = scale * (1.0 + 3.0 * 0.044715 * x * x);
                 [0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du]
+            }
+            Gelu::Quick => {
+                let s = 1.0 / (1.0 + (-1.702 * x).exp());
+                [x * s, s + 1.702 * x * s * (1.0 - s)]
             }
         }
     }

@@ -3,13 +3,14 @@
 //!
 //! One shader serves all functions of one tensor and one all of two; a function is a file of a few lines below
 //! `shaders/unary/` or `shaders/binary/`, and a line here. What training steps are made of has kernels of its own: [`add()`],
-//! [`gelu()`], [`scale()`].
+//! [`gelu()`], [`scale()`], [`swiglu()`].
 
 pub mod add;
 mod binary;
 mod choice;
 pub mod gelu;
 pub mod scale;
+pub mod swiglu;
 mod unary;
 
 pub use add::add;
@@ -18,6 +19,7 @@ pub use binary::{div, maximum, minimum, mul, sub};
 pub use choice::where_;
 pub use gelu::{Gelu, gelu};
 pub use scale::scale;
+pub use swiglu::swiglu;
 pub(super) use unary::rsqrt_above;
 pub use unary::{
     abs, clamp, exp, leaky_relu, log, neg, pow, quick_gelu, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh,
@@ -27,7 +29,7 @@ use crate::gpu::Kernel;
 
 /// The kernels of this module.
 pub(crate) fn kernels() -> Vec<&'static Kernel> {
-    let own = [add::KERNELS, choice::KERNELS, scale::KERNELS].concat();
+    let own = [add::KERNELS, choice::KERNELS, scale::KERNELS, swiglu::KERNELS].concat();
     [unary::kernels(), binary::kernels(), gelu::kernels(), own].concat()
 }
 

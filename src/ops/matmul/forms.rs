@@ -134,6 +134,7 @@ macro_rules! forward_variants {
             variant!($names $constants $files Nt "nt", Linear "linear" [], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Gelu(Erf) "gelu" ["lib/gelu.wgsl"], F32 "f32" ""),
             variant!($names $constants $files Nt "nt", Gelu(Tanh) "gelu" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"),
+            variant!($names $constants $files Nt "nt", Gelu(Quick) "gelu" ["lib/gelu_quick.wgsl"], F32 "f32" ".quick"),
             variant!($names $constants $files Nt "nt", Scatter "scatter" ["lib/fault.wgsl"], F32 "f32" ""),
         ]
     };
@@ -149,6 +150,10 @@ macro_rules! forward_half_variants {
             variant!(
                 $names $constants $files
                 Nt "nt", Gelu(Tanh) "gelu" ["lib/gelu_tanh.wgsl"], HALF_TO_HALF "f16_f32_f16" ".tanh.f16"
+            ),
+            variant!(
+                $names $constants $files
+                Nt "nt", Gelu(Quick) "gelu" ["lib/gelu_quick.wgsl"], HALF_TO_HALF "f16_f32_f16" ".quick.f16"
             ),
             variant!(
                 $names $constants $files
@@ -169,6 +174,10 @@ macro_rules! full_variants {
                 $names $constants $files
                 Nn "nn", GeluBackward(Tanh) "gelu_backward" ["lib/gelu_tanh.wgsl"], F32 "f32" ".tanh"
             ),
+            variant!(
+                $names $constants $files
+                Nn "nn", GeluBackward(Quick) "gelu_backward" ["lib/gelu_quick.wgsl"], F32 "f32" ".quick"
+            ),
         ]
     };
 }
@@ -186,6 +195,10 @@ macro_rules! half_variants {
             variant!(
                 $names $constants $files
                 Nn "nn", GeluBackward(Tanh) "gelu_backward" ["lib/gelu_tanh.wgsl"], FULL_TO_HALF "f32_f32_f16" ".tanh.f32_f16"
+            ),
+            variant!(
+                $names $constants $files
+                Nn "nn", GeluBackward(Quick) "gelu_backward" ["lib/gelu_quick.wgsl"], FULL_TO_HALF "f32_f32_f16" ".quick.f32_f16"
             ),
             variant!($names $constants $files Tn "tn", Plain "plain" [], HALVES_TO_FULL "f16_f16_f32" ".f16"),
             variant!($names $constants $files Tn "tn", Plain "plain" [], MIXED_TO_FULL "f32_f16_f32" ".f32_f16"),

@@ -36,8 +36,8 @@ pub struct TunedProduct {
     pub layout: String,
     /// Element types of A, B and C: `f32` or `f16`.
     pub types: [String; 3],
-    /// What follows the product in its store: `plain`, `sums`, `linear`, `gelu`, `gelu_backward`, the two with `_tanh` behind, or
-    /// `scatter`.
+    /// What follows the product in its store: `plain`, `sums`, `linear`, `gelu`, `gelu_backward`, the two with `_tanh` or
+    /// `_quick` behind, or `scatter`.
     pub ending: String,
     /// Whether every row starts at a multiple of four elements.
     pub aligned: bool,
@@ -63,8 +63,10 @@ const EPILOGUES: &[(&str, EpilogueKind)] = &[
     ("linear", EpilogueKind::Linear),
     ("gelu", EpilogueKind::Gelu(Gelu::Erf)),
     ("gelu_tanh", EpilogueKind::Gelu(Gelu::Tanh)),
+    ("gelu_quick", EpilogueKind::Gelu(Gelu::Quick)),
     ("gelu_backward", EpilogueKind::GeluBackward(Gelu::Erf)),
     ("gelu_backward_tanh", EpilogueKind::GeluBackward(Gelu::Tanh)),
+    ("gelu_backward_quick", EpilogueKind::GeluBackward(Gelu::Quick)),
     ("scatter", EpilogueKind::Scatter),
 ];
 

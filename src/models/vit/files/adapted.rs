@@ -33,7 +33,7 @@ impl Place {
 
 /// All such layers of a model, block by block, the head last.
 pub(super) fn places(config: &VitConfig) -> impl Iterator<Item = Place> {
-    let (width, hidden) = (config.embed_dim, config.hidden());
+    let (width, hidden, activated) = (config.embed_dim, config.hidden(), config.hidden_outputs());
     let whole = |layer: String, outputs, inputs| Place { path: layer.clone(), layer, first: 0, outputs, inputs };
     let head = whole("head".to_owned(), config.num_classes, config.head_inputs());
     let in_block = move |block: usize| {
@@ -47,7 +47,7 @@ pub(super) fn places(config: &VitConfig) -> impl Iterator<Item = Place> {
             whole(name("attn.qkv"), 3 * width, width),
             whole(name("attn.proj"), width, width),
             whole(name("mlp.fc1"), hidden, width),
-            whole(name("mlp.fc2"), width, hidden),
+            whole(name("mlp.fc2"), width, activated),
         ];
         layers.into_iter().chain(parts).collect::<Vec<_>>()
     };

@@ -7,12 +7,14 @@ use serde::Serialize;
 
 use super::VitFile;
 use super::adapted;
-use super::config_json::BICUBIC;
+use super::export_hf::{HfConfig, HfPreprocessor};
+use super::export_timm::TimmConfig;
 use super::layouts;
 use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Storage, WEIGHTS_FILE, download};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
+use crate::ops::Gelu;
 
 /// What an export says beside the weights.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +45,8 @@ impl ExportOptions<'_> {
 
 /// Writes `model` as a folder that transformers loads: `ViTForImageClassification.from_pretrained(folder)`, and
 /// `AutoImageProcessor` for its pictures. A model with layer scale is one for `Dinov2ForImageClassification`, with registers for
-/// `Dinov2WithRegistersForImageClassification`: a head that reads the class token alone, or the mean, gets zeros for the other,
+/// `Dinov2WithRegistersForImageClassification`, one with a first norm for `CLIPForImageClassification`, one without a class token for
+/// `SiglipForImageClassification`, one with rotary positions for `DINOv3ViTModel` (which ignores the head beside it), a distilled one for `DeiTForImageClassificationWithTeacher`: a head that reads the class token alone, or the mean, gets zeros for the other,
 /// and a position of registers is added to them. The mask token of pretraining, which those have too, is 0.
 ///
 /// Adapters are merged into the weights beside them ([`super::save_adapter`] writes them by themselves).
@@ -64,12 +67,18 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct()))?;
     let mut tensors = download(model.parameters())?;
     adapted::merge(&mut tensors, config)?;
-    if family.is_dinov2() {
-        layouts::to_dinov2(&mut tensors, config)?;
+    match family {
+        Family::Vit | Family::Deit | Family::Dinov3 => {}
+        Family::Dinov2 | Family::Dinov2WithRegisters => layouts::to_dinov2(&mut tensors, config)?,
+        Family::Clip | Family::Siglip | Family::SiglipTower => layouts::to_tower(&mut tensors, config)?,
     }
     let mut tensors = family.renaming().to_theirs(tensors)?;
-    if family.is_dinov2() {
-        let mask = HostTensor { shape: vec![1, config.embed_dim], data: vec![0.0; config.embed_dim] };
+    if config.gated_mlp {
+        layouts::rename_gated(&mut tensors);
+    }
+    if family.is_dinov2() || family == Family::Dinov3 {
+        let shape = if family.is_dinov2() { vec![1, config.embed_dim] } else { vec![1, 1, config.embed_dim] };
+        let mask = HostTensor { shape, data: vec![0.0; config.embed_dim] };
         tensors.insert(format!("{}embeddings.mask_token", family.renaming().place), mask);
     }
     let contents = Folder {
@@ -90,17 +99,22 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 /// values there, and a warning in the log says so.
 ///
 /// # Errors
-/// As [`export_hf`]; the one model that timm cannot express is one whose head reads both class token and mean.
+/// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, and rotary positions in a model that is
+/// otherwise not as DINOv3.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     if model.config().global_pool == Pool::TokenAvg {
         let expected = "class token or mean, which timm's heads read: export it for transformers";
         return Err(Error::argument("export_timm", "global_pool", expected, "both"));
     }
+    expect_eva(model.config())?;
     let names = options.names(model.config())?;
     let mut tensors = download(model.parameters())?;
     let config = adapted::merge(&mut tensors, model.config())?;
     let config = &layouts::to_timm(&mut tensors, &config)?;
     let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
+    if config.rope_temperature.is_some() {
+        layouts::to_dinov3(&mut tensors);
+    }
     let timm = TimmConfig::new(config, &names, options.crop_pct());
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
@@ -116,292 +130,74 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     contents.write(folder)
 }
 
-/// The model of transformers that computes what this one does: with layer scale a Dinov2, whose tokens, positions and head
-/// [`layouts::to_dinov2`] brings about.
-pub(super) fn family(config: &VitConfig) -> Result<Family> {
-    let is_plain = config.init_values.is_none();
+/// Whether timm's class for rotary positions, which has fewer arguments than its ViT, has what the model is made of.
+fn expect_eva(config: &VitConfig) -> Result<()> {
     let parts = [
-        ("global_pool", is_plain && config.global_pool != Pool::Token),
-        ("class_token", !config.class_token),
-        ("reg_tokens", is_plain && config.reg_tokens > 0),
-        ("no_embed_class", is_plain && config.no_embed_class),
+        ("key_bias", config.qkv_bias && config.key_bias),
         ("pre_norm", config.pre_norm),
-        ("fc_norm", config.has_fc_norm()),
+        ("final_norm", !config.final_norm),
         ("patch_bias", !config.patch_bias),
+        ("act_layer", config.act_layer != Gelu::Erf),
+        ("init_values", config.init_values.is_none()),
+        ("distilled", config.distilled),
+        ("gated_mlp", config.gated_mlp),
+    ];
+    match parts.into_iter().find(|(_, differs)| config.rope_temperature.is_some() && *differs) {
+        Some((name, _)) => {
+            let expected = "as in DINOv3, since timm's class for rotary positions has nothing else";
+            Err(Error::argument("export_timm", name, expected, "another setting"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The model of transformers that computes what this one does: with layer scale a Dinov2, whose tokens, positions and head
+/// [`layouts::to_dinov2`] brings about; with a first norm CLIP's tower, without a class token SigLIP's.
+pub(super) fn family(config: &VitConfig) -> Result<Family> {
+    let family = match config {
+        VitConfig { rope_temperature: Some(_), .. } => Family::Dinov3,
+        VitConfig { init_values: Some(_), reg_tokens: 0, .. } => Family::Dinov2,
+        VitConfig { init_values: Some(_), .. } => Family::Dinov2WithRegisters,
+        VitConfig { pre_norm: true, .. } => Family::Clip,
+        VitConfig { class_token: false, .. } => Family::Siglip,
+        VitConfig { distilled: true, .. } => Family::Deit,
+        _ => Family::Vit,
+    };
+    let is_tower = matches!(family, Family::Clip | Family::Siglip);
+    let is_dinov3 = family == Family::Dinov3;
+    let has_registers = family.is_dinov2() || is_dinov3;
+    let pool = if is_tower { Pool::Avg } else { Pool::Token };
+    let parts = [
+        ("gated_mlp", config.gated_mlp && !family.is_dinov2()),
+        // Halves are rounded up to a multiple of eight there.
+        ("mlp_ratio", config.gated_mlp && !config.hidden().is_multiple_of(16)),
+        ("init_values", is_dinov3 && config.init_values.is_none()),
+        ("act_layer", is_dinov3 && config.act_layer != Gelu::Erf),
+        ("key_bias", config.qkv_bias && config.key_bias == is_dinov3),
+        ("global_pool", config.global_pool == Pool::Map || !family.is_dinov2() && config.global_pool != pool),
+        ("class_token", config.class_token == (family == Family::Siglip)),
+        ("distilled", config.distilled != (family == Family::Deit)),
+        ("reg_tokens", !has_registers && config.reg_tokens > 0),
+        ("no_embed_class", !has_registers && config.no_embed_class && config.class_token),
+        ("pre_norm", config.pre_norm != (family == Family::Clip)),
+        ("fc_norm", config.has_fc_norm()),
+        ("final_norm", config.final_norm == (family == Family::Clip)),
+        ("patch_bias", config.patch_bias == (family == Family::Clip)),
+        ("qkv_bias", is_tower && !config.qkv_bias),
     ];
     match parts.into_iter().find(|(_, differs)| *differs) {
         Some((name, _)) => {
-            let expected = "as in a plain ViT for transformers, which cannot express this model: export it for timm";
+            let expected = format!(
+                "as in transformers' {}, which cannot express this model: export it for timm",
+                family.architecture()
+            );
             Err(Error::argument("export_hf", name, expected, "another setting"))
         }
-        None if is_plain => Ok(Family::Vit),
-        None if config.reg_tokens > 0 => Ok(Family::Dinov2WithRegisters),
-        None => Ok(Family::Dinov2),
+        None => Ok(family),
     }
 }
 
 pub(super) fn json(folder: &Path, value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value);
     text.map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))
-}
-
-/// A number for a square, else height and width.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Side {
-    Both(usize),
-    Each([usize; 2]),
-}
-
-impl Side {
-    fn new((height, width): (usize, usize)) -> Self {
-        if height == width { Side::Both(height) } else { Side::Each([height, width]) }
-    }
-}
-
-/// transformers' `config.json`.
-#[derive(Serialize)]
-struct HfConfig<'a> {
-    architectures: [&'static str; 1],
-    model_type: &'static str,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    #[serde(flatten)]
-    own: HfOwn,
-    hidden_act: &'static str,
-    hidden_dropout_prob: f32,
-    attention_probs_dropout_prob: f32,
-    layer_norm_eps: f32,
-    image_size: Side,
-    patch_size: usize,
-    num_channels: usize,
-    qkv_bias: bool,
-    id2label: BTreeMap<usize, &'a str>,
-    label2id: BTreeMap<&'a str, usize>,
-    dtype: &'static str,
-}
-
-/// What only ViT or only Dinov2 is told.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum HfOwn {
-    Vit {
-        intermediate_size: usize,
-    },
-    Dinov2 {
-        mlp_ratio: serde_json::Number,
-        layerscale_value: f32,
-        use_swiglu_ffn: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        num_register_tokens: Option<usize>,
-    },
-}
-
-impl HfOwn {
-    fn new(config: &VitConfig, family: Family) -> Self {
-        if family == Family::Vit {
-            return HfOwn::Vit { intermediate_size: config.hidden() };
-        }
-        HfOwn::Dinov2 {
-            mlp_ratio: whole_or_not(ratio(config.hidden(), config.embed_dim)),
-            layerscale_value: config.init_values.unwrap_or(1.0),
-            use_swiglu_ffn: false,
-            num_register_tokens: (family == Family::Dinov2WithRegisters).then_some(config.reg_tokens),
-        }
-    }
-}
-
-impl<'a> HfConfig<'a> {
-    fn new(config: &VitConfig, family: Family, names: &'a [String], storage: Storage) -> Self {
-        let (architecture, model_type) = match family {
-            Family::Vit => ("ViTForImageClassification", "vit"),
-            Family::Dinov2 => ("Dinov2ForImageClassification", "dinov2"),
-            Family::Dinov2WithRegisters => ("Dinov2WithRegistersForImageClassification", "dinov2_with_registers"),
-        };
-        HfConfig {
-            architectures: [architecture],
-            model_type,
-            hidden_size: config.embed_dim,
-            num_hidden_layers: config.depth,
-            num_attention_heads: config.num_heads,
-            own: HfOwn::new(config, family),
-            hidden_act: "gelu",
-            hidden_dropout_prob: 0.0,
-            attention_probs_dropout_prob: 0.0,
-            layer_norm_eps: config.eps,
-            image_size: Side::new(config.img_size),
-            patch_size: config.patch_size,
-            num_channels: 3,
-            qkv_bias: config.qkv_bias,
-            id2label: names.iter().map(String::as_str).enumerate().collect(),
-            // Of equal names the first.
-            label2id: names.iter().map(String::as_str).enumerate().rev().map(|(i, name)| (name, i)).collect(),
-            dtype: match storage {
-                Storage::F32 => "float32",
-                Storage::F16 => "float16",
-            },
-        }
-    }
-}
-
-/// transformers' `preprocessor_config.json`.
-#[derive(Serialize)]
-struct HfPreprocessor {
-    image_processor_type: &'static str,
-    do_resize: bool,
-    size: BTreeMap<&'static str, usize>,
-    #[serde(flatten)]
-    crop: Option<HfCrop>,
-    resample: u32,
-    do_rescale: bool,
-    rescale_factor: f64,
-    do_normalize: bool,
-    image_mean: [f32; 3],
-    image_std: [f32; 3],
-}
-
-/// A crop of the middle.
-#[derive(Serialize)]
-struct HfCrop {
-    do_center_crop: bool,
-    crop_size: BTreeMap<&'static str, usize>,
-}
-
-impl HfPreprocessor {
-    fn new(config: &VitConfig, family: Family, crop_pct: f64) -> Self {
-        let (height, width) = config.img_size;
-        let sides = BTreeMap::from([("height", height), ("width", width)]);
-        let (image_processor_type, size, crop) = if family.is_dinov2() {
-            let short = (height.min(width) as f64 / crop_pct).round() as usize;
-            let crop = HfCrop { do_center_crop: true, crop_size: sides };
-            ("BitImageProcessor", BTreeMap::from([("shortest_edge", short)]), Some(crop))
-        } else {
-            ("ViTImageProcessor", sides, None)
-        };
-        HfPreprocessor {
-            image_processor_type,
-            do_resize: true,
-            size,
-            crop,
-            resample: BICUBIC,
-            do_rescale: true,
-            rescale_factor: 1.0 / 255.0,
-            do_normalize: true,
-            image_mean: config.normalize.mean,
-            image_std: config.normalize.std,
-        }
-    }
-}
-
-/// timm's `config.json`.
-#[derive(Serialize)]
-struct TimmConfig<'a> {
-    architecture: &'static str,
-    num_classes: usize,
-    num_features: usize,
-    global_pool: &'static str,
-    label_names: &'a [String],
-    model_args: TimmArgs,
-    pretrained_cfg: TimmPretrained,
-}
-
-/// Arguments of timm's `VisionTransformer`, all that may differ from the architecture named.
-#[derive(Serialize)]
-struct TimmArgs {
-    img_size: [usize; 2],
-    patch_size: usize,
-    embed_dim: usize,
-    depth: usize,
-    num_heads: usize,
-    mlp_ratio: f64,
-    qkv_bias: bool,
-    class_token: bool,
-    no_embed_class: bool,
-    reg_tokens: usize,
-    pre_norm: bool,
-    fc_norm: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    init_values: Option<f32>,
-    global_pool: &'static str,
-}
-
-#[derive(Serialize)]
-struct TimmPretrained {
-    input_size: [usize; 3],
-    fixed_input_size: bool,
-    num_classes: usize,
-    interpolation: &'static str,
-    crop_pct: f64,
-    crop_mode: &'static str,
-    mean: [f32; 3],
-    std: [f32; 3],
-    first_conv: &'static str,
-    classifier: &'static str,
-}
-
-/// Architectures of timm's whose settings are all overridden by the arguments, but for eps.
-const PLAIN: &str = "vit_base_patch16_224";
-const WITH_FIRST_NORM: &str = "vit_base_patch16_clip_224";
-
-impl<'a> TimmConfig<'a> {
-    fn new(config: &VitConfig, names: &'a [String], crop_pct: f64) -> Self {
-        let (height, width) = config.img_size;
-        let global_pool = match config.global_pool {
-            Pool::Avg => "avg",
-            Pool::Token | Pool::TokenAvg => "token",
-        };
-        TimmConfig {
-            architecture: if config.pre_norm { WITH_FIRST_NORM } else { PLAIN },
-            num_classes: config.num_classes,
-            num_features: config.embed_dim,
-            global_pool,
-            label_names: names,
-            model_args: TimmArgs {
-                img_size: [height, width],
-                patch_size: config.patch_size,
-                embed_dim: config.embed_dim,
-                depth: config.depth,
-                num_heads: config.num_heads,
-                mlp_ratio: ratio(config.hidden(), config.embed_dim),
-                qkv_bias: config.qkv_bias,
-                class_token: config.class_token,
-                no_embed_class: config.no_embed_class,
-                reg_tokens: config.reg_tokens,
-                pre_norm: config.pre_norm,
-                fc_norm: config.has_fc_norm(),
-                init_values: config.init_values,
-                global_pool,
-            },
-            pretrained_cfg: TimmPretrained {
-                input_size: [3, height, width],
-                fixed_input_size: true,
-                num_classes: config.num_classes,
-                interpolation: "bicubic",
-                crop_pct,
-                crop_mode: "center",
-                mean: config.normalize.mean,
-                std: config.normalize.std,
-                first_conv: "patch_embed.proj",
-                classifier: "head",
-            },
-        }
-    }
-
-    /// What timm's norms of this architecture have.
-    fn eps(&self) -> f32 {
-        if self.model_args.pre_norm { 1e-5 } else { 1e-6 }
-    }
-}
-
-/// transformers' type for it is a whole number, where it is one.
-fn whole_or_not(ratio: f64) -> serde_json::Number {
-    let whole = serde_json::Number::from(ratio as u64);
-    serde_json::Number::from_f64(ratio).filter(|_| ratio.fract() != 0.0).unwrap_or(whole)
-}
-
-/// F / C such that int(C · ratio), as timm computes it, is F again.
-fn ratio(hidden: usize, width: usize) -> f64 {
-    let ratio = hidden as f64 / width as f64;
-    if ((width as f64 * ratio) as usize) < hidden { ratio.next_up() } else { ratio }
 }

@@ -1,8 +1,15 @@
-//! Sizes of pictures, which come in several forms in `config.json` and `preprocessor_config.json`.
+//! What comes in several forms in `config.json` and `preprocessor_config.json`: sizes of pictures, names of activations.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::models::settings;
+use crate::ops::Gelu;
+
+/// A form of GELU, by one of the activation's names.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+pub(super) struct Activation(#[serde(deserialize_with = "settings::gelu::deserialize")] pub(super) Gelu);
 
 /// A number for both sides, or height and width.
 #[derive(Clone, Copy, Debug, PartialEq)]

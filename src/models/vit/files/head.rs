@@ -8,8 +8,8 @@ use unicode_normalization::UnicodeNormalization;
 use super::Pretrained;
 use crate::checkpoint::HostTensor;
 
-/// The classifier's parameters, a row for each class.
-const HEAD: [&str; 2] = ["head.weight", "head.bias"];
+/// The classifiers' parameters, a row for each class.
+const HEAD: [&str; 4] = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"];
 
 /// What becomes of a checkpoint's head, see [`Pretrained::set_classes`]. Prints as a line for a log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use super::adapted::adapted;
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
-use crate::ops::Normalize;
+use crate::ops::{Gelu, Normalize};
 
 /// What shapes do not tell, from a file beside the weights or the caller.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,11 @@ pub(super) struct Hints {
     /// Whether of the prefix the class token alone has a position.
     pub(super) no_embed_reg: bool,
     pub(super) init_values: Option<f32>,
+    pub(super) act_layer: Option<Gelu>,
+    /// With rotary positions, which no tensor tells of.
+    pub(super) rope_temperature: Option<f32>,
+    /// Whether there is a last norm, where that is told.
+    pub(super) final_norm: Option<bool>,
     pub(super) normalize: Option<Normalize>,
     /// Whether the model is a published one, whose heads follow from its width.
     pub(super) is_published: bool,
@@ -29,33 +34,47 @@ const LAYERS: [&str; 6] = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1",
 /// Layer scale of a block's two halves.
 const SCALES: [&str; 2] = ["ls1.gamma", "ls2.gamma"];
 
+/// Biases of queries and values where keys have none.
+const BIASES: [&str; 2] = ["attn.q_bias", "attn.v_bias"];
+
 /// What timm's layer scale begins with, where nothing tells.
 const INIT_VALUES: f32 = 1e-5;
 
 /// Layers outside the blocks.
-const OUTER_LAYERS: [&str; 5] = ["patch_embed.proj", "norm_pre", "norm", "fc_norm", "head"];
+const OUTER_LAYERS: [&str; 12] = [
+    "patch_embed.proj",
+    "norm_pre",
+    "norm",
+    "fc_norm",
+    "attn_pool.q",
+    "attn_pool.kv",
+    "attn_pool.proj",
+    "attn_pool.norm",
+    "attn_pool.mlp.fc1",
+    "attn_pool.mlp.fc2",
+    "head",
+    "head_dist",
+];
 
 /// Tensors that are not layers.
-const TOKENS: [&str; 3] = ["cls_token", "reg_token", "pos_embed"];
+const TOKENS: [&str; 5] = ["cls_token", "dist_token", "reg_token", "pos_embed", LATENT];
+
+/// The query of attention pooling.
+const LATENT: &str = "attn_pool.latent";
 
 /// Beginnings of names that change nothing: a head's hidden layer of the first ViTs, which timm drops too, and a token of
 /// pretraining.
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
 /// Parts of names, and what has such parts, see [`Known::refused`].
-pub(super) const REFUSED: [(&str, &str); 30] = [
+pub(super) const REFUSED: [(&str, &str); 25] = [
     ("word_embeddings", "a language model"),
-    ("vision_model.embeddings", "a CLIP or SigLIP model of transformers"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
     ("encoder.layers.encoder_layer_*", "torchvision's Vision Transformer, whose names are its own"),
     ("layer1.0", "a ResNet"),
     ("stages.0", "a network in stages"),
     ("decoder_blocks", "the decoder of a masked autoencoder"),
     ("decoder", "a decoder"),
-    ("dist_token", "a distillation token"),
-    ("distillation_token", "a distillation token"),
-    ("head_dist", "a distillation token"),
-    ("distillation_classifier", "a distillation token"),
     ("gamma_*", "layer scale of another model than timm's ViT, such as BEiT or DINOv3"),
     ("lambda_*", "layer scale of another model than transformers' Dinov2, such as BEiT"),
     ("lambda1", "layer scale of another model than transformers' Dinov2, such as DINOv3"),
@@ -65,11 +84,11 @@ pub(super) const REFUSED: [(&str, &str); 30] = [
     ("mlp.norm", "a norm within the MLP"),
     ("fc1_*", "a gated MLP (SwiGLU)"),
     ("w12", "a gated MLP (SwiGLU)"),
-    ("weights_in", "a gated MLP (SwiGLU)"),
-    ("attn_pool", "attention pooling"),
+    ("gate_proj", "a gated MLP (SwiGLU) of another kind than DINOv2's"),
+    ("attn_pool", "attention pooling of another kind than SigLIP's"),
     ("rel_pos*", "relative positions"),
     ("relative_position*", "relative positions"),
-    ("rope*", "rotary positions"),
+    ("rope*", "rotary positions of another kind than DINOv3's"),
     ("patch_embed.backbone", "a convolutional stem"),
     ("patch_embed.norm", "a norm after the patch projection"),
     ("attns", "parallel layers in a block"),
@@ -79,6 +98,9 @@ pub(super) const REFUSED: [(&str, &str); 30] = [
 /// What timm's Vision Transformers are made of.
 const KNOWN: Known =
     Known { is_known, refused: &REFUSED, otherwise: "a part that is none of timm's plain Vision Transformer" };
+
+/// Learned positions.
+const POSITIONS: &str = "pos_embed";
 
 /// Before a block's number.
 const BLOCKS: &str = "blocks.";
@@ -97,32 +119,51 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let has = |name: &str| checkpoint.tensors.contains_key(name);
     let depth = depth(checkpoint, BLOCKS, "norm1.weight")?;
     let hidden = rows(checkpoint, "blocks.0.mlp.fc1.weight", embed_dim)?;
-    if matches!(checkpoint.get("blocks.0.mlp.fc2.weight")?.shape.as_slice(), &[_, inputs] if 2 * inputs == hidden) {
-        return Err(fault("blocks.0.mlp.fc1.weight", "belongs to a gated MLP (SwiGLU), which is not computed here"));
-    }
+    let fc2 = checkpoint.get("blocks.0.mlp.fc2.weight")?.shape.as_slice();
+    let gated_mlp = matches!(fc2, &[_, inputs] if inputs.checked_mul(2) == Some(hidden));
     let class_token = has("cls_token");
     let has_fc_norm = has("fc_norm.weight");
-    if has_fc_norm == has("norm.weight") {
-        let what = if has_fc_norm { "is there beside fc_norm" } else { "is not in the checkpoint, nor is fc_norm" };
-        return Err(fault("norm.weight", what));
+    let final_norm = hints.final_norm.unwrap_or(true);
+    match (has_fc_norm, has("norm.weight")) {
+        (true, true) => return Err(fault("norm.weight", "is there beside fc_norm")),
+        (false, false) if final_norm => return Err(fault("norm.weight", "is not in the checkpoint, nor is fc_norm")),
+        (true, _) | (_, true) if !final_norm => {
+            return Err(fault("norm.weight", "is there, though final_norm is false"));
+        }
+        _ => {}
     }
-    let natural = if has_fc_norm || !class_token { Pool::Avg } else { Pool::Token };
+    let natural = match has(LATENT) {
+        true => Pool::Map,
+        false if has_fc_norm || !class_token => Pool::Avg,
+        false => Pool::Token,
+    };
     let global_pool = hints.global_pool.unwrap_or(natural);
+    if has(LATENT) != (global_pool == Pool::Map) {
+        let what = if has(LATENT) { "is there, though pooling is another" } else { "is not in the checkpoint" };
+        return Err(fault(LATENT, what));
+    }
     let pre_norm = has("norm_pre.weight");
+    let has_no_key_bias = has("blocks.0.attn.q_bias");
     let is_scaled =
         checkpoint.tensors.keys().any(|name| in_block(BLOCKS, name).is_some_and(|(_, rest)| is_scale(rest)));
     let mut config = VitConfig {
         patch_size,
         mlp_ratio: ratio(hidden, embed_dim),
-        qkv_bias: has("blocks.0.attn.qkv.bias"),
+        gated_mlp,
+        qkv_bias: has("blocks.0.attn.qkv.bias") || has_no_key_bias,
+        key_bias: !has_no_key_bias,
+        rope_temperature: hints.rope_temperature,
         patch_bias: has("patch_embed.proj.bias"),
         class_token,
+        distilled: has("dist_token"),
         reg_tokens: registers(checkpoint, embed_dim)?,
         no_embed_reg: hints.no_embed_reg,
         init_values: is_scaled.then(|| hints.init_values.unwrap_or(INIT_VALUES)),
         pre_norm,
         global_pool,
-        fc_norm: Some(has_fc_norm).filter(|&has| has != (global_pool == Pool::Avg)),
+        fc_norm: Some(has_fc_norm).filter(|&has| final_norm && has != (global_pool == Pool::Avg)),
+        final_norm,
+        act_layer: hints.act_layer.unwrap_or_default(),
         // timm's models with a first norm are CLIP's, and those have PyTorch's default.
         eps: hints.eps.unwrap_or(if pre_norm { 1e-5 } else { VitConfig::tiny().eps }),
         ..VitConfig::custom(embed_dim, depth, heads(embed_dim, hints)?)
@@ -132,7 +173,21 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     }
     let head_inputs = config.head_inputs();
     config.num_classes = if has("head.weight") { rows(checkpoint, "head.weight", head_inputs)? } else { 1 };
-    (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
+    if has("head.weight") && config.distilled {
+        let (name, classes) = ("head_dist.weight", config.num_classes);
+        if rows(checkpoint, name, config.embed_dim)? != classes {
+            return Err(fault(name, format!("is of another number of classes than head.weight, {classes}")));
+        }
+    }
+    if config.rope_temperature.is_some() {
+        let untold = "is no part of it, and nothing else tells the size of its pictures: tell it (trained_on)";
+        config.img_size = hints.img_size.ok_or_else(|| fault(POSITIONS, untold))?;
+        if has(POSITIONS) {
+            return Err(fault(POSITIONS, "is there beside rotary positions, which is not computed here"));
+        }
+    } else {
+        (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
+    }
     config.check()?;
     check_sizes(checkpoint, &config)?;
     Ok(config)
@@ -144,11 +199,20 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
 /// [`crate::Error::Parameter`] naming the first that is not.
 pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result<()> {
     let (width, hidden, patch) = (config.embed_dim, config.hidden(), config.patch_size);
-    let positions = config.prefix_positions().saturating_add(config.patches());
-    let outer = [
-        ("patch_embed.proj.weight".to_owned(), vec![width, 3, patch, patch]),
-        ("pos_embed".to_owned(), vec![1, positions, width]),
+    let positions = Some(config.positions()).filter(|&count| count > 0);
+    let positions = positions.map(|count| (POSITIONS.to_owned(), vec![1, count, width]));
+    let patches = ("patch_embed.proj.weight".to_owned(), vec![width, 3, patch, patch]);
+    let pool = [
+        (LATENT, vec![1, 1, width]),
+        ("attn_pool.q.weight", vec![width, width]),
+        ("attn_pool.kv.weight", vec![2 * width, width]),
+        ("attn_pool.proj.weight", vec![width, width]),
+        ("attn_pool.mlp.fc1.weight", vec![hidden, width]),
+        ("attn_pool.mlp.fc2.weight", vec![width, hidden]),
     ];
+    let pool = pool.into_iter().filter(|_| config.global_pool == Pool::Map);
+    let pool = pool.map(|(name, shape)| (name.to_owned(), shape));
+    let outer = std::iter::once(patches).chain(positions).chain(pool);
     let in_block = |i: usize| {
         [
             ("norm1.weight", vec![width]),
@@ -156,7 +220,7 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
             ("attn.proj.weight", vec![width, width]),
             ("norm2.weight", vec![width]),
             ("mlp.fc1.weight", vec![hidden, width]),
-            ("mlp.fc2.weight", vec![width, hidden]),
+            ("mlp.fc2.weight", vec![width, config.hidden_outputs()]),
         ]
         .into_iter()
         .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))
@@ -164,7 +228,7 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
     };
     let of_adapters =
         config.lora.iter().flat_map(|lora| adapted(config, lora).flat_map(|place| place.tensors(lora.rank)));
-    check_shapes(checkpoint, outer.into_iter().chain((0..config.depth).flat_map(in_block)).chain(of_adapters))
+    check_shapes(checkpoint, outer.chain((0..config.depth).flat_map(in_block)).chain(of_adapters))
 }
 
 /// F / C such that [`VitConfig::hidden`] is F again.
@@ -177,7 +241,8 @@ fn is_known(name: &str) -> bool {
     TOKENS.contains(&name)
         || is_of_layer(&OUTER_LAYERS, name)
         || HARMLESS.iter().any(|start| name.starts_with(start))
-        || in_block(BLOCKS, name).is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest) || is_scale(rest))
+        || in_block(BLOCKS, name)
+            .is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest) || is_scale(rest) || BIASES.contains(&rest))
 }
 
 /// Whether a block's tensor is one of layer scale.
@@ -225,7 +290,7 @@ fn heads(width: usize, hints: &Hints) -> Result<usize> {
 
 /// The image size, and whether the prefix has no positions.
 fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)>) -> Result<((usize, usize), bool)> {
-    const NAME: &str = "pos_embed";
+    const NAME: &str = POSITIONS;
     let &[1, positions, _] = checkpoint.get(NAME)?.shape.as_slice() else {
         return Err(fault(NAME, format!("is {:?}, expected [1, T, C]", checkpoint.get(NAME)?.shape)));
     };

@@ -2,11 +2,103 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{HostTensor, fault};
+use super::infer::Hints;
+use super::names::GATED;
+use crate::checkpoint::{Checkpoint, HostTensor, fault};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 
 type Tensors = BTreeMap<String, HostTensor>;
+
+/// Layer scale, as timm's Eva calls it, of which its DINOv3 are, and as its ViT does.
+const SCALES: [(&str, &str); 2] = [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")];
+
+/// Gives the layer scales of timm's DINOv3 the names that they have in its ViTs.
+pub(super) fn from_dinov3(tensors: &mut Tensors) {
+    rename_ends(tensors, SCALES);
+}
+
+/// A gated MLP's layers have names of their own in transformers' Dinov2.
+pub(super) fn rename_gated(tensors: &mut Tensors) {
+    let renamed = |name: String| GATED.iter().fold(name, |name, (theirs, ours)| name.replace(ours, theirs));
+    *tensors = std::mem::take(tensors).into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
+}
+
+/// What transformers has called `model.layer` in memory since its version 5 is `layer` in its files.
+pub(super) fn without_inner_model(mut checkpoint: Checkpoint) -> Checkpoint {
+    let outer = |name: String| name.strip_prefix("model.").map_or(name.clone(), str::to_owned);
+    checkpoint.tensors = checkpoint.tensors.into_iter().map(|(name, tensor)| (outer(name), tensor)).collect();
+    checkpoint
+}
+
+/// The way back.
+pub(super) fn to_dinov3(tensors: &mut Tensors) {
+    rename_ends(tensors, SCALES.map(|(theirs, ours)| (ours, theirs)));
+}
+
+fn rename_ends(tensors: &mut Tensors, ends: [(&str, &str); 2]) {
+    let renamed = std::mem::take(tensors).into_iter().map(|(name, tensor)| {
+        let new = ends.iter().find_map(|(from, to)| Some(format!("{}{to}", name.strip_suffix(from)?)));
+        (new.unwrap_or(name), tensor)
+    });
+    *tensors = renamed.collect();
+}
+
+/// Makes tensors of transformers' that have timm's names already those of timm's model: what CLIP and SigLIP store without an axis
+/// of one gets it, and a last norm that is not computed with is left out.
+pub(super) fn from_transformers(tensors: &mut Tensors, hints: &Hints) {
+    for name in ["cls_token", "pos_embed"] {
+        if let Some(tensor) = tensors.get_mut(name) {
+            let missing = 3_usize.saturating_sub(tensor.shape.len());
+            tensor.shape.splice(0..0, vec![1; missing]);
+        }
+    }
+    without_distillation(tensors);
+    for kind in ["weight", "bias"] {
+        split_queries(tensors, kind);
+    }
+    if hints.final_norm == Some(false) && tensors.remove("norm.weight").is_some() {
+        tensors.remove("norm.bias");
+        log::info!("post_layernorm, behind which no classifier of transformers reads, is left out");
+    }
+}
+
+/// The first third of attention pooling's rows is of queries.
+fn split_queries(tensors: &mut Tensors, kind: &str) {
+    let Some(HostTensor { mut shape, mut data }) = tensors.remove(&format!("attn_pool.qkv.{kind}")) else { return };
+    let Some(rows) = shape.first_mut() else { return };
+    let third = *rows / 3;
+    let kv = data.split_off(third * (data.len() / (*rows).max(1)));
+    let rest = *rows - third;
+    *rows = third;
+    let mut kv_shape = shape.clone();
+    kv_shape[0] = rest;
+    tensors.insert(format!("attn_pool.q.{kind}"), HostTensor { shape, data });
+    tensors.insert(format!("attn_pool.kv.{kind}"), HostTensor { shape: kv_shape, data: kv });
+}
+
+/// Where only the class token is read, as by `DeiTForImageClassification`, a distillation token is a register.
+fn without_distillation(tensors: &mut Tensors) {
+    if tensors.contains_key("head.weight")
+        && !tensors.contains_key("head_dist.weight")
+        && let Some(token) = tensors.remove("dist_token")
+    {
+        tensors.insert("reg_token".to_owned(), token);
+    }
+}
+
+/// The way back to CLIP and SigLIP, for which a last norm that is not computed with is made up.
+pub(super) fn to_tower(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
+    if let Some(class) = tensors.get_mut("cls_token") {
+        class.shape = vec![config.embed_dim];
+    }
+    tensor(tensors, "pos_embed")?.shape.remove(0);
+    if !config.final_norm {
+        let of = |value: f32| HostTensor { shape: vec![config.embed_dim], data: vec![value; config.embed_dim] };
+        tensors.extend([("norm.weight".to_owned(), of(1.0)), ("norm.bias".to_owned(), of(0.0))]);
+    }
+    Ok(())
+}
 
 /// Makes the tensors those of transformers' Dinov2, whose class token has a position, whose registers have none, and whose head
 /// reads class token and mean: what is missing there is 0, and positions of registers become a part of these.
@@ -23,7 +115,7 @@ pub(super) fn to_dinov2(tensors: &mut Tensors, config: &VitConfig) -> Result<()>
     let head = tensor(tensors, "head.weight")?;
     let zeros = vec![0.0; embed_dim];
     let widened = |row: &[f32]| match config.global_pool {
-        Pool::Token => [row, &zeros].concat(),
+        Pool::Token | Pool::Map => [row, &zeros].concat(),
         Pool::Avg => [&zeros, row].concat(),
         Pool::TokenAvg => row.to_vec(),
     };

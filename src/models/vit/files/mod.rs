@@ -8,18 +8,24 @@
 //! | `open` | [`open`], [`Pretrained`] |
 //! | `metadata` | [`save`], [`VitFile`]: what our own files say |
 //! | `names` | transformers' names, and timm's |
-//! | `infer`, `config_json`, `forms` | a model's sizes from shapes, and from timm's and transformers' `config.json` |
+//! | `infer` | a model's sizes from shapes |
+//! | `described`, `timm_json`, `hf_json`, `forms` | what timm's and transformers' `config.json` tell |
+//! | `architectures` | what timm's names of models stand for |
 //! | `head` | a head for classes that may be others than its own |
 //! | `positions` | position embeddings for another image size |
-//! | `export` | folders for timm and transformers |
+//! | `export`, `export_hf`, `export_timm` | folders for timm and transformers, and their `config.json` |
 //! | `layouts` | positions and heads as those libraries have them |
 //! | `adapted`, `peft` | weights with their adapters merged in, and adapters as PEFT has them |
 
 mod adapted;
-mod config_json;
+mod architectures;
+mod described;
 mod export;
+mod export_hf;
+mod export_timm;
 mod forms;
 mod head;
+mod hf_json;
 mod infer;
 mod layouts;
 mod metadata;
@@ -27,6 +33,7 @@ mod names;
 mod open;
 mod peft;
 mod positions;
+mod timm_json;
 
 pub use export::{ExportOptions, export_hf, export_timm};
 pub use head::HeadFit;

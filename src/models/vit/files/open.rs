@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::config_json::{Described, MODEL_TYPES};
+use super::described::Described;
+use super::hf_json::{self, MODEL_TYPES};
 use super::infer::{check_sizes, infer};
-use super::names::{Family, LANDMARKS};
-use super::{Resampling, config_json, metadata, positions};
+use super::names::{Family, LANDMARKS, report_ignored};
+use super::{Resampling, layouts, metadata, positions, timm_json};
 use crate::checkpoint::{self, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
 use crate::error::{Error, Result};
 use crate::models::vit::VitConfig;
@@ -61,9 +62,10 @@ impl OpenOptions {
 /// - a run's folder, such as `train::fit` leaves: its best checkpoint;
 /// - a safetensors file with timm's names, with or without a `config.json` of timm's beside it;
 /// - a folder with `model.safetensors`, or `model.safetensors.index.json` (or the path of that) and its shards, and
-///   `config.json`, as timm and transformers (`ViTForImageClassification`, `Dinov2ForImageClassification` and
-///   `Dinov2WithRegistersForImageClassification`, by their old names and their new ones, also with `preprocessor_config.json`)
-///   save them. What DINOv2 has for pretraining alone, `mask_token`, is left out.
+///   `config.json`, as timm and transformers (`ViTForImageClassification`, `Dinov2ForImageClassification`,
+///   `Dinov2WithRegistersForImageClassification`, `DeiTForImageClassificationWithTeacher`, `CLIPForImageClassification`, `SiglipForImageClassification`, `DINOv3ViTModel`, and the models
+///   within them; also with `preprocessor_config.json`) save them. What serves pretraining alone, such as `mask_token`, and the part
+///   of a CLIP or SigLIP that reads texts or projects into the space shared with them, is left out, and a warning says so.
 ///
 /// What training programs put around a model's names is taken off: `module.`, `_orig_mod.`, `model.`, `state_dict_ema.` and the
 /// like.
@@ -75,9 +77,28 @@ impl OpenOptions {
 /// # Errors
 /// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or
 /// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
-/// have: a distillation token, gated MLPs, normed queries, attention pooling and others.
+/// have: normed queries, relative positions, parallel layers and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), |checkpoint, file| Pretrained::from_parts(checkpoint, file, options))
+}
+
+/// Weights under timm's names and in its shapes, and what transformers' files tell of them.
+fn from_transformers(checkpoint: Checkpoint, folder: &Path, family: Family) -> Result<(Checkpoint, Described)> {
+    let checkpoint = if family == Family::Dinov3 { layouts::without_inner_model(checkpoint) } else { checkpoint };
+    report_ignored(&checkpoint, family.renaming());
+    let mut checkpoint = family.renaming().to_ours(checkpoint)?;
+    let described = hf_json::huggingface(folder, family, checkpoint.tensors.contains_key("head.weight"))?;
+    layouts::from_transformers(&mut checkpoint.tensors, &described.hints);
+    Ok((checkpoint, described))
+}
+
+/// Weights under the names of timm's ViT, and what its files tell of them.
+fn from_timm(mut checkpoint: Checkpoint, folder: &Path) -> Result<(Checkpoint, Described)> {
+    let described = timm_json::timm(folder)?;
+    if described.hints.rope_temperature.is_some() {
+        layouts::from_dinov3(&mut checkpoint.tensors);
+    }
+    Ok((checkpoint, described))
 }
 
 /// Whether there is a name for each class. If not, that is reported.
@@ -101,8 +122,12 @@ impl Pretrained {
     }
 
     /// From tensors and the file that they lay in.
-    fn from_parts(checkpoint: Checkpoint, file: &Path, options: &OpenOptions) -> Result<Self> {
+    fn from_parts(mut checkpoint: Checkpoint, file: &Path, options: &OpenOptions) -> Result<Self> {
         if let Some(config) = metadata::config(&checkpoint)? {
+            if config.rope_temperature.is_some() {
+                // Exported for timm.
+                layouts::from_dinov3(&mut checkpoint.tensors);
+            }
             check_sizes(&checkpoint, &config)?;
             options.check(file, &config)?;
             let class_names = metadata::class_names(&checkpoint).filter(|names| is_one_each(names, &config));
@@ -113,13 +138,10 @@ impl Pretrained {
         let folder = file.parent().unwrap_or(Path::new(""));
         let checkpoint = unwrapped(checkpoint, &LANDMARKS)?;
         check_model_type(folder, &MODEL_TYPES)?;
-        if checkpoint.tensors.keys().any(|name| name.ends_with("mask_token")) {
-            log::info!("mask_token, which serves pretraining alone, is left out");
-        }
         let family = Family::of(&checkpoint);
         let (checkpoint, mut described) = match family {
-            Some(family) => (family.renaming().to_ours(checkpoint)?, config_json::huggingface(folder, family)?),
-            None => (checkpoint, config_json::timm(folder)?),
+            Some(family) => from_transformers(checkpoint, folder, family)?,
+            None => from_timm(checkpoint, folder)?,
         };
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
@@ -132,7 +154,7 @@ impl Pretrained {
         // The default names of a model without a head are not its classes'.
         let has_head = checkpoint.tensors.contains_key("head.weight");
         let class_names = class_names.filter(|names| has_head && is_one_each(names, &config));
-        let resampling = if family == Some(Family::Dinov2) { Resampling::Plain } else { Resampling::Antialiased };
+        let resampling = family.map_or_else(Resampling::default, Family::resampling);
         Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling })
     }
 
@@ -145,6 +167,11 @@ impl Pretrained {
     pub fn resize(&mut self, img_size: (usize, usize)) -> Result<()> {
         let resized = VitConfig { img_size, ..self.config.clone() };
         resized.check()?;
+        if resized.positions() == 0 {
+            // What the positions are follows from the size.
+            self.config = resized;
+            return Ok(());
+        }
         let grid = |config: &VitConfig| (config.img_size.0 / config.patch_size, config.img_size.1 / config.patch_size);
         let prefix = self.config.prefix_positions();
         let pos = self.checkpoint.get("pos_embed")?;

@@ -151,6 +151,10 @@ impl Spelling {
             Family::Vit => "vit.layers.",
             Family::Dinov2 => "dinov2.encoder.layer.",
             Family::Dinov2WithRegisters => "dinov2_with_registers.encoder.layer.",
+            Family::Deit | Family::Dinov3 | Family::Clip | Family::Siglip | Family::SiglipTower => {
+                let expected = "those of a ViT or a Dinov2: write the adapter with timm's names";
+                return Err(Error::argument("save_adapter", "names", expected, "transformers' of another model"));
+            }
         };
         Ok(Spelling { names, blocks, head: "classifier" })
     }

@@ -1,0 +1,37 @@
+//! What the names of timm's architectures stand for and its `config.json` does not repeat.
+
+use crate::ops::Gelu;
+
+/// Parts of the names of SigLIP's models whose GELU is that by tanh; the others have the exact one.
+const BY_TANH: [&str; 5] = [
+    "base_patch32_siglip_",
+    "large_patch16_siglip_512",
+    "large_patch16_siglip_gap_512",
+    "so400m_patch16_siglip_",
+    "giantopt_patch16_siglip_",
+];
+
+/// The base of the periods of DINOv3's rotary positions, and whether there are such. Other models of timm's have them of other kinds.
+pub(super) fn rope_temperature(architecture: &str) -> Option<f32> {
+    is_dinov3(architecture).then_some(100.0)
+}
+
+/// The eps of norms, where it is another than most models'.
+pub(super) fn eps(architecture: &str) -> Option<f32> {
+    is_dinov3(architecture).then_some(1e-5)
+}
+
+fn is_dinov3(architecture: &str) -> bool {
+    architecture.starts_with("vit_") && architecture.contains("_dinov3")
+}
+
+/// The MLP's activation.
+pub(super) fn activation(architecture: &str) -> Gelu {
+    if architecture.contains("_quickgelu_") {
+        Gelu::Quick
+    } else if BY_TANH.iter().any(|part| architecture.contains(part)) {
+        Gelu::Tanh
+    } else {
+        Gelu::Erf
+    }
+}

@@ -1,0 +1,257 @@
+//! What transformers is told of an exported model.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::export_timm::ratio;
+use super::hf_json::BICUBIC;
+use super::names::Family;
+use crate::checkpoint::Storage;
+use crate::models::vit::VitConfig;
+use crate::ops::Gelu;
+
+/// A number for a square, else height and width.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Side {
+    Both(usize),
+    Each([usize; 2]),
+}
+
+impl Side {
+    fn new((height, width): (usize, usize)) -> Self {
+        if height == width { Side::Both(height) } else { Side::Each([height, width]) }
+    }
+}
+
+/// transformers' `config.json`.
+#[derive(Serialize)]
+pub(super) struct HfConfig<'a> {
+    architectures: [&'static str; 1],
+    model_type: &'static str,
+    #[serde(flatten)]
+    place: HfPlace,
+    id2label: BTreeMap<usize, &'a str>,
+    label2id: BTreeMap<&'a str, usize>,
+    dtype: &'static str,
+}
+
+/// Where the sizes stand: by themselves, or beside those of a tower for texts.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HfPlace {
+    Alone(HfSizes),
+    Tower { vision_config: HfSizes },
+}
+
+#[derive(Serialize)]
+struct HfSizes {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    #[serde(flatten)]
+    own: HfOwn,
+    hidden_act: &'static str,
+    layer_norm_eps: f32,
+    image_size: Side,
+    patch_size: usize,
+    num_channels: usize,
+}
+
+/// What only some models are told.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HfOwn {
+    Vit {
+        intermediate_size: usize,
+        qkv_bias: bool,
+        hidden_dropout_prob: f32,
+        attention_probs_dropout_prob: f32,
+    },
+    Dinov2 {
+        mlp_ratio: serde_json::Number,
+        layerscale_value: f32,
+        use_swiglu_ffn: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        num_register_tokens: Option<usize>,
+        qkv_bias: bool,
+        hidden_dropout_prob: f32,
+        attention_probs_dropout_prob: f32,
+    },
+    Dinov3 {
+        intermediate_size: usize,
+        layerscale_value: f32,
+        num_register_tokens: usize,
+        rope_theta: f32,
+        query_bias: bool,
+        key_bias: bool,
+        value_bias: bool,
+        use_gated_mlp: bool,
+    },
+    Tower {
+        model_type: &'static str,
+        intermediate_size: usize,
+        attention_dropout: f32,
+        /// Of SigLIP, whether it has attention pooling, which its classifier does not read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        vision_use_head: Option<bool>,
+    },
+}
+
+impl HfOwn {
+    fn new(config: &VitConfig, family: Family) -> Self {
+        let (intermediate_size, qkv_bias) = (config.hidden(), config.qkv_bias);
+        let (hidden_dropout_prob, attention_probs_dropout_prob) = (0.0, 0.0);
+        match family {
+            Family::Vit | Family::Deit => {
+                HfOwn::Vit { intermediate_size, qkv_bias, hidden_dropout_prob, attention_probs_dropout_prob }
+            }
+            Family::Dinov2 | Family::Dinov2WithRegisters => HfOwn::Dinov2 {
+                mlp_ratio: whole_or_not(mlp_ratio(config)),
+                layerscale_value: config.init_values.unwrap_or(1.0),
+                use_swiglu_ffn: config.gated_mlp,
+                num_register_tokens: (family == Family::Dinov2WithRegisters).then_some(config.reg_tokens),
+                qkv_bias,
+                hidden_dropout_prob,
+                attention_probs_dropout_prob,
+            },
+            Family::Dinov3 => HfOwn::Dinov3 {
+                intermediate_size,
+                layerscale_value: config.init_values.unwrap_or(1.0),
+                num_register_tokens: config.reg_tokens,
+                rope_theta: config.rope_temperature.unwrap_or(100.0),
+                query_bias: config.qkv_bias,
+                key_bias: false,
+                value_bias: config.qkv_bias,
+                use_gated_mlp: false,
+            },
+            Family::Clip => HfOwn::Tower {
+                model_type: "clip_vision_model",
+                intermediate_size,
+                attention_dropout: 0.0,
+                vision_use_head: None,
+            },
+            Family::Siglip | Family::SiglipTower => HfOwn::Tower {
+                model_type: "siglip_vision_model",
+                intermediate_size,
+                attention_dropout: 0.0,
+                vision_use_head: Some(false),
+            },
+        }
+    }
+}
+
+impl<'a> HfConfig<'a> {
+    pub(super) fn new(config: &VitConfig, family: Family, names: &'a [String], storage: Storage) -> Self {
+        let sizes = HfSizes {
+            hidden_size: config.embed_dim,
+            num_hidden_layers: config.depth,
+            num_attention_heads: config.num_heads,
+            own: HfOwn::new(config, family),
+            hidden_act: match config.act_layer {
+                Gelu::Erf => "gelu",
+                Gelu::Tanh => "gelu_pytorch_tanh",
+                Gelu::Quick => "quick_gelu",
+            },
+            layer_norm_eps: config.eps,
+            image_size: Side::new(config.img_size),
+            patch_size: config.patch_size,
+            num_channels: 3,
+        };
+        let (model_type, place) = match family {
+            Family::Vit => ("vit", HfPlace::Alone(sizes)),
+            Family::Deit => ("deit", HfPlace::Alone(sizes)),
+            Family::Dinov2 => ("dinov2", HfPlace::Alone(sizes)),
+            Family::Dinov2WithRegisters => ("dinov2_with_registers", HfPlace::Alone(sizes)),
+            Family::Dinov3 => ("dinov3_vit", HfPlace::Alone(sizes)),
+            Family::Clip => ("clip", HfPlace::Tower { vision_config: sizes }),
+            Family::Siglip | Family::SiglipTower => ("siglip", HfPlace::Tower { vision_config: sizes }),
+        };
+        HfConfig {
+            architectures: [family.architecture()],
+            model_type,
+            place,
+            id2label: names.iter().map(String::as_str).enumerate().collect(),
+            // Of equal names the first.
+            label2id: names.iter().map(String::as_str).enumerate().rev().map(|(i, name)| (name, i)).collect(),
+            dtype: match storage {
+                Storage::F32 => "float32",
+                Storage::F16 => "float16",
+            },
+        }
+    }
+}
+
+/// transformers' `preprocessor_config.json`.
+#[derive(Serialize)]
+pub(super) struct HfPreprocessor {
+    image_processor_type: &'static str,
+    do_resize: bool,
+    size: BTreeMap<&'static str, usize>,
+    #[serde(flatten)]
+    crop: Option<HfCrop>,
+    resample: u32,
+    do_rescale: bool,
+    rescale_factor: f64,
+    do_normalize: bool,
+    image_mean: [f32; 3],
+    image_std: [f32; 3],
+}
+
+/// A crop of the middle.
+#[derive(Serialize)]
+struct HfCrop {
+    do_center_crop: bool,
+    crop_size: BTreeMap<&'static str, usize>,
+}
+
+impl HfPreprocessor {
+    pub(super) fn new(config: &VitConfig, family: Family, crop_pct: f64) -> Self {
+        let (height, width) = config.img_size;
+        let sides = BTreeMap::from([("height", height), ("width", width)]);
+        let (image_processor_type, is_cropped) = match family {
+            Family::Vit => ("ViTImageProcessor", false),
+            Family::Deit => ("DeiTImageProcessor", true),
+            Family::Dinov2 | Family::Dinov2WithRegisters => ("BitImageProcessor", true),
+            Family::Dinov3 => ("DINOv3ViTImageProcessor", false),
+            Family::Clip => ("CLIPImageProcessor", true),
+            Family::Siglip | Family::SiglipTower => ("SiglipImageProcessor", false),
+        };
+        let whole = |side: usize| (side as f64 / crop_pct).round() as usize;
+        let size = match family {
+            Family::Deit => BTreeMap::from([("height", whole(height)), ("width", whole(width))]),
+            _ if is_cropped => BTreeMap::from([("shortest_edge", whole(height.min(width)))]),
+            _ => sides.clone(),
+        };
+        let crop = is_cropped.then_some(HfCrop { do_center_crop: true, crop_size: sides });
+        HfPreprocessor {
+            image_processor_type,
+            do_resize: true,
+            size,
+            crop,
+            resample: BICUBIC,
+            do_rescale: true,
+            rescale_factor: 1.0 / 255.0,
+            do_normalize: true,
+            image_mean: config.normalize.mean,
+            image_std: config.normalize.std,
+        }
+    }
+}
+
+/// F / C; of a gated MLP the whole number, if there is one, of whose C-fold two thirds, rounded up to a multiple of eight, are a half.
+fn mlp_ratio(config: &VitConfig) -> f64 {
+    let (width, half) = (config.embed_dim, config.hidden_outputs());
+    if !config.gated_mlp {
+        return ratio(config.hidden(), width);
+    }
+    let whole = (1..=64_usize).find(|ratio| (2 * width * ratio / 3).next_multiple_of(8) == half);
+    whole.map_or_else(|| ratio((3 * half).div_ceil(2), width), |whole| whole as f64)
+}
+
+/// transformers' type for it is a whole number, where it is one.
+fn whole_or_not(ratio: f64) -> serde_json::Number {
+    let whole = serde_json::Number::from(ratio as u64);
+    serde_json::Number::from_f64(ratio).filter(|_| ratio.fract() != 0.0).unwrap_or(whole)
+}

@@ -1,0 +1,200 @@
+//! What timm is told of an exported model.
+
+use serde::Serialize;
+
+use crate::models::vit::{Pool, VitConfig};
+use crate::ops::Gelu;
+
+/// timm's `config.json`.
+#[derive(Serialize)]
+pub(super) struct TimmConfig<'a> {
+    architecture: &'static str,
+    num_classes: usize,
+    num_features: usize,
+    global_pool: &'static str,
+    label_names: &'a [String],
+    model_args: Args,
+    pretrained_cfg: TimmPretrained,
+}
+
+/// Of which class.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Args {
+    Vit(TimmArgs),
+    Eva(EvaArgs),
+}
+
+/// Arguments of timm's `Eva`, which its DINOv3 are of.
+#[derive(Serialize)]
+struct EvaArgs {
+    img_size: [usize; 2],
+    patch_size: usize,
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    mlp_ratio: f64,
+    class_token: bool,
+    num_reg_tokens: usize,
+    use_fc_norm: bool,
+    init_values: Option<f32>,
+    rope_temperature: Option<f32>,
+    global_pool: &'static str,
+}
+
+impl EvaArgs {
+    fn new(config: &VitConfig, global_pool: &'static str) -> Self {
+        EvaArgs {
+            img_size: config.img_size.into(),
+            patch_size: config.patch_size,
+            embed_dim: config.embed_dim,
+            depth: config.depth,
+            num_heads: config.num_heads,
+            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+            class_token: config.class_token,
+            num_reg_tokens: config.reg_tokens,
+            use_fc_norm: config.has_fc_norm(),
+            init_values: config.init_values,
+            rope_temperature: config.rope_temperature,
+            global_pool,
+        }
+    }
+}
+
+/// Arguments of timm's `VisionTransformer`, all that may differ from the architecture named.
+#[derive(Serialize)]
+struct TimmArgs {
+    img_size: [usize; 2],
+    patch_size: usize,
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    mlp_ratio: f64,
+    qkv_bias: bool,
+    class_token: bool,
+    no_embed_class: bool,
+    reg_tokens: usize,
+    pre_norm: bool,
+    fc_norm: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    final_norm: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act_layer: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    init_values: Option<f32>,
+    global_pool: &'static str,
+}
+
+impl TimmArgs {
+    fn new(config: &VitConfig, global_pool: &'static str) -> Self {
+        TimmArgs {
+            img_size: config.img_size.into(),
+            patch_size: config.patch_size,
+            embed_dim: config.embed_dim,
+            depth: config.depth,
+            num_heads: config.num_heads,
+            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+            qkv_bias: config.qkv_bias,
+            class_token: config.class_token,
+            no_embed_class: config.no_embed_class,
+            reg_tokens: config.reg_tokens,
+            pre_norm: config.pre_norm,
+            fc_norm: config.has_fc_norm(),
+            final_norm: (!config.final_norm).then_some(false),
+            act_layer: match config.act_layer {
+                Gelu::Erf => None,
+                Gelu::Tanh => Some("gelu_tanh"),
+                Gelu::Quick => Some("quick_gelu"),
+            },
+            init_values: config.init_values,
+            global_pool,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct TimmPretrained {
+    input_size: [usize; 3],
+    fixed_input_size: bool,
+    num_classes: usize,
+    interpolation: &'static str,
+    crop_pct: f64,
+    crop_mode: &'static str,
+    mean: [f32; 3],
+    std: [f32; 3],
+    first_conv: &'static str,
+    classifier: Classifier,
+}
+
+/// A name or several.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Classifier {
+    One(&'static str),
+    Two([&'static str; 2]),
+}
+
+/// Architectures of timm's whose settings are all overridden by the arguments, but for eps.
+const PLAIN: &str = "vit_base_patch16_224";
+const WITH_FIRST_NORM: &str = "vit_base_patch16_clip_224";
+const ROTARY: &str = "vit_small_patch16_dinov3";
+const ROTARY_WITH_BIASES: &str = "vit_small_patch16_dinov3_qkvb";
+const GATED: &str = "vit_giant_patch14_dinov2";
+const DISTILLED: &str = "deit_base_distilled_patch16_224";
+
+impl<'a> TimmConfig<'a> {
+    pub(super) fn new(config: &VitConfig, names: &'a [String], crop_pct: f64) -> Self {
+        let (height, width) = config.img_size;
+        let global_pool = match config.global_pool {
+            Pool::Avg => "avg",
+            Pool::Map => "map",
+            Pool::Token | Pool::TokenAvg => "token",
+        };
+        TimmConfig {
+            architecture: match config {
+                VitConfig { rope_temperature: Some(_), qkv_bias: true, .. } => ROTARY_WITH_BIASES,
+                VitConfig { rope_temperature: Some(_), .. } => ROTARY,
+                VitConfig { distilled: true, .. } => DISTILLED,
+                VitConfig { gated_mlp: true, .. } => GATED,
+                VitConfig { pre_norm: true, .. } => WITH_FIRST_NORM,
+                _ => PLAIN,
+            },
+            num_classes: config.num_classes,
+            num_features: config.embed_dim,
+            global_pool,
+            label_names: names,
+            model_args: if config.rope_temperature.is_some() {
+                Args::Eva(EvaArgs::new(config, global_pool))
+            } else {
+                Args::Vit(TimmArgs::new(config, global_pool))
+            },
+            pretrained_cfg: TimmPretrained {
+                input_size: [3, height, width],
+                fixed_input_size: true,
+                num_classes: config.num_classes,
+                interpolation: "bicubic",
+                crop_pct,
+                crop_mode: "center",
+                mean: config.normalize.mean,
+                std: config.normalize.std,
+                first_conv: "patch_embed.proj",
+                classifier: if config.distilled {
+                    Classifier::Two(["head", "head_dist"])
+                } else {
+                    Classifier::One("head")
+                },
+            },
+        }
+    }
+
+    /// What timm's norms of this architecture have.
+    pub(super) fn eps(&self) -> f32 {
+        if [WITH_FIRST_NORM, ROTARY, ROTARY_WITH_BIASES].contains(&self.architecture) { 1e-5 } else { 1e-6 }
+    }
+}
+
+/// F / C such that int(C · ratio), as timm computes it, is F again.
+pub(super) fn ratio(hidden: usize, width: usize) -> f64 {
+    let ratio = hidden as f64 / width as f64;
+    if ((width as f64 * ratio) as usize) < hidden { ratio.next_up() } else { ratio }
+}

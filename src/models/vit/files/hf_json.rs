@@ -1,0 +1,160 @@
+//! What transformers' `config.json` and `preprocessor_config.json` say.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::described::{Described, fraction, normalization, square};
+use super::forms::{Activation, ShortSide, Sides};
+use super::infer::Hints;
+use super::names::Family;
+use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, claims, read_json};
+use crate::error::Result;
+use crate::models::vit::{Pool, VitConfig};
+use crate::ops::{Gelu, Normalize};
+
+/// Pillow's number of bicubic resampling.
+pub(super) const BICUBIC: u32 = 3;
+
+/// Values of transformers' `model_type` whose tensors are looked at.
+pub(super) const MODEL_TYPES: [&str; 10] = [
+    "vit",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "clip",
+    "clip_vision_model",
+    "siglip",
+    "siglip_vision_model",
+    "dinov3_vit",
+    "timm_wrapper",
+];
+
+/// transformers' file; of a model with another one for texts, that of its pictures stands within.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct HfConfig {
+    hidden_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    intermediate_size: Option<usize>,
+    hidden_act: Option<Activation>,
+    layer_norm_eps: Option<f32>,
+    image_size: Option<Sides>,
+    patch_size: Option<Sides>,
+    id2label: Option<Labels>,
+    layerscale_value: Option<f32>,
+    use_swiglu_ffn: Option<bool>,
+    num_register_tokens: Option<usize>,
+    vision_config: Option<Box<HfConfig>>,
+    rope_theta: Option<f32>,
+}
+
+/// Heads of transformers' ViTs where their file does not say, whatever the width.
+const HF_HEADS: usize = 12;
+
+/// What a model of transformers has where its file does not say, and what it never says. Without a classifier, CLIP's tower is read
+/// as what its library calls the pooled output, the class token after the last norm.
+fn defaults(family: Family, has_head: bool) -> Hints {
+    match family {
+        Family::Vit | Family::Deit => Hints { eps: Some(1e-12), ..Hints::default() },
+        Family::Dinov2 | Family::Dinov2WithRegisters => Hints {
+            eps: Some(1e-6),
+            global_pool: Some(Pool::TokenAvg),
+            no_embed_reg: family == Family::Dinov2WithRegisters,
+            init_values: Some(1.0),
+            ..Hints::default()
+        },
+        Family::Clip => Hints {
+            eps: Some(1e-5),
+            act_layer: Some(Gelu::Quick),
+            global_pool: Some(if has_head { Pool::Avg } else { Pool::Token }),
+            final_norm: Some(!has_head),
+            ..Hints::default()
+        },
+        Family::Dinov3 => Hints {
+            eps: Some(1e-5),
+            global_pool: Some(Pool::Token),
+            init_values: Some(1.0),
+            rope_temperature: Some(100.0),
+            ..Hints::default()
+        },
+        Family::SiglipTower => {
+            Hints { eps: Some(1e-6), act_layer: Some(Gelu::Tanh), global_pool: Some(Pool::Map), ..Hints::default() }
+        }
+        Family::Siglip => {
+            Hints { eps: Some(1e-6), act_layer: Some(Gelu::Tanh), global_pool: Some(Pool::Avg), ..Hints::default() }
+        }
+    }
+}
+
+/// Reads transformers' `config.json` and `preprocessor_config.json` in `folder`.
+pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Result<Described> {
+    let path = folder.join(CONFIG_FILE);
+    let defaults = defaults(family, has_head);
+    let Some(mut config) = read_json::<HfConfig>(&path)? else {
+        return preprocessor(folder, Described { hints: defaults, ..Described::default() });
+    };
+    let class_names = config.id2label.take().and_then(|names| names.in_order(&path));
+    let config = config.vision_config.take().map_or(config, |inner| *inner);
+    if config.num_attention_heads.is_none() {
+        log::warn!("{}: does not tell num_attention_heads: {HF_HEADS}, as in transformers", path.display());
+    }
+    let patch = config.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
+    let claims = claims::<VitConfig, _>([
+        ("hidden_size", config.hidden_size, |config| config.embed_dim),
+        ("num_hidden_layers", config.num_hidden_layers, |config| config.depth),
+        ("intermediate_size", config.intermediate_size, VitConfig::hidden),
+        ("patch_size", patch, |config| config.patch_size),
+        ("use_swiglu_ffn", config.use_swiglu_ffn.map(usize::from), |config| usize::from(config.gated_mlp)),
+        ("num_register_tokens", config.num_register_tokens, |config| config.reg_tokens),
+    ]);
+    let described = Described {
+        hints: Hints {
+            heads: Some(config.num_attention_heads.unwrap_or(HF_HEADS)),
+            eps: config.layer_norm_eps.or(defaults.eps),
+            act_layer: config.hidden_act.map(|act| act.0).or(defaults.act_layer),
+            init_values: config.layerscale_value.or(defaults.init_values),
+            rope_temperature: defaults.rope_temperature.map(|base| config.rope_theta.unwrap_or(base)),
+            img_size: config.image_size.map(|side| (side.height, side.width)),
+            is_published: true,
+            ..defaults
+        },
+        class_names,
+        crop_fraction: None,
+        claims,
+    };
+    preprocessor(folder, described)
+}
+
+/// transformers' `preprocessor_config.json`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Preprocessor {
+    do_normalize: Option<bool>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    do_center_crop: Option<bool>,
+    size: Option<ShortSide>,
+    crop_size: Option<ShortSide>,
+    resample: Option<u32>,
+}
+
+/// Adds what `preprocessor_config.json` says, if it is there.
+fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
+    let path = folder.join(PREPROCESSOR_FILE);
+    let Some(file) = read_json::<Preprocessor>(&path)? else { return Ok(described) };
+    described.hints.normalize = if file.do_normalize == Some(false) {
+        Some(Normalize::NONE)
+    } else {
+        normalization(&path, file.image_mean, file.image_std)?
+    };
+    described.crop_fraction = match (file.do_center_crop, file.crop_size, file.size) {
+        (Some(true), Some(crop), Some(size)) => fraction(&path, Some((crop.0 / size.0).min(1.0)))?,
+        _ => Some(1.0),
+    };
+    if file.resample.is_some_and(|filter| filter != BICUBIC) {
+        log::warn!("{}: its model saw pictures resized by another filter than bicubic", path.display());
+    }
+    Ok(described)
+}

@@ -1,0 +1,84 @@
+//! What becomes of the tokens behind the last block.
+
+use super::attention_pool::AttentionPool;
+use super::config::{Pool, VitConfig};
+use crate::error::{Error, Result};
+use crate::nn::{AdaptedLinear, Block, Init, LayerNorm, Linear, Mode};
+use crate::ops;
+use crate::shape::DType;
+use crate::tensor::Tensor;
+
+/// The last norm, the pooling and the head.
+pub(super) struct Readout {
+    /// `norm`, or `fc_norm` behind the pooling.
+    norm: Option<LayerNorm>,
+    attn_pool: Option<AttentionPool>,
+    head: AdaptedLinear,
+    /// That of the distillation token.
+    head_dist: Option<AdaptedLinear>,
+}
+
+impl Readout {
+    /// With timm's initial values.
+    pub(super) fn new(init: &mut Init<'_>, config: &VitConfig) -> Result<Self> {
+        let norm_name = if config.has_fc_norm() { "fc_norm" } else { "norm" };
+        let norm = || LayerNorm::new(init.at(norm_name), config.embed_dim, config.eps);
+        let norm = config.final_norm.then(norm).transpose()?;
+        let attn_pool = || AttentionPool::new(init.at("attn_pool"), config);
+        let attn_pool = (config.global_pool == Pool::Map).then(attn_pool).transpose()?;
+        let head = head_of(init, "head", config.head_inputs(), config)?;
+        let head_dist = config.distilled.then(|| head_of(init, "head_dist", config.embed_dim, config)).transpose()?;
+        Ok(Readout { norm, attn_pool, head, head_dist })
+    }
+
+    /// `f32[B, T, C]` or `f32[B, R, C]` to logits, `f32[B, V]`.
+    pub(super) fn forward(&self, x: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Tensor> {
+        match self.each(x, config, mode)?.as_slice() {
+            [class, distilled] => ops::scale(&ops::add(class, distilled)?, 0.5),
+            only => only.first().cloned().ok_or_else(|| Error::argument("ViT", "heads", "one or two", only.len())),
+        }
+    }
+
+    /// The same of each head.
+    pub(super) fn each(&self, x: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Vec<Tensor>> {
+        let dropped = |x| mode.dropout(x, config.drop_rate, Block::layers_below(config.depth));
+        let Some(head_dist) = &self.head_dist else {
+            return Ok(vec![self.head.forward(&dropped(self.pool(x, config)?)?, mode)?]);
+        };
+        let tokens = dropped(self.norm(&ops::slice_tokens(x, 0..2)?)?)?;
+        let of = |token: usize, head: &AdaptedLinear| head.forward(&token_at(&tokens, token)?, mode);
+        Ok(vec![of(0, &self.head)?, of(1, head_dist)?])
+    }
+
+    /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming
+    /// the class token alone after taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
+    fn pool(&self, x: &Tensor, config: &VitConfig) -> Result<Tensor> {
+        if let Some(pool) = &self.attn_pool {
+            return pool.forward(&self.norm(x)?);
+        }
+        let first_patch = config.prefix_tokens();
+        match config.global_pool {
+            Pool::Token | Pool::Map => self.norm(&token_at(x, 0)?),
+            Pool::Avg if config.has_fc_norm() => self.norm(&ops::mean_tokens(x, first_patch)?),
+            Pool::Avg => ops::mean_tokens(&self.norm(x)?, first_patch),
+            Pool::TokenAvg => {
+                let x = self.norm(x)?;
+                ops::concat(&[&token_at(&x, 0)?, &ops::mean_tokens(&x, first_patch)?], 1)
+            }
+        }
+    }
+
+    fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x, DType::F32))
+    }
+}
+
+/// A head of `inputs` numbers, at `name`.
+fn head_of(init: &mut Init<'_>, name: &str, inputs: usize, config: &VitConfig) -> Result<AdaptedLinear> {
+    AdaptedLinear::new(Linear::new(init.at(name), inputs, config.num_classes, true)?, init.at(name))
+}
+
+/// A token of each sample: of `f32[B, T, C]`, `f32[B, C]`.
+fn token_at(x: &Tensor, token: usize) -> Result<Tensor> {
+    ops::reshape(&ops::slice_tokens(x, token..token + 1)?, &[x.dims()[0], x.shape().last()])
+}

@@ -1,0 +1,167 @@
+//! Rotary positions (Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021) of packed queries, keys and
+//! values.
+
+use super::packed::Dims;
+use crate::autograd::{Backward, ParentGradients, record};
+use crate::error::{Error, Result};
+use crate::gpu::{Access, Gpu, Grid, Kernel, NO_LOOPS, Params, params, wgsl};
+use crate::ops::item::LANES;
+use crate::ops::variants::ByItem;
+use crate::ops::{TokenIndices, cast, expect, expect_match, sole_or_copy};
+use crate::shape::DType;
+use crate::tensor::Tensor;
+
+params!(RotaryParams { rows: u32, heads: u32, pairs: u32, stride: u32, tokens: u32, sense: f32 });
+
+/// The two kernels of a kind of item: for all tokens, and for some.
+macro_rules! kernels {
+    ($all:ident $kept:ident $mark:literal, $($tile:expr),+) => {
+        static $all: Kernel = Kernel {
+            name: concat!("rotary.turn", $mark),
+            sources: &[wgsl!("rotary.wgsl"), wgsl!("lib/grid.wgsl"), $($tile),+],
+            entry: "turn",
+            bindings: &[Access::Write, Access::Read],
+            params: RotaryParams::FIELDS,
+            constants: &[],
+            rounds: NO_LOOPS,
+        };
+
+        static $kept: Kernel = Kernel {
+            name: concat!("rotary.turn_kept", $mark),
+            entry: "turn_kept",
+            bindings: &[Access::Write, Access::Read, Access::Read],
+            ..$all
+        };
+    };
+}
+
+kernels!(VEC4 VEC4_KEPT "", wgsl!("tiles/vec4.wgsl"), wgsl!("tiles/act_f32.wgsl"));
+kernels!(SCALAR SCALAR_KEPT ".scalar", wgsl!("tiles/scalar.wgsl"), wgsl!("tiles/act_scalar.wgsl"));
+kernels!(HALF HALF_KEPT ".f16", wgsl!("tiles/vec4.wgsl"), wgsl!("tiles/act_f16.wgsl", enable "f16"));
+
+pub(super) const KERNELS: &[&Kernel] = &[&VEC4, &VEC4_KEPT, &SCALAR, &SCALAR_KEPT, &HALF, &HALF_KEPT];
+
+static ALL: ByItem = ByItem::new(&VEC4, &SCALAR).with_half(&HALF);
+static KEPT: ByItem = ByItem::new(&VEC4_KEPT, &SCALAR_KEPT).with_half(&HALF_KEPT);
+
+/// The angles by which the places of tokens turn queries and keys, the same in every head. Clones share memory.
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    /// `f32[T, D]`: of each place the cosines of D/2 angles, then their sines.
+    table: Tensor,
+}
+
+impl Rotary {
+    /// Of `angles`, in radians, D/2 for each of `tokens` places.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there are none, or they are no whole number for each place; or if the device has no room.
+    pub fn new(gpu: &Gpu, tokens: usize, angles: &[f64]) -> Result<Self> {
+        if tokens == 0 || angles.is_empty() || !angles.len().is_multiple_of(tokens) {
+            let expected = format!("a whole number for each of {tokens} places");
+            return Err(Error::argument("rotary", "number of angles", expected, angles.len()));
+        }
+        let pairs = angles.len() / tokens;
+        let place =
+            |angles: &[f64]| [angles.iter().map(|a| a.cos()).collect(), angles.iter().map(|a| a.sin()).collect()];
+        let table: Vec<f32> =
+            angles.chunks(pairs).flat_map(place).flat_map(|half: Vec<f64>| half).map(|x| x as f32).collect();
+        Ok(Rotary { table: Tensor::from_slice(gpu, &[tokens, 2 * pairs], &table)? })
+    }
+}
+
+/// Turns the queries and keys of `f32` or `f16[B, T, 3·C]`, packed as [`super::attention()`] takes them, by the angles of their
+/// tokens' places: in a head of width D, channels u = x\[j\] and v = x\[j + D/2\] become u·cos − v·sin and v·cos + u·sin, so that
+/// their scores depend on differences of angles. With `kept`, the rows are those tokens of all T, `[B, R, 3·C]`.
+///
+/// Works in the memory of `qkv` if this is its last handle, else on a copy.
+///
+/// # Errors
+/// If `qkv` is not `[B, T, 3·heads·D]` of the T and D that `rotary` is for, or not what `kept` is for.
+pub fn rotary(qkv: Tensor, heads: usize, rotary: &Rotary, kept: Option<&TokenIndices>) -> Result<Tensor> {
+    const OP: &str = "rotary";
+    let dims = Dims::of(OP, &qkv, heads)?;
+    expect(OP, &qkv, dims.width.is_multiple_of(2), "the width of a head must be even")?;
+    let (table, dtype) = (&rotary.table, qkv.dtype());
+    let places = kept.map_or([dims.tokens; 2], |kept| [kept.kept(), kept.tokens()]);
+    let fits = table.dims() == [places[1], dims.width] && places[0] == dims.tokens;
+    expect_match(OP, &qkv, table, fits, "angles must be f32[T, D] of qkv [B, T, 3·heads·D], or of its kept tokens")?;
+    if let Some(kept) = kept {
+        let fits = kept.batch() == dims.batch;
+        expect_match(OP, &qkv, kept.positions(), fits, "rows must be [B, R, 3·C] of indices u32[B, R]")?;
+    }
+    // There are kernels for whole vectors of halves.
+    if dtype == DType::F16 && !dims.width.is_multiple_of(8) {
+        return cast(&self::rotary(cast(&qkv, DType::F32)?, heads, rotary, kept)?, dtype);
+    }
+    let y = sole_or_copy(&qkv)?;
+    let turn = Turn { dims, rotary: rotary.clone(), kept: kept.cloned() };
+    turn.run(&y, 1.0)?;
+    Ok(record(y, &[&qkv], || turn))
+}
+
+/// What a turn is made of; as a rule, that of the gradient, which turns back.
+struct Turn {
+    dims: Dims,
+    rotary: Rotary,
+    kept: Option<TokenIndices>,
+}
+
+impl Turn {
+    /// Turns `qkv` in place, by the angles times `sense`, 1 or −1.
+    fn run(&self, qkv: &Tensor, sense: f32) -> Result<()> {
+        let Dims { batch, heads, tokens, width } = self.dims;
+        let kernels = if self.kept.is_some() { &KEPT } else { &ALL };
+        let (kernel, item) = kernels.pick_as(qkv.dtype(), width / 2);
+        let (rows, pairs) = (batch * tokens, width / 2 / item);
+        let params = RotaryParams {
+            rows: rows as u32,
+            heads: 2 * heads as u32,
+            pairs: pairs as u32,
+            stride: (3 * self.dims.channels() / item) as u32,
+            tokens: self.rotary.table.dims()[0] as u32,
+            sense,
+        };
+        let buffers = [Some(qkv), Some(&self.rotary.table), self.kept.as_ref().map(TokenIndices::positions)];
+        let buffers: Vec<_> = buffers.into_iter().flatten().map(Tensor::buffer).collect();
+        qkv.gpu().dispatch(kernel, &params, &buffers, Grid::linear(rows * 2 * heads * pairs, LANES))
+    }
+}
+
+impl Backward for Turn {
+    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
+        if !parents.wants(0) {
+            return Ok(());
+        }
+        let dx = sole_or_copy(&dy)?;
+        drop(dy);
+        self.run(&dx, -1.0)?;
+        parents.give(0, dx)
+    }
+
+    fn reads(&self, _i: usize) -> bool {
+        false
+    }
+}
+
+/// The same on the CPU, slowly.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod reference {
+    /// Rows of q, k and v, `heads` heads each, of which row i is turned by the angles `angles[places[i]]`, D/2 of them, times `sense`:
+    /// 1, or −1 for the gradient.
+    pub fn turned(qkv: &[f32], heads: usize, angles: &[f64], pairs: usize, places: &[usize], sense: f64) -> Vec<f32> {
+        let mut y = qkv.to_vec();
+        let row = 6 * heads * pairs;
+        for (i, &place) in places.iter().enumerate() {
+            for (head, j) in (0..2 * heads).flat_map(|head| (0..pairs).map(move |j| (head, j))) {
+                let at = i * row + head * 2 * pairs + j;
+                let (u, v) = (f64::from(qkv[at]), f64::from(qkv[at + pairs]));
+                let (sin, cos) = (sense * angles[place * pairs + j]).sin_cos();
+                y[at] = (u * cos - v * sin) as f32;
+                y[at + pairs] = (v * cos + u * sin) as f32;
+            }
+        }
+        y
+    }
+}
