@@ -1,8 +1,10 @@
 //! The towers of pictures of CLIP and SigLIP: other forms of GELU, a first norm, no last one, no class token.
 
+use std::collections::BTreeMap;
+
 use super::reference::{
     RANDOM_LTD, Reference, Tensors, WHOLE, check_gradients, check_half_precision, check_return, check_steps, folder,
-    logits, model, opened, with_identity_head,
+    logits, model, opened, weights, with_identity_head,
 };
 use crate::common::{assert_close, gpu};
 use wgrad::checkpoint::{self, HostTensor};
@@ -179,4 +181,23 @@ fn towers_go_to_the_other_library() {
     let clip = model(&gpu(), &opened(TIMM_CLIP));
     let refused = export_hf(&out.path().join("x"), &clip, &ExportOptions::default()).unwrap_err().to_string();
     assert!(refused.contains("global_pool") && refused.contains("CLIPForImageClassification"), "{refused}");
+}
+
+/// Without a file that tells it, pictures are normalised as those of the family's published models.
+#[test]
+fn what_pictures_are_normalised_with_follows_from_the_family() {
+    let cases = [
+        (CLIP, Normalize::CLIP),
+        (SIGLIP, Normalize::INCEPTION),
+        ("hf_dinov2", Normalize::IMAGENET),
+        ("hf_dinov3", Normalize::IMAGENET),
+        ("hf_deit_distilled", Normalize::IMAGENET),
+    ];
+    for (name, expected) in cases {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(folder(name).join("config.json"), copy.path().join("config.json")).unwrap();
+        checkpoint::write(copy.path().join("model.safetensors"), &weights(name), &BTreeMap::new()).unwrap();
+        let opened = open(copy.path(), &OpenOptions::default()).unwrap();
+        assert_eq!(opened.config.normalize, expected, "{name}");
+    }
 }

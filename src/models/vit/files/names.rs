@@ -3,6 +3,7 @@
 use super::infer::REFUSED;
 use super::positions::Resampling;
 use crate::checkpoint::{Checkpoint, Renaming};
+use crate::ops::Normalize;
 
 /// Models of transformers, each with names and a function of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,15 @@ impl Family {
             Family::Clip => &CLIP,
             Family::Siglip => &SIGLIP,
             Family::SiglipTower => &SIGLIP_TOWER,
+        }
+    }
+
+    /// What the pictures of its published models are normalised with.
+    pub(super) fn normalize(self) -> Normalize {
+        match self {
+            Family::Vit | Family::Siglip | Family::SiglipTower => Normalize::INCEPTION,
+            Family::Deit | Family::Dinov2 | Family::Dinov2WithRegisters | Family::Dinov3 => Normalize::IMAGENET,
+            Family::Clip => Normalize::CLIP,
         }
     }
 

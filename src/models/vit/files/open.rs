@@ -145,10 +145,11 @@ impl Pretrained {
         };
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
-        let config = infer(&checkpoint, &described.hints)?;
+        let mut config = infer(&checkpoint, &described.hints)?;
         check_claims(folder, &described.claims, &config)?;
         let Described { class_names, crop_fraction, hints, .. } = described;
         if hints.normalize.is_none() {
+            config.normalize = family.map_or(config.normalize, Family::normalize);
             log::warn!("nothing tells how pictures are normalised: taken to be {:?}", config.normalize);
         }
         // The default names of a model without a head are not its classes'.
