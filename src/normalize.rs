@@ -19,7 +19,7 @@ impl Normalize {
     pub const INCEPTION: Self = Normalize { mean: [0.5; 3], std: [0.5; 3] };
     /// OpenAI's CLIP and its followers.
     pub const CLIP: Self =
-        Normalize { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], std: [0.268_629_54, 0.261_302_58, 0.275_777_11] };
+        Normalize { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], std: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
     /// CIFAR-10's training set.
     pub const CIFAR: Self = Normalize { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
     /// The embedded digits' training split.

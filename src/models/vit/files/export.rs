@@ -46,8 +46,9 @@ impl ExportOptions<'_> {
 /// Writes `model` as a folder that transformers loads: `ViTForImageClassification.from_pretrained(folder)`, and
 /// `AutoImageProcessor` for its pictures. A model with layer scale is one for `Dinov2ForImageClassification`, with registers for
 /// `Dinov2WithRegistersForImageClassification`, one with a first norm for `CLIPForImageClassification`, one without a class token for
-/// `SiglipForImageClassification`, one with rotary positions for `DINOv3ViTModel` (which ignores the head beside it), a distilled one for `DeiTForImageClassificationWithTeacher`: a head that reads the class token alone, or the mean, gets zeros for the other,
-/// and a position of registers is added to them. The mask token of pretraining, which those have too, is 0.
+/// `SiglipForImageClassification`, one with rotary positions for `DINOv3ViTModel` (which ignores the head beside it), a distilled
+/// one for `DeiTForImageClassificationWithTeacher`: a head that reads the class token alone, or the mean, gets zeros for the
+/// other, and a position of registers is added to them. The mask token of pretraining, which those have too, is 0.
 ///
 /// Adapters are merged into the weights beside them ([`super::save_adapter`] writes them by themselves).
 ///

@@ -63,9 +63,10 @@ impl OpenOptions {
 /// - a safetensors file with timm's names, with or without a `config.json` of timm's beside it;
 /// - a folder with `model.safetensors`, or `model.safetensors.index.json` (or the path of that) and its shards, and
 ///   `config.json`, as timm and transformers (`ViTForImageClassification`, `Dinov2ForImageClassification`,
-///   `Dinov2WithRegistersForImageClassification`, `DeiTForImageClassificationWithTeacher`, `CLIPForImageClassification`, `SiglipForImageClassification`, `DINOv3ViTModel`, and the models
-///   within them; also with `preprocessor_config.json`) save them. What serves pretraining alone, such as `mask_token`, and the part
-///   of a CLIP or SigLIP that reads texts or projects into the space shared with them, is left out, and a warning says so.
+///   `Dinov2WithRegistersForImageClassification`, `DeiTForImageClassificationWithTeacher`, `CLIPForImageClassification`,
+///   `SiglipForImageClassification`, `DINOv3ViTModel`, and the models within them; also with `preprocessor_config.json`) save
+///   them. What serves pretraining alone, such as `mask_token`, and the part of a CLIP or SigLIP that reads texts or projects
+///   into the space shared with them, is left out, and a warning says so.
 ///
 /// What training programs put around a model's names is taken off: `module.`, `_orig_mod.`, `model.`, `state_dict_ema.` and the
 /// like.
@@ -75,9 +76,9 @@ impl OpenOptions {
 /// transformers' 1e-12. Nothing is taken on trust: sizes that disagree are an error.
 ///
 /// # Errors
-/// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or
-/// says itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part that this crate's ViT does not
-/// have: normed queries, relative positions, parallel layers and others.
+/// [`Error::Io`] if the system refuses, [`Error::File`] if a file's content is wrong or of another kind, which is named, or says
+/// itself otherwise than `options`, [`Error::Parameter`] if a tensor is missing, of an impossible shape, or belongs to a part
+/// that this crate's ViT does not have: normed queries, relative positions, parallel layers and others.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), |checkpoint, file| Pretrained::from_parts(checkpoint, file, options))
 }
