@@ -54,9 +54,10 @@ impl Gpu {
         record()
     }
 
-    /// Submits as much of what waits as the device does in `budget`, less what it still has to do of earlier slices, and no more than
-    /// makes 16 submissions under way. Never waits, and cuts between any two commands. What a command takes is learnt from what slices take: the first ones may be longer or
-    /// shorter. A command that takes longer than `budget` by itself goes alone, when nothing is under way.
+    /// Submits as much of what waits as the device does in `budget`, less what it still has to do of earlier slices, and no more
+    /// than makes 16 submissions under way. Never waits, and cuts between any two commands. What a command takes is learnt from
+    /// what slices take: the first ones may be longer or shorter. A command that takes longer than `budget` by itself goes alone,
+    /// when nothing is under way.
     ///
     /// To a program that draws at 60 frames a second and calls this in each, a budget of 8 ms leaves half of the device.
     ///

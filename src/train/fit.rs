@@ -121,8 +121,8 @@ pub struct Outcome {
     pub timing: Timing,
 }
 
-/// Trains `task` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split. With a running average ([`TrainSettings::ema`]) that is what is measured and saved;
-/// the model keeps its own weights.
+/// Trains `task` for `data.steps` steps. After each epoch, and at the end, it is measured on the validation split. With a running
+/// average ([`TrainSettings::ema`]) that is what is measured and saved; the model keeps its own weights.
 ///
 /// Files are written after the first epoch and at the end. In between an epoch's end writes them once nineteen times what the
 /// last save took have passed, so that saving takes a twentieth of the time however short an epoch is; reading the best

@@ -26,8 +26,8 @@ const MOST: u64 = 1 << 60;
 const VERSION: u32 = 3;
 
 /// Where a run stands, to go on from ([`super::FitOptions::resume`]): a [`Snapshot`] of its trainer, the place in the data, the
-/// epoch in progress, the best epoch, the table of settled kernels. All that is random in training follows from seeds and the step, so that on the same device and driver the run
-/// goes on bit for bit as if it had not been interrupted.
+/// epoch in progress, the best epoch, the table of settled kernels. All that is random in training follows from seeds and the
+/// step, so that on the same device and driver the run goes on bit for bit as if it had not been interrupted.
 #[derive(Clone, Debug)]
 pub struct RunState {
     file: PathBuf,
