@@ -61,6 +61,7 @@ pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) 
 /// size: so where `first`, the reference's first gradient, is small, the step is known to `1e-6 * largest / |first|` of the rate, and
 /// where it is rounding alone, not even to its sign. Ten seeds of `lm/` in PyTorch differ from their own runs in float64 by up to
 /// 1.0e-3 in such elements, at a rate of 1e-3, and by less than 1e-4 of the largest in all others.
+#[cfg(feature = "files")]
 #[track_caller]
 pub fn assert_adam_close(what: &str, got: &[f32], reference: &[f32], first: &[f32], rate: f32, tolerance: f32) {
     assert_eq!([got.len(), first.len()], [reference.len(); 2], "{what}: lengths");
