@@ -56,6 +56,13 @@ pub fn assert_close(what: &str, got: &[f32], reference: &[f32], tolerance: f32) 
     }
 }
 
+/// Within `tolerance` of itself, and 1e-6: a loss is a difference of numbers like logits, whose own rounding is as large.
+#[cfg(feature = "files")]
+#[track_caller]
+pub fn assert_loss_close(what: &str, got: f32, reference: f32, tolerance: f32) {
+    assert!((got - reference).abs() <= tolerance * reference.abs() + 1e-6, "{what}: got {got}, reference {reference}");
+}
+
 /// Parameters after steps of Adam at `rate`: within `tolerance` of the largest, as [`assert_close`] has it, and what rounding does to
 /// a step beyond that. A gradient is right to about a millionth of its tensor's largest, and Adam's step is the gradient over its own
 /// size: so where `first`, the reference's first gradient, is small, the step is known to `1e-6 * largest / |first|` of the rate, and

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{assert_adam_close, assert_close, each_family};
+use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family};
 use safetensors::SafeTensors;
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::models::vit::{OpenOptions, Pretrained, Resampling, Vit, open, resample_pos_embed};
@@ -207,7 +207,7 @@ fn check_steps(file: &str, name: &str, rule: Rule, rate: f32) {
             let (_, loss) = inputs.forward(&model);
             loss.backward().unwrap();
             optimizer.step(model.parameters(), rate).unwrap();
-            assert_close(&what(&format!("loss {step}")), &[loss.item().unwrap()], &[*expected], 1e-4);
+            assert_loss_close(&what(&format!("loss {step}")), loss.item().unwrap(), *expected, 1e-4);
         }
         let prefix = format!("{name}/param/");
         let mut compared = 0;

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::common::{assert_adam_close, assert_close, each_family, gpu};
+use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family, gpu};
 use safetensors::{Dtype, SafeTensors};
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::models::vit::{ExportOptions, OpenOptions, Pretrained, Resampling, Vit, export_hf, export_timm, open};
@@ -237,7 +237,7 @@ pub fn check_steps(name: &str, file: &str) {
             let (_, loss) = reference.forward(&model, step, &training());
             loss.backward().unwrap();
             optimizer.step(model.parameters(), RATE).unwrap();
-            assert_close(&what(&format!("loss {step}")), &[loss.item().unwrap()], &[*expected], tolerance);
+            assert_loss_close(&what(&format!("loss {step}")), loss.item().unwrap(), *expected, tolerance);
         }
         let mut compared = 0;
         for (name, expected) in &end {
