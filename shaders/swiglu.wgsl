@@ -15,7 +15,7 @@ struct Params { rows: u32, width: u32, accumulate: u32 }
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Exponentials are of negative numbers alone, which cannot overflow.
-fn sigmoid(v: Item) -> Item {
+fn gate_sigmoid(v: Item) -> Item {
     let e = exp(-abs(v));
     return select(Item(1.0), e, v < Item(0.0)) / (1.0 + e);
 }
@@ -35,7 +35,7 @@ fn forward(
     if row < params.rows {
         let at = i + row * params.width;
         let gate = Item(x[at]);
-        y[i] = Act(gate * sigmoid(gate) * Item(x[at + params.width]));
+        y[i] = Act(gate * gate_sigmoid(gate) * Item(x[at + params.width]));
     }
 }
 
@@ -55,7 +55,7 @@ fn backward(
     if row < params.rows {
         let at = i + row * params.width;
         let gate = Item(x[at]);
-        let s = sigmoid(gate);
+        let s = gate_sigmoid(gate);
         let d = Item(dy[i]);
         var dgate = d * Item(x[at + params.width]) * s * (1.0 + gate * (1.0 - s));
         var dvalue = d * gate * s;

@@ -100,7 +100,7 @@ impl Backward for Rule {
     }
 
     fn reads(&self, i: usize) -> bool {
-        (i == 0 && self.layer1.x.is_some()) || i == 1 || i == 3
+        self.layer1.reads(i) || i == 3
     }
 }
 

@@ -5,7 +5,7 @@
 mod distilled;
 mod layer_scale;
 mod pooling;
-mod reference;
+pub mod reference;
 mod rotary;
 mod swiglu;
 mod towers;

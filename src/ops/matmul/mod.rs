@@ -127,7 +127,7 @@ impl Layer {
     }
 
     /// Whether backward reads x, the first parent, or the weight, the second.
-    fn reads(&self, i: usize) -> bool {
+    pub(super) fn reads(&self, i: usize) -> bool {
         (i == 0 && self.x.is_some()) || i == 1
     }
 

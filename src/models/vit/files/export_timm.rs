@@ -25,15 +25,35 @@ enum Args {
     Eva(EvaArgs),
 }
 
-/// Arguments of timm's `Eva`, which its DINOv3 are of.
+/// Arguments that both have.
 #[derive(Serialize)]
-struct EvaArgs {
+struct Sizes {
     img_size: [usize; 2],
     patch_size: usize,
     embed_dim: usize,
     depth: usize,
     num_heads: usize,
     mlp_ratio: f64,
+}
+
+impl Sizes {
+    fn new(config: &VitConfig) -> Self {
+        Sizes {
+            img_size: config.img_size.into(),
+            patch_size: config.patch_size,
+            embed_dim: config.embed_dim,
+            depth: config.depth,
+            num_heads: config.num_heads,
+            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+        }
+    }
+}
+
+/// Arguments of timm's `Eva`, which its DINOv3 are of.
+#[derive(Serialize)]
+struct EvaArgs {
+    #[serde(flatten)]
+    sizes: Sizes,
     class_token: bool,
     num_reg_tokens: usize,
     use_fc_norm: bool,
@@ -45,12 +65,7 @@ struct EvaArgs {
 impl EvaArgs {
     fn new(config: &VitConfig, global_pool: &'static str) -> Self {
         EvaArgs {
-            img_size: config.img_size.into(),
-            patch_size: config.patch_size,
-            embed_dim: config.embed_dim,
-            depth: config.depth,
-            num_heads: config.num_heads,
-            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+            sizes: Sizes::new(config),
             class_token: config.class_token,
             num_reg_tokens: config.reg_tokens,
             use_fc_norm: config.has_fc_norm(),
@@ -64,12 +79,8 @@ impl EvaArgs {
 /// Arguments of timm's `VisionTransformer`, all that may differ from the architecture named.
 #[derive(Serialize)]
 struct TimmArgs {
-    img_size: [usize; 2],
-    patch_size: usize,
-    embed_dim: usize,
-    depth: usize,
-    num_heads: usize,
-    mlp_ratio: f64,
+    #[serde(flatten)]
+    sizes: Sizes,
     qkv_bias: bool,
     class_token: bool,
     no_embed_class: bool,
@@ -88,12 +99,7 @@ struct TimmArgs {
 impl TimmArgs {
     fn new(config: &VitConfig, global_pool: &'static str) -> Self {
         TimmArgs {
-            img_size: config.img_size.into(),
-            patch_size: config.patch_size,
-            embed_dim: config.embed_dim,
-            depth: config.depth,
-            num_heads: config.num_heads,
-            mlp_ratio: ratio(config.hidden(), config.embed_dim),
+            sizes: Sizes::new(config),
             qkv_bias: config.qkv_bias,
             class_token: config.class_token,
             no_embed_class: config.no_embed_class,
