@@ -14,6 +14,7 @@ mod kinds;
 mod runs;
 #[path = "../common/study/mod.rs"]
 mod study;
+mod times;
 #[path = "../common/warnings.rs"]
 mod warnings;
 

@@ -18,7 +18,8 @@ use wgrad::train::{LanguageTask, Objective, TrainSettings, Trainer, evaluate};
 use crate::arms::{Arm, Kind, LTD};
 use crate::kinds::{Corpus, SmallModel, TOKENS, sizes};
 use crate::study::results;
-use crate::study::times::{StepTimes, seconds_a_step};
+use crate::study::step::seconds_a_step;
+use crate::times::StepTimes;
 
 const BATCH: usize = 16;
 const RATE: f32 = 2e-3;

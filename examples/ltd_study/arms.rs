@@ -8,79 +8,100 @@ use crate::patch_drop;
 
 /// The arm that all others are compared with.
 pub const FULL: &str = "full";
-/// The arm whose time the shorter full-length run gets.
-const REFERENCE: &str = "ltd-33-keep";
 
 /// One way to train.
 pub struct Arm {
-    pub name: String,
+    pub name: &'static str,
     /// For the table.
     pub what: String,
     pub kind: Kind,
+    /// Whether low-rank adapters and the head are trained, and the rest is frozen.
+    pub adapters: bool,
 }
 
-/// Shares are of a run's steps.
-#[derive(Clone, Copy)]
+/// Shares are of a run's steps, or of what the model sees.
+#[derive(Clone)]
 pub enum Kind {
-    /// All tokens.
-    Full,
-    /// All tokens, for as many steps as take the time of the arm of that name.
-    FullInTheTimeOf(&'static str),
-    /// R from `start` to T over `ramp`, with `prefix` leading tokens always kept.
-    Ltd { start: usize, ramp: f64, prefix: usize },
-    /// R = `kept` throughout.
-    Constant { kept: usize, prefix: usize },
+    /// All tokens, for a share of the steps, with a schedule of its own.
+    Full { steps: f64 },
+    /// All tokens of pictures of three quarters of the side, then all of whole ones.
+    LowResolution { until: f64 },
+    /// random-LTD.
+    Ltd(Ltd),
     /// So many of the tokens go through the model, all from `until` on.
     PatchDrop { kept: usize, until: f64 },
+    /// This share of the samples go through each block but the first and the last.
+    SubBatch { share: f64 },
 }
 
 /// Every arm for a model of `tokens` tokens.
 pub fn all(tokens: usize) -> Vec<Arm> {
-    let ltd = |name: &str, start, ramp, prefix| {
-        let kept = if prefix == 0 { "class token dropped like others" } else { "class token kept" };
-        let what = format!("random-LTD {start} to {tokens} over {:.0} %, {kept}", 100.0 * ramp);
-        Arm { name: name.to_owned(), what, kind: Kind::Ltd { start, ramp, prefix } }
+    let [half, most] = [tokens.div_ceil(2), (3 * tokens).div_ceil(4)];
+    let arm = |name, what: String, kind| Arm { name, what, kind, adapters: false };
+    let kept = |start| {
+        let what = format!("random-LTD {start} to {tokens} over 80 %, class token kept");
+        (what, rising(start, tokens, 0.8, 1, Schedule::linear))
     };
-    let other = |name: &str, what: String, kind| Arm { name: name.to_owned(), what, kind };
-    let (quarter, half, most) = (tokens.div_ceil(4), tokens.div_ceil(2), (3 * tokens).div_ceil(4));
-    let in_time = Kind::FullInTheTimeOf(REFERENCE);
+    let ltd = |name, start| {
+        let (what, kind) = kept(start);
+        arm(name, what, kind)
+    };
+    let with_adapters =
+        |name, (what, kind): (String, Kind)| Arm { name, what: format!("LoRA; {what}"), kind, adapters: true };
+    let deepspeed = rising(16, tokens, 0.7, 0, Schedule::fixed_linear);
     vec![
-        other(FULL, "full length".to_owned(), Kind::Full),
-        other("full-in-time", format!("full length in the time of {REFERENCE}"), in_time),
-        ltd("ltd-17", quarter, 0.8, 0),
-        ltd("ltd-17-keep", quarter, 0.8, 1),
-        ltd("ltd-33", half, 0.8, 0),
-        ltd(REFERENCE, half, 0.8, 1),
-        ltd("ltd-33-keep-slow", half, 1.0, 1),
-        ltd("ltd-49-keep", most, 0.8, 1),
-        other(
-            "constant-33-keep",
-            format!("constant {half}, class token kept"),
-            Kind::Constant { kept: half, prefix: 1 },
+        arm(FULL, "full length".to_owned(), Kind::Full { steps: 1.0 }),
+        arm("full-75", "full length, three quarters of the steps".to_owned(), Kind::Full { steps: 0.75 }),
+        arm("full-50", "full length, half of the steps".to_owned(), Kind::Full { steps: 0.5 }),
+        arm(
+            "low-full",
+            "three quarters of the side for 60 % of the steps, then full".to_owned(),
+            Kind::LowResolution { until: 0.6 },
         ),
-        other("patchdrop", format!("PatchDropout {half}"), Kind::PatchDrop { kept: half, until: 1.0 }),
-        other(
+        arm("patchdrop", format!("PatchDropout {half}"), Kind::PatchDrop { kept: half, until: 1.0 }),
+        arm(
             "patchdrop-80",
             format!("PatchDropout {half}, full length for the last 20 %"),
             Kind::PatchDrop { kept: half, until: 0.8 },
         ),
+        arm("ltd-deepspeed", format!("random-LTD 16 to {tokens} over 70 %, as DeepSpeed does it"), deepspeed),
+        ltd("ltd-half", half),
+        ltd("ltd-most", most),
+        arm(
+            "sub-batch",
+            "stochastic depth by sub-batches of 4 in 5, first and last block whole".to_owned(),
+            Kind::SubBatch { share: 0.8 },
+        ),
+        with_adapters("lora", ("full length".to_owned(), Kind::Full { steps: 1.0 })),
+        with_adapters("lora-ltd", kept(half)),
     ]
 }
 
-impl Kind {
+fn rising(start: usize, end: usize, ramp: f64, keep_prefix: usize, schedule: crate::ltd_drop::Rise) -> Kind {
+    let length = KeptLength::Rising { start, end, ramp, granularity: 8, schedule };
+    Kind::Ltd(Ltd { length, blocks: None, keep_prefix })
+}
+
+impl Arm {
+    /// The learning rates that are tried: a factor of three apart.
+    pub fn rates(&self) -> [f32; 3] {
+        if self.adapters { [3e-4, 1e-3, 3e-3] } else { [3e-5, 1e-4, 3e-4] }
+    }
+
+    /// Its steps, of so many that full length has.
+    pub fn steps(&self, whole: u64) -> u64 {
+        match self.kind {
+            Kind::Full { steps } => (steps * whole as f64).round() as u64,
+            _ => whole,
+        }
+    }
+
     /// The tokens that a run of `steps` steps drops.
-    pub fn drop(self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
-        let ltd = |length, keep_prefix| Ltd { length, blocks: None, keep_prefix };
-        let ltd = match self {
-            Kind::Full | Kind::FullInTheTimeOf(_) => return Ok(TokenDrop::None),
-            Kind::Ltd { start, ramp, prefix } => {
-                ltd(KeptLength::Rising { start, end: tokens, ramp, granularity: 8, schedule: Schedule::linear }, prefix)
-            }
-            Kind::Constant { kept, prefix } => ltd(KeptLength::Constant(kept), prefix),
-            Kind::PatchDrop { kept, until } => {
-                return Ok(patch_drop::in_run(PatchDrop::new(kept, 1)?, until, steps, seed));
-            }
-        };
-        ltd.in_run(depth, tokens, steps, seed)
+    pub fn drop(&self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
+        match &self.kind {
+            Kind::Full { .. } | Kind::LowResolution { .. } | Kind::SubBatch { .. } => Ok(TokenDrop::None),
+            Kind::Ltd(ltd) => ltd.in_run(depth, tokens, steps, seed),
+            &Kind::PatchDrop { kept, until } => Ok(patch_drop::in_run(PatchDrop::new(kept, 1)?, until, steps, seed)),
+        }
     }
 }

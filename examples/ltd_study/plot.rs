@@ -11,7 +11,7 @@ use crate::runs::Run;
 use crate::study::results::of;
 use crate::study::spread::Spread;
 use crate::table::to_full;
-use crate::timing::TimeShares;
+use crate::timing::Times;
 
 const SIZE: (u32, u32) = (1000, 640);
 const GREY: RGBColor = RGBColor(90, 90, 90);
@@ -27,19 +27,20 @@ struct Point {
     half_width: f64,
 }
 
-fn colour(kind: Kind) -> RGBColor {
-    match kind {
-        Kind::Full | Kind::FullInTheTimeOf(_) => RGBColor(30, 30, 30),
-        Kind::Ltd { .. } => RGBColor(31, 90, 180),
-        Kind::Constant { .. } => RGBColor(120, 60, 160),
+fn colour(arm: &Arm) -> RGBColor {
+    match arm.kind {
+        _ if arm.adapters => RGBColor(20, 130, 90),
+        Kind::Full { .. } => RGBColor(30, 30, 30),
+        Kind::Ltd(_) => RGBColor(31, 90, 180),
         Kind::PatchDrop { .. } => RGBColor(214, 96, 20),
+        Kind::LowResolution { .. } | Kind::SubBatch { .. } => RGBColor(120, 60, 160),
     }
 }
 
-pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], shares: &TimeShares) -> Result<()> {
+pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], times: &Times) -> Result<()> {
     font::register()?;
     let points: Vec<Point> =
-        arms.iter().filter(|arm| !of(runs, &arm.name).is_empty()).map(|arm| point(arm, runs, shares)).collect();
+        arms.iter().filter(|arm| !of(runs, arm.name).is_empty()).filter_map(|arm| point(arm, runs, times)).collect();
     let low = points.iter().map(|p| p.difference - p.half_width).fold(-1.0, f64::min);
     let high = points.iter().map(|p| p.difference + p.half_width).fold(1.0, f64::max);
     let fastest = points.iter().map(|p| p.time).fold(1.0, f64::min);
@@ -80,9 +81,11 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], shares: &TimeShares) -> Res
     Ok(())
 }
 
-fn point(arm: &Arm, runs: &[Run], shares: &TimeShares) -> Point {
-    let spread = Spread::of(&to_full(runs, &arm.name));
+/// None for an arm that is not timed.
+fn point(arm: &Arm, runs: &[Run], times: &Times) -> Option<Point> {
+    let spread = Spread::of(&to_full(runs, arm.name));
     let half_width = if arm.name == FULL { 0.0 } else { spread.half_width().unwrap_or_default() };
     let difference = if spread.mean.is_nan() { 0.0 } else { spread.mean };
-    Point { name: arm.name.clone(), colour: colour(arm.kind), time: shares[&arm.name], difference, half_width }
+    let time = times.get(arm.name)? / times.get(FULL)?;
+    Some(Point { name: arm.name.to_owned(), colour: colour(arm), time, difference, half_width })
 }

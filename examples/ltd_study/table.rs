@@ -1,4 +1,4 @@
-//! The table.
+//! The tables.
 
 use std::fmt::Write;
 
@@ -6,44 +6,90 @@ use crate::arms::{Arm, FULL};
 use crate::runs::Run;
 use crate::study::results::{differences, of};
 use crate::study::spread::Spread;
-use crate::timing::TimeShares;
+use crate::timing::Times;
+
+/// The arms that full length's accuracy in less time is read off, shortest first.
+const SHORTER: [&str; 3] = ["full-50", "full-75", FULL];
 
 /// Of accuracy, in points.
 pub fn to_full(runs: &[Run], arm: &str) -> Vec<f64> {
     differences(runs, arm, FULL, |run| 100.0 * run.test_accuracy)
 }
 
+/// An arm's accuracy less that of full length in the same time, in points: between the runs of full length that take a little
+/// less and a little more. None where full length was not tried in so little time.
+fn to_full_in_time(runs: &[Run], arm: &str, times: &Times) -> Option<Vec<f64>> {
+    let time = *times.get(arm)?;
+    let pair = SHORTER.windows(2).find(|pair| {
+        let [below, above] = [times.get(pair[0]), times.get(pair[1])];
+        below.is_some_and(|&t| t <= time) && above.is_some_and(|&t| t >= time)
+    })?;
+    let [below, above] = [times[pair[0]], times[pair[1]]];
+    let weight = (time - below) / (above - below);
+    let to_below = differences(runs, arm, pair[0], |run| 100.0 * run.test_accuracy);
+    let to_above = differences(runs, arm, pair[1], |run| 100.0 * run.test_accuracy);
+    Some(to_below.iter().zip(&to_above).map(|(b, a)| b * (1.0 - weight) + a * weight).collect())
+}
+
 /// A Markdown table with a line for each arm that has run.
-pub fn table(arms: &[Arm], runs: &[Run], shares: &TimeShares) -> String {
+pub fn table(arms: &[Arm], runs: &[Run], times: &Times) -> String {
     let mut text = String::from(
-        "| arm | seeds | test accuracy, % | less full length, points (95 %) | steps | time / full | wall, s | layer tokens / full |\n\
+        "| arm | seeds | rate | test accuracy, % | less full length, points (95 %) | less full length in the same time | time / full | peak memory, MB |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
-    let tokens = |arm: &str| of(runs, arm).first().map_or(f64::NAN, |run| run.layer_tokens as f64);
     for arm in arms {
-        let own = of(runs, &arm.name);
+        let own = of(runs, arm.name);
         let Some(first) = own.first() else { continue };
-        let accuracy = Spread::of(&own.iter().map(|run| 100.0 * run.test_accuracy).collect::<Vec<_>>());
-        let difference = Spread::of(&to_full(runs, &arm.name));
-        let wall = Spread::of(&own.iter().map(|run| run.wall_seconds).collect::<Vec<_>>()).mean;
-        let difference = match difference.half_width() {
-            _ if arm.name == FULL => String::new(),
-            None => format!("{:+.2}", difference.mean),
-            Some(half) => {
-                format!("{:+.2} ({:+.2} to {:+.2})", difference.mean, difference.mean - half, difference.mean + half)
-            }
-        };
+        let accuracy = spread(&own, |run| run.test_accuracy);
         let deviation = if own.len() > 1 { format!(" ± {:.2}", accuracy.deviation) } else { String::new() };
-        let (time, share) = (shares[&arm.name], tokens(&arm.name) / tokens(FULL));
+        let to_full = if arm.name == FULL { String::new() } else { interval(&to_full(runs, arm.name)) };
+        let in_time = match to_full_in_time(runs, arm.name, times) {
+            Some(differences) if !SHORTER.contains(&arm.name) => interval(&differences),
+            _ => String::new(),
+        };
+        let time =
+            times.get(arm.name).zip(times.get(FULL)).map_or(String::new(), |(own, full)| format!("{:.2}", own / full));
+        let peak = own.iter().map(|run| run.peak_bytes).max().unwrap_or_default() as f64 / 1e6;
         // A String takes whatever is written to it.
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2}{deviation} | {difference} | {} | {time:.2} | {wall:.0} | {share:.2} |",
+            "| {} | {} | {} | {:.2}{deviation} | {to_full} | {in_time} | {time} | {peak:.0} |",
             arm.what,
             own.len(),
+            first.rate,
             accuracy.mean,
-            first.steps,
         );
     }
     text
+}
+
+/// A Markdown table of what trained models make of a share of the tokens.
+pub fn thinned(arms: &[Arm], runs: &[Run]) -> String {
+    let mut text = String::from("| arm | all tokens | 75 % | 50 % | 25 % |\n|---|---:|---:|---:|---:|\n");
+    for arm in arms {
+        let own = of(runs, arm.name);
+        if own.is_empty() {
+            continue;
+        }
+        let cell = |value: fn(&Run) -> f64| format!("{:.1}", spread(&own, value).mean);
+        let cells =
+            [cell(|r| r.accuracy_100), cell(|r| r.accuracy_75), cell(|r| r.accuracy_50), cell(|r| r.accuracy_25)];
+        // As above.
+        let _ = writeln!(text, "| {} | {} |", arm.what, cells.join(" | "));
+    }
+    text
+}
+
+/// Of a share, in per cent.
+fn spread(runs: &[&Run], value: impl Fn(&Run) -> f64) -> Spread {
+    Spread::of(&runs.iter().map(|run| 100.0 * value(run)).collect::<Vec<_>>())
+}
+
+fn interval(differences: &[f64]) -> String {
+    let spread = Spread::of(differences);
+    match spread.half_width() {
+        None if differences.is_empty() => String::new(),
+        None => format!("{:+.2}", spread.mean),
+        Some(half) => format!("{:+.2} ({:+.2} to {:+.2})", spread.mean, spread.mean - half, spread.mean + half),
+    }
 }

@@ -1,40 +1,79 @@
-//! What the arms take, by the times of a step.
+//! What the arms take, by the times of a step at each of their lengths.
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use wgrad::ltd::TokenDrop;
 
-use crate::arms::{Arm, all};
-use crate::runs::{Run, Study};
-use crate::study::results::of;
-use crate::study::times::{StepTimes, seconds_a_step};
+use crate::arms::{Arm, Kind};
+use crate::ltd_drop::{KeptLength, Ltd};
+use crate::runs::{Piece, Study};
+use crate::study::step::seconds_a_step;
 
-/// Times that each length is timed.
-const TURNS: usize = 15;
+/// Times that each kind of step is timed.
+const TURNS: usize = 3;
 
-/// Of each arm by name: its time, by the times of a step, over full length's.
-pub type TimeShares = BTreeMap<String, f64>;
+/// Seconds of a whole run, of each arm by name.
+pub type Times = BTreeMap<String, f64>;
 
-/// For the arms of a study, with the steps that their runs had.
-pub fn shares(study: &Study<'_>, arms: &[Arm], runs: &[Run], times: &StepTimes) -> Result<TimeShares> {
-    let (depth, tokens) = (study.config().depth, study.config().tokens());
-    let full = times.run(&TokenDrop::None, study.steps(), tokens)?;
-    let share = |arm: &Arm| {
-        let steps = of(runs, &arm.name).first().map_or(study.steps(), |run| run.steps);
-        let drop = arm.kind.drop(depth, tokens, steps, 0)?;
-        Ok((arm.name.clone(), times.run(&drop, steps, tokens)? / full))
+/// What tells a kind of step from others: adapters, sub-batches, the side, and what is dropped.
+type Key = String;
+
+pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Times> {
+    let (mut steps, mut seconds): (BTreeMap<Key, (&Arm, Piece)>, BTreeMap<Key, Vec<f64>>) = Default::default();
+    let stages: Vec<_> = arms.iter().map(|arm| stages(study, arm)).collect::<Result<_>>()?;
+    for (arm, (key, piece)) in arms.iter().zip(&stages).flat_map(|(arm, stages)| stages.iter().map(move |s| (arm, s))) {
+        steps.entry(key.clone()).or_insert((arm, piece.clone()));
+    }
+    for turn in 0..TURNS {
+        eprintln!("step times: turn {} of {TURNS}, {} kinds of steps", turn + 1, steps.len());
+        for (key, (arm, piece)) in &steps {
+            let mut weights = study.pretrained(piece.side)?;
+            weights.resize((piece.side, piece.side))?;
+            let task = study.task(study.trainee(arm, &weights, 0)?);
+            let step = seconds_a_step(task, study.train_settings(piece, 0), &study.loader(piece.side, 0)?)?;
+            seconds.entry(key.clone()).or_default().push(step);
+        }
+    }
+    let median = |key: &Key| {
+        let mut values = seconds.get(key).cloned().with_context(|| format!("{key} is not timed"))?;
+        values.sort_by(f64::total_cmp);
+        Ok::<_, anyhow::Error>(values[values.len() / 2])
     };
-    arms.iter().map(share).collect()
+    let whole = |stages: &[(Key, Piece)]| {
+        stages.iter().try_fold(0.0, |sum, (key, piece)| Ok::<_, anyhow::Error>(sum + median(key)? * piece.steps as f64))
+    };
+    arms.iter().zip(&stages).map(|(arm, stages)| Ok((arm.name.to_owned(), whole(stages)?))).collect()
 }
 
-/// Times every length that the arms visit.
-pub fn step_times(study: &Study<'_>, arms: &[Arm]) -> Result<StepTimes> {
-    let (depth, tokens, steps) = (study.config().depth, study.config().tokens(), study.steps());
-    let reference = all(tokens);
-    let drops = arms.iter().chain(&reference).map(|arm| arm.kind.drop(depth, tokens, steps, 0));
-    let drops: Vec<TokenDrop> = drops.collect::<Result<_>>()?;
-    StepTimes::measure(drops, (depth, tokens), steps, TURNS, |drop| {
-        seconds_a_step(study.task(0)?, study.train_settings(drop.clone(), steps, 0)?, &study.loader(0)?)
-    })
+/// An arm's run in stages, in each of which all steps are alike.
+fn stages(study: &Study<'_>, arm: &Arm) -> Result<Vec<(Key, Piece)>> {
+    let config = study.pretrained(study.side)?.config;
+    let mut stages = Vec::new();
+    for piece in study.pieces(arm, arm.rates()[1], arm.steps(study.steps), 0)? {
+        let tokens = if piece.side == study.side { config.tokens() } else { 0 };
+        let visited = piece.drop.stages(piece.steps, tokens);
+        let ends = visited.iter().skip(1).map(|stage| stage.first_step).chain([piece.steps]);
+        for (stage, end) in visited.iter().zip(ends) {
+            let is_full = stage.kept >= tokens;
+            let drop = match &piece.drop {
+                _ if is_full => TokenDrop::None,
+                TokenDrop::RandomLtd(_) => constant(stage.kept).in_run(config.depth, tokens, 1, 0)?,
+                other => other.clone(),
+            };
+            let way = match &drop {
+                TokenDrop::None if matches!(arm.kind, Kind::SubBatch { .. }) => "sub-batch",
+                TokenDrop::None => "full",
+                TokenDrop::RandomLtd(_) => "blocks",
+                _ => "model",
+            };
+            let key = format!("{way} {} of {}, adapters {}", stage.kept, piece.side, arm.adapters);
+            stages.push((key, Piece { drop, steps: end - stage.first_step, ..piece.clone() }));
+        }
+    }
+    Ok(stages)
+}
+
+fn constant(kept: usize) -> Ltd {
+    Ltd { length: KeptLength::Constant(kept), blocks: None, keep_prefix: 0 }
 }

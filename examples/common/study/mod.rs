@@ -2,4 +2,4 @@
 
 pub mod results;
 pub mod spread;
-pub mod times;
+pub mod step;

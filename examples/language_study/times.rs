@@ -3,15 +3,9 @@
 //! times are of one quiet hour if its last start was in one.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use wgrad::data::{Loader, Position, Source};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
-use wgrad::train::{Task, TrainSettings, Trainer};
-
-/// Timed steps of a length in a turn, after one that is not.
-const STEPS: usize = 4;
 
 /// How tokens are dropped, for the time of a step.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,23 +79,4 @@ fn key(drop: &TokenDrop, kept: usize, tokens: usize) -> (Way, usize) {
         _ => Way::Blocks,
     };
     (way, kept)
-}
-
-/// What a step of a new trainer takes.
-pub fn seconds_a_step<T, S>(task: T, settings: TrainSettings, loader: &Loader<S>) -> Result<f64>
-where
-    T: Task,
-    S: Source<Batch = T::Batch>,
-{
-    let mut trainer = Trainer::new(task, settings)?;
-    let mut batches = loader.batches_from(Position::default())?;
-    let mut next = || -> Result<_> { Ok(batches.next().ok_or_else(|| anyhow!("no data"))??) };
-    trainer.step(&next()?)?;
-    trainer.finish()?;
-    let started = Instant::now();
-    for _ in 0..STEPS {
-        trainer.step(&next()?)?;
-    }
-    trainer.finish()?;
-    Ok(started.elapsed().as_secs_f64() / STEPS as f64)
 }
