@@ -20,6 +20,7 @@ mod mistakes;
 mod recipe;
 mod report;
 mod run;
+mod savings;
 mod settings;
 mod setup;
 #[path = "../common/size.rs"]
@@ -90,6 +91,9 @@ fn main() -> Result<()> {
     let mut runner = Runner { gpu: &gpu, args: &args, setup: &setup, session: &session, splits };
     session.run(&mut runner, &mut report)?;
     session.conclude::<Runner<'_>>(&report.runs);
+    if let Some(told) = savings::told(&settings.drop, setup.config.tokens(), setup.steps)? {
+        say!("{told}");
+    }
     if args.output.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
     }

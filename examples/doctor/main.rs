@@ -1,0 +1,113 @@
+//! Whether this machine trains, how fast, and what it computes wrong: for who asks before a long run, and for reports of trouble.
+//!
+//!     cargo run --release --example doctor [-- --adapter NAME --json FILE]
+//!
+//! Prints Markdown that can be pasted as it is, without names of users or files: the adapters; the limits and features of one,
+//! and which kernels they make the engine choose; a self-test of every operation against its references on the CPU, and of its
+//! gradients against differences; the rates of copies, multiply-adds and products, and whole training steps, beside the same
+//! machine's CPU driver where it has one; what training a ViT would take; and a verdict. Exit code 0: fit for training, 1: not.
+//! Some minutes on a CPU driver; with `--quick` no steps are timed.
+
+#[path = "../../benches/common/bounds.rs"]
+mod bounds;
+#[path = "../../benches/kernels/check.rs"]
+mod check;
+#[path = "../../benches/common/cost.rs"]
+mod cost;
+#[path = "../../benches/kernels/costs.rs"]
+mod costs;
+mod facts;
+mod forecast;
+#[path = "../../benches/kernels/language.rs"]
+mod language;
+#[path = "../../benches/kernels/ops.rs"]
+mod ops;
+#[path = "../../benches/kernels/products.rs"]
+mod products;
+mod report;
+#[path = "../../benches/kernels/row.rs"]
+mod row;
+mod self_test;
+mod speed;
+#[path = "../../benches/common/stats.rs"]
+mod stats;
+#[path = "../../benches/common/steps.rs"]
+mod steps;
+#[path = "../../benches/kernels/update.rs"]
+mod update;
+#[path = "../common/warnings.rs"]
+mod warnings;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions, Power};
+
+use report::{Beside, Report};
+use speed::Speed;
+
+#[derive(Parser)]
+#[command(about = "Whether this machine trains, how fast, and what it computes wrong")]
+struct Args {
+    /// Adapter, by a part of its name or its number [default: the fastest].
+    #[arg(long)]
+    adapter: Option<AdapterChoice>,
+    /// Facts and self-test alone: nothing is timed.
+    #[arg(long)]
+    quick: bool,
+    /// Writes all that was found there as well.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    warnings::show();
+    let args = Args::parse();
+    match examine(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the machine is fit.
+fn examine(args: &Args) -> Result<bool> {
+    let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
+    eprintln!("examining {}", gpu.info());
+    let adapters = Gpu::adapters(Power::High);
+    let tested = self_test::run(&adapters, &gpu)?;
+    let (mut speed, mut beside, mut forecasts) = (None, None, Vec::new());
+    if !args.quick {
+        let measured = Speed::measure(&gpu)?;
+        forecasts = forecast::all(&gpu, &measured)?;
+        speed = Some(measured);
+        beside = cpu_driver(&gpu)?.map(|cpu| -> Result<Beside> {
+            eprintln!("beside it, {}", cpu.info());
+            Ok(Beside { adapter: cpu.info().to_string(), speed: Speed::measure(&cpu)? })
+        });
+    }
+    let beside = beside.transpose()?;
+    let report = Report { facts: facts::of(&adapters, &gpu)?, tested, speed, beside, forecasts };
+    print!("{report}");
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(report.is_fit())
+}
+
+/// The machine's CPU driver, if it has one and `gpu` is another.
+fn cpu_driver(gpu: &Gpu) -> Result<Option<Gpu>> {
+    if gpu.info().is_cpu() {
+        return Ok(None);
+    }
+    let place = Gpu::adapters(Power::High).iter().position(wgrad::gpu::AdapterInfo::is_cpu);
+    let open =
+        |place| Gpu::with_options(&GpuOptions { adapter: Some(AdapterChoice::Index(place)), ..Default::default() });
+    Ok(place.map(open).transpose()?)
+}

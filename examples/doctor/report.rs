@@ -1,0 +1,132 @@
+//! What is printed: Markdown.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde::Serialize;
+
+use crate::facts::{Choice, Facts};
+use crate::forecast::{self, Forecast};
+use crate::self_test::SelfTest;
+use crate::speed::{self, Speed};
+
+#[derive(Serialize)]
+pub struct Report {
+    pub facts: Facts,
+    pub tested: SelfTest,
+    pub speed: Option<Speed>,
+    pub beside: Option<Beside>,
+    pub forecasts: Vec<Forecast>,
+}
+
+/// The machine's CPU driver.
+#[derive(Serialize)]
+pub struct Beside {
+    pub adapter: String,
+    pub speed: Speed,
+}
+
+impl Report {
+    /// Whether what is computed here is right.
+    pub fn is_fit(&self) -> bool {
+        self.tested.failures.is_empty()
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Report { facts, tested, speed, beside, forecasts } = self;
+        writeln!(f, "## {}\n\nwgrad {}, {}\n", facts.adapter, facts.version, facts.system)?;
+        facts.fmt(f)?;
+        tested.fmt(f)?;
+        if let Some(speed) = speed {
+            speeds(f, speed, beside.as_ref())?;
+        }
+        if !forecasts.is_empty() {
+            forecast(f, forecasts)?;
+        }
+        let verdict = match (self.is_fit(), facts.adapter.contains("Cpu")) {
+            (false, _) => "**not fit**: results are wrong, see the self-test above; please report this page",
+            (true, true) => "**fit**, but the driver computes on the CPU: for trials and tests, not for long trainings",
+            (true, false) => "**fit** for training",
+        };
+        writeln!(f, "\nVerdict: {verdict}.")
+    }
+}
+
+impl Display for Facts {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Adapters of this machine:\n")?;
+        self.adapters.iter().try_for_each(|adapter| writeln!(f, "- {adapter}"))?;
+        writeln!(f, "\n| limit | |\n|---|---:|")?;
+        self.limits.iter().try_for_each(|(name, value)| writeln!(f, "| {name} | {value} |"))?;
+        if let Some(bytes) = self.free_memory {
+            writeln!(f, "| free memory, MB | {} |", bytes / 1_000_000)?;
+        }
+        writeln!(f, "\nFeatures: {}.\n\n| | chosen | why |\n|---|---|---|", self.features.join(", "))?;
+        self.choices.iter().try_for_each(|Choice { what, chosen, why }| writeln!(f, "| {what} | {chosen} | {why} |"))
+    }
+}
+
+impl Display for SelfTest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let SelfTest { checks, failures, kernels_run, kernels_left } = self;
+        let all = kernels_run + kernels_left.len();
+        writeln!(
+            f,
+            "\nSelf-test: {} of {checks} checks passed, with {kernels_run} of {all} kernels.",
+            checks - failures.len()
+        )?;
+        if !kernels_left.is_empty() {
+            writeln!(f, "Not run here: {}.", kernels_left.join(", "))?;
+        }
+        failures.iter().try_for_each(|failure| writeln!(f, "- **wrong**: {failure}"))
+    }
+}
+
+fn speeds(f: &mut Formatter<'_>, own: &Speed, beside: Option<&Beside>) -> fmt::Result {
+    if let Some(Beside { adapter, .. }) = beside {
+        writeln!(f, "\nThe last column is this machine's CPU driver, {adapter}.")?;
+    }
+    writeln!(f, "\n| measured | | CPU driver |\n|---|---:|---:|")?;
+    let other = |value: &dyn Fn(&Speed) -> f64| beside.map_or(String::new(), |b| format!("{:.1}", value(&b.speed)));
+    let mut row =
+        |name: &str, value: &dyn Fn(&Speed) -> f64| writeln!(f, "| {name} | {:.1} | {} |", value(own), other(value));
+    row("multiply-adds in registers, GFLOP/s", &|s| s.bounds.fma_gflops)?;
+    row("bytes read and written, GB/s", &|s| s.bounds.gb_s())?;
+    for (i, rate) in own.products.iter().enumerate() {
+        let other = beside.and_then(|b| b.speed.products.get(i)).map_or(String::new(), |r| format!("{:.1}", r.gflop_s));
+        let speed::Rate { name, sizes, gflop_s, limit, share } = rate;
+        writeln!(
+            f,
+            "| {name}, {sizes}, GFLOP/s ({:.0} % of the {limit} bound) | {gflop_s:.1} | {other} |",
+            100.0 * share
+        )?;
+    }
+    for (i, step) in own.steps.iter().enumerate() {
+        let other =
+            beside.and_then(|b| b.speed.steps.get(i)).map_or(String::new(), |s| format!("{:.1}", s.milliseconds));
+        let speed::StepTime { model, precision, kept, milliseconds, host_milliseconds, dispatches, .. } = step;
+        let batch = speed::BATCH;
+        let what = format!("{model}, {kept} tokens, step of {batch}, {precision}, {dispatches} dispatches");
+        writeln!(f, "| {what}, ms (host {host_milliseconds:.1}) | {milliseconds:.1} | {other} |")?;
+    }
+    Ok(())
+}
+
+fn forecast(f: &mut Formatter<'_>, forecasts: &[Forecast]) -> fmt::Result {
+    let (batch, pictures) = (forecast::BATCH, forecast::PICTURES);
+    writeln!(
+        f,
+        "\nFinetuning at 224 pixels, batch {batch}, would take (estimated, at the speed of the steps above):\n"
+    )?;
+    writeln!(
+        f,
+        "| | memory, MB | recomputing blocks | fits | minutes for {pictures} pictures |\n|---|---:|---:|---|---:|"
+    )?;
+    for Forecast { model, bytes, bytes_recomputing, minutes, fits } in forecasts {
+        let fits = fits.map_or("unknown", |fits| if fits { "yes" } else { "no" });
+        let [all, less] = [bytes, bytes_recomputing].map(|bytes| bytes / 1_000_000);
+        writeln!(f, "| {model} | {all} | {less} | {fits} | {minutes:.1} |")?;
+    }
+    Ok(())
+}
