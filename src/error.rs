@@ -51,7 +51,7 @@ pub enum Error {
         got: TensorInfo,
     },
     /// An argument or a setting is outside its range.
-    #[error("{op}: {name} must be {expected}, got {got}")]
+    #[error("{op}: {name} must be {expected}, got {}", shown(.got))]
     Argument {
         /// The operation, module or setting group.
         op: &'static str,
@@ -131,7 +131,7 @@ pub enum Error {
         parameter: String,
     },
     /// A parameter is missing, surplus, or does not fit the model.
-    #[error("parameter {name}: {what}")]
+    #[error("parameter {}: {}", shown(.name), shown(.what))]
     Parameter {
         /// The parameter's path, timm's name.
         name: String,
@@ -166,7 +166,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A file's content is wrong: truncated, lying about its size, of an unknown format.
-    #[error("{}{}: {what}", .path.display(), at(.offset))]
+    #[error("{}{}: {}", shown(.path.display()), at(.offset), shown(.what))]
     File {
         /// The file or folder.
         path: PathBuf,
@@ -176,7 +176,7 @@ pub enum Error {
         what: String,
     },
     /// The operating system refused to read or write a file.
-    #[error("{}: {error}", .path.display())]
+    #[error("{}: {error}", shown(.path.display()))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -194,6 +194,11 @@ fn way_out(ways: &[String]) -> String {
         return "no micro-batches and no checkpointing make it fit; a smaller model or picture would".to_owned();
     }
     format!("it fits with {}", ways.join(", or with "))
+}
+
+/// Without control characters, which in the name of a file or a tensor might command the terminal that shows it.
+fn shown(text: impl fmt::Display) -> String {
+    text.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 fn at(offset: &Option<u64>) -> String {

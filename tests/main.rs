@@ -22,7 +22,7 @@ mod folders;
 mod gpt2;
 mod gradcheck;
 mod guest;
-#[cfg(feature = "files")]
+#[cfg(all(feature = "pictures", feature = "text"))]
 mod hostile;
 #[cfg(feature = "hub")]
 mod hub;

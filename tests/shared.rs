@@ -3,7 +3,7 @@
 
 #[path = "../examples/common/training/mod.rs"]
 #[expect(dead_code, reason = "the options, and what needs a device, are the programs' to test")]
-mod training;
+pub mod training;
 
 use std::fs;
 use std::path::Path;

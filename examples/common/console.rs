@@ -20,5 +20,5 @@ pub(crate) use {complain, say};
 
 /// Without control characters, which in a file's name or a checkpoint's labels might command the terminal.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.replace(char::is_control, "\u{fffd}")
 }

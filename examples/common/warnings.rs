@@ -11,8 +11,10 @@ impl log::Log for Warnings {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
+            // The names of files in them might command the terminal.
+            let text = record.args().to_string().replace(char::is_control, "\u{fffd}");
             // Nobody need read them.
-            let _ = writeln!(std::io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
+            let _ = writeln!(std::io::stderr(), "{}: {text}", record.level().as_str().to_lowercase());
         }
     }
 

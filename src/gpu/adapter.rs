@@ -67,6 +67,9 @@ pub struct GpuOptions {
     /// Ask that no more than so many bytes can be bound at once, at least 65,536: larger parameters are then used in parts, as a
     /// smaller device would; for tests.
     pub binding_size: Option<u64>,
+    /// Ask that no more than so many workgroups can be dispatched along an axis, at least 2: larger grids are folded or cut, as they are
+    /// above 65,535; for tests.
+    pub grid_size: Option<u32>,
     /// Overrides the kernel family that the adapter suggests; for measurements and tests.
     pub family: Option<KernelFamily>,
     /// Opens the device's matrix units for half-precision products, where there are any that kernels can use
@@ -227,6 +230,9 @@ pub(super) struct Opened {
 /// Bytes that [`GpuOptions::binding_size`] may not go below: what the optimisers' passes take at a time.
 const LEAST_BINDING: u64 = 1 << 16;
 
+/// Workgroups that [`GpuOptions::grid_size`] may not go below: some kernels do two things side by side along an axis.
+const LEAST_GRID: u32 = 2;
+
 /// What kernels can use, where there is any.
 const USEFUL: wgpu::Features =
     wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
@@ -249,6 +255,13 @@ pub(super) async fn open(adapter: &wgpu::Adapter, options: &GpuOptions) -> Resul
             return Err(Error::argument("GpuOptions", "binding_size", format!("{LEAST_BINDING} to {most}"), size));
         }
         required_limits.max_storage_buffer_binding_size = size;
+    }
+    if let Some(size) = options.grid_size {
+        let most = required_limits.max_compute_workgroups_per_dimension;
+        if !(LEAST_GRID..=most).contains(&size) {
+            return Err(Error::argument("GpuOptions", "grid_size", format!("{LEAST_GRID} to {most}"), size));
+        }
+        required_limits.max_compute_workgroups_per_dimension = size;
     }
     let mut descriptor =
         wgpu::DeviceDescriptor { label: Some("wgrad"), required_features, required_limits, ..Default::default() };

@@ -54,6 +54,7 @@ impl Gpu {
         self.expect_alive()?;
         self.check_call::<P>(kernel, buffers)?;
         self.check_bindings(kernel, buffers)?;
+        let grid = grid.within(self.0.limits.max_compute_workgroups_per_dimension);
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
         let Some(mut state) = self.recording()? else {

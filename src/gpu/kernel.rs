@@ -296,27 +296,58 @@ pub(crate) use macros::PARAMS_WINDOW;
 /// The number of workgroups of a dispatch, and its cost as the recorder's time budget sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    /// Workgroups along x, y, z.
+    /// Workgroups along x, y, z, however many a device dispatches.
     pub groups: [u32; 3],
     /// Estimated floating-point operations; 0 where it does not matter.
     pub flops: u64,
+    beyond: Beyond,
 }
 
-/// WebGPU's limit on workgroups along an axis.
+/// What is done where a device dispatches fewer workgroups along an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    /// It is an error.
+    Refuse,
+    /// Those along x go along y too.
+    Fold,
+    /// It dispatches as many as it can, and the kernel's loops stride on.
+    Stride,
+}
+
+/// WebGPU's limit on workgroups along an axis, which is the least that a device has.
 pub(crate) const MAX_GROUPS: u64 = 65_535;
 
 impl Grid {
     /// A grid of `x`·`y`·`z` workgroups. A dispatch of more than the device's limit along an axis is an error.
     pub fn new(x: usize, y: usize, z: usize) -> Self {
-        Grid { groups: [x, y, z].map(|n| u32::try_from(n).unwrap_or(u32::MAX)), flops: 0 }
+        let groups = [x, y, z].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        Grid { groups, flops: 0, beyond: Beyond::Refuse }
     }
 
-    /// Enough workgroups of `per_group` items for `items`, folded into two dimensions where one does not hold them.
-    /// Kernels undo the fold with `grid_group()` of `lib/grid.wgsl`, and must ignore the surplus at the end.
+    /// A grid of `x`·`y` workgroups of a kernel whose loops stride on where there are fewer.
+    pub(crate) fn strided(x: usize, y: usize) -> Self {
+        Grid { beyond: Beyond::Stride, ..Self::new(x, y, 1) }
+    }
+
+    /// Enough workgroups of `per_group` items for `items` along x, folded into two dimensions where a device's limit does not hold
+    /// them. Kernels undo the fold with `grid_group()` of `lib/grid.wgsl`, and must ignore the surplus at the end.
     pub fn linear(items: usize, per_group: usize) -> Self {
-        let groups = (items.div_ceil(per_group.max(1)) as u64).max(1);
-        let y = groups.div_ceil(MAX_GROUPS);
-        Grid { groups: [groups.div_ceil(y) as u32, y as u32, 1], flops: 0 }
+        let groups = items.div_ceil(per_group.max(1)).max(1);
+        Grid { beyond: Beyond::Fold, ..Self::new(groups, 1, 1) }
+    }
+
+    /// The grid on a device that dispatches at most `most` workgroups along an axis. It may still have more.
+    pub(super) fn within(self, most: u32) -> Self {
+        let [x, y, z] = self.groups;
+        let groups = match self.beyond {
+            Beyond::Fold if x > most => {
+                let y = x.div_ceil(most.max(1));
+                [x.div_ceil(y), y, z]
+            }
+            Beyond::Stride => [x.min(most), y.min(most), z],
+            Beyond::Fold | Beyond::Refuse => return self,
+        };
+        Grid { groups, ..self }
     }
 
     /// The same grid so many times, along z.

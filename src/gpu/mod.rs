@@ -114,6 +114,8 @@ pub struct GpuStats {
     pub under_way: usize,
     /// Bind groups made; steps that repeat each other share theirs.
     pub bind_groups: u64,
+    /// Of those, how many are held for the next steps.
+    pub held_bind_groups: usize,
     /// Time spent compiling shaders and pipelines.
     pub compile_time: Duration,
 }
@@ -300,8 +302,14 @@ impl Gpu {
             submissions: state.recorder.submissions,
             under_way: state.recorder.count_under_way(),
             bind_groups: state.recorder.bind_groups,
+            held_bind_groups: state.recorder.held_bind_groups(),
             compile_time: state.kernels.compile_time(),
         }
+    }
+
+    /// The most workgroups that a dispatch has along an axis.
+    pub(crate) fn most_groups(&self) -> usize {
+        self.0.limits.max_compute_workgroups_per_dimension as usize
     }
 
     /// Whether two handles are of one device.

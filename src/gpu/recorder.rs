@@ -165,6 +165,11 @@ impl Recorder {
         }
     }
 
+    /// Bind groups that are kept for commands to come.
+    pub(crate) fn held_bind_groups(&self) -> usize {
+        self.groups.len()
+    }
+
     /// Appends a command; says whether there are enough for a submission.
     pub(crate) fn push(&mut self, command: Command) -> bool {
         if is_dispatch(&command) {

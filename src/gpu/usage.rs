@@ -17,6 +17,8 @@ pub struct KernelUse {
     pub flops: u64,
     /// Bytes of the ranges that they bind: what has to be read or written once at least, if kernels use all that they bind.
     pub bytes: u64,
+    /// The most workgroups along an axis of one of them.
+    pub groups: u32,
     /// Not for others to dispatch: see [`Kernel::trust`].
     used: &'static Kernel,
 }
@@ -38,11 +40,12 @@ impl Gpu {
     pub(super) fn note(&self, kernel: &'static Kernel, buffers: &[&BufferView], grid: Grid) {
         let bytes: u64 = buffers.iter().map(|view| view.size()).sum();
         self.attachment::<Noted>().with(|noted| {
-            let unused = KernelUse { kernel: kernel.name, count: 0, flops: 0, bytes: 0, used: kernel };
+            let unused = KernelUse { kernel: kernel.name, count: 0, flops: 0, bytes: 0, groups: 0, used: kernel };
             let used = noted.entry((kernel.name, kernel.address())).or_insert(unused);
             used.count += 1;
             used.flops += grid.flops;
             used.bytes += bytes;
+            used.groups = grid.groups.into_iter().fold(used.groups, u32::max);
         });
     }
 

@@ -16,7 +16,7 @@ pub(super) fn vec4_grid(numel: usize) -> Grid {
 /// device's limit the kernels' loops stride on.
 pub(super) fn sample_grid(items: usize, samples: usize) -> Grid {
     let most = MAX_GROUPS as usize;
-    Grid::new(items.div_ceil(LANES).clamp(1, most), samples.min(most), 1)
+    Grid::strided(items.div_ceil(LANES).clamp(1, most), samples.min(most))
 }
 
 /// The rounds of a kernel on such a grid, whose loops over samples hold its loops over items, with `inside` for each item.

@@ -32,6 +32,7 @@ mod reshape;
 mod rotary;
 mod scale;
 mod slice_tokens;
+mod small_grids;
 mod softmax;
 mod sum;
 mod support;

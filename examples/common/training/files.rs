@@ -5,13 +5,16 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
+
+use super::console::printable;
 
 /// The content of a JSON file.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let read = || anyhow::Ok(serde_json::from_slice(&std::fs::read(path)?)?);
-    read().with_context(|| format!("reading {}", path.display()))
+    let name = || printable(&path.display().to_string());
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", name()))?;
+    serde_json::from_slice(&bytes).map_err(|error| anyhow!("reading {}: {}", name(), printable(&error.to_string())))
 }
 
 /// Gives `path` new content: whenever the program is killed, the old content is there or the new. Of two programs only the one

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use wgrad::train::{EpochMetrics, RunState, StepMetrics};
 
+use super::console::{complain, printable};
 use super::files;
 use super::words::Measured;
 
@@ -78,11 +79,21 @@ impl History {
     /// With what an interrupted program had written. Its last line may be cut short; that step comes again. The file stays as it
     /// is until there is news.
     pub fn resume(folder: &Path) -> Self {
-        let rows = match csv::Reader::from_path(folder.join("metrics.csv")) {
-            Ok(reader) => reader.into_deserialize().map_while(Result::ok).collect(),
-            Err(_) => Vec::new(),
-        };
-        Self::with(folder, rows)
+        let mut history = Self::with(folder, Vec::new());
+        let Ok(reader) = csv::Reader::from_path(&history.path) else { return history };
+        let mut lines = reader.into_deserialize();
+        while let Some(line) = lines.next() {
+            match line {
+                Ok(row) => history.rows.push(row),
+                Err(error) if lines.next().is_some() => {
+                    let (path, error) = (history.path.display(), printable(&error.to_string()));
+                    complain!("warning: {path}: the new file ends before what cannot be read: {error}");
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        history
     }
 
     fn with(folder: &Path, rows: Vec<Row>) -> Self {

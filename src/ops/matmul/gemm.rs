@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::{cut, deep, table};
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
-use crate::gpu::{Fault, Gpu, Grid, MAX_GROUPS};
+use crate::gpu::{Fault, Gpu, Grid};
 use crate::ops::item::pieces;
 use crate::ops::reduce::column_sum::column_sum;
 use crate::ops::shape;
@@ -78,7 +78,7 @@ fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result
     let buffers = g.buffers(&faults.table);
     let params = GemmParams { fault: faults.code, ..g.params() };
     let share = params.share_of_k(kernel);
-    let most = MAX_GROUPS as usize;
+    let most = gpu.most_groups();
     for matrices in pieces(0..g.batch[0] * g.batch[1], most) {
         for columns in pieces(0..n, most * form.columns) {
             for rows in pieces(range.clone(), most * form.rows) {

@@ -3,7 +3,7 @@
 use super::forms::{BackwardParams, Form, LANES, NARROW};
 use crate::autograd::{Backward, Destination, ParentGradients};
 use crate::error::Result;
-use crate::gpu::{Gpu, Grid, KernelFamily, MAX_GROUPS};
+use crate::gpu::{Gpu, Grid, KernelFamily};
 use crate::ops::item::{STRIP, team_of};
 use crate::ops::shape;
 use crate::shape::DType;
@@ -75,7 +75,7 @@ impl Rule {
         let dx = dx.map_or_else(unused, |dx| Ok(dx.tensor))?;
         let params = BackwardParams { flags, ..self.params() };
         let family = self.family(gpu);
-        let cut = Cut::new(family, self.rows(), params.lanes as usize);
+        let cut = Cut::new(gpu, family, self.rows(), params.lanes as usize);
         let partial = match wants_affine {
             true => Tensor::unwritten(gpu, DType::F32, shape("layernorm", &[2, cut.sums, self.weight.numel()])?)?,
             false => unused()?,
@@ -136,9 +136,9 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(family: KernelFamily, rows: usize, team: usize) -> Self {
+    fn new(gpu: &Gpu, family: KernelFamily, rows: usize, team: usize) -> Self {
         let (least, teams) = match family {
-            KernelFamily::Lane => (CPU_SLICE.max(rows.div_ceil(MAX_GROUPS as usize)), 1),
+            KernelFamily::Lane => (CPU_SLICE.max(rows.div_ceil(gpu.most_groups())), 1),
             KernelFamily::Workgroup => ((rows.isqrt() / 12).max(LEAST_ROWS), LANES / team),
         };
         let slice = least * teams;
