@@ -80,7 +80,7 @@ fn every_encoding_shows_the_same_picture() {
         assert!(difference <= TOLERANCE, "{name}: a pixel differs by {difference}");
         count += 1;
     }
-    assert_eq!(count, 33);
+    assert_eq!(count, 34);
 }
 
 #[test]
@@ -118,6 +118,34 @@ fn a_jpeg_cut_anywhere_is_whole_or_refused() {
             }
         }
     }
+}
+
+/// Behind its pixels stands how it is turned.
+#[test]
+fn a_webp_that_is_cut_is_refused() {
+    let place = Place::new("photo.webp");
+    for name in ["turned.webp", "lossy.webp"] {
+        let whole = bytes(name);
+        place.shows_fields("whole, and more", &[whole.as_slice(), b"more"].concat());
+        for length in 1..whole.len() {
+            assert_mentions(&refused(place.open(&whole[..length])), &["photo.webp"]);
+        }
+    }
+}
+
+/// The decoder of PNG panics on it.
+#[test]
+fn a_decoder_that_fails_is_the_files_error() {
+    let mut png = bytes("palette.png");
+    let palette = png.windows(4).position(|name| name == b"PLTE").unwrap();
+    // A palette of two bytes, with the checksum that it should have.
+    let length = usize::from(png[palette - 1]);
+    let chunk = [b"\0\0\0\x02PLTE\x10\x20".as_slice(), &[0; 4]].concat();
+    png.splice(palette - 4..palette + 4 + length + 4, chunk);
+    let mut sum = flate2::Crc::new();
+    sum.update(&png[palette..palette + 6]);
+    png[palette + 6..palette + 10].copy_from_slice(&sum.sum().to_be_bytes());
+    assert_mentions(&refused(Place::new("photo.png").open(&png)), &["photo.png"]);
 }
 
 #[test]

@@ -48,6 +48,10 @@ impl Lesson for Pretraining {
         &args.common
     }
 
+    fn common_mut(args: &mut Args) -> &mut Common {
+        &mut args.common
+    }
+
     fn recipe() -> Recipe {
         pretraining::recipe()
     }

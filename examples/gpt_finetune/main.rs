@@ -58,6 +58,10 @@ impl Lesson for Finetuning {
         &args.common
     }
 
+    fn common_mut(args: &mut Args) -> &mut Common {
+        &mut args.common
+    }
+
     /// The demonstration shows both.
     fn settled(mut args: Args) -> Args {
         let Common { text, compare, overrides, .. } = &mut args.common;

@@ -50,7 +50,7 @@ use training::{adapters, folder, interrupt, memory, resume, tuning};
 fn main() -> Result<()> {
     let (args, given) = Given::parse::<Args>();
     warnings::show();
-    let args = resume::arguments(args, &given)?;
+    let mut args = resume::arguments(args, &given)?;
     if args.device.list_adapters {
         adapters::list();
         return Ok(());
@@ -60,15 +60,16 @@ fn main() -> Result<()> {
     }
     let gpu = args.device.open()?;
     say!("adapter: {}", gpu.info());
-    let setup = Setup::new(&args, &given)?;
+    let mut setup = Setup::new(&args, &given)?;
     say!("{setup}");
-    let (settings, make) = (setup.main_settings(&args, &gpu)?, setup.maker());
-    let (work, budget) = (setup.workload(&make, &settings), args.device.budget(&gpu));
     if args.device.estimate {
-        say!("{}", memory::needs(&gpu, &work, budget)?);
+        let (settings, make) = (setup.main_settings(&args, &gpu)?, setup.maker());
+        say!("{}", memory::needs(&gpu, &setup.workload(&make, &settings), args.device.budget(&gpu))?);
         return Ok(());
     }
-    memory::check(&gpu, &work, budget)?;
+    setup.fit_memory(&mut args, &gpu, &given)?;
+    let (settings, make) = (setup.main_settings(&args, &gpu)?, setup.maker());
+    let work = setup.workload(&make, &settings);
     setup.check(&args)?;
     let folder = setup.create_folder(&args)?;
     let _lock = folder::lock(&folder)?;

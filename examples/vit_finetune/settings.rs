@@ -11,8 +11,9 @@ use wgrad::train::{Classify, TrainSettings, Workload};
 use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
 use crate::setup::Setup;
+use crate::training::given::Given;
 use crate::training::optimisation::Plan;
-use crate::training::patch_drop;
+use crate::training::{memory, patch_drop};
 
 /// Makes what is trained.
 type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;
@@ -40,6 +41,21 @@ impl Setup {
     /// Of the run that the arguments describe, with the first seed.
     pub fn main_settings(&self, args: &Args, gpu: &Gpu) -> Result<TrainSettings> {
         self.settings(args, gpu, self.recipe.drop, self.steps, args.seed)
+    }
+
+    /// Cuts a step's batch where a run would not fit: for all runs alike, and only where nobody has said in how many parts.
+    pub fn fit_memory(&mut self, args: &mut Args, gpu: &Gpu, given: &Given) -> Result<()> {
+        let (budget, is_new) = (args.device.budget(gpu), args.output.resume.is_none());
+        let is_open = is_new && self.deepspeed.is_none() && !given.has("accumulate");
+        for arm in args.comparison(self.recipe.drop).arms() {
+            let settings = self.settings(args, gpu, arm.drop(), self.steps, args.seed)?;
+            let count = memory::micro_batches(gpu, &self.workload(&self.maker(), &settings), budget, is_open)?;
+            if count > settings.accumulate {
+                self.recipe.training.accumulate = count;
+                args.overrides.training.accumulate = Some(count);
+            }
+        }
+        Ok(())
     }
 
     /// Makes what is trained, for rehearsals.

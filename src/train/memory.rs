@@ -68,38 +68,89 @@ fn megabytes(bytes: u64) -> f64 {
 /// # Errors
 /// [`Error::DoesNotFit`], which names the [`remedies`]; otherwise as [`estimate`].
 pub fn check_memory<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<MemoryEstimate> {
-    let reason = match estimate(gpu, work) {
-        Ok(estimate) if budget.is_none_or(|budget| estimate.peak <= budget) => return Ok(estimate),
-        Ok(estimate) => {
-            let available = megabytes(budget.unwrap_or_default());
-            format!("{:.0} MB are needed, {available:.0} MB are there", megabytes(estimate.peak))
-        }
-        Err(error @ Error::Limit { .. }) => error.to_string(),
-        Err(error) => return Err(error),
+    let reason = match fitting(gpu, work, budget)? {
+        Ok(estimate) => return Ok(estimate),
+        Err(reason) => reason,
     };
     let ways = remedies(gpu, work, budget).iter().map(Remedy::to_string).collect();
     Err(Error::DoesNotFit { reason, ways })
+}
+
+/// What makes a run fit whose batch is cut for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cut {
+    /// What the undivided batch exceeds, and by how much.
+    pub reason: String,
+    /// The run with the fewest micro-batches that do; it differs in them alone.
+    pub remedy: Remedy,
+}
+
+/// The micro-batches that a run must be cut into to fit the limits of the device and `budget`, in bytes; `None` where it fits as
+/// it is. The gradients are those of the undivided batch, and so are the tokens kept and the masks drawn ([`TrainSettings::accumulate`]).
+///
+/// # Errors
+/// [`Error::DoesNotFit`] where no cut makes it fit, otherwise as [`estimate`].
+pub fn cut_to_fit<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<Option<Cut>> {
+    let Err(reason) = fitting(gpu, work, budget)? else { return Ok(None) };
+    match (Attempts { gpu, work, budget }).finer(work.settings.recompute_blocks) {
+        Some(remedy) => Ok(Some(Cut { reason, remedy })),
+        None => check_memory(gpu, work, budget).map(|_| None),
+    }
+}
+
+/// The estimate of a run that fits, or in words why it does not.
+fn fitting<T: Task>(
+    gpu: &Gpu,
+    work: &Workload<'_, T>,
+    budget: Option<u64>,
+) -> Result<std::result::Result<MemoryEstimate, String>> {
+    Ok(match estimate(gpu, work) {
+        Ok(estimate) if budget.is_none_or(|budget| estimate.peak <= budget) => Ok(estimate),
+        Ok(estimate) => {
+            let available = megabytes(budget.unwrap_or_default());
+            Err(format!("{:.0} MB are needed, {available:.0} MB are there", megabytes(estimate.peak)))
+        }
+        Err(error @ Error::Limit { .. }) => Err(error.to_string()),
+        Err(error) => return Err(error),
+    })
 }
 
 /// Settings that make a run fit the limits of the device and `budget`, in bytes, found by dry runs: the fewest
 /// micro-batches (by doubling); recomputed blocks, with the fewest micro-batches if they alone do not do; and, where
 /// tokens are dropped, a lower largest kept length. The batch of an optimiser step stays the same. Each kind comes at most once.
 pub fn remedies<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Vec<Remedy> {
-    let attempt = |accumulate: usize, recompute_blocks: bool, longest: Option<usize>| {
-        let drop = shortened(&work.settings.drop, longest)?;
-        let settings = TrainSettings { accumulate, recompute_blocks, drop, ..work.settings.clone() };
-        let estimate = estimate(gpu, &Workload { settings: &settings, ..*work }).ok()?;
-        let fits = budget.is_none_or(|budget| estimate.peak <= budget);
-        fits.then_some(Remedy { accumulate, recompute_blocks, longest, estimate })
-    };
+    let attempts = Attempts { gpu, work, budget };
     let TrainSettings { accumulate, recompute_blocks, .. } = *work.settings;
-    let finer = |recompute_blocks| doublings(accumulate, work.batch).find_map(|n| attempt(n, recompute_blocks, None));
-    let mut found = vec![finer(recompute_blocks)];
+    let mut found = vec![attempts.finer(recompute_blocks)];
     if !recompute_blocks {
-        found.push(attempt(accumulate, true, None).or_else(|| finer(true)));
+        found.push(attempts.with(accumulate, true, None).or_else(|| attempts.finer(true)));
     }
-    found.push(shorter(gpu, work).find_map(|longest| attempt(accumulate, recompute_blocks, Some(longest))));
+    found.push(shorter(gpu, work).find_map(|longest| attempts.with(accumulate, recompute_blocks, Some(longest))));
     found.into_iter().flatten().collect()
+}
+
+/// Dry runs with other settings.
+struct Attempts<'a, T> {
+    gpu: &'a Gpu,
+    work: &'a Workload<'a, T>,
+    budget: Option<u64>,
+}
+
+impl<T: Task> Attempts<'_, T> {
+    /// The run with these settings, if it fits.
+    fn with(&self, accumulate: usize, recompute_blocks: bool, longest: Option<usize>) -> Option<Remedy> {
+        let drop = shortened(&self.work.settings.drop, longest)?;
+        let settings = TrainSettings { accumulate, recompute_blocks, drop, ..self.work.settings.clone() };
+        let estimate = estimate(self.gpu, &Workload { settings: &settings, ..*self.work }).ok()?;
+        let fits = self.budget.is_none_or(|budget| estimate.peak <= budget);
+        fits.then_some(Remedy { accumulate, recompute_blocks, longest, estimate })
+    }
+
+    /// The run with the fewest micro-batches that do, by doubling.
+    fn finer(&self, recompute_blocks: bool) -> Option<Remedy> {
+        let mut counts = doublings(self.work.settings.accumulate, self.work.batch);
+        counts.find_map(|count| self.with(count, recompute_blocks, None))
+    }
 }
 
 /// Twice `from`, four times it, and so on up to `to`.

@@ -50,7 +50,7 @@ pub use evaluate::{Evaluation, evaluate_async};
 #[cfg(feature = "files")]
 pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
 pub use freeze::Freeze;
-pub use memory::{MemoryEstimate, Remedy, check_memory, estimate, remedies};
+pub use memory::{Cut, MemoryEstimate, Remedy, check_memory, cut_to_fit, estimate, remedies};
 pub use rehearsal::{Rehearsal, StepUse, Workload, rehearse};
 #[cfg(feature = "files")]
 pub use run_folder::{RunFolder, Weights, write_weights};

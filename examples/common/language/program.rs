@@ -28,6 +28,9 @@ pub trait Lesson {
     /// Of its arguments, those that all such programs have.
     fn common(args: &Self::Args) -> &Common;
 
+    /// The same, to be settled.
+    fn common_mut(args: &mut Self::Args) -> &mut Common;
+
     /// The arguments with what follows from them where it is not said.
     fn settled(args: Self::Args) -> Self::Args {
         args
@@ -47,7 +50,7 @@ pub trait Lesson {
 pub fn main<P: Lesson>() -> Result<()> {
     let (args, given) = Given::parse::<P::Args>();
     crate::warnings::show();
-    let args = resume::arguments(P::settled(args), &given)?;
+    let mut args = resume::arguments(P::settled(args), &given)?;
     let common = P::common(&args);
     if common.device.list_adapters {
         adapters::list();
@@ -58,17 +61,20 @@ pub fn main<P: Lesson>() -> Result<()> {
     }
     let gpu = common.device.open()?;
     say!("adapter: {}", gpu.info());
-    let setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args)?)?;
+    let mut setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args)?)?;
     setup.check(common, &given, &P::rules(&args))?;
     say!("{setup}");
-    let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
-    let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu);
-    let (work, budget) = (setup.workload(&make, &settings), common.device.budget(&gpu));
     if common.device.estimate {
-        say!("{}", memory::needs(&gpu, &work, budget)?);
+        let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
+        let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu);
+        say!("{}", memory::needs(&gpu, &setup.workload(&make, &settings), common.device.budget(&gpu))?);
         return Ok(());
     }
-    memory::check(&gpu, &work, budget)?;
+    setup.fit_memory(P::common_mut(&mut args), &gpu, &given)?;
+    let common = P::common(&args);
+    let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
+    let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu);
+    let work = setup.workload(&make, &settings);
     let folder = folder::create(common.output.output.as_deref())?;
     let goes_on = common.output.resume.is_some();
     if !goes_on {

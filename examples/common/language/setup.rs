@@ -22,6 +22,7 @@ use crate::training::console::printable;
 use crate::training::deepspeed::schedules;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd_drop::random_ltd;
+use crate::training::memory;
 use crate::training::optimisation::{Plan, check_shares};
 use crate::training::patch_drop;
 use crate::training::values::Length;
@@ -186,6 +187,23 @@ impl<K: Kind> Setup<K> {
     /// Of a model with initial values, for rehearsals.
     pub fn blank_task(&self, gpu: &Gpu) -> wgrad::Result<Task<K, K::Model>> {
         self.task(K::model(gpu, self.config.clone(), 0)?, self.recipe.drop)
+    }
+
+    /// Cuts a step's batch where a run would not fit: for all runs alike, and only where nobody has said in how many parts.
+    pub fn fit_memory(&mut self, args: &mut Common, gpu: &Gpu, given: &Given) -> Result<()> {
+        let (budget, is_new) = (args.device.budget(gpu), args.output.resume.is_none());
+        let is_open = is_new && self.deepspeed.is_none() && !given.has("accumulate");
+        for arm in args.comparison(self.recipe.drop).arms() {
+            let settings = self.settings(args, gpu, arm.drop(), self.steps_of(arm.drop())?, args.seed)?;
+            let make = |gpu: &Gpu| self.blank_task(gpu);
+            let count = memory::micro_batches(gpu, &self.workload(&make, &settings), budget, is_open)?;
+            if count > settings.accumulate {
+                self.recipe.training.accumulate = count;
+                args.overrides.training.accumulate = Some(count);
+            }
+        }
+        self.steps = self.steps_of(self.recipe.drop)?;
+        Ok(())
     }
 
     /// A run of what `make` makes with these settings, for estimates.

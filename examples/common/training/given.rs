@@ -28,6 +28,11 @@ impl Given {
         (args, Given(names.filter(is_given).map(str::to_owned).collect()))
     }
 
+    /// Whether an option stands there, by the name of its field.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
     /// Settings beside `--resume`, other than `allowed`, would be ignored.
     pub fn check_resumed(&self, allowed: &[&str]) -> Result<()> {
         match self.0.iter().find(|name| *name != "resume" && !allowed.contains(&name.as_str())) {

@@ -4,17 +4,27 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use wgrad::gpu::Gpu;
 use wgrad::ltd::TokenDrop;
-use wgrad::train::{MemoryEstimate, Task, TrainSettings, Workload, check_memory, estimate, remedies};
+use wgrad::train::{Cut, MemoryEstimate, Task, TrainSettings, Workload, check_memory, cut_to_fit, estimate, remedies};
 
+use super::console::say;
 use super::table;
 
-/// Ends the program where the run would not fit, with the settings that would.
-pub fn check<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<()> {
-    match check_memory(gpu, work, budget) {
+/// The micro-batches with which the run fits: as many as it has, or where their number `is_open`, as few as it takes; that is said.
+/// Ends the program where it would not fit, with the settings that would.
+pub fn micro_batches<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>, is_open: bool) -> Result<usize> {
+    let asked = work.settings.accumulate;
+    let checked = if is_open { cut_to_fit(gpu, work, budget) } else { check_memory(gpu, work, budget).map(|_| None) };
+    match checked {
+        Ok(None) => Ok(asked),
+        Ok(Some(Cut { reason, remedy })) => {
+            let count = remedy.accumulate;
+            say!("a step's batch of {} is cut in {count}, as with --accumulate {count}: {reason}", work.batch);
+            Ok(count)
+        }
         Err(error @ wgrad::Error::DoesNotFit { .. }) => Err(error).context(
             "--memory MB overrides what is there; the settings are --accumulate N, --recompute-blocks, --ltd-end R",
         ),
-        checked => Ok(checked.map(drop)?),
+        Err(error) => Err(error.into()),
     }
 }
 

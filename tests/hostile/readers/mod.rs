@@ -119,6 +119,11 @@ impl Reader {
         let taken = start.elapsed();
         fs::write(&path, right).unwrap();
 
+        let was_read = match result {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => judged(&error).map(|()| false)?,
+            Err(panicked) => return Err(format!("panic: {}", words(panicked.as_ref()))),
+        };
         let [some, each] = self.memory;
         if held > some + each * input.bytes.len() {
             return Err(format!("{held} bytes are held for a file of {}", input.bytes.len()));
@@ -126,11 +131,7 @@ impl Reader {
         if taken > MOST_TIME {
             return Err(format!("{taken:?} for a file of {} bytes", input.bytes.len()));
         }
-        match result {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(error)) => judged(&error).map(|()| false),
-            Err(panicked) => Err(format!("panic: {}", words(panicked.as_ref()))),
-        }
+        Ok(was_read)
     }
 }
 

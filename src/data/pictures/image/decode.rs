@@ -42,10 +42,20 @@ pub(super) fn check_size(width: u32, height: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses a WebP of which less is there than its header says, as libwebp does: how it is turned stands behind its pixels, and the
+/// decoder would do without.
+fn check_riff(bytes: &[u8]) -> Result<(), String> {
+    let size = bytes.get(4..).and_then(|rest| rest.first_chunk()).map_or(0, |size| u32::from_le_bytes(*size));
+    let is_whole = bytes.len().checked_sub(8).is_some_and(|there| there as u64 >= size.into());
+    if is_whole { Ok(()) } else { Err("is cut short".to_owned()) }
+}
+
 /// Decodes all formats but JPEG.
 fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<Decoded, String> {
-    if format == ImageFormat::Tiff {
-        tiff::check(bytes)?;
+    match format {
+        ImageFormat::Tiff => tiff::check(bytes)?,
+        ImageFormat::WebP => check_riff(bytes)?,
+        _ => {}
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);

@@ -73,7 +73,28 @@ impl Described {
         for (name, part, inner, known) in parts {
             part.as_ref().map_or(Ok(()), |part| check_part(name, part, inner, known))?;
         }
-        Ok(())
+        self.decoder.as_ref().map_or(Ok(()), |decoder| self.check_suffixes(decoder))
+    }
+
+    /// What ends words may stand at the end of tokens alone: a BPEDecoder makes spaces of it everywhere, but not in a text's last
+    /// token, and what was decoded of a text would change with its next token.
+    fn check_suffixes(&self, decoder: &Value) -> Checked {
+        if let Some(parts) = decoder.get("decoders").and_then(Value::as_array) {
+            return parts.iter().try_for_each(|part| self.check_suffixes(part));
+        }
+        if decoder.get("type").and_then(Value::as_str) != Some("BPEDecoder") {
+            return Ok(());
+        }
+        let suffix = decoder.get("suffix").and_then(Value::as_str).unwrap_or("</w>");
+        let vocabulary = self.model.vocabulary()?;
+        let added = self.added_tokens.iter().map(|added| added.content.as_str());
+        let is_within = |token: &str| token.strip_suffix(suffix).unwrap_or(token).contains(suffix);
+        match vocabulary.keys().map(String::as_str).chain(added).find(|token| is_within(token)) {
+            Some(token) => {
+                Err(format!("its decoder's suffix {} stands within token {}", quoted(suffix), quoted(token)))
+            }
+            None => Ok(()),
+        }
     }
 }
 
