@@ -351,6 +351,29 @@ fn an_interrupted_run_says_how_to_go_on() {
     assert!(output.status.success(), "{command}: {}", text(&output.stderr));
 }
 
+/// The program cuts a batch that does not fit, says so, and trains as if it had been told to.
+#[test]
+fn a_batch_that_does_not_fit_is_cut() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [own, told, refused] = ["own", "told", "refused"].map(|name| outputs.path().join(name));
+    let options = "--steps 3 --batch-size 40";
+    let said = text(&succeed(tiny(photos.path(), &own, &format!("{options} --estimate"))).stdout);
+    let peak = said.lines().find(|line| line.contains("peak")).unwrap();
+    let peak: f64 = peak.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+    let options = format!("{options} --memory {}", (peak * 0.8) as u64);
+    let said = text(&succeed(tiny(photos.path(), &own, &options)).stdout);
+    let (_, rest) = said.split_once("a step's batch of 40 is cut in ").unwrap_or_else(|| panic!("{said}"));
+    let count: u64 = rest.split(',').next().unwrap().parse().unwrap();
+    assert!(count > 1 && rest.contains(&format!("as with --accumulate {count}: ")) && rest.contains("MB are needed"));
+    assert_eq!(json(&own.join("recipe.json"))["accumulate"], count);
+    succeed(tiny(photos.path(), &told, &format!("--steps 3 --batch-size 40 --accumulate {count}")));
+    let name = "last.safetensors";
+    assert!(fs::read(own.join(name)).unwrap() == fs::read(told.join(name)).unwrap(), "{count} micro-batches");
+    // What is said on the command line is not changed.
+    let [one, way] = ["--accumulate 1", &format!("accumulate {count} (")];
+    refuse(tiny(photos.path(), &refused, &format!("{options} {one}")), &["does not fit", way]);
+}
+
 /// An error tells it too; here that of a rate which no weights survive.
 #[test]
 fn a_run_that_failed_says_how_to_go_on() {

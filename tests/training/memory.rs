@@ -4,10 +4,11 @@ use super::{BATCH, TOKENS, batch, bytes, config, ltd, making, random_config, set
 use crate::common::{each_family, gpu};
 use wgrad::Error;
 use wgrad::data::ImageBatch;
+use wgrad::gpu::{Gpu, GpuOptions};
 use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::optim::Ema;
-use wgrad::train::{TrainSettings, Trainer, Workload, check_memory, estimate, rehearse, remedies};
+use wgrad::train::{TrainSettings, Trainer, Workload, check_memory, cut_to_fit, estimate, rehearse, remedies};
 
 /// With R constant a step allocates nothing once it has warmed up, and finds the bind groups of the step before.
 #[test]
@@ -184,4 +185,35 @@ fn what_does_not_fit_names_what_would() {
         estimate(&gpu, &Workload { make: &making(&huge), ..work }),
         Err(Error::Argument { .. } | Error::Limit { .. })
     ));
+}
+
+/// As little as need be, and it trains as if somebody had said so.
+#[test]
+fn a_batch_is_cut_where_it_does_not_fit() {
+    let config = VitConfig { img_size: (32, 32), num_classes: 4, ..config() };
+    let settings = settings(None);
+    let (make, batch) = (making(&config), 16);
+    let work = Workload { make: &make, settings: &settings, batch, steps: 3 };
+    let whole = gpu();
+    let peak = estimate(&whole, &work).unwrap().peak;
+    assert_eq!(cut_to_fit(&whole, &work, Some(peak)).unwrap(), None);
+    let cut = cut_to_fit(&whole, &work, Some(peak * 4 / 5)).unwrap().unwrap();
+    assert_eq!((cut.remedy.accumulate, cut.remedy.recompute_blocks, cut.remedy.longest), (2, false, None));
+    assert!(cut.reason.contains("MB are needed") && cut.remedy.estimate.peak <= peak * 4 / 5, "{cut:?}");
+    assert!(matches!(cut_to_fit(&whole, &work, Some(1000)), Err(Error::DoesNotFit { .. })));
+
+    // A device that binds 64 KiB: the hidden layer of two samples is as large, that of three is larger.
+    let options = GpuOptions { default_limits: true, binding_size: Some(1 << 16), ..Default::default() };
+    let small = Gpu::with_options(&options).unwrap();
+    let cut = cut_to_fit(&small, &work, None).unwrap().unwrap();
+    assert!(cut.reason.contains("max_storage_buffer_binding_size"), "{cut:?}");
+    let accumulate = cut.remedy.accumulate;
+    assert!(accumulate >= 8, "{cut:?}");
+    let losses = |gpu: &Gpu| {
+        let settings = TrainSettings { accumulate, ..settings.clone() };
+        let mut trainer = Trainer::new(make(gpu).unwrap(), settings).unwrap();
+        let samples = ImageBatch { images: bytes(1, batch * 3 * 32 * 32), ..super::batch(1, batch) };
+        (0..3).map(|_| trainer.record(&samples).unwrap().wait().unwrap().loss.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(&small), losses(&whole));
 }
