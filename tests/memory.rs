@@ -2,6 +2,7 @@
 
 use crate::common::{assert_close, each_family, gpu, host_device, values};
 use wgrad::autograd::{Parameters, no_grad};
+use wgrad::gpu::GpuOptions;
 use wgrad::ops::{self, CrossEntropy, TokenIndices};
 use wgrad::optim::{AdamW, Ema, Optimizer, Rule, Sgd};
 use wgrad::{Error, Gpu, Tensor, wgpu};
@@ -139,6 +140,36 @@ fn tensors_too_large_to_bind_are_an_error() {
     // The largest that can be bound works.
     let largest = Tensor::zeros(&gpu, wgrad::DType::U8, &[limit]).unwrap();
     assert_eq!(largest.buffer().size(), limit as u64);
+}
+
+/// What operations make of tensors that are as large as the device binds, and nearly so; and what they say of one that is larger.
+#[test]
+fn tensors_at_the_binding_limit() {
+    const BOUND: usize = 1 << 16;
+    let open = |binding_size| {
+        Gpu::with_options(&GpuOptions { default_limits: true, binding_size, ..Default::default() }).unwrap()
+    };
+    let (small, whole) = (open(Some(BOUND as u64)), open(None));
+    let run = |gpu: &Gpu, n: usize| {
+        let x = upload(gpu, &values(1, n)).requires_grad().unwrap();
+        let rows = ops::reshape(&x, &[n / 4, 4]).unwrap();
+        let weight = Tensor::from_slice(gpu, &[4, 4], &values(2, 16)).unwrap().requires_grad().unwrap();
+        let y = ops::softmax(&ops::linear(&ops::gelu(&rows, ops::Gelu::Erf).unwrap(), &weight, None).unwrap()).unwrap();
+        let loss = ops::sum(&ops::mul(&y, &rows).unwrap()).unwrap();
+        let gradients = loss.backward().unwrap();
+        [&y, gradients.get(&x).unwrap(), gradients.get(&weight).unwrap()].map(|t| t.to_vec::<f32>().unwrap())
+    };
+    for n in [BOUND / 4 - 4, BOUND / 4] {
+        assert!(run(&small, n) == run(&whole, n), "{n} elements");
+    }
+    let x = upload(&small, &values(1, BOUND / 4));
+    let one = upload(&small, &[1.0]);
+    for result in [ops::concat(&[&x, &one], 0), ops::pad(&x, &[(0, 1)], 0.0), ops::expand(&x, &[2, BOUND / 4])] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Limit { name: "max_storage_buffer_binding_size", .. }), "{error}");
+    }
+    // The device is none the worse for it.
+    assert_eq!(ops::sum(&upload(&small, &[1.0; BOUND / 4])).unwrap().item().unwrap(), (BOUND / 4) as f32);
 }
 
 /// What lives long does not settle in a much larger buffer that happens to be free.
