@@ -53,6 +53,8 @@ mod predict;
 #[cfg(feature = "pictures")]
 mod pretrained;
 #[cfg(feature = "pictures")]
+mod probe;
+#[cfg(feature = "pictures")]
 mod programs;
 mod replicas;
 #[cfg(feature = "pictures")]

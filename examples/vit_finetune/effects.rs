@@ -5,7 +5,7 @@ use wgrad::data::{Crop, DataSet};
 use wgrad::train::DeepSpeedConfig;
 
 use crate::args::{Args, Data, Rival};
-use crate::recipe::{CropKind, DropKind, Recipe};
+use crate::recipe::{CropKind, DropKind, Recipe, RecipeName};
 use crate::training::comparison::Arm;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
@@ -20,7 +20,7 @@ pub fn check(
     config: Option<&DeepSpeedConfig>,
     data: &DataSet,
 ) -> Result<()> {
-    let rules = about_data(args, recipe, data).into_iter().chain(about_adapters(recipe));
+    let rules = about_probe(args).into_iter().chain(about_data(args, recipe, data)).chain(about_adapters(recipe));
     let rules = rules.chain(recipe.training.rules(config));
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
@@ -41,6 +41,36 @@ fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
         (&["strict"], is_folder, "with a folder of pictures"),
         (&["eval_crop"], are_photos, "with a folder of pictures"),
         (&["crop_scale"], recipe.crop == CropKind::RandomResized, "with --crop random-resized"),
+    ]
+}
+
+/// A probe's features stay as they are: nothing random comes before the head, and nothing below it is trained.
+fn about_probe(args: &Args) -> [Rule; 4] {
+    const WHOLE: &str = "without --probe, which computes the features of each picture once";
+    let is_whole = !args.probe;
+    [
+        (&["recipe"], is_whole || args.recipe == RecipeName::LinearProbe, "without --probe, which is of linear-probe"),
+        (
+            &[
+                "crop",
+                "crop_scale",
+                "mirror",
+                "auto_augment",
+                "color_jitter",
+                "erasing",
+                "mixup",
+                "cutmix",
+                "drop_path",
+            ],
+            is_whole,
+            WHOLE,
+        ),
+        (
+            &["lora", "freeze", "layer_decay", "drop", "recompute_blocks"],
+            is_whole,
+            "without --probe, which trains the head alone",
+        ),
+        (&["precision"], is_whole, "without --probe, which is f32 throughout"),
     ]
 }
 

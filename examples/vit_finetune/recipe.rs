@@ -24,7 +24,7 @@ pub enum RecipeName {
     Default,
     /// As DeepSpeed's own example finetunes on CIFAR-10 with random-LTD: SGD at a small constant rate for 14 epochs.
     DeepspeedCifar,
-    /// The head alone, on features that stay as they are.
+    /// The head alone; on features that are computed once with --probe.
     LinearProbe,
 }
 

@@ -16,7 +16,7 @@ use wgrad::models::vit::{
     AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, save_adapter,
 };
 use wgrad::nn::LoraConfig;
-use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
+use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind};
 use crate::check;
@@ -40,6 +40,8 @@ pub struct Setup {
     pub recipe: Recipe,
     pub deepspeed: Option<DeepSpeedConfig>,
     weights: Weights,
+    /// Whether the head alone is trained, on features that are computed once.
+    is_probe: bool,
     pub steps: u64,
     /// Pictures that are known to be unreadable.
     pub unreadable: Vec<Skipped>,
@@ -87,7 +89,8 @@ impl Setup {
         }
         let steps = recipe.training.settle_steps(data.train.len())?;
         effects::check(given, args, &recipe, steps, deepspeed.as_ref(), &data)?;
-        Ok(Setup { data, config, recipe, deepspeed, weights, steps, unreadable: read.unreadable, warnings })
+        let (unreadable, is_probe) = (read.unreadable, args.probe);
+        Ok(Setup { data, config, recipe, deepspeed, weights, is_probe, steps, unreadable, warnings })
     }
 
     /// Finds what would end the run before its first step, while nothing has been written yet.
@@ -117,6 +120,11 @@ impl Setup {
     /// What is trained and measured.
     pub fn task<'a>(&self, model: &'a Vit) -> Classify<&'a Vit> {
         Classify::with_loss(model, self.loss())
+    }
+
+    /// The same of its head alone.
+    pub fn probe<'a>(&self, model: &'a Vit) -> LinearProbe<&'a Vit> {
+        LinearProbe::with_loss(model, self.loss())
     }
 
     /// Writes checkpoints, with the names of the classes and the crop that evaluation shows.
@@ -250,6 +258,9 @@ impl fmt::Display for Setup {
             self.config.tokens(),
             self.weights
         )?;
+        if self.is_probe {
+            writeln!(f, "probe: the head alone learns, from features of each picture as evaluation shows it")?;
+        }
         write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
         if let Some(config) = &self.deepspeed {
             write!(
