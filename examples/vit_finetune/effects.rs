@@ -83,7 +83,7 @@ fn about_adapters(recipe: &Recipe) -> [Rule; 2] {
             is_free || !has_adapters,
             "where --freeze and the recipe freeze nothing: adapters do that themselves",
         ),
-        (&["lora_rank", "lora_alpha", "lora_dropout"], has_adapters, "with --lora"),
+        (&["lora_rank", "lora_alpha", "lora_dropout", "lora_base"], has_adapters, "with --lora"),
     ]
 }
 

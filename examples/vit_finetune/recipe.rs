@@ -6,7 +6,7 @@ use wgrad::nn::LoraConfig;
 
 use crate::augment::Augment;
 use crate::training::comparison::{FULL_LENGTH, Way};
-use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind};
+use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind, StorageKind};
 use crate::training::ltd::{LtdOptions, LtdSettings};
 use crate::training::optimisation::{Optimisation, OptimisationOptions};
 use crate::training::recipe::{entry, settings, show};
@@ -99,6 +99,9 @@ settings! {
         lora_alpha: f32,
         /// Dropout of what the adapters see
         lora_dropout: f32,
+        /// Element type in which the frozen weights beside them are held: f16 takes half the memory, and rounds them
+        #[clap(value_enum)]
+        lora_base: StorageKind,
     }
     "Regularisation" {
         /// Share of each target spread over all classes
@@ -171,6 +174,7 @@ impl Recipe {
             dropout: self.lora_dropout,
             targets: targets.clone(),
             modules_to_save: if has_head { Vec::new() } else { vec![HEAD.to_owned()] },
+            base: self.lora_base.into(),
         })
     }
 
@@ -213,6 +217,7 @@ impl Default for Recipe {
             lora_rank: 8,
             lora_alpha: 16.0,
             lora_dropout: 0.0,
+            lora_base: StorageKind::F32,
             label_smoothing: 0.1,
             class_weights: ClassWeights::None,
             drop_path: 0.0,

@@ -14,7 +14,7 @@ use super::{Pretrained, export};
 use crate::checkpoint::{self, Checkpoint, Folder, HostTensor, Settings, Storage, download, fault, read_json};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
-use crate::nn::{LORA_A, LORA_B, LoraConfig};
+use crate::nn::{LORA_A, LORA_B, LoraConfig, Precision};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -315,7 +315,7 @@ impl Pretrained {
         let saved = if adapter.head.is_empty() { vec![] } else { vec!["head".to_owned()] };
         let targets = ends(&found, config.depth);
         let (rank, alpha, dropout) = (peft.r, peft.lora_alpha, peft.lora_dropout);
-        config.lora = Some(LoraConfig { rank, alpha, dropout, targets, modules_to_save: saved });
+        config.lora = Some(LoraConfig { rank, alpha, dropout, targets, modules_to_save: saved, base: Precision::F32 });
         config.check()?;
         if config.num_classes != self.config.num_classes {
             self.class_names = None;
