@@ -15,6 +15,7 @@ mod saved;
 mod table;
 #[cfg(not(target_arch = "wasm32"))]
 mod units;
+mod widened;
 
 pub use add_linear::add_linear;
 pub(super) use forms::kernels;
@@ -27,6 +28,7 @@ pub use saved::{Settled, TunedProduct, Tuning};
 pub use table::{Demand, demands};
 
 use operands::makes_sums;
+use widened::with_full;
 
 use crate::autograd::{Backward, ParentGradients, needs_grad, record};
 use crate::error::Result;
@@ -124,7 +126,7 @@ impl Layer {
 
     /// y = epilogue(x Wᵀ)
     pub(super) fn forward(&self, x: &Tensor, y: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
-        run(Layout::Nt, 1, self.size, x, &self.full_weight()?, y, epilogue)
+        with_full(&self.weight, |weight| run(Layout::Nt, 1, self.size, x, weight, y, epilogue))
     }
 
     /// Whether backward reads x, the first parent, or the weight, the second.
@@ -135,12 +137,7 @@ impl Layer {
     /// dx = epilogue(dy W)
     pub(super) fn input_gradient(&self, dy: &Tensor, dx: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
         let [m, n, k] = self.size;
-        run(Layout::Nn, 1, [m, k, n], dy, &self.full_weight()?, dx, epilogue)
-    }
-
-    /// The weight in f32: of one that is stored in f16 a copy, whose memory serves the next layer's.
-    fn full_weight(&self) -> Result<Tensor> {
-        cast(&self.weight, DType::F32)
+        with_full(&self.weight, |weight| run(Layout::Nn, 1, [m, k, n], dy, weight, dx, epilogue))
     }
 
     /// dW = dyᵀ x, and db = the sum of dy's rows, for the parents `weight` and `bias`.
