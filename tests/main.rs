@@ -1,5 +1,7 @@
 //! The one integration-test binary: a module for each concern.
 
+#[cfg(feature = "pictures")]
+mod adapters;
 #[cfg(feature = "files")]
 mod allocation;
 #[cfg(feature = "pictures")]

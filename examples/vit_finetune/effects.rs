@@ -9,7 +9,6 @@ use crate::recipe::{CropKind, DropKind, Recipe, RecipeName};
 use crate::training::comparison::Arm;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
-use crate::training::values::{FreezeKind, LayerList};
 
 /// Finds one among those that were given.
 pub fn check(
@@ -20,7 +19,10 @@ pub fn check(
     config: Option<&DeepSpeedConfig>,
     data: &DataSet,
 ) -> Result<()> {
-    let rules = about_probe(args).into_iter().chain(about_data(args, recipe, data)).chain(about_adapters(recipe));
+    let rules = about_probe(args)
+        .into_iter()
+        .chain(about_data(args, recipe, data))
+        .chain(recipe.adapters.rules(recipe.training.freeze));
     let rules = rules.chain(recipe.training.rules(config));
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
@@ -71,19 +73,6 @@ fn about_probe(args: &Args) -> [Rule; 4] {
             "without --probe, which trains the head alone",
         ),
         (&["precision"], is_whole, "without --probe, which is f32 throughout"),
-    ]
-}
-
-fn about_adapters(recipe: &Recipe) -> [Rule; 2] {
-    let has_adapters = recipe.lora != LayerList::None;
-    let is_free = recipe.training.freeze == FreezeKind::None;
-    [
-        (
-            &["lora"],
-            is_free || !has_adapters,
-            "where --freeze and the recipe freeze nothing: adapters do that themselves",
-        ),
-        (&["lora_rank", "lora_alpha", "lora_dropout", "lora_base"], has_adapters, "with --lora"),
     ]
 }
 

@@ -45,7 +45,7 @@ pub struct Vit {
 
 impl Vit {
     /// Paths of the heads that a model may have, which start anew where classes differ ([`crate::checkpoint::MatchOptions`]).
-    pub const HEADS: &[&str] = &["head", "head_dist"];
+    pub const HEADS: &[&str] = config::HEADS;
 
     /// A new model on `gpu` with timm's initial values, drawn from `seed`.
     ///
