@@ -103,11 +103,9 @@ impl Tensor {
         Self::allocate(gpu, dtype, shape, Fit::Loose)
     }
 
-    /// Every f16 tensor begins here, and so none exists on a device whose kernels could not read it.
+    /// Every f16 tensor that is not a parameter begins here.
     fn allocate(gpu: &Gpu, dtype: DType, shape: Shape, fit: Fit) -> Result<Self> {
-        if dtype == DType::F16 && !gpu.has_f16() {
-            return Err(Error::argument("f16", "device", "one with half precision (SHADER_F16)", gpu.info()));
-        }
+        expect_dtype(gpu, dtype)?;
         let view = gpu.alloc(shape.numel() as u64 * dtype.size(), fit)?;
         Ok(Self::from_view(gpu, dtype, shape, view))
     }
@@ -213,18 +211,24 @@ impl Tensor {
         first.gpu.read(&tensors.iter().map(|tensor| &tensor.view).collect::<Vec<_>>())
     }
 
-    /// The values in bytes that a [`Readback`] returned for this tensor.
+    /// The values in bytes that a [`Readback`] returned for this tensor. Those of an f16 tensor may be read as f32 too.
     ///
     /// # Errors
     /// If the dtype is not `T`'s, or the bytes are too few.
     pub fn decode<T: Element>(&self, bytes: &[u8]) -> Result<Vec<T>> {
-        if T::DTYPE != self.dtype() {
+        let is_widened = (self.dtype(), T::DTYPE) == (DType::F16, DType::F32);
+        if T::DTYPE != self.dtype() && !is_widened {
             return Err(Error::Shape { op: "Tensor::decode", what: "read as another dtype", got: self.info });
         }
-        let size = self.numel() * size_of::<T>();
+        let size = self.numel() * self.dtype().size() as usize;
         let used = bytes.get(..size);
         let used =
             used.ok_or_else(|| Error::argument("Tensor::decode", "bytes", format!("{size} or more"), bytes.len()))?;
+        if is_widened {
+            let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(used);
+            let values: Vec<f32> = halves.into_iter().map(half::f16::to_f32).collect();
+            return Ok(bytemuck::pod_collect_to_vec(&values));
+        }
         Ok(bytemuck::pod_collect_to_vec(used))
     }
 
@@ -302,6 +306,14 @@ impl HostTensor {
 
 fn decoded<T: Element>(tensors: &[&Tensor], bytes: &[Vec<u8>]) -> Result<Vec<Vec<T>>> {
     tensors.iter().zip(bytes).map(|(tensor, bytes)| tensor.decode(bytes)).collect()
+}
+
+/// Whether the kernels of a device can read such a tensor: none exists where they could not.
+pub(crate) fn expect_dtype(gpu: &Gpu, dtype: DType) -> Result<()> {
+    if dtype == DType::F16 && !gpu.has_f16() {
+        return Err(Error::argument("f16", "device", "one with half precision (SHADER_F16)", gpu.info()));
+    }
+    Ok(())
 }
 
 /// A shape, or an error in the name of `op`.

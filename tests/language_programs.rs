@@ -71,6 +71,46 @@ fn report_holds(run: &Path, names: &[&str]) -> Value {
 
 // ---- what a run leaves behind ----
 
+/// Adapters beside a GPT: written as PEFT has them, merged in the export, and begun anew on what an earlier run has made of the
+/// weights.
+#[test]
+fn a_gpt_is_finetuned_by_adapters() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let [run, next, last] = ["run", "next", "last"].map(|name| outputs.path().join(name));
+    succeed(pretrain("gpt_pretrain", texts.path(), &run, "--steps 12 --lr 0.01 --drop none"));
+    let lora = "--steps 12 --drop none --lora c_attn,c_proj --lora-rank 2 --lora-alpha 4 --lora-dropout 0.1";
+    succeed(finetune(&run, texts.path(), &next, lora));
+    report_holds(&next, &["full-length"]);
+    let kept = gpt2::open(&next).unwrap().config.lora.unwrap();
+    assert_eq!((kept.rank, kept.alpha, kept.dropout, kept.targets.len()), (2, 4.0, 0.1, 2));
+    let settings = json(&next.join("adapter/adapter_config.json"));
+    assert_eq!((&settings["fan_in_fan_out"], &settings["r"]), (&true.into(), &2.into()));
+    let exported = gpt2::open(next.join("export")).unwrap();
+    assert_eq!(exported.config.lora, None);
+    let mut merged = gpt2::open(&run).unwrap();
+    merged.load_adapter(next.join("adapter")).unwrap();
+    merged.merge_adapters().unwrap();
+    for (name, tensor) in &exported.checkpoint.tensors {
+        assert_eq!(merged.checkpoint.tensors[name], *tensor, "{name}");
+    }
+    succeed(finetune(&next, texts.path(), &last, "--steps 2 --drop none --lora c_fc"));
+    assert_eq!(gpt2::open(&last).unwrap().config.lora.unwrap().targets, ["c_fc"]);
+    let mut sample = example("gpt_sample");
+    sample.arg("--weights").arg(&next).args(["--prompt", "of man", "--tokens", "4"]);
+    succeed(sample);
+    for (more, parts) in [
+        ("--lora q_proj", &["q_proj", "c_attn"][..]),
+        ("--lora query", &["whole layers"]),
+        ("--lora c_attn --lora-rank 0", &["rank"]),
+        ("--lora-rank 2", &["--lora-rank", "with --lora"]),
+        ("--lora c_attn --freeze blocks=1", &["--lora", "has no effect"]),
+    ] {
+        let refused = outputs.path().join("refused");
+        refuse(finetune(&run, texts.path(), &refused, more), parts);
+        assert!(!refused.join("args.json").exists(), "{more}");
+    }
+}
+
 #[test]
 fn a_gpt_is_pretrained_finetuned_and_sampled() {
     let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());

@@ -1,5 +1,7 @@
 //! The one integration-test binary: a module for each concern.
 
+#[cfg(feature = "pictures")]
+mod adapters;
 #[cfg(feature = "files")]
 mod allocation;
 #[cfg(feature = "pictures")]
@@ -52,6 +54,8 @@ mod pictures;
 mod predict;
 #[cfg(feature = "pictures")]
 mod pretrained;
+#[cfg(feature = "pictures")]
+mod probe;
 #[cfg(feature = "pictures")]
 mod programs;
 mod replicas;

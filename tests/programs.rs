@@ -52,7 +52,7 @@ fn finetune(options: &str) -> Command {
 }
 
 /// The tiny run on the pictures in `photos`, to `output`.
-fn tiny(photos: &Path, output: &Path, more: &str) -> Command {
+pub fn tiny(photos: &Path, output: &Path, more: &str) -> Command {
     let batch = if more.contains("--batch-size") { "" } else { BATCH };
     let mut command = finetune(&format!("{TINY} {batch}"));
     command.arg("--data-dir").arg(photos).arg("--output").arg(output).args(more.split_whitespace());
@@ -82,7 +82,7 @@ pub fn refuse(mut command: Command, parts: &[&str]) {
 }
 
 /// A folder with pictures of two classes, which are split by the program.
-fn photos() -> TempDir {
+pub fn photos() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (class, name) in CLASSES.iter().enumerate() {
         let folder = folder.path().join("train").join(name);

@@ -15,11 +15,16 @@ pub fn values(seed: u64, n: usize) -> Vec<f32> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-/// Every value is near the reference's. A NaN is not near anything.
+/// Every value is near the reference's.
 pub fn close(what: &str, got: &[f32], reference: &[f32]) -> Result<()> {
+    within(what, got, reference, TOLERANCE)
+}
+
+/// Every value is within `tolerance` of the largest of the reference. A NaN is not near anything.
+pub fn within(what: &str, got: &[f32], reference: &[f32], tolerance: f32) -> Result<()> {
     ensure!(got.len() == reference.len(), "{what}: {} values, not {}", got.len(), reference.len());
     let largest = reference.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-    let near = |(g, r): (&f32, &f32)| (g - r).abs() <= TOLERANCE * largest;
+    let near = |(g, r): (&f32, &f32)| (g - r).abs() <= tolerance * largest;
     let bad = got.iter().zip(reference).position(|pair| !near(pair));
     if let Some(i) = bad {
         let (got, reference) = (got[i], reference[i]);

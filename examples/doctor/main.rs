@@ -35,6 +35,7 @@ mod stats;
 mod steps;
 #[path = "../../benches/kernels/update.rs"]
 mod update;
+mod variants;
 #[path = "../common/warnings.rs"]
 mod warnings;
 

@@ -1,5 +1,6 @@
 //! What is printed: Markdown.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
@@ -77,10 +78,20 @@ impl Display for SelfTest {
             checks - failures.len()
         )?;
         if !kernels_left.is_empty() {
-            writeln!(f, "Not run here: {}.", kernels_left.join(", "))?;
+            writeln!(f, "Not run here: {}.", by_kind(kernels_left))?;
         }
         failures.iter().try_for_each(|failure| writeln!(f, "- **wrong**: {failure}"))
     }
+}
+
+/// Names of kernels counted by what stands before their first point.
+fn by_kind(names: &[&str]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in names {
+        *counts.entry(name.split('.').next().unwrap_or(name)).or_default() += 1;
+    }
+    let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} of {kind}")).collect();
+    kinds.join(", ")
 }
 
 fn speeds(f: &mut Formatter<'_>, own: &Speed, beside: Option<&Beside>) -> fmt::Result {

@@ -5,15 +5,13 @@ mod rows;
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, KernelFamily};
-use wgrad::nn::Precision;
 
 use crate::check::values;
 use crate::row::{Row, Shape};
-use crate::steps::{Network, settings};
-use crate::{language, ops, products, update};
+use crate::{language, ops, products, update, variants};
 
 #[derive(Default, Serialize)]
 pub struct SelfTest {
@@ -45,8 +43,8 @@ pub fn run(adapters: &[AdapterInfo], own: &Gpu) -> Result<SelfTest> {
         for row in rows::ROWS {
             tested.note(family, &format!("gradient of {}", row.name), row.check(&gpu).map_err(Into::into));
         }
-        if gpu.has_f16() {
-            tested.note(family, "training in half precision", half(&gpu));
+        for (name, result) in variants::run(&gpu)? {
+            tested.note(family, &name, result);
         }
         names.extend(gpu.take_profile().iter().map(|row| row.kernel));
     }
@@ -74,26 +72,4 @@ fn small_rows() -> Vec<Row> {
     rows.extend(ops::rows(&shape));
     rows.extend(update::rows("ti", 192));
     rows
-}
-
-/// Some steps in half precision end near where they end in full precision, with tokens dropped too.
-fn half(gpu: &Gpu) -> Result<()> {
-    let network = Network::vit([64, 4, 4], 4, 16);
-    let last_loss = |precision: Precision, kept: Option<usize>| -> Result<f32> {
-        let mut steps = network.steps(gpu, 8, settings(precision, false)?)?;
-        steps.keep(kept)?;
-        let mut loss = f32::NAN;
-        for _ in 0..5 {
-            loss = steps.record()?.0.wait()?.loss;
-        }
-        Ok(loss)
-    };
-    for kept in [None, Some(9)] {
-        let (full, half) = (last_loss(Precision::F32, kept)?, last_loss(Precision::F16, kept)?);
-        ensure!(
-            (full - half).abs() <= 0.02 * full.abs(),
-            "the loss after five steps is {half}, in full precision {full}"
-        );
-    }
-    Ok(())
 }

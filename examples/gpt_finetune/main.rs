@@ -24,12 +24,11 @@ mod warnings;
 
 use anyhow::{Context, Result};
 use wgrad::data::{TextOptions, TokenCache, Tokenizer};
-use wgrad::models::gpt2::Pretrained;
+use wgrad::models::gpt2::{self, Pretrained};
 
 use args::Args;
 use gpt::Gpt;
 use language::args::{Common, Rival};
-use language::kind::Kind;
 use language::program::Lesson;
 use language::recipe::{DropKind, Recipe};
 use language::setup::Beginning;
@@ -83,20 +82,20 @@ impl Lesson for Finetuning {
 
     fn begin(args: &Args) -> Result<Beginning<Gpt>> {
         let common = &args.common;
-        let (name, (config, checkpoint), tokenizer) = match &args.weights {
+        let (name, mut pretrained, tokenizer) = match &args.weights {
             Some(path) => {
                 let naming = || format!("--weights {}", path.display());
                 let folder = local::found(path)?;
                 let tokenizer = args.tokenizer.as_ref().unwrap_or(&folder);
                 let tokenizer = Tokenizer::open(tokenizer)
                     .with_context(|| format!("the tokenizer in {} (--tokenizer names another)", tokenizer.display()))?;
-                (path.display().to_string(), Gpt::open(&folder).with_context(naming)?, tokenizer)
+                (path.display().to_string(), gpt2::open(&folder).with_context(naming)?, tokenizer)
             }
-            None => {
-                let Pretrained { config, checkpoint, .. } = embedded::model()?;
-                ("the embedded checkpoint".to_owned(), (config, checkpoint), embedded::tokenizer()?)
-            }
+            None => ("the embedded checkpoint".to_owned(), embedded::model()?, embedded::tokenizer()?),
         };
+        // New ones, if any, begin beside what those of an earlier run have made of the weights.
+        pretrained.merge_adapters()?;
+        let Pretrained { config, checkpoint, .. } = pretrained;
         let length = common.length.unwrap_or(config.n_positions.min(MOST_TOKENS));
         let texts = if common.text.is_empty() {
             let milton = wgrad::data::Texts::from_memory([("milton.txt", MILTON)], TextOptions::default())?;

@@ -77,13 +77,15 @@ fn main() -> Result<()> {
         adapters::list();
         return Ok(());
     }
-    let (Pretrained { config, checkpoint, .. }, tokenizer) = match &args.weights {
+    let (mut pretrained, tokenizer) = match &args.weights {
         Some(path) => (
             gpt2::open(path).with_context(|| format!("--weights {}", path.display()))?,
             open_tokenizer(path, args.tokenizer.as_deref())?,
         ),
         None => (embedded::model()?, embedded::tokenizer()?),
     };
+    pretrained.merge_adapters()?;
+    let Pretrained { config, checkpoint, .. } = pretrained;
     let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab_size);
     ensure!(tokens <= vocabulary, "the tokenizer has {tokens} tokens, the model only {vocabulary}");
     let prompt = prompt(args.prompt.as_deref(), &tokenizer)?;

@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 
 use crate::local;
-use crate::recipe::{DropKind, Overrides, Recipe, RecipeName};
+use crate::recipe::{DropKind, MirrorKind, Overrides, Recipe, RecipeName};
 use crate::size::Size;
 use crate::training::comparison::{Arm, Comparison};
 use crate::training::device::Device;
@@ -68,6 +68,11 @@ pub struct Args {
     /// Settings to begin with.
     #[arg(long, value_enum, default_value_t, help_heading = "Training")]
     pub recipe: RecipeName,
+    /// Train the head alone, on features that the frozen model gives once for each picture, as in evaluation (a linear probe): epochs
+    /// in seconds, with the settings of the recipe linear-probe.
+    #[arg(long, conflicts_with_all = ["ltd_config", "compare"], help_heading = "Training")]
+    #[serde(default)]
+    pub probe: bool,
     /// DeepSpeed configuration whose batch size, optimiser, schedules, fp16 and random-LTD replace the recipe's.
     #[arg(long, value_name = "JSON", help_heading = "Training")]
     pub ltd_config: Option<PathBuf>,
@@ -114,7 +119,10 @@ impl Args {
 
     /// The recipe with what the options change of it.
     pub fn recipe(&self) -> Recipe {
-        let mut recipe = Recipe::named(self.recipe);
+        let mut recipe = Recipe::named(if self.probe { RecipeName::LinearProbe } else { self.recipe });
+        if self.probe {
+            recipe.mirror = MirrorKind::Off;
+        }
         recipe.training.heed_epochs(&self.overrides.training);
         recipe.with(&self.overrides)
     }

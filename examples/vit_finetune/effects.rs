@@ -5,11 +5,10 @@ use wgrad::data::{Crop, DataSet};
 use wgrad::train::DeepSpeedConfig;
 
 use crate::args::{Args, Data, Rival};
-use crate::recipe::{CropKind, DropKind, Recipe};
+use crate::recipe::{CropKind, DropKind, Recipe, RecipeName};
 use crate::training::comparison::Arm;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
-use crate::training::values::{FreezeKind, LayerList};
 
 /// Finds one among those that were given.
 pub fn check(
@@ -20,7 +19,10 @@ pub fn check(
     config: Option<&DeepSpeedConfig>,
     data: &DataSet,
 ) -> Result<()> {
-    let rules = about_data(args, recipe, data).into_iter().chain(about_adapters(recipe));
+    let rules = about_probe(args)
+        .into_iter()
+        .chain(about_data(args, recipe, data))
+        .chain(recipe.adapters.rules(recipe.training.freeze));
     let rules = rules.chain(recipe.training.rules(config));
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
@@ -44,16 +46,33 @@ fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
     ]
 }
 
-fn about_adapters(recipe: &Recipe) -> [Rule; 2] {
-    let has_adapters = recipe.lora != LayerList::None;
-    let is_free = recipe.training.freeze == FreezeKind::None;
+/// A probe's features stay as they are: nothing random comes before the head, and nothing below it is trained.
+fn about_probe(args: &Args) -> [Rule; 4] {
+    const WHOLE: &str = "without --probe, which computes the features of each picture once";
+    let is_whole = !args.probe;
     [
+        (&["recipe"], is_whole || args.recipe == RecipeName::LinearProbe, "without --probe, which is of linear-probe"),
         (
-            &["lora"],
-            is_free || !has_adapters,
-            "where --freeze and the recipe freeze nothing: adapters do that themselves",
+            &[
+                "crop",
+                "crop_scale",
+                "mirror",
+                "auto_augment",
+                "color_jitter",
+                "erasing",
+                "mixup",
+                "cutmix",
+                "drop_path",
+            ],
+            is_whole,
+            WHOLE,
         ),
-        (&["lora_rank", "lora_alpha", "lora_dropout"], has_adapters, "with --lora"),
+        (
+            &["lora", "freeze", "layer_decay", "drop", "recompute_blocks"],
+            is_whole,
+            "without --probe, which trains the head alone",
+        ),
+        (&["precision"], is_whole, "without --probe, which is f32 throughout"),
     ]
 }
 

@@ -38,6 +38,7 @@ use anyhow::{Context, Result};
 
 use args::Args;
 use run::Runner;
+use settings::Maker;
 use setup::Setup;
 use splits::Splits;
 use training::console::say;
@@ -46,6 +47,8 @@ use training::report::Report;
 use training::resume::Arguments;
 use training::session::Session;
 use training::{adapters, folder, interrupt, memory, resume, tuning};
+use wgrad::gpu::Gpu;
+use wgrad::train::Task;
 
 fn main() -> Result<()> {
     let (args, given) = Given::parse::<Args>();
@@ -62,23 +65,29 @@ fn main() -> Result<()> {
     say!("adapter: {}", gpu.info());
     let mut setup = Setup::new(&args, &given)?;
     say!("{setup}");
+    if !args.device.estimate {
+        setup.fit_memory(&mut args, &gpu, &given)?;
+    }
+    if args.probe { run(&args, &gpu, &setup, &setup.probe_maker()) } else { run(&args, &gpu, &setup, &setup.maker()) }
+}
+
+/// The runs that the arguments ask for, of what `make` makes.
+fn run<T: Task>(args: &Args, gpu: &Gpu, setup: &Setup, make: &Maker<'_, T>) -> Result<()> {
+    let settings = setup.main_settings(args, gpu)?;
+    let work = setup.workload(make, &settings);
     if args.device.estimate {
-        let (settings, make) = (setup.main_settings(&args, &gpu)?, setup.maker());
-        say!("{}", memory::needs(&gpu, &setup.workload(&make, &settings), args.device.budget(&gpu))?);
+        say!("{}", memory::needs(gpu, &work, args.device.budget(gpu))?);
         return Ok(());
     }
-    setup.fit_memory(&mut args, &gpu, &given)?;
-    let (settings, make) = (setup.main_settings(&args, &gpu)?, setup.maker());
-    let work = setup.workload(&make, &settings);
-    setup.check(&args)?;
-    let folder = setup.create_folder(&args)?;
+    setup.check(args)?;
+    let folder = setup.create_folder(args)?;
     let _lock = folder::lock(&folder)?;
     if args.output.resume.is_none() {
         folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
-    let splits = Splits::open(&args, &setup, &folder)?;
-    let tuning = tuning::tune(&gpu, &args.device, &work)?;
-    let command = resume::command(&args, &folder);
+    let splits = Splits::open(args, setup, &folder)?;
+    let tuning = tuning::tune(gpu, &args.device, &work)?;
+    let command = resume::command(args, &folder);
     let stop = interrupt::stop(command.clone())?;
     let session = Session {
         folder: &folder,
@@ -87,9 +96,8 @@ fn main() -> Result<()> {
         command,
         stop: &stop,
     };
-    let mut report =
-        Report { adapter: gpu.info().to_string(), tuning, args: &args, recipe: &setup.recipe, runs: Vec::new() };
-    let mut runner = Runner { gpu: &gpu, args: &args, setup: &setup, session: &session, splits };
+    let mut report = Report { adapter: gpu.info().to_string(), tuning, args, recipe: &setup.recipe, runs: Vec::new() };
+    let mut runner = Runner { gpu, args, setup, session: &session, splits };
     session.run(&mut runner, &mut report)?;
     session.conclude::<Runner<'_>>(&report.runs);
     if let Some(told) = savings::told(&settings.drop, setup.config.tokens(), setup.steps)? {

@@ -2,18 +2,15 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use wgrad::nn::LoraConfig;
 
 use crate::augment::Augment;
 use crate::training::comparison::{FULL_LENGTH, Way};
 use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind};
+use crate::training::lora::{LoraOptions, LoraSettings};
 use crate::training::ltd::{LtdOptions, LtdSettings};
 use crate::training::optimisation::{Optimisation, OptimisationOptions};
 use crate::training::recipe::{entry, settings, show};
-use crate::training::values::{BlockList, FreezeKind, LayerList, Length};
-
-/// What of the model is made for the classes.
-const HEAD: &str = "head";
+use crate::training::values::{BlockList, FreezeKind, Length};
 
 /// The recipes that have names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -24,7 +21,7 @@ pub enum RecipeName {
     Default,
     /// As DeepSpeed's own example finetunes on CIFAR-10 with random-LTD: SGD at a small constant rate for 14 epochs.
     DeepspeedCifar,
-    /// The head alone, on features that stay as they are.
+    /// The head alone; on features that are computed once with --probe.
     LinearProbe,
 }
 
@@ -89,17 +86,7 @@ settings! {
     /// Everything that a run's training depends on besides data, weights, seed and device.
     Recipe, Overrides;
     "Training" { ; training: Optimisation / OptimisationOptions; }
-    "Adapters" {
-        /// Train low-rank adapters (LoRA) beside these linear layers, and of all else the head alone: some of qkv, query, key, value,
-        /// proj, fc1, fc2 and head; or none. Where no learning rate is given, it is then ten times as high
-        lora: LayerList,
-        /// Rank of the adapters
-        lora_rank: usize,
-        /// The adapters count alpha / rank
-        lora_alpha: f32,
-        /// Dropout of what the adapters see
-        lora_dropout: f32,
-    }
+    "Adapters" { ; adapters: LoraSettings / LoraOptions; }
     "Regularisation" {
         /// Share of each target spread over all classes
         label_smoothing: f32,
@@ -161,19 +148,6 @@ impl Recipe {
         }
     }
 
-    /// The adapters, if there are any. A head without one is trained as a whole, as it may be of other classes than before.
-    pub fn adapters(&self) -> Option<LoraConfig> {
-        let LayerList::These(targets) = &self.lora else { return None };
-        let has_head = targets.iter().any(|target| target == HEAD);
-        Some(LoraConfig {
-            rank: self.lora_rank,
-            alpha: self.lora_alpha,
-            dropout: self.lora_dropout,
-            targets: targets.clone(),
-            modules_to_save: if has_head { Vec::new() } else { vec![HEAD.to_owned()] },
-        })
-    }
-
     /// 32 of 197 tokens at first, all of them after 3,910 of 5,474 steps, at lr 1e-4 throughout.
     fn deepspeed_cifar() -> Self {
         let Recipe { training, ltd, .. } = Self::default();
@@ -209,10 +183,7 @@ impl Default for Recipe {
     fn default() -> Self {
         Recipe {
             training: Optimisation::default(),
-            lora: LayerList::None,
-            lora_rank: 8,
-            lora_alpha: 16.0,
-            lora_dropout: 0.0,
+            adapters: LoraSettings::default(),
             label_smoothing: 0.1,
             class_weights: ClassWeights::None,
             drop_path: 0.0,

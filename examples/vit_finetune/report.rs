@@ -38,6 +38,9 @@ pub struct RunReport {
     pub validation_accuracy: f64,
     #[serde(flatten)]
     pub course: Course,
+    /// What the features of a probe took, besides; 0 where everything goes through the whole model.
+    #[serde(default)]
+    pub features_seconds: f64,
     /// Of the steps that were timed; 0 where none was.
     pub images_per_second: f64,
     /// Pictures that could not be read.

@@ -1,15 +1,16 @@
 //! One run: train, then test the best checkpoint once.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Result;
 use maud::Markup;
 use serde_json::Value;
 use wgrad::checkpoint::{self, MatchOptions, load_parameters};
-use wgrad::data::{ImageSource, Loader, Skipped};
+use wgrad::data::{ImageSource, Loader, LoaderOptions, Skipped, Source};
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::Vit;
-use wgrad::train::{Evaluation, FitData, RunFolder, predict};
+use wgrad::train::{Evaluation, FitData, RunFolder, Task, predict};
 
 use crate::args::Args;
 use crate::findings::{self, ClassReport};
@@ -60,7 +61,7 @@ impl Program for Runner<'_> {
         if let Some(loaded) = loaded.filter(|_| ended.is_empty()) {
             say!("{loaded}");
         }
-        let mut trained = self.train(&model, arm, seed, steps, &folder, history)?;
+        let mut trained = self.train(&model, &mut Leg { arm, seed, steps, folder: &folder, history })?;
         let tested = test(args, setup, &model, &folder)?;
         if session.comparison.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
@@ -90,24 +91,43 @@ impl Program for Runner<'_> {
 
 impl Runner<'_> {
     /// All steps that are left.
-    fn train(
-        &self,
-        model: &Vit,
-        arm: Arm<DropKind>,
-        seed: u64,
-        steps: u64,
-        folder: &Path,
-        history: &mut History,
-    ) -> Result<Trained> {
-        let Runner { gpu, args, setup, session, .. } = *self;
-        let train = setup.train_loader(args, seed)?;
+    fn train(&self, model: &Vit, leg: &mut Leg<'_>) -> Result<Trained> {
+        let Runner { args, setup, .. } = *self;
         let validation = setup.eval_loader(args, &setup.data.validation)?;
-        let data = FitData {
-            train: &train,
-            validation: &validation,
-            steps,
-            folder: Some(RunFolder::new(folder, setup.writer())),
-        };
+        if args.probe {
+            return self.probe(model, validation, leg);
+        }
+        let train = setup.train_loader(args, leg.seed)?;
+        let fitted = self.fit(setup.task(model), &train, &validation, leg)?;
+        Ok(Trained { fitted, skipped: [&train, &validation].into_iter().flat_map(skipped).collect(), features: 0.0 })
+    }
+
+    /// The same of the head alone, on features of the pictures.
+    fn probe(&self, model: &Vit, validation: Loader<ImageSource>, leg: &mut Leg<'_>) -> Result<Trained> {
+        let Runner { gpu, args, setup, .. } = *self;
+        let (task, batch, started) = (setup.probe(model), setup.recipe.training.batch_size, Instant::now());
+        let train = task.source(setup.eval_loader(args, &setup.data.train)?)?;
+        let validation = task.source(validation)?;
+        gpu.trim();
+        let features = started.elapsed().as_secs_f64();
+        say!("features of {} training and {} validation pictures: {features:.1} s", train.len(), validation.len());
+        let train = Loader::new(train, LoaderOptions::training(batch, leg.seed))?;
+        let validation = Loader::new(validation, LoaderOptions::evaluation(batch))?;
+        let fitted = self.fit(task, &train, &validation, leg)?;
+        let skipped = [&train, &validation].into_iter().flat_map(|loader| skipped(loader.source().pictures()));
+        Ok(Trained { fitted, skipped: skipped.collect(), features })
+    }
+
+    fn fit<T: Task, S: Source<Batch = T::Batch>>(
+        &self,
+        task: T,
+        train: &Loader<S>,
+        validation: &Loader<S>,
+        leg: &mut Leg<'_>,
+    ) -> Result<Fitted> {
+        let Runner { gpu, args, setup, session, .. } = *self;
+        let &mut Leg { arm, seed, steps, folder, ref mut history } = leg;
+        let data = FitData { train, validation, steps, folder: Some(RunFolder::new(folder, setup.writer())) };
         let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
         let state = if session.goes_on { resume::state(folder)? } else { None };
         let followed = Followed {
@@ -118,13 +138,7 @@ impl Runner<'_> {
             stop: session.stop,
             history,
         };
-        let fitted = followed.fit(
-            setup.task(model),
-            &data,
-            settings,
-            setup.recipe.training.fit_options(args.output.save_every, state),
-        )?;
-        Ok(Trained { fitted, skipped: [&train, &validation].into_iter().flat_map(skipped).collect() })
+        followed.fit(task, &data, settings, setup.recipe.training.fit_options(args.output.save_every, state))
     }
 
     fn report(
@@ -135,7 +149,7 @@ impl Runner<'_> {
         trained: &Trained,
         tested: Tested,
     ) -> Result<RunReport> {
-        let Trained { fitted: Fitted { outcome, resumed_at }, skipped } = trained;
+        let Trained { fitted: Fitted { outcome, resumed_at }, skipped, features } = trained;
         let Tested { test, per_class, .. } = tested;
         let course = Course::new(outcome, *resumed_at, self.gpu.memory().peak_allocated)?;
         let (best_epoch, validation) = outcome.best.unwrap_or_default();
@@ -147,6 +161,7 @@ impl Runner<'_> {
             validation_accuracy: validation.accuracy,
             images_per_second: course.speed(self.setup.recipe.training.batch_size as f64),
             course,
+            features_seconds: *features,
             skipped: skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
             folder: folder.strip_prefix(self.session.folder)?.to_owned(),
             per_class,
@@ -154,11 +169,22 @@ impl Runner<'_> {
     }
 }
 
+/// Which run trains, how long and where.
+struct Leg<'a> {
+    arm: Arm<DropKind>,
+    seed: u64,
+    steps: u64,
+    folder: &'a Path,
+    history: &'a mut History,
+}
+
 /// What training has brought, besides its files.
 struct Trained {
     fitted: Fitted,
     /// Pictures that could not be read.
     skipped: Vec<Skipped>,
+    /// The seconds that a probe's features took.
+    features: f64,
 }
 
 /// The test's result, in all and by class.

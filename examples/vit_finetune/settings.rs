@@ -1,12 +1,14 @@
 //! From the recipe to the library's settings.
 
 use anyhow::Result;
+use wgrad::Tensor;
+use wgrad::autograd::no_grad;
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, TokenDrop};
 use wgrad::models::vit::Vit;
-use wgrad::nn::Extent;
+use wgrad::nn::{Extent, Headed, Mode};
 use wgrad::ops::CrossEntropy;
-use wgrad::train::{Classify, TrainSettings, Workload};
+use wgrad::train::{Classify, LinearProbe, Task, TrainSettings, Workload};
 
 use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
@@ -16,7 +18,7 @@ use crate::training::optimisation::Plan;
 use crate::training::{memory, patch_drop};
 
 /// Makes what is trained.
-type Maker<'a> = dyn Fn(&Gpu) -> wgrad::Result<Classify<Vit>> + 'a;
+pub type Maker<'a, T> = dyn Fn(&Gpu) -> wgrad::Result<T> + 'a;
 
 impl Setup {
     /// Settings of a run of `steps` steps that drops tokens in this way.
@@ -49,7 +51,11 @@ impl Setup {
         let is_open = is_new && self.deepspeed.is_none() && !given.has("accumulate");
         for arm in args.comparison(self.recipe.drop).arms() {
             let settings = self.settings(args, gpu, arm.drop(), self.steps, args.seed)?;
-            let count = memory::micro_batches(gpu, &self.workload(&self.maker(), &settings), budget, is_open)?;
+            let count = if args.probe {
+                memory::micro_batches(gpu, &self.workload(&self.probe_maker(), &settings), budget, is_open)?
+            } else {
+                memory::micro_batches(gpu, &self.workload(&self.maker(), &settings), budget, is_open)?
+            };
             if count > settings.accumulate {
                 self.recipe.training.accumulate = count;
                 args.overrides.training.accumulate = Some(count);
@@ -63,8 +69,23 @@ impl Setup {
         |gpu| Ok(Classify::with_loss(Vit::new(gpu, self.config.clone(), 0)?, self.loss()))
     }
 
+    /// The same of a probe, whose features come first: with the memory of a batch of them.
+    pub fn probe_maker(&self) -> impl Fn(&Gpu) -> wgrad::Result<LinearProbe<Vit>> {
+        |gpu| {
+            let Classify { model, loss } = self.maker()(gpu)?;
+            let batch = self.recipe.training.micro_batch();
+            let pixels = Classify::new(&model).blank(batch)?.images;
+            let (height, width) = self.config.img_size;
+            let pictures = Tensor::from_slice(gpu, &[batch, 3, height, width], &pixels)?;
+            no_grad(|| model.pre_logits(&pictures, &Mode::evaluation()))?;
+            drop(pictures);
+            gpu.trim();
+            Ok(LinearProbe::with_loss(model, loss))
+        }
+    }
+
     /// A run of what `make` makes with these settings, for estimates.
-    pub fn workload<'a>(&'a self, make: &'a Maker<'a>, settings: &'a TrainSettings) -> Workload<'a, Classify<Vit>> {
+    pub fn workload<'a, T: Task>(&self, make: &'a Maker<'a, T>, settings: &'a TrainSettings) -> Workload<'a, T> {
         Workload { make, settings, batch: self.recipe.training.batch_size, steps: self.steps }
     }
 

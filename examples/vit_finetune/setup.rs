@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{LoadReport, MatchOptions, load_parameters};
 use wgrad::data::{
     ColorJitter, Crop, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
@@ -15,8 +14,7 @@ use wgrad::gpu::Gpu;
 use wgrad::models::vit::{
     AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, save_adapter,
 };
-use wgrad::nn::LoraConfig;
-use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
+use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind};
 use crate::check;
@@ -26,11 +24,9 @@ use crate::training::console::{printable, say};
 use crate::training::deepspeed::schedules;
 use crate::training::folder;
 use crate::training::given::Given;
+use crate::training::lora;
 use crate::training::optimisation::check_shares;
 use crate::weights::{Weights, load_data};
-
-/// Adapters, which begin as nothing, want a higher learning rate than weights.
-const LORA_RATE: f32 = 10.0;
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
 pub struct Setup {
@@ -40,6 +36,8 @@ pub struct Setup {
     pub recipe: Recipe,
     pub deepspeed: Option<DeepSpeedConfig>,
     weights: Weights,
+    /// Whether the head alone is trained, on features that are computed once.
+    is_probe: bool,
     pub steps: u64,
     /// Pictures that are known to be unreadable.
     pub unreadable: Vec<Skipped>,
@@ -60,16 +58,13 @@ impl Setup {
         }
         let weights = Weights::load(args, &data)?;
         warnings.extend(weights.warning());
-        let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters());
+        let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters.config(weights.config.heads()));
         let config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
-        let is_open = recipe.training.lr == 0.0;
-        recipe.training.settle_rate(config.embed_dim);
-        if is_open && config.lora.is_some() {
-            recipe.training.lr *= LORA_RATE;
-        }
+        recipe.adapters.settle_rate(&mut recipe.training, config.embed_dim);
         config.check()?;
         ensure!(
-            weights.has_head() || config.lora.as_ref().is_none_or(|lora| !lora.targets("head")),
+            weights.has_head()
+                || config.lora.as_ref().is_none_or(|lora| !config.heads().iter().any(|head| lora.targets(head))),
             "--lora: the head is of other classes than the checkpoint's and begins anew; without head among the layers it is \
              trained as a whole"
         );
@@ -87,7 +82,8 @@ impl Setup {
         }
         let steps = recipe.training.settle_steps(data.train.len())?;
         effects::check(given, args, &recipe, steps, deepspeed.as_ref(), &data)?;
-        Ok(Setup { data, config, recipe, deepspeed, weights, steps, unreadable: read.unreadable, warnings })
+        let (unreadable, is_probe) = (read.unreadable, args.probe);
+        Ok(Setup { data, config, recipe, deepspeed, weights, is_probe, steps, unreadable, warnings })
     }
 
     /// Finds what would end the run before its first step, while nothing has been written yet.
@@ -106,8 +102,7 @@ impl Setup {
     pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
         let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
-        let adapters = model.parameters().iter().map(Parameter::path).filter(|path| LoraConfig::is_adapter(path));
-        let new: Vec<&str> = adapters.chain(Vit::HEADS.iter().copied()).collect();
+        let new: Vec<&str> = lora::new_parameters(model.parameters()).chain(Vit::HEADS.iter().copied()).collect();
         let options = MatchOptions { head: &new, allow_missing: false };
         let load = |weights: &Pretrained| load_parameters(model.parameters(), &weights.checkpoint, &options);
         let report = self.weights.pretrained().map(load).transpose()?;
@@ -117,6 +112,11 @@ impl Setup {
     /// What is trained and measured.
     pub fn task<'a>(&self, model: &'a Vit) -> Classify<&'a Vit> {
         Classify::with_loss(model, self.loss())
+    }
+
+    /// The same of its head alone.
+    pub fn probe<'a>(&self, model: &'a Vit) -> LinearProbe<&'a Vit> {
+        LinearProbe::with_loss(model, self.loss())
     }
 
     /// Writes checkpoints, with the names of the classes and the crop that evaluation shows.
@@ -250,6 +250,9 @@ impl fmt::Display for Setup {
             self.config.tokens(),
             self.weights
         )?;
+        if self.is_probe {
+            writeln!(f, "probe: the head alone learns, from features of each picture as evaluation shows it")?;
+        }
         write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
         if let Some(config) = &self.deepspeed {
             write!(

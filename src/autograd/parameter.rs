@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use half::f16;
+
 use super::gradients::Filled;
 use super::memory::{Frozen, GradientMemory};
 use super::turns::{Turn, Turns};
@@ -12,7 +14,7 @@ use super::{GraphNode, Kind, Met, is_recording, meet};
 use crate::error::{Error, Result};
 use crate::gpu::{Arena, Beside, BufferView, Gpu, Place};
 use crate::shape::{DType, Shape};
-use crate::tensor::{Tensor, checked_shape};
+use crate::tensor::{Tensor, checked_shape, expect_dtype};
 
 /// A tensor that training changes. Clones are the same parameter.
 #[derive(Clone)]
@@ -51,7 +53,8 @@ impl Parameter {
         self.value().with_node(GraphNode::new(self.0.value.info(), 0, Kind::Parameter(self.clone())))
     }
 
-    /// The value outside any graph.
+    /// The value outside any graph: f32, or f16 where it is stored so, which only what stays frozen is
+    /// ([`crate::nn::LoraConfig::base`]).
     pub fn value(&self) -> Tensor {
         self.0.value.clone()
     }
@@ -67,27 +70,37 @@ impl Parameter {
         self.0.filled.is_full()
     }
 
-    /// Overwrites the value. Graphs that need the old one can no longer be walked.
+    /// Overwrites the value, rounded where it is stored in f16. Graphs that need the old one can no longer be walked.
     ///
     /// # Errors
-    /// If the number of values differs, or the device fails.
+    /// If the number of values differs, one of them is beyond what f16 holds where that is what it is stored in, or the device fails.
     pub fn set(&self, values: &[f32]) -> Result<()> {
+        let fault = |what| Error::Parameter { name: self.path().to_owned(), what };
         if values.len() != self.0.value.numel() {
-            let what = format!("{} values do not fit {}", values.len(), self.0.value.info());
-            return Err(Error::Parameter { name: self.path().to_owned(), what });
+            return Err(fault(format!("{} values do not fit {}", values.len(), self.0.value.info())));
         }
-        self.0.value.gpu().upload(bytemuck::cast_slice(values), self.0.value.buffer())?;
+        let (gpu, view) = (self.0.value.gpu(), self.0.value.buffer());
+        if self.0.value.dtype() == DType::F16 {
+            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+            if let Some((value, _)) = values.iter().zip(&halves).find(|(v, half)| v.is_finite() && !half.is_finite()) {
+                return Err(fault(format!("has the value {value}, beyond what f16 can hold")));
+            }
+            gpu.upload(bytemuck::cast_slice(&halves), view)?;
+        } else {
+            gpu.upload(bytemuck::cast_slice(values), view)?;
+        }
         self.0.value.buffer().overwritten();
         Ok(())
     }
 
-    /// Whether it takes part in training.
+    /// Whether it takes part in training: never where it is stored in f16.
     pub fn is_trainable(&self) -> bool {
-        self.0.trainable.load(Ordering::Relaxed) && !self.0.withheld.load(Ordering::Relaxed)
+        let is_full = self.0.value.dtype() == DType::F32;
+        is_full && self.0.trainable.load(Ordering::Relaxed) && !self.0.withheld.load(Ordering::Relaxed)
     }
 
     /// Freezes (`false`) or thaws it, whatever has frozen it. A frozen parameter has no gradient and no optimiser touches
-    /// it.
+    /// it. One that is stored in f16 stays frozen.
     pub fn set_trainable(&self, trainable: bool) {
         self.0.trainable.store(trainable, Ordering::Relaxed);
         self.withhold(false);
@@ -184,7 +197,7 @@ impl Parameters {
             let what = format!("{} values do not fit f32{shape}", values.len());
             return Err(Error::Parameter { name: path, what });
         }
-        let parameter = self.reserve(path, shape)?;
+        let parameter = self.reserve(path, DType::F32, shape)?;
         if let Err(error) = parameter.set(values) {
             self.withdraw(&parameter);
             return Err(error);
@@ -200,17 +213,18 @@ impl Parameters {
         self.values.untake(last.place());
     }
 
-    /// Adds a parameter whose values are yet to be set.
-    pub(crate) fn reserve(&mut self, path: String, shape: Shape) -> Result<Parameter> {
+    /// Adds a parameter whose values are yet to be set, stored as f32, or as f16 and then frozen.
+    pub(crate) fn reserve(&mut self, path: String, dtype: DType, shape: Shape) -> Result<Parameter> {
+        expect_dtype(&self.gpu, dtype)?;
         if self.by_path.contains_key(&path) {
             return Err(Error::Parameter { name: path, what: "the name is taken".to_owned() });
         }
-        let bytes = shape.numel() as u64 * DType::F32.size();
+        let bytes = shape.numel() as u64 * dtype.size();
         let name: Arc<str> = path.as_str().into();
         let (place, value) = self.values.take(&name, bytes)?;
         let parameter = Parameter(Arc::new(Inner {
             path: name,
-            value: Tensor::from_view(&self.gpu, DType::F32, shape, value),
+            value: Tensor::from_view(&self.gpu, dtype, shape, value),
             place,
             memory: self.gradients.clone(),
             room: Mutex::default(),

@@ -6,6 +6,7 @@
 //! | `source`, `loader` | [`Source`]: what batches are made of; [`Loader`]: which, in what order, ahead of time |
 //! | `random` | random numbers by key |
 //! | `image_batch` | [`ImageBatch`]: pictures with their classes |
+//! | `features` | [`Features`]: what a frozen model has made of pictures, and batches of it |
 //! | `digits` | `Digits`: the pictures that come with the crate |
 //! | `token_batch` | [`TokenBatch`]: sequences of tokens |
 //! | `pictures/` | pictures as one source: data sets, photos, augmentation |
@@ -35,6 +36,7 @@
 mod batch;
 #[cfg(feature = "digits")]
 mod digits;
+mod features;
 mod image_batch;
 #[cfg(feature = "files")]
 mod loader;
@@ -51,6 +53,9 @@ mod token_batch;
 pub use batch::{Batch, Position};
 #[cfg(feature = "digits")]
 pub use digits::Digits;
+#[cfg(feature = "files")]
+pub use features::FeatureSource;
+pub use features::{FeatureBatch, Features};
 pub use image_batch::{ImageBatch, Mixed};
 #[cfg(feature = "files")]
 pub use loader::{Batches, Loader, LoaderOptions};

@@ -1,8 +1,13 @@
 //! Networks, each in a folder of its own, which alone knows its name: its sizes, its forward pass, what others call its
-//! parameters, and its files. `transformers` and `settings` hold what language models have in common on disk.
+//! parameters, and its files. `transformers` and `settings` hold what language models have in common on disk, `adapters` and `peft`
+//! what all have of low-rank adapters there.
 
+#[cfg(feature = "files")]
+mod adapters;
 pub mod bert;
 pub mod gpt2;
+#[cfg(feature = "files")]
+mod peft;
 mod settings;
 #[cfg(feature = "files")]
 mod transformers;

@@ -5,6 +5,7 @@ use super::{Init, Linear, Mode, layers};
 use crate::autograd::Parameter;
 use crate::error::Result;
 use crate::ops;
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// A linear layer with layer scale behind it and adapters beside it, where there are any:
@@ -91,7 +92,7 @@ impl AdaptedLinear {
     }
 }
 
-/// γ∘W: W's rows, each times its γ.
+/// γ∘W: W's rows, each times its γ. In full precision whatever W is stored in, since the product may be small.
 fn rows_scaled(weight: &Tensor, gamma: &Tensor) -> Result<Tensor> {
-    ops::mul(weight, &ops::reshape(gamma, &[gamma.shape().numel(), 1])?)
+    ops::mul(&ops::cast(weight, DType::F32)?, &ops::reshape(gamma, &[gamma.shape().numel(), 1])?)
 }

@@ -32,7 +32,7 @@ struct QueryValueBiases {
 impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, heads, qkv_bias, key_bias, init_values, names, std, residual_std, .. } = config;
-        let qkv = Linear::with_std(init.at(names.qkv), width, 3 * width, qkv_bias && key_bias, std)?;
+        let qkv = Linear::of_base(init.at(names.qkv), width, 3 * width, qkv_bias && key_bias, std)?;
         let qkv = AdaptedLinear::of_parts(qkv, init.at(names.qkv), &PARTS)?;
         let biases = || {
             let q = init.constant(names.q_bias, &[width], 0.0)?;
@@ -40,7 +40,7 @@ impl Attention {
             Ok(QueryValueBiases { q, v: init.constant(names.v_bias, &[width], 0.0)?, zeros })
         };
         let biases = (qkv_bias && !key_bias).then(biases).transpose()?;
-        let proj = Linear::with_std(init.at(names.proj), width, width, true, residual_std)?;
+        let proj = Linear::of_base(init.at(names.proj), width, width, true, residual_std)?;
         let proj = AdaptedLinear::new(proj, init.at(names.proj))?.scaled(init.at(names.ls1), init_values)?;
         Ok(Attention { qkv, biases, proj, heads, rotary: None })
     }
@@ -89,9 +89,9 @@ impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, hidden, gelu, gated, init_values, names, std, residual_std, .. } = config;
         let inputs = if gated { hidden / 2 } else { hidden };
-        let fc1 = Linear::with_std(init.at(names.fc1), width, hidden, true, std)?;
+        let fc1 = Linear::of_base(init.at(names.fc1), width, hidden, true, std)?;
         let fc1 = AdaptedLinear::new(fc1, init.at(names.fc1))?;
-        let fc2 = Linear::with_std(init.at(names.fc2), inputs, width, true, residual_std)?;
+        let fc2 = Linear::of_base(init.at(names.fc2), inputs, width, true, residual_std)?;
         let fc2 = AdaptedLinear::new(fc2, init.at(names.fc2))?.scaled(init.at(names.ls2), init_values)?;
         Ok(Mlp { fc1, fc2, gelu, gated })
     }

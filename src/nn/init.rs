@@ -4,11 +4,12 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::Rng;
 
-use super::LoraConfig;
+use super::{LoraConfig, Precision};
 use crate::autograd::{Parameter, Parameters};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::hash::Fnv;
+use crate::shape::DType;
 use crate::tensor::checked_shape;
 
 /// Adds parameters under a path. Every parameter's random values depend on the seed and its own path alone, so that
@@ -67,7 +68,7 @@ impl<'a> Init<'a> {
     /// # Errors
     /// As [`Parameters::add`].
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Parameter> {
-        self.add(name, shape, |_| value)
+        self.add(name, DType::F32, shape, |_| value)
     }
 
     /// A parameter from the normal distribution of deviation `std`, truncated at ±2 as `timm.layers.trunc_normal_`.
@@ -75,15 +76,15 @@ impl<'a> Init<'a> {
     /// # Errors
     /// As [`Parameters::add`].
     pub fn trunc_normal(&mut self, name: &str, shape: &[usize], std: f32) -> Result<Parameter> {
-        self.add(name, shape, |rng| {
-            loop {
-                let normal: f32 = StandardNormal.sample(rng);
-                let value = std * normal;
-                if value.abs() <= 2.0 {
-                    return value;
-                }
-            }
-        })
+        self.add(name, DType::F32, shape, |rng| truncated(rng, std))
+    }
+
+    /// The same of a weight beside which there may be adapters, stored as [`LoraConfig::base`] says where it is frozen then.
+    pub(super) fn base_weight(&mut self, name: &str, shape: &[usize], std: f32) -> Result<Parameter> {
+        let path = self.path(name);
+        let is_half = self.lora.is_some_and(|lora| lora.base == Precision::F16 && !lora.trains(&path));
+        let dtype = if is_half { DType::F16 } else { DType::F32 };
+        self.add(name, dtype, shape, |rng| truncated(rng, std))
     }
 
     /// A parameter from the uniform distribution over ±`bound`.
@@ -91,21 +92,38 @@ impl<'a> Init<'a> {
     /// # Errors
     /// As [`Parameters::add`].
     pub fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) -> Result<Parameter> {
-        self.add(name, shape, |rng| bound * (2.0 * unit(rng) as f32 - 1.0))
+        self.add(name, DType::F32, shape, |rng| bound * (2.0 * unit(rng) as f32 - 1.0))
     }
 
-    fn add(&mut self, name: &str, shape: &[usize], mut value: impl FnMut(&mut Pcg32) -> f32) -> Result<Parameter> {
+    fn add(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+        mut value: impl FnMut(&mut Pcg32) -> f32,
+    ) -> Result<Parameter> {
         let path = self.path(name);
         // The path's hash is the number of the random stream.
         let mut rng = Pcg32::new(self.seed, Fnv::of(path.as_bytes()));
         let shape = checked_shape("Init", shape)?;
-        let parameter = self.parameters.reserve(path, shape)?;
+        let parameter = self.parameters.reserve(path, dtype, shape)?;
         // Nobody looks at values in a dry run, and drawing them would take most of its time.
         if !self.parameters.gpu().is_dry_run() {
             let values: Vec<f32> = (0..shape.numel()).map(|_| value(&mut rng)).collect();
             parameter.set(&values)?;
         }
         Ok(parameter)
+    }
+}
+
+/// Normal of deviation `std`, as often as it takes to be within ±2.
+fn truncated(rng: &mut Pcg32, std: f32) -> f32 {
+    loop {
+        let normal: f32 = StandardNormal.sample(rng);
+        let value = std * normal;
+        if value.abs() <= 2.0 {
+            return value;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 /// y = x·Wᵀ + b over the last axis: `weight` is `f32[out, in]`, `bias` `f32[out]`.
 #[derive(Clone)]
 pub struct Linear {
-    /// `f32[out, in]`
+    /// `f32[out, in]`, or `f16[out, in]` where it is stored so.
     pub weight: Parameter,
     /// `f32[out]`
     pub bias: Option<Parameter>,
@@ -31,6 +31,17 @@ impl Linear {
     /// As [`crate::autograd::Parameters::add`].
     pub fn with_std(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool, std: f32) -> Result<Self> {
         let weight = init.trunc_normal("weight", &[outputs, inputs], std)?;
+        let bias = if bias { Some(init.constant("bias", &[outputs], 0.0)?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// As [`Linear::with_std`], with a weight that is stored as [`super::LoraConfig::base`] says: for layers that are then used as
+    /// [`super::AdaptedLinear`]s.
+    ///
+    /// # Errors
+    /// As [`crate::autograd::Parameters::add`]; if half precision is asked for and the device has none.
+    pub fn of_base(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool, std: f32) -> Result<Self> {
+        let weight = init.base_weight("weight", &[outputs, inputs], std)?;
         let bias = if bias { Some(init.constant("bias", &[outputs], 0.0)?) } else { None };
         Ok(Linear { weight, bias })
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Precision;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,16 @@ pub struct LoraConfig {
     pub targets: Vec<String>,
     /// What is trained as a whole beside them, named in the same way: mostly the head.
     pub modules_to_save: Vec<String>,
+    /// How the frozen weights of a block's layers are stored on the device. In half precision they take half the memory, and are what
+    /// f16 makes of them, in files that are written of them too; whatever is computed with them is computed in the precision that it
+    /// would be else, from a copy of one layer at a time. Layer scale multiplies weights in full precision, which backward keeps.
+    #[serde(default, skip_serializing_if = "is_full")]
+    pub base: Precision,
+}
+
+/// What the identity of adapters without the setting does not mention.
+fn is_full(base: &Precision) -> bool {
+    *base == Precision::F32
 }
 
 /// The ends of an adapter's parameters.
@@ -35,7 +46,7 @@ impl LoraConfig {
     /// Without dropout, beside the layers of these names.
     pub fn new(rank: usize, alpha: f32, targets: &[&str]) -> Self {
         let targets = targets.iter().map(|&target| target.to_owned()).collect();
-        LoraConfig { rank, alpha, dropout: 0.0, targets, modules_to_save: Vec::new() }
+        LoraConfig { rank, alpha, dropout: 0.0, targets, modules_to_save: Vec::new(), base: Precision::F32 }
     }
 
     /// α/r, by which the product of an adapter's matrices is multiplied.

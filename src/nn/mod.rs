@@ -27,7 +27,7 @@ pub use layers::{LayerNorm, Linear};
 pub use lora_config::LoraConfig;
 #[cfg(feature = "files")]
 pub(crate) use lora_config::{A as LORA_A, B as LORA_B};
-pub use model::{Classifier, Extent, Model};
+pub use model::{Classifier, Extent, Headed, Model};
 pub use span::Span;
 
 use crate::error::{Error, Result};

@@ -111,3 +111,36 @@ impl<M: Classifier + ?Sized> Classifier for &M {
         (**self).logits(images, spans, mode)
     }
 }
+
+/// A classifier that reads few numbers of each picture at its end, so that its head can be trained on those alone: a linear probe.
+/// [`Classifier::logits`] at full length are [`Headed::head`] of [`Headed::pre_logits`].
+pub trait Headed: Classifier {
+    /// F, how many numbers of a picture the head reads.
+    fn head_inputs(&self) -> usize;
+
+    /// What the head reads: `u8[B, 3, H, W]` to `f32[B, F]`, pooled and normed (timm's `forward_head` with `pre_logits`).
+    ///
+    /// # Errors
+    /// If the pictures are not such as the model takes, or the device fails.
+    fn pre_logits(&self, images: &Tensor, mode: &Mode) -> Result<Tensor>;
+
+    /// The head, with the dropout before it in training: `f32[B, F]` to logits, `f32[B, V]`.
+    ///
+    /// # Errors
+    /// If there are not F numbers of each picture, or the device fails.
+    fn head(&self, pre_logits: &Tensor, mode: &Mode) -> Result<Tensor>;
+}
+
+impl<M: Headed + ?Sized> Headed for &M {
+    fn head_inputs(&self) -> usize {
+        (**self).head_inputs()
+    }
+
+    fn pre_logits(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
+        (**self).pre_logits(images, mode)
+    }
+
+    fn head(&self, pre_logits: &Tensor, mode: &Mode) -> Result<Tensor> {
+        (**self).head(pre_logits, mode)
+    }
+}

@@ -46,10 +46,15 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
 
 fn cast_values(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let y = Tensor::unwritten(x.gpu(), dtype, x.shape())?;
-    let kernel = if dtype == DType::F16 { &NARROW } else { &WIDEN };
-    let params = CastParams { n: x.numel() as u32 };
-    x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))?;
+    cast_into(x, &y)?;
     Ok(y)
+}
+
+/// y = x, of the other of the two types.
+pub(super) fn cast_into(x: &Tensor, y: &Tensor) -> Result<()> {
+    let kernel = if y.dtype() == DType::F16 { &NARROW } else { &WIDEN };
+    let params = CastParams { n: x.numel() as u32 };
+    x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], vec4_grid(x.numel()))
 }
 
 struct Rule;

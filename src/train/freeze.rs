@@ -20,8 +20,13 @@ pub enum Freeze {
     AllButHead,
     /// What lies below the first block, and the first so many blocks.
     Blocks(usize),
-    /// All but biases, norms and the head (as in BitFit, Zaken et al., 2022, arXiv 2106.10199).
+    /// All but biases, norms and the head: what has a single axis, layer scales among it.
     AllButNormsAndBiases,
+    /// All but biases and the head (BitFit, Zaken et al., 2022, arXiv 2106.10199): whatever is called `bias` or `..._bias`, as those
+    /// of queries and values are (`q_bias`, `v_bias`) where keys have none.
+    AllButBiases,
+    /// All but the norms' scales and shifts, and the head.
+    AllButNorms,
 }
 
 impl Freeze {
@@ -35,6 +40,8 @@ impl Freeze {
             Freeze::AllButHead => true,
             Freeze::Blocks(blocks) => model.layer(path) <= blocks,
             Freeze::AllButNormsAndBiases => rank > 1,
+            Freeze::AllButBiases => !path.ends_with("bias"),
+            Freeze::AllButNorms => !is_of_norm(model, path),
         }
     }
 
@@ -62,4 +69,11 @@ impl Freeze {
         model.parameters().iter().for_each(withhold);
         Ok(())
     }
+}
+
+/// Whether a parameter lies beside a `weight` of a single axis, or is one: of all layers, norms alone have such.
+fn is_of_norm(model: &dyn Model, path: &str) -> bool {
+    let layer = path.rsplit_once('.').map(|(layer, _)| format!("{layer}.weight"));
+    let weight = layer.and_then(|weight| model.parameters().get(&weight));
+    weight.is_some_and(|weight| weight.value().shape().rank() == 1)
 }

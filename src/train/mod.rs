@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `task`, `tasks` | [`Task`]; those that come with the engine: [`Classify`], [`CausalLm`], [`MaskedLm`] |
+//! | `task`, `tasks` | [`Task`]; those that come with the engine: [`Classify`], [`LinearProbe`], [`CausalLm`], [`MaskedLm`] |
 //! | `settings`, `freeze`, `deepspeed` | [`TrainSettings`]; [`Freeze`]; [`DeepSpeedConfig`] |
 //! | `step` | [`Trainer`], [`Pending`] |
 //! | `evaluate` | [`evaluate`] |
@@ -60,11 +60,12 @@ pub use snapshot::Snapshot;
 pub use state::{RunState, STATE_FILE};
 pub use step::{Pending, StepMetrics, Trainer};
 pub use task::{Part, Scored, Task, TokenScores};
-#[cfg(not(target_arch = "wasm32"))]
-pub use tasks::predict;
 pub use tasks::{
-    Causal, CausalLm, ClassAccuracy, Classify, LanguageTask, Masked, MaskedLm, Objective, Predictions, predict_async,
+    Causal, CausalLm, ClassAccuracy, Classify, LanguageTask, LinearProbe, Masked, MaskedLm, Objective, Predictions,
+    extract_async, predict_async,
 };
+#[cfg(not(target_arch = "wasm32"))]
+pub use tasks::{extract, predict};
 #[cfg(feature = "files")]
 pub use tuning::{TUNING_BUDGET, tune};
 #[cfg(feature = "files")]

@@ -162,13 +162,15 @@ fn frozen_parameters_stay() {
         let whole = Vit::new(&gpu, config(), 5).unwrap();
         let (_, all) = gradients_in(&whole, &images(&gpu, 2), &[], Mode::training(KEY));
         let all: Vec<Vec<f32>> = all.into_iter().map(Option::unwrap).collect();
-        let cases: [(Freeze, IsTrained); 4] = [
+        let cases: [(Freeze, IsTrained); 6] = [
             (Freeze::AllButHead, |path| path.starts_with("head")),
             (Freeze::Blocks(0), |path| !["cls_token", "pos_embed"].contains(&path) && !path.starts_with("patch_embed")),
             (Freeze::Blocks(2), |path| ["blocks.2", "norm", "head"].iter().any(|name| path.starts_with(name))),
             (Freeze::AllButNormsAndBiases, |path| {
                 path.starts_with("head") || path.contains("norm") || path.ends_with("bias")
             }),
+            (Freeze::AllButBiases, |path| path.starts_with("head") || path.ends_with("bias")),
+            (Freeze::AllButNorms, |path| path.starts_with("head") || path.contains("norm")),
         ];
         for (freeze, is_trained) in cases {
             let model = Vit::new(&gpu, config(), 5).unwrap();

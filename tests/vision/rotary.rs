@@ -125,13 +125,20 @@ fn dinov3_is_told_by_its_files_and_returns() {
     assert_eq!(open(folder(DINOV3), &OpenOptions::default()).unwrap().config, theirs);
     check_return(TIMM, &[]);
     check_return(DINOV3, &["mask_token", "classifier"]);
-    // A file by itself does not tell that its positions are rotary.
+    // A file by itself is known by its tensors, but for the size of its pictures.
     let bare = open(folder(TIMM).join("model.safetensors"), &OpenOptions::default());
     assert!(bare.is_ok(), "its folder's config.json is beside it");
     let alone = tempfile::tempdir().unwrap();
     std::fs::copy(folder(TIMM).join("model.safetensors"), alone.path().join("model.safetensors")).unwrap();
-    let refused = open(alone.path(), &OpenOptions::default()).unwrap_err().to_string();
-    assert!(refused.contains("gamma_1"), "{refused}");
+    let options = OpenOptions { heads: Some(2), trained_on: None };
+    let refused = open(alone.path(), &options).unwrap_err().to_string();
+    assert!(refused.contains("pos_embed") && refused.contains("trained_on"), "{refused}");
+    let told = open(alone.path(), &OpenOptions { trained_on: Some((24, 24)), ..options }).unwrap();
+    let timm = open(folder(TIMM), &OpenOptions::default()).unwrap();
+    // What only the file beside it tells: pooling, and how pictures are normalised.
+    let VitConfig { global_pool, fc_norm, normalize, num_classes, .. } = timm.config;
+    assert_eq!(VitConfig { global_pool, fc_norm, normalize, num_classes, ..told.config }, timm.config);
+    assert_eq!(told.checkpoint.tensors, timm.checkpoint.tensors);
 }
 
 #[test]

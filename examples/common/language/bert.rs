@@ -8,6 +8,7 @@ use wgrad::data::{MaskedOptions, MaskedText, Tokenizer, Tokens};
 use wgrad::gpu::Gpu;
 use wgrad::models::FolderOptions;
 use wgrad::models::bert::{self, Bert, BertConfig, Pretrained};
+use wgrad::nn::LoraConfig;
 use wgrad::train::{Masked, Weights};
 
 use crate::language::kind::{Kind, Sizes};
@@ -46,6 +47,10 @@ impl Kind for OfMasks {
         BertConfig { hidden_dropout_prob: dropout, attention_probs_dropout_prob: dropout, ..config }
     }
 
+    fn with_lora(config: BertConfig, lora: Option<LoraConfig>) -> BertConfig {
+        BertConfig { lora, ..config }
+    }
+
     fn model(gpu: &Gpu, config: BertConfig, seed: u64) -> wgrad::Result<Bert> {
         Bert::new(gpu, config, seed)
     }
@@ -73,6 +78,10 @@ impl Kind for OfMasks {
 
     fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> wgrad::Result<()> {
         bert::save(folder, model, options)
+    }
+
+    fn save_adapter(folder: &Path, model: &Bert) -> wgrad::Result<()> {
+        bert::save_adapter(folder, model, None)
     }
 
     /// It fills gaps, and makes up nothing.

@@ -8,6 +8,7 @@ use wgrad::data::{PackedText, Special, Tokenizer, Tokens};
 use wgrad::gpu::Gpu;
 use wgrad::models::FolderOptions;
 use wgrad::models::gpt2::{self, Gpt2, Gpt2Config, Pretrained, Sampling};
+use wgrad::nn::LoraConfig;
 use wgrad::train::{Causal, Weights};
 
 use crate::language::kind::{Kind, Sizes};
@@ -46,6 +47,10 @@ impl Kind for Gpt {
         Gpt2Config { resid_pdrop: dropout, embd_pdrop: dropout, attn_pdrop: dropout, ..config }
     }
 
+    fn with_lora(config: Gpt2Config, lora: Option<LoraConfig>) -> Gpt2Config {
+        Gpt2Config { lora, ..config }
+    }
+
     fn model(gpu: &Gpu, config: Gpt2Config, seed: u64) -> wgrad::Result<Gpt2> {
         Gpt2::new(gpu, config, seed)
     }
@@ -73,6 +78,10 @@ impl Kind for Gpt {
 
     fn save(folder: &Path, model: &Gpt2, options: &FolderOptions<'_>) -> wgrad::Result<()> {
         gpt2::save(folder, model, options)
+    }
+
+    fn save_adapter(folder: &Path, model: &Gpt2) -> wgrad::Result<()> {
+        gpt2::save_adapter(folder, model, None)
     }
 
     fn sample(model: &Gpt2, tokenizer: &Tokenizer, seed: u64) -> Result<Option<String>> {

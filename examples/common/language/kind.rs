@@ -7,7 +7,7 @@ use wgrad::checkpoint::{Checkpoint, Storage};
 use wgrad::data::{Source, TokenBatch, Tokenizer, Tokens};
 use wgrad::gpu::Gpu;
 use wgrad::models::FolderOptions;
-use wgrad::nn::LanguageModel;
+use wgrad::nn::{LanguageModel, LoraConfig};
 use wgrad::train::{Objective, Weights};
 
 /// A kind of language model, and how it is trained.
@@ -32,6 +32,9 @@ pub trait Kind {
     /// With this share of dropout everywhere.
     fn with_dropout(config: Self::Config, dropout: f32) -> Self::Config;
 
+    /// With these adapters.
+    fn with_lora(config: Self::Config, lora: Option<LoraConfig>) -> Self::Config;
+
     /// A model with initial values.
     fn model(gpu: &Gpu, config: Self::Config, seed: u64) -> wgrad::Result<Self::Model>;
 
@@ -51,6 +54,9 @@ pub trait Kind {
 
     /// Writes the folder that transformers loads.
     fn save(folder: &Path, model: &Self::Model, options: &FolderOptions<'_>) -> wgrad::Result<()>;
+
+    /// Writes the folder of adapters that PEFT loads.
+    fn save_adapter(folder: &Path, model: &Self::Model) -> wgrad::Result<()>;
 
     /// A text that the model makes up, if it can.
     fn sample(model: &Self::Model, tokenizer: &Tokenizer, seed: u64) -> Result<Option<String>>;

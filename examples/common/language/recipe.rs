@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::training::comparison::{FULL_LENGTH, Way};
 use crate::training::kinds::LtdSchedule;
+use crate::training::lora::{LoraOptions, LoraSettings};
 use crate::training::ltd::{LtdOptions, LtdSettings};
 use crate::training::optimisation::{Optimisation, OptimisationOptions};
 use crate::training::recipe::{entry, settings, show};
@@ -49,6 +50,7 @@ settings! {
         /// Take as many steps as consume so many layer-averaged tokens, instead of epochs or --steps; 0 goes by those
         layer_tokens: u64,
     }
+    "Adapters" { ; adapters: LoraSettings / LoraOptions; }
     "Regularisation" {
         /// Dropout of embeddings, of what blocks add, and of attention's probabilities
         dropout: f32,
@@ -85,6 +87,7 @@ impl Default for Recipe {
         Recipe {
             training: Optimisation { epochs: 3, min_steps: 100, weight_decay: 0.01, ..Optimisation::default() },
             layer_tokens: 0,
+            adapters: LoraSettings::default(),
             dropout: 0.0,
             label_smoothing: 0.0,
             drop: DropKind::RandomLtd,

@@ -72,6 +72,11 @@ impl<P: Lesson> Program for Runner<'_, P> {
         let test = setup.test(&model)?;
         say!("{name:12} after {} steps: test {test}", course.steps);
         kind::export::<P::Kind>(&folder.join("export"), &model, setup.tokenizer(), args.export_precision.into())?;
+        if setup.has_adapters() {
+            let folder = folder.join("adapter");
+            <P::Kind as Kind>::save_adapter(&folder, &model)?;
+            say!("{name:12} adapters, as PEFT has them, in {}", folder.display());
+        }
         let sample = <P::Kind as Kind>::sample(&model, setup.tokenizer(), seed)?;
         if let Some(sample) = &sample {
             say!("{name:12} a sample:\n{}\n", shown(sample));

@@ -21,11 +21,12 @@ use super::texts::Texts;
 use crate::training::console::printable;
 use crate::training::deepspeed::schedules;
 use crate::training::given::{Given, Rule};
+use crate::training::lora;
 use crate::training::ltd_drop::random_ltd;
 use crate::training::memory;
 use crate::training::optimisation::{Plan, check_shares};
 use crate::training::patch_drop;
-use crate::training::values::Length;
+use crate::training::values::{LayerList, Length};
 
 /// What a program's arguments name.
 pub struct Beginning<K: Kind> {
@@ -71,7 +72,7 @@ impl<K: Kind> Setup<K> {
         let (length, tokens) = (texts.length(), texts.tokenizer.vocab_size());
         ensure!((2..=positions).contains(&length), "--length {length}: 2 to the model's {positions} positions");
         ensure!(tokens <= vocabulary, "the tokenizer has {tokens} tokens, the model only {vocabulary}");
-        recipe.training.settle_rate(width);
+        recipe.adapters.settle_rate(&mut recipe.training, width);
         let sequences = texts.train()?.len();
         ensure!(
             recipe.training.batch_size <= sequences,
@@ -79,7 +80,7 @@ impl<K: Kind> Setup<K> {
             recipe.training.batch_size
         );
         let steps = recipe.training.settle_steps(sequences)?;
-        let config = K::with_dropout(config, recipe.dropout);
+        let config = K::with_lora(K::with_dropout(config, recipe.dropout), recipe.adapters.config(&[]));
         let mut setup = Setup { texts, config, weights, recipe, deepspeed, steps };
         setup.steps = setup.steps_of(drop)?;
         Ok(setup)
@@ -88,7 +89,8 @@ impl<K: Kind> Setup<K> {
     /// Finds what would end the run before its first step, and options without effect; `own` are the program's.
     pub fn check(&self, args: &Common, given: &Given, own: &[Rule]) -> Result<()> {
         let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
-        effects::check(given, args, own, &self.recipe, self.steps, self.deepspeed.as_ref())?;
+        let own = [own, &self.recipe.adapters.rules(training.freeze)].concat();
+        effects::check(given, args, &own, &self.recipe, self.steps, self.deepspeed.as_ref())?;
         let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
         check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
     }
@@ -166,7 +168,8 @@ impl<K: Kind> Setup<K> {
     pub fn model(&self, gpu: &Gpu, seed: u64) -> wgrad::Result<K::Model> {
         let model = K::model(gpu, self.config.clone(), seed)?;
         if let Some((_, checkpoint)) = &self.weights {
-            load_parameters(model.parameters(), checkpoint, &MatchOptions::default())?;
+            let new: Vec<&str> = lora::new_parameters(model.parameters()).collect();
+            load_parameters(model.parameters(), checkpoint, &MatchOptions { head: &new, allow_missing: false })?;
         }
         Ok(model)
     }
@@ -233,6 +236,11 @@ impl<K: Kind> Setup<K> {
     pub fn test(&self, model: &K::Model) -> Result<Fluency> {
         let evaluation = evaluate(&self.task(model, DropKind::None)?, self.eval_loader(self.texts.test()?)?.epoch(0)?)?;
         Ok(Fluency::new(evaluation, self.texts.bytes_per_token))
+    }
+
+    /// Whether adapters are trained, and all else stays.
+    pub fn has_adapters(&self) -> bool {
+        self.recipe.adapters.lora != LayerList::None
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {

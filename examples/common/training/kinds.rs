@@ -42,12 +42,21 @@ impl PrecisionKind {
     }
 }
 
-/// Of weights in files for others.
+/// Of weights, in files for others or at rest on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StorageKind {
     F32,
     F16,
+}
+
+impl From<StorageKind> for Precision {
+    fn from(kind: StorageKind) -> Precision {
+        match kind {
+            StorageKind::F32 => Precision::F32,
+            StorageKind::F16 => Precision::F16,
+        }
+    }
 }
 
 impl From<StorageKind> for Storage {

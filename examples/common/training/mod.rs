@@ -7,6 +7,7 @@
 //! | `words` | how a program calls what it measures, and shows it |
 //! | `recipe`, `kinds`, `values` | settings: one list for the options, what is printed and what is saved; their types |
 //! | `optimisation`, `ltd`, `ltd_drop`, `patch_drop` | the settings that every recipe has; how tokens are dropped |
+//! | `lora` | the settings of adapters |
 //! | `given`, `output` | which options stand on the command line; those about the output |
 //! | `device`, `adapters`, `memory`, `tuning`, `trial` | the options about this machine; whether a run fits; its kernels; the time of a step |
 //! | `deepspeed` | what is printed of a DeepSpeed configuration |
@@ -39,6 +40,7 @@ pub mod history;
 pub mod html;
 pub mod interrupt;
 pub mod kinds;
+pub mod lora;
 pub mod ltd;
 #[path = "../ltd_drop.rs"]
 pub mod ltd_drop;

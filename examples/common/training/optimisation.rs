@@ -53,7 +53,8 @@ settings! {
         clip_grad: f32,
         /// Decay of a running average of the weights, which then is evaluated and saved; 0 keeps none
         ema: f32,
-        /// What is not trained: none, all-but-head, all-but-norms-and-biases, or blocks=K for all up to the K-th block
+        /// What is not trained: none, all-but-head, all-but-biases (BitFit), all-but-norms, all-but-norms-and-biases, or blocks=K for
+        /// all up to the K-th block
         freeze: FreezeKind,
         /// End after so many epochs in a row without a better validation result; 0 goes on
         patience: u64,

@@ -153,6 +153,8 @@ pub enum FreezeKind {
     None,
     AllButHead,
     AllButNormsAndBiases,
+    AllButBiases,
+    AllButNorms,
     Blocks(usize),
 }
 
@@ -162,6 +164,8 @@ impl From<FreezeKind> for Freeze {
             FreezeKind::None => Freeze::Nothing,
             FreezeKind::AllButHead => Freeze::AllButHead,
             FreezeKind::AllButNormsAndBiases => Freeze::AllButNormsAndBiases,
+            FreezeKind::AllButBiases => Freeze::AllButBiases,
+            FreezeKind::AllButNorms => Freeze::AllButNorms,
             FreezeKind::Blocks(blocks) => Freeze::Blocks(blocks),
         }
     }
@@ -171,11 +175,14 @@ impl FromStr for FreezeKind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        const EXPECTED: &str = "none, all-but-head, all-but-norms-and-biases, or blocks=K";
+        const EXPECTED: &str =
+            "none, all-but-head, all-but-norms-and-biases, all-but-biases, all-but-norms, or blocks=K";
         Ok(match (text, text.strip_prefix("blocks=")) {
             ("none", _) => FreezeKind::None,
             ("all-but-head", _) => FreezeKind::AllButHead,
             ("all-but-norms-and-biases", _) => FreezeKind::AllButNormsAndBiases,
+            ("all-but-biases", _) => FreezeKind::AllButBiases,
+            ("all-but-norms", _) => FreezeKind::AllButNorms,
             (_, Some(blocks)) => FreezeKind::Blocks(blocks.parse().context(EXPECTED)?),
             _ => bail!(EXPECTED),
         })
@@ -188,6 +195,8 @@ impl fmt::Display for FreezeKind {
             FreezeKind::None => f.write_str("none"),
             FreezeKind::AllButHead => f.write_str("all-but-head"),
             FreezeKind::AllButNormsAndBiases => f.write_str("all-but-norms-and-biases"),
+            FreezeKind::AllButBiases => f.write_str("all-but-biases"),
+            FreezeKind::AllButNorms => f.write_str("all-but-norms"),
             FreezeKind::Blocks(blocks) => write!(f, "blocks={blocks}"),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::settings;
+use crate::nn::LoraConfig;
 use crate::ops::Gelu;
 
 /// What errors call it.
@@ -41,6 +42,10 @@ pub struct BertConfig {
     pub classifier_dropout: Option<f32>,
     /// The token that fills a batch up, if there is one.
     pub pad_token_id: Option<u32>,
+    /// Adapters, beside which the rest of the model is frozen: of layers called `query`, `key`, `value` and `dense`, or paths that end
+    /// so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// Whether the first token goes through a layer of its own (`pooler`), which a classifier reads. Of a file the weights tell
     /// it, not the settings.
     #[serde(skip)]
@@ -86,6 +91,7 @@ impl BertConfig {
             layer_norm_eps: 1e-12,
             classifier_dropout: None,
             pad_token_id: Some(0),
+            lora: None,
             pooler: false,
             num_labels: 0,
         }
@@ -134,6 +140,7 @@ impl BertConfig {
         ];
         settings::check_rates(OP, &rates)?;
         settings::check_eps(OP, "layer_norm_eps", self.layer_norm_eps)?;
-        settings::check_range(OP, self.initializer_range)
+        settings::check_range(OP, self.initializer_range)?;
+        self.lora.as_ref().map_or(Ok(()), LoraConfig::check)
     }
 }

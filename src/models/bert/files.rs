@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::{Bert, BertConfig};
 use crate::checkpoint::{self, Checkpoint, HostTensor, Renaming, Settings, Storage, check_shapes, download, fault};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::models::adapters::{self, Place};
+use crate::models::peft::{self, Known, Pair, Spelling};
 use crate::models::transformers::{
     FolderOptions, check_depth, check_rows, dtype, layer_shapes, read_config, single_file_metadata, take_copy,
     write_folder,
@@ -104,6 +106,29 @@ const OUTPUT: [&str; 2] = ["cls.predictions.decoder.weight", "cls.predictions.de
 /// Ends of a norm's names in old files, and today's.
 const OLD_ENDS: [(&str, &str); 2] = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
 
+/// Layers that may have adapters. Queries, keys and values, which are one layer here, are apart there.
+const ADAPTED: [Pair; 6] = [
+    ("attention.self.query", "attention.self.qkv.query"),
+    ("attention.self.key", "attention.self.qkv.key"),
+    ("attention.self.value", "attention.self.qkv.value"),
+    ("attention.output.dense", "attention.output.dense"),
+    ("intermediate.dense", "intermediate.dense"),
+    ("output.dense", "output.dense"),
+];
+
+/// By which adapters are read.
+const KNOWN: Known =
+    Known { blocks: &[("bert.encoder.layer.", BLOCKS), (BLOCKS, BLOCKS)], layers: &[&ADAPTED], heads: &[] };
+
+/// As which they are written.
+const SPELLING: Spelling = Spelling {
+    blocks: ("bert.encoder.layer.", BLOCKS),
+    layers: &ADAPTED,
+    heads: &[],
+    has_heads: false,
+    fan_in_fan_out: false,
+};
+
 /// A model to start from.
 #[derive(Clone, Debug)]
 pub struct Pretrained {
@@ -134,20 +159,22 @@ pub fn open(path: impl AsRef<Path>) -> Result<Pretrained> {
 
 impl Pretrained {
     /// From tensors and the file that they lay in.
-    fn from_parts(checkpoint: Checkpoint, file: &Path) -> Result<Self> {
+    fn from_parts(mut checkpoint: Checkpoint, file: &Path) -> Result<Self> {
         let mut config: BertConfig = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
+        let adapters = config.lora.as_ref().map(|_| adapters::take(&mut checkpoint.tensors)).unwrap_or_default();
         let mut theirs = checkpoint::unwrapped(with_new_ends(checkpoint)?, &[WORDS])?;
         OUTPUT.iter().zip([WORDS, BIAS]).try_for_each(|(copy, of)| take_copy(&mut theirs, copy, of))?;
         if theirs.tensors.keys().any(|name| name.starts_with(NEXT_SENTENCE)) {
             log::warn!("{}: the head for the next sentence is left out", file.display());
         }
-        let checkpoint = NAMES.to_ours(theirs)?;
+        let mut checkpoint = NAMES.to_ours(theirs)?;
         config.pooler = checkpoint.tensors.contains_key(POOLER);
         config.num_labels = match checkpoint.tensors.get(CLASSIFIER) {
             Some(weight) => weight.shape.first().copied().unwrap_or_default(),
             None => 0,
         };
         config.check()?;
+        checkpoint.tensors.extend(adapters);
         check_depth(&checkpoint, BLOCKS, "output.LayerNorm.weight", "num_hidden_layers", config.num_hidden_layers)?;
         check_rows(&checkpoint, POSITIONS, "max_position_embeddings", config.max_position_embeddings)?;
         check_rows(&checkpoint, WORDS, "vocab_size", config.vocab_size)?;
@@ -156,8 +183,51 @@ impl Pretrained {
         if checkpoint.tensors.contains_key(BIAS) {
             check_shapes(&checkpoint, shapes_of_predictions(&config))?;
         }
+        check_shapes(&checkpoint, adapters::shapes(places(&config), config.lora.as_ref()))?;
         Ok(Pretrained { checkpoint, config })
     }
+
+    /// Adds the adapters in a folder of PEFT's: the model then has them ([`BertConfig::lora`]). [`Pretrained::merge_adapters`] makes a
+    /// plain model of it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the settings are others than are computed here, which are named, [`Error::Parameter`] if a tensor is not
+    /// of a layer of this model, or does not fit it; [`Error::Argument`] if the model has adapters already; [`Error::Io`] if the
+    /// system refuses.
+    pub fn load_adapter(&mut self, folder: impl AsRef<Path>) -> Result<()> {
+        let places: Vec<Place> = places(&self.config).collect();
+        let (lora, tensors) = peft::load(folder.as_ref(), &KNOWN, self.config.lora.as_ref(), &places, BLOCKS)?;
+        self.checkpoint.tensors.extend(tensors);
+        self.config.lora = Some(lora);
+        Ok(())
+    }
+
+    /// Merges the model's adapters into its weights, W + α/r · B·A, if it has any: what is left computes the same within rounding.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if a tensor is missing or of another shape.
+    pub fn merge_adapters(&mut self) -> Result<()> {
+        if let Some(lora) = &self.config.lora {
+            adapters::merge(&mut self.checkpoint.tensors, places(&self.config), lora)?;
+        }
+        self.config.lora = None;
+        Ok(())
+    }
+}
+
+/// The layers that may have adapters.
+fn places(config: &BertConfig) -> impl Iterator<Item = Place> + use<> {
+    let sizes = [config.hidden_size, config.intermediate_size, config.intermediate_size];
+    let block = move |block: usize| Place::of_block(&format!("{BLOCKS}{block}."), &super::NAMES, sizes);
+    (0..config.num_hidden_layers).flat_map(block)
+}
+
+/// Parameters as transformers has them, and adapters, which it has not, under their own names.
+fn to_theirs(mut weights: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>> {
+    let adapters = adapters::take(&mut weights);
+    let mut theirs = NAMES.to_theirs(weights)?;
+    theirs.extend(adapters);
+    Ok(theirs)
 }
 
 /// With today's endings of a norm's names.
@@ -225,7 +295,8 @@ struct ConfigJson<'a> {
 }
 
 /// Writes `model` as a folder that transformers loads, and that [`open`] does: as a `BertForSequenceClassification` if it has a
-/// classifier, whose classes are then called `LABEL_0` and so on, else as a `BertForMaskedLM`. All its heads are in the file.
+/// classifier, whose classes are then called `LABEL_0` and so on, else as a `BertForMaskedLM`. All its heads are in the file. Adapters
+/// are merged into the weights beside them ([`save_adapter`] writes them by themselves).
 ///
 /// The folder is written beside its place, and then takes it. If there is such a folder already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
@@ -236,7 +307,11 @@ struct ConfigJson<'a> {
 /// [`crate::Error::Io`] if the system refuses, [`crate::Error::Parameter`] if a weight is beyond the range of f16 where that is
 /// asked for; and if the device fails.
 pub fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> Result<()> {
-    let config = model.config();
+    let (mut weights, config) = (download(model.parameters())?, model.config());
+    if let Some(lora) = &config.lora {
+        adapters::merge(&mut weights, places(config), lora)?;
+    }
+    let config = &BertConfig { lora: None, ..config.clone() };
     let label = |i: usize| format!("LABEL_{i}");
     let json = ConfigJson {
         architectures: [if config.num_labels > 0 { "BertForSequenceClassification" } else { "BertForMaskedLM" }],
@@ -247,7 +322,19 @@ pub fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> Result<
         tie_word_embeddings: true,
         dtype: dtype(options.storage),
     };
-    write_folder(folder, NAMES.to_theirs(download(model.parameters())?)?, &json, options)
+    write_folder(folder, to_theirs(weights)?, &json, options)
+}
+
+/// Writes the adapters of `model` as a folder that PEFT loads beside the model they were trained on:
+/// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub.
+///
+/// # Errors
+/// [`Error::Argument`] if the model has none, or more is trained; otherwise as [`save`].
+pub fn save_adapter(folder: &Path, model: &Bert, base: Option<&str>) -> Result<()> {
+    let Some(lora) = &model.config().lora else {
+        return Err(Error::argument("save_adapter", "lora", "a model with adapters", "none"));
+    };
+    peft::save(folder, model.parameters(), lora, places(model.config()), &SPELLING, base)
 }
 
 /// Writes weights that have been read back as one file, under transformers' names, which says itself what model it is of: what a
@@ -256,6 +343,5 @@ pub fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> Result<
 /// # Errors
 /// [`crate::Error::Parameter`] if they are not [`Bert`]'s, [`crate::Error::Io`] if the system refuses.
 pub fn write(path: &Path, config: &BertConfig, weights: &BTreeMap<String, HostTensor>) -> Result<()> {
-    let theirs = NAMES.to_theirs(weights.clone())?;
-    checkpoint::write_as(path, &theirs, &single_file_metadata(config.identity()), Storage::F32)
+    checkpoint::write_as(path, &to_theirs(weights.clone())?, &single_file_metadata(config.identity()), Storage::F32)
 }

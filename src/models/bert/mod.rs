@@ -9,7 +9,7 @@ mod heads;
 
 pub use config::BertConfig;
 #[cfg(feature = "files")]
-pub use files::{Pretrained, open, save, write};
+pub use files::{Pretrained, open, save, save_adapter, write};
 
 use std::fmt;
 
@@ -65,12 +65,15 @@ impl Bert {
     }
 
     fn build(mut parameters: Parameters, config: BertConfig, seed: u64) -> Result<Self> {
-        let mut init = Init::new(&mut parameters, seed);
+        let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
         let embeddings = Embeddings::new(init.at("embeddings"), &config)?;
         let block = block_config(&config);
         let blocks = Encoder::new(init.at("encoder.layer"), config.num_hidden_layers, |_| block)?;
         let predictions = Predictions::new(init.at("cls.predictions"), &config)?;
         let classification = Classification::new(&mut init, &config)?;
+        if let Some(lora) = &config.lora {
+            lora.freeze(&parameters)?;
+        }
         Ok(Bert { config, parameters, embeddings, blocks, predictions, classification })
     }
 

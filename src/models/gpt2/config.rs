@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::settings;
+use crate::nn::LoraConfig;
 use crate::ops::Gelu;
 
 /// What errors call it.
@@ -44,6 +45,10 @@ pub struct Gpt2Config {
     pub eos_token_id: Vec<u32>,
     /// The token that fills a batch up, if there is one.
     pub pad_token_id: Option<u32>,
+    /// Adapters, beside which the rest of the model is frozen: of layers called `c_attn`, `c_proj` and `c_fc`, or paths that end
+    /// so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 impl Default for Gpt2Config {
@@ -93,6 +98,7 @@ impl Gpt2Config {
             bos_token_id: Some(50_256),
             eos_token_id: vec![50_256],
             pad_token_id: None,
+            lora: None,
         }
     }
 
@@ -128,6 +134,19 @@ impl Gpt2Config {
             [("resid_pdrop", self.resid_pdrop), ("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop)];
         settings::check_rates(OP, &rates)?;
         settings::check_eps(OP, "layer_norm_epsilon", self.layer_norm_epsilon)?;
-        settings::check_range(OP, self.initializer_range)
+        settings::check_range(OP, self.initializer_range)?;
+        self.lora.as_ref().map_or(Ok(()), check_lora)
+    }
+}
+
+/// As [`LoraConfig::check`]; and whether all are of whole layers, as PEFT has them.
+fn check_lora(lora: &LoraConfig) -> Result<()> {
+    let is_part =
+        |target: &&String| target.rsplit('.').next().is_some_and(|end| ["query", "key", "value"].contains(&end));
+    match lora.targets.iter().find(is_part) {
+        Some(part) => {
+            Err(Error::argument(OP, "lora", "adapters of whole layers, c_attn for queries, keys and values", part))
+        }
+        None => lora.check(),
     }
 }

@@ -9,7 +9,9 @@ use super::{Gpt2, Gpt2Config};
 use crate::checkpoint::{
     self, CONFIG, Checkpoint, HostTensor, Renaming, Settings, Storage, check_shapes, download, in_block,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::models::adapters::{self, Place};
+use crate::models::peft::{self, Known, Pair, Spelling};
 use crate::models::transformers::{
     FolderOptions, check_depth, check_rows, dtype, layer_shapes, read_config, single_file_metadata, take_copy,
     write_folder,
@@ -94,6 +96,26 @@ const MASKS: [&str; 2] = ["attn.bias", "attn.masked_bias"];
 /// Layers of a block whose matrices transformers stores as `[in, out]`.
 const TURNED: [&str; 4] = ["attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"];
 
+/// Layers that may have adapters, which transformers calls so too.
+const ADAPTED: [Pair; 4] = [
+    ("attn.c_attn", "attn.c_attn"),
+    ("attn.c_proj", "attn.c_proj"),
+    ("mlp.c_fc", "mlp.c_fc"),
+    ("mlp.c_proj", "mlp.c_proj"),
+];
+
+/// By which adapters are read.
+const KNOWN: Known = Known { blocks: &[("transformer.h.", BLOCKS), (BLOCKS, BLOCKS)], layers: &[&ADAPTED], heads: &[] };
+
+/// As which they are written: beside `Conv1D`s.
+const SPELLING: Spelling = Spelling {
+    blocks: ("transformer.h.", BLOCKS),
+    layers: &ADAPTED,
+    heads: &[],
+    has_heads: false,
+    fan_in_fan_out: true,
+};
+
 /// A model to start from.
 #[derive(Clone, Debug)]
 pub struct Pretrained {
@@ -133,9 +155,10 @@ pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Pretrained> {
 
 impl Pretrained {
     /// From tensors and the file that they lay in.
-    fn from_parts(checkpoint: Checkpoint, file: &Path) -> Result<Self> {
+    fn from_parts(mut checkpoint: Checkpoint, file: &Path) -> Result<Self> {
         let config: Gpt2Config = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
         config.check()?;
+        let adapters = config.lora.as_ref().map(|_| adapters::take(&mut checkpoint.tensors)).unwrap_or_default();
         let mut theirs = checkpoint::unwrapped(checkpoint, &[WORDS])?;
         theirs.tensors.retain(|name, _| !is_mask(name));
         theirs.skipped.retain(|name, _| !is_mask(name));
@@ -144,12 +167,47 @@ impl Pretrained {
         for (_, tensor) in checkpoint.tensors.iter_mut().filter(|(name, _)| is_turned(name)) {
             *tensor = tensor.transposed();
         }
+        checkpoint.tensors.extend(adapters);
         check_depth(&checkpoint, BLOCKS, "ln_1.weight", "n_layer", config.n_layer)?;
         check_rows(&checkpoint, POSITIONS, "n_positions", config.n_positions)?;
         check_rows(&checkpoint, WORDS, "vocab_size", config.vocab_size)?;
         check_shapes(&checkpoint, shapes(&config))?;
+        check_shapes(&checkpoint, adapters::shapes(places(&config), config.lora.as_ref()))?;
         Ok(Pretrained { checkpoint, config })
     }
+
+    /// Adds the adapters in a folder of PEFT's: the model then has them ([`Gpt2Config::lora`]). [`Pretrained::merge_adapters`] makes a
+    /// plain model of it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the settings are others than are computed here, which are named, [`Error::Parameter`] if a tensor is not
+    /// of a layer of this model, or does not fit it; [`Error::Argument`] if the model has adapters already; [`Error::Io`] if the
+    /// system refuses.
+    pub fn load_adapter(&mut self, folder: impl AsRef<Path>) -> Result<()> {
+        let places: Vec<Place> = places(&self.config).collect();
+        let (lora, tensors) = peft::load(folder.as_ref(), &KNOWN, self.config.lora.as_ref(), &places, BLOCKS)?;
+        self.checkpoint.tensors.extend(tensors);
+        self.config.lora = Some(lora);
+        Ok(())
+    }
+
+    /// Merges the model's adapters into its weights, W + α/r · B·A, if it has any: what is left computes the same within rounding.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if a tensor is missing or of another shape.
+    pub fn merge_adapters(&mut self) -> Result<()> {
+        if let Some(lora) = &self.config.lora {
+            adapters::merge(&mut self.checkpoint.tensors, places(&self.config), lora)?;
+        }
+        self.config.lora = None;
+        Ok(())
+    }
+}
+
+/// The layers that may have adapters.
+fn places(config: &Gpt2Config) -> impl Iterator<Item = Place> + use<> {
+    let sizes = [config.n_embd, config.hidden(), config.hidden()];
+    (0..config.n_layer).flat_map(move |block| Place::of_block(&format!("{BLOCKS}{block}."), &super::NAMES, sizes))
 }
 
 fn is_mask(name: &str) -> bool {
@@ -180,12 +238,15 @@ fn shapes(config: &Gpt2Config) -> impl Iterator<Item = (String, Vec<usize>)> {
     outer.into_iter().chain(layer_shapes("ln_f", &[width])).chain((0..n_layer).flat_map(block))
 }
 
-/// Parameters as transformers has them.
+/// Parameters as transformers has them, and adapters, which it has not, under their own names.
 fn to_theirs(mut weights: BTreeMap<String, HostTensor>) -> Result<BTreeMap<String, HostTensor>> {
+    let adapters = adapters::take(&mut weights);
     for (_, tensor) in weights.iter_mut().filter(|(name, _)| is_turned(name)) {
         *tensor = tensor.transposed();
     }
-    NAMES.to_theirs(weights)
+    let mut theirs = NAMES.to_theirs(weights)?;
+    theirs.extend(adapters);
+    Ok(theirs)
 }
 
 /// transformers' `config.json`.
@@ -199,7 +260,8 @@ struct ConfigJson<'a> {
     dtype: &'static str,
 }
 
-/// Writes `model` as a folder that transformers loads, `GPT2LMHeadModel.from_pretrained(folder)`, and that [`open`] does.
+/// Writes `model` as a folder that transformers loads, `GPT2LMHeadModel.from_pretrained(folder)`, and that [`open`] does. Adapters are
+/// merged into the weights beside them ([`save_adapter`] writes them by themselves).
 ///
 /// The folder is written beside its place, and then takes it. If there is such a folder already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
@@ -210,14 +272,30 @@ struct ConfigJson<'a> {
 /// [`crate::Error::Io`] if the system refuses, [`crate::Error::Parameter`] if a weight is beyond the range of f16 where that is
 /// asked for; and if the device fails.
 pub fn save(folder: &Path, model: &Gpt2, options: &FolderOptions<'_>) -> Result<()> {
+    let (mut weights, config) = (download(model.parameters())?, model.config());
+    if let Some(lora) = &config.lora {
+        adapters::merge(&mut weights, places(config), lora)?;
+    }
     let config = ConfigJson {
         architectures: ["GPT2LMHeadModel"],
         model_type: MODEL_TYPE,
-        config: model.config(),
+        config: &Gpt2Config { lora: None, ..config.clone() },
         tie_word_embeddings: true,
         dtype: dtype(options.storage),
     };
-    write_folder(folder, to_theirs(download(model.parameters())?)?, &config, options)
+    write_folder(folder, to_theirs(weights)?, &config, options)
+}
+
+/// Writes the adapters of `model` as a folder that PEFT loads beside the model they were trained on:
+/// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub.
+///
+/// # Errors
+/// [`Error::Argument`] if the model has none, or more is trained; otherwise as [`save`].
+pub fn save_adapter(folder: &Path, model: &Gpt2, base: Option<&str>) -> Result<()> {
+    let Some(lora) = &model.config().lora else {
+        return Err(Error::argument("save_adapter", "lora", "a model with adapters", "none"));
+    };
+    peft::save(folder, model.parameters(), lora, places(model.config()), &SPELLING, base)
 }
 
 /// Writes weights that have been read back as one file, under transformers' names and in its layout, which says itself what

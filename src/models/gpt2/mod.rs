@@ -7,7 +7,7 @@ mod generate;
 
 pub use config::Gpt2Config;
 #[cfg(feature = "files")]
-pub use files::{Pretrained, from_bytes, open, save, write};
+pub use files::{Pretrained, from_bytes, open, save, save_adapter, write};
 pub use generate::{Generation, Sampling};
 
 use std::fmt;
@@ -62,13 +62,16 @@ impl Gpt2 {
     }
 
     fn build(mut parameters: Parameters, config: Gpt2Config, seed: u64) -> Result<Self> {
-        let mut init = Init::new(&mut parameters, seed);
+        let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
         let Gpt2Config { vocab_size, n_positions, n_embd: width, n_layer, initializer_range: std, .. } = config;
         let wte = init.at("wte").trunc_normal("weight", &[vocab_size, width], std)?;
         let wpe = init.at("wpe").trunc_normal("weight", &[n_positions, width], std)?;
         let block = block_config(&config);
         let blocks = Encoder::new(init.at("h"), n_layer, |_| block)?;
         let ln_f = LayerNorm::new(init.at("ln_f"), width, config.layer_norm_epsilon)?;
+        if let Some(lora) = &config.lora {
+            lora.freeze(&parameters)?;
+        }
         Ok(Gpt2 { config, parameters, wte, wpe, blocks, ln_f })
     }
 

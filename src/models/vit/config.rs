@@ -105,6 +105,9 @@ pub struct VitConfig {
     pub lora: Option<LoraConfig>,
 }
 
+/// Paths of the heads that a model may have.
+pub(super) const HEADS: &[&str] = &["head", "head_dist"];
+
 /// eps of the norms in timm's ViTs.
 const EPS: f32 = 1e-6;
 
@@ -230,7 +233,12 @@ impl VitConfig {
         if self.gated_mlp { self.hidden() / 2 } else { self.hidden() }
     }
 
-    /// How many numbers the head reads.
+    /// The paths of its heads: of the class token or of what pools, and of the distillation token.
+    pub fn heads(&self) -> &'static [&'static str] {
+        if self.distilled { HEADS } else { &HEADS[..1] }
+    }
+
+    /// How many numbers each head reads.
     pub fn head_inputs(&self) -> usize {
         if self.global_pool == Pool::TokenAvg { 2 * self.embed_dim } else { self.embed_dim }
     }
@@ -342,9 +350,6 @@ impl VitConfig {
         }
         if let Some(lora) = &self.lora {
             lora.check()?;
-            if self.distilled {
-                return Err(Error::argument(OP, "lora", "none in a model with two heads", "adapters"));
-            }
         }
         let rates = [
             ("drop_rate", self.drop_rate),

@@ -23,7 +23,7 @@ use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::nn::{BlockConfig, Classifier, Encoder, Extent, Init, LayerNorm, Mode, Model, Span};
+use crate::nn::{BlockConfig, Classifier, Encoder, Extent, Headed, Init, LayerNorm, Mode, Model, Span};
 use crate::ops::{self, Mask, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -45,7 +45,7 @@ pub struct Vit {
 
 impl Vit {
     /// Paths of the heads that a model may have, which start anew where classes differ ([`crate::checkpoint::MatchOptions`]).
-    pub const HEADS: &[&str] = &["head", "head_dist"];
+    pub const HEADS: &[&str] = config::HEADS;
 
     /// A new model on `gpu` with timm's initial values, drawn from `seed`.
     ///
@@ -116,7 +116,7 @@ impl Vit {
     /// # Errors
     /// If the features are not of the model's width, or the device fails.
     pub fn classify(&self, features: &Tensor, mode: &Mode) -> Result<Tensor> {
-        self.readout.forward(self.expect_features(features)?, &self.config, mode)
+        self.readout.head(&self.pre_logits_of(features)?, &self.config, mode)
     }
 
     /// The logits of each head by itself, which [`Vit::classify`] gives the mean of: one, or with [`VitConfig::distilled`] two, of the
@@ -125,12 +125,13 @@ impl Vit {
     /// # Errors
     /// As [`Vit::classify`].
     pub fn classify_each(&self, features: &Tensor, mode: &Mode) -> Result<Vec<Tensor>> {
-        self.readout.each(self.expect_features(features)?, &self.config, mode)
+        self.readout.heads(&self.pre_logits_of(features)?, &self.config, mode)
     }
 
-    fn expect_features<'a>(&self, features: &'a Tensor) -> Result<&'a Tensor> {
+    /// `f32[B, T, C]` to what the head reads, `f32[B, F]`.
+    fn pre_logits_of(&self, features: &Tensor) -> Result<Tensor> {
         match features.dims() {
-            &[_, _, width] if width == self.config.embed_dim => Ok(features),
+            &[_, _, width] if width == self.config.embed_dim => self.readout.pre_logits(features, &self.config),
             _ => Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() }),
         }
     }
@@ -279,6 +280,24 @@ impl Classifier for Vit {
 
     fn logits(&self, images: &Tensor, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
         self.forward(images, spans, mode)
+    }
+}
+
+impl Headed for Vit {
+    /// Of each of two heads, those of a token of its own.
+    fn head_inputs(&self) -> usize {
+        if self.config.distilled { 2 * self.config.embed_dim } else { self.config.head_inputs() }
+    }
+
+    fn pre_logits(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
+        self.pre_logits_of(&self.features(images, &[], mode)?)
+    }
+
+    fn head(&self, pre_logits: &Tensor, mode: &Mode) -> Result<Tensor> {
+        match pre_logits.dims() {
+            &[_, width] if width == self.head_inputs() => self.readout.head(pre_logits, &self.config, mode),
+            _ => Err(Error::Shape { op: "ViT", what: "needs what the head reads, [B, F]", got: pre_logits.info() }),
+        }
     }
 }
 

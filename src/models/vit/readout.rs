@@ -31,21 +31,28 @@ impl Readout {
         Ok(Readout { norm, attn_pool, head, head_dist })
     }
 
-    /// `f32[B, T, C]` or `f32[B, R, C]` to logits, `f32[B, V]`.
-    pub(super) fn forward(&self, x: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Tensor> {
-        match self.each(x, config, mode)?.as_slice() {
+    /// `f32[B, T, C]` or `f32[B, R, C]` to what the head reads, normed: `f32[B, F]`, of two heads side by side.
+    pub(super) fn pre_logits(&self, x: &Tensor, config: &VitConfig) -> Result<Tensor> {
+        if self.head_dist.is_none() {
+            return self.pool(x, config);
+        }
+        let tokens = self.norm(&ops::slice_tokens(x, 0..2)?)?;
+        ops::reshape(&tokens, &[x.dims()[0], 2 * config.embed_dim])
+    }
+
+    /// What the head reads to logits, `f32[B, V]`.
+    pub(super) fn head(&self, pre_logits: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Tensor> {
+        match self.heads(pre_logits, config, mode)?.as_slice() {
             [class, distilled] => ops::scale(&ops::add(class, distilled)?, 0.5),
             only => only.first().cloned().ok_or_else(|| Error::argument("ViT", "heads", "one or two", only.len())),
         }
     }
 
     /// The same of each head.
-    pub(super) fn each(&self, x: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Vec<Tensor>> {
-        let dropped = |x| mode.dropout(x, config.drop_rate, Block::layers_below(config.depth));
-        let Some(head_dist) = &self.head_dist else {
-            return Ok(vec![self.head.forward(&dropped(self.pool(x, config)?)?, mode)?]);
-        };
-        let tokens = dropped(self.norm(&ops::slice_tokens(x, 0..2)?)?)?;
+    pub(super) fn heads(&self, pre_logits: &Tensor, config: &VitConfig, mode: &Mode) -> Result<Vec<Tensor>> {
+        let x = mode.dropout(pre_logits.clone(), config.drop_rate, Block::layers_below(config.depth))?;
+        let Some(head_dist) = &self.head_dist else { return Ok(vec![self.head.forward(&x, mode)?]) };
+        let tokens = ops::reshape(&x, &[x.dims()[0], 2, config.embed_dim])?;
         let of = |token: usize, head: &AdaptedLinear| head.forward(&token_at(&tokens, token)?, mode);
         Ok(vec![of(0, &self.head)?, of(1, head_dist)?])
     }

@@ -15,6 +15,7 @@ mod saved;
 mod table;
 #[cfg(not(target_arch = "wasm32"))]
 mod units;
+mod widened;
 
 pub use add_linear::add_linear;
 pub(super) use forms::kernels;
@@ -27,6 +28,7 @@ pub use saved::{Settled, TunedProduct, Tuning};
 pub use table::{Demand, demands};
 
 use operands::makes_sums;
+use widened::with_full;
 
 use crate::autograd::{Backward, ParentGradients, needs_grad, record};
 use crate::error::Result;
@@ -61,7 +63,7 @@ pub fn matmul_tn(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 /// x·Wᵀ + bias over the last axis: `f32[.., K]`, `f32[N, K]`, `f32[N]` to `f32[.., N]`. The bias is added in the
-/// product's own store. With an x of f16 the result is f16; sums are f32.
+/// product's own store. With an x of f16 the result is f16; sums are f32. W may be f16 if nothing asks for its gradient.
 ///
 /// # Errors
 /// As [`matmul`]; the bias must be `f32[N]`.
@@ -108,9 +110,10 @@ impl Layer {
     /// Checks the operands of x·Wᵀ + bias.
     pub(super) fn new(op: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         expect_float(op, x)?;
-        for tensor in [Some(weight), bias].into_iter().flatten() {
-            expect_f32(op, tensor)?;
-        }
+        expect_float(op, weight)?;
+        bias.map_or(Ok(()), |bias| expect_f32(op, bias))?;
+        let is_fixed = weight.dtype() == DType::F32 || !needs_grad(&[weight]);
+        expect(op, weight, is_fixed, "a weight of f16 has no gradient")?;
         let &[out, inner] = weight.dims() else { return Err(not_a_matrix(op, weight)) };
         expect(op, x, x.shape().rank() > 0, "needs at least one axis")?;
         expect_match(op, x, weight, x.shape().last() == inner, "inner sizes differ")?;
@@ -123,7 +126,7 @@ impl Layer {
 
     /// y = epilogue(x Wᵀ)
     pub(super) fn forward(&self, x: &Tensor, y: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
-        run(Layout::Nt, 1, self.size, x, &self.weight, y, epilogue)
+        with_full(&self.weight, |weight| run(Layout::Nt, 1, self.size, x, weight, y, epilogue))
     }
 
     /// Whether backward reads x, the first parent, or the weight, the second.
@@ -134,7 +137,7 @@ impl Layer {
     /// dx = epilogue(dy W)
     pub(super) fn input_gradient(&self, dy: &Tensor, dx: &Tensor, epilogue: Epilogue<'_>) -> Result<()> {
         let [m, n, k] = self.size;
-        run(Layout::Nn, 1, [m, k, n], dy, &self.weight, dx, epilogue)
+        with_full(&self.weight, |weight| run(Layout::Nn, 1, [m, k, n], dy, weight, dx, epilogue))
     }
 
     /// dW = dyᵀ x, and db = the sum of dy's rows, for the parents `weight` and `bias`.

@@ -39,8 +39,18 @@ impl<M: Classifier> Classify<M> {
         spans: &[Span<TokenIndices>],
         mode: &Mode,
     ) -> Result<(Tensor, Tensor)> {
-        let (images, labels) = upload(self.gpu(), part, self.model.image_size())?;
+        let (images, labels) = self.upload(part)?;
         Ok((self.model.logits(&images, spans, mode)?, labels))
+    }
+
+    /// The samples of a part on the device: `u8[B, 3, H, W]` and `u32[B]`.
+    pub(super) fn upload(&self, part: &Part<'_, ImageBatch>) -> Result<(Tensor, Tensor)> {
+        let (height, width) = self.model.image_size();
+        check(part.batch, (height, width))?;
+        let (range, sample) = (part.samples.clone(), 3 * height * width);
+        let pixels = &part.batch.images[range.start * sample..range.end * sample];
+        let images = Tensor::from_slice(self.gpu(), &[range.len(), 3, height, width], pixels)?;
+        Ok((images, Tensor::from_slice(self.gpu(), &[range.len()], &part.batch.labels[range])?))
     }
 
     pub(super) fn gpu(&self) -> &Gpu {
@@ -73,20 +83,17 @@ impl<M: Classifier> Task for Classify<M> {
 
     /// The labels that are not ignored. Of mixed samples the own label counts, which makes training accuracy only indicative.
     fn answers(&self, batch: &ImageBatch) -> usize {
-        batch.labels.iter().filter(|&&label| Some(label) != self.loss.ignore_index).count()
+        answers(&self.loss, &batch.labels)
     }
 
     fn loss(&self, part: &Part<'_, ImageBatch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         let (logits, labels) = self.logits(part, spans, mode)?;
-        let settings = in_mode(&self.loss, mode);
         let mixed = part.batch.mixed.as_ref().map(|mixed| upload_mixed(self.gpu(), mixed, part)).transpose()?;
         let targets = match &mixed {
             Some((others, shares)) => Targets::mixed(&labels, others, shares),
             None => Targets::from(&labels),
         };
-        let loss = ops::cross_entropy(&logits, targets, &settings)?;
-        let correct = ops::count_correct(&logits.detach(), &labels, settings.ignore_index)?;
-        Ok(Scored { loss, correct: Some(correct), answers: None, losses: None })
+        score(&logits, targets, &labels, &self.loss, mode)
     }
 
     /// All zeros. The system gives zeroed memory when it is touched, and nobody touches this.
@@ -107,6 +114,25 @@ impl<M: Classifier> Task for Classify<M> {
     }
 }
 
+/// Labels that are not ignored.
+pub(super) fn answers(loss: &CrossEntropy, labels: &[u32]) -> usize {
+    labels.iter().filter(|&&label| Some(label) != loss.ignore_index).count()
+}
+
+/// The loss of logits, `f32[B, V]`, and how many of the labels, `u32[B]`, they are right about.
+pub(super) fn score(
+    logits: &Tensor,
+    targets: Targets<'_>,
+    labels: &Tensor,
+    loss: &CrossEntropy,
+    mode: &Mode,
+) -> Result<Scored> {
+    let settings = in_mode(loss, mode);
+    let loss = ops::cross_entropy(logits, targets, &settings)?;
+    let correct = ops::count_correct(&logits.detach(), labels, settings.ignore_index)?;
+    Ok(Scored { loss, correct: Some(correct), answers: None, losses: None })
+}
+
 /// Whether a batch has samples, each with all that belongs to it and of a picture's size.
 fn check(batch: &ImageBatch, (height, width): (usize, usize)) -> Result<()> {
     let samples = batch.samples();
@@ -118,15 +144,6 @@ fn check(batch: &ImageBatch, (height, width): (usize, usize)) -> Result<()> {
         return Err(Error::argument("batch", "images", expected, format_args!("{} bytes", batch.images.len())));
     }
     batch.check()
-}
-
-/// The samples of a part on the device: `u8[B, 3, H, W]` and `u32[B]`.
-fn upload(gpu: &Gpu, part: &Part<'_, ImageBatch>, (height, width): (usize, usize)) -> Result<(Tensor, Tensor)> {
-    check(part.batch, (height, width))?;
-    let (range, sample) = (part.samples.clone(), 3 * height * width);
-    let pixels = &part.batch.images[range.start * sample..range.end * sample];
-    let images = Tensor::from_slice(gpu, &[range.len(), 3, height, width], pixels)?;
-    Ok((images, Tensor::from_slice(gpu, &[range.len()], &part.batch.labels[range])?))
 }
 
 /// The second labels and the shares of the first ones: `u32[B]` and `f32[B]`.

@@ -3,12 +3,16 @@
 mod classify;
 mod language;
 mod predictions;
+mod probe;
 
 pub use classify::Classify;
 pub use language::{Causal, CausalLm, LanguageTask, Masked, MaskedLm, Objective};
 #[cfg(not(target_arch = "wasm32"))]
 pub use predictions::predict;
 pub use predictions::{ClassAccuracy, Predictions, predict_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use probe::extract;
+pub use probe::{LinearProbe, extract_async};
 
 use std::borrow::Cow;
 

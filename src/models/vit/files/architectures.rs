@@ -1,5 +1,7 @@
 //! What the names of timm's architectures stand for and its `config.json` does not repeat.
 
+use super::infer::Hints;
+use crate::checkpoint::Checkpoint;
 use crate::ops::Gelu;
 
 /// Parts of the names of SigLIP's models whose GELU is that by tanh; the others have the exact one.
@@ -19,6 +21,15 @@ pub(super) fn rope_temperature(architecture: &str) -> Option<f32> {
 /// The eps of norms, where it is another than most models'.
 pub(super) fn eps(architecture: &str) -> Option<f32> {
     is_dinov3(architecture).then_some(1e-5)
+}
+
+/// The hints of a DINOv3, for a file that has its tensors and none beside it that names it: of timm's models without learned positions no
+/// other has this layer scale.
+pub(super) fn dinov3_by_tensors(checkpoint: &Checkpoint) -> Option<Hints> {
+    const NAME: &str = "vit_dinov3";
+    let has = |name: &str| checkpoint.tensors.contains_key(name);
+    let is_one = has("blocks.0.gamma_1") && has("reg_token") && !has("pos_embed");
+    is_one.then(|| Hints { rope_temperature: rope_temperature(NAME), eps: eps(NAME), ..Hints::default() })
 }
 
 fn is_dinov3(architecture: &str) -> bool {

@@ -1,8 +1,9 @@
 //! A ViT's configuration from the shapes of its tensors, under timm's names, and refusal of what is not computed here.
 
-use super::adapted::adapted;
+use super::adapted::places;
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
+use crate::models::adapters;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
 
@@ -226,8 +227,7 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
         .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))
         .map(move |(tensor, shape)| (format!("{BLOCKS}{i}.{tensor}"), shape))
     };
-    let of_adapters =
-        config.lora.iter().flat_map(|lora| adapted(config, lora).flat_map(|place| place.tensors(lora.rank)));
+    let of_adapters = adapters::shapes(places(config), config.lora.as_ref());
     check_shapes(checkpoint, outer.chain((0..config.depth).flat_map(in_block)).chain(of_adapters))
 }
 

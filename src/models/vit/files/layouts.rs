@@ -31,6 +31,16 @@ pub(super) fn without_inner_model(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
+/// What transformers calls `layers` in memory since its version 5, in ViT and DeiT, is `encoder.layer` in its files.
+pub(super) fn with_encoder(mut checkpoint: Checkpoint) -> Checkpoint {
+    let renamed = |name: String| match name.strip_prefix("layers.") {
+        Some(rest) => format!("encoder.layer.{rest}"),
+        None => name,
+    };
+    checkpoint.tensors = checkpoint.tensors.into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
+    checkpoint
+}
+
 /// The way back.
 pub(super) fn to_dinov3(tensors: &mut Tensors) {
     rename_ends(tensors, SCALES.map(|(theirs, ours)| (ours, theirs)));

@@ -122,7 +122,8 @@ const OUTER: [Pair; 8] = [
     ("classifier.bias", "head.bias"),
 ];
 
-/// q, k and v are packed in timm's names, and apart in transformers'.
+/// q, k and v are packed in timm's names, and apart in transformers'. With the names of published files, and those that transformers has
+/// used in memory since its version 5.
 const VIT: Renaming = Renaming {
     model: "transformers' ViTForImageClassification",
     place: "vit.",
@@ -132,12 +133,18 @@ const VIT: Renaming = Renaming {
     layers: &[
         ("layernorm_before", "norm1"),
         ("attention.output.dense", "attn.proj"),
+        ("attention.o_proj", "attn.proj"),
         ("layernorm_after", "norm2"),
         ("intermediate.dense", "mlp.fc1"),
+        ("mlp.fc1", "mlp.fc1"),
         ("output.dense", "mlp.fc2"),
+        ("mlp.fc2", "mlp.fc2"),
     ],
     tensors: &[],
-    packed: &[(&["attention.attention.query", "attention.attention.key", "attention.attention.value"], "attn.qkv")],
+    packed: &[
+        (&["attention.attention.query", "attention.attention.key", "attention.attention.value"], "attn.qkv"),
+        (&["attention.q_proj", "attention.k_proj", "attention.v_proj"], "attn.qkv"),
+    ],
     // A layer for another task, and a token of pretraining.
     ignored: &["pooler.", "embeddings.mask_token"],
     refused: &REFUSED,

@@ -6,7 +6,7 @@ use super::described::Described;
 use super::hf_json::{self, MODEL_TYPES};
 use super::infer::{check_sizes, infer};
 use super::names::{Family, LANDMARKS, report_ignored};
-use super::{Resampling, layouts, metadata, positions, timm_json};
+use super::{Resampling, architectures, layouts, metadata, positions, timm_json};
 use crate::checkpoint::{self, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
 use crate::error::{Error, Result};
 use crate::models::vit::VitConfig;
@@ -68,6 +68,8 @@ impl OpenOptions {
 ///   them. What serves pretraining alone, such as `mask_token`, and the part of a CLIP or SigLIP that reads texts or projects
 ///   into the space shared with them, is left out, and a warning says so.
 ///
+/// A DINOv3 of timm's in a file by itself is known by its tensors; its picture size must be told.
+///
 /// What training programs put around a model's names is taken off: `module.`, `_orig_mod.`, `model.`, `state_dict_ema.` and the
 /// like.
 ///
@@ -85,7 +87,11 @@ pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained>
 
 /// Weights under timm's names and in its shapes, and what transformers' files tell of them.
 fn from_transformers(checkpoint: Checkpoint, folder: &Path, family: Family) -> Result<(Checkpoint, Described)> {
-    let checkpoint = if family == Family::Dinov3 { layouts::without_inner_model(checkpoint) } else { checkpoint };
+    let checkpoint = match family {
+        Family::Dinov3 => layouts::without_inner_model(checkpoint),
+        Family::Vit | Family::Deit => layouts::with_encoder(checkpoint),
+        _ => checkpoint,
+    };
     report_ignored(&checkpoint, family.renaming());
     let mut checkpoint = family.renaming().to_ours(checkpoint)?;
     let described = hf_json::huggingface(folder, family, checkpoint.tensors.contains_key("head.weight"))?;
@@ -95,7 +101,13 @@ fn from_transformers(checkpoint: Checkpoint, folder: &Path, family: Family) -> R
 
 /// Weights under the names of timm's ViT, and what its files tell of them.
 fn from_timm(mut checkpoint: Checkpoint, folder: &Path) -> Result<(Checkpoint, Described)> {
-    let described = timm_json::timm(folder)?;
+    let mut described = timm_json::timm(folder)?;
+    if described.hints.architecture.is_none()
+        && let Some(hints) = architectures::dinov3_by_tensors(&checkpoint)
+    {
+        log::warn!("nothing names the model: taken to be a DINOv3, with positions as published ones have");
+        described.hints = hints;
+    }
     if described.hints.rope_temperature.is_some() {
         layouts::from_dinov3(&mut checkpoint.tensors);
     }
