@@ -32,6 +32,8 @@ pub enum Kind {
     PatchDrop { kept: usize, until: f64 },
     /// This share of the samples go through each block but the first and the last.
     SubBatch { share: f64 },
+    /// The head alone, for so many epochs on features that are computed once, without augmentation.
+    Probe { epochs: u64 },
 }
 
 /// Every arm for a model of `tokens` tokens.
@@ -72,6 +74,7 @@ pub fn all(tokens: usize) -> Vec<Arm> {
             "stochastic depth by sub-batches of 4 in 5, first and last block whole".to_owned(),
             Kind::SubBatch { share: 0.8 },
         ),
+        arm("probe", "linear probe, 100 epochs on features computed once".to_owned(), Kind::Probe { epochs: 100 }),
         with_adapters("lora", ("full length".to_owned(), Kind::Full { steps: 1.0 })),
         with_adapters("lora-ltd", kept(half)),
     ]
@@ -83,15 +86,20 @@ fn rising(start: usize, end: usize, ramp: f64, keep_prefix: usize, schedule: cra
 }
 
 impl Arm {
-    /// The learning rates that are tried: a factor of three apart.
+    /// The learning rates that are tried: a factor of three apart, or of ten where an epoch costs nothing.
     pub fn rates(&self) -> [f32; 3] {
-        if self.adapters { [3e-4, 1e-3, 3e-3] } else { [3e-5, 1e-4, 3e-4] }
+        match self.kind {
+            Kind::Probe { .. } => [1e-4, 1e-3, 1e-2],
+            _ if self.adapters => [3e-4, 1e-3, 3e-3],
+            _ => [3e-5, 1e-4, 3e-4],
+        }
     }
 
-    /// Its steps, of so many that full length has.
+    /// Its steps, of so many that full length has in an epoch or more.
     pub fn steps(&self, whole: u64) -> u64 {
         match self.kind {
             Kind::Full { steps } => (steps * whole as f64).round() as u64,
+            Kind::Probe { epochs } => epochs * whole,
             _ => whole,
         }
     }
@@ -99,7 +107,9 @@ impl Arm {
     /// The tokens that a run of `steps` steps drops.
     pub fn drop(&self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
         match &self.kind {
-            Kind::Full { .. } | Kind::LowResolution { .. } | Kind::SubBatch { .. } => Ok(TokenDrop::None),
+            Kind::Full { .. } | Kind::LowResolution { .. } | Kind::SubBatch { .. } | Kind::Probe { .. } => {
+                Ok(TokenDrop::None)
+            }
             Kind::Ltd(ltd) => ltd.in_run(depth, tokens, steps, seed),
             &Kind::PatchDrop { kept, until } => Ok(patch_drop::in_run(PatchDrop::new(kept, 1)?, until, steps, seed)),
         }

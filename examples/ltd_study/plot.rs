@@ -31,6 +31,7 @@ fn colour(arm: &Arm) -> RGBColor {
     match arm.kind {
         _ if arm.adapters => RGBColor(20, 130, 90),
         Kind::Full { .. } => RGBColor(30, 30, 30),
+        Kind::Probe { .. } => RGBColor(20, 130, 90),
         Kind::Ltd(_) => RGBColor(31, 90, 180),
         Kind::PatchDrop { .. } => RGBColor(214, 96, 20),
         Kind::LowResolution { .. } | Kind::SubBatch { .. } => RGBColor(120, 60, 160),

@@ -15,7 +15,7 @@ use wgrad::models::vit::{self, OpenOptions, Pretrained, Vit};
 use wgrad::nn::{Classifier, LoraConfig};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, At, LrSchedule, LrShape, Rule, ShapedRate};
-use wgrad::train::{Classify, Evaluation, TrainSettings, Trainer, evaluate};
+use wgrad::train::{Classify, Evaluation, LinearProbe, TrainSettings, Trainer, evaluate};
 
 use crate::arms::{Arm, Kind};
 use crate::study::results;
@@ -24,6 +24,8 @@ use crate::thinned::Thinned;
 
 const WEIGHT_DECAY: f32 = 0.05;
 const WARMUP: f64 = 0.1;
+/// Pictures at a time outside training.
+const EVALUATED: usize = 64;
 
 /// What all runs share.
 pub struct Study<'a> {
@@ -219,7 +221,7 @@ impl Study<'_> {
     }
 
     pub fn task(&self, trainee: Trainee) -> Classify<Trainee> {
-        Classify::with_loss(trainee, CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() })
+        Classify::with_loss(trainee, loss())
     }
 
     pub fn train_settings(&self, piece: &Piece, seed: u64) -> TrainSettings {
@@ -229,6 +231,9 @@ impl Study<'_> {
 
     /// Trains an arm for so many steps, after which its rate is 0.
     fn train(&self, arm: &Arm, rate: f32, steps: u64, seed: u64) -> Result<Trained> {
+        if let Kind::Probe { .. } = arm.kind {
+            return self.train_probe(arm, rate, steps, seed);
+        }
         let mut weights = self.pretrained(self.side)?;
         let (mut seconds, mut peak_bytes, mut done) = (0.0, 0, 0);
         let mut last = None;
@@ -256,9 +261,36 @@ impl Study<'_> {
         Ok(Trained { vit: last.context("an arm without steps")?, seconds, peak_bytes })
     }
 
-    fn evaluate<M: Classifier>(&self, model: M, split: &Split) -> Result<Evaluation> {
+    /// Trains the head on what the rest makes of each picture as evaluation shows it.
+    fn train_probe(&self, arm: &Arm, rate: f32, steps: u64, seed: u64) -> Result<Trained> {
+        let Trainee { vit, .. } = self.trainee(arm, &self.pretrained(self.side)?, seed)?;
+        self.gpu.reset_peak_memory();
+        let started = Instant::now();
+        let task = self.probe(vit);
+        let source = task.source(self.pictures(&self.splits.train)?)?;
+        let loader = Loader::new(source, LoaderOptions::training(self.batch_size, seed))?;
+        let piece = self.pieces(arm, rate, steps, seed)?.remove(0);
+        let mut trainer = Trainer::new(task, self.train_settings(&piece, seed))?;
+        for batch in loader.batches_from(Position::default())?.take(steps as usize) {
+            trainer.step(&batch?)?;
+        }
+        trainer.finish()?;
+        let (seconds, peak_bytes) = (started.elapsed().as_secs_f64(), self.gpu.memory().peak_live);
+        Ok(Trained { vit: trainer.into_task().model, seconds, peak_bytes })
+    }
+
+    pub fn probe(&self, vit: Vit) -> LinearProbe<Vit> {
+        LinearProbe::with_loss(vit, loss())
+    }
+
+    /// As evaluation shows them.
+    pub fn pictures(&self, split: &Split) -> Result<Loader<ImageSource>> {
         let pictures = ImageSource::new(split, self.data.eval_transform(self.side as u32), ImageOptions::default())?;
-        Ok(evaluate(&Classify::new(model), Loader::new(pictures, LoaderOptions::evaluation(64))?.epoch(0)?)?)
+        Ok(Loader::new(pictures, LoaderOptions::evaluation(EVALUATED))?)
+    }
+
+    fn evaluate<M: Classifier>(&self, model: M, split: &Split) -> Result<Evaluation> {
+        Ok(evaluate(&Classify::new(model), self.pictures(split)?.epoch(0)?)?)
     }
 
     /// Trains one arm for half of its steps, and says what it makes of the pictures that are for choosing.
@@ -292,6 +324,10 @@ impl Study<'_> {
             peak_bytes,
         })
     }
+}
+
+fn loss() -> CrossEntropy {
+    CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() }
 }
 
 /// What training has made of the weights.

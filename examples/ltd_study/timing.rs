@@ -1,8 +1,10 @@
 //! What the arms take, by the times of a step at each of their lengths.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
+use wgrad::data::{Loader, LoaderOptions};
 use wgrad::ltd::TokenDrop;
 
 use crate::arms::{Arm, Kind};
@@ -28,10 +30,7 @@ pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Times> {
     for turn in 0..TURNS {
         eprintln!("step times: turn {} of {TURNS}, {} kinds of steps", turn + 1, steps.len());
         for (key, (arm, piece)) in &steps {
-            let mut weights = study.pretrained(piece.side)?;
-            weights.resize((piece.side, piece.side))?;
-            let task = study.task(study.trainee(arm, &weights, 0)?);
-            let step = seconds_a_step(task, study.train_settings(piece, 0), &study.loader(piece.side, 0)?)?;
+            let step = seconds_of(study, arm, piece)?;
             seconds.entry(key.clone()).or_default().push(step);
         }
     }
@@ -44,6 +43,20 @@ pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Times> {
         stages.iter().try_fold(0.0, |sum, (key, piece)| Ok::<_, anyhow::Error>(sum + median(key)? * piece.steps as f64))
     };
     arms.iter().zip(&stages).map(|(arm, stages)| Ok((arm.name.to_owned(), whole(stages)?))).collect()
+}
+
+/// A step of an arm; of a probe all that comes before its steps too, spread over them.
+fn seconds_of(study: &Study<'_>, arm: &Arm, piece: &Piece) -> Result<f64> {
+    let trainee = study.trainee(arm, &study.pretrained(piece.side)?, 0)?;
+    let settings = study.train_settings(piece, 0);
+    if let Kind::Probe { .. } = arm.kind {
+        let (task, started) = (study.probe(trainee.vit), Instant::now());
+        let source = task.source(study.pictures(&study.splits.train)?)?;
+        let features = started.elapsed().as_secs_f64();
+        let loader = Loader::new(source, LoaderOptions::training(study.batch_size, 0))?;
+        return Ok(features / piece.steps as f64 + seconds_a_step(task, settings, &loader)?);
+    }
+    seconds_a_step(study.task(trainee), settings, &study.loader(piece.side, 0)?)
 }
 
 /// An arm's run in stages, in each of which all steps are alike.
@@ -63,6 +76,7 @@ fn stages(study: &Study<'_>, arm: &Arm) -> Result<Vec<(Key, Piece)>> {
             };
             let way = match &drop {
                 TokenDrop::None if matches!(arm.kind, Kind::SubBatch { .. }) => "sub-batch",
+                TokenDrop::None if matches!(arm.kind, Kind::Probe { .. }) => "probe",
                 TokenDrop::None => "full",
                 TokenDrop::RandomLtd(_) => "blocks",
                 _ => "model",
