@@ -35,7 +35,7 @@ fn forward(
 }
 
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(2) var<storage, read_write> d_x: array<f32>;
 
 @compute @workgroup_size(64)
 fn backward(
@@ -46,7 +46,7 @@ fn backward(
     let i = grid_group(group, groups) * 64u + lane;
     if i < params.n {
         let slope = dy[i] * (1.0 + sin(2.0 * params.a * x[i]));
-        dx[i] = select(slope, dx[i] + slope, params.accumulate != 0u);
+        d_x[i] = select(slope, d_x[i] + slope, params.accumulate != 0u);
     }
 }
 ";

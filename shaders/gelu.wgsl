@@ -3,7 +3,7 @@
 //   x   Act[n / 4]  read
 //   y   Act[n / 4]  written                     (forward)
 //   dy  Act[n / 4]  read                        (backward)
-//   dx  Act[n / 4]  written, or added to        (backward)
+//   d_x Act[n / 4]  written, or added to        (backward)
 //
 // An Act is four elements in full or half precision (tiles/act_*.wgsl); sums are f32. Grid: one invocation for four
 // elements, 64 a workgroup, folded (lib/grid.wgsl). Any n: buffers are padded to 16 bytes, and the padding may be written.
@@ -33,7 +33,7 @@ fn forward(
 // ---- backward: dx = dy times the slope at x ----
 
 @group(0) @binding(1) var<storage, read> dy: array<Act>;
-@group(0) @binding(2) var<storage, read_write> dx: array<Act>;
+@group(0) @binding(2) var<storage, read_write> d_x: array<Act>;
 
 @compute @workgroup_size(64)
 fn backward(
@@ -45,8 +45,8 @@ fn backward(
     if i * 4u < params.n {
         var slope = Item(dy[i]) * gelu_slope(Item(x[i]));
         if params.accumulate != 0u {
-            slope += Item(dx[i]);
+            slope += Item(d_x[i]);
         }
-        dx[i] = Act(slope);
+        d_x[i] = Act(slope);
     }
 }

@@ -66,15 +66,15 @@ fn means_lane(
 
 // ---- second pass: dx, and partial sums of dweight and dbias ----
 
-@group(0) @binding(4) var<storage, read_write> dx: array<Item>; // f32[rows, width]
+@group(0) @binding(4) var<storage, read_write> d_x: array<Item>; // f32[rows, width]
 @group(0) @binding(5) var<storage, read_write> partial: array<Item>; // f32[2, slices, width]: of dweight, of dbias
 @group(0) @binding(6) var<storage, read> means: array<vec2<f32>>; // f32[rows, 2]
 
 fn store_dx(at: u32, value: Item) {
     if has(ADD_DX) {
-        dx[at] += value;
+        d_x[at] += value;
     } else if has(WANTS_DX) {
-        dx[at] = value;
+        d_x[at] = value;
     }
 }
 
@@ -149,7 +149,7 @@ fn four_of_dx(base: u32, places: vec4<u32>) -> Four {
     var before: Four;
     if has(ADD_DX) {
         let at = base + min(places, vec4<u32>(params.width - 1u));
-        before = Four(dx[at.x], dx[at.y], dx[at.z], dx[at.w]);
+        before = Four(d_x[at.x], d_x[at.y], d_x[at.z], d_x[at.w]);
     }
     return before;
 }
@@ -157,16 +157,16 @@ fn four_of_dx(base: u32, places: vec4<u32>) -> Four {
 fn store_four_dx(base: u32, places: vec4<u32>, end: u32, value: Four) {
     let inside = places < vec4<u32>(end);
     if inside.x {
-        dx[base + places.x] = value.a;
+        d_x[base + places.x] = value.a;
     }
     if inside.y {
-        dx[base + places.y] = value.b;
+        d_x[base + places.y] = value.b;
     }
     if inside.z {
-        dx[base + places.z] = value.c;
+        d_x[base + places.z] = value.c;
     }
     if inside.w {
-        dx[base + places.w] = value.d;
+        d_x[base + places.w] = value.d;
     }
 }
 

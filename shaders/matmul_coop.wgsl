@@ -1,5 +1,5 @@
 // Matrix product on matrix units: what lib/matmul.wgsl says, by cooperative 8x8 matrices, f16 times f16 into f32. Tiles of
-// 32 by 32 go through workgroup memory, 16 steps of K at a time, and are narrowed to f16 on the way in.
+// `rows` by 32 go through workgroup memory, 16 steps of K at a time, and are narrowed to f16 on the way in.
 //
 //   nn: A [M, K], B [K, N]      nt: A [M, K], B [N, K] (weights)      tn: A [K, M], B [K, N]
 //
@@ -7,8 +7,9 @@
 // tiles. Single elements of a cooperative matrix cannot be reached, so C goes through workgroup memory too, and from there
 // to the epilogue.
 //
-// Grid: x = ceil(N / 32), y = ceil(M / 32), z = batch. A workgroup is one subgroup of `lanes` invocations: cooperative
-// operations are a subgroup's. Params are those of lib/matmul.wgsl.
+// Grid: x = ceil(N / 32), y = ceil(M / rows), z = batch. A workgroup is several subgroups of `lanes` invocations, each of which
+// makes 16 by 16 elements of the tile: cooperative operations are a subgroup's. Together they have 64 invocations or more, since
+// Apple's compiler makes wrong code of such kernels with 32 (docs/portability.md). Params are those of lib/matmul.wgsl.
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<ElementA>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<ElementB>>;
@@ -16,32 +17,35 @@
 
 // Invocations of a subgroup of the device.
 override lanes: u32 = 8u;
+// Rows of C a workgroup makes: 64, by eight subgroups, or 32, by four.
+override rows: u32 = 64u;
+override invocations: u32 = rows / 8u * lanes;
 
-const TILE = 32u;
+const COLUMNS = 32u;
 const DEPTH = 16u;
 
-var<workgroup> a_tile: array<f16, 512>; // [TILE rows][DEPTH]
-var<workgroup> b_tile: array<f16, 512>; // [DEPTH][TILE columns]
-var<workgroup> c_tile: array<f32, 1024>; // [TILE][TILE]
+var<workgroup> a_tile: array<f16, rows * DEPTH>; // [rows][DEPTH]
+var<workgroup> b_tile: array<f16, 512>; // [DEPTH][COLUMNS]
+var<workgroup> c_tile: array<f32, rows * COLUMNS>; // [rows][COLUMNS]
 
 // The elements of a vec4 whose first is number `first` of a row of `count`: zero where there are none.
 fn masked(v: vec4<f32>, first: u32, count: u32) -> vec4<f32> {
     return select(vec4<f32>(), v, first + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count));
 }
 
-// Elements col to col + 3 of row `row` of a matrix of rows x cols, or zeros.
-fn load_a(start: u32, row: u32, col: u32, rows: u32, cols: u32) -> vec4<f32> {
-    if row >= rows || col >= cols {
+// Elements col to col + 3 of row `row` of a matrix of height x width, or zeros.
+fn load_a(start: u32, row: u32, col: u32, height: u32, width: u32) -> vec4<f32> {
+    if row >= height || col >= width {
         return vec4<f32>();
     }
-    return masked(matmul_a(start + row * (params.lda / 4u) + col / 4u), col, cols);
+    return masked(matmul_a(start + row * (params.lda / 4u) + col / 4u), col, width);
 }
 
-fn load_b(start: u32, row: u32, col: u32, rows: u32, cols: u32) -> vec4<f32> {
-    if row >= rows || col >= cols {
+fn load_b(start: u32, row: u32, col: u32, height: u32, width: u32) -> vec4<f32> {
+    if row >= height || col >= width {
         return vec4<f32>();
     }
-    return masked(matmul_b(start + row * (params.ldb / 4u) + col / 4u), col, cols);
+    return masked(matmul_b(start + row * (params.ldb / 4u) + col / 4u), col, width);
 }
 
 // Four elements of a tile, `step` apart.
@@ -63,7 +67,7 @@ fn put_b(at: u32, step: u32, v: vec4<f32>) {
 
 // A's tile from rows of A (nn, nt) ...
 fn stage_a_rows(start: u32, row: u32, k: u32, lane: u32) {
-    for (var i = lane; i < TILE * DEPTH / 4u; i += lanes) {
+    for (var i = lane; i < rows * DEPTH / 4u; i += invocations) {
         let r = i / (DEPTH / 4u);
         let c = i % (DEPTH / 4u) * 4u;
         put_a(r * DEPTH + c, 1u, load_a(start, row + r, k + c, params.m, params.k));
@@ -72,28 +76,28 @@ fn stage_a_rows(start: u32, row: u32, k: u32, lane: u32) {
 
 // ... or from its columns (tn).
 fn stage_a_columns(start: u32, row: u32, k: u32, lane: u32) {
-    for (var i = lane; i < TILE * DEPTH / 4u; i += lanes) {
-        let c = i / (TILE / 4u);
-        let r = i % (TILE / 4u) * 4u;
+    for (var i = lane; i < rows * DEPTH / 4u; i += invocations) {
+        let c = i / (rows / 4u);
+        let r = i % (rows / 4u) * 4u;
         put_a(r * DEPTH + c, DEPTH, load_a(start, k + c, row + r, params.k, params.m));
     }
 }
 
 // B's tile from rows of B (nn, tn) ...
 fn stage_b_rows(start: u32, col: u32, k: u32, lane: u32) {
-    for (var i = lane; i < TILE * DEPTH / 4u; i += lanes) {
-        let r = i / (TILE / 4u);
-        let c = i % (TILE / 4u) * 4u;
-        put_b(r * TILE + c, 1u, load_b(start, k + r, col + c, params.k, params.n));
+    for (var i = lane; i < COLUMNS * DEPTH / 4u; i += invocations) {
+        let r = i / (COLUMNS / 4u);
+        let c = i % (COLUMNS / 4u) * 4u;
+        put_b(r * COLUMNS + c, 1u, load_b(start, k + r, col + c, params.k, params.n));
     }
 }
 
 // ... or from its columns (nt).
 fn stage_b_columns(start: u32, col: u32, k: u32, lane: u32) {
-    for (var i = lane; i < TILE * DEPTH / 4u; i += lanes) {
+    for (var i = lane; i < COLUMNS * DEPTH / 4u; i += invocations) {
         let c = i / (DEPTH / 4u);
         let r = i % (DEPTH / 4u) * 4u;
-        put_b(r * TILE + c, TILE, load_b(start, col + c, k + r, params.n, params.k));
+        put_b(r * COLUMNS + c, COLUMNS, load_b(start, col + c, k + r, params.n, params.k));
     }
 }
 
@@ -103,84 +107,47 @@ alias Sum = coop_mat8x8<f32, C>;
 
 // A workgroup's tile of C. Whether A's and B's tiles are made of the matrices' columns is the layout.
 fn product(group: vec3<u32>, lane: u32, a_columns: bool, b_columns: bool) {
-    let row = params.first_row + group.y * TILE;
-    let col = params.first_column + group.x * TILE;
+    let row = params.first_row + group.y * rows;
+    let col = params.first_column + group.x * COLUMNS;
     let a_start = matmul_a_start(group.z);
     let b_start = matmul_b_start(group.z);
-    var c00 = Sum(); var c01 = Sum(); var c02 = Sum(); var c03 = Sum();
-    var c10 = Sum(); var c11 = Sum(); var c12 = Sum(); var c13 = Sum();
-    var c20 = Sum(); var c21 = Sum(); var c22 = Sum(); var c23 = Sum();
-    var c30 = Sum(); var c31 = Sum(); var c32 = Sum(); var c33 = Sum();
+    // Where the subgroup's part of the tile begins.
+    let subgroup = lane / lanes;
+    let down = subgroup / 2u * 16u;
+    let across = subgroup % 2u * 16u;
+    var c00 = Sum(); var c01 = Sum();
+    var c10 = Sum(); var c11 = Sum();
     for (var k = 0u; k < params.k; k += DEPTH) {
         workgroupBarrier(); // the tiles of the step before have been read
         if a_columns { stage_a_columns(a_start, row, k, lane); } else { stage_a_rows(a_start, row, k, lane); }
         if b_columns { stage_b_columns(b_start, col, k, lane); } else { stage_b_rows(b_start, col, k, lane); }
         workgroupBarrier(); // the tiles are written
         for (var step = 0u; step < DEPTH; step += 8u) {
-            let a0 = coopLoadT<Left>(&a_tile[0u * DEPTH + step], DEPTH);
-            let a1 = coopLoadT<Left>(&a_tile[8u * DEPTH + step], DEPTH);
-            let a2 = coopLoadT<Left>(&a_tile[16u * DEPTH + step], DEPTH);
-            let a3 = coopLoadT<Left>(&a_tile[24u * DEPTH + step], DEPTH);
-            let b0 = coopLoadT<Right>(&b_tile[step * TILE + 0u], TILE);
+            let a0 = coopLoadT<Left>(&a_tile[down * DEPTH + step], DEPTH);
+            let a1 = coopLoadT<Left>(&a_tile[(down + 8u) * DEPTH + step], DEPTH);
+            let b0 = coopLoadT<Right>(&b_tile[step * COLUMNS + across], COLUMNS);
+            let b1 = coopLoadT<Right>(&b_tile[step * COLUMNS + across + 8u], COLUMNS);
             c00 = coopMultiplyAdd(a0, b0, c00);
-            c10 = coopMultiplyAdd(a1, b0, c10);
-            c20 = coopMultiplyAdd(a2, b0, c20);
-            c30 = coopMultiplyAdd(a3, b0, c30);
-            let b1 = coopLoadT<Right>(&b_tile[step * TILE + 8u], TILE);
             c01 = coopMultiplyAdd(a0, b1, c01);
+            c10 = coopMultiplyAdd(a1, b0, c10);
             c11 = coopMultiplyAdd(a1, b1, c11);
-            c21 = coopMultiplyAdd(a2, b1, c21);
-            c31 = coopMultiplyAdd(a3, b1, c31);
-            let b2 = coopLoadT<Right>(&b_tile[step * TILE + 16u], TILE);
-            c02 = coopMultiplyAdd(a0, b2, c02);
-            c12 = coopMultiplyAdd(a1, b2, c12);
-            c22 = coopMultiplyAdd(a2, b2, c22);
-            c32 = coopMultiplyAdd(a3, b2, c32);
-            let b3 = coopLoadT<Right>(&b_tile[step * TILE + 24u], TILE);
-            c03 = coopMultiplyAdd(a0, b3, c03);
-            c13 = coopMultiplyAdd(a1, b3, c13);
-            c23 = coopMultiplyAdd(a2, b3, c23);
-            c33 = coopMultiplyAdd(a3, b3, c33);
         }
     }
     // Bound to names, because naga 30 loses a value that is made in the store's own arguments.
+    let at = down * COLUMNS + across;
     let sum00 = c00;
-    coopStoreT(sum00, &c_tile[0u], TILE);
+    coopStoreT(sum00, &c_tile[at], COLUMNS);
     let sum01 = c01;
-    coopStoreT(sum01, &c_tile[8u], TILE);
-    let sum02 = c02;
-    coopStoreT(sum02, &c_tile[16u], TILE);
-    let sum03 = c03;
-    coopStoreT(sum03, &c_tile[24u], TILE);
+    coopStoreT(sum01, &c_tile[at + 8u], COLUMNS);
     let sum10 = c10;
-    coopStoreT(sum10, &c_tile[256u], TILE);
+    coopStoreT(sum10, &c_tile[at + 8u * COLUMNS], COLUMNS);
     let sum11 = c11;
-    coopStoreT(sum11, &c_tile[264u], TILE);
-    let sum12 = c12;
-    coopStoreT(sum12, &c_tile[272u], TILE);
-    let sum13 = c13;
-    coopStoreT(sum13, &c_tile[280u], TILE);
-    let sum20 = c20;
-    coopStoreT(sum20, &c_tile[512u], TILE);
-    let sum21 = c21;
-    coopStoreT(sum21, &c_tile[520u], TILE);
-    let sum22 = c22;
-    coopStoreT(sum22, &c_tile[528u], TILE);
-    let sum23 = c23;
-    coopStoreT(sum23, &c_tile[536u], TILE);
-    let sum30 = c30;
-    coopStoreT(sum30, &c_tile[768u], TILE);
-    let sum31 = c31;
-    coopStoreT(sum31, &c_tile[776u], TILE);
-    let sum32 = c32;
-    coopStoreT(sum32, &c_tile[784u], TILE);
-    let sum33 = c33;
-    coopStoreT(sum33, &c_tile[792u], TILE);
+    coopStoreT(sum11, &c_tile[at + 8u * COLUMNS + 8u], COLUMNS);
     workgroupBarrier(); // C's tile is written
     let c_start = matmul_c_start(group.z);
-    for (var i = lane; i < TILE * TILE / 4u; i += lanes) {
-        let r = row + i / (TILE / 4u);
-        let c = col / 4u + i % (TILE / 4u);
+    for (var i = lane; i < rows * COLUMNS / 4u; i += invocations) {
+        let r = row + i / (COLUMNS / 4u);
+        let c = col / 4u + i % (COLUMNS / 4u);
         if c * 4u < params.n {
             let sum = vec4<f32>(c_tile[4u * i], c_tile[4u * i + 1u], c_tile[4u * i + 2u], c_tile[4u * i + 3u]);
             matmul_store(c_start + r * (params.ldc / 4u) + c, r, c, sum);
@@ -188,17 +155,17 @@ fn product(group: vec3<u32>, lane: u32, a_columns: bool, b_columns: bool) {
     }
 }
 
-@compute @workgroup_size(lanes)
+@compute @workgroup_size(invocations)
 fn nn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     product(group, lane, false, false);
 }
 
-@compute @workgroup_size(lanes)
+@compute @workgroup_size(invocations)
 fn nt(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     product(group, lane, false, true);
 }
 
-@compute @workgroup_size(lanes)
+@compute @workgroup_size(invocations)
 fn tn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     product(group, lane, true, false);
 }

@@ -3,7 +3,7 @@
 //   x   Item[B, T, C]  read
 //   y   Item[B, C]     written; of each slice of tokens where there are several: Item[B, slices, C]
 //   dy  Item[B, C]     read (backward)
-//   dx  Item[B, T, C]  written, or added to (backward)
+//   d_x Item[B, T, C]  written, or added to (backward)
 //
 // Item is float or vec4 (tiles/), and width = C counts items. Grid of both: an invocation for each column, 64 a workgroup
 // along x, and samples along y; where that exceeds the device's limits, the loops stride on. Slices of tokens along z: of those
@@ -58,7 +58,7 @@ fn forward(
 // ---- backward of y = factor Σ x: dx = factor dy for every token that was averaged, 0 for those skipped ----
 
 @group(0) @binding(0) var<storage, read> dy: array<Item>;
-@group(0) @binding(1) var<storage, read_write> dx: array<Item>;
+@group(0) @binding(1) var<storage, read_write> d_x: array<Item>;
 
 @compute @workgroup_size(64)
 fn backward(
@@ -75,14 +75,14 @@ fn backward(
             if params.accumulate == 0u {
                 var zero: Item;
                 for (var t = first; t < min(end, params.skip); t++) {
-                    dx[base + t * params.width] = zero;
+                    d_x[base + t * params.width] = zero;
                 }
                 for (var t = max(first, params.skip); t < end; t++) {
-                    dx[base + t * params.width] = value;
+                    d_x[base + t * params.width] = value;
                 }
             } else {
                 for (var t = max(first, params.skip); t < end; t++) {
-                    dx[base + t * params.width] += value;
+                    d_x[base + t * params.width] += value;
                 }
             }
         }

@@ -4,7 +4,7 @@
 //   partials  f32[runs, 64]  written (sum_partials)
 //   total     f32[]          written: factor Σ x (sum_total)
 //   dy        f32[]          read (spread)
-//   dx        f32[n]         written, or added to: factor dy (spread)
+//   d_x       f32[n]         written, or added to: factor dy (spread)
 //
 // Any n: what lies in a buffer's padding is not added up, but may be written by `spread`.
 
@@ -60,7 +60,7 @@ fn sum_total(@builtin(local_invocation_index) lane: u32) {
 // ---- backward of y = factor Σ x: dx = factor dy, the same for every element ----
 
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dx: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> d_x: array<vec4<f32>>;
 
 // Grid: one invocation for four elements, 64 a workgroup, folded.
 @compute @workgroup_size(64)
@@ -75,8 +75,8 @@ fn spread(
     }
     let value = vec4<f32>(params.factor * dy[0]);
     if params.accumulate == 0u {
-        dx[i] = value;
+        d_x[i] = value;
     } else {
-        dx[i] += value;
+        d_x[i] += value;
     }
 }

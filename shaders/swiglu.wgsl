@@ -4,7 +4,7 @@
 //   x   Act[rows * 2 * width]  read
 //   y   Act[rows * width]  written                      (forward)
 //   dy  Act[rows * width]  read                         (backward)
-//   dx  Act[rows * 2 * width]  written, or added to     (backward)
+//   d_x Act[rows * 2 * width]  written, or added to     (backward)
 //
 // An Act is one element or four in full or half precision (tiles/), an Item the same in f32; width counts in them. Grid: one
 // invocation for each of y, 64 a workgroup, folded (lib/grid.wgsl).
@@ -42,7 +42,7 @@ fn forward(
 // ---- backward: dvalue = dy silu(gate), dgate = dy value (s + gate s (1 − s)) ----
 
 @group(0) @binding(1) var<storage, read> dy: array<Act>;
-@group(0) @binding(2) var<storage, read_write> dx: array<Act>;
+@group(0) @binding(2) var<storage, read_write> d_x: array<Act>;
 
 @compute @workgroup_size(64)
 fn backward(
@@ -60,10 +60,10 @@ fn backward(
         var dgate = d * Item(x[at + params.width]) * s * (1.0 + gate * (1.0 - s));
         var dvalue = d * gate * s;
         if params.accumulate != 0u {
-            dgate += Item(dx[at]);
-            dvalue += Item(dx[at + params.width]);
+            dgate += Item(d_x[at]);
+            dvalue += Item(d_x[at + params.width]);
         }
-        dx[at] = Act(dgate);
-        dx[at + params.width] = Act(dvalue);
+        d_x[at] = Act(dgate);
+        d_x[at + params.width] = Act(dvalue);
     }
 }

@@ -3,7 +3,7 @@
 //   x   Act[n / 4]  read
 //   y   Act[n / 4]  written (forward)
 //   dy  Act[n / 4]  read (backward)
-//   dx  Act[n / 4]  written, or added to (backward)
+//   d_x Act[n / 4]  written, or added to (backward)
 //
 // The function's file gives unary_value, f, and unary_slope, its derivative; a and b are its constants. Grid: one invocation
 // for four elements, 64 a workgroup, folded. Any n: buffers are padded to 16 bytes, and the padding may be written. Act is of
@@ -33,7 +33,7 @@ fn forward(
 // ---- backward of y = f(x): dx = dy f'(x) ----
 
 @group(0) @binding(1) var<storage, read> dy: array<Act>;
-@group(0) @binding(2) var<storage, read_write> dx: array<Act>;
+@group(0) @binding(2) var<storage, read_write> d_x: array<Act>;
 
 @compute @workgroup_size(64)
 fn backward(
@@ -45,8 +45,8 @@ fn backward(
     if i * 4u < params.n {
         var d = vec4<f32>(dy[i]) * unary_slope(vec4<f32>(x[i]));
         if params.accumulate != 0u {
-            d += vec4<f32>(dx[i]);
+            d += vec4<f32>(d_x[i]);
         }
-        dx[i] = Act(d);
+        d_x[i] = Act(d);
     }
 }

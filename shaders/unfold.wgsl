@@ -5,7 +5,7 @@
 //   x   f32[b, c, h, w]                 read
 //   y   f32[b, oh·ow, c·kh·kw]          written (unfold)
 //   dy  f32[b, oh·ow, c·kh·kw]          read (fold)
-//   dx  f32[b, c, h, w]                 written, or added to (fold)
+//   d_x f32[b, c, h, w]                 written, or added to (fold)
 //
 // Grid: an invocation for each element of what is written, 64 a workgroup, folded.
 
@@ -65,7 +65,7 @@ fn fold_windows(at: u32, reach: u32, stride: u32, windows: u32) -> FoldWindows {
 }
 
 @group(0) @binding(0) var<storage, read> dy: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(1) var<storage, read_write> d_x: array<f32>;
 
 @compute @workgroup_size(64)
 fn fold(
@@ -101,8 +101,8 @@ fn fold(
         }
     }
     if params.accumulate == 0u {
-        dx[i] = sum;
+        d_x[i] = sum;
     } else {
-        dx[i] += sum;
+        d_x[i] += sum;
     }
 }

@@ -1,6 +1,8 @@
 //! Kernels as naga lowers them: without a GPU, for tests and for the bench that asks drivers' compilers about them.
 
 use naga::back::pipeline_constants::process_overrides;
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 use wgrad::gpu::{Kernel, joined_source};
@@ -34,7 +36,29 @@ impl Lowered {
         let info = validate(&module)?;
         Ok(Lowered { kernel, module, info })
     }
+
+    /// SPIR-V as wgpu asks for it where shaders are trusted.
+    pub fn spirv(&self, lang_version: (u8, u8)) -> Result<Vec<u32>, String> {
+        let options = spv::Options {
+            lang_version,
+            flags: spv::WriterFlags::empty(),
+            bounds_check_policies: UNCHECKED,
+            zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+            force_loop_bounding: false,
+            ..Default::default()
+        };
+        let entry =
+            spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: self.kernel.entry.to_owned() };
+        spv::write_vec(&self.module, &self.info, &options, Some(&entry)).map_err(|e| e.to_string())
+    }
 }
+
+pub const UNCHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
+    index: BoundsCheckPolicy::Unchecked,
+    buffer: BoundsCheckPolicy::Unchecked,
+    image_load: BoundsCheckPolicy::Unchecked,
+    binding_array: BoundsCheckPolicy::Unchecked,
+};
 
 /// Whether a device must have an extension for it.
 fn needs(kernel: &Kernel, extension: &str) -> bool {

@@ -65,6 +65,7 @@ mod rounds;
 mod shaders;
 #[cfg(feature = "pictures")]
 mod shared;
+mod targets;
 #[cfg(feature = "files")]
 mod tasks;
 #[cfg(all(feature = "pictures", feature = "text"))]

@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use naga::back::spv;
-use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use serde::Serialize;
 
 use lowered::{Lowered, all_kernels, needs_f16, needs_matrix_units};
@@ -81,7 +79,8 @@ fn main() -> Result<()> {
         if (needs_f16(kernel) && !device.has_f16) || (needs_matrix_units(kernel) && !device.has_matrices) {
             continue;
         }
-        let compiled = device.compile(kernel, &words(&lowered)?).with_context(|| kernel.name)?;
+        let words = lowered.spirv((1, 3)).map_err(|e| anyhow!("{}: {e}", kernel.name))?;
+        let compiled = device.compile(kernel, &words).with_context(|| kernel.name)?;
         if let Some(dir) = &args.dir {
             write_texts(dir, kernel.name, &compiled)?;
         }
@@ -89,27 +88,6 @@ fn main() -> Result<()> {
     }
     print_table(&lines, &args.columns);
     report::write_json(args.json.as_deref(), &lines)
-}
-
-/// SPIR-V as wgpu asks for it where shaders are trusted.
-fn words(lowered: &Lowered) -> Result<Vec<u32>> {
-    let unchecked = BoundsCheckPolicy::Unchecked;
-    let options = spv::Options {
-        lang_version: (1, 3),
-        flags: spv::WriterFlags::empty(),
-        bounds_check_policies: BoundsCheckPolicies {
-            index: unchecked,
-            buffer: unchecked,
-            image_load: unchecked,
-            binding_array: unchecked,
-        },
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-        force_loop_bounding: false,
-        ..Default::default()
-    };
-    let entry =
-        spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: lowered.kernel.entry.to_owned() };
-    Ok(spv::write_vec(&lowered.module, &lowered.info, &options, Some(&entry))?)
 }
 
 fn write_texts(dir: &Path, kernel: &str, compiled: &Compiled) -> Result<()> {

@@ -40,30 +40,37 @@ pub(super) fn watch(device: &wgpu::Device, health: &Arc<Health>) {
     device.set_device_lost_callback(move |reason, message| own.lose(format!("{reason:?}: {message}")));
 }
 
-/// Catches the errors of wgpu's calls on this thread, of every kind, until it is closed.
+/// Catches the errors of wgpu's calls on this thread, of every kind, until it is closed. In a browser it catches nothing: the
+/// answer would come too late to act on, and an error would be gone with its scope. There, errors go to the handler of those outside
+/// scopes ([`watch`]), and the next read-back returns them; on a host's device they are the host's.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) struct Scopes([wgpu::ErrorScopeGuard; 3]);
+#[cfg(target_arch = "wasm32")]
+pub(super) struct Scopes;
 
+#[cfg(not(target_arch = "wasm32"))]
 impl Scopes {
     pub(super) fn open(device: &wgpu::Device) -> Self {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         Scopes([Internal, OutOfMemory, Validation].map(|filter| device.push_error_scope(filter)))
     }
 
-    /// The first error that was caught. Native backends know at once; in a browser the answer comes too late to act on.
+    /// The first error that was caught.
     pub(super) fn close(self) -> Option<String> {
         let Scopes([internal, memory, validation]) = self;
         // Scopes are a stack: the inner one is popped first.
-        let errors = [validation, memory, internal].map(error_of);
-        errors.into_iter().flatten().next()
+        let errors = [validation, memory, internal].map(|scope| pollster::block_on(scope.pop()));
+        errors.into_iter().flatten().next().map(|error| error.to_string())
     }
 }
 
-fn error_of(scope: wgpu::ErrorScopeGuard) -> Option<String> {
-    #[cfg(not(target_arch = "wasm32"))]
-    return pollster::block_on(scope.pop()).map(|e| e.to_string());
-    #[cfg(target_arch = "wasm32")]
-    {
-        drop(scope);
+#[cfg(target_arch = "wasm32")]
+impl Scopes {
+    pub(super) fn open(_device: &wgpu::Device) -> Self {
+        Scopes
+    }
+
+    pub(super) fn close(self) -> Option<String> {
         None
     }
 }

@@ -188,7 +188,8 @@ fn matrix_units_agree_with_the_rest() {
         let types = types.map(|t| t.to_string());
         assert!(table.products.iter().any(|p| p.layout == layout && p.types == types), "{layout} {types:?}");
     }
-    for product in &mut table.products {
+    // All but one, for which the units have no kernel.
+    for product in table.products.iter_mut().filter(|product| product.ending != "scatter") {
         (product.body, product.rest, product.split) = (name.clone(), None, 1);
     }
     assert_eq!(gpu.set_tuning(&table).ignored, 0, "the self-test passes, and every product has a variant");
@@ -196,7 +197,7 @@ fn matrix_units_agree_with_the_rest() {
     let got = run();
     let used: Vec<_> =
         gpu.take_profile().iter().map(|row| row.kernel).filter(|n| n.starts_with("matmul_coop")).collect();
-    assert_eq!(used.len(), 13, "every variant of the form: {used:?}");
+    assert_eq!(used.len(), 12, "every variant of the form: {used:?}");
     for ((what, got), (_, expected)) in got.iter().zip(&expected) {
         assert_close(what, got, expected, 1e-2);
     }

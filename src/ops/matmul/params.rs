@@ -60,17 +60,18 @@ pub(super) mod cost {
     pub(in crate::ops::matmul) const SUMS: Rounds = rounds!(GemmParams, |p, _| rows(p) + 2 * looped(p.k / 2, 0));
     /// 16 steps of K in a round.
     pub(in crate::ops::matmul) const TILE: Rounds = rounds!(GemmParams, |p, _| looped(p.k.div_ceil(16), 0));
-    /// The same, of subgroups of 8 and 32 invocations, which bring the tiles of A and B in by vec4s.
-    pub(in crate::ops::matmul) const COOPERATIVE_8: Rounds = rounds!(GemmParams, |p, _| cooperative(p, 8));
-    pub(in crate::ops::matmul) const COOPERATIVE_32: Rounds = rounds!(GemmParams, |p, _| cooperative(p, 32));
+    /// The same: eight subgroups of 8 or four of 32, which bring the tiles of A and B in by vec4s.
+    pub(in crate::ops::matmul) const COOPERATIVE_8: Rounds = rounds!(GemmParams, |p, _| cooperative(p, 64, 64));
+    pub(in crate::ops::matmul) const COOPERATIVE_32: Rounds = rounds!(GemmParams, |p, _| cooperative(p, 32, 128));
 
     fn rows(p: &GemmParams) -> u64 {
         looped(p.k / 4, 0) + looped(4u64, looped(p.k % 4, 0))
     }
 
-    fn cooperative(p: &GemmParams, lanes: u64) -> u64 {
+    fn cooperative(p: &GemmParams, rows: u64, invocations: u64) -> u64 {
+        let turns = |vec4s: u64| looped(vec4s.div_ceil(invocations), 0);
         // Each tile is brought in by one of two loops, which a driver may count both.
-        let stage = 2 * (looped(128 / lanes, 0) + 1);
-        looped(p.k.div_ceil(16), stage + looped(2u64, 0)) + looped(256 / lanes, 0)
+        let stage = turns(rows * 4) + turns(128) + 2;
+        looped(p.k.div_ceil(16), stage + looped(2u64, 0)) + turns(rows * 8)
     }
 }
