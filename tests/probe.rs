@@ -234,7 +234,7 @@ fn the_program_probes() {
         command.arg("--data-dir").arg(photos.path()).arg("--output").arg(output);
         command
     };
-    let said = text(&succeed(probe(&whole, "--steps 20 --export timm")).stderr);
+    let said = text(&succeed(probe(&whole, "--steps 20 --export timm")).stdout);
     assert!(said.contains("the head alone learns") && said.contains("features of"), "{said}");
     let report = json(&whole.join("report.json"));
     let run = &report["runs"][0];

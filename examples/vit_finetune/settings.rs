@@ -52,7 +52,8 @@ impl Setup {
         for arm in args.comparison(self.recipe.drop).arms() {
             let settings = self.settings(args, gpu, arm.drop(), self.steps, args.seed)?;
             let count = if args.probe {
-                memory::micro_batches(gpu, &self.workload(&self.probe_maker(), &settings), budget, is_open)?
+                // The features take what they take, however a step of the head is cut.
+                memory::micro_batches(gpu, &self.workload(&self.probe_maker(), &settings), budget, false)?
             } else {
                 memory::micro_batches(gpu, &self.workload(&self.maker(), &settings), budget, is_open)?
             };
