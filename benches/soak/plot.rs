@@ -50,6 +50,7 @@ fn draw_panel(area: &DrawingArea<BitMapBackend<'_>, Shift>, (title, together, of
     let top = points.iter().map(|point| point.1).fold(0.0, f64::max).max(1e-9);
     let mut chart = ChartBuilder::on(area)
         .margin(12)
+        .margin_right(40)
         .caption(title, ("sans-serif", 16))
         .x_label_area_size(28)
         .y_label_area_size(64)
