@@ -54,6 +54,8 @@ mod predict;
 mod pretrained;
 #[cfg(feature = "pictures")]
 mod programs;
+#[cfg(feature = "pictures")]
+mod recovery;
 mod replicas;
 #[cfg(feature = "pictures")]
 mod resume;

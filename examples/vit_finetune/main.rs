@@ -41,6 +41,7 @@ use run::Runner;
 use setup::Setup;
 use splits::Splits;
 use training::console::say;
+use training::device::Machine;
 use training::given::Given;
 use training::report::Report;
 use training::resume::Arguments;
@@ -58,7 +59,8 @@ fn main() -> Result<()> {
     if resume::has_ended::<Runner<'_>>(&args, |main| args.comparison(main))? {
         return Ok(());
     }
-    let gpu = args.device.open()?;
+    let machine = Machine::open(&args.device)?;
+    let gpu = machine.gpu();
     say!("adapter: {}", gpu.info());
     let mut setup = Setup::new(&args, &given)?;
     say!("{setup}");
@@ -89,7 +91,9 @@ fn main() -> Result<()> {
     };
     let mut report =
         Report { adapter: gpu.info().to_string(), tuning, args: &args, recipe: &setup.recipe, runs: Vec::new() };
-    let mut runner = Runner { gpu: &gpu, args: &args, setup: &setup, session: &session, splits };
+    // One that is lost is given up as a whole.
+    drop(gpu);
+    let mut runner = Runner { machine: &machine, args: &args, setup: &setup, session: &session, splits };
     session.run(&mut runner, &mut report)?;
     session.conclude::<Runner<'_>>(&report.runs);
     if let Some(told) = savings::told(&settings.drop, setup.config.tokens(), setup.steps)? {

@@ -9,7 +9,7 @@ use wgrad::checkpoint::{self, MatchOptions, load_parameters};
 use wgrad::data::{ImageSource, Loader, Skipped};
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::Vit;
-use wgrad::train::{Evaluation, FitData, RunFolder, predict};
+use wgrad::train::{Classify, Evaluation, FitData, RunFolder, predict};
 
 use crate::args::Args;
 use crate::findings::{self, ClassReport};
@@ -20,6 +20,7 @@ use crate::splits::Splits;
 use crate::training::columns::Column;
 use crate::training::comparison::Arm;
 use crate::training::console::say;
+use crate::training::device::Machine;
 use crate::training::fit::{Fitted, Followed};
 use crate::training::history::History;
 use crate::training::report::Course;
@@ -30,7 +31,7 @@ use crate::training::{resume, trial};
 
 /// What every run needs.
 pub struct Runner<'a> {
-    pub gpu: &'a Gpu,
+    pub machine: &'a Machine<'a>,
     pub args: &'a Args,
     pub setup: &'a Setup,
     pub session: &'a Session<'a, DropKind>,
@@ -44,23 +45,30 @@ impl Program for Runner<'_> {
     const WORDS: Words = report::WORDS;
 
     fn trial(&self, drop: DropKind) -> Result<f64> {
-        let Runner { gpu, args, setup, .. } = *self;
-        let (model, _) = setup.model(gpu, args.seed)?;
-        let settings = setup.settings(args, gpu, drop, setup.steps, args.seed)?;
-        trial::run(gpu, setup.task(&model), settings, &setup.train_loader(args, args.seed)?)
+        let Runner { machine, args, setup, .. } = *self;
+        let gpu = machine.gpu();
+        let (model, _) = setup.model(&gpu, args.seed)?;
+        let settings = setup.settings(args, &gpu, drop, setup.steps, args.seed)?;
+        trial::run(&gpu, setup.task(&model), settings, &setup.train_loader(args, args.seed)?)
     }
 
     fn run(&mut self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], history: &mut History) -> Result<RunReport> {
-        let Runner { gpu, args, setup, session, .. } = *self;
+        let Runner { machine, args, setup, session, .. } = *self;
         let folder = session.comparison.run_folder(session.folder, arm, seed)?;
         let steps = session.steps((arm, seed), ended, &folder, setup.steps, |drop| self.trial(drop))?;
+        let gpu = machine.gpu();
         gpu.trim();
         gpu.reset_peak_memory();
-        let (model, loaded) = setup.model(gpu, seed)?;
-        if let Some(loaded) = loaded.filter(|_| ended.is_empty()) {
-            say!("{loaded}");
-        }
-        let mut trained = self.train(&model, arm, seed, steps, &folder, history)?;
+        drop(gpu);
+        let mut is_told = !ended.is_empty();
+        let make = |gpu: &Gpu| {
+            let (model, loaded) = setup.model(gpu, seed)?;
+            if let Some(loaded) = loaded.filter(|_| !std::mem::replace(&mut is_told, true)) {
+                say!("{loaded}");
+            }
+            Ok(setup.task(model))
+        };
+        let (mut trained, model) = self.train(make, arm, seed, steps, &folder, history)?;
         let tested = test(args, setup, &model, &folder)?;
         if session.comparison.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
@@ -89,17 +97,17 @@ impl Program for Runner<'_> {
 }
 
 impl Runner<'_> {
-    /// All steps that are left.
+    /// All steps that are left of what `make` makes. Returns the model too.
     fn train(
         &self,
-        model: &Vit,
+        make: impl FnMut(&Gpu) -> wgrad::Result<Classify<Vit>>,
         arm: Arm<DropKind>,
         seed: u64,
         steps: u64,
         folder: &Path,
         history: &mut History,
-    ) -> Result<Trained> {
-        let Runner { gpu, args, setup, session, .. } = *self;
+    ) -> Result<(Trained, Vit)> {
+        let Runner { machine, args, setup, session, .. } = *self;
         let train = setup.train_loader(args, seed)?;
         let validation = setup.eval_loader(args, &setup.data.validation)?;
         let data = FitData {
@@ -108,7 +116,7 @@ impl Runner<'_> {
             steps,
             folder: Some(RunFolder::new(folder, setup.writer())),
         };
-        let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
+        let settings = setup.settings(args, &machine.gpu(), arm.drop(), steps, seed)?;
         let state = if session.goes_on { resume::state(folder)? } else { None };
         let followed = Followed {
             name: &session.comparison.name(arm, seed),
@@ -116,15 +124,12 @@ impl Runner<'_> {
             folder: session.folder,
             tensorboard: args.output.tensorboard,
             stop: session.stop,
+            machine,
             history,
         };
-        let fitted = followed.fit(
-            setup.task(model),
-            &data,
-            settings,
-            setup.recipe.training.fit_options(args.output.save_every, state),
-        )?;
-        Ok(Trained { fitted, skipped: [&train, &validation].into_iter().flat_map(skipped).collect() })
+        let options = setup.recipe.training.fit_options(args.output.save_every, state);
+        let (fitted, task) = followed.fit(make, &data, settings, options)?;
+        Ok((Trained { fitted, skipped: [&train, &validation].into_iter().flat_map(skipped).collect() }, task.model))
     }
 
     fn report(
@@ -137,7 +142,7 @@ impl Runner<'_> {
     ) -> Result<RunReport> {
         let Trained { fitted: Fitted { outcome, resumed_at }, skipped } = trained;
         let Tested { test, per_class, .. } = tested;
-        let course = Course::new(outcome, *resumed_at, self.gpu.memory().peak_allocated)?;
+        let course = Course::new(outcome, *resumed_at, self.machine.gpu().memory().peak_allocated)?;
         let (best_epoch, validation) = outcome.best.unwrap_or_default();
         Ok(RunReport {
             which: self.session.comparison.which(arm, seed),

@@ -15,7 +15,7 @@ use wgrad::gpu::Gpu;
 use wgrad::models::vit::{
     AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, save_adapter,
 };
-use wgrad::nn::LoraConfig;
+use wgrad::nn::{Classifier, LoraConfig};
 use wgrad::train::{self, Classify, DeepSpeedConfig, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind};
@@ -103,7 +103,7 @@ impl Setup {
     }
 
     /// A fresh model with the starting weights, and what was loaded.
-    pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
+    pub fn model(&self, gpu: &Gpu, seed: u64) -> wgrad::Result<(Vit, Option<LoadReport>)> {
         let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
         let adapters = model.parameters().iter().map(Parameter::path).filter(|path| LoraConfig::is_adapter(path));
@@ -115,7 +115,7 @@ impl Setup {
     }
 
     /// What is trained and measured.
-    pub fn task<'a>(&self, model: &'a Vit) -> Classify<&'a Vit> {
+    pub fn task<M: Classifier>(&self, model: M) -> Classify<M> {
         Classify::with_loss(model, self.loss())
     }
 

@@ -75,8 +75,8 @@ where
 
 /// The command that goes on with the run in `folder`.
 pub fn command(args: &impl Arguments, folder: &Path) -> String {
-    let [adapter, memory, tuning_cache] = args.device().about_machine();
-    command::resuming(folder, [adapter].into_iter().chain(args.about_machine()).chain([memory, tuning_cache]))
+    let [adapter, rest @ ..] = args.device().about_machine();
+    command::resuming(folder, [adapter].into_iter().chain(args.about_machine()).chain(rest))
 }
 
 /// Where the run in `folder` stands, if it was ever saved.
