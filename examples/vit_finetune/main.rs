@@ -94,7 +94,7 @@ fn main() -> Result<()> {
     // One that is lost is given up as a whole.
     drop(gpu);
     let mut runner = Runner { machine: &machine, args: &args, setup: &setup, session: &session, splits };
-    session.run(&mut runner, &mut report)?;
+    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
     session.conclude::<Runner<'_>>(&report.runs);
     if let Some(told) = savings::told(&settings.drop, setup.config.tokens(), setup.steps)? {
         say!("{told}");

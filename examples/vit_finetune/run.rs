@@ -31,7 +31,7 @@ use crate::training::{resume, trial};
 
 /// What every run needs.
 pub struct Runner<'a> {
-    pub machine: &'a Machine<'a>,
+    pub machine: &'a Machine,
     pub args: &'a Args,
     pub setup: &'a Setup,
     pub session: &'a Session<'a, DropKind>,

@@ -20,7 +20,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    fn lose(&self, message: String) {
+    pub(super) fn lose(&self, message: String) {
         // Every call returns it as an error from here on.
         let _ = self.lost.set(message);
     }

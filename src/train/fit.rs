@@ -35,6 +35,8 @@ pub struct FitOptions {
     pub save_state: bool,
     /// Writes it after every so many steps too, however long that takes.
     pub save_every: Option<u64>,
+    /// Where a step fails for a NaN or an infinity, finds the kernel that made it ([`Trainer::debug_nan`]). Steps are slower.
+    pub debug_nan: bool,
     /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
     pub resume: Option<RunState>,
 }
@@ -160,7 +162,7 @@ where
     V: Source<Batch = T::Batch>,
 {
     options.check(data)?;
-    let mut run = Run::new(task, data, settings, options, observer, None)?;
+    let mut run = Run::new(begin(task, data, settings, &options)?, data, options, observer, None);
     let result = run.train();
     if result.is_err() {
         run.save_best();
@@ -174,8 +176,7 @@ where
 /// it may not be on the device that the run began on.
 ///
 /// # Errors
-/// As [`fit`], and those of `task`. [`Error::DeviceLost`] if no attempt comes further than the one before ([`Recovery::ATTEMPTS`]), or
-/// the device is lost before the first step.
+/// As [`fit`], and those of `task`. [`Error::DeviceLost`] if no attempt comes further than the one before ([`Recovery::ATTEMPTS`]).
 pub fn fit_recovering<T, S, V>(
     task: &mut dyn FnMut() -> Result<T>,
     data: &FitData<'_, S, V>,
@@ -190,9 +191,9 @@ where
     V: Source<Batch = T::Batch>,
 {
     options.check(data)?;
-    let first = task()?;
-    let fallback = Fallback { recovery, task, progress: Progress::default() };
-    let mut run = Run::new(first, data, settings, options, observer, Some(fallback))?;
+    let mut fallback = Fallback { recovery, task, progress: Progress::default() };
+    let begun = fallback.begin(data, settings, &options)?;
+    let mut run = Run::new(begun, data, options, observer, Some(fallback));
     while let Err(error) = run.train() {
         run.save_best();
         run = run.recovered(error)?;
@@ -202,6 +203,22 @@ where
 
 /// Between two attempts to go on with a new device: a driver that has failed, or a laptop that wakes up, may need a moment.
 const BREATH: Duration = Duration::from_millis(500);
+
+/// A trainer where the run begins, or goes on from.
+fn begin<T: Task, S: Source, V: Source>(
+    task: T,
+    data: &FitData<'_, S, V>,
+    settings: TrainSettings,
+    options: &FitOptions,
+) -> Result<(Trainer<T>, Progress)> {
+    let mut trainer = Trainer::new(task, settings)?;
+    trainer.debug_nan(options.debug_nan);
+    let progress = match &options.resume {
+        Some(state) => state.restore(&mut trainer, data)?,
+        None => Progress::default(),
+    };
+    Ok((trainer, progress))
+}
 
 /// Between two saves passes so many times what the first of them took: saving then takes a twentieth of the time.
 const PAUSE: u32 = 19;
@@ -235,6 +252,22 @@ struct Fallback<'a, T> {
 }
 
 impl<T: Task> Fallback<'_, T> {
+    /// [`begin`], again where the device is lost while it is done.
+    fn begin<S: Source, V: Source>(
+        &mut self,
+        data: &FitData<'_, S, V>,
+        settings: TrainSettings,
+        options: &FitOptions,
+    ) -> Result<(Trainer<T>, Progress)> {
+        loop {
+            match (self.task)().and_then(|task| begin(task, data, settings.clone(), options)) {
+                Err(error @ Error::DeviceLost { .. }) => self.recovery.failed(error)?,
+                begun => return begun,
+            }
+            std::thread::sleep(BREATH);
+        }
+    }
+
     /// The lost trainer's successor.
     fn again(&mut self, lost: Trainer<T>, error: Error, observer: &mut dyn Observer) -> Result<Trainer<T>> {
         let loss = self.recovery.lost(lost, error)?;
@@ -256,22 +289,17 @@ where
     V: Source<Batch = T::Batch>,
 {
     fn new(
-        task: T,
+        (trainer, progress): (Trainer<T>, Progress),
         data: &'a FitData<'a, S, V>,
-        settings: TrainSettings,
         mut options: FitOptions,
         observer: &'a mut dyn Observer,
         mut fallback: Option<Fallback<'a, T>>,
-    ) -> Result<Self> {
-        let mut trainer = Trainer::new(task, settings)?;
-        let mut progress = Progress::default();
-        // Taken out, so that its copy of the weights does not stay for the whole run.
-        if let Some(state) = options.resume.take() {
-            progress = state.restore(&mut trainer, data)?;
-            if let Some(fallback) = &mut fallback {
-                fallback.recovery.hold(state.into_snapshot());
-                fallback.progress = progress;
-            }
+    ) -> Self {
+        // Its copy of the weights does not stay for the whole run.
+        let state = options.resume.take();
+        if let Some((fallback, state)) = fallback.as_mut().zip(state) {
+            fallback.recovery.hold(state.into_snapshot());
+            fallback.progress = progress;
         }
         if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
             remove_leftovers(&folder.path);
@@ -280,7 +308,7 @@ where
             data.validation.identity();
         }
         let compiled_before = gpu_of(&trainer).stats().compile_time;
-        Ok(Run {
+        Run {
             data,
             options,
             observer,
@@ -293,7 +321,7 @@ where
             seen: (0, 0),
             compiled_before,
             fallback,
-        })
+        }
     }
 
     /// The run on another device, where it stood at its last snapshot. The timing goes on.
@@ -301,7 +329,8 @@ where
         let Some(mut fallback) = self.fallback.take() else { return Err(error) };
         self.count_time();
         let Run { data, options, observer, trainer, timing, best, next_save, stopped, seen, .. } = self;
-        let trainer = fallback.again(trainer, error, observer)?;
+        let mut trainer = fallback.again(trainer, error, observer)?;
+        trainer.debug_nan(options.debug_nan);
         let (compiled_before, progress) = (gpu_of(&trainer).stats().compile_time, fallback.progress);
         Ok(Run {
             data,

@@ -131,7 +131,7 @@ impl Recovery {
     fn attempt(&mut self, error: Error) -> Result<Error> {
         self.fruitless += 1;
         match error {
-            Error::DeviceLost { .. } | Error::Device { .. } | Error::NoAdapter { .. }
+            Error::DeviceLost { .. } | Error::Device { .. } | Error::OutOfMemory { .. } | Error::NoAdapter { .. }
                 if self.fruitless <= Self::ATTEMPTS =>
             {
                 Ok(error)

@@ -260,7 +260,7 @@ impl RunState {
     /// What does not fit is the file's fault.
     fn in_file(&self, error: Error) -> Error {
         match error {
-            error @ (Error::Device { .. } | Error::DeviceLost { .. }) => error,
+            error @ (Error::Device { .. } | Error::DeviceLost { .. } | Error::OutOfMemory { .. }) => error,
             error => Error::file(&self.file, error.to_string()),
         }
     }

@@ -96,7 +96,7 @@ pub fn main<P: Lesson>() -> Result<()> {
     // One that is lost is given up as a whole.
     drop(gpu);
     let mut runner = Runner::<P> { machine: &machine, args: common, setup: &setup, session: &session };
-    session.run(&mut runner, &mut report)?;
+    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
     session.conclude::<Runner<'_, P>>(&report.runs);
     if common.output.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;

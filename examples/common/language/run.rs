@@ -30,7 +30,7 @@ use crate::training::{resume, trial};
 
 /// What every run needs.
 pub struct Runner<'a, P: Lesson> {
-    pub machine: &'a Machine<'a>,
+    pub machine: &'a Machine,
     pub args: &'a Common,
     pub setup: &'a Setup<P::Kind>,
     pub session: &'a Session<'a, DropKind>,

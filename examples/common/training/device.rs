@@ -55,6 +55,10 @@ pub struct Device {
     )]
     #[serde(skip)]
     pub snapshot_every: u64,
+    /// Where a step fails for a NaN or an infinity, name the kernel that made it. Steps are slower.
+    #[arg(long, help_heading = "Device")]
+    #[serde(skip)]
+    pub debug_nan: bool,
     /// List the adapters and end.
     #[arg(long, help_heading = "Device")]
     #[serde(skip)]
@@ -77,8 +81,16 @@ pub enum LossKind {
 
 impl Device {
     /// What may be given anew to a run that goes on: it is about this machine.
-    pub const WITH_RESUME: [&'static str; 7] =
-        ["adapter", "memory", "tuning_cache", "estimate", "on_device_lost", "snapshot_every", "list_adapters"];
+    pub const WITH_RESUME: [&'static str; 8] = [
+        "adapter",
+        "memory",
+        "tuning_cache",
+        "estimate",
+        "on_device_lost",
+        "snapshot_every",
+        "debug_nan",
+        "list_adapters",
+    ];
 
     /// The device of a run that goes on: as the run was `saved`, on this machine.
     pub fn here(self, saved: Device) -> Device {
@@ -125,23 +137,24 @@ impl Device {
 }
 
 /// The device that a program is on: another one, once it was lost.
-pub struct Machine<'a> {
-    pub options: &'a Device,
+pub struct Machine {
+    pub options: Device,
     gpu: RefCell<Gpu>,
 }
 
-impl<'a> Machine<'a> {
-    pub fn open(options: &'a Device) -> Result<Self> {
-        Ok(Machine { options, gpu: RefCell::new(options.open()?) })
+impl Machine {
+    pub fn open(options: &Device) -> Result<Self> {
+        Ok(Machine { options: options.clone(), gpu: RefCell::new(options.open()?) })
     }
 
     pub fn gpu(&self) -> Gpu {
         self.gpu.borrow().clone()
     }
 
-    /// Opens a device in the place of the one that was lost.
+    /// Opens the adapter of the device that was lost again: on another one the run would have other last bits.
     pub fn reopen(&self) -> wgrad::Result<()> {
-        let gpu = self.options.open()?;
+        let adapter = Some(AdapterChoice::Name(self.gpu().info().to_string()));
+        let gpu = Device { adapter, ..self.options.clone() }.open()?;
         self.gpu.replace(gpu);
         Ok(())
     }

@@ -23,7 +23,7 @@ pub struct Followed<'a> {
     pub folder: &'a Path,
     pub tensorboard: bool,
     pub stop: &'a AtomicBool,
-    pub machine: &'a Machine<'a>,
+    pub machine: &'a Machine,
     pub history: &'a mut History,
 }
 
@@ -50,6 +50,7 @@ impl Followed<'_> {
         V: Source<Batch = T::Batch>,
     {
         let Followed { name, words, folder, tensorboard, stop, machine, history } = self;
+        let options = FitOptions { debug_nan: machine.options.debug_nan, ..options };
         let (steps, patience) = (data.steps, options.patience);
         let resumed_at = options.resume.as_ref().map_or(0, RunState::steps);
         if resumed_at > 0 {

@@ -120,6 +120,9 @@ fn show_ended<U: Run>(folder: &Path, runs: &[U], table: &Table, json: bool) -> R
 pub fn way_on(command: &str, error: &anyhow::Error, has_news: bool) -> String {
     let is_state = |path: &Path| path.file_name().is_some_and(|name| name == STATE_FILE);
     match error.downcast_ref() {
+        Some(wgrad::Error::NonFinite { .. }) if has_news => format!(
+            "; to go on from what was saved last: {command}; with --debug-nan it names the kernel that is at fault"
+        ),
         _ if has_news => format!("; to go on from what was saved last: {command}"),
         Some(wgrad::Error::File { path, .. }) if is_state(path) => {
             " cannot go on: put back what was changed, or begin a new run (without --resume)".to_owned()
