@@ -255,6 +255,15 @@ impl Error {
         Error::File { path: path.into(), offset: None, what: what.into() }
     }
 
+    /// The same as that of an optimiser step, where it may be one's.
+    #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+    pub(crate) fn in_step(mut self, of: u64) -> Self {
+        if let Error::NonFiniteValue { step, .. } = &mut self {
+            *step = Some(of);
+        }
+        self
+    }
+
     /// An [`Error::Io`] about `path`.
     pub fn io(path: impl Into<PathBuf>, error: std::io::Error) -> Self {
         Error::Io { path: path.into(), error }

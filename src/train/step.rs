@@ -210,12 +210,7 @@ impl<T: Task> Trainer<T> {
         let found = gpu.check_values(|| self.gradients(batch, self.task.weight(batch, 0..batch.samples())));
         self.step = now;
         self.task.model().parameters().zero_grad();
-        found.map(drop).map_err(|error| match error {
-            Error::NonFiniteValue { kernel, beside, dispatch, what, element, tensor, cause, .. } => {
-                Error::NonFiniteValue { step: Some(step), kernel, beside, dispatch, what, element, tensor, cause }
-            }
-            error => error,
-        })
+        found.map(drop).map_err(|error| error.in_step(step))
     }
 
     /// Waits for the results of the last [`Trainer::step`].
