@@ -114,7 +114,21 @@ pub enum Error {
         /// How it showed.
         message: String,
     },
-    /// The driver refused or failed: out of memory, internal error.
+    /// The device has no memory left. What was recorded is not changed by it, and what is dropped can be used again.
+    #[error("{device}: no memory for {what}, {size} bytes, beside {held} that are held: {message}")]
+    OutOfMemory {
+        /// The device's name.
+        device: String,
+        /// What it was for: a tensor's dtype and shape, or in words.
+        what: String,
+        /// Its bytes.
+        size: u64,
+        /// Bytes that this engine held then.
+        held: u64,
+        /// The driver's words.
+        message: String,
+    },
+    /// The driver refused or failed.
     #[error("{during}: {message}")]
     Device {
         /// What was being done.
@@ -129,6 +143,27 @@ pub enum Error {
         step: u64,
         /// The first bad parameter, by path.
         parameter: String,
+    },
+    /// The first kernel that made a NaN or an infinity, as [`crate::Gpu::check_values`] or a trainer that looks for it
+    /// ([`crate::train::Trainer::find_non_finite`]) has found it.
+    #[error("{}{kernel}{beside} (dispatch {dispatch}) made {what}, element {element} of {tensor}; {cause}", of_step(.step))]
+    NonFiniteValue {
+        /// The optimiser step, from 0, if it was one's.
+        step: Option<u64>,
+        /// The kernel, named after its operation.
+        kernel: &'static str,
+        /// The parameters that it was given, behind " with ", or nothing.
+        beside: String,
+        /// The number of the dispatch in what was looked at, from 1.
+        dispatch: u64,
+        /// "a NaN" or "an infinity".
+        what: &'static str,
+        /// Where it is.
+        element: usize,
+        /// Dtype and shape of what was written, with the parameter's path if it is one's.
+        tensor: String,
+        /// Whether it came with what the kernel was given.
+        cause: String,
     },
     /// A parameter is missing, surplus, or does not fit the model.
     #[error("parameter {}: {}", shown(.name), shown(.what))]
@@ -201,6 +236,10 @@ fn shown(text: impl fmt::Display) -> String {
     text.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
+fn of_step(step: &Option<u64>) -> String {
+    step.map_or_else(String::new, |step| format!("after {step} steps: "))
+}
+
 fn at(offset: &Option<u64>) -> String {
     offset.map_or_else(String::new, |o| format!(" at byte {o}"))
 }
@@ -214,6 +253,15 @@ impl Error {
     /// An [`Error::File`] about `path`.
     pub fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Error::File { path: path.into(), offset: None, what: what.into() }
+    }
+
+    /// The same as that of an optimiser step, where it may be one's.
+    #[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+    pub(crate) fn in_step(mut self, of: u64) -> Self {
+        if let Error::NonFiniteValue { step, .. } = &mut self {
+            *step = Some(of);
+        }
+        self
     }
 
     /// An [`Error::Io`] about `path`.

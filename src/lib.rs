@@ -57,7 +57,7 @@ pub mod error;
 mod files;
 pub mod gpu;
 mod hash;
-#[cfg(feature = "files")]
+#[cfg(feature = "train")]
 mod identity;
 pub mod ltd;
 pub mod models;

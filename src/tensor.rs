@@ -106,7 +106,12 @@ impl Tensor {
     /// Every f16 tensor that is not a parameter begins here.
     fn allocate(gpu: &Gpu, dtype: DType, shape: Shape, fit: Fit) -> Result<Self> {
         expect_dtype(gpu, dtype)?;
-        let view = gpu.alloc(shape.numel() as u64 * dtype.size(), fit)?;
+        let view = gpu.alloc(shape.numel() as u64 * dtype.size(), fit, TensorInfo { dtype, shape })?;
+        #[cfg(not(target_arch = "wasm32"))]
+        if gpu.is_inspected() {
+            // Of what a kernel does not write, nothing is to be thought its own.
+            gpu.clear(&view)?;
+        }
         Ok(Self::from_view(gpu, dtype, shape, view))
     }
 
@@ -130,7 +135,10 @@ impl Tensor {
     }
 
     pub(crate) fn from_view(gpu: &Gpu, dtype: DType, shape: Shape, view: BufferView) -> Self {
-        Tensor { gpu: gpu.clone(), info: TensorInfo { dtype, shape }, view, node: None }
+        let info = TensorInfo { dtype, shape };
+        #[cfg(not(target_arch = "wasm32"))]
+        gpu.note_tensor(&view, info);
+        Tensor { gpu: gpu.clone(), info, view, node: None }
     }
 
     /// The same memory under another shape of as many elements, outside any graph.

@@ -109,6 +109,38 @@ fn a_device_of_our_own_that_is_destroyed() {
     assert_lost("mul", ops::mul(&x, &x));
 }
 
+// ---- submissions of bounded time ----
+
+/// The smaller the budget, the more submissions; the results are the same. What is learnt brings them closer to it.
+#[test]
+fn submissions_are_cut_by_time() {
+    let product = |gpu: &Gpu| {
+        let a = Tensor::from_slice(gpu, &[256, 256], &values(1, 256 * 256)).unwrap();
+        let before = gpu.stats().submissions;
+        let mut y = a.clone();
+        for _ in 0..40 {
+            y = ops::scale(&ops::matmul(&y, &a).unwrap(), 0.01).unwrap();
+        }
+        let y = y.to_vec::<f32>().unwrap();
+        (y, gpu.stats().submissions - before)
+    };
+    let gpu = gpu();
+    gpu.limit_submissions(Duration::from_secs(10));
+    let (expected, few) = product(&gpu);
+    gpu.limit_submissions(Duration::from_nanos(1));
+    let (got, many) = product(&gpu);
+    assert!(got == expected && many > 80 && few < 4, "{few} {many}");
+    // Each round learns from what the one before took.
+    gpu.limit_submissions(Duration::from_millis(20));
+    for _ in 0..8 {
+        assert!(product(&gpu).0 == expected);
+    }
+    let started = Instant::now();
+    let (_, some) = product(&gpu);
+    let each = started.elapsed() / some as u32;
+    assert!(some >= 1 && each < Duration::from_millis(400), "{some} submissions of {each:?}");
+}
+
 // ---- results that are awaited ----
 
 /// A result that the device needs a while for.

@@ -58,6 +58,8 @@ mod pretrained;
 mod probe;
 #[cfg(feature = "pictures")]
 mod programs;
+#[cfg(feature = "pictures")]
+mod recovery;
 mod replicas;
 #[cfg(feature = "pictures")]
 mod resume;

@@ -14,7 +14,7 @@ use wgrad::checkpoint::{self, HostTensor};
 use wgrad::data::{DataSet, ImageSource, Loader, LoaderOptions, Split, digits};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{OpenOptions, Vit, VitConfig, VitFile, open};
-use wgrad::nn::Precision;
+use wgrad::nn::{Classifier, Precision};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, Ema, LossScale, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{
@@ -26,10 +26,10 @@ use wgrad::{Error, Gpu};
 /// T of the model: 16 patches and the class token.
 const TOKENS: usize = 17;
 /// Steps of an epoch.
-const EPOCH: u64 = 6;
+pub const EPOCH: u64 = 6;
 
 /// A small model with everything that is random in training.
-fn config() -> VitConfig {
+pub fn config() -> VitConfig {
     VitConfig {
         img_size: (16, 16),
         patch_size: 4,
@@ -43,7 +43,7 @@ fn config() -> VitConfig {
 
 /// With everything that has a state: moments, an average whose decay rises, a loss scale that moves where there is half
 /// precision, a rate and a kept length that change.
-fn settings(gpu: &Gpu) -> TrainSettings {
+pub fn settings(gpu: &Gpu) -> TrainSettings {
     let rate =
         LrSchedule::new(ShapedRate { base: 3e-3, min: 0.0, warmup: 3, total: 60, shape: LrShape::Cosine }).unwrap();
     let ltd = RandomLtd::new(3, Schedule::linear(5, TOKENS, 12, 1).unwrap()).unwrap();
@@ -61,7 +61,7 @@ fn settings(gpu: &Gpu) -> TrainSettings {
     }
 }
 
-fn task(model: &Vit) -> Classify<&Vit> {
+pub fn task<M: Classifier>(model: M) -> Classify<M> {
     Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() })
 }
 
@@ -74,13 +74,13 @@ fn run_folder(path: &Path, config: VitConfig) -> RunFolder<'static> {
 }
 
 /// 48 digits to learn from in batches of 8, 20 to be measured on.
-struct Digits {
-    train: Loader<ImageSource>,
+pub struct Digits {
+    pub train: Loader<ImageSource>,
     validation: Loader<ImageSource>,
 }
 
 impl Digits {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with_seed(1)
     }
 
@@ -104,7 +104,7 @@ impl Digits {
         Digits { train, validation }
     }
 
-    fn data(&self, steps: u64, folder: &Path) -> FitData<'_, ImageSource> {
+    pub fn data(&self, steps: u64, folder: &Path) -> FitData<'_, ImageSource> {
         let Digits { train, validation } = self;
         FitData { train, validation, steps, folder: Some(run_folder(folder, config())) }
     }
@@ -137,7 +137,7 @@ impl<F: FnMut()> Observer for Watch<F> {
     }
 }
 
-fn saving() -> FitOptions {
+pub fn saving() -> FitOptions {
     FitOptions { save_state: true, ..FitOptions::default() }
 }
 
@@ -149,7 +149,7 @@ fn run(gpu: &Gpu, steps: u64, folder: &Path, options: FitOptions, observer: &mut
     fit(task(&model), &digits.data(steps, folder), settings(gpu), options, observer).unwrap()
 }
 
-fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+pub fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
 

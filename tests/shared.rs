@@ -161,6 +161,7 @@ fn outcome(steps: u64, seconds_a_step: u64) -> Outcome {
         samples: 8 * steps,
         stopped: false,
         out_of_patience: false,
+        losses: 0,
         best: Some((0, epoch_metrics(steps).validation)),
         layer_tokens: LayerTokens::default(),
         timing: Timing { training: Duration::from_secs(seconds_a_step * steps), ..Timing::default() },

@@ -26,7 +26,7 @@ pub fn check(
     let rules = rules.chain(recipe.training.rules(config));
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
-    given.check(rules.chain(about_tokens(args, recipe, config)).chain([args.device.rule(), saving]))?;
+    given.check(rules.chain(about_tokens(args, recipe, config)).chain(args.device.rules()).chain([saving]))?;
     let own = Arm::Drop(recipe.drop);
     let is_compared = args.compare.iter().any(|&rival| Arm::from(rival) == own);
     ensure!(!is_compared, "--compare has no effect with {}: that is how the run itself drops tokens", own.name());

@@ -42,12 +42,12 @@ use settings::Maker;
 use setup::Setup;
 use splits::Splits;
 use training::console::say;
+use training::device::Machine;
 use training::given::Given;
 use training::report::Report;
 use training::resume::Arguments;
 use training::session::Session;
 use training::{adapters, folder, interrupt, memory, resume, tuning};
-use wgrad::gpu::Gpu;
 use wgrad::train::Task;
 
 fn main() -> Result<()> {
@@ -61,22 +61,30 @@ fn main() -> Result<()> {
     if resume::has_ended::<Runner<'_>>(&args, |main| args.comparison(main))? {
         return Ok(());
     }
-    let gpu = args.device.open()?;
+    let machine = Machine::open(&args.device)?;
+    let gpu = machine.gpu();
     say!("adapter: {}", gpu.info());
     let mut setup = Setup::new(&args, &given)?;
     say!("{setup}");
     if !args.device.estimate {
         setup.fit_memory(&mut args, &gpu, &given)?;
     }
-    if args.probe { run(&args, &gpu, &setup, &setup.probe_maker()) } else { run(&args, &gpu, &setup, &setup.maker()) }
+    // One that is lost is given up as a whole: nobody else holds it.
+    drop(gpu);
+    if args.probe {
+        run(&args, &machine, &setup, &setup.probe_maker())
+    } else {
+        run(&args, &machine, &setup, &setup.maker())
+    }
 }
 
 /// The runs that the arguments ask for, of what `make` makes.
-fn run<T: Task>(args: &Args, gpu: &Gpu, setup: &Setup, make: &Maker<'_, T>) -> Result<()> {
-    let settings = setup.main_settings(args, gpu)?;
+fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, T>) -> Result<()> {
+    let gpu = machine.gpu();
+    let settings = setup.main_settings(args, &gpu)?;
     let work = setup.workload(make, &settings);
     if args.device.estimate {
-        say!("{}", memory::needs(gpu, &work, args.device.budget(gpu))?);
+        say!("{}", memory::needs(&gpu, &work, args.device.budget(&gpu))?);
         return Ok(());
     }
     setup.check(args)?;
@@ -86,7 +94,7 @@ fn run<T: Task>(args: &Args, gpu: &Gpu, setup: &Setup, make: &Maker<'_, T>) -> R
         folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
     let splits = Splits::open(args, setup, &folder)?;
-    let tuning = tuning::tune(gpu, &args.device, &work)?;
+    let tuning = tuning::tune(&gpu, &args.device, &work)?;
     let command = resume::command(args, &folder);
     let stop = interrupt::stop(command.clone())?;
     let session = Session {
@@ -97,8 +105,9 @@ fn run<T: Task>(args: &Args, gpu: &Gpu, setup: &Setup, make: &Maker<'_, T>) -> R
         stop: &stop,
     };
     let mut report = Report { adapter: gpu.info().to_string(), tuning, args, recipe: &setup.recipe, runs: Vec::new() };
-    let mut runner = Runner { gpu, args, setup, session: &session, splits };
-    session.run(&mut runner, &mut report)?;
+    drop(gpu);
+    let mut runner = Runner { machine, args, setup, session: &session, splits };
+    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
     session.conclude::<Runner<'_>>(&report.runs);
     if let Some(told) = savings::told(&settings.drop, setup.config.tokens(), setup.steps)? {
         say!("{told}");

@@ -21,6 +21,7 @@ use crate::splits::Splits;
 use crate::training::columns::Column;
 use crate::training::comparison::Arm;
 use crate::training::console::say;
+use crate::training::device::Machine;
 use crate::training::fit::{Fitted, Followed};
 use crate::training::history::History;
 use crate::training::report::Course;
@@ -31,7 +32,7 @@ use crate::training::{resume, trial};
 
 /// What every run needs.
 pub struct Runner<'a> {
-    pub gpu: &'a Gpu,
+    pub machine: &'a Machine,
     pub args: &'a Args,
     pub setup: &'a Setup,
     pub session: &'a Session<'a, DropKind>,
@@ -45,23 +46,30 @@ impl Program for Runner<'_> {
     const WORDS: Words = report::WORDS;
 
     fn trial(&self, drop: DropKind) -> Result<f64> {
-        let Runner { gpu, args, setup, .. } = *self;
-        let (model, _) = setup.model(gpu, args.seed)?;
-        let settings = setup.settings(args, gpu, drop, setup.steps, args.seed)?;
-        trial::run(gpu, setup.task(&model), settings, &setup.train_loader(args, args.seed)?)
+        let Runner { machine, args, setup, .. } = *self;
+        let gpu = machine.gpu();
+        let (model, _) = setup.model(&gpu, args.seed)?;
+        let settings = setup.settings(args, &gpu, drop, setup.steps, args.seed)?;
+        trial::run(&gpu, setup.task(&model), settings, &setup.train_loader(args, args.seed)?)
     }
 
     fn run(&mut self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], history: &mut History) -> Result<RunReport> {
-        let Runner { gpu, args, setup, session, .. } = *self;
+        let Runner { machine, args, setup, session, .. } = *self;
         let folder = session.comparison.run_folder(session.folder, arm, seed)?;
         let steps = session.steps((arm, seed), ended, &folder, setup.steps, |drop| self.trial(drop))?;
+        let gpu = machine.gpu();
         gpu.trim();
         gpu.reset_peak_memory();
-        let (model, loaded) = setup.model(gpu, seed)?;
-        if let Some(loaded) = loaded.filter(|_| ended.is_empty()) {
-            say!("{loaded}");
-        }
-        let mut trained = self.train(&model, &mut Leg { arm, seed, steps, folder: &folder, history })?;
+        drop(gpu);
+        let mut is_told = !ended.is_empty();
+        let make = |gpu: &Gpu| {
+            let (model, loaded) = setup.model(gpu, seed)?;
+            if let Some(loaded) = loaded.filter(|_| !std::mem::replace(&mut is_told, true)) {
+                say!("{loaded}");
+            }
+            Ok(model)
+        };
+        let (mut trained, model) = self.train(make, &mut Leg { arm, seed, steps, folder: &folder, history })?;
         let tested = test(args, setup, &model, &folder)?;
         if session.comparison.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
@@ -90,45 +98,56 @@ impl Program for Runner<'_> {
 }
 
 impl Runner<'_> {
-    /// All steps that are left.
-    fn train(&self, model: &Vit, leg: &mut Leg<'_>) -> Result<Trained> {
+    /// All steps that are left of the model that `make` makes. Returns it too: it may be on another device by then.
+    fn train(&self, mut make: impl FnMut(&Gpu) -> wgrad::Result<Vit>, leg: &mut Leg<'_>) -> Result<(Trained, Vit)> {
         let Runner { args, setup, .. } = *self;
         let validation = setup.eval_loader(args, &setup.data.validation)?;
         if args.probe {
-            return self.probe(model, validation, leg);
+            return self.probe(make, validation, leg);
         }
         let train = setup.train_loader(args, leg.seed)?;
-        let fitted = self.fit(setup.task(model), &train, &validation, leg)?;
-        Ok(Trained { fitted, skipped: [&train, &validation].into_iter().flat_map(skipped).collect(), features: 0.0 })
+        let (fitted, task) = self.fit(|gpu| Ok(setup.task(make(gpu)?)), &train, &validation, leg)?;
+        let skipped = [&train, &validation].into_iter().flat_map(skipped).collect();
+        Ok((Trained { fitted, skipped, features: 0.0 }, task.model))
     }
 
     /// The same of the head alone, on features of the pictures.
-    fn probe(&self, model: &Vit, validation: Loader<ImageSource>, leg: &mut Leg<'_>) -> Result<Trained> {
-        let Runner { gpu, args, setup, .. } = *self;
-        let (task, batch, started) = (setup.probe(model), setup.recipe.training.batch_size, Instant::now());
-        let train = task.source(setup.eval_loader(args, &setup.data.train)?)?;
-        let validation = task.source(validation)?;
+    fn probe(
+        &self,
+        mut make: impl FnMut(&Gpu) -> wgrad::Result<Vit>,
+        validation: Loader<ImageSource>,
+        leg: &mut Leg<'_>,
+    ) -> Result<(Trained, Vit)> {
+        let Runner { machine, args, setup, .. } = *self;
+        let (gpu, batch, started) = (machine.gpu(), setup.recipe.training.batch_size, Instant::now());
+        let first = setup.probe(make(&gpu)?);
+        let train = first.source(setup.eval_loader(args, &setup.data.train)?)?;
+        let validation = first.source(validation)?;
         gpu.trim();
+        drop(gpu);
         let features = started.elapsed().as_secs_f64();
         say!("features of {} training and {} validation pictures: {features:.1} s", train.len(), validation.len());
         let train = Loader::new(train, LoaderOptions::training(batch, leg.seed))?;
         let validation = Loader::new(validation, LoaderOptions::evaluation(batch))?;
-        let fitted = self.fit(task, &train, &validation, leg)?;
+        // The features are the host's: on another device only the model is made again.
+        let mut first = Some(first);
+        let again = |gpu: &Gpu| first.take().map_or_else(|| Ok(setup.probe(make(gpu)?)), Ok);
+        let (fitted, task) = self.fit(again, &train, &validation, leg)?;
         let skipped = [&train, &validation].into_iter().flat_map(|loader| skipped(loader.source().pictures()));
-        Ok(Trained { fitted, skipped: skipped.collect(), features })
+        Ok((Trained { fitted, skipped: skipped.collect(), features }, task.model))
     }
 
     fn fit<T: Task, S: Source<Batch = T::Batch>>(
         &self,
-        task: T,
+        make: impl FnMut(&Gpu) -> wgrad::Result<T>,
         train: &Loader<S>,
         validation: &Loader<S>,
         leg: &mut Leg<'_>,
-    ) -> Result<Fitted> {
-        let Runner { gpu, args, setup, session, .. } = *self;
+    ) -> Result<(Fitted, T)> {
+        let Runner { machine, args, setup, session, .. } = *self;
         let &mut Leg { arm, seed, steps, folder, ref mut history } = leg;
         let data = FitData { train, validation, steps, folder: Some(RunFolder::new(folder, setup.writer())) };
-        let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
+        let settings = setup.settings(args, &machine.gpu(), arm.drop(), steps, seed)?;
         let state = if session.goes_on { resume::state(folder)? } else { None };
         let followed = Followed {
             name: &session.comparison.name(arm, seed),
@@ -136,9 +155,10 @@ impl Runner<'_> {
             folder: session.folder,
             tensorboard: args.output.tensorboard,
             stop: session.stop,
+            machine,
             history,
         };
-        followed.fit(task, &data, settings, setup.recipe.training.fit_options(args.output.save_every, state))
+        followed.fit(make, &data, settings, setup.recipe.training.fit_options(args.output.save_every, state))
     }
 
     fn report(
@@ -151,7 +171,7 @@ impl Runner<'_> {
     ) -> Result<RunReport> {
         let Trained { fitted: Fitted { outcome, resumed_at }, skipped, features } = trained;
         let Tested { test, per_class, .. } = tested;
-        let course = Course::new(outcome, *resumed_at, self.gpu.memory().peak_allocated)?;
+        let course = Course::new(outcome, *resumed_at, self.machine.gpu().memory().peak_allocated)?;
         let (best_epoch, validation) = outcome.best.unwrap_or_default();
         Ok(RunReport {
             which: self.session.comparison.which(arm, seed),

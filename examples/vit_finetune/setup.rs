@@ -14,6 +14,7 @@ use wgrad::gpu::Gpu;
 use wgrad::models::vit::{
     AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, save_adapter,
 };
+use wgrad::nn::Classifier;
 use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, read_deepspeed};
 
 use crate::args::{Args, ExportKind};
@@ -99,7 +100,7 @@ impl Setup {
     }
 
     /// A fresh model with the starting weights, and what was loaded.
-    pub fn model(&self, gpu: &Gpu, seed: u64) -> Result<(Vit, Option<LoadReport>)> {
+    pub fn model(&self, gpu: &Gpu, seed: u64) -> wgrad::Result<(Vit, Option<LoadReport>)> {
         let seed = self.weights.seed(seed, &self.data.class_names);
         let model = Vit::new(gpu, self.config.clone(), seed)?;
         let new: Vec<&str> = lora::new_parameters(model.parameters()).chain(Vit::HEADS.iter().copied()).collect();
@@ -110,12 +111,12 @@ impl Setup {
     }
 
     /// What is trained and measured.
-    pub fn task<'a>(&self, model: &'a Vit) -> Classify<&'a Vit> {
+    pub fn task<M: Classifier>(&self, model: M) -> Classify<M> {
         Classify::with_loss(model, self.loss())
     }
 
     /// The same of its head alone.
-    pub fn probe<'a>(&self, model: &'a Vit) -> LinearProbe<&'a Vit> {
+    pub fn probe(&self, model: Vit) -> LinearProbe<Vit> {
         LinearProbe::with_loss(model, self.loss())
     }
 

@@ -75,6 +75,7 @@ pub(crate) use labels::Labels;
 pub use matching::{Deviation, Found, LoadReport, MatchOptions, match_parameters};
 #[cfg(not(target_arch = "wasm32"))]
 pub use parameters::download;
+pub(crate) use parameters::read_named;
 pub use parameters::{download_async, load_parameters};
 pub use read::{read, read_bytes};
 #[cfg(feature = "files")]

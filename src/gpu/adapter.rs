@@ -70,6 +70,9 @@ pub struct GpuOptions {
     /// Ask that no more than so many workgroups can be dispatched along an axis, at least 2: larger grids are folded or cut, as they are
     /// above 65,535; for tests.
     pub grid_size: Option<u32>,
+    /// The bytes of device memory that the engine may allocate, those of uploads and read-backs on their way apart. Beyond them is
+    /// [`Error::OutOfMemory`], as where the device has no more.
+    pub memory: Option<u64>,
     /// Overrides the kernel family that the adapter suggests; for measurements and tests.
     pub family: Option<KernelFamily>,
     /// Opens the device's matrix units for half-precision products, where there are any that kernels can use

@@ -1,5 +1,6 @@
 //! Long-lived tensors side by side in few large buffers, so that one dispatch can pass over many of them.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::{BufferView, Fit, Gpu};
@@ -58,7 +59,7 @@ impl Arena {
         if !fits {
             let limit = self.gpu.0.limits.max_storage_buffer_binding_size;
             let length = self.next_length().min(limit / ALIGN * ALIGN).max(aligned);
-            let view = zeroed(&self.gpu, length)?;
+            let view = zeroed(&self.gpu, length, format_args!("parameters, from {name} on"))?;
             self.segments.push(Segment { view, used: 0 });
         }
         let segment = self.segments.len() - 1;
@@ -96,8 +97,8 @@ impl Arena {
 }
 
 /// The gaps between tensors are read by passes over whole segments: they must hold zeros, not garbage.
-fn zeroed(gpu: &Gpu, size: u64) -> Result<BufferView> {
-    let view = gpu.alloc(size, Fit::Exact)?;
+fn zeroed(gpu: &Gpu, size: u64, what: impl fmt::Display) -> Result<BufferView> {
+    let view = gpu.alloc(size, Fit::Exact, what)?;
     gpu.clear(&view)?;
     Ok(view)
 }
@@ -176,7 +177,7 @@ impl Beside {
         let segment = |(i, size)| match size {
             0 => Ok(None),
             _ if self.packing.packed(i) == packing.packed(i) => Ok(self.segment(i).cloned()),
-            _ => zeroed(&self.gpu, size).map(Some),
+            _ => zeroed(&self.gpu, size, "gradients, moments or an average of parameters").map(Some),
         };
         let segments = packing.sizes().enumerate().map(segment).collect::<Result<_>>()?;
         Ok(Beside { gpu: self.gpu.clone(), packing: packing.clone(), segments })

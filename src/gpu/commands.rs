@@ -1,7 +1,11 @@
 //! Recording commands and submitting them.
 
 use std::sync::{Arc, MutexGuard};
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Duration;
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::clock::Instant;
 use super::compile::Pipeline;
 use super::health::Scopes;
 #[cfg(target_arch = "wasm32")]
@@ -71,7 +75,13 @@ impl Gpu {
             groups: grid.groups,
             flops: grid.flops,
         };
-        self.push(&mut state, command)
+        self.push(&mut state, command)?;
+        drop(state);
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.is_inspected() {
+            self.inspect(kernel, buffers)?;
+        }
+        Ok(())
     }
 
     /// The kernel, compiled.
@@ -190,7 +200,7 @@ impl Gpu {
             std::future::poll_fn(|context| ended.poll(context)).await;
             let Some(gpu) = inner.upgrade().map(Gpu) else { return };
             let mut state = gpu.state();
-            state.recorder.arrived(ordinal);
+            state.recorder.arrived(ordinal, None);
             if let Err(error) = gpu.submit_due(&mut state) {
                 gpu.0.health.note(error.to_string());
             }
@@ -234,9 +244,13 @@ impl Gpu {
         ordinal: u64,
         during: &'static str,
     ) -> Result<()> {
+        /// Who waits no longer than this has come too late to know when it ended.
+        const LATE: Duration = Duration::from_micros(200);
         let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        let begun = Instant::now();
         super::health::poll(&self.0.device, wait).map_err(|message| self.device_error(during, message))?;
-        self.state().recorder.arrived(ordinal);
+        let end = Instant::now();
+        self.state().recorder.arrived(ordinal, (end - begun > LATE).then_some(end));
         Ok(())
     }
 

@@ -100,7 +100,7 @@ impl Gpu {
                 break state;
             }
             drop(state);
-            let table = self.alloc(TABLE, Fit::Exact)?;
+            let table = self.alloc(TABLE, Fit::Exact, "a table of faults")?;
             self.clear(&table)?;
             self.state().ledger.tables.push(table);
         };
@@ -293,6 +293,12 @@ impl Ledger {
         };
         self.unions.insert((a, b), both);
         both
+    }
+
+    /// Whether this is one of the tables, which hold no numbers.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn has_table(&self, view: &BufferView) -> bool {
+        self.tables.iter().any(|table| table.place() == view.place())
     }
 
     /// The tables in which open dispatches have their places.

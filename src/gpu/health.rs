@@ -20,10 +20,9 @@ pub(super) struct Health {
 }
 
 impl Health {
-    fn lose(&self, message: String) {
-        if self.lost.set(message.clone()).is_ok() {
-            log::error!("device lost: {message}");
-        }
+    pub(super) fn lose(&self, message: String) {
+        // Every call returns it as an error from here on.
+        let _ = self.lost.set(message);
     }
 
     pub(super) fn note(&self, message: String) {

@@ -1,5 +1,6 @@
 //! Device memory: ranges of buffers, allocation through the pool, and copies in order with the kernels.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -128,6 +129,18 @@ impl BufferView {
         matches!(self.region.memory, Memory::Whole(_)) && Arc::strong_count(&self.region) == 1
     }
 
+    /// The path of the parameter whose memory it is.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn name(&self) -> Option<&str> {
+        self.region.name.as_deref()
+    }
+
+    /// What tells it from other memory: its buffer, and where it begins there.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.region.raw().id, self.offset)
+    }
+
     pub(super) fn raw(&self) -> RawView {
         RawView { raw: self.region.raw().clone(), offset: self.offset, size: self.size }
     }
@@ -191,9 +204,9 @@ impl Gpu {
     /// those who use it bind [`Gpu::windows`] of it.
     ///
     /// # Errors
-    /// [`Error::Limit`] above the device's binding size, or else its buffer size; [`Error::Device`] when memory is exhausted,
+    /// [`Error::Limit`] above the device's binding size, or else its buffer size; [`Error::OutOfMemory`], which names `what`;
     /// [`Error::DeviceLost`].
-    pub(crate) fn alloc(&self, size: u64, fit: Fit) -> Result<BufferView> {
+    pub(crate) fn alloc(&self, size: u64, fit: Fit, what: impl fmt::Display) -> Result<BufferView> {
         self.expect_alive()?;
         let limits = &self.0.limits;
         let (name, limit) = match fit {
@@ -214,28 +227,57 @@ impl Gpu {
         };
         let buffer = match self.0.pool.take(class, fit) {
             Some(buffer) => buffer,
-            None => self.0.pool.adopt(self.new_storage(class)?, class),
+            None => self.0.pool.adopt(self.new_storage(class, what)?, class),
         };
         Ok(BufferView::new(buffer, padded))
     }
 
     /// A new buffer from the driver. In a dry run, the one placeholder.
-    fn new_storage(&self, size: u64) -> Result<wgpu::Buffer> {
+    fn new_storage(&self, size: u64, what: impl fmt::Display) -> Result<wgpu::Buffer> {
         if let Some(phantom) = &self.0.phantom {
             return Ok(phantom.clone());
         }
-        let buffer = self.insist(|| storage_buffer(&self.0.device, size))?;
+        let make = || {
+            self.expect_room(size)?;
+            storage_buffer(&self.0.device, size)
+        };
+        let buffer = self.insist(size, what, make)?;
         self.probe()?;
         Ok(buffer)
     }
 
-    /// What `make` gives; where that fails, what it gives once the pool has let go of what it can.
-    pub(super) fn insist(&self, make: impl Fn() -> std::result::Result<wgpu::Buffer, String>) -> Result<wgpu::Buffer> {
+    /// Whether the program lets the engine have so many bytes more.
+    fn expect_room(&self, size: u64) -> std::result::Result<(), String> {
+        let allocated = self.0.pool.memory().allocated;
+        match self.0.most_memory {
+            Some(most) if allocated.saturating_add(size) > most => {
+                Err(format!("the engine may have {most} bytes (GpuOptions::memory)"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What `make` gives, `size` bytes for `what`; where that fails, what it gives once the pool has let go of what it can.
+    pub(super) fn insist(
+        &self,
+        size: u64,
+        what: impl fmt::Display,
+        make: impl Fn() -> std::result::Result<wgpu::Buffer, String>,
+    ) -> Result<wgpu::Buffer> {
         let again = |_| {
             self.give_back_all();
+            // The driver has it back once the device has done what it was recorded for.
+            #[cfg(not(target_arch = "wasm32"))]
+            self.await_submission(None, 0, "waiting for memory").map_err(|error| error.to_string())?;
             make()
         };
-        make().or_else(again).map_err(|message| self.device_error("allocating device memory", message))
+        make().or_else(again).map_err(|message| {
+            let (device, held) = (self.0.info.name.clone(), self.0.pool.memory().live);
+            match self.probe() {
+                Err(lost) => lost,
+                Ok(()) => Error::OutOfMemory { device, what: what.to_string(), size, held, message },
+            }
+        })
     }
 
     /// Whether the device binds so many bytes at once.
@@ -279,7 +321,7 @@ impl Gpu {
     /// until the device has taken the oldest.
     ///
     /// # Errors
-    /// [`Error::Device`] when memory is exhausted, [`Error::DeviceLost`].
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub(crate) fn upload(&self, bytes: &[u8], to: &BufferView) -> Result<()> {
         let size = (bytes.len() as u64).next_multiple_of(4);
         if size == 0 || size > to.size {
@@ -298,7 +340,7 @@ impl Gpu {
         self.await_room(size)?;
         // No buffer takes less, and small ones must not pile up either.
         let staged = self.0.uploads.hold(size.max(256));
-        let staging = self.insist(|| mapped_buffer(&self.0.device, size))?;
+        let staging = self.insist(size, "an upload on its way", || mapped_buffer(&self.0.device, size))?;
         let mapped = staging.get_mapped_range_mut(..);
         let mut mapped = mapped.map_err(|e| self.device_error("upload", e.to_string()))?;
         mapped.slice(..bytes.len()).copy_from_slice(bytes);
@@ -368,7 +410,7 @@ fn create_buffer(
     let buffer = device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation });
     match scopes.close() {
         None => Ok(buffer),
-        Some(message) => Err(format!("{size} bytes: {message}")),
+        Some(message) => Err(message),
     }
 }
 

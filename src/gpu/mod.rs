@@ -7,11 +7,14 @@
 mod adapter;
 mod arena;
 mod attachments;
+mod budget;
 mod clock;
 mod commands;
 mod compile;
 mod fault;
 mod health;
+#[cfg(not(target_arch = "wasm32"))]
+mod inspect;
 mod kernel;
 mod mapped;
 mod memory;
@@ -25,6 +28,7 @@ mod staging;
 mod usage;
 #[cfg(not(target_arch = "wasm32"))]
 mod waiter;
+mod witness;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,9 +58,12 @@ pub(crate) use pool::Fit;
 use crate::error::{Error, Result};
 use adapter::Opened;
 use attachments::Attachments;
+use budget::Budget;
 use compile::KernelCache;
 use fault::Ledger;
 use health::{Health, Scopes};
+#[cfg(not(target_arch = "wasm32"))]
+use inspect::Inspector;
 use memory::storage_buffer;
 use pace::Pace;
 use pool::Pool;
@@ -88,6 +95,10 @@ struct Inner {
     /// In a dry run, what stands for every buffer.
     phantom: Option<wgpu::Buffer>,
     matrix_units: Option<u32>,
+    /// [`GpuOptions::memory`].
+    most_memory: Option<u64>,
+    #[cfg(not(target_arch = "wasm32"))]
+    inspector: Inspector,
     attachments: Attachments,
 }
 
@@ -149,7 +160,7 @@ impl Gpu {
         let info = AdapterInfo::new(&adapter.get_info());
         let health = Arc::default();
         health::watch(&opened.device, &health);
-        Self::assemble(opened, info, options.family, health, None, Attachments::default())
+        Self::assemble(opened, info, options.family, health, options.memory, None, Attachments::default())
     }
 
     /// What to ask of `adapter` for a device of the program's own that the engine then shares ([`Gpu::from_wgpu`]), beside what the
@@ -169,7 +180,7 @@ impl Gpu {
         let info = AdapterInfo::new(&adapter.map_or_else(|| device.adapter_info(), wgpu::Adapter::get_info));
         adapter::check_limits(&device.limits(), &info.name)?;
         let opened = Opened { device, queue, matrix_units: None };
-        Self::assemble(opened, info, None, Arc::default(), None, Attachments::default())
+        Self::assemble(opened, info, None, Arc::default(), None, None, Attachments::default())
     }
 
     /// A handle of the same device on which programs run without computing: the pool hands out sizes with no memory
@@ -186,7 +197,7 @@ impl Gpu {
         let phantom = storage_buffer(device, fault::TABLE);
         let phantom = phantom.map_err(|message| self.device_error("allocating device memory", message))?;
         let opened = Opened { device: device.clone(), queue: queue.clone(), matrix_units: *matrix_units };
-        Self::assemble(opened, info.clone(), Some(*family), Arc::default(), Some(phantom), attachments.share())
+        Self::assemble(opened, info.clone(), Some(*family), Arc::default(), None, Some(phantom), attachments.share())
     }
 
     /// Whether this is a [`Gpu::dry_run`].
@@ -199,13 +210,14 @@ impl Gpu {
         info: AdapterInfo,
         family: Option<KernelFamily>,
         health: Arc<Health>,
+        most_memory: Option<u64>,
         phantom: Option<wgpu::Buffer>,
         attachments: Attachments,
     ) -> Result<Self> {
         let Opened { device, queue, matrix_units } = opened;
         let scopes = Scopes::open(&device);
         let params_layout = compile::params_layout(&device);
-        let recorder = Recorder::new(&device, &params_layout);
+        let recorder = Recorder::new(&device, &params_layout, Budget::new(&info));
         let table = phantom.clone().map_or_else(|| storage_buffer(&device, fault::TABLE), Ok);
         let table = scopes.close().map_or(table, Err);
         health::expect_alive(&device, &info.name)?;
@@ -237,6 +249,9 @@ impl Gpu {
             faults,
             phantom,
             matrix_units,
+            most_memory,
+            #[cfg(not(target_arch = "wasm32"))]
+            inspector: Inspector::default(),
             attachments,
         })))
     }
@@ -292,6 +307,13 @@ impl Gpu {
     /// Starts a new measurement of peak memory.
     pub fn reset_peak_memory(&self) {
         self.0.pool.reset_peak();
+    }
+
+    /// Sets what a submission may take on the device, 0.5 s where nothing is said: Windows ends one after two seconds, and the device
+    /// with it. Recorded work is cut accordingly, as far as is known of this device; that is learnt while results are waited for
+    /// ([`Readback::wait`], [`Gpu::wait`]). A single dispatch that takes longer is not cut. Results are the same with any budget.
+    pub fn limit_submissions(&self, budget: Duration) {
+        self.state().recorder.budget.set(budget);
     }
 
     /// Counters since the device was opened.

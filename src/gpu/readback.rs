@@ -6,6 +6,7 @@ use super::fault::{Open, TABLE};
 use super::mapped::Landing;
 use super::memory::readable_buffer;
 use super::staging::Staged;
+use super::witness::WITNESS;
 use super::{BufferView, Command, Gpu};
 #[cfg(not(target_arch = "wasm32"))]
 use super::{health::poll, waiter::Awaited};
@@ -21,6 +22,8 @@ pub struct Readback {
     ranges: Vec<(u64, u64)>,
     /// How many tables of faults lie before them, and the dispatches that those tell of.
     tables: usize,
+    /// Where the submissions' witness lies behind them.
+    witness: u64,
     outlook: Vec<Open>,
     /// The faults that the ranges depend on, and that they carry.
     mark: u64,
@@ -39,8 +42,9 @@ impl Readback {
             // Copies are in words of four bytes.
             size += view.size().next_multiple_of(4);
         }
-        let size = size.max(4);
-        let staging = gpu.insist(|| readable_buffer(gpu.device(), size))?;
+        let witness = size;
+        size += WITNESS;
+        let staging = gpu.insist(size, "a read-back on its way", || readable_buffer(gpu.device(), size))?;
         let mut readback = Readback {
             gpu: gpu.clone(),
             staging,
@@ -48,6 +52,7 @@ impl Readback {
             landing: Landing::default(),
             ranges,
             tables,
+            witness,
             outlook: Vec::new(),
             mark: 0,
             carried: 0,
@@ -76,7 +81,8 @@ impl Readback {
         self.outlook = state.ledger.outlook(self.tables);
         self.mark = views.iter().fold(0, |mark, view| state.ledger.union(mark, view.mark()));
         self.carried = views.iter().fold(0, |mark, view| state.ledger.union(mark, view.carried()));
-        gpu.push(&mut state, Command::Land { staging: self.staging.clone(), landing: self.landing.clone() })?;
+        let (staging, landing) = (self.staging.clone(), self.landing.clone());
+        gpu.push(&mut state, Command::Land { staging, landing, at: self.witness })?;
         gpu.submit_unless_held(&mut state)
     }
 
@@ -164,9 +170,12 @@ impl Readback {
             return Err(failed("the result cannot be looked at".to_owned()));
         }
         let view = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        if let Some((ordinal, _)) = self.landing.submission() {
+            self.gpu.check_witness(&view[self.witness as usize..], *ordinal)?;
+        }
         let mut state = self.gpu.state();
         if let Some((ordinal, _)) = self.landing.submission() {
-            state.recorder.arrived(*ordinal);
+            state.recorder.arrived(*ordinal, None);
         }
         state.ledger.settle(&self.outlook, &view[..self.tables * TABLE as usize]);
         if let Some(error) = state.ledger.verdict([self.mark, self.carried]) {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::budget::Budget;
+use super::clock::Instant;
 use super::compile::Pipeline;
 use super::kernel::{Access, PARAMS_WINDOW};
 use super::mapped::Landing;
 use super::pool::Raw;
 use super::profiler::Profiler;
 use super::staging::Staged;
+use super::witness::Witness;
 
 /// A range of a buffer, as a command keeps it: without the pool handle, so that recording does not hold memory back.
 #[derive(Clone, Debug)]
@@ -54,14 +57,13 @@ pub(crate) enum Command {
     Land {
         staging: wgpu::Buffer,
         landing: Landing,
+        /// Where the witness goes.
+        at: u64,
     },
 }
 
-/// A submission is cut after this many commands, so that the device starts early, …
+/// A submission is cut after this many commands, so that the device starts early, after the time that it may take ([`Budget`]), …
 const MAX_COMMANDS: usize = 96;
-/// … or after this much work: some systems kill a submission that runs for two seconds, and this is about a second on
-/// the slowest GPUs in laptops.
-const MAX_FLOPS: u64 = 200_000_000_000;
 /// … or after uploads of so many bytes, whose staging memory the device then gives back.
 const MAX_STAGED: u64 = 16 << 20;
 
@@ -71,26 +73,22 @@ const MAX_BIND_GROUPS: usize = 1 << 14;
 
 type GroupKey = (&'static [Access], Vec<(u64, u64, u64)>);
 
-/// What is submitted together: commands, operations, bytes of uploads.
+/// What is submitted together: commands, what they take by the budget's guess, bytes of uploads.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
     commands: usize,
-    flops: u64,
+    work: u64,
     staged: u64,
 }
 
 impl Load {
-    fn add(&mut self, command: &Command) {
-        self.commands += 1;
-        match command {
-            Command::Dispatch { flops, .. } => self.flops += flops,
-            Command::Upload { staged, .. } => self.staged += staged.bytes,
-            _ => {}
-        }
+    fn with(self, command: &Command, budget: &Budget) -> Load {
+        let staged = if let Command::Upload { staged, .. } = command { staged.bytes } else { 0 };
+        Load { commands: self.commands + 1, work: self.work + budget.work_of(command), staged: self.staged + staged }
     }
 
-    fn is_full(&self) -> bool {
-        self.commands >= MAX_COMMANDS || self.flops >= MAX_FLOPS || self.staged >= MAX_STAGED
+    fn is_full(&self, budget: &Budget) -> bool {
+        self.commands >= MAX_COMMANDS || self.staged >= MAX_STAGED || budget.is_spent(self.work)
     }
 }
 
@@ -100,6 +98,9 @@ impl Load {
 struct UnderWay {
     ordinal: u64,
     index: wgpu::SubmissionIndex,
+    /// What it takes by the budget's guess, and when it was made.
+    work: u64,
+    made: Instant,
     /// Memory of uploads, which the device may still read.
     staged: Vec<Staged>,
 }
@@ -119,7 +120,9 @@ pub(crate) struct Recorder {
     load: Load,
     /// How many of them are to be submitted. It is not 0 for long but in a browser with too much under way.
     due: usize,
+    pub(crate) budget: Budget,
     under_way: VecDeque<UnderWay>,
+    witness: Witness,
     ring: wgpu::Buffer,
     ring_group: wgpu::BindGroup,
     align: usize,
@@ -133,13 +136,13 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn new(device: &wgpu::Device, layout: &wgpu::BindGroupLayout) -> Self {
+    pub(crate) fn new(device: &wgpu::Device, layout: &wgpu::BindGroupLayout, budget: Budget) -> Self {
         let align = device.limits().min_uniform_buffer_offset_alignment as usize;
         let (slot, window) = (PARAMS_WINDOW.next_multiple_of(align) as u64, PARAMS_WINDOW as u64);
         let ring = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params ring"),
             size: slot * MAX_COMMANDS as u64 + window,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
         let window = wgpu::BufferBinding { buffer: &ring, offset: 0, size: wgpu::BufferSize::new(window) };
@@ -152,7 +155,9 @@ impl Recorder {
             commands: VecDeque::new(),
             load: Load::default(),
             due: 0,
+            budget,
             under_way: VecDeque::new(),
+            witness: Witness::new(device),
             ring,
             ring_group,
             align,
@@ -175,9 +180,9 @@ impl Recorder {
         if is_dispatch(&command) {
             self.dispatches += 1;
         }
-        self.load.add(&command);
+        self.load = self.load.with(&command, &self.budget);
         self.commands.push_back(command);
-        self.load.is_full()
+        self.load.is_full(&self.budget)
     }
 
     /// Says that all that waits is to be submitted.
@@ -218,10 +223,15 @@ impl Recorder {
         self.under_way.len()
     }
 
-    /// Notes that the device is done with every submission up to that number.
-    pub(crate) fn arrived(&mut self, ordinal: u64) {
-        while self.under_way.front().is_some_and(|oldest| oldest.ordinal <= ordinal) {
-            self.under_way.pop_front();
+    /// Notes that the device is done with every submission up to that number, and when with the last of them, if that is known.
+    pub(crate) fn arrived(&mut self, ordinal: u64, end: Option<Instant>) {
+        let (mut work, mut begun) = (0, None);
+        while let Some(oldest) = self.under_way.pop_front_if(|oldest| oldest.ordinal <= ordinal) {
+            work += oldest.work;
+            begun.get_or_insert(oldest.made);
+        }
+        if let Some(begun) = begun {
+            self.budget.learn(work, begun, end);
         }
     }
 
@@ -243,55 +253,61 @@ impl Recorder {
         profiler: Option<&mut Profiler>,
         most: usize,
     ) -> Option<Submitted> {
-        let commands = self.take(most);
+        let (commands, load) = self.take(most);
         if commands.is_empty() {
             return Some(Submitted::default());
         }
+        self.submissions += 1;
         let offsets = self.write_params(queue, &commands)?;
         let index = match profiler {
             None => self.submit_all(device, queue, &commands, &offsets),
             Some(profiler) => self.submit_timed(device, queue, &commands, &offsets, profiler),
         };
-        self.submissions += 1;
         self.last = Some(index.clone());
         let (ordinal, count) = (self.submissions, commands.len());
         let staged = commands.into_iter().filter_map(|command| submitted(command, ordinal, &index)).collect();
-        self.under_way.push_back(UnderWay { ordinal, index, staged });
+        self.under_way.push_back(UnderWay { ordinal, index, work: load.work, made: Instant::now(), staged });
         self.forget([]);
         Some(Submitted { ordinal, commands: count })
     }
 
-    /// The oldest commands: at most so many, and no more than fill a submission.
-    fn take(&mut self, most: usize) -> Vec<Command> {
+    /// The oldest commands: at most so many, and no more than fill a submission. One that takes too long by itself goes alone.
+    fn take(&mut self, most: usize) -> (Vec<Command>, Load) {
         let mut load = Load::default();
         let mut taken = Vec::with_capacity(most.min(self.commands.len()).min(MAX_COMMANDS));
-        while taken.len() < most && !load.is_full() {
+        while taken.len() < most && !load.is_full(&self.budget) {
             let Some(command) = self.commands.pop_front() else { break };
-            load.add(&command);
+            let with = load.with(&command, &self.budget);
+            if !taken.is_empty() && self.budget.is_spent(with.work) {
+                self.commands.push_front(command);
+                break;
+            }
+            load = with;
             taken.push(command);
         }
         self.due = self.due.saturating_sub(taken.len());
         self.load.commands -= load.commands;
-        self.load.flops -= load.flops;
+        self.load.work -= load.work;
         self.load.staged -= load.staged;
-        taken
+        (taken, load)
     }
 
-    /// Puts the `Params` of all dispatches on the device, and tells where each lies. A few bytes are written also where there are
-    /// none: a lost device takes commands without a word, but this it refuses.
-    fn write_params(&self, queue: &wgpu::Queue, commands: &[Command]) -> Option<Vec<u32>> {
-        let (mut bytes, mut offsets) = (Vec::new(), Vec::with_capacity(commands.len()));
+    /// Puts the `Params` of all dispatches on the device, and the submission's number behind them; tells where each lies. A lost device
+    /// takes commands without a word, but this it refuses.
+    fn write_params(&self, queue: &wgpu::Queue, commands: &[Command]) -> Option<Offsets> {
+        let (mut bytes, mut params) = (Vec::new(), Vec::with_capacity(commands.len()));
         for command in commands {
-            offsets.push(bytes.len() as u32);
-            if let Command::Dispatch { params, .. } = command {
-                bytes.extend_from_slice(params);
+            params.push(bytes.len() as u32);
+            if let Command::Dispatch { params: own, .. } = command {
+                bytes.extend_from_slice(own);
                 bytes.resize(bytes.len().next_multiple_of(self.align), 0);
             }
         }
-        bytes.resize(bytes.len().max(4), 0);
+        let number = bytes.len() as u64;
+        bytes.extend_from_slice(&(self.submissions as u32).to_ne_bytes());
         let size = wgpu::BufferSize::new(bytes.len() as u64)?;
         queue.write_buffer_with(&self.ring, 0, size)?.copy_from_slice(&bytes);
-        Some(offsets)
+        Some(Offsets { params, number })
     }
 
     /// The ordinary way: neighbouring dispatches share one compute pass.
@@ -300,21 +316,22 @@ impl Recorder {
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         commands: &[Command],
-        offsets: &[u32],
+        offsets: &Offsets,
     ) -> wgpu::SubmissionIndex {
         let mut encoder = device.create_command_encoder(&Default::default());
-        let mut offsets = offsets.iter();
+        let mut params = offsets.params.iter();
         for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
-            let offsets = offsets.by_ref().take(run.len());
+            let params = params.by_ref().take(run.len());
             if is_dispatch(&run[0]) {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (command, &offset) in run.iter().zip(offsets) {
+                for (command, &offset) in run.iter().zip(params) {
                     self.encode_dispatch(device, &mut pass, command, offset);
                 }
             } else {
-                run.iter().zip(offsets).for_each(|(command, _)| encode_transfer(&mut encoder, command));
+                run.iter().zip(params).for_each(|(command, _)| self.encode_transfer(&mut encoder, command, offsets));
             }
         }
+        self.sign(&mut encoder, offsets);
         queue.submit([encoder.finish()])
     }
 
@@ -325,15 +342,15 @@ impl Recorder {
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         commands: &[Command],
-        offsets: &[u32],
+        offsets: &Offsets,
         profiler: &mut Profiler,
     ) -> wgpu::SubmissionIndex {
         profiler.begin(device, commands.iter().filter(|c| is_dispatch(c)).count());
         let mut encoder = device.create_command_encoder(&Default::default());
         let mut names = Vec::new();
-        for (command, &offset) in commands.iter().zip(offsets) {
+        for (command, &offset) in commands.iter().zip(&offsets.params) {
             let Command::Dispatch { pipeline, .. } = command else {
-                encode_transfer(&mut encoder, command);
+                self.encode_transfer(&mut encoder, command, offsets);
                 continue;
             };
             let descriptor = profiler.pass_descriptor(names.len());
@@ -346,7 +363,34 @@ impl Recorder {
                 profiler.time_on_host(device, queue, full, pipeline.name);
             }
         }
+        self.sign(&mut encoder, offsets);
         profiler.finish(device, queue, encoder, &names)
+    }
+
+    /// Lets the submission that is being encoded leave its number.
+    fn sign(&self, encoder: &mut wgpu::CommandEncoder, offsets: &Offsets) {
+        self.witness.sign(encoder, self.submissions, (&self.ring, offsets.number));
+    }
+
+    fn encode_transfer(&self, encoder: &mut wgpu::CommandEncoder, command: &Command, offsets: &Offsets) {
+        match command {
+            Command::Copy { from, to } => {
+                encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, &to.raw.buffer, to.offset, from.size);
+            }
+            Command::Upload { staging, to, size, .. } => {
+                staging.unmap();
+                encoder.copy_buffer_to_buffer(staging, 0, &to.raw.buffer, to.offset, *size);
+            }
+            Command::Download { from, staging, at } => {
+                encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, staging, *at, from.size);
+            }
+            Command::Clear { to } => encoder.clear_buffer(&to.raw.buffer, to.offset, Some(to.size)),
+            Command::Land { staging, at, .. } => {
+                self.sign(encoder, offsets);
+                self.witness.show(encoder, staging, *at);
+            }
+            Command::Dispatch { .. } => {}
+        }
     }
 
     /// `offset` is that of its `Params` in the ring.
@@ -374,11 +418,19 @@ impl Recorder {
     }
 }
 
+/// Where what a submission reads lies in the ring.
+struct Offsets {
+    /// Of each command, the `Params`.
+    params: Vec<u32>,
+    /// The submission's number.
+    number: u64,
+}
+
 /// What becomes of a command that has been submitted: an upload's memory stays until it has ended, a read-back's is mapped.
 fn submitted(command: Command, ordinal: u64, index: &wgpu::SubmissionIndex) -> Option<Staged> {
     match command {
         Command::Upload { staged, .. } => return Some(staged),
-        Command::Land { staging, landing } => landing.begin(&staging, ordinal, index),
+        Command::Land { staging, landing, .. } => landing.begin(&staging, ordinal, index),
         _ => {}
     }
     None
@@ -402,21 +454,4 @@ fn bind_group(device: &wgpu::Device, layout: &wgpu::BindGroupLayout, buffers: &[
         })
         .collect();
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
-}
-
-fn encode_transfer(encoder: &mut wgpu::CommandEncoder, command: &Command) {
-    match command {
-        Command::Copy { from, to } => {
-            encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, &to.raw.buffer, to.offset, from.size);
-        }
-        Command::Upload { staging, to, size, .. } => {
-            staging.unmap();
-            encoder.copy_buffer_to_buffer(staging, 0, &to.raw.buffer, to.offset, *size);
-        }
-        Command::Download { from, staging, at } => {
-            encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, staging, *at, from.size);
-        }
-        Command::Clear { to } => encoder.clear_buffer(&to.raw.buffer, to.offset, Some(to.size)),
-        Command::Dispatch { .. } | Command::Land { .. } => {}
-    }
 }

@@ -73,7 +73,7 @@ impl Gpu {
         let mut state = self.state();
         let (ended, arrived) = state.pace.collect();
         if let Some(ordinal) = arrived {
-            state.recorder.arrived(ordinal);
+            state.recorder.arrived(ordinal, None);
         }
         let room = budget.as_secs_f64() - state.pace.left(Instant::now());
         let is_idle = state.pace.is_idle();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::run_folder::{LAST_FILE, RunFolder, Weights, remove_leftovers};
 use super::state::{Progress, write_state};
-use super::{Evaluation, RunState, STATE_FILE, StepMetrics, Task, TrainSettings, Trainer, evaluate};
+use super::{Evaluation, Recovery, RunState, STATE_FILE, StepMetrics, Task, TrainSettings, Trainer, evaluate};
 use crate::checkpoint::{BEST_FILE, download};
 use crate::data::{Batch, Loader, Position, Source};
 use crate::error::{Error, Result};
@@ -35,6 +35,8 @@ pub struct FitOptions {
     pub save_state: bool,
     /// Writes it after every so many steps too, however long that takes.
     pub save_every: Option<u64>,
+    /// Where a step fails for a NaN or an infinity, finds the kernel that made it ([`Trainer::debug_nan`]). Steps are slower.
+    pub debug_nan: bool,
     /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
     pub resume: Option<RunState>,
 }
@@ -83,6 +85,12 @@ pub trait Observer {
 
     /// After each epoch's evaluation.
     fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()>;
+
+    /// The device was lost, as `error` tells, and the run goes on after its first `steps` steps on another one
+    /// ([`fit_recovering`]). What the observer has seen is not shown to it again. By default a warning.
+    fn lost(&mut self, error: &Error, steps: u64) {
+        log::warn!("{error}; the run goes on after step {steps} on a new device");
+    }
 }
 
 /// Where the time of a run went, in this program.
@@ -117,6 +125,8 @@ pub struct Outcome {
     pub best: Option<(u64, Evaluation)>,
     /// Layer tokens.
     pub layer_tokens: LayerTokens,
+    /// How often the run went on on another device.
+    pub losses: u64,
     /// Time.
     pub timing: Timing,
 }
@@ -152,14 +162,62 @@ where
     V: Source<Batch = T::Batch>,
 {
     options.check(data)?;
-    let mut run = Run::new(task, data, settings, options, observer)?;
+    let mut run = Run::new(begin(task, data, settings, &options)?, data, options, observer, None);
     let result = run.train();
-    if result.is_err()
-        && let Err(error) = run.write_best()
-    {
-        log::warn!("{error}");
+    if result.is_err() {
+        run.save_best();
     }
-    result.map(|()| run.outcome())
+    result.map(|()| run.end().0)
+}
+
+/// [`fit`], going on where the device is lost: `task` opens a new one then and makes the run's task on it, as at the start, when it is
+/// called for the first time. What `recovery` holds last is where the run goes on from; steps that had been done since are done again, to
+/// the same weights bit for bit on an adapter of the same kind and driver, and are not seen by the observer again. Returns the task too:
+/// it may not be on the device that the run began on.
+///
+/// # Errors
+/// As [`fit`], and those of `task`. [`Error::DeviceLost`] if no attempt comes further than the one before ([`Recovery::ATTEMPTS`]).
+pub fn fit_recovering<T, S, V>(
+    task: &mut dyn FnMut() -> Result<T>,
+    data: &FitData<'_, S, V>,
+    settings: TrainSettings,
+    options: FitOptions,
+    recovery: Recovery,
+    observer: &mut dyn Observer,
+) -> Result<(Outcome, T)>
+where
+    T: Task,
+    S: Source<Batch = T::Batch>,
+    V: Source<Batch = T::Batch>,
+{
+    options.check(data)?;
+    let mut fallback = Fallback { recovery, task, progress: Progress::default() };
+    let begun = fallback.begin(data, settings, &options)?;
+    let mut run = Run::new(begun, data, options, observer, Some(fallback));
+    while let Err(error) = run.train() {
+        run.save_best();
+        run = run.recovered(error)?;
+    }
+    Ok(run.end())
+}
+
+/// Between two attempts to go on with a new device: a driver that has failed, or a laptop that wakes up, may need a moment.
+const BREATH: Duration = Duration::from_millis(500);
+
+/// A trainer where the run begins, or goes on from.
+fn begin<T: Task, S: Source, V: Source>(
+    task: T,
+    data: &FitData<'_, S, V>,
+    settings: TrainSettings,
+    options: &FitOptions,
+) -> Result<(Trainer<T>, Progress)> {
+    let mut trainer = Trainer::new(task, settings)?;
+    trainer.debug_nan(options.debug_nan);
+    let progress = match &options.resume {
+        Some(state) => state.restore(&mut trainer, data)?,
+        None => Progress::default(),
+    };
+    Ok((trainer, progress))
 }
 
 /// Between two saves passes so many times what the first of them took: saving then takes a twentieth of the time.
@@ -177,8 +235,51 @@ struct Run<'a, T: Task, S: Source, V: Source> {
     best: Option<Weights>,
     /// When an epoch's end is to write files again.
     next_save: Instant,
+    /// Whether the observer has ended it, with the last step that it has seen.
     stopped: bool,
+    /// What the observer has seen: so many steps, and epochs.
+    seen: (u64, u64),
     compiled_before: Duration,
+    fallback: Option<Fallback<'a, T>>,
+}
+
+/// What a run goes on with when its device is lost.
+struct Fallback<'a, T> {
+    recovery: Recovery,
+    task: &'a mut dyn FnMut() -> Result<T>,
+    /// Where the run stood at the recovery's last snapshot.
+    progress: Progress,
+}
+
+impl<T: Task> Fallback<'_, T> {
+    /// [`begin`], again where the device is lost while it is done.
+    fn begin<S: Source, V: Source>(
+        &mut self,
+        data: &FitData<'_, S, V>,
+        settings: TrainSettings,
+        options: &FitOptions,
+    ) -> Result<(Trainer<T>, Progress)> {
+        loop {
+            match (self.task)().and_then(|task| begin(task, data, settings.clone(), options)) {
+                Err(error @ Error::DeviceLost { .. }) => self.recovery.failed(error)?,
+                begun => return begun,
+            }
+            std::thread::sleep(BREATH);
+        }
+    }
+
+    /// The lost trainer's successor.
+    fn again(&mut self, lost: Trainer<T>, error: Error, observer: &mut dyn Observer) -> Result<Trainer<T>> {
+        let loss = self.recovery.lost(lost, error)?;
+        observer.lost(&loss, self.recovery.steps());
+        loop {
+            match (self.task)().and_then(|task| self.recovery.go_on(task)) {
+                Ok(trainer) => return Ok(trainer),
+                Err(error) => self.recovery.failed(error)?,
+            }
+            std::thread::sleep(BREATH);
+        }
+    }
 }
 
 impl<'a, T, S, V> Run<'a, T, S, V>
@@ -188,18 +289,18 @@ where
     V: Source<Batch = T::Batch>,
 {
     fn new(
-        task: T,
+        (trainer, progress): (Trainer<T>, Progress),
         data: &'a FitData<'a, S, V>,
-        settings: TrainSettings,
         mut options: FitOptions,
         observer: &'a mut dyn Observer,
-    ) -> Result<Self> {
-        let mut trainer = Trainer::new(task, settings)?;
-        // Taken out, so that its copy of the weights does not stay for the whole run.
-        let progress = match options.resume.take() {
-            Some(state) => state.restore(&mut trainer, data)?,
-            None => Progress::default(),
-        };
+        mut fallback: Option<Fallback<'a, T>>,
+    ) -> Self {
+        // Its copy of the weights does not stay for the whole run.
+        let state = options.resume.take();
+        if let Some((fallback, state)) = fallback.as_mut().zip(state) {
+            fallback.recovery.hold(state.into_snapshot());
+            fallback.progress = progress;
+        }
         if let Some(folder) = data.folder.as_ref().filter(|_| options.saves()) {
             remove_leftovers(&folder.path);
             // Asked now, they tell of the data that the run begins with, and take no part in the first save's time.
@@ -207,7 +308,7 @@ where
             data.validation.identity();
         }
         let compiled_before = gpu_of(&trainer).stats().compile_time;
-        Ok(Run {
+        Run {
             data,
             options,
             observer,
@@ -217,7 +318,33 @@ where
             best: None,
             next_save: Instant::now(),
             stopped: false,
+            seen: (0, 0),
             compiled_before,
+            fallback,
+        }
+    }
+
+    /// The run on another device, where it stood at its last snapshot. The timing goes on.
+    fn recovered(mut self, error: Error) -> Result<Self> {
+        let Some(mut fallback) = self.fallback.take() else { return Err(error) };
+        self.count_time();
+        let Run { data, options, observer, trainer, timing, best, next_save, stopped, seen, .. } = self;
+        let mut trainer = fallback.again(trainer, error, observer)?;
+        trainer.debug_nan(options.debug_nan);
+        let (compiled_before, progress) = (gpu_of(&trainer).stats().compile_time, fallback.progress);
+        Ok(Run {
+            data,
+            options,
+            observer,
+            trainer,
+            timing,
+            progress,
+            best,
+            next_save,
+            stopped,
+            seen,
+            compiled_before,
+            fallback: Some(fallback),
         })
     }
 
@@ -250,12 +377,29 @@ where
         }
         self.timing.training += started.elapsed();
         if is_epoch_end || self.is_over() {
-            self.end_epoch(position.epoch, is_epoch_end)
+            self.end_epoch(position.epoch, is_epoch_end)?;
         } else if self.is_save_due() {
-            self.save_state()
-        } else {
-            Ok(())
+            self.save_state()?;
         }
+        self.keep()
+    }
+
+    /// Takes the snapshot that is to be taken after this step, if any.
+    fn keep(&mut self) -> Result<()> {
+        let is_due = self.fallback.as_ref().is_some_and(|fallback| fallback.recovery.is_due(&self.trainer));
+        if !is_due || self.is_over() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.see_last()?;
+        self.timing.training += started.elapsed();
+        let started = Instant::now();
+        if let Some(fallback) = &mut self.fallback {
+            fallback.recovery.keep(&self.trainer)?;
+            fallback.progress = self.progress;
+        }
+        self.timing.checkpoints += started.elapsed();
+        Ok(())
     }
 
     /// Ends the epoch in progress if the next batch, at `position`, is of a later one: its last batches have no readable
@@ -283,12 +427,17 @@ where
             self.progress.sums.add(metrics.loss, metrics.loss_weight, metrics.correct, metrics.counted);
         }
         self.progress.samples += metrics.samples as u64;
-        self.stopped |= self.observer.step(&metrics).is_break();
+        // Steps that are done again after a loss have been seen.
+        if metrics.step >= self.seen.0 {
+            self.seen.0 = metrics.step + 1;
+            self.stopped |= self.observer.step(&metrics).is_break();
+        }
     }
 
     /// Whether no step is to follow.
     fn is_over(&self) -> bool {
-        self.trainer.steps() >= self.data.steps || self.stopped || self.is_out_of_patience()
+        let is_stopped = self.stopped && self.trainer.steps() >= self.seen.0;
+        self.trainer.steps() >= self.data.steps || is_stopped || self.is_out_of_patience()
     }
 
     /// Whether the state is to be saved after this step, whatever that takes.
@@ -327,7 +476,10 @@ where
             validation,
             is_best,
         };
-        self.stopped |= self.observer.epoch(&metrics).is_break();
+        if epoch >= self.seen.1 {
+            self.seen.1 = epoch + 1;
+            self.stopped |= self.observer.epoch(&metrics).is_break();
+        }
         if self.is_over() || self.is_save_due() || Instant::now() >= self.next_save {
             self.save(is_best, !is_interrupted)
         } else if is_best {
@@ -360,10 +512,24 @@ where
     fn save_state(&mut self) -> Result<()> {
         let Some(folder) = &self.data.folder else { return Ok(()) };
         let started = Instant::now();
+        let path = folder.path.join(STATE_FILE);
         self.write_best()?;
-        write_state(&folder.path.join(STATE_FILE), &self.trainer, self.data, &self.progress)?;
+        let snapshot = write_state(&path, &self.trainer, self.data, &self.progress)?;
+        // One that is over has its end left to do, which it would not come to from here.
+        let is_over = self.is_over();
+        if let Some(fallback) = self.fallback.as_mut().filter(|_| !is_over) {
+            fallback.recovery.hold(snapshot);
+            fallback.progress = self.progress;
+        }
         self.timing.checkpoints += started.elapsed();
         Ok(())
+    }
+
+    /// The same where there is an error to return already.
+    fn save_best(&mut self) {
+        if let Err(error) = self.write_best() {
+            log::warn!("{error}");
+        }
     }
 
     fn hold_best(&mut self) -> Result<()> {
@@ -397,19 +563,27 @@ where
         self.options.patience.is_some_and(|patience| self.progress.stale >= patience)
     }
 
-    fn outcome(self) -> Outcome {
+    /// Adds what the trainer and its device have counted.
+    fn count_time(&mut self) {
+        self.timing.host += self.trainer.host_time();
+        self.timing.compilation += gpu_of(&self.trainer).stats().compile_time - self.compiled_before;
+    }
+
+    /// What came of it, and what was trained.
+    fn end(mut self) -> (Outcome, T) {
+        self.count_time();
         let is_early = self.trainer.steps() < self.data.steps;
-        let host = self.trainer.host_time();
-        let compilation = gpu_of(&self.trainer).stats().compile_time - self.compiled_before;
-        Outcome {
+        let outcome = Outcome {
             steps: self.trainer.steps(),
             samples: self.progress.samples,
             stopped: self.stopped && is_early,
             out_of_patience: !self.stopped && is_early && self.is_out_of_patience(),
             best: self.progress.best,
             layer_tokens: self.trainer.layer_tokens(),
-            timing: Timing { compilation, host, ..self.timing },
-        }
+            losses: self.fallback.as_ref().map_or(0, |fallback| fallback.recovery.losses()),
+            timing: self.timing,
+        };
+        (outcome, self.trainer.into_task())
     }
 }
 

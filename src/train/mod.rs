@@ -12,6 +12,7 @@
 //! | `evaluate` | [`evaluate`] |
 //! | `rehearsal`, `memory`, `tuning` | [`rehearse`]: a run's needs beforehand; whether it fits, and with what settings; its kernels |
 //! | `snapshot` | [`Snapshot`]: where a trainer stands, in the host's memory |
+//! | `recovery` | [`Recovery`]: from a lost device to another one |
 //! | `fit`, `run_folder`, `state`, `identity`, `available`, `tuning_store` | whole runs, with files: the feature `files` |
 
 #[cfg(feature = "files")]
@@ -25,6 +26,7 @@ mod freeze;
 #[cfg(feature = "files")]
 mod identity;
 mod memory;
+mod recovery;
 mod rehearsal;
 #[cfg(feature = "files")]
 mod run_folder;
@@ -48,9 +50,10 @@ pub use deepspeed::{DeepSpeedConfig, ModelType, parse_deepspeed, read_deepspeed}
 pub use evaluate::evaluate;
 pub use evaluate::{Evaluation, evaluate_async};
 #[cfg(feature = "files")]
-pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit};
+pub use fit::{EpochMetrics, FitData, FitOptions, Observer, Outcome, Timing, fit, fit_recovering};
 pub use freeze::Freeze;
 pub use memory::{Cut, MemoryEstimate, Remedy, check_memory, cut_to_fit, estimate, remedies};
+pub use recovery::Recovery;
 pub use rehearsal::{Rehearsal, StepUse, Workload, rehearse};
 #[cfg(feature = "files")]
 pub use run_folder::{RunFolder, Weights, write_weights};

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Task, Trainer};
+use crate::checkpoint::read_named;
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
 use crate::optim::OptimizerState;
 use crate::tensor::{HostTensor, Tensor};
@@ -59,6 +61,11 @@ impl Snapshot {
     }
 }
 
+/// Adapter, driver and kernels, on which the last bits of results depend.
+pub(super) fn describe(gpu: &Gpu) -> String {
+    format!("{}, {}, {:?}", gpu.info().name, gpu.info().driver, gpu.family())
+}
+
 impl<T: Task> Trainer<T> {
     /// Where the trainer stands after the last recorded step; awaiting it blocks no thread. It takes two to four times the weights'
     /// bytes of the host's memory.
@@ -70,10 +77,7 @@ impl<T: Task> Trainer<T> {
         let weights = parameters.iter().map(|p| (format!("{WEIGHTS}{}", p.path()), p.value()));
         let of_task = self.task().held().into_iter().map(|(name, tensor)| (format!("{TASK}{name}"), tensor));
         let held: Vec<(String, Tensor)> = weights.chain(of_task).chain(self.optimizer().held(parameters)?).collect();
-        let mut tensors = BTreeMap::new();
-        for (name, tensor) in held {
-            tensors.insert(name, HostTensor { shape: tensor.dims().to_vec(), data: tensor.read().await? });
-        }
+        let tensors = read_named(held).await?;
         let LayerTokens { consumed, full } = self.layer_tokens();
         let optimizer = self.optimizer().saved().await?;
         let counts = Counts { step: self.steps(), layer_tokens: [consumed, full], optimizer };

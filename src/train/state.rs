@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::evaluate::Sums;
 use super::identity::Identity;
-use super::snapshot::Counts;
+use super::snapshot::{Counts, describe};
 use super::{Evaluation, FitData, Snapshot, Task, Trainer};
 use crate::checkpoint::{self, HostTensor};
 use crate::data::{Position, Source};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::ops::Tuning;
 
 /// The name of a run's state in its folder.
@@ -142,10 +141,6 @@ impl Saved {
     }
 }
 
-fn device(gpu: &Gpu) -> String {
-    format!("{}, {}, {:?}", gpu.info().name, gpu.info().driver, gpu.family())
-}
-
 /// Why no run can go on from this, if so. Asked of what is read and of what is to be written: nothing that cannot be read
 /// takes the place of a state that can.
 fn fault(progress: &Saved, snapshot: &Snapshot) -> Option<String> {
@@ -158,25 +153,26 @@ fn fault(progress: &Saved, snapshot: &Snapshot) -> Option<String> {
     Some(format!("has values in {name} that are not finite"))
 }
 
-/// Writes the state of a run whose results have all been read. The file is replaced as a whole or not at all.
+/// Writes the state of a run whose results have all been read, and returns its snapshot. The file is replaced as a whole or not at all.
 pub(super) fn write_state<T: Task, S: Source, V: Source>(
     path: &Path,
     trainer: &Trainer<T>,
     data: &FitData<'_, S, V>,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Snapshot> {
     let gpu = trainer.task().model().parameters().gpu();
     let Snapshot { counts, tensors } = trainer.snapshot()?;
     let identity = Identity::new(trainer, data);
     let progress = Saved::new(progress);
-    let header = Header { version: VERSION, identity, device: device(gpu), tuning: gpu.tuning(), counts, progress };
+    let header = Header { version: VERSION, identity, device: describe(gpu), tuning: gpu.tuning(), counts, progress };
     let snapshot = Snapshot { counts: header.counts.clone(), tensors };
     if let Some(what) = fault(&header.progress, &snapshot) {
         return Err(Error::file(path, format!("is left as it was, since the new state {what}")));
     }
     let text =
         serde_json::to_string(&header).map_err(|e| Error::file(path, format!("the state cannot be written: {e}")))?;
-    checkpoint::write(path, &snapshot.tensors, &BTreeMap::from([(KEY.to_owned(), text)]))
+    checkpoint::write(path, &snapshot.tensors, &BTreeMap::from([(KEY.to_owned(), text)]))?;
+    Ok(snapshot)
 }
 
 impl RunState {
@@ -215,6 +211,10 @@ impl RunState {
         &self.snapshot
     }
 
+    pub(super) fn into_snapshot(self) -> Snapshot {
+        self.snapshot
+    }
+
     /// Optimiser steps done.
     pub fn steps(&self) -> u64 {
         self.snapshot.steps()
@@ -246,8 +246,8 @@ impl RunState {
         }
         trainer.restore(&self.snapshot).map_err(|error| self.in_file(error))?;
         let gpu = trainer.task().model().parameters().gpu();
-        if self.header.device != device(gpu) {
-            let now = device(gpu);
+        if self.header.device != describe(gpu) {
+            let now = describe(gpu);
             log::warn!("the run was on {}, and goes on with other last bits on {now}", self.header.device);
         }
         let ignored = gpu.set_tuning(&self.header.tuning).ignored;
@@ -260,7 +260,7 @@ impl RunState {
     /// What does not fit is the file's fault.
     fn in_file(&self, error: Error) -> Error {
         match error {
-            error @ (Error::Device { .. } | Error::DeviceLost { .. }) => error,
+            error @ (Error::Device { .. } | Error::DeviceLost { .. } | Error::OutOfMemory { .. }) => error,
             error => Error::file(&self.file, error.to_string()),
         }
     }

@@ -101,6 +101,9 @@ fn resolve(bytes: &[Vec<u8>], shares: &[f32], metrics: StepMetrics, paths: &[Str
     Ok(StepMetrics { loss: loss as f32, correct, grad_norm, excused, ..metrics })
 }
 
+/// A part of a batch, and what came of it.
+type Outcome<'b, T> = (Part<'b, <T as Task>::Batch>, Scored);
+
 /// Steps that [`Trainer::step_slice`] records before the oldest of them has ended.
 const MOST_AHEAD: usize = 4;
 
@@ -122,6 +125,9 @@ pub struct Trainer<T: Task> {
     /// The error of one of them, as long as it has not been returned.
     failed: Option<Error>,
     host_time: Duration,
+    /// [`Trainer::debug_nan`].
+    #[cfg(not(target_arch = "wasm32"))]
+    debug_nan: bool,
 }
 
 impl<T: Task> Trainer<T> {
@@ -150,6 +156,8 @@ impl<T: Task> Trainer<T> {
             slices: Vec::new(),
             failed: None,
             host_time: Duration::ZERO,
+            #[cfg(not(target_arch = "wasm32"))]
+            debug_nan: false,
         })
     }
 
@@ -162,7 +170,47 @@ impl<T: Task> Trainer<T> {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step(&mut self, batch: &T::Batch) -> Result<Option<StepMetrics>> {
         let recorded = self.record(batch)?;
+        if self.debug_nan {
+            return self.explained(recorded, batch);
+        }
         self.pending.replace(recorded).map(Pending::wait).transpose()
+    }
+
+    /// Has [`Trainer::step`] find out where a NaN or an infinity comes from ([`Trainer::find_non_finite`]). It then waits for each
+    /// step before the next one is recorded, so that the weights are still those of the step that failed; and returns that step's
+    /// results.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn debug_nan(&mut self, on: bool) {
+        self.debug_nan = on;
+    }
+
+    /// A step's results, and the kernel that is at fault where they are not finite.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn explained(&mut self, recorded: Pending, batch: &T::Batch) -> Result<Option<StepMetrics>> {
+        match recorded.wait() {
+            Err(error @ Error::NonFinite { .. }) => {
+                self.find_non_finite(self.step.saturating_sub(1), batch)?;
+                Err(error)
+            }
+            metrics => metrics.map(Some),
+        }
+    }
+
+    /// Computes the gradients of step `step` on its batch again and looks at what each kernel writes ([`Gpu::check_values`]). For a
+    /// step that was refused ([`Error::NonFinite`]), with the weights that it was refused with: no other step has been recorded since, or
+    /// the trainer was brought back to a snapshot and has done the steps up to it again. Nothing is trained.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteValue`] names the first kernel that made a NaN or an infinity; else as [`Trainer::record`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn find_non_finite(&mut self, step: u64, batch: &T::Batch) -> Result<()> {
+        self.task.check(batch)?;
+        let now = std::mem::replace(&mut self.step, step);
+        let gpu = self.gpu().clone();
+        let found = gpu.check_values(|| self.gradients(batch, self.task.weight(batch, 0..batch.samples())));
+        self.step = now;
+        self.task.model().parameters().zero_grad();
+        found.map(drop).map_err(|error| error.in_step(step))
     }
 
     /// Waits for the results of the last [`Trainer::step`].
@@ -242,15 +290,7 @@ impl<T: Task> Trainer<T> {
     fn record_step(&mut self, batch: &T::Batch) -> Result<Pending> {
         self.task.check(batch)?;
         let metrics = self.begin(batch);
-        // What a step that failed half-way has left is not part of this one.
-        self.task.model().parameters().zero_grad();
-        let parts = parts(metrics.samples, self.settings.accumulate).map(|samples| Part { batch, samples });
-        let (mut scored, mut shares): (Vec<(_, Scored)>, Vec<_>) = Default::default();
-        for part in parts {
-            let share = self.share(&part, metrics.loss_weight);
-            scored.push((part.clone(), self.accumulate(&part, share)?));
-            shares.push(share);
-        }
+        let (scored, shares) = self.gradients(batch, metrics.loss_weight)?;
         self.task.follow(&scored)?;
         // Tokens that have left the model have no answers.
         let answers: Option<usize> = scored.iter().map(|(_, scored)| scored.answers).sum();
@@ -265,6 +305,21 @@ impl<T: Task> Trainer<T> {
         let views: Vec<_> = losses.chain(correct).chain([self.optimizer.report().buffer()]).collect();
         let results = self.gpu().read(&views)?;
         Ok(Pending { results, shares, metrics, paths: self.paths.clone() })
+    }
+
+    /// Records forward and backward of a batch that counts `weight` in all; what came of each of its parts, and the part's share.
+    fn gradients<'b>(&self, batch: &'b T::Batch, weight: f64) -> Result<(Vec<Outcome<'b, T>>, Vec<f32>)> {
+        // What a step that failed half-way has left is not part of this one.
+        self.task.model().parameters().zero_grad();
+        let parts = parts(batch.samples(), self.settings.accumulate).map(|samples| Part { batch, samples });
+        let (mut scored, mut shares): (Vec<_>, Vec<_>) = Default::default();
+        for part in parts {
+            let share = self.share(&part, weight);
+            let came = self.accumulate(&part, share)?;
+            scored.push((part, came));
+            shares.push(share);
+        }
+        Ok((scored, shares))
     }
 
     /// What is known of the step beforehand, of a batch that fits the model.

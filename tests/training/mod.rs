@@ -4,6 +4,8 @@ mod awaited;
 mod batches;
 mod language;
 mod memory;
+mod nan;
+mod out_of_memory;
 mod parts;
 #[cfg(feature = "pictures")]
 mod runs;
@@ -17,7 +19,7 @@ use wgrad::autograd::Parameter;
 use wgrad::data::{ImageBatch, Position};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
-use wgrad::nn::{Mode, Span};
+use wgrad::nn::{Classifier, Mode, Span};
 use wgrad::ops::{self, CrossEntropy, RandomKey, TokenIndices};
 use wgrad::optim::{AdamW, LrSchedule, Rule, Sgd};
 use wgrad::train::{Classify, TrainSettings};
@@ -47,7 +49,7 @@ fn settings(drop: impl Into<TokenDrop>) -> TrainSettings {
     }
 }
 
-fn task(model: &Vit) -> Classify<&Vit> {
+fn task<M: Classifier>(model: M) -> Classify<M> {
     Classify::with_loss(model, CrossEntropy { label_smoothing: 0.1, ..Default::default() })
 }
 

@@ -21,7 +21,7 @@ pub fn check(
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
     let rules = own.iter().copied().chain(recipe.training.rules(config)).chain(about_tokens(args, recipe, config));
-    given.check(rules.chain([args.device.rule(), saving]))?;
+    given.check(rules.chain(args.device.rules()).chain([saving]))?;
     let main = Arm::Drop(recipe.drop);
     let is_compared = args.compare.iter().any(|&rival| Arm::from(rival) == main);
     ensure!(!is_compared, "--compare has no effect with {}: that is how the run itself drops tokens", main.name());

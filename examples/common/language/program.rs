@@ -11,6 +11,7 @@ use super::recipe::Recipe;
 use super::run::Runner;
 use super::setup::{Beginning, Setup};
 use crate::training::console::say;
+use crate::training::device::Machine;
 use crate::training::given::{Given, Rule};
 use crate::training::report::Report;
 use crate::training::resume::Arguments;
@@ -59,7 +60,8 @@ pub fn main<P: Lesson>() -> Result<()> {
     if resume::has_ended::<Runner<'_, P>>(&args, |main| common.comparison(main))? {
         return Ok(());
     }
-    let gpu = common.device.open()?;
+    let machine = Machine::open(&common.device)?;
+    let gpu = machine.gpu();
     say!("adapter: {}", gpu.info());
     let mut setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args)?)?;
     setup.check(common, &given, &P::rules(&args))?;
@@ -91,8 +93,10 @@ pub fn main<P: Lesson>() -> Result<()> {
     let session = Session { folder: &folder, comparison, goes_on, command, stop: &stop };
     let mut report =
         Report { adapter: gpu.info().to_string(), tuning, args: &args, recipe: &setup.recipe, runs: Vec::new() };
-    let mut runner = Runner::<P> { gpu: &gpu, args: common, setup: &setup, session: &session };
-    session.run(&mut runner, &mut report)?;
+    // One that is lost is given up as a whole.
+    drop(gpu);
+    let mut runner = Runner::<P> { machine: &machine, args: common, setup: &setup, session: &session };
+    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
     session.conclude::<Runner<'_, P>>(&report.runs);
     if common.output.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;

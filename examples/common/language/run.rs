@@ -19,6 +19,7 @@ use super::setup::Setup;
 use crate::training::columns::Column;
 use crate::training::comparison::Arm;
 use crate::training::console::{printable, say};
+use crate::training::device::Machine;
 use crate::training::fit::{Fitted, Followed};
 use crate::training::history::History;
 use crate::training::report::Course;
@@ -29,7 +30,7 @@ use crate::training::{resume, trial};
 
 /// What every run needs.
 pub struct Runner<'a, P: Lesson> {
-    pub gpu: &'a Gpu,
+    pub machine: &'a Machine,
     pub args: &'a Common,
     pub setup: &'a Setup<P::Kind>,
     pub session: &'a Session<'a, DropKind>,
@@ -42,14 +43,15 @@ impl<P: Lesson> Program for Runner<'_, P> {
     const WORDS: Words = report::WORDS;
 
     fn trial(&self, drop: DropKind) -> Result<f64> {
-        let Runner { gpu, args, setup, .. } = *self;
-        let model = setup.model(gpu, args.seed)?;
-        let settings = setup.settings(args, gpu, drop, setup.steps_of(drop)?, args.seed)?;
-        trial::run(gpu, setup.task(&model, drop)?, settings, &setup.train_loader(args.seed)?)
+        let Runner { machine, args, setup, .. } = *self;
+        let gpu = machine.gpu();
+        let model = setup.model(&gpu, args.seed)?;
+        let settings = setup.settings(args, &gpu, drop, setup.steps_of(drop)?, args.seed)?;
+        trial::run(&gpu, setup.task(&model, drop)?, settings, &setup.train_loader(args.seed)?)
     }
 
     fn run(&mut self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], history: &mut History) -> Result<RunReport> {
-        let Runner { gpu, args, setup, session } = *self;
+        let Runner { machine, args, setup, session } = *self;
         let comparison = &session.comparison;
         let folder = comparison.run_folder(session.folder, arm, seed)?;
         let steps = session.steps((arm, seed), ended, &folder, setup.steps_of(arm.drop())?, |drop| self.trial(drop))?;
@@ -58,13 +60,16 @@ impl<P: Lesson> Program for Runner<'_, P> {
             // With it, the checkpoints can be used while the run goes on.
             setup.tokenizer().save(&folder)?;
         }
-        let model = setup.model(gpu, seed)?;
+        let gpu = machine.gpu();
+        let model = setup.model(&gpu, seed)?;
         let before = setup.test(&model)?;
         let name = comparison.name(arm, seed);
         say!("{name:12} before the first step: test {before}");
         gpu.trim();
         gpu.reset_peak_memory();
-        let fitted = self.train(&model, (arm, seed), (steps, state), &folder, history)?;
+        drop(gpu);
+        let (fitted, model) = self.train(model, (arm, seed), (steps, state), &folder, history)?;
+        let gpu = machine.gpu();
         let course = Course::new(&fitted.outcome, fitted.resumed_at, gpu.memory().peak_allocated)?;
         gpu.trim();
         let (_, best) = <P::Kind as Kind>::open(&folder.join("best.safetensors"))?;
@@ -114,16 +119,16 @@ impl<P: Lesson> Program for Runner<'_, P> {
 }
 
 impl<P: Lesson> Runner<'_, P> {
-    /// All steps that are left, from the state that the run had, if it goes on.
+    /// All steps that are left, from the state that the run had, if it goes on. Returns the model too: it may be on another device.
     fn train(
         &self,
-        model: &<P::Kind as Kind>::Model,
+        model: <P::Kind as Kind>::Model,
         (arm, seed): (Arm<DropKind>, u64),
         (steps, state): (u64, Option<RunState>),
         folder: &Path,
         history: &mut History,
-    ) -> Result<Fitted> {
-        let Runner { gpu, args, setup, session } = *self;
+    ) -> Result<(Fitted, <P::Kind as Kind>::Model)> {
+        let Runner { machine, args, setup, session } = *self;
         let train = setup.train_loader(seed)?;
         let validation = setup.eval_loader(setup.texts.validation()?)?;
         let data = FitData {
@@ -132,17 +137,24 @@ impl<P: Lesson> Runner<'_, P> {
             steps,
             folder: Some(RunFolder::new(folder, setup.writer())),
         };
-        let settings = setup.settings(args, gpu, arm.drop(), steps, seed)?;
+        let settings = setup.settings(args, &machine.gpu(), arm.drop(), steps, seed)?;
         let followed = Followed {
             name: &session.comparison.name(arm, seed),
             words: &report::WORDS,
             folder: session.folder,
             tensorboard: args.output.tensorboard,
             stop: session.stop,
+            machine,
             history,
         };
         let options = setup.recipe.training.fit_options(args.output.save_every, state);
-        followed.fit(setup.task(model, arm.drop())?, &data, settings, options)
+        let mut first = Some(model);
+        let make = |gpu: &Gpu| {
+            let model = first.take().map_or_else(|| setup.model(gpu, seed), Ok)?;
+            setup.task(model, arm.drop())
+        };
+        let (fitted, task) = followed.fit(make, &data, settings, options)?;
+        Ok((fitted, task.model))
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use wgrad::data::Source;
-use wgrad::train::{FitData, FitOptions, Outcome, RunState, Task, TrainSettings, fit};
+use wgrad::gpu::Gpu;
+use wgrad::train::{FitData, FitOptions, Outcome, RunState, Task, TrainSettings, fit, fit_recovering};
 
 use super::console::say;
+use super::device::Machine;
 use super::history::History;
 use super::progress::Progress;
 use super::tensorboard::Watched;
@@ -21,6 +23,7 @@ pub struct Followed<'a> {
     pub folder: &'a Path,
     pub tensorboard: bool,
     pub stop: &'a AtomicBool,
+    pub machine: &'a Machine,
     pub history: &'a mut History,
 }
 
@@ -32,20 +35,22 @@ pub struct Fitted {
 }
 
 impl Followed<'_> {
-    /// All steps that are left, with a bar and a row of the history for each.
+    /// All steps that are left, with a bar and a row of the history for each. `make` makes what is trained, at the start and, where the
+    /// device is lost, on another one. Returns it too.
     pub fn fit<T, S, V>(
         self,
-        task: T,
+        mut make: impl FnMut(&Gpu) -> wgrad::Result<T>,
         data: &FitData<'_, S, V>,
         settings: TrainSettings,
         options: FitOptions,
-    ) -> Result<Fitted>
+    ) -> Result<(Fitted, T)>
     where
         T: Task,
         S: Source<Batch = T::Batch>,
         V: Source<Batch = T::Batch>,
     {
-        let Followed { name, words, folder, tensorboard, stop, history } = self;
+        let Followed { name, words, folder, tensorboard, stop, machine, history } = self;
+        let options = FitOptions { debug_nan: machine.options.debug_nan, ..options };
         let (steps, patience) = (data.steps, options.patience);
         let resumed_at = options.resume.as_ref().map_or(0, RunState::steps);
         if resumed_at > 0 {
@@ -54,14 +59,28 @@ impl Followed<'_> {
         history.begin(name, options.resume.as_ref(), steps);
         let mut progress = Progress::new(name, words, steps, resumed_at, history, stop);
         let mut watched = Watched::new(tensorboard, folder, name, &words.score, &mut progress)?;
-        let outcome = fit(task, data, settings, options, &mut watched);
+        let fitted = match machine.options.recovery()? {
+            Some(recovery) => {
+                let mut is_first = true;
+                let mut again = || {
+                    if !std::mem::take(&mut is_first) {
+                        machine.reopen()?;
+                    }
+                    make(&machine.gpu())
+                };
+                fit_recovering(&mut again, data, settings, options, recovery, &mut watched)
+            }
+            None => {
+                make(&machine.gpu()).and_then(|task| Ok((fit(&task, data, settings, options, &mut watched)?, task)))
+            }
+        };
         watched.finish()?;
         progress.finish();
-        let outcome = outcome?;
+        let (outcome, task) = fitted?;
         if let Some(reason) = end_of_patience(&outcome, steps, patience, &words.score) {
             say!("{name:12} {reason}");
         }
-        Ok(Fitted { outcome, resumed_at })
+        Ok((Fitted { outcome, resumed_at }, task))
     }
 }
 

@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use wgrad::gpu::Gpu;
 use wgrad::ltd::TokenDrop;
-use wgrad::train::{Cut, MemoryEstimate, Task, TrainSettings, Workload, check_memory, cut_to_fit, estimate, remedies};
+use wgrad::train::{
+    Cut, MemoryEstimate, Remedy, Task, TrainSettings, Workload, check_memory, cut_to_fit, estimate, remedies,
+};
 
 use super::console::say;
 use super::table;
@@ -21,12 +23,25 @@ pub fn micro_batches<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<
             say!("a step's batch of {} is cut in {count}, as with --accumulate {count}: {reason}", work.batch);
             Ok(count)
         }
-        Err(error @ wgrad::Error::DoesNotFit { .. }) => Err(error).context(
-            "--memory MB overrides what is there; the settings are --accumulate N, --recompute-blocks, --ltd-end R",
-        ),
+        Err(error @ wgrad::Error::DoesNotFit { .. }) => {
+            Err(error).with_context(|| format!("--memory MB overrides what is there; {SETTINGS}"))
+        }
         Err(error) => Err(error.into()),
     }
 }
+
+/// Adds to the error of a run that was out of memory the settings that would have fitted into what it had.
+pub fn explain<T: Task>(error: anyhow::Error, gpu: &Gpu, work: &Workload<'_, T>) -> anyhow::Error {
+    let Some(&wgrad::Error::OutOfMemory { held, .. }) = error.downcast_ref() else { return error };
+    let ways: Vec<String> = remedies(gpu, work, Some(held)).iter().map(Remedy::to_string).collect();
+    if ways.is_empty() {
+        return error;
+    }
+    error.context(format!("out of memory; {} would fit ({SETTINGS})", ways.join(", or ")))
+}
+
+/// How the remedies are called here.
+const SETTINGS: &str = "the settings are --accumulate N, --recompute-blocks, --ltd-end R";
 
 /// The run, the same at full length where it drops tokens, and settings that would make it fit if it does not.
 pub fn needs<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<Table> {

@@ -183,7 +183,7 @@ impl Optimisation {
     /// `resume` is where the run stood, if it goes on.
     pub fn fit_options(&self, save_every: Option<u64>, resume: Option<RunState>) -> FitOptions {
         let patience = (self.patience > 0).then_some(self.patience);
-        FitOptions { patience, save_state: true, save_every, resume }
+        FitOptions { patience, save_state: true, save_every, resume, ..FitOptions::default() }
     }
 
     /// When its options count.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use wgrad::Error;
 use wgrad::train::{EpochMetrics, Observer, StepMetrics};
 
 use super::console::say;
@@ -116,6 +117,14 @@ impl<'a> Progress<'a> {
         say!("{:12} {}/{} {} [{left:.0} s left]", self.run, m.step + 1, self.total, self.message(m));
     }
 
+    /// A line beside the bar.
+    fn print(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say!("{line}")),
+            None => say!("{line}"),
+        }
+    }
+
     fn flow(&self) -> ControlFlow<()> {
         if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -150,10 +159,11 @@ impl Observer for Progress<'_> {
             if metrics.is_best { " (best)" } else { "" },
             name = score.name
         );
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say!("{line}")),
-            None => say!("{line}"),
-        }
+        self.print(&line);
         self.flow()
+    }
+
+    fn lost(&mut self, error: &Error, steps: u64) {
+        self.print(&format!("{:12} {error}; on a new device the run goes on after step {steps}", self.run));
     }
 }

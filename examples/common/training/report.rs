@@ -62,6 +62,9 @@ pub struct Course {
     pub resumed_at: u64,
     /// Whether it ended early for want of progress.
     pub out_of_patience: bool,
+    /// How often the device was lost, and the run went on on another one.
+    #[serde(default)]
+    pub device_losses: u64,
     /// Training steps and waiting for data; nothing of what is timed below.
     pub wall_seconds: f64,
     pub data_wait_seconds: f64,
@@ -86,6 +89,7 @@ impl Course {
             stopped: outcome.stopped,
             resumed_at,
             out_of_patience: outcome.out_of_patience,
+            device_losses: outcome.losses,
             wall_seconds: timing.training.saturating_sub(timing.compilation).as_secs_f64(),
             data_wait_seconds: timing.data_wait.as_secs_f64(),
             host_seconds: timing.host.as_secs_f64(),

@@ -75,8 +75,8 @@ where
 
 /// The command that goes on with the run in `folder`.
 pub fn command(args: &impl Arguments, folder: &Path) -> String {
-    let [adapter, memory, tuning_cache] = args.device().about_machine();
-    command::resuming(folder, [adapter].into_iter().chain(args.about_machine()).chain([memory, tuning_cache]))
+    let [adapter, rest @ ..] = args.device().about_machine();
+    command::resuming(folder, [adapter].into_iter().chain(args.about_machine()).chain(rest))
 }
 
 /// Where the run in `folder` stands, if it was ever saved.
@@ -120,6 +120,9 @@ fn show_ended<U: Run>(folder: &Path, runs: &[U], table: &Table, json: bool) -> R
 pub fn way_on(command: &str, error: &anyhow::Error, has_news: bool) -> String {
     let is_state = |path: &Path| path.file_name().is_some_and(|name| name == STATE_FILE);
     match error.downcast_ref() {
+        Some(wgrad::Error::NonFinite { .. }) if has_news => format!(
+            "; to go on from what was saved last: {command}; with --debug-nan it names the kernel that is at fault"
+        ),
         _ if has_news => format!("; to go on from what was saved last: {command}"),
         Some(wgrad::Error::File { path, .. }) if is_state(path) => {
             " cannot go on: put back what was changed, or begin a new run (without --resume)".to_owned()

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
+use wgrad::Error;
 use wgrad::train::{EpochMetrics, Observer, StepMetrics};
 
 use super::events::Events;
@@ -57,5 +58,9 @@ impl Observer for Watched<'_> {
         let score = self.score(m.validation.into());
         self.write(m.steps, "validation", [("loss", m.validation.loss)].into_iter().chain(score));
         self.inner.epoch(m)
+    }
+
+    fn lost(&mut self, error: &Error, steps: u64) {
+        self.inner.lost(error, steps);
     }
 }

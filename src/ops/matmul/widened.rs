@@ -24,7 +24,7 @@ pub(super) fn with_full<R>(weight: &Tensor, product: impl FnOnce(&Tensor) -> Res
     let mut place = copy.0.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = weight.numel() as u64 * DType::F32.size();
     let own = place.take().filter(|own| own.is_on(gpu) && own.size() >= bytes);
-    let own = own.map_or_else(|| gpu.alloc(bytes, Fit::Exact), Ok)?;
+    let own = own.map_or_else(|| gpu.alloc(bytes, Fit::Exact, weight.info()), Ok)?;
     let full = Tensor::from_view(gpu, DType::F32, weight.shape(), own.part(0, own.size()));
     *place = Some(own);
     cast_into(weight, &full)?;
