@@ -58,19 +58,7 @@ pub struct Run {
     pub layer_tokens: u64,
 }
 
-impl results::Run for Run {
-    fn settings(&self) -> &str {
-        &self.settings
-    }
-
-    fn arm(&self) -> &str {
-        &self.arm
-    }
-
-    fn seed(&self) -> u64 {
-        self.seed
-    }
-}
+results::run!(Run);
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

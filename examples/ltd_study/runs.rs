@@ -73,19 +73,7 @@ pub struct Run {
     pub peak_bytes: u64,
 }
 
-impl results::Run for Run {
-    fn settings(&self) -> &str {
-        &self.settings
-    }
-
-    fn arm(&self) -> &str {
-        &self.arm
-    }
-
-    fn seed(&self) -> u64 {
-        self.seed
-    }
-}
+results::run!(Run);
 
 /// A line of tuning.csv.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,19 +87,7 @@ pub struct Trial {
     pub validation_accuracy: f64,
 }
 
-impl results::Run for Trial {
-    fn settings(&self) -> &str {
-        &self.settings
-    }
-
-    fn arm(&self) -> &str {
-        &self.arm
-    }
-
-    fn seed(&self) -> u64 {
-        self.seed
-    }
-}
+results::run!(Trial);
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,6 +17,27 @@ pub trait Run: Serialize + DeserializeOwned {
     fn seed(&self) -> u64;
 }
 
+/// [`Run`] for structs with fields of these names.
+macro_rules! run {
+    ($name:ty) => {
+        impl $crate::study::results::Run for $name {
+            fn settings(&self) -> &str {
+                &self.settings
+            }
+
+            fn arm(&self) -> &str {
+                &self.arm
+            }
+
+            fn seed(&self) -> u64 {
+                self.seed
+            }
+        }
+    };
+}
+
+pub(crate) use run;
+
 /// The runs that have ended, here and in the file.
 pub struct Results<R> {
     writer: csv::Writer<File>,
