@@ -14,7 +14,8 @@ pub fn told(drop: &TokenDrop, tokens: usize, steps: u64) -> wgrad::Result<Option
     }
     let start = ltd.plan(0, tokens).kept();
     let quarter = tokens.div_ceil(4);
-    let lower = saved(&with_schedule(ltd, Schedule::linear(quarter, tokens, steps * 4 / 5, 1)?)?, tokens, steps);
+    let lower =
+        saved(&with_schedule(ltd, Schedule::linear(quarter, tokens, (steps * 4 / 5).max(1), 1)?)?, tokens, steps);
     // DeepSpeed's recipe for CIFAR, whose published log has 24.3 % less time.
     let published = saved(&RandomLtd::new(12, Schedule::fixed_linear(32, 197, 3910, 8)?)?, 197, 5474);
     let [own, lower, published] = [own, lower, published].map(|share| 100.0 * share);

@@ -209,7 +209,7 @@ impl<T: Task> Trainer<T> {
         let gpu = self.gpu().clone();
         let found = gpu.check_values(|| {
             // They were made before, and not all are f32.
-            let weights = self.task.model().parameters().iter().map(|p| p.value());
+            let weights = self.task.model().parameters().iter().map(crate::autograd::Parameter::value);
             weights.for_each(|weight| gpu.note_tensor(weight.buffer(), weight.info()));
             self.gradients(batch, self.task.weight(batch, 0..batch.samples()))
         });

@@ -68,14 +68,14 @@ pub fn main<P: Lesson>() -> Result<()> {
     say!("{setup}");
     if common.device.estimate {
         let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
-        let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu);
+        let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu, setup.recipe.drop);
         say!("{}", memory::needs(&gpu, &setup.workload(&make, &settings), common.device.budget(&gpu))?);
         return Ok(());
     }
     setup.fit_memory(P::common_mut(&mut args), &gpu, &given)?;
     let common = P::common(&args);
     let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
-    let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu);
+    let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu, setup.recipe.drop);
     let work = setup.workload(&make, &settings);
     let folder = folder::create(common.output.output.as_deref())?;
     let goes_on = common.output.resume.is_some();

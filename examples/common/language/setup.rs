@@ -187,9 +187,9 @@ impl<K: Kind> Setup<K> {
         task.with_importance(MOMENTUM, &specials)
     }
 
-    /// Of a model with initial values, for rehearsals.
-    pub fn blank_task(&self, gpu: &Gpu) -> wgrad::Result<Task<K, K::Model>> {
-        self.task(K::model(gpu, self.config.clone(), 0)?, self.recipe.drop)
+    /// Of a model with initial values, for rehearsals of runs that drop tokens so.
+    pub fn blank_task(&self, gpu: &Gpu, drop: DropKind) -> wgrad::Result<Task<K, K::Model>> {
+        self.task(K::model(gpu, self.config.clone(), 0)?, drop)
     }
 
     /// Cuts a step's batch where a run would not fit: for all runs alike, and only where nobody has said in how many parts.
@@ -198,7 +198,7 @@ impl<K: Kind> Setup<K> {
         let is_open = is_new && self.deepspeed.is_none() && !given.has("accumulate");
         for arm in args.comparison(self.recipe.drop).arms() {
             let settings = self.settings(args, gpu, arm.drop(), self.steps_of(arm.drop())?, args.seed)?;
-            let make = |gpu: &Gpu| self.blank_task(gpu);
+            let make = |gpu: &Gpu| self.blank_task(gpu, arm.drop());
             let count = memory::micro_batches(gpu, &self.workload(&make, &settings), budget, is_open)?;
             if count > settings.accumulate {
                 self.recipe.training.accumulate = count;
