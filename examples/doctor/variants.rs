@@ -1,13 +1,11 @@
 //! The kernels that a device may come to by tuning, by other widths of heads, or in half precision: each against the reference, or
 //! against the same computation in full precision.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use wgrad::models::vit::VitConfig;
 use wgrad::nn::Precision;
 use wgrad::ops::attention::reference::{self, Masked};
-use wgrad::ops::{self, Gelu, Mask, TunedProduct, Tuning};
+use wgrad::ops::{self, Gelu, Mask, Tuning};
 use wgrad::{DType, Gpu, Tensor};
 
 use crate::check::{values, within};
@@ -56,13 +54,9 @@ fn products(gpu: &Gpu, act_layer: Gelu, precision: Precision) -> Result<Vec<Name
     gpu.set_tuning(&Tuning::default());
     let expected = last_loss(gpu, &network, Precision::F32, None)?;
     let demands = network.rehearsed(gpu, BATCH, settings(precision, false)?, None)?.products;
-    ops::tune(gpu, &demands, Duration::from_secs(60))?;
-    let settled = gpu.tuning().products;
     let mut checks = Vec::new();
     for form in FORMS {
-        let all =
-            |product: &TunedProduct| TunedProduct { body: form.to_owned(), rest: None, split: 1, ..product.clone() };
-        gpu.set_tuning(&Tuning { products: settled.iter().map(all).collect() });
+        gpu.set_tuning(&Tuning::by_form(&demands, form));
         for kept in [None, Some(9)] {
             let expected = if kept.is_some() { last_loss(gpu, &network, Precision::F32, kept)? } else { expected };
             let near = |loss: f32| -> Result<()> {
@@ -81,12 +75,12 @@ fn products(gpu: &Gpu, act_layer: Gelu, precision: Precision) -> Result<Vec<Name
 /// Samples a step.
 const BATCH: usize = 8;
 
-/// After five steps.
+/// After three steps.
 fn last_loss(gpu: &Gpu, network: &Network, precision: Precision, kept: Option<usize>) -> Result<f32> {
     let mut steps = network.steps(gpu, BATCH, settings(precision, false)?)?;
     steps.keep(kept)?;
     let mut loss = f32::NAN;
-    for _ in 0..5 {
+    for _ in 0..3 {
         loss = steps.record()?.0.wait()?.loss;
     }
     Ok(loss)

@@ -4,7 +4,7 @@
 use super::plan::matrix_form;
 use super::plan::{Facts, Plan, plans};
 use super::product::{EpilogueKind, Layout, Product, Types};
-use super::table::{self, Entry};
+use super::table::{self, Demand, Entry};
 #[cfg(not(target_arch = "wasm32"))]
 use super::units;
 use crate::gpu::Gpu;
@@ -78,9 +78,22 @@ fn name_of<T: PartialEq>(all: &[(&str, T)], value: &T) -> String {
     all.iter().find(|(_, known)| known == value).map_or_else(String::new, |(name, _)| (*name).to_owned())
 }
 
+impl Tuning {
+    /// The products that were asked for by one form of kernel, as [`TunedProduct::body`] names it: for tests. What a device cannot
+    /// make by it, [`Gpu::set_tuning`] leaves to the rules.
+    pub fn by_form(demands: &[Demand], form: &str) -> Self {
+        let entry = |demand: &Demand| TunedProduct::named(&demand.product, form, None, 1);
+        Tuning { products: demands.iter().map(entry).collect() }
+    }
+}
+
 impl TunedProduct {
     fn new(entry: &Entry) -> Self {
         let Entry { product, plan } = entry;
+        Self::named(product, plan.body.name, plan.rest.map(|form| form.name), plan.split)
+    }
+
+    fn named(product: &Product, body: &str, rest: Option<&str>, split: usize) -> Self {
         TunedProduct {
             layout: name_of(LAYOUTS, &product.layout),
             types: product.types.map(|dtype| name_of(TYPES, &dtype)),
@@ -89,9 +102,9 @@ impl TunedProduct {
             can_split: product.can_split,
             size: product.size,
             batch: product.batch,
-            body: plan.body.name.to_owned(),
-            rest: plan.rest.map(|form| form.name.to_owned()),
-            split: plan.split,
+            body: body.to_owned(),
+            rest: rest.map(str::to_owned),
+            split,
         }
     }
 

@@ -138,8 +138,13 @@ impl Reader {
 /// Whether an error is one that a file's content may be answered with, in words that a terminal can show.
 fn judged(error: &Error) -> std::result::Result<(), String> {
     match error {
-        Error::File { .. } | Error::Io { .. } | Error::Parameter { .. } | Error::Argument { .. } => {}
-        Error::Limit { .. } | Error::DoesNotFit { .. } | Error::NonFinite { .. } => {}
+        Error::File { .. }
+        | Error::Io { .. }
+        | Error::Parameter { .. }
+        | Error::Argument { .. }
+        | Error::Limit { .. }
+        | Error::DoesNotFit { .. }
+        | Error::NonFinite { .. } => {}
         other => return Err(format!("a file's content is answered with {other}")),
     }
     let said = error.to_string();

@@ -8,7 +8,7 @@ use image::{ExtendedColorType, ImageFormat};
 use wgrad::data::{FolderOptions, Image, cifar10, cifar100, image_folder, list_pictures};
 use wgrad::{Error, Result};
 
-use super::{Reader, Set};
+use super::{Read, Reader, Set};
 
 /// 9 × 7 pixels, encoded by the decoders' own counterparts.
 fn encoded(format: ImageFormat, color: ExtendedColorType) -> Vec<u8> {
@@ -178,13 +178,7 @@ fn cifar() -> Vec<Reader> {
     };
     let of_ten = move |folder: &Path, _| cifar10(folder).map(checked);
     let of_hundred = move |folder: &Path, _| cifar100(folder).map(checked);
-    let reader = |name, set, read: Box<dyn Fn(&Path, usize) -> Result<()>>| Reader {
-        name,
-        share: 25,
-        sets: vec![set],
-        read,
-        memory: [1 << 20, 64],
-    };
+    let reader = |name, set, read: Read| Reader { name, share: 25, sets: vec![set], read, memory: [1 << 20, 64] };
     vec![
         reader("CIFAR-10", Set::new(ten, &[]), Box::new(of_ten)),
         reader("CIFAR-100", Set::new(hundred, &[]), Box::new(of_hundred)),
