@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use wgrad::nn::Precision;
+use wgrad::train::StepUse;
 use wgrad::{Gpu, train};
 
 use crate::speed::{Speed, VITS, vit};
@@ -33,12 +34,12 @@ pub fn all(gpu: &Gpu, speed: &Speed) -> Result<Vec<Forecast>> {
         let full = vit(VITS[0].1).extent().tokens;
         let timed = speed.steps.iter().filter(|step| step.kept == full);
         let own = timed.clone().find(|step| step.model == model);
-        own.or(timed.last()).map_or(f64::NAN, |step| step.gflop_s * 1e9)
+        own.or(timed.clone().next_back()).map_or(f64::NAN, |step| step.gflop_s * 1e9)
     };
     let forecast = |(model, sizes): (&'static str, [usize; 3])| -> Result<Forecast> {
         let rehearsed = |recompute| vit(sizes).rehearsed(gpu, BATCH, settings(Precision::auto(gpu), recompute)?, None);
         let plain = rehearsed(false)?;
-        let flops = plain.steps.iter().map(|step| step.flops()).max().unwrap_or_default() as f64;
+        let flops = plain.steps.iter().map(StepUse::flops).max().unwrap_or_default() as f64;
         let bytes = plain.memory.peak;
         let bytes_recomputing = rehearsed(true)?.memory.peak;
         let minutes = flops / rate(model) * (PICTURES as f64 / BATCH as f64) / 60.0;

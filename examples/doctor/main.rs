@@ -6,7 +6,7 @@
 //! and which kernels they make the engine choose; a self-test of every operation against its references on the CPU, and of its
 //! gradients against differences; the rates of copies, multiply-adds and products, and whole training steps, beside the same
 //! machine's CPU driver where it has one; what training a ViT would take; and a verdict. Exit code 0: fit for training, 1: not.
-//! Some minutes on a CPU driver; with `--quick` no steps are timed.
+//! A quarter of an hour on a CPU driver, most of it for its compiler; with `--quick` a minute.
 
 #[path = "../../benches/common/bounds.rs"]
 mod bounds;
@@ -55,7 +55,7 @@ struct Args {
     /// Adapter, by a part of its name or its number [default: the fastest].
     #[arg(long)]
     adapter: Option<AdapterChoice>,
-    /// Facts and self-test alone: nothing is timed.
+    /// Facts and a self-test of the kernels that are chosen here: the others are left out, and nothing is timed.
     #[arg(long)]
     quick: bool,
     /// Writes all that was found there as well.
@@ -81,7 +81,7 @@ fn examine(args: &Args) -> Result<bool> {
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
     eprintln!("examining {}", gpu.info());
     let adapters = Gpu::adapters(Power::High);
-    let tested = self_test::run(&adapters, &gpu)?;
+    let tested = self_test::run(&adapters, &gpu, !args.quick)?;
     let (mut speed, mut beside, mut forecasts) = (None, None, Vec::new());
     if !args.quick {
         let measured = Speed::measure(&gpu)?;

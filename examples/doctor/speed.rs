@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use wgrad::Gpu;
 use wgrad::nn::Precision;
+use wgrad::train::StepUse;
 
 use crate::bounds::Bounds;
 use crate::products;
@@ -102,7 +103,8 @@ fn step(
     precision: Precision,
     kept: Option<usize>,
 ) -> Result<StepTime> {
-    let flops = network.rehearsed(gpu, BATCH, settings(precision, false)?, kept)?.steps.iter().map(|s| s.flops()).max();
+    let flops =
+        network.rehearsed(gpu, BATCH, settings(precision, false)?, kept)?.steps.iter().map(StepUse::flops).max();
     let mut steps = network.steps(gpu, BATCH, settings(precision, false)?)?;
     steps.keep(kept)?;
     steps.step()?;

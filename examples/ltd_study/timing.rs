@@ -22,7 +22,8 @@ pub type Times = BTreeMap<String, f64>;
 type Key = String;
 
 pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Times> {
-    let (mut steps, mut seconds): (BTreeMap<Key, (&Arm, Piece)>, BTreeMap<Key, Vec<f64>>) = Default::default();
+    let mut steps: BTreeMap<Key, (&Arm, Piece)> = BTreeMap::new();
+    let mut seconds: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
     let stages: Vec<_> = arms.iter().map(|arm| stages(study, arm)).collect::<Result<_>>()?;
     for (arm, (key, piece)) in arms.iter().zip(&stages).flat_map(|(arm, stages)| stages.iter().map(move |s| (arm, s))) {
         steps.entry(key.clone()).or_insert((arm, piece.clone()));

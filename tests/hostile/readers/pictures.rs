@@ -5,8 +5,8 @@ use std::io::Cursor;
 use std::path::{Component, Path};
 
 use image::{ExtendedColorType, ImageFormat};
+use wgrad::Error;
 use wgrad::data::{FolderOptions, Image, cifar10, cifar100, image_folder, list_pictures};
-use wgrad::{Error, Result};
 
 use super::{Read, Reader, Set};
 
