@@ -28,8 +28,10 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
     let mut checks = Vec::new();
     for precision in precisions.into_iter().flatten() {
         for gelu in GELUS {
+            eprintln!("self-test, products with GELU {gelu:?}, {precision:?}");
             checks.extend(products(gpu, gelu, precision)?);
         }
+        eprintln!("self-test, flash attention, {precision:?}");
         for width in [16, 32, 48, 64, 80, 96, 128] {
             for mask in ["none", "causal", "lengths"] {
                 let name = format!("flash attention, heads {width} wide, mask {mask}, {precision:?}");
