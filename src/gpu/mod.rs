@@ -11,6 +11,7 @@ mod budget;
 mod clock;
 mod commands;
 mod compile;
+mod encode;
 mod fault;
 mod health;
 #[cfg(not(target_arch = "wasm32"))]

@@ -29,6 +29,8 @@ mod memory;
 mod recovery;
 mod rehearsal;
 #[cfg(feature = "files")]
+mod run;
+#[cfg(feature = "files")]
 mod run_folder;
 mod settings;
 mod snapshot;
