@@ -1,4 +1,4 @@
-//! Commands as data: recorded by the ops, encoded and submitted here.
+//! Commands as data: recorded by the ops and submitted here, as `encode` puts them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
