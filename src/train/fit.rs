@@ -27,12 +27,13 @@ pub struct FitOptions {
     /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation result
     /// ([`Task::score`]).
     pub patience: Option<u64>,
-    /// Writes the run's state to [`STATE_FILE`] in its folder whenever checkpoints are written. It takes two to four times the
-    /// weights' bytes, on disk and for a while in memory.
+    /// Writes the run's state to [`STATE_FILE`](super::STATE_FILE) in its folder whenever checkpoints are written. It takes two to
+    /// four times the weights' bytes, on disk and for a while in memory.
     pub save_state: bool,
     /// Writes it after every so many steps too, however long that takes.
     pub save_every: Option<u64>,
-    /// Where a step fails for a NaN or an infinity, finds the kernel that made it ([`Trainer::debug_nan`]). Steps are slower.
+    /// Where a step fails for a NaN or an infinity, finds the kernel that made it ([`Trainer::debug_nan`](super::Trainer::debug_nan)).
+    /// Steps are slower.
     pub debug_nan: bool,
     /// Goes on from where a run stood. The model's weights and its device's table of kernels are replaced.
     pub resume: Option<RunState>,
@@ -97,7 +98,7 @@ pub struct Timing {
     pub training: Duration,
     /// Of `training`, waiting for data.
     pub data_wait: Duration,
-    /// Of `training`, the host's own work on the steps: see [`Trainer::host_time`].
+    /// Of `training`, the host's own work on the steps: see [`Trainer::host_time`](super::Trainer::host_time).
     pub host: Duration,
     /// Evaluation after each epoch.
     pub evaluation: Duration,
@@ -144,8 +145,8 @@ pub struct Outcome {
 /// of an epoch goes on as if it had not: the measure taken then does not count for the best epoch, unless it is the first.
 ///
 /// # Errors
-/// As [`Trainer::step`], or if data cannot be read or files written; [`Error::File`] if the state to go on from is of
-/// another model, other settings or other data.
+/// As [`Trainer::step`](super::Trainer::step), or if data cannot be read or files written; [`Error::File`] if the state to go
+/// on from is of another model, other settings or other data.
 pub fn fit<T, S, V>(
     task: T,
     data: &FitData<'_, S, V>,
