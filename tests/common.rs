@@ -19,7 +19,10 @@ pub fn gpu_with_f16() -> Option<Gpu> {
 }
 
 fn open(family: Option<KernelFamily>) -> Gpu {
-    Gpu::with_options(&GpuOptions { default_limits: true, family, ..Default::default() }).expect("a GPU or CPU driver")
+    let options = GpuOptions { default_limits: true, family, ..Default::default() };
+    let gpu = Gpu::with_options(&options).expect("a GPU or CPU driver");
+    crate::vectors::write(&gpu);
+    gpu
 }
 
 /// A device that a host program has opened for itself.

@@ -78,6 +78,7 @@ mod torch;
 mod torch_operations;
 #[cfg(feature = "train")]
 mod training;
+mod vectors;
 #[cfg(feature = "pictures")]
 mod vision;
 mod vit;

@@ -61,6 +61,8 @@ impl Gpu {
         let grid = grid.within(self.0.limits.max_compute_workgroups_per_dimension);
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
+        #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
+        let seen = self.look_before(kernel, bytes, grid.groups, buffers)?;
         let Some(mut state) = self.recording()? else {
             self.note(kernel, buffers, grid);
             return Ok(());
@@ -80,6 +82,10 @@ impl Gpu {
         #[cfg(not(target_arch = "wasm32"))]
         if self.is_inspected() {
             self.inspect(kernel, buffers)?;
+        }
+        #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
+        if let Some(seen) = seen {
+            self.look_after(seen, buffers)?;
         }
         Ok(())
     }
@@ -250,7 +256,9 @@ impl Gpu {
         let begun = Instant::now();
         super::health::poll(&self.0.device, wait).map_err(|message| self.device_error(during, message))?;
         let end = Instant::now();
-        self.state().recorder.arrived(ordinal, (end - begun > LATE).then_some(end));
+        let mut state = self.state();
+        state.waited += end - begun;
+        state.recorder.arrived(ordinal, (end - begun > LATE).then_some(end));
         Ok(())
     }
 

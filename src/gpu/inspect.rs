@@ -58,11 +58,32 @@ impl Gpu {
         self.0.inspector.is_on.load(Ordering::Relaxed)
     }
 
-    /// Notes what lies at a place, where work is under inspection.
+    /// Whether somebody will ask what lies where.
+    fn notes_tensors(&self) -> bool {
+        #[cfg(feature = "internals")]
+        let is_observed = self.is_observed();
+        #[cfg(not(feature = "internals"))]
+        let is_observed = false;
+        is_observed || self.is_inspected()
+    }
+
+    /// Notes what lies at a place, where somebody will ask.
     pub(crate) fn note_tensor(&self, view: &BufferView, info: TensorInfo) {
-        if self.is_inspected() {
+        if self.notes_tensors() {
             self.0.inspector.seen().tensors.insert(view.place(), info);
         }
+    }
+
+    /// Notes that a place is used anew, for what need not be a tensor.
+    pub(super) fn forget_tensor(&self, view: &BufferView) {
+        if self.notes_tensors() {
+            self.0.inspector.seen().tensors.remove(&view.place());
+        }
+    }
+
+    /// The tensor that lies at a range, if it was noted.
+    pub(super) fn tensor_at(&self, view: &BufferView) -> Option<TensorInfo> {
+        self.0.inspector.seen().tensors.get(&view.place()).copied()
     }
 
     /// Looks at what a dispatch has written.
@@ -106,7 +127,7 @@ impl Gpu {
         if self.is_fault_table(view) {
             return Ok(None);
         }
-        let known = self.0.inspector.seen().tensors.get(&view.place()).copied();
+        let known = self.tensor_at(view);
         let dtype = known.map_or(DType::F32, |info| info.dtype);
         if !matches!(dtype, DType::F32 | DType::F16) {
             return Ok(None);

@@ -229,7 +229,10 @@ impl Gpu {
             Some(buffer) => buffer,
             None => self.0.pool.adopt(self.new_storage(class, what)?, class),
         };
-        Ok(BufferView::new(buffer, padded))
+        let view = BufferView::new(buffer, padded);
+        #[cfg(not(target_arch = "wasm32"))]
+        self.forget_tensor(&view);
+        Ok(view)
     }
 
     /// A new buffer from the driver. In a dry run, the one placeholder.

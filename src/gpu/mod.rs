@@ -19,6 +19,8 @@ mod inspect;
 mod kernel;
 mod mapped;
 mod memory;
+#[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
+mod observe;
 mod pace;
 mod pool;
 mod profiler;
@@ -40,6 +42,8 @@ pub use compile::joined_source;
 pub use kernel::macros;
 pub use kernel::{Access, Grid, Kernel, MAX_ROUNDS, Params, Rounds, Source, lib, looped};
 pub use memory::BufferView;
+#[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
+pub use observe::{Bound, Dispatched, Observer};
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;
@@ -100,6 +104,8 @@ struct Inner {
     most_memory: Option<u64>,
     #[cfg(not(target_arch = "wasm32"))]
     inspector: Inspector,
+    #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
+    onlooker: observe::Onlooker,
     attachments: Attachments,
 }
 
@@ -112,6 +118,8 @@ struct State {
     /// How many closures hold back what is recorded ([`Gpu::hold`]).
     holds: usize,
     pace: Pace,
+    /// [`GpuStats::wait_time`].
+    waited: Duration,
 }
 
 /// What has been done so far, for reports and benches.
@@ -130,6 +138,8 @@ pub struct GpuStats {
     pub held_bind_groups: usize,
     /// Time spent compiling shaders and pipelines.
     pub compile_time: Duration,
+    /// Time that threads have waited for the device: for results, for memory, and where it had too much to do.
+    pub wait_time: Duration,
 }
 
 impl Gpu {
@@ -235,6 +245,7 @@ impl Gpu {
                 profiler: None,
                 holds: 0,
                 pace: Pace::new(&info),
+                waited: Duration::ZERO,
             }),
             health,
             uploads: Staging::default(),
@@ -253,6 +264,8 @@ impl Gpu {
             most_memory,
             #[cfg(not(target_arch = "wasm32"))]
             inspector: Inspector::default(),
+            #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
+            onlooker: Default::default(),
             attachments,
         })))
     }
@@ -327,6 +340,7 @@ impl Gpu {
             bind_groups: state.recorder.bind_groups,
             held_bind_groups: state.recorder.held_bind_groups(),
             compile_time: state.kernels.compile_time(),
+            wait_time: state.waited,
         }
     }
 

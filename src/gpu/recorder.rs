@@ -70,6 +70,13 @@ const MAX_STAGED: u64 = 16 << 20;
 
 pub(super) type GroupKey = (&'static [Access], Vec<(u64, u64, u64)>);
 
+/// A command, and what it takes by the budget's guess.
+#[derive(Debug)]
+struct Waiting {
+    command: Command,
+    work: u64,
+}
+
 /// What is submitted together: commands, what they take by the budget's guess, bytes of uploads.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
@@ -79,9 +86,9 @@ struct Load {
 }
 
 impl Load {
-    fn with(self, command: &Command, budget: &Budget) -> Load {
+    fn with(self, Waiting { command, work }: &Waiting) -> Load {
         let staged = if let Command::Upload { staged, .. } = command { staged.bytes } else { 0 };
-        Load { commands: self.commands + 1, work: self.work + budget.work_of(command), staged: self.staged + staged }
+        Load { commands: self.commands + 1, work: self.work + work, staged: self.staged + staged }
     }
 
     fn is_full(&self, budget: &Budget) -> bool {
@@ -113,7 +120,7 @@ pub(crate) struct Submitted {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     /// The oldest first.
-    commands: VecDeque<Command>,
+    commands: VecDeque<Waiting>,
     load: Load,
     /// How many of them are to be submitted. It is not 0 for long but in a browser with too much under way.
     due: usize,
@@ -177,8 +184,9 @@ impl Recorder {
         if is_dispatch(&command) {
             self.dispatches += 1;
         }
-        self.load = self.load.with(&command, &self.budget);
-        self.commands.push_back(command);
+        let waiting = Waiting { work: self.budget.work_of(&command), command };
+        self.load = self.load.with(&waiting);
+        self.commands.push_back(waiting);
         self.load.is_full(&self.budget)
     }
 
@@ -194,7 +202,7 @@ impl Recorder {
 
     /// What waits to be submitted, the oldest first.
     pub(crate) fn waiting(&self) -> impl ExactSizeIterator<Item = &Command> {
-        self.commands.iter()
+        self.commands.iter().map(|waiting| &waiting.command)
     }
 
     pub(crate) fn last_submission(&self) -> Option<wgpu::SubmissionIndex> {
@@ -273,14 +281,14 @@ impl Recorder {
         let mut load = Load::default();
         let mut taken = Vec::with_capacity(most.min(self.commands.len()).min(MAX_COMMANDS));
         while taken.len() < most && !load.is_full(&self.budget) {
-            let Some(command) = self.commands.pop_front() else { break };
-            let with = load.with(&command, &self.budget);
+            let Some(waiting) = self.commands.pop_front() else { break };
+            let with = load.with(&waiting);
             if !taken.is_empty() && self.budget.is_spent(with.work) {
-                self.commands.push_front(command);
+                self.commands.push_front(waiting);
                 break;
             }
             load = with;
-            taken.push(command);
+            taken.push(waiting.command);
         }
         self.due = self.due.saturating_sub(taken.len());
         self.load.commands -= load.commands;

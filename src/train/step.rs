@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Part, Scored, Task, TokenScores, TrainSettings};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Instant, Readback, SliceTime};
+use crate::gpu::{Gpu, GpuStats, Instant, Readback, SliceTime};
 use crate::ltd::{LayerTokens, TokenBypass};
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
@@ -234,10 +234,11 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// [`Error::Argument`] if the batch does not fit the model or itself: nothing is changed. Else if the device fails.
     pub fn record(&mut self, batch: &T::Batch) -> Result<Pending> {
-        let (clock, compiled) = (Instant::now(), self.gpu().stats().compile_time);
+        let not_its_own = |stats: GpuStats| stats.compile_time + stats.wait_time;
+        let (clock, before) = (Instant::now(), not_its_own(self.gpu().stats()));
         let pending = self.record_step(batch)?;
-        let compiling = self.gpu().stats().compile_time - compiled;
-        self.host_time += clock.elapsed().saturating_sub(compiling);
+        let other = not_its_own(self.gpu().stats()) - before;
+        self.host_time += clock.elapsed().saturating_sub(other);
         Ok(pending)
     }
 
@@ -466,7 +467,7 @@ impl<T: Task> Trainer<T> {
     }
 
     /// The host's own time in all steps so far: drawing, recording and submitting, without compiling kernels and without
-    /// waiting for results. On CPU drivers submitting may wait for computing, and this be most of a step.
+    /// waiting for the device. Where other threads use the device too, what they wait and compile is left out as well.
     pub fn host_time(&self) -> Duration {
         self.host_time
     }
