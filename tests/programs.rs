@@ -28,15 +28,17 @@ pub const WEIGHTS: [&str; 2] = ["best.safetensors", "last.safetensors"];
 /// A command that starts an example, found beside this program: `target/PROFILE/examples/NAME` and
 /// `target/PROFILE/deps/main-HASH`, wherever `target` is.
 pub fn example(name: &str) -> Command {
-    let mut words = this_program();
-    let own = PathBuf::from(words.pop().unwrap());
+    let words = this_program();
+    let own = PathBuf::from(words.last().unwrap());
     let profile = own.parent().and_then(Path::parent).unwrap();
     let path = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(path.is_file(), "{} is missing: `cargo build --release --examples` makes it", path.display());
-    words.push(path.to_str().unwrap().to_owned());
-    let mut command = Command::new(&words[0]);
+    // A loader is told the program's name besides.
+    let named = |word: String| if Path::new(&word) == own { path.clone() } else { word.into() };
+    let mut words: Vec<PathBuf> = words.into_iter().map(named).collect();
+    let mut command = Command::new(words.remove(0));
     // Its messages are what a user sees, without the stack below them.
-    command.args(&words[1..]).stdin(Stdio::null()).env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+    command.args(words).stdin(Stdio::null()).env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
     // Mesa's device selection complains where there is no login session, in a line that looks like an error of ours.
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         command.env("XDG_RUNTIME_DIR", std::env::temp_dir());

@@ -1,4 +1,4 @@
-//! What kernels are given in these tests, and make of it, as files, for a WebGPU that no native test runs on: `.ci/vectors` has Dawn
+//! What kernels are given in these tests, and make of it, as files, for a WebGPU that no native test runs on: `.ci/portability` has Dawn
 //! compute them again.
 //!
 //! Where WGRAD_VECTORS names a folder, the first dispatches of each kernel go there, as `NAME.json` and `NAME.bin`. The latter holds the

@@ -2,7 +2,7 @@
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
     let above = select(x, vec4<f32>(params.a), x < vec4<f32>(params.a));
-    return select(above, vec4<f32>(params.b), x > vec4<f32>(params.b));
+    return nan_kept(x, select(above, vec4<f32>(params.b), x > vec4<f32>(params.b)));
 }
 
 fn unary_slope(x: vec4<f32>) -> vec4<f32> {

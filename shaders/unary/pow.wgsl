@@ -1,8 +1,12 @@
-// pow: y = xᵃ. b is what the power of a negative x is multiplied by: 1 for even a, −1 for odd a, NaN for others.
+// pow: y = xᵃ. b is what the power of a negative x is multiplied by: 1 for even a, −1 for odd a, NaN for others. NaN stays NaN, but to
+// the 0.
 
-// |x|ᵉ; WGSL's own power of 0 to the 0 may be anything.
+// |x|ᵉ; WGSL's own power of 0 may be anything.
 fn pow_size(x: vec4<f32>, exponent: f32) -> vec4<f32> {
-    return select(pow(abs(x), vec4<f32>(exponent)), vec4<f32>(1.0), vec4<bool>(exponent == 0.0));
+    let size = abs(x);
+    let of_zero = select(size, 1.0 / size, vec4<bool>(exponent < 0.0));
+    let power = select(pow(size, vec4<f32>(exponent)), of_zero, size == vec4<f32>(0.0));
+    return select(nan_kept(x, power), vec4<f32>(1.0), vec4<bool>(exponent == 0.0));
 }
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {

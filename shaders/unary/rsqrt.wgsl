@@ -1,7 +1,7 @@
-// rsqrt: y = 1 / √(x + a).
+// rsqrt: y = 1 / √(x + a). NaN stays NaN.
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
-    return inverseSqrt(x + params.a);
+    return nan_kept(x, inverseSqrt(x + params.a));
 }
 
 fn unary_slope(x: vec4<f32>) -> vec4<f32> {

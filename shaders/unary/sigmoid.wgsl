@@ -1,7 +1,7 @@
-// sigmoid: y = σ(x) = 1 / (1 + e⁻ˣ).
+// sigmoid: y = σ(x) = 1 / (1 + e⁻ˣ). NaN stays NaN.
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
-    return sigmoid(x);
+    return nan_kept(x, sigmoid(x));
 }
 
 fn unary_slope(x: vec4<f32>) -> vec4<f32> {

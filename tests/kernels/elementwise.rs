@@ -115,6 +115,10 @@ fn functions_at_their_ends() {
         same(&at_ends(|x| ops::clamp(x, -1.0, f32::INFINITY)), &[-1.0, -1.0, -1.0, 0.0, 100.0, 1e30, f32::MAX, nan]);
         same(&at_ends(|x| ops::pow(x, 0.0)), &[1.0; 8]);
         same(&at_ends(|x| ops::pow(x, 0.5))[1..4], &[nan, nan, 0.0]);
+        same(&at_ends(|x| ops::pow(x, -0.5))[3..4], &[inf]);
+        for f in UNARY {
+            assert!(at_ends(f.op)[7].is_nan(), "{}", f.name);
+        }
     }
 }
 

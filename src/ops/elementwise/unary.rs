@@ -39,8 +39,10 @@ macro_rules! unaries {
             sources: &[
                 wgsl!("unary.wgsl"),
                 wgsl!("lib/grid.wgsl"),
+                wgsl!("lib/nan.wgsl"),
                 wgsl!("lib/sigmoid.wgsl"),
                 wgsl!($file),
+                wgsl!("tiles/vec4.wgsl"),
                 wgsl!($act, $enable),
             ],
             entry: $entry,
