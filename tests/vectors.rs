@@ -19,8 +19,11 @@ const MOST_BYTES: u64 = 4 << 20;
 /// The folder that is asked for, if any.
 static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("WGRAD_VECTORS").map(PathBuf::from));
 
-/// The `Params` that were seen, by kernel; kernels of all devices are written to one folder.
-static SEEN: LazyLock<Mutex<HashMap<&'static str, Vec<Vec<u8>>>>> = LazyLock::new(Default::default);
+/// The `Params` that were seen, by kernel.
+type Seen = HashMap<&'static str, Vec<Vec<u8>>>;
+
+/// Of all devices: they write to one folder.
+static SEEN: LazyLock<Mutex<Seen>> = LazyLock::new(Default::default);
 
 /// Writes what is dispatched on this device, if that is asked for.
 pub fn write(gpu: &Gpu) {
