@@ -1,14 +1,12 @@
 //! From the recipe to the library's settings.
 
 use anyhow::Result;
-use wgrad::Tensor;
-use wgrad::autograd::no_grad;
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, TokenDrop};
 use wgrad::models::vit::Vit;
-use wgrad::nn::{Extent, Headed, Mode};
+use wgrad::nn::Extent;
 use wgrad::ops::CrossEntropy;
-use wgrad::train::{Classify, LinearProbe, Task, TrainSettings, Workload};
+use wgrad::train::{Classify, LinearProbe, Task, TrainSettings, Workload, extract};
 
 use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
@@ -75,11 +73,8 @@ impl Setup {
         |gpu| {
             let Classify { model, loss } = self.maker()(gpu)?;
             let batch = self.recipe.training.micro_batch();
-            let pixels = Classify::new(&model).blank(batch)?.images;
-            let (height, width) = self.config.img_size;
-            let pictures = Tensor::from_slice(gpu, &[batch, 3, height, width], &pixels)?;
-            no_grad(|| model.pre_logits(&pictures, &Mode::evaluation()))?;
-            drop(pictures);
+            // Two, since the second is begun before the first is read.
+            extract(&model, [batch; 2].map(|batch| Classify::new(&model).blank(batch)))?;
             gpu.trim();
             Ok(LinearProbe::with_loss(model, loss))
         }

@@ -1,7 +1,7 @@
 //! Device memory: ranges of buffers, allocation through the pool, and copies in order with the kernels.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::health::Scopes;
@@ -351,6 +351,23 @@ impl Gpu {
         let mut state = self.state();
         to.forget_faults();
         self.push(&mut state, Command::Upload { staging, staged, to: to.raw(), size })
+    }
+
+    /// Lends `work` memory of at least so many bytes for what it records, then the next that asks: one piece for all, as large as the largest
+    /// so far. `what` lies there by an error's words. Not to be called by `work` itself.
+    pub(crate) fn with_scratch<R>(
+        &self,
+        bytes: u64,
+        what: impl fmt::Display,
+        work: impl FnOnce(BufferView) -> Result<R>,
+    ) -> Result<R> {
+        // Held until the work is recorded, so that no other thread's comes between.
+        let mut place = self.0.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = place.take().filter(|own| own.size() >= bytes);
+        let own = own.map_or_else(|| self.alloc(bytes, Fit::Exact, what), Ok)?;
+        let lent = own.part(0, own.size());
+        *place = Some(own);
+        work(lent)
     }
 
     /// Copies the whole of `from` to `to`.

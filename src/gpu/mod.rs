@@ -97,6 +97,8 @@ struct Inner {
     waiter: waiter::Waiter,
     /// The first table of [`fault`].
     faults: BufferView,
+    /// [`Gpu::with_scratch`].
+    scratch: Mutex<Option<BufferView>>,
     /// In a dry run, what stands for every buffer.
     phantom: Option<wgpu::Buffer>,
     matrix_units: Option<u32>,
@@ -259,6 +261,7 @@ impl Gpu {
             params_layout,
             pool,
             faults,
+            scratch: Mutex::default(),
             phantom,
             matrix_units,
             most_memory,
