@@ -112,11 +112,6 @@ impl BufferView {
         self.region.buffer().is_of(pool)
     }
 
-    /// Whether it is memory of this device, and no other's, nor of a dry run.
-    pub(crate) fn is_on(&self, gpu: &Gpu) -> bool {
-        self.is_of(&gpu.0.pool)
-    }
-
     /// Whether a dispatch that writes one of the two ranges, or both, cannot bind the other. wgpu takes a buffer that is written
     /// for nothing else, not even where ranges do not meet.
     pub(super) fn interferes(&self, other: &BufferView, both_written: bool) -> bool {
