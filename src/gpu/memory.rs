@@ -1,8 +1,8 @@
 //! Device memory: ranges of buffers, allocation through the pool, and copies in order with the kernels.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use super::health::Scopes;
 use super::pool::{Buffer, Fit, Pool, Raw, class_of};
