@@ -91,7 +91,7 @@ impl Arm {
         match self.kind {
             Kind::Probe { .. } => [1e-4, 1e-3, 1e-2],
             _ if self.adapters => [3e-4, 1e-3, 3e-3],
-            _ => [3e-5, 1e-4, 3e-4],
+            _ => [1e-5, 3e-5, 1e-4],
         }
     }
 
