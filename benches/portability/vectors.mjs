@@ -21,15 +21,15 @@ function halfToNumber(bits) {
   return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
 }
 
-// Numbers of two or of four bytes, and which of them are to be the same to the last bit. What is no tensor may hold integers anywhere:
-// below 2^23 they are no normal floats.
+// Numbers of two or of four bytes, and which of them are to be the same to the last bit. What is no tensor of floats may hold both
+// integers and floats, as the optimiser's tables do: integers below 2^23 are no normal floats.
 function reader(dtype) {
   if (dtype === 'f16') {
     return { size: 2, bits: (from, i) => from.readUInt16LE(2 * i), value: halfToNumber, isInteger: () => false };
   }
   const view = new DataView(new ArrayBuffer(4));
   const value = (bits) => (view.setUint32(0, bits), view.getFloat32(0));
-  const isInteger = (bits) => dtype === 'integer' || (dtype !== 'f32' && (bits & 0x7f800000) === 0 && bits !== 0);
+  const isInteger = (bits) => dtype !== 'f32' && (bits & 0x7f800000) === 0 && bits !== 0;
   return { size: 4, bits: (from, i) => from.readUInt32LE(4 * i), value, isInteger };
 }
 
