@@ -95,7 +95,7 @@ fn table(rows: &[Row]) -> String {
 
 /// What the page says otherwise than `rows`: kernels that either lacks, and cells but for their times. What was not asked is
 /// no difference.
-pub fn differences(path: &Path, rows: &[Row]) -> Result<Vec<String>> {
+pub fn differences(path: &Path, rows: &[Row], is_asked: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let page = read(path)?;
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let [_, table, _] = parts(path, &page)?;
@@ -115,6 +115,7 @@ pub fn differences(path: &Path, rows: &[Row]) -> Result<Vec<String>> {
             }
         }
     }
-    found.extend(known.into_keys().map(|kernel| format!("{kernel} has a row, and there is no such kernel")));
+    let gone = known.into_keys().filter(|kernel| is_asked(kernel));
+    found.extend(gone.map(|kernel| format!("{kernel} has a row, and there is no such kernel")));
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! Shows the library's warnings, in every program.
+//! Shows the library's warnings, in every program, and no driver's.
 
 use std::io::Write;
 
@@ -21,10 +21,21 @@ impl log::Log for Warnings {
     fn flush(&self) {}
 }
 
-/// From here on, warnings and errors of the library go to the standard error.
+/// From here on, warnings and errors of the library go to the standard error. Programs begin with it: no other thread may run yet.
 pub fn show() {
+    hush_mesa();
     // Fails only where there is a logger already, which then shows them.
     if log::set_logger(&Warnings).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
+/// Where there is no login session, as in a container, Mesa's choice of a device makes a library of Wayland's complain at every start,
+/// in lines that look like errors of ours. A folder without a display in it is found empty without a word.
+fn hush_mesa() {
+    const SESSION: &str = "XDG_RUNTIME_DIR";
+    if cfg!(target_os = "linux") && std::env::var_os(SESSION).is_none() {
+        // SAFETY: no other thread runs that could read the environment meanwhile.
+        unsafe { std::env::set_var(SESSION, std::env::temp_dir()) };
     }
 }

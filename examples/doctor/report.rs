@@ -95,33 +95,32 @@ fn by_kind(names: &[&str]) -> String {
 }
 
 fn speeds(f: &mut Formatter<'_>, own: &Speed, beside: Option<&Beside>) -> fmt::Result {
-    if let Some(Beside { adapter, .. }) = beside {
-        writeln!(f, "\nThe last column is this machine's CPU driver, {adapter}.")?;
-    }
+    let Some(Beside { adapter, speed }) = beside else {
+        writeln!(f, "\n| measured | |\n|---|---:|")?;
+        return measured(own).iter().try_for_each(|(what, value)| writeln!(f, "| {what} | {value:.1} |"));
+    };
+    writeln!(f, "\nThe last column is this machine's CPU driver, {adapter}.")?;
     writeln!(f, "\n| measured | | CPU driver |\n|---|---:|---:|")?;
-    let other = |value: &dyn Fn(&Speed) -> f64| beside.map_or(String::new(), |b| format!("{:.1}", value(&b.speed)));
-    let mut row =
-        |name: &str, value: &dyn Fn(&Speed) -> f64| writeln!(f, "| {name} | {:.1} | {} |", value(own), other(value));
-    row("multiply-adds in registers, GFLOP/s", &|s| s.bounds.fma_gflops)?;
-    row("bytes read and written, GB/s", &|s| s.bounds.gb_s())?;
-    for (i, rate) in own.products.iter().enumerate() {
-        let other = beside.and_then(|b| b.speed.products.get(i)).map_or(String::new(), |r| format!("{:.1}", r.gflop_s));
+    let mut rows = measured(own).into_iter().zip(measured(speed));
+    rows.try_for_each(|((what, value), (_, other))| writeln!(f, "| {what} | {value:.1} | {other:.1} |"))
+}
+
+/// What was measured, with its unit.
+fn measured(speed: &Speed) -> Vec<(String, f64)> {
+    let bounds = [
+        ("multiply-adds in registers, GFLOP/s".to_owned(), speed.bounds.fma_gflops),
+        ("bytes read and written, GB/s".to_owned(), speed.bounds.gb_s()),
+    ];
+    let product = |rate: &speed::Rate| {
         let speed::Rate { name, sizes, gflop_s, limit, share } = rate;
-        writeln!(
-            f,
-            "| {name}, {sizes}, GFLOP/s ({:.0} % of the {limit} bound) | {gflop_s:.1} | {other} |",
-            100.0 * share
-        )?;
-    }
-    for (i, step) in own.steps.iter().enumerate() {
-        let other =
-            beside.and_then(|b| b.speed.steps.get(i)).map_or(String::new(), |s| format!("{:.1}", s.milliseconds));
+        (format!("{name}, {sizes}, GFLOP/s ({:.0} % of the {limit} bound)", 100.0 * share), *gflop_s)
+    };
+    let step = |step: &speed::StepTime| {
         let speed::StepTime { model, precision, kept, milliseconds, host_milliseconds, dispatches, .. } = step;
-        let batch = speed::BATCH;
-        let what = format!("{model}, {kept} tokens, step of {batch}, {precision}, {dispatches} dispatches");
-        writeln!(f, "| {what}, ms (host {host_milliseconds:.1}) | {milliseconds:.1} | {other} |")?;
-    }
-    Ok(())
+        let how = format!("step of {}, {precision}, {dispatches} dispatches", speed::BATCH);
+        (format!("{model}, {kept} tokens, {how}, ms (host {host_milliseconds:.1})"), *milliseconds)
+    };
+    bounds.into_iter().chain(speed.products.iter().map(product)).chain(speed.steps.iter().map(step)).collect()
 }
 
 fn forecast(f: &mut Formatter<'_>, forecasts: &[Forecast]) -> fmt::Result {

@@ -56,8 +56,8 @@ fn models() -> [(&'static str, Network); 4] {
     [
         (VITS[0].0, vit(VITS[0].1)),
         (VITS[1].0, vit(VITS[1].1)),
-        ("GPT-2, 384 wide, 6 deep, 128 tokens", Network::gpt2([384, 6, 6], 8192, 128)),
-        ("BERT, 384 wide, 6 deep, 128 tokens", Network::bert([384, 6, 6], 8192, 128)),
+        ("GPT-2, 384 wide, 6 deep", Network::gpt2([384, 6, 6], 8192, 128)),
+        ("BERT, 384 wide, 6 deep", Network::bert([384, 6, 6], 8192, 128)),
     ]
 }
 

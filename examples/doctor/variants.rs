@@ -31,8 +31,8 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
             eprintln!("self-test, products with GELU {gelu:?}, {precision:?}");
             checks.extend(products(gpu, gelu, precision)?);
         }
-        eprintln!("self-test, flash attention, {precision:?}");
         for width in [16, 32, 48, 64, 80, 96, 128] {
+            eprintln!("self-test, flash attention of heads {width} wide, {precision:?}");
             for mask in ["none", "causal", "lengths"] {
                 let name = format!("flash attention, heads {width} wide, mask {mask}, {precision:?}");
                 checks.push((name, attention(gpu, width, mask, precision)));

@@ -68,13 +68,14 @@ impl Setup {
         |gpu| Ok(Classify::with_loss(Vit::new(gpu, self.config.clone(), 0)?, self.loss()))
     }
 
-    /// The same of a probe, whose features come first: with the memory of a batch of them.
+    /// The same of a probe, whose features come first: with the memory that those take.
     pub fn probe_maker(&self) -> impl Fn(&Gpu) -> wgrad::Result<LinearProbe<Vit>> {
         |gpu| {
             let Classify { model, loss } = self.maker()(gpu)?;
             let batch = self.recipe.training.micro_batch();
-            // Two, since the second is begun before the first is read.
-            extract(&model, [batch; 2].map(|batch| Classify::new(&model).blank(batch)))?;
+            for split in [&self.data.train, &self.data.validation] {
+                extract(&model, few_batches(split.len(), batch).map(|samples| Classify::new(&model).blank(samples)))?;
+            }
             gpu.trim();
             Ok(LinearProbe::with_loss(model, loss))
         }
@@ -102,4 +103,11 @@ impl Setup {
         };
         ltd.in_run(self.config.depth, tokens, steps, seed)
     }
+}
+
+/// The sizes of the batches that `samples` come in, as far as memory depends on them: some whole ones, since several are begun before
+/// the first is read, and the rest, whose tensors are of other sizes.
+fn few_batches(samples: usize, batch: usize) -> impl Iterator<Item = usize> {
+    let rest = Some(samples % batch).filter(|&rest| rest > 0);
+    std::iter::repeat_n(batch, (samples / batch).min(3)).chain(rest)
 }

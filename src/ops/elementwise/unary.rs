@@ -161,7 +161,7 @@ pub fn leaky_relu(x: &Tensor, negative_slope: f32) -> Result<Tensor> {
     LEAKY_RELU.apply(x, negative_slope, 0.0)
 }
 
-/// ln x.
+/// ln x: minus infinity at 0, NaN below.
 ///
 /// # Errors
 /// As [`abs`].
