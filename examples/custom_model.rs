@@ -3,6 +3,11 @@
 //! a ViT.
 //!
 //!     cargo run --release --example custom_model
+//!
+//! Last line: how many of 1,024 new points it tells right, 99 % or so; below 95 % is an error.
+
+#[path = "common/warnings.rs"]
+mod warnings;
 
 use std::f32::consts::PI;
 
@@ -11,7 +16,7 @@ use wgrad::autograd::Parameters;
 use wgrad::data::Batch;
 use wgrad::nn::{Init, Linear, Mode, Model, Span};
 use wgrad::ops::{self, CrossEntropy, TokenIndices};
-use wgrad::optim::{AdamW, Ema, LrSchedule, LrShape, Rule, ShapedRate};
+use wgrad::optim::{AdamW, Ema, LrSchedule, Rule};
 use wgrad::train::{Part, Scored, Task, TrainSettings, Trainer, evaluate};
 use wgrad::{Error, Gpu, Tensor};
 
@@ -109,12 +114,9 @@ impl Task for Spirals {
         let places = Tensor::from_slice(gpu, &[range.len(), 2], places)?;
         let spirals = Tensor::from_slice(gpu, &[range.len()], &part.batch.spirals[range])?;
         let logits = self.network.forward(&places)?;
-        Ok(Scored {
-            loss: ops::cross_entropy(&logits, &spirals, &CrossEntropy::default())?,
-            correct: Some(ops::count_correct(&logits.detach(), &spirals, None)?),
-            answers: None,
-            losses: None,
-        })
+        let correct = ops::count_correct(&logits.detach(), &spirals, None)?;
+        let loss = ops::cross_entropy(&logits, &spirals, &CrossEntropy::default())?;
+        Ok(Scored { correct: Some(correct), ..Scored::new(loss) })
     }
 
     fn blank(&self, samples: usize) -> wgrad::Result<Points> {
@@ -127,10 +129,10 @@ const STEPS: u64 = 300;
 const BATCH: usize = 256;
 
 fn main() -> Result<()> {
+    warnings::show();
     let gpu = Gpu::new()?;
     let network = Network::new(&gpu, &[2, 64, 64, 2], 7)?;
-    let rate =
-        LrSchedule::new(ShapedRate { base: 1e-2, min: 0.0, warmup: STEPS / 10, total: STEPS, shape: LrShape::Cosine })?;
+    let rate = LrSchedule::cosine(1e-2, STEPS / 10, STEPS)?;
     let settings = TrainSettings {
         ema: Some(Ema { decay: 0.98, warmup: true }),
         accumulate: 2,

@@ -130,7 +130,7 @@ fn sums_of(base: u32, first: u32, step: u32, largest: f32) -> vec2<f32> {
     var sums = vec2<f32>();
     for (var i = first; i < params.classes; i += step) {
         let z = logits[base + i] - largest;
-        sums += vec2<f32>(exp(z), class_weight(i) * z);
+        sums += vec2<f32>(nan_kept(z, exp(z)), class_weight(i) * z);
     }
     return sums;
 }

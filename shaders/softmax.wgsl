@@ -45,12 +45,18 @@ fn largest_of(base: u32, first: u32, step: u32, valid: u32) -> f32 {
     return item_max(largest);
 }
 
+// NaN stays NaN, and with it the row's sum.
+fn exponential(score: Item, largest: f32) -> Item {
+    let below = score - Item(largest);
+    return nan_kept(below, exp(below));
+}
+
 // Turns those elements z into exp(z - largest) and returns their sum.
 fn exponentiate(base: u32, first: u32, step: u32, valid: u32, largest: f32) -> f32 {
     var sum = Item();
     for (var i = first; i * ITEM < valid; i += step) {
         let inside = item_columns(i) < ItemColumns(valid);
-        let e = select(Item(), exp(scores[base + i] - Item(largest)), inside);
+        let e = select(Item(), exponential(scores[base + i], largest), inside);
         scores[base + i] = e;
         sum += e;
     }
@@ -97,7 +103,7 @@ fn score_of(value: Item, i: u32, valid: u32) -> Item {
 }
 
 fn exponential_of(score: Item, i: u32, valid: u32, largest: f32) -> Item {
-    return select(Item(), exp(score - Item(largest)), item_columns(i) < ItemColumns(valid));
+    return select(Item(), exponential(score, largest), item_columns(i) < ItemColumns(valid));
 }
 
 fn store_four_scores(base: u32, places: vec4<u32>, value: Four) {
@@ -127,8 +133,9 @@ fn forward_group(
     let seat = four_seat(lane, n);
     let row = grid_group(group, groups) * four_teams(n) + seat.team;
     // A team without a row takes part in the barriers, with no valid elements of the last one's.
-    let base = min(row, params.rows - 1u) * params.stride;
-    let valid = select(0u, valid_width(row), row < params.rows);
+    let real_row = min(row, params.rows - 1u);
+    let base = real_row * params.stride;
+    let valid = select(0u, valid_width(real_row), row < params.rows);
     let places = four_places(seat.rank, n);
     let rest = places.w + n;
     // All are read, the row's last in place of those behind it, so that no load waits for a branch.

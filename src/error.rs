@@ -226,7 +226,7 @@ fn list(items: &[String]) -> String {
 
 fn way_out(ways: &[String]) -> String {
     if ways.is_empty() {
-        return "no micro-batches and no checkpointing make it fit; a smaller model or picture would".to_owned();
+        return "neither micro-batches nor recomputed blocks make it fit; a smaller model or input would".to_owned();
     }
     format!("it fits with {}", ways.join(", or with "))
 }

@@ -85,6 +85,23 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A tensor with `value` everywhere.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_slice`].
+    pub fn full<T: Element>(gpu: &Gpu, shape: &[usize], value: T) -> Result<Self> {
+        /// The host holds no more of them.
+        const AT_ONCE: usize = 1 << 20;
+        let tensor = Self::unwritten(gpu, T::DTYPE, checked_shape("Tensor::full", shape)?)?;
+        let values = vec![value; tensor.numel().min(AT_ONCE)];
+        for first in (0..tensor.numel()).step_by(AT_ONCE) {
+            let count = values.len().min(tensor.numel() - first);
+            let at = (first * size_of::<T>()) as u64;
+            gpu.upload(bytemuck::cast_slice(&values[..count]), &tensor.view.window(at, tensor.view.size() - at))?;
+        }
+        Ok(tensor)
+    }
+
     /// A tensor whose contents are yet to be written by a kernel: every element of it.
     ///
     /// # Errors

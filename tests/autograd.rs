@@ -159,6 +159,32 @@ fn names_are_unique_and_sizes_checked() {
     assert_eq!(w.value().to_vec::<f32>().unwrap(), [1.0, 2.0]);
 }
 
+/// Gradients of parameters lie in one buffer, which a kernel cannot read and write at once: an error, and the device lives.
+#[test]
+fn gradients_that_are_read_while_others_are_written() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let [a, b] = ["a", "b"].map(|name| parameters.add(name, &[3], &[1.0, 2.0, 3.0]).unwrap());
+    let square = |p: &Tensor| ops::sum(&ops::mul(p, p).unwrap()).unwrap();
+    square(&a.tensor()).backward().unwrap();
+    square(&b.tensor()).backward().unwrap();
+    let given = a.grad().unwrap();
+    let product = ops::sum(&ops::mul(&b.tensor(), &given).unwrap()).unwrap();
+    let message = product.backward().err().unwrap().to_string();
+    assert!(message.contains("one buffer for bindings"), "{message}");
+    // A copy of it is as good as any tensor.
+    parameters.zero_grad();
+    square(&a.tensor()).backward().unwrap();
+    let given = a.grad().unwrap().copied().unwrap();
+    ops::sum(&ops::mul(&b.tensor(), &given).unwrap()).unwrap().backward().unwrap();
+    assert_eq!(b.grad().unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]);
+    // Where the gradient is only handed on, it is copied.
+    parameters.zero_grad();
+    square(&a.tensor()).backward().unwrap();
+    b.tensor().backward_from(&a.grad().unwrap()).unwrap();
+    assert_eq!(b.grad().unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]);
+}
+
 #[test]
 fn no_grad_nests_and_is_restored() {
     let gpu = gpu();

@@ -196,6 +196,15 @@ fn a_run_ends_at_its_layer_tokens() {
     let kept: Vec<&str> = rows.iter().take(6).map(|row| row["kept"].as_str()).collect();
     assert_eq!(kept, ["8", "8", "12", "12", "16", "16"]);
     assert_eq!(rows[0]["rate"], "0.0", "the LayerToken rate rises from 0");
+    // However its batches are cut: three parts of a batch of eight are not of one size.
+    let cut = outputs.path().join("cut");
+    succeed(pretrain("gpt_pretrain", texts.path(), &cut, &format!("{more} --accumulate 3")));
+    let report = report_holds(&cut, &["random-ltd", "full-length"]);
+    assert_eq!(report["runs"][0]["steps"].as_u64(), Some(17));
+    // A GPT has no head of its own.
+    let run = outputs.path().join("frozen");
+    let frozen = pretrain("gpt_pretrain", texts.path(), &run, "--freeze all-but-head");
+    refuse(frozen, &["freeze", "something to train"]);
 }
 
 #[test]

@@ -473,6 +473,7 @@ fn foreign_adapters_are_refused_by_name() {
         ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 8}", "rank_pattern"),
         ("\"peft_type\": \"LORA\"", "\"peft_type\": \"LOHA\"", "peft_type"),
         ("\"use_dora\": false", "\"use_dora\": false, \"use_something\": true", "use_something"),
+        ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "changes the layers beside"),
         ("\"r\": 4", "\"r\": 8", "expected [8, 32]"),
         ("\"r\": 4", "\"r\": 0", "expected [0, 32]"),
     ] {

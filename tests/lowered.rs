@@ -62,7 +62,7 @@ pub const UNCHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
 
 /// Whether a device must have an extension for it.
 fn needs(kernel: &Kernel, extension: &str) -> bool {
-    kernel.sources.iter().any(|source| source.enable == Some(extension))
+    kernel.sources.iter().any(|source| source.enable() == Some(extension))
 }
 
 pub fn needs_f16(kernel: &Kernel) -> bool {

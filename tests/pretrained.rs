@@ -115,6 +115,10 @@ fn timms_config_tells_the_rest() {
     let opened = open_with(&tensors_of(&config()), &[("config.json", json)]).unwrap();
     assert_eq!(opened.config.normalize, Normalize { mean: [0.0; 3], std: [1.0; 3] });
     assert_eq!(opened.crop_fraction, Some(1.0));
+
+    // Pixels that fill no patch are seen by nobody.
+    let json = r#"{"architecture": "vit_small_patch16_224", "model_args": {"num_heads": 2, "img_size": [9, 8]}}"#;
+    assert_eq!(open_with(&tensors_of(&config()), &[("config.json", json)]).unwrap().config.img_size, (8, 8));
 }
 
 #[test]
@@ -132,6 +136,14 @@ fn contradictions_are_errors() {
     assert_refused(args(r#""global_pool": "map""#), &["attn_pool.latent", "is not in the checkpoint"]);
     assert_refused(args(r#""act_layer": "relu""#), &["config.json", "activation \"relu\""]);
     assert_refused(args(r#""final_norm": false"#), &["norm.weight", "is there, though final_norm is false"]);
+    // Tensors do not tell these from others.
+    for (architecture, what) in [
+        ("vit_pe_core_base_patch16_224", "Perception Encoder"),
+        ("vit_small_patch16_rope_224", "rotary positions"),
+        ("vit_base_patch16_rpn_224", "norms behind attention and MLP"),
+    ] {
+        assert_refused(with(&format!(r#"{{"architecture": "{architecture}"}}"#)), &[architecture, what]);
+    }
     let crop = r#"{"architecture": "vit", "pretrained_cfg": {"crop_pct": 1.5}}"#;
     assert_refused(with(crop), &["crop", "1.5"]);
     let std = r#"{"architecture": "vit", "mean": [0, 0, 0], "std": [1, 0, 1]}"#;
@@ -197,11 +209,23 @@ fn missing_and_misshapen_tensors_are_named() {
     assert_eq!(open_with(&headless, &[]).unwrap().config, VitConfig { num_classes: 1, ..config() });
 }
 
+/// A few bytes of a configuration make no table for billions of patches.
+#[test]
+fn pictures_have_a_largest_size() {
+    for img_size in [(1 << 20, 1 << 20), (2, 1 << 52), (1 << 21, 2)] {
+        let message =
+            VitConfig { img_size, rope_temperature: Some(100.0), ..config() }.check().unwrap_err().to_string();
+        assert!(message.contains("img_size"), "{message}");
+    }
+}
+
 #[test]
 fn heads_are_guessed_told_or_asked_for() {
     let wide = |width| tensors_of(&VitConfig { embed_dim: width, ..config() });
     assert_eq!(open_with(&wide(192), &[]).unwrap().config.num_heads, 3);
     assert_eq!(open_with(&wide(1280), &[]).unwrap().config.num_heads, 16);
+    // SigLIP 2's; DINOv2 giant, as wide and gated, has 24.
+    assert_eq!(open_with(&wide(1536), &[]).unwrap().config.num_heads, 16);
     assert_refused(open_with(&wide(48), &[]), &["num_heads", "width of 48"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("some.safetensors");
@@ -544,6 +568,12 @@ fn the_preprocessor_tells_normalisation_and_crop() {
         assert_eq!(with(&format!(r#"{{{crop}, "size": {size}}}"#)).crop_fraction, Some(0.875));
     }
     assert_eq!(with(r#"{"do_normalize": false}"#).config.normalize.std, [1.0; 3]);
+    let usual = with(r#"{"do_rescale": true, "rescale_factor": 0.00392156862745098}"#);
+    assert_eq!(usual.resampling, Resampling::Plain, "as transformers' ViT");
+    for json in [r#"{"do_rescale": false}"#, r#"{"do_rescale": true, "rescale_factor": 0.00784313725490196}"#] {
+        let files = [("config.json", config), ("preprocessor_config.json", json)];
+        assert_refused(open_with(&theirs, &files), &["preprocessor_config.json", "1/255"]);
+    }
 }
 
 #[test]
@@ -676,7 +706,7 @@ fn what_transformers_cannot_express_goes_to_timm() {
         ("global_pool", VitConfig { global_pool: Pool::Avg, ..base.clone() }),
         ("reg_tokens", VitConfig { reg_tokens: 2, ..base.clone() }),
         ("no_embed_class", VitConfig { no_embed_class: true, ..base.clone() }),
-        ("global_pool", VitConfig { pre_norm: true, eps: 1e-5, ..base.clone() }),
+        ("global_pool", VitConfig { pre_norm: true, patch_bias: false, eps: 1e-5, ..base.clone() }),
         ("fc_norm", VitConfig { fc_norm: Some(true), ..base.clone() }),
         ("patch_bias", VitConfig { patch_bias: false, ..base.clone() }),
         ("fc_norm", VitConfig { class_token: false, global_pool: Pool::Avg, ..base }),
@@ -692,8 +722,15 @@ fn what_transformers_cannot_express_goes_to_timm() {
         let file = timm.join("model.safetensors");
         let tensors = read(&file).unwrap().tensors;
         write(&file, &tensors, NO_TEXTS).unwrap();
-        assert_eq!(&open(&timm, &OpenOptions::default()).unwrap().config, model.config());
+        // There patches without a norm have a bias, of 0 here.
+        let patch_bias = !model.config().pre_norm;
+        let expected = VitConfig { patch_bias, ..model.config().clone() };
+        assert_eq!(open(&timm, &OpenOptions::default()).unwrap().config, expected);
     }
+    let neither = model(VitConfig { pre_norm: true, ..config() });
+    let message =
+        export_timm(&folder.path().join("timm"), &neither, &ExportOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("patch_bias"), "{message}");
     let three = names(3);
     let options = ExportOptions { class_names: &three[..2], ..Default::default() };
     let error = export_hf(&folder.path().join("x"), &model(config()), &options).unwrap_err();

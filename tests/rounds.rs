@@ -188,7 +188,7 @@ fn the_largest_tensors_stay_within_the_bound() {
         }
         met.extend(dry.take_usage().iter().map(|used| used.kernel));
     }
-    let file = |kernel: &&'static Kernel| kernel.sources[0].name;
+    let file = |kernel: &&'static Kernel| kernel.sources[0].name();
     let (reached, others): (Vec<_>, Vec<_>) = all_kernels().into_iter().partition(|kernel| met.contains(kernel.name));
     let reached: BTreeSet<_> = reached.iter().map(file).collect();
     let mut missing: BTreeSet<_> = others.iter().filter(|kernel| loops(kernel)).map(file).collect();

@@ -56,11 +56,11 @@ fn expect(ok: bool, message: impl FnOnce() -> String) -> Check {
 fn functions_of_libraries_are_named_after_them() {
     let mut wrong = BTreeSet::new();
     for source in all_kernels().iter().flat_map(|kernel| kernel.sources) {
-        let Some(file) = source.name.strip_prefix("lib/") else { continue };
+        let Some(file) = source.name().strip_prefix("lib/") else { continue };
         let library = file.split(['_', '.']).next().unwrap();
-        let functions = source.text.lines().filter_map(|line| line.strip_prefix("fn ")?.split('(').next());
+        let functions = source.text().lines().filter_map(|line| line.strip_prefix("fn ")?.split('(').next());
         wrong.extend(
-            functions.filter(|name| !name.starts_with(library)).map(|name| format!("{name} of {}", source.name)),
+            functions.filter(|name| !name.starts_with(library)).map(|name| format!("{name} of {}", source.name())),
         );
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -203,14 +203,14 @@ fn every_file_is_used_and_free_of_directives() {
         files.iter().map(|path| path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/")).collect();
     let kernels = all_kernels();
     let sources: Vec<_> = kernels.iter().flat_map(|kernel| kernel.sources).collect();
-    let used: BTreeSet<_> = sources.iter().map(|source| source.name.to_owned()).collect();
+    let used: BTreeSet<_> = sources.iter().map(|source| source.name().to_owned()).collect();
     assert_eq!(files, used, "files below shaders/ and files that kernels name");
     for source in sources {
         let directive = source
-            .text
+            .text()
             .lines()
             .find(|line| ["enable ", "requires ", "diagnostic"].iter().any(|word| line.trim_start().starts_with(word)));
-        assert_eq!(directive, None, "{}: directives are the joiner's", source.name);
+        assert_eq!(directive, None, "{}: directives are the joiner's", source.name());
     }
 }
 

@@ -62,7 +62,7 @@ impl Task for Line {
         let range = part.samples.clone();
         let column = |values: &[f32]| Tensor::from_slice(self.parameters.gpu(), &[range.len(), 1], values);
         let (x, y) = (column(&part.batch.x[range.clone()])?, column(&part.batch.y[range.clone()])?);
-        Ok(Scored { loss: ops::mse_loss(&self.head.forward(&x)?, &y)?, correct: None, answers: None, losses: None })
+        Ok(Scored::new(ops::mse_loss(&self.head.forward(&x)?, &y)?))
     }
 
     fn blank(&self, samples: usize) -> Result<Points> {

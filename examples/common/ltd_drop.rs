@@ -61,6 +61,7 @@ pub fn random_ltd(
     blocks.map_or(Ok(ltd.clone()), |blocks| ltd.with_blocks(blocks))?.with_keep_prefix(keep_prefix)
 }
 
-fn share(of_run: f64, steps: u64) -> u64 {
-    (of_run * steps as f64) as u64
+/// Whole steps of a share of a run: 70 of 100 for 0.7, whose product may be a little less.
+pub fn share(of_run: f64, steps: u64) -> u64 {
+    (of_run * steps as f64 + 1e-9) as u64
 }

@@ -40,8 +40,8 @@ pub fn all(gpu: &Gpu, speed: &Speed) -> Result<Vec<Forecast>> {
         let rehearsed = |recompute| vit(sizes).rehearsed(gpu, BATCH, settings(Precision::auto(gpu), recompute)?, None);
         let plain = rehearsed(false)?;
         let flops = plain.steps.iter().map(StepUse::flops).max().unwrap_or_default() as f64;
-        let bytes = plain.memory.peak;
-        let bytes_recomputing = rehearsed(true)?.memory.peak;
+        let bytes = plain.memory.with_evaluation();
+        let bytes_recomputing = rehearsed(true)?.memory.with_evaluation();
         let minutes = flops / rate(model) * (PICTURES as f64 / BATCH as f64) / 60.0;
         Ok(Forecast { model, bytes, bytes_recomputing, minutes, fits: free.map(|free| bytes <= free) })
     };

@@ -12,6 +12,8 @@
 mod bounds;
 #[path = "../../benches/kernels/check.rs"]
 mod check;
+#[path = "../common/console.rs"]
+mod console;
 #[path = "../../benches/common/cost.rs"]
 mod cost;
 #[path = "../../benches/kernels/costs.rs"]
@@ -46,6 +48,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions, Power};
 
+use console::{complain, printable, say};
 use report::{Beside, Report};
 use speed::Speed;
 
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain!("error: {}", printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -79,7 +82,7 @@ fn main() -> ExitCode {
 /// Whether the machine is fit.
 fn examine(args: &Args) -> Result<bool> {
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
-    eprintln!("examining {}", gpu.info());
+    complain!("examining {}", gpu.info());
     let adapters = Gpu::adapters(Power::High);
     let tested = self_test::run(&adapters, &gpu, !args.quick)?;
     let (mut speed, mut beside, mut forecasts) = (None, None, Vec::new());
@@ -88,17 +91,17 @@ fn examine(args: &Args) -> Result<bool> {
         forecasts = forecast::all(&gpu, &measured)?;
         speed = Some(measured);
         beside = cpu_driver(&gpu)?.map(|cpu| -> Result<Beside> {
-            eprintln!("beside it, {}", cpu.info());
+            complain!("beside it, {}", cpu.info());
             Ok(Beside { adapter: cpu.info().to_string(), speed: Speed::measure(&cpu)? })
         });
     }
     let beside = beside.transpose()?;
     let report = Report { facts: facts::of(&adapters, &gpu)?, tested, speed, beside, forecasts };
-    print!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
+    say!("{report}");
     Ok(report.is_fit())
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, KernelFamily};
 
 use crate::check::values;
+use crate::console::complain;
 use crate::row::{Row, Shape};
 use crate::{language, ops, products, update, variants};
 
@@ -32,7 +33,7 @@ pub fn run(adapters: &[AdapterInfo], own: &Gpu, all: bool) -> Result<SelfTest> {
     let mut tested = SelfTest::default();
     let mut names = BTreeSet::new();
     for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
-        eprintln!("self-test, {family:?} kernels");
+        complain!("self-test, {family:?} kernels");
         let options =
             GpuOptions { adapter: place.map(AdapterChoice::Index), family: Some(family), ..Default::default() };
         let gpu = Gpu::with_options(&options)?;

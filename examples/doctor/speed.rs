@@ -7,6 +7,7 @@ use wgrad::nn::Precision;
 use wgrad::train::StepUse;
 
 use crate::bounds::Bounds;
+use crate::console::complain;
 use crate::products;
 use crate::row::Shape;
 use crate::stats::median;
@@ -71,7 +72,7 @@ pub fn vit(sizes: [usize; 3]) -> Network {
 
 impl Speed {
     pub fn measure(gpu: &Gpu) -> Result<Speed> {
-        eprintln!("bounds and products");
+        complain!("bounds and products");
         let bounds = Bounds::measure(gpu)?;
         let shape = Shape { name: "ViT-S".to_owned(), batch: BATCH, tokens: 197, width: 384, heads: 6 };
         let rows = products::square(512).into_iter().take(1).chain(products::square(1024).into_iter().take(1));
@@ -86,7 +87,7 @@ impl Speed {
         let products = rows.chain(layers).map(rate).collect::<Result<_>>()?;
         let mut steps = Vec::new();
         for (model, network) in models() {
-            eprintln!("steps of {model}");
+            complain!("steps of {model}");
             network.check()?;
             for kept in [None, Some(network.extent().tokens.div_ceil(2))] {
                 steps.push(step(gpu, model, &network, Precision::auto(gpu), kept)?);

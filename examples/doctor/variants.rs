@@ -9,6 +9,7 @@ use wgrad::ops::{self, Gelu, Mask, Tuning};
 use wgrad::{DType, Gpu, Tensor};
 
 use crate::check::{values, within};
+use crate::console::complain;
 use crate::products::Linear;
 use crate::row::Row;
 use crate::steps::{Network, settings};
@@ -28,11 +29,11 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
     let mut checks = Vec::new();
     for precision in precisions.into_iter().flatten() {
         for gelu in GELUS {
-            eprintln!("self-test, products with GELU {gelu:?}, {precision:?}");
+            complain!("self-test, products with GELU {gelu:?}, {precision:?}");
             checks.extend(products(gpu, gelu, precision)?);
         }
         for width in [16, 32, 48, 64, 80, 96, 128] {
-            eprintln!("self-test, flash attention of heads {width} wide, {precision:?}");
+            complain!("self-test, flash attention of heads {width} wide, {precision:?}");
             for mask in ["none", "causal", "lengths"] {
                 let name = format!("flash attention, heads {width} wide, mask {mask}, {precision:?}");
                 checks.push((name, attention(gpu, width, mask, precision)));

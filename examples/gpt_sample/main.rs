@@ -11,6 +11,8 @@ mod adapters;
 mod console;
 #[path = "../common/language/embedded.rs"]
 mod embedded;
+#[path = "../common/hub.rs"]
+mod hub;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
@@ -32,7 +34,7 @@ use console::{complain, printable};
 #[command(version, about)]
 struct Args {
     /// Model; the embedded one by default. A run's folder, or a folder as transformers saves it (config.json, model.safetensors and the
-    /// tokenizer's files).
+    /// tokenizer's files); in a build with the feature hub, hub:OWNER/MODEL.
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Its tokenizer, where that is not in the same folder.
@@ -78,10 +80,11 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let (mut pretrained, tokenizer) = match &args.weights {
-        Some(path) => (
-            gpt2::open(path).with_context(|| format!("--weights {}", path.display()))?,
-            open_tokenizer(path, args.tokenizer.as_deref())?,
-        ),
+        Some(path) => {
+            let path = hub::found(path)?;
+            let model = gpt2::open(&path).with_context(|| format!("--weights {}", path.display()))?;
+            (model, open_tokenizer(&path, args.tokenizer.as_deref())?)
+        }
         None => (embedded::model()?, embedded::tokenizer()?),
     };
     pretrained.merge_adapters()?;

@@ -89,6 +89,8 @@ impl Setup {
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
         let of_file = self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone());
         if let Some(ltd) = of_file.filter(|_| kind == DropKind::RandomLtd) {
+            // Of files that differ in their seed alone, each has draws of its own.
+            let seed = ltd.seed().wrapping_add(seed);
             return Ok(ltd.with_seed(seed).into());
         }
         let (recipe, tokens) = (&self.recipe, self.config.tokens());

@@ -95,7 +95,7 @@ impl Setup {
             self.adapter_names(args).check(&self.config)?;
         }
         let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
-        let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
+        let (warmup, ramp) = (training.warmup, ltd.ltd_ramp);
         check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
     }
 

@@ -11,6 +11,8 @@
 mod adapters;
 #[path = "../common/console.rs"]
 mod console;
+#[path = "../common/hub.rs"]
+mod hub;
 mod output;
 mod pictures;
 #[path = "../common/size.rs"]
@@ -47,7 +49,7 @@ struct Args {
     #[arg(required_unless_present = "list_adapters")]
     images: Vec<PathBuf>,
     /// A run's folder (its best.safetensors), a safetensors file (this project's, or with timm's names), or a folder as timm
-    /// or transformers save it [default: the embedded checkpoint].
+    /// or transformers save it; in a build with the feature hub, hub:OWNER/MODEL [default: the embedded checkpoint].
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Folder with an adapter (LoRA) of that checkpoint's model, as PEFT saves it.

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use wgrad::data::{Crop, Transform};
 use wgrad::models::vit::{OpenOptions, Pretrained, open};
 
+use crate::hub;
+
 /// timm's usual share, for checkpoints that do not tell theirs.
 const USUAL_CROP: f64 = 0.875;
 
@@ -23,7 +25,8 @@ impl Source {
     pub fn open(path: Option<&Path>, lora: Option<&Path>, options: &OpenOptions, crop: Option<f64>) -> Result<Self> {
         let (name, mut pretrained, known) = match path {
             Some(path) => {
-                let pretrained = open(path, options).with_context(|| format!("--weights {}", path.display()))?;
+                let pretrained =
+                    open(hub::found(path)?, options).with_context(|| format!("--weights {}", path.display()))?;
                 let known = pretrained.crop_fraction;
                 (path.display().to_string(), pretrained, known)
             }

@@ -9,5 +9,6 @@ fn binary_slope_x(x: Item, y: Item) -> Item {
 }
 
 fn binary_slope_y(x: Item, y: Item) -> Item {
-    return -x / (y * y);
+    // The square of y may be 0 or infinite.
+    return -(x / y) / y;
 }

@@ -85,12 +85,12 @@ impl Parameter {
             if let Some((value, _)) = values.iter().zip(&halves).find(|(v, half)| v.is_finite() && !half.is_finite()) {
                 return Err(fault(format!("has the value {value}, beyond what f16 can hold")));
             }
-            gpu.upload(bytemuck::cast_slice(&halves), view)?;
-        } else {
-            gpu.upload(bytemuck::cast_slice(values), view)?;
+            view.overwritten();
+            return gpu.upload(bytemuck::cast_slice(&halves), view);
         }
-        self.0.value.buffer().overwritten();
-        Ok(())
+        // Before the upload, which may fail half-way.
+        view.overwritten();
+        gpu.upload(bytemuck::cast_slice(values), view)
     }
 
     /// Whether it takes part in training: never where it is stored in f16.

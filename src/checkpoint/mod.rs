@@ -8,7 +8,8 @@
 //! [`match_parameters`] then says which of a model's parameters a checkpoint holds.
 //! Format: <https://huggingface.co/docs/safetensors>.
 //!
-//! No model is known here. One that takes what others have published, such as [`crate::models::vit`], has a few tables and a
+//! No model is known here. One of another crate calls [`read`], [`match_parameters`] or [`load_parameters`], and [`write`]. One of this
+//! crate that takes what others have published, such as [`crate::models::vit`], has a few tables and a
 //! configuration of its own, and for the rest calls, in this order: `open` for file or folder, `unwrapped`, `check_model_type`
 //! and `read_json` for what lies beside the weights, `Renaming` for names that are not its own, `Known` and the other questions
 //! of `tensors` for its sizes, `check_claims`; or `Settings` where the file beside the weights tells all. `Folder` writes what
@@ -28,7 +29,7 @@
 //! | `matching`, `parameters` | a model's parameters beside a checkpoint's, in and out |
 //! | `hub` | checkpoints by name, with the feature `hub` |
 //!
-//! Without the feature `files` there are checkpoints in memory: [`read_bytes`], [`to_bytes`], and a model's parameters in and out.
+//! Without the feature `files` nothing is written to disk: [`read`], [`read_bytes`], [`to_bytes`], and a model's parameters in and out.
 
 #[cfg(feature = "files")]
 mod claims;

@@ -37,7 +37,7 @@ pub(crate) fn parse_json<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Resul
 ///
 /// # Errors
 /// [`Error::File`] if it has more than `limit` bytes, is no regular file, or not UTF-8; [`Error::Io`] if the system refuses.
-#[cfg(feature = "text")]
+#[cfg(any(feature = "text", feature = "pictures"))]
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
     let Some(bytes) = read_limited(path, limit)? else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|e| {

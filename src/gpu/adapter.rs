@@ -70,8 +70,7 @@ pub struct GpuOptions {
     /// Ask that no more than so many workgroups can be dispatched along an axis, at least 2: larger grids are folded or cut, as they are
     /// above 65,535; for tests.
     pub grid_size: Option<u32>,
-    /// The bytes of device memory that the engine may allocate, those of uploads and read-backs on their way apart. Beyond them is
-    /// [`Error::OutOfMemory`], as where the device has no more.
+    /// The bytes of device memory that the engine may allocate ([`crate::Gpu::limit_memory`]).
     pub memory: Option<u64>,
     /// Overrides the kernel family that the adapter suggests; for measurements and tests.
     pub family: Option<KernelFamily>,
@@ -142,10 +141,26 @@ async fn candidates(backends: wgpu::Backends, power: Power) -> Vec<wgpu::Adapter
     descriptor.backends = backends;
     // Turns memory pressure into an error before the system starts to swap.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
-    let mut adapters = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
+    let mut adapters = offered(&wgpu::Instance::new(descriptor), backends, power).await;
     adapters.retain(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     adapters.sort_by_key(|a| rank(&a.get_info(), power));
     adapters
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+async fn offered(instance: &wgpu::Instance, backends: wgpu::Backends, _: Power) -> Vec<wgpu::Adapter> {
+    instance.enumerate_adapters(backends).await
+}
+
+/// A browser offers one, by what it is asked for.
+#[cfg(target_arch = "wasm32")]
+async fn offered(instance: &wgpu::Instance, _: wgpu::Backends, power: Power) -> Vec<wgpu::Adapter> {
+    let power_preference = match power {
+        Power::High => wgpu::PowerPreference::HighPerformance,
+        Power::Low => wgpu::PowerPreference::LowPower,
+    };
+    let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
+    instance.request_adapter(&options).await.into_iter().collect()
 }
 
 /// All adapters, in the order of [`AdapterChoice::Index`].

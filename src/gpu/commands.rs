@@ -1,6 +1,6 @@
 //! Recording commands and submitting them.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, TryLockError};
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
@@ -61,8 +61,21 @@ impl Gpu {
         let grid = grid.within(self.0.limits.max_compute_workgroups_per_dimension);
         self.check_grid(grid)?;
         self.check_rounds(kernel, bytes, grid)?;
-        #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
-        let seen = self.look_before(kernel, bytes, grid.groups, buffers)?;
+        if kernel.trust() != Trust::Crate {
+            // Graphs that need what a parameter held can no longer be walked.
+            let written = buffers.iter().zip(kernel.bindings).filter(|(_, access)| **access == Access::Write);
+            written.for_each(|(view, _)| view.overwritten());
+        }
+        self.observed(kernel, bytes, grid.groups, buffers, || self.record_dispatch(kernel, bytes, buffers, grid))
+    }
+
+    fn record_dispatch(
+        &self,
+        kernel: &'static Kernel,
+        params: &[u8],
+        buffers: &[&BufferView],
+        grid: Grid,
+    ) -> Result<()> {
         let Some(mut state) = self.recording()? else {
             self.note(kernel, buffers, grid);
             return Ok(());
@@ -73,7 +86,7 @@ impl Gpu {
             pipeline,
             bindings: kernel.bindings,
             buffers: buffers.iter().map(|view| view.raw()).collect(),
-            params: bytes.into(),
+            params: params.into(),
             groups: grid.groups,
             flops: grid.flops,
         };
@@ -82,10 +95,6 @@ impl Gpu {
         #[cfg(not(target_arch = "wasm32"))]
         if self.is_inspected() {
             self.inspect(kernel, buffers)?;
-        }
-        #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
-        if let Some(seen) = seen {
-            self.look_after(seen, buffers)?;
         }
         Ok(())
     }
@@ -101,8 +110,9 @@ impl Gpu {
         compiled
     }
 
-    /// This crate's own kernels are called as they should be; tests without optimisation look.
+    /// This crate's own kernels are called as they should be, but for what a program hands in twice; tests without optimisation look.
     fn check_call<P: Params>(&self, kernel: &Kernel, buffers: &[&BufferView]) -> Result<()> {
+        kernel.check_sharing(buffers)?;
         if kernel.trust() == Trust::Crate {
             debug_assert!(kernel.check_call::<P>(buffers).is_ok(), "{}", kernel.name);
             return Ok(());
@@ -116,8 +126,6 @@ impl Gpu {
                 format!("another's at binding {binding}"),
             ));
         }
-        let written = buffers.iter().zip(kernel.bindings).filter(|(_, access)| **access == Access::Write);
-        written.for_each(|(view, _)| view.overwritten());
         Ok(())
     }
 
@@ -280,6 +288,7 @@ impl Gpu {
         if state.holds == 0 {
             self.submit_or_keep(&mut state);
         }
+        self.give_scratch_back();
         state.recorder.forget(self.0.pool.trim());
     }
 
@@ -287,7 +296,17 @@ impl Gpu {
     pub(super) fn give_back_all(&self) {
         let mut state = self.state();
         self.submit_or_keep(&mut state);
+        self.give_scratch_back();
         state.recorder.forget(self.0.pool.trim());
+    }
+
+    /// Unless somebody is lent it, who may be the one that finds no memory.
+    fn give_scratch_back(&self) {
+        match self.0.scratch.try_lock() {
+            Ok(mut scratch) => *scratch = None,
+            Err(TryLockError::Poisoned(scratch)) => *scratch.into_inner() = None,
+            Err(TryLockError::WouldBlock) => {}
+        }
     }
 
     /// Submits where no error can be returned: the next call that can returns it.

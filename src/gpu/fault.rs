@@ -75,13 +75,23 @@ impl Fault {
 #[derive(Debug, Default)]
 pub(crate) struct FaultSource(AtomicU64);
 
-/// Where a dispatch leaves a fault.
+/// Where dispatches leave a fault. To be held until they are recorded: what is read back meanwhile knows nothing of them.
 #[derive(Debug)]
 pub(crate) struct FaultPlace {
     /// The table, marked with the dispatch.
     pub(crate) table: BufferView,
     /// The kernel's parameter: what to write, and where.
     pub(crate) code: u32,
+    /// Whose it is, and the number of the dispatches; none where the host has checked their data.
+    opened: Option<(Gpu, u64)>,
+}
+
+impl Drop for FaultPlace {
+    fn drop(&mut self) {
+        if let Some((gpu, id)) = self.opened.take() {
+            gpu.state().ledger.recorded(id);
+        }
+    }
 }
 
 impl Gpu {
@@ -110,14 +120,18 @@ impl Gpu {
         table.set_mark(mark);
         if is_used {
             let to = RawView { offset: u64::from(place) * PLACE, size: PLACE, ..table.raw() };
-            self.push(&mut state, Command::Clear { to })?;
+            if let Err(error) = self.push(&mut state, Command::Clear { to }) {
+                state.ledger.recorded(mark);
+                return Err(error);
+            }
         }
-        Ok(FaultPlace { table, code: fault as u32 | place << 8 })
+        drop(state);
+        Ok(FaultPlace { table, code: fault as u32 | place << 8, opened: Some((self.clone(), mark)) })
     }
 
     /// A place for a dispatch whose data the host has checked: there is nothing to tell.
     pub(crate) fn no_fault(&self, fault: Fault) -> FaultPlace {
-        FaultPlace { table: self.0.faults.clone(), code: fault as u32 }
+        FaultPlace { table: self.0.faults.clone(), code: fault as u32, opened: None }
     }
 
     /// Lets each `to` carry the faults of its `from`, as weights do those of their gradients.
@@ -166,6 +180,8 @@ pub(super) struct Open {
     /// How many dispatches have this number, and the place: those with the same data, and others where there are more than
     /// places.
     sharers: u32,
+    /// How many of them have the place and are not recorded yet, so that no copy of the tables tells of them.
+    waiting: u32,
 }
 
 #[derive(Debug)]
@@ -230,13 +246,14 @@ impl Ledger {
         let known = source.0.load(Ordering::Relaxed);
         if let Some(open) = self.open.get_mut(&known) {
             open.sharers += 1;
+            open.waiting += 1;
             return Opened { place: open.place, mark: open.id, is_used: false };
         }
         let Some(place) = self.taken.first_free() else { return self.share() };
         let id = self.new_set(|id| vec![id]);
         source.0.store(id, Ordering::Relaxed);
         self.taken.set(place, true);
-        self.open.insert(id, Open { id, place, sharers: 1 });
+        self.open.insert(id, Open { id, place, sharers: 1, waiting: 1 });
         Opened { place, mark: id, is_used: self.used.remove(&place) }
     }
 
@@ -245,9 +262,17 @@ impl Ledger {
         let next = self.open.range(self.last_shared + 1..).next().map(|(id, _)| *id);
         let id = next.or_else(|| self.open.keys().next().copied()).unwrap_or_default();
         self.last_shared = id;
-        let shared = self.open.entry(id).or_insert(Open { id, place: 0, sharers: 0 });
+        let shared = self.open.entry(id).or_insert(Open { id, place: 0, sharers: 0, waiting: 0 });
         shared.sharers += 1;
+        shared.waiting += 1;
         Opened { place: shared.place, mark: id, is_used: false }
+    }
+
+    /// One of the dispatches with this number is recorded, or will not be.
+    fn recorded(&mut self, id: u64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.waiting = open.waiting.saturating_sub(1);
+        }
     }
 
     /// It is known what became of it.
@@ -309,7 +334,8 @@ impl Ledger {
 
     /// The dispatches that a copy of the first `tables` tables, recorded now, will tell of.
     pub(super) fn outlook(&self, tables: usize) -> Vec<Open> {
-        self.open.values().filter(|open| ((open.place / PLACES) as usize) < tables).copied().collect()
+        let is_told = |open: &&Open| open.waiting == 0 && ((open.place / PLACES) as usize) < tables;
+        self.open.values().filter(is_told).copied().collect()
     }
 
     /// Learns from a copy of the tables what became of the dispatches that it tells of.
@@ -365,8 +391,15 @@ mod tests {
         ledger.outlook((MOST_PLACES / PLACES) as usize)
     }
 
+    /// A dispatch that is recorded at once.
+    fn dispatched(ledger: &mut Ledger, source: &FaultSource) -> Opened {
+        let opened = ledger.open(source);
+        ledger.recorded(opened.mark);
+        opened
+    }
+
     fn open(ledger: &mut Ledger) -> Opened {
-        ledger.open(&FaultSource::default())
+        dispatched(ledger, &FaultSource::default())
     }
 
     fn tells(ledger: &mut Ledger, mark: u64) -> bool {
@@ -396,16 +429,29 @@ mod tests {
     #[test]
     fn what_is_found_in_the_same_data_is_one_fault_until_it_is_known() {
         let (mut ledger, source) = (Ledger::default(), FaultSource::default());
-        let (first, second) = (ledger.open(&source), ledger.open(&source));
+        let (first, second) = (dispatched(&mut ledger, &source), dispatched(&mut ledger, &source));
         assert_eq!((first.mark, first.place), (second.mark, second.place));
         let recorded = outlook(&ledger);
         ledger.settle(&recorded, &tables(first.place));
-        let third = ledger.open(&source);
+        let third = dispatched(&mut ledger, &source);
         assert!(third.mark != first.mark);
         assert!(tells(&mut ledger, first.mark) && !tells(&mut ledger, second.mark));
         let recorded = outlook(&ledger);
         ledger.settle(&recorded, &tables(third.place));
         assert!(tells(&mut ledger, third.mark));
+    }
+
+    /// Another thread's read between the two finds nothing, and settles nothing.
+    #[test]
+    fn a_copy_tells_nothing_of_a_dispatch_that_is_not_recorded() {
+        let mut ledger = Ledger::default();
+        let late = ledger.open(&FaultSource::default());
+        let recorded = outlook(&ledger);
+        ledger.settle(&recorded, &tables(0));
+        ledger.recorded(late.mark);
+        let recorded = outlook(&ledger);
+        ledger.settle(&recorded, &tables(late.place));
+        assert!(tells(&mut ledger, late.mark));
     }
 
     #[test]

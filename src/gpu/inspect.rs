@@ -60,11 +60,7 @@ impl Gpu {
 
     /// Whether somebody will ask what lies where.
     fn notes_tensors(&self) -> bool {
-        #[cfg(feature = "internals")]
-        let is_observed = self.is_observed();
-        #[cfg(not(feature = "internals"))]
-        let is_observed = false;
-        is_observed || self.is_inspected()
+        self.is_observed() || self.is_inspected()
     }
 
     /// Notes what lies at a place, where somebody will ask.

@@ -8,12 +8,10 @@ use crate::error::{Error, Result};
 /// One WGSL file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// File name, of this crate's below `shaders/`.
-    pub name: &'static str,
-    /// Its text.
-    pub text: &'static str,
-    /// The WGSL extension that it needs, such as `f16`.
-    pub enable: Option<&'static str>,
+    pub(crate) name: &'static str,
+    pub(crate) text: &'static str,
+    pub(crate) enable: Option<&'static str>,
+    /// Of this very text.
     pub(crate) trust: Trust,
 }
 
@@ -38,8 +36,26 @@ pub(crate) enum Trust {
 impl Source {
     /// WGSL of another crate, as in `Source::new("snake.wgsl", include_str!("snake.wgsl"))`. It is compiled with checks: an index
     /// outside a buffer reaches some element of that buffer or none, loops end, and workgroup memory begins as zeros.
+    ///
+    /// No global may have the name `dx`, which the compiler of DX12 has for something else. Tensors are padded to 16 bytes, so that
+    /// `arrayLength` may be more than their elements: `Params` tell how many there are.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         Source { name, text, enable: None, trust: Trust::Nobody }
+    }
+
+    /// File name, of this crate's below `shaders/`.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its text.
+    pub const fn text(&self) -> &'static str {
+        self.text
+    }
+
+    /// The WGSL extension that it needs, such as `f16`.
+    pub const fn enable(&self) -> Option<&'static str> {
+        self.enable
     }
 
     /// The same where it needs a WGSL extension, such as `f16`. The directive itself must not stand in the text: it would
@@ -183,11 +199,19 @@ impl Kernel {
         if !fits {
             return Err(Error::argument(self.name, "params", listed(self.params), listed(P::FIELDS)));
         }
+        self.check_sharing(buffers)
+    }
+
+    /// Whether no buffer is bound in two ways, which wgpu refuses, with all that is submitted together.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] in the kernel's name.
+    pub(super) fn check_sharing(&self, buffers: &[&BufferView]) -> Result<()> {
         let shares = |i: usize, j: usize| {
             let writes = [i, j].map(|at| self.bindings[at] == Access::Write);
             writes != [false; 2] && buffers[i].interferes(buffers[j], writes == [true; 2])
         };
-        let shared = (0..count).flat_map(|j| (0..j).map(move |i| (i, j))).find(|&(i, j)| shares(i, j));
+        let shared = (0..buffers.len()).flat_map(|j| (0..j).map(move |i| (i, j))).find(|&(i, j)| shares(i, j));
         shared.map_or(Ok(()), |(i, j)| {
             let expected = "memory of its own for each binding that is written";
             Err(Error::argument(self.name, "buffers", expected, format!("one buffer for bindings {i} and {j}")))

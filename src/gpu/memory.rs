@@ -91,7 +91,8 @@ impl BufferView {
         BufferView { region: Region::new(Memory::Whole(buffer), None), offset: 0, size }
     }
 
-    /// Bytes.
+    /// Bytes, rounded up to 16. A tensor's own are [`Tensor::numel`](crate::Tensor::numel) times its dtype's; what lies behind them may be
+    /// anything.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -116,7 +117,11 @@ impl BufferView {
     /// for nothing else, not even where ranges do not meet.
     pub(super) fn interferes(&self, other: &BufferView, both_written: bool) -> bool {
         let meets = || self.offset < other.offset + other.size && other.offset < self.offset + self.size;
-        Arc::ptr_eq(self.region.raw(), other.region.raw()) && (!both_written || meets())
+        self.shares_buffer(other) && (!both_written || meets())
+    }
+
+    fn shares_buffer(&self, other: &BufferView) -> bool {
+        Arc::ptr_eq(self.region.raw(), other.region.raw())
     }
 
     /// Whether no other handle shares this memory.
@@ -246,13 +251,11 @@ impl Gpu {
 
     /// Whether the program lets the engine have so many bytes more.
     fn expect_room(&self, size: u64) -> std::result::Result<(), String> {
-        let allocated = self.0.pool.memory().allocated;
-        match self.0.most_memory {
-            Some(most) if allocated.saturating_add(size) > most => {
-                Err(format!("the engine may have {most} bytes (GpuOptions::memory)"))
-            }
-            _ => Ok(()),
+        let (allocated, most) = (self.0.pool.memory().allocated, self.0.most_memory.load(Ordering::Relaxed));
+        if allocated.saturating_add(size) > most {
+            return Err(format!("the engine may have {most} bytes (Gpu::limit_memory)"));
         }
+        Ok(())
     }
 
     /// What `make` gives, `size` bytes for `what`; where that fails, what it gives once the pool has let go of what it can.
@@ -370,6 +373,12 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::flush`].
     pub(crate) fn copy(&self, from: &BufferView, to: &BufferView) -> Result<()> {
+        if from.shares_buffer(to) {
+            // wgpu copies nothing within a buffer; the gradients of parameters lie in one.
+            let between = self.alloc(from.size(), Fit::Close, "a copy within a buffer")?;
+            self.copy(from, &between)?;
+            return self.copy(&between, to);
+        }
         let Some(mut state) = self.recording()? else { return Ok(()) };
         to.set_mark(from.mark());
         self.push(&mut state, Command::Copy { from: from.raw(), to: to.raw() })

@@ -21,6 +21,9 @@ mod mapped;
 mod memory;
 #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
 mod observe;
+#[cfg(not(all(feature = "internals", not(target_arch = "wasm32"))))]
+#[path = "unobserved.rs"]
+mod observe;
 mod pace;
 mod pool;
 mod profiler;
@@ -33,6 +36,7 @@ mod usage;
 mod waiter;
 mod witness;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,12 +106,13 @@ struct Inner {
     /// In a dry run, what stands for every buffer.
     phantom: Option<wgpu::Buffer>,
     matrix_units: Option<u32>,
-    /// [`GpuOptions::memory`].
-    most_memory: Option<u64>,
+    /// [`Gpu::limit_memory`].
+    most_memory: AtomicU64,
     #[cfg(not(target_arch = "wasm32"))]
     inspector: Inspector,
-    #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
     onlooker: observe::Onlooker,
+    /// In a dry run, what it was asked for.
+    noted: usage::Noted,
     attachments: Attachments,
 }
 
@@ -264,11 +269,11 @@ impl Gpu {
             scratch: Mutex::default(),
             phantom,
             matrix_units,
-            most_memory,
+            most_memory: AtomicU64::new(most_memory.unwrap_or(u64::MAX)),
             #[cfg(not(target_arch = "wasm32"))]
             inspector: Inspector::default(),
-            #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
-            onlooker: Default::default(),
+            onlooker: observe::Onlooker::default(),
+            noted: usage::Noted::default(),
             attachments,
         })))
     }
@@ -319,6 +324,13 @@ impl Gpu {
     /// Device memory held by this `Gpu`.
     pub fn memory(&self) -> MemoryUse {
         MemoryUse { staging: self.0.uploads.bytes() + self.0.downloads.bytes(), ..self.0.pool.memory() }
+    }
+
+    /// Sets the bytes of device memory that the engine may allocate from now on, those of uploads and read-backs on their way apart; without a
+    /// number as many as there are. Beyond them is [`Error::OutOfMemory`], as where the device has no more. [`GpuOptions::memory`] says the
+    /// same from the start.
+    pub fn limit_memory(&self, bytes: Option<u64>) {
+        self.0.most_memory.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Starts a new measurement of peak memory.

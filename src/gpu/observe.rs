@@ -63,38 +63,31 @@ impl Gpu {
         self.0.onlooker.0.get().is_some()
     }
 
-    /// What a dispatch is about to be given, if somebody wants to see it.
-    pub(super) fn look_before(
+    /// Does `work`, which is a dispatch, before the eyes of who wants to see it.
+    pub(super) fn observed(
         &self,
         kernel: &'static Kernel,
         params: &[u8],
         groups: [u32; 3],
         buffers: &[&BufferView],
-    ) -> Result<Option<Dispatched>> {
-        let Some(observer) = self.0.onlooker.0.get() else { return Ok(None) };
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let bytes = buffers.iter().map(|view| view.size()).sum();
-        if self.is_dry_run() || !observer.wants(kernel, params, bytes) {
-            return Ok(None);
-        }
-        let contents = self.read(buffers)?.wait()?;
-        let bound = buffers.iter().zip(kernel.bindings).zip(contents);
-        let bound = bound.map(|((view, &access), before)| Bound {
+        let onlooker = self.0.onlooker.0.get().filter(|_| !self.is_dry_run());
+        let Some(observer) = onlooker.filter(|observer| observer.wants(kernel, params, bytes)) else {
+            return work();
+        };
+        let before = self.read(buffers)?.wait()?;
+        work()?;
+        let after = self.read(buffers)?.wait()?;
+        let bound = buffers.iter().zip(kernel.bindings).zip(before.into_iter().zip(after));
+        let bound = bound.map(|((view, &access), (before, after))| Bound {
             access,
             tensor: self.tensor_at(view),
             before,
-            after: Vec::new(),
+            after,
         });
-        Ok(Some(Dispatched { kernel, params: params.to_vec(), groups, bound: bound.collect() }))
-    }
-
-    /// Shows what came of it.
-    pub(super) fn look_after(&self, mut dispatched: Dispatched, buffers: &[&BufferView]) -> Result<()> {
-        for (bound, after) in dispatched.bound.iter_mut().zip(self.read(buffers)?.wait()?) {
-            bound.after = after;
-        }
-        if let Some(observer) = self.0.onlooker.0.get() {
-            observer.see(dispatched);
-        }
+        observer.see(Dispatched { kernel, params: params.to_vec(), groups, bound: bound.collect() });
         Ok(())
     }
 }

@@ -280,7 +280,8 @@ impl Recorder {
     fn take(&mut self, most: usize) -> (Vec<Command>, Load) {
         let mut load = Load::default();
         let mut taken = Vec::with_capacity(most.min(self.commands.len()).min(MAX_COMMANDS));
-        while taken.len() < most && !load.is_full(&self.budget) {
+        // One at least, whatever the budget.
+        while taken.len() < most && (taken.is_empty() || !load.is_full(&self.budget)) {
             let Some(waiting) = self.commands.pop_front() else { break };
             let with = load.with(&waiting);
             if !taken.is_empty() && self.budget.is_spent(with.work) {

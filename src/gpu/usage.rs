@@ -27,7 +27,7 @@ pub struct KernelUse {
 type Uses = BTreeMap<(&'static str, usize), KernelUse>;
 
 #[derive(Debug, Default)]
-struct Noted(Mutex<Uses>);
+pub(super) struct Noted(Mutex<Uses>);
 
 impl Noted {
     fn with<T>(&self, f: impl FnOnce(&mut Uses) -> T) -> T {
@@ -39,7 +39,7 @@ impl Gpu {
     /// Counts a dispatch that is not made.
     pub(super) fn note(&self, kernel: &'static Kernel, buffers: &[&BufferView], grid: Grid) {
         let bytes: u64 = buffers.iter().map(|view| view.size()).sum();
-        self.attachment::<Noted>().with(|noted| {
+        self.0.noted.with(|noted| {
             let unused = KernelUse { kernel: kernel.name, count: 0, flops: 0, bytes: 0, groups: 0, used: kernel };
             let used = noted.entry((kernel.name, kernel.address())).or_insert(unused);
             used.count += 1;
@@ -52,7 +52,7 @@ impl Gpu {
     /// What a dry run ([`Gpu::dry_run`]) was asked to compute since the last call, by kernel, in the order of their names. Nothing on
     /// a device that computes.
     pub fn take_usage(&self) -> Vec<KernelUse> {
-        self.attachment::<Noted>().with(std::mem::take).into_values().collect()
+        self.0.noted.with(std::mem::take).into_values().collect()
     }
 
     /// Compiles kernels that a dry run has asked for and that are not compiled yet, so that no step has to.

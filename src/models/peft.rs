@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adapters::{Place, Tensors};
 use crate::autograd::Parameters;
-use crate::checkpoint::{self, Folder, HostTensor, Settings, Storage, download, fault, in_block, read_json};
+use crate::checkpoint::{self, Folder, HostTensor, Settings, Storage, download, fault, in_block, quoted, read_json};
 use crate::error::{Error, Result};
 use crate::nn::{LORA_A, LORA_B, LoraConfig, Precision};
 
@@ -61,7 +61,7 @@ const SETTINGS: Settings = Settings {
         "ensure_weight_tying",
         // How the weights lie in the layers beside them, which the adapters' own matrices do not follow.
         "fan_in_fan_out",
-        // How the matrices began.
+        // How the matrices began: see `expect_plain_base`.
         "init_lora_weights",
         "corda_config",
         "eva_config",
@@ -70,6 +70,24 @@ const SETTINGS: Settings = Settings {
         "lora_ga_config",
     ],
 };
+
+/// Ways for an adapter to begin that leave the layer beside it as it is.
+const PLAIN: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
+/// Whether an adapter was trained beside the published layers. With some ways to begin (`pissa`, `olora`, `corda`, `loftq`, …) PEFT takes
+/// what the matrices begin with off the layer, so that what it has learnt is of no use beside the layer as it was.
+///
+/// # Errors
+/// [`Error::File`] naming the way.
+fn expect_plain_base(file: &Path, init: &serde_json::Value) -> Result<()> {
+    match init.as_str().filter(|way| !PLAIN.contains(way)) {
+        Some(way) => {
+            let what = "changes the layers beside the adapter: in PEFT, convert it to a plain LoRA first";
+            Err(Error::file(file, format!("init_lora_weights {} {what}", quoted(way))))
+        }
+        None => Ok(()),
+    }
+}
 
 /// Names that layers have had, by which adapters are read.
 pub(super) struct Known {
@@ -148,6 +166,8 @@ struct PeftConfig {
     lora_alpha: f32,
     #[serde(default)]
     lora_dropout: f32,
+    #[serde(default)]
+    init_lora_weights: serde_json::Value,
 }
 
 /// The settings that are written: the rest PEFT has as defaults.
@@ -250,6 +270,7 @@ impl Adapter {
         let file = folder.join(CONFIG_FILE);
         SETTINGS.check(&file)?;
         let settings = read_json::<PeftConfig>(&file)?.ok_or_else(|| Error::file(&file, "is not there"))?;
+        expect_plain_base(&file, &settings.init_lora_weights)?;
         let mut adapter = Adapter { settings, layers: BTreeMap::new(), heads: BTreeMap::new() };
         let file = checkpoint::read(folder.join(WEIGHTS_FILE))?;
         if let Some((name, skipped)) = file.skipped.iter().next() {
@@ -283,7 +304,7 @@ impl Adapter {
     /// # Errors
     /// [`Error::Parameter`] if a tensor is not of a layer of the model, or does not fit it.
     pub(super) fn config(&self, places: &[Place], blocks: &str) -> Result<LoraConfig> {
-        let &PeftConfig { r: rank, lora_alpha: alpha, lora_dropout: dropout } = &self.settings;
+        let &PeftConfig { r: rank, lora_alpha: alpha, lora_dropout: dropout, .. } = &self.settings;
         for (path, pair) in &self.layers {
             let Some(place) = places.iter().find(|place| place.path == *path) else {
                 return Err(fault(path, "is not a layer of the model that the adapter is loaded for"));

@@ -270,8 +270,8 @@ impl Optimizer {
     }
 
     /// Records one update with the learning rate `rate`, forgets the gradients, and ends the step
-    /// ([`Gpu::end_step`](crate::Gpu::end_step)). Skipped on the device if a gradient
-    /// is not finite: see [`Optimizer::report`].
+    /// ([`Gpu::end_step`](crate::Gpu::end_step)); nothing need be zeroed before the next backward pass. Skipped on the device if a gradient
+    /// is not finite, which is no error here, as nothing is waited for: see [`Optimizer::check`] and [`Optimizer::report`].
     ///
     /// # Errors
     /// [`Error::Parameter`] if `parameters` are not the optimiser's, and [`Error::Argument`] if the rate is negative or not
@@ -362,5 +362,16 @@ impl Optimizer {
     /// decode it with [`StepReport::decode`].
     pub fn report(&self) -> &Tensor {
         &self.state
+    }
+
+    /// Waits for the last recorded step, and tells what the device says of it.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] if its update was left out for a gradient that is not finite; otherwise if the device fails.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn check(&self, parameters: &Parameters) -> Result<StepReport> {
+        let report = StepReport::decode(bytemuck::cast_slice(&self.state.to_vec::<u32>()?))?;
+        report.check(self.steps.saturating_sub(1), parameters)?;
+        Ok(report)
     }
 }

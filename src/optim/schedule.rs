@@ -97,6 +97,14 @@ impl LrSchedule {
         Ok(LrSchedule(Kind::Shaped(settings)))
     }
 
+    /// A warm-up of `warmup` of the `total` steps, then a cosine to 0.
+    ///
+    /// # Errors
+    /// As [`LrSchedule::new`].
+    pub fn cosine(base: f32, warmup: u64, total: u64) -> Result<Self> {
+        Self::new(ShapedRate { base, min: 0.0, warmup, total, shape: LrShape::Cosine })
+    }
+
     /// The same rate at every step.
     ///
     /// # Errors

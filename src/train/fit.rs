@@ -104,7 +104,7 @@ pub struct Timing {
     pub evaluation: Duration,
     /// Reading weights back, and writing checkpoints and the run's state.
     pub checkpoints: Duration,
-    /// Compiling kernels.
+    /// Of `training`, compiling kernels.
     pub compilation: Duration,
 }
 

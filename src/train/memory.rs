@@ -18,8 +18,18 @@ pub struct MemoryEstimate {
     pub moments: u64,
     /// Activations, their gradients, and all else that a step holds at its peak.
     pub activations: u64,
-    /// The largest [`MemoryUse::allocated`](crate::gpu::MemoryUse::allocated) of the run, less what the device held before.
+    /// The largest [`MemoryUse::allocated`](crate::gpu::MemoryUse::allocated) of the steps, less what the device held before.
     pub peak: u64,
+    /// The same of an evaluation between two steps, on samples of a micro-batch: at full length and in full precision, it may take more
+    /// than a short step whose blocks are computed again.
+    pub evaluation: u64,
+}
+
+impl MemoryEstimate {
+    /// What a run takes that is measured now and then, as [`super::fit`] does.
+    pub fn with_evaluation(&self) -> u64 {
+        self.peak.max(self.evaluation)
+    }
 }
 
 /// The memory that a run would take on `gpu`: what [`rehearse`] finds.
@@ -55,7 +65,7 @@ impl Remedy {
 
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:.0} MB)", self.settings(), megabytes(self.estimate.peak))
+        write!(f, "{} ({:.0} MB)", self.settings(), megabytes(self.estimate.with_evaluation()))
     }
 }
 
@@ -105,10 +115,10 @@ fn fitting<T: Task>(
     budget: Option<u64>,
 ) -> Result<std::result::Result<MemoryEstimate, String>> {
     Ok(match estimate(gpu, work) {
-        Ok(estimate) if budget.is_none_or(|budget| estimate.peak <= budget) => Ok(estimate),
+        Ok(estimate) if budget.is_none_or(|budget| estimate.with_evaluation() <= budget) => Ok(estimate),
         Ok(estimate) => {
             let available = megabytes(budget.unwrap_or_default());
-            Err(format!("{:.0} MB are needed, {available:.0} MB are there", megabytes(estimate.peak)))
+            Err(format!("{:.0} MB are needed, {available:.0} MB are there", megabytes(estimate.with_evaluation())))
         }
         Err(error @ Error::Limit { .. }) => Err(error.to_string()),
         Err(error) => return Err(error),
@@ -142,7 +152,7 @@ impl<T: Task> Attempts<'_, T> {
         let drop = shortened(&self.work.settings.drop, longest)?;
         let settings = TrainSettings { accumulate, recompute_blocks, drop, ..self.work.settings.clone() };
         let estimate = estimate(self.gpu, &Workload { settings: &settings, ..*self.work }).ok()?;
-        let fits = self.budget.is_none_or(|budget| estimate.peak <= budget);
+        let fits = self.budget.is_none_or(|budget| estimate.with_evaluation() <= budget);
         fits.then_some(Remedy { accumulate, recompute_blocks, longest, estimate })
     }
 

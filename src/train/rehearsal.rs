@@ -1,9 +1,11 @@
 //! A run before it is run: its steps on a [`Gpu::dry_run`], where the same code records and nothing is computed.
 
-use super::{MemoryEstimate, Task, TrainSettings, Trainer};
+use super::{MemoryEstimate, Part, Task, TrainSettings, Trainer};
+use crate::autograd::no_grad;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, KernelUse};
 use crate::ltd::{Stage, TokenDrop};
+use crate::nn::Mode;
 use crate::ops::{self, Demand};
 
 /// A run, as far as can be told beforehand.
@@ -69,13 +71,13 @@ const MOST_STAGES: usize = 32;
 /// answer is what a [`Trainer`] then takes. Under random-LTD the steps are those of the kept lengths that the schedule visits (of
 /// more than 32, 32 spread evenly, the largest among them).
 ///
-/// Evaluation and what else a program holds come on top.
+/// What else a program holds comes on top.
 ///
 /// # Errors
 /// [`Error::Limit`] if a tensor or grid exceeds a limit of the device; [`Error::Argument`] as the task's own and
 /// [`Trainer::new`], or if `batch` or `steps` is 0.
 pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal> {
-    let &Workload { make, settings, batch, steps } = work;
+    let &Workload { make, settings, batch: samples, steps } = work;
     if steps == 0 {
         return Err(Error::argument("estimate", "steps", "at least 1", 0));
     }
@@ -83,7 +85,7 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     let live = || dry.memory().live;
     let empty = live();
     let task = make(&dry)?;
-    let batch = task.blank(batch)?;
+    let batch = task.blank(samples)?;
     let mut trainer = Trainer::new(task, settings.clone())?;
     let held = live() - empty;
     let (parameters, gradients) = {
@@ -101,8 +103,21 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     }
     let peak = dry.memory().peak_allocated - empty;
     let moments = held - parameters - gradients;
-    let memory = MemoryEstimate { parameters, gradients, moments, activations: peak - held, peak };
-    Ok(Rehearsal { memory, products: ops::demands(&dry), steps: used })
+    let products = ops::demands(&dry);
+    let evaluation = evaluation_of(&dry, trainer.task(), samples.div_ceil(settings.accumulate.max(1)))? - empty;
+    let memory = MemoryEstimate { parameters, gradients, moments, activations: peak - held, peak, evaluation };
+    Ok(Rehearsal { memory, products, steps: used })
+}
+
+/// The peak of an evaluation, two batches of which are under way.
+fn evaluation_of<T: Task>(dry: &Gpu, task: &T, samples: usize) -> Result<u64> {
+    dry.trim();
+    dry.reset_peak_memory();
+    let batch = task.blank(samples)?;
+    for _ in 0..REPEATS {
+        no_grad(|| task.loss(&Part::whole(&batch), &[], &Mode::evaluation()))?;
+    }
+    Ok(dry.memory().peak_allocated)
 }
 
 /// The kept lengths to look at.

@@ -270,9 +270,12 @@ where
         let started = Instant::now();
         // Its batches are of other sizes: beside a step's memory, what they need would add to the peak.
         gpu_of(&self.trainer).trim();
+        let compiled = gpu_of(&self.trainer).stats().compile_time;
         let validation = self.trainer.averaged(|task| evaluate(task, self.data.validation.epoch(0)?))?;
         gpu_of(&self.trainer).trim();
         self.timing.evaluation += started.elapsed();
+        // Kernels of evaluation alone: their time is not training's.
+        self.compiled_before += gpu_of(&self.trainer).stats().compile_time - compiled;
         let score_of = |evaluation: &Evaluation| self.trainer.task().score(evaluation);
         let (score, best) = (score_of(&validation), self.progress.best.map(|(_, best)| score_of(&best)));
         let is_better = best.is_none_or(|best| score > best && !is_interrupted);

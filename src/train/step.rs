@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Part, Scored, Task, TokenScores, TrainSettings};
+use crate::autograd::Parameter;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuStats, Instant, Readback, SliceTime};
@@ -141,6 +142,9 @@ impl<T: Task> Trainer<T> {
         let model = task.model();
         // First: the optimiser makes memory for what is trained.
         settings.freeze.apply(model)?;
+        if !model.parameters().iter().any(Parameter::is_trainable) {
+            return Err(Error::argument("Trainer", "freeze", "one that leaves something to train", "all is frozen"));
+        }
         let optimizer = settings.optimizer(model)?;
         let paths = model.parameters().iter().map(|p| p.path().to_owned()).collect();
         Ok(Trainer {
@@ -209,9 +213,9 @@ impl<T: Task> Trainer<T> {
         let gpu = self.gpu().clone();
         let found = gpu.check_values(|| {
             // They were made before, and not all are f32.
-            let weights = self.task.model().parameters().iter().map(crate::autograd::Parameter::value);
+            let weights = self.task.model().parameters().iter().map(Parameter::value);
             weights.for_each(|weight| gpu.note_tensor(weight.buffer(), weight.info()));
-            self.gradients(batch, self.task.weight(batch, 0..batch.samples()))
+            self.gradients(batch)
         });
         self.step = now;
         self.task.model().parameters().zero_grad();
@@ -296,11 +300,11 @@ impl<T: Task> Trainer<T> {
     fn record_step(&mut self, batch: &T::Batch) -> Result<Pending> {
         self.task.check(batch)?;
         let metrics = self.begin(batch);
-        let (scored, shares) = self.gradients(batch, metrics.loss_weight)?;
+        let (scored, shares, loss_weight) = self.gradients(batch)?;
         self.task.follow(&scored)?;
         // Tokens that have left the model have no answers.
         let answers: Option<usize> = scored.iter().map(|(_, scored)| scored.answers).sum();
-        let metrics = StepMetrics { counted: answers.unwrap_or(metrics.counted), ..metrics };
+        let metrics = StepMetrics { loss_weight, counted: answers.unwrap_or(metrics.counted), ..metrics };
         self.optimizer.step(self.task.model().parameters(), metrics.rate)?;
         // From here on the step counts, whatever becomes of its results.
         let (samples, extent) = (metrics.samples as u64, self.extent());
@@ -313,19 +317,27 @@ impl<T: Task> Trainer<T> {
         Ok(Pending { results, shares, metrics, paths: self.paths.clone() })
     }
 
-    /// Records forward and backward of a batch that counts `weight` in all; what came of each of its parts, and the part's share.
-    fn gradients<'b>(&self, batch: &'b T::Batch, weight: f64) -> Result<(Vec<Outcome<'b, T>>, Vec<f32>)> {
+    /// Records forward and backward of a batch; what came of each of its parts, the part's share of the loss, and what the batch counts.
+    fn gradients<'b>(&self, batch: &'b T::Batch) -> Result<(Vec<Outcome<'b, T>>, Vec<f32>, f64)> {
         // What a step that failed half-way has left is not part of this one.
         self.task.model().parameters().zero_grad();
         let parts = parts(batch.samples(), self.settings.accumulate).map(|samples| Part { batch, samples });
+        // Of all parts first, since what a part counts depends on the tokens that stay.
+        let weighed = |part: Part<'b, T::Batch>| {
+            let spans = self.spans(&part)?;
+            let weight = self.task.weight_of(&part, &spans)?;
+            Ok((part, spans, weight))
+        };
+        let parts = parts.map(weighed).collect::<Result<Vec<_>>>()?;
+        let whole: f64 = parts.iter().map(|(_, _, weight)| weight).sum();
         let (mut scored, mut shares): (Vec<_>, Vec<_>) = Default::default();
-        for part in parts {
-            let share = self.share(&part, weight);
-            let came = self.accumulate(&part, share)?;
+        for (part, spans, weight) in parts {
+            let share = if whole > 0.0 { (weight / whole) as f32 } else { 0.0 };
+            let came = self.accumulate(&part, &spans, share)?;
             scored.push((part, came));
             shares.push(share);
         }
-        Ok((scored, shares))
+        Ok((scored, shares, whole))
     }
 
     /// What is known of the step beforehand, of a batch that fits the model.
@@ -363,19 +375,13 @@ impl<T: Task> Trainer<T> {
         kept
     }
 
-    /// What a part counts of a batch that counts `whole` in all.
-    fn share(&self, part: &Part<'_, T::Batch>, whole: f64) -> f32 {
-        let own = self.task.weight(part.batch, part.samples.clone());
-        if whole > 0.0 { (own / whole) as f32 } else { 0.0 }
-    }
-
     /// Adds the gradients of a part of a batch, of whose loss it is a share.
-    fn accumulate(&self, part: &Part<'_, T::Batch>, share: f32) -> Result<Scored> {
+    fn accumulate(&self, part: &Part<'_, T::Batch>, spans: &[Span<TokenIndices>], share: f32) -> Result<Scored> {
         let first_sample = part.samples.start as u64;
         let key = RandomKey { seed: self.settings.seed, step: self.step, layer: 0, first_sample };
         let TrainSettings { recompute_blocks, precision, .. } = self.settings;
         let mode = Mode::training(key).recomputing(recompute_blocks).with_precision(precision);
-        let scored = self.task.loss(part, &self.spans(part)?, &mode)?;
+        let scored = self.task.loss(part, spans, &mode)?;
         let scaled = match self.optimizer.loss_scale() {
             Some(scale) => ops::scale(scale, share)?,
             None => Tensor::from_slice(self.gpu(), &[], &[share])?,

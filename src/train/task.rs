@@ -43,6 +43,16 @@ pub trait Task {
         range.len() as f64
     }
 
+    /// What a part counts where `spans` let tokens leave the model, and with them some of what [`Task::weight`] counts: by default nothing
+    /// of it.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    fn weight_of(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>]) -> Result<f64> {
+        let _ = spans;
+        Ok(self.weight(part.batch, part.samples.clone()))
+    }
+
     /// How many answers of the batch can be right: labels, or tokens. None for tasks that do not count right ones.
     fn answers(&self, batch: &Self::Batch) -> usize {
         let _ = batch;
@@ -128,6 +138,13 @@ pub struct Scored {
     pub losses: Option<Tensor>,
 }
 
+impl Scored {
+    /// A mean loss, `f32[]`, alone. Add what else there is: `Scored { correct: Some(correct), ..Scored::new(loss) }`.
+    pub fn new(loss: Tensor) -> Self {
+        Scored { loss, correct: None, answers: None, losses: None }
+    }
+}
+
 /// How important the tokens of a part are, on the device.
 #[derive(Clone, Debug)]
 pub struct TokenScores {
@@ -158,6 +175,10 @@ impl<T: Task + ?Sized> Task for &T {
 
     fn weight(&self, batch: &Self::Batch, range: Range<usize>) -> f64 {
         (**self).weight(batch, range)
+    }
+
+    fn weight_of(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>]) -> Result<f64> {
+        (**self).weight_of(part, spans)
     }
 
     fn answers(&self, batch: &Self::Batch) -> usize {

@@ -7,6 +7,7 @@ use wgrad::{DType, Gpu};
 /// Rows, N, M, K and the first column: all columns and some, by fours and not, of low ranks.
 const CASES: &[[usize; 5]] = &[
     [1, 1, 1, 1, 0],
+    [1, 6, 2, 4, 0],
     [7, 12, 12, 4, 0],
     [7, 12, 4, 3, 8],
     [65, 192, 64, 8, 64],

@@ -229,6 +229,17 @@ fn extreme_logits() {
     }
 }
 
+/// Of another class than the label's, too.
+#[test]
+fn nan_among_logits() {
+    for gpu in each_family() {
+        let logits = [0.0, 1.0, 2.0, f32::NAN, 1.0, 0.0];
+        let (loss, dlogits) = run(&gpu, &logits, &[0, 1], &CrossEntropy::default(), 1.0).unwrap();
+        assert!(loss.is_nan(), "{loss}");
+        assert!(dlogits[..3].iter().all(|d| d.is_finite()) && dlogits[3..].iter().all(|d| d.is_nan()), "{dlogits:?}");
+    }
+}
+
 #[test]
 fn all_rows_ignored_is_zero() {
     for gpu in each_family() {

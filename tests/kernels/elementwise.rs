@@ -125,6 +125,20 @@ fn functions_at_their_ends() {
     }
 }
 
+/// The slope of a quotient where the square of the divisor is 0 or infinite.
+#[test]
+fn quotients_of_small_and_large_numbers() {
+    for gpu in each_family() {
+        let (x, y) = ([0.0, 1e20, 3e-20], [1e-23, 1e20, 1e-20]);
+        let (tx, ty) = (upload(&gpu, &[3], &x), leaf(&gpu, &[3], &y));
+        let gradients = ops::sum(&ops::div(&tx, &ty).unwrap()).unwrap().backward().unwrap();
+        let d_y = gradients.get(&ty).unwrap().to_vec::<f32>().unwrap();
+        for (got, expected) in d_y.into_iter().zip([0.0f32, -1e-20, -3e20]) {
+            assert!((got - expected).abs() <= 1e-5 * expected.abs(), "{got}, {expected}");
+        }
+    }
+}
+
 /// A function of two tensors with its value and slopes.
 type Binary = (&'static str, fn(&Tensor, &Tensor) -> Result<Tensor>, fn(f64, f64) -> [f64; 3]);
 

@@ -8,11 +8,16 @@ use wgrad::{Result, Tensor};
 fn messages() {
     let gpu = gpu();
     let f = |dims: &[usize]| Tensor::from_slice(&gpu, dims, &values(1, dims.iter().product())).unwrap();
-    let u = Tensor::from_slice(&gpu, &[2, 3, 4], &[0u32; 24]).unwrap();
+    let u = Tensor::full(&gpu, &[2, 3, 4], 5u32).unwrap();
+    assert_eq!(u.to_vec::<u32>().unwrap(), [5; 24]);
     let (x, matrix) = (f(&[2, 3, 4]), f(&[3, 4]));
     let key = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
     let elsewhere = Tensor::from_slice(&crate::common::gpu(), &[2, 3, 4], &values(1, 24)).unwrap();
     let cases: Vec<(Result<Tensor>, &str)> = vec![
+        (
+            Tensor::full(&gpu, &[3, 0], 1.0f32),
+            "Tensor::full: shape must be at most 6 sizes, none 0, with a product of at most 2^32 - 2^25, got [3, 0]",
+        ),
         (ops::add(&u, &x), "add: needs f32: got u32[2, 3, 4]"),
         (ops::add(&x, &u), "add: needs f32: got u32[2, 3, 4]"),
         (

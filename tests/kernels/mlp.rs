@@ -91,7 +91,7 @@ fn mlp_of_many_tiles() {
 #[test]
 fn mlp_into_a_full_tensor() {
     for gpu in each_family() {
-        for (batch, kept, tokens, c) in [(1, 1, 1, 4), (2, 3, 5, 3), (3, 33, 65, 8), (2, 40, 41, 20)] {
+        for (batch, kept, tokens, c) in [(1, 1, 1, 4), (1, 1, 3, 6), (2, 3, 5, 3), (3, 33, 65, 8), (2, 40, 41, 20)] {
             let rows = batch * kept;
             let size = [rows, c, 2 * c, c];
             let (data, full) = (inputs(size), values(8, batch * tokens * c));

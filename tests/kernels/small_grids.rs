@@ -302,7 +302,7 @@ fn grids_are_folded_cut_or_strode_over() {
         met.extend(trial.met);
     }
     // One of the forms of a kernel is enough: they differ in what an item is.
-    let form = |kernel: &wgrad::gpu::Kernel| (kernel.sources[0].name, kernel.entry);
+    let form = |kernel: &wgrad::gpu::Kernel| (kernel.sources[0].name(), kernel.entry);
     let wanted = all_kernels().into_iter().filter(|kernel| !needs_f16(kernel) && !ONE_GROUP.contains(&kernel.name));
     let met: BTreeSet<_> = all_kernels().into_iter().filter(|kernel| met.contains(kernel.name)).map(form).collect();
     let missing: BTreeSet<_> = wanted.map(form).filter(|form| !met.contains(form) && !WITHIN.contains(form)).collect();

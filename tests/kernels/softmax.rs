@@ -43,6 +43,21 @@ fn large_values_and_masked_entries() {
     }
 }
 
+/// A row with NaN is NaN, whatever the driver's exponential makes of one; others are not.
+#[test]
+fn a_row_with_nan() {
+    for gpu in each_family() {
+        for width in [3, 4, 197] {
+            let mut x = vec![0.5; 2 * width];
+            x[width - 1] = f32::NAN;
+            let y = ops::softmax(&Tensor::from_slice(&gpu, &[2, width], &x).unwrap()).unwrap();
+            let y = y.to_vec::<f32>().unwrap();
+            let (bad, good) = y.split_at(width);
+            assert!(bad.iter().all(|v| v.is_nan()) && good.iter().all(|v| v.is_finite()), "{width}: {y:?}");
+        }
+    }
+}
+
 #[test]
 fn other_ranks_and_types() {
     let gpu = gpu();

@@ -305,7 +305,8 @@ fn parts_of_a_batch_are_the_batch() {
     };
     let gpu = gpu();
     let draws = TokenBypass::new(1..3, 6, 1).unwrap().with_seed(4);
-    for drop in [TokenDrop::None, random_ltd(5), draws.into(), bypass()] {
+    let leaving = PatchDrop::new(5, 0).unwrap().with_seed(3);
+    for drop in [TokenDrop::None, random_ltd(5), draws.into(), bypass(), leaving.into()] {
         let causal = |accumulate| {
             let task = causal(&gpu, 0.1).with_importance(0.9, &[0]).unwrap();
             run(task, drop.clone(), &texts(2), accumulate)

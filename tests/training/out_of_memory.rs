@@ -25,13 +25,19 @@ fn the_error_says_what_it_was_for() {
         }
         other => panic!("{other}"),
     }
-    assert!(error.to_string().contains("GpuOptions::memory"), "{error}");
+    assert!(error.to_string().contains("Gpu::limit_memory"), "{error}");
     // The handle is as it was, and what is dropped is used again: also by a tensor of another size.
     assert_eq!(ops::sum(&held).unwrap().item().unwrap(), 0.0);
     drop(held);
     let large = Tensor::zeros(&gpu, DType::F32, &[7 << 18]).unwrap();
     assert_eq!(ops::sum(&large).unwrap().item().unwrap(), 0.0);
     assert!(gpu.memory().allocated <= 8 * MB);
+    // A host's device is opened without options.
+    gpu.limit_memory(None);
+    let larger = Tensor::zeros(&gpu, DType::F32, &[3, 1 << 20]).unwrap();
+    gpu.limit_memory(Some(16 * MB));
+    drop(larger);
+    assert!(matches!(Tensor::zeros(&gpu, DType::F32, &[5, 1 << 20]).unwrap_err(), Error::OutOfMemory { .. }));
 }
 
 /// A step that finds no room changes nothing: the trainer goes on with smaller batches as one that never met it, the settings that

@@ -160,12 +160,17 @@ fn dinov2_and_deit3_go_to_the_other_library() {
     assert!(timms.config.no_embed_class && !timms.config.no_embed_reg);
     assert_close(WITH_REGISTERS, &logits(&timms, &reference.images), &expected, 5e-6);
     // Registers with positions of their own.
-    let config = VitConfig { no_embed_reg: false, img_size: (12, 18), ..pretrained.config };
+    let config = VitConfig { no_embed_reg: false, img_size: (18, 18), ..pretrained.config };
     let own = Vit::new(&gpu(), config, 5).unwrap();
-    let images = HostTensor { shape: vec![1, 3, 12, 18], data: crate::common::values(3, 3 * 12 * 18) };
+    let images = HostTensor { shape: vec![1, 3, 18, 18], data: crate::common::values(3, 3 * 18 * 18) };
     let on_device = Tensor::from_slice(own.gpu(), &images.shape, &images.data).unwrap();
     let expected: Vec<f32> = own.forward(&on_device, &[], &Mode::evaluation()).unwrap().to_vec().unwrap();
     export_hf(&path.with_extension("own"), &own, &ExportOptions::default()).unwrap();
     let theirs = open(path.with_extension("own"), &OpenOptions::default()).unwrap();
     assert_close("positions of registers", &logits(&theirs, &images), &expected, 5e-6);
+    // transformers reshapes positions of any other size to a square.
+    let oblong = Vit::new(&gpu(), VitConfig { img_size: (12, 18), ..own.config().clone() }, 5).unwrap();
+    let refused =
+        export_hf(&path.with_extension("oblong"), &oblong, &ExportOptions::default()).unwrap_err().to_string();
+    assert!(refused.contains("img_size") && refused.contains("square"), "{refused}");
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use maud::{Markup, html};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use wgrad::train::Evaluation;
 
@@ -32,6 +32,7 @@ pub struct Fluency {
     /// Mean loss of a predicted token, in nats.
     pub loss: f64,
     /// e to the loss.
+    #[serde(deserialize_with = "or_infinite")]
     pub perplexity: f64,
     /// Bits for a byte of the text, where each token is predicted from those before it.
     pub bits_per_byte: Option<f64>,
@@ -50,6 +51,11 @@ impl Fluency {
             accuracy: (samples > 0).then_some(accuracy),
         }
     }
+}
+
+/// JSON has no infinity: a perplexity that is one is written as null.
+fn or_infinite<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or(f64::INFINITY))
 }
 
 /// "perplexity 12.34, 1.234 bits per byte".
@@ -76,6 +82,7 @@ pub struct RunReport {
     /// Of the weights that the run began with.
     pub before: Fluency,
     pub best_epoch: u64,
+    #[serde(deserialize_with = "or_infinite")]
     pub validation_perplexity: f64,
     #[serde(flatten)]
     pub course: Course,

@@ -91,7 +91,7 @@ impl<K: Kind> Setup<K> {
         let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
         let own = [own, &self.recipe.adapters.rules(training.freeze)].concat();
         effects::check(given, args, &own, &self.recipe, self.steps, self.deepspeed.as_ref())?;
-        let [warmup, ramp] = [training.warmup, ltd.ltd_ramp].map(f64::from);
+        let (warmup, ramp) = (training.warmup, ltd.ltd_ramp);
         check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
     }
 
@@ -103,8 +103,8 @@ impl<K: Kind> Setup<K> {
         // The kept length may go by the number of steps, which goes by the kept length: it settles soon.
         for _ in 0..if budget > 0 { SETTLING } else { 0 } {
             let drop = self.token_drop(drop, steps, 0)?;
-            let micro = training.micro_batch() as u64;
-            let end = drop.budget_end(budget, micro, training.accumulate as u64, self.extent())?.steps;
+            // However a step's batch is cut.
+            let end = drop.budget_end(budget, training.batch_size as u64, 1, self.extent())?.steps;
             if std::mem::replace(&mut steps, end) == end {
                 break;
             }
@@ -124,6 +124,8 @@ impl<K: Kind> Setup<K> {
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
         let of_file = self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone());
         if let Some(ltd) = of_file.filter(|_| kind == DropKind::RandomLtd) {
+            // Of files that differ in their seed alone, each has draws of its own.
+            let seed = ltd.seed().wrapping_add(seed);
             return Ok(ltd.with_seed(seed).into());
         }
         let (recipe, Extent { depth, tokens, .. }) = (&self.recipe, self.extent());

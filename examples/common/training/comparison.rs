@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::files;
-use super::report::{Run, Which};
+use super::report::{Course, Run, Which};
 
 /// The arm that drops no tokens, in tables, curves and names of folders.
 pub const FULL_LENGTH: &str = "full-length";
@@ -109,7 +109,8 @@ impl<W: Way> Comparison<W> {
     }
 
     /// How many steps of [`Arm::EqualTime`] take the time of the first arm's run with this seed. It follows from that of a step:
-    /// of the runs with this seed, if there are such and they were timed, else of a `trial`. A run that goes on keeps its
+    /// of the runs with this seed, if there are such and they were timed, else of a `trial`; but where the first arm's run was interrupted,
+    /// from the layer tokens. A run that goes on keeps its
     /// number, which another measurement would change: `folder` has it.
     pub fn equal_steps<U: Run>(
         &self,
@@ -127,9 +128,15 @@ impl<W: Way> Comparison<W> {
         // A run that went on after its last step has timed none.
         let measured =
             |run: Option<&U>, way: W| run.and_then(|run| run.course().seconds_a_step()).map_or_else(|| trial(way), Ok);
-        let full = measured(run_of(Arm::Drop(W::NONE), seed, runs), W::NONE)?;
-        let seconds = measured(Some(main), self.main)? * main.course().steps as f64;
-        let steps = ((seconds / full).round() as u64).max(2);
+        let Course { steps, resumed_at, layer_tokens_saved, .. } = *main.course();
+        let steps = if resumed_at > 0 {
+            // Only its last steps were timed, which may be longer than the others: by what it computed.
+            (1.0 - layer_tokens_saved) * steps as f64
+        } else {
+            let full = measured(run_of(Arm::Drop(W::NONE), seed, runs), W::NONE)?;
+            measured(Some(main), self.main)? * steps as f64 / full
+        };
+        let steps = (steps.round() as u64).max(2);
         files::replace(&path, steps.to_string().as_bytes())?;
         Ok(steps)
     }

@@ -15,7 +15,9 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
             |step| drop.layer_tokens_before(step, config.batch_size as u64, Extent { depth, tokens, prefix: 0 });
         let at = |step| At { step, layer_tokens: before(step).consumed };
         let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(at(step)));
-        lines += &format!("\n  learning rate   {first} at the first step, {half} half-way, {last} at the last");
+        lines += &format!(
+            "\n  learning rate   {first} at the first step, {half} half-way, {last} at the last, of every run that is compared"
+        );
     }
     if let Some(ltd) = &config.random_ltd {
         let stages: Vec<String> =

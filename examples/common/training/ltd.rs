@@ -22,7 +22,7 @@ settings! {
         /// Tokens kept at the end of the schedule, a number or a share
         ltd_end: Length,
         /// Share of the steps over which the kept length rises
-        ltd_ramp: f32,
+        ltd_ramp: f64,
         /// The kept length is a multiple of this
         ltd_granularity: usize,
         /// Blocks that drop tokens, as 1,2,3; auto is all but the first and last
@@ -50,7 +50,7 @@ impl LtdSettings {
             LtdSchedule::Linear => Schedule::linear,
             LtdSchedule::FixedLinear => Schedule::fixed_linear,
         };
-        let (ramp, granularity) = (self.ltd_ramp.into(), self.ltd_granularity);
+        let (ramp, granularity) = (self.ltd_ramp, self.ltd_granularity);
         Ok(self.drops(KeptLength::Rising { start, end, ramp, granularity, schedule }))
     }
 

@@ -50,16 +50,17 @@ pub fn needs<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) ->
         let full = TrainSettings { drop: TokenDrop::None, ..work.settings.clone() };
         columns.push(("at full length".to_owned(), estimate(gpu, &Workload { settings: &full, ..*work })?));
     }
-    if budget.is_some_and(|budget| columns[0].1.peak > budget) {
+    if budget.is_some_and(|budget| columns[0].1.with_evaluation() > budget) {
         columns.extend(remedies(gpu, work, budget).into_iter().map(|r| (r.settings(), r.estimate)));
     }
     let mut table = table::with_columns("device memory in MB", columns.iter().map(|(name, _)| name.as_str()));
-    let rows: [Line; 5] = [
+    let rows: [Line; 6] = [
         ("parameters", |e| e.parameters),
         ("gradients", |e| e.gradients),
         ("moments", |e| e.moments),
         ("activations and all else", |e| e.activations),
-        ("peak", |e| e.peak),
+        ("peak of the steps", |e| e.peak),
+        ("peak of evaluation", |e| e.evaluation),
     ];
     let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     for (name, bytes) in rows {

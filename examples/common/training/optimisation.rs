@@ -10,6 +10,7 @@ use wgrad::train::{DeepSpeedConfig, FitOptions, RunState, TrainSettings};
 use super::device::Device;
 use super::given::{NO_CONFIG, Rule};
 use super::kinds::{LrKind, OptimizerKind, PrecisionKind};
+use super::ltd_drop::share;
 use super::recipe::{entry, settings};
 use super::values::FreezeKind;
 
@@ -39,7 +40,7 @@ settings! {
         #[clap(value_enum)]
         lr_schedule: LrKind,
         /// Share of the steps that warm up
-        warmup: f32,
+        warmup: f64,
         /// Layer-wise decay of the learning rate: each block's is so much of the next one's; 1 is none
         layer_decay: f32,
         /// Weight decay
@@ -169,7 +170,7 @@ impl Optimisation {
 
     fn rate(&self, plan: &Plan) -> wgrad::Result<LrSchedule> {
         let (base, steps, shape) = (self.lr, plan.steps, self.lr_schedule.into());
-        let warmup = (f64::from(self.warmup) * steps as f64) as u64;
+        let warmup = share(self.warmup, steps);
         if !self.lr_schedule.is_by_layer_tokens() {
             return LrSchedule::new(ShapedRate { base, min: 0.0, warmup, total: steps, shape });
         }

@@ -65,9 +65,10 @@ fn difference<U: Run>(runs: &[&U], all: &[U], times: f64) -> String {
     if differences.is_empty() { String::new() } else { mean_and_deviation(&differences, 2, "") }
 }
 
-fn times<U: Run>() -> [Line<U>; 7] {
+fn times<U: Run>() -> [Line<U>; 8] {
     [
         ("steps", |runs| spread(runs, |r| r.course().steps as f64, 0, "")),
+        ("  of them timed", |runs| spread(runs, |r| (r.course().steps - r.course().resumed_at) as f64, 0, "")),
         ("wall time, training", |runs| spread(runs, |r| r.course().wall_seconds, 1, " s")),
         ("  of it waiting for data", |runs| share_of_wall(runs, |r| r.data_wait_seconds)),
         ("  of it recording, submitting", |runs| share_of_wall(runs, |r| r.host_seconds)),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Crop, DataSet, Padding, Split};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::normalize::Normalize;
 
 const SIDE: usize = 32;
@@ -97,9 +98,12 @@ fn batches(dir: &Path) -> Result<Vec<PathBuf>> {
     found.iter().map(|number| existing(dir, &format!("data_batch_{number}"))).collect()
 }
 
+/// A file of class names has some hundred bytes.
+const MAX_NAMES: u64 = 1 << 20;
+
 /// The class names, one a line; blank lines do not count.
 fn class_names(path: &Path, classes: usize) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = read_text(path, MAX_NAMES)?.ok_or_else(|| Error::file(path, "is not there"))?;
     let names: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if names.len() != classes {
         return Err(Error::file(path, format!("has {} class names, {classes} are expected", names.len())));

@@ -108,6 +108,9 @@ pub struct VitConfig {
 /// Paths of the heads that a model may have.
 pub(super) const HEADS: &[&str] = &["head", "head_dist"];
 
+/// More than any model attends to. Rotary positions have a table of them, which no tensor in a file vouches for.
+const MOST_PATCHES: usize = 1 << 20;
+
 /// eps of the norms in timm's ViTs.
 const EPS: f32 = 1e-6;
 
@@ -196,7 +199,7 @@ impl VitConfig {
     /// N: patches of an image.
     pub fn patches(&self) -> usize {
         let p = self.patch_size.max(1);
-        (self.img_size.0 / p) * (self.img_size.1 / p)
+        (self.img_size.0 / p).saturating_mul(self.img_size.1 / p)
     }
 
     /// Tokens before the patches: the class token, that of distillation and the registers.
@@ -274,7 +277,8 @@ impl VitConfig {
     pub fn check(&self) -> Result<()> {
         const OP: &str = "ViT";
         let sizes = [
-            ("img_size", self.img_size.0.min(self.img_size.1)),
+            ("img_size", self.img_size.0),
+            ("img_size", self.img_size.1),
             ("patch_size", self.patch_size),
             ("num_classes", self.num_classes),
             ("embed_dim", self.embed_dim),
@@ -292,6 +296,10 @@ impl VitConfig {
                 format!("a multiple of the patch size {}", self.patch_size),
                 got,
             ));
+        }
+        if self.patches() > MOST_PATCHES {
+            let expected = format!("of at most {MOST_PATCHES} patches of {}", self.patch_size);
+            return Err(Error::argument(OP, "img_size", expected, format!("{:?}", self.img_size)));
         }
         if !self.embed_dim.is_multiple_of(self.num_heads) {
             let expected = format!("a divisor of embed_dim {}", self.embed_dim);

@@ -16,7 +16,8 @@ pub fn mse_loss(x: &Tensor, target: &Tensor) -> Result<Tensor> {
 }
 
 /// The mean of −t·ln σ(x) − (1 − t)·ln(1 − σ(x)) = ln(1 + eˣ) − t·x, for logits x and targets t in 0..=1: `f32[..]` and
-/// `f32[..]` of one shape to `f32[]`.
+/// `f32[..]` of one shape to `f32[]`. It is right to the rounding of the logits, so that of a loss near 0 little may be right; its gradient,
+/// σ(x) − t, is as PyTorch's.
 ///
 /// # Errors
 /// If a tensor is not f32 or the shapes differ.

@@ -28,7 +28,14 @@ params!(CrossEntropyParams {
 
 static ROWS_LANE: Kernel = Kernel {
     name: "cross_entropy.rows_lane",
-    sources: &[wgsl!("cross_entropy.wgsl"), wgsl!("lib/grid.wgsl"), wgsl!("lib/reduce.wgsl"), wgsl!("lib/fault.wgsl")],
+    sources: &[
+        wgsl!("cross_entropy.wgsl"),
+        wgsl!("lib/grid.wgsl"),
+        wgsl!("lib/reduce.wgsl"),
+        wgsl!("lib/fault.wgsl"),
+        wgsl!("lib/nan.wgsl"),
+        wgsl!("tiles/scalar.wgsl"),
+    ],
     entry: "rows_lane",
     bindings: &[Access::Read, Access::Read, Access::Write, Access::Write, Access::Read, Access::Read, Access::Read],
     params: CrossEntropyParams::FIELDS,

@@ -103,10 +103,13 @@ impl<'a> Gemm<'a> {
         }
     }
 
-    /// Whether all three can be read and written as vec4s: C, too, where it is a single row, whatever its length, since what is
-    /// behind it is padding.
+    /// Whether all three can be read and written as vec4s: C, too, where it is a single row, whatever its length, if what is behind its
+    /// last column is padding. A row that is scattered has others around it.
     fn is_aligned(&self) -> bool {
-        let alone = self.batch == [1, 1] && self.size[0] == 1;
+        let [m, n, _] = self.size;
+        let is_last = n.is_multiple_of(4) || self.c.offset + n == self.c.row;
+        let is_scattered = matches!(self.epilogue, Epilogue::Scatter { .. });
+        let alone = self.batch == [1, 1] && m == 1 && is_last && !is_scattered;
         let c = if alone { Operand { row: 0, step: [0, 0], ..self.c } } else { self.c };
         [self.a, self.b, c].iter().all(Operand::is_aligned)
     }

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::gpu::{
-    Access, Fault, FaultPlace, FaultSource, Grid, Kernel, NO_LOOPS, Params, looped, params, rounds, wgsl,
-};
+use crate::gpu::{Access, Fault, FaultSource, Grid, Kernel, NO_LOOPS, Params, looped, params, rounds, wgsl};
 use crate::ops::item::{LANES, pieces};
 use crate::ops::parts::{Part, row_parts};
 use crate::ops::shape;
@@ -79,11 +77,11 @@ impl TableRows {
     pub(super) fn look_up(&self, table: &Tensor, y: &Tensor) -> Result<()> {
         let gpu = self.ids.gpu();
         let (kernel, item) = FORWARDS.pick(self.channels);
-        let FaultPlace { table: faults, code } = gpu.fault_place(Fault::Embedding, &FaultSource::default())?;
+        let faults = gpu.fault_place(Fault::Embedding, &FaultSource::default())?;
         let grid = Grid::linear(y.numel() / item, LANES);
         for part in self.parts(table)? {
-            let params = EmbeddingParams { fault: code, ..self.params(&part, item, 0..0) };
-            gpu.dispatch(kernel, &params, &[self.ids.buffer(), &part.view, y.buffer(), &faults], grid)?;
+            let params = EmbeddingParams { fault: faults.code, ..self.params(&part, item, 0..0) };
+            gpu.dispatch(kernel, &params, &[self.ids.buffer(), &part.view, y.buffer(), &faults.table], grid)?;
         }
         Ok(())
     }

@@ -261,10 +261,12 @@ fn half_precision(root: &Section<'_>) -> Result<Option<LossScale>> {
     let power = fp16.size("initial_scale_power")?.unwrap_or(16);
     let interval = fp16.size("loss_scale_window")?.unwrap_or(1000);
     let floor = fp16.number("min_loss_scale")?.unwrap_or(1.0);
-    if fp16.size("hysteresis")?.is_some_and(|hysteresis| hysteresis != 1) {
+    let is_enabled = fp16.flag("enabled")?.unwrap_or(false);
+    // 2 where it is not told.
+    let is_lenient = fp16.size("hysteresis")?.map_or(is_enabled && constant <= 0.0, |hysteresis| hysteresis != 1);
+    if is_lenient {
         fp16.warn("hysteresis", "is not used: every overflow lowers the loss scale");
     }
-    let is_enabled = fp16.flag("enabled")?.unwrap_or(false);
     fp16.warn_of_unknown();
     if power > 100 {
         return Err(fp16.error("initial_scale_power", &format!("must be at most 100, is {power}")));

@@ -130,7 +130,7 @@ pub(super) fn score(
     let settings = in_mode(loss, mode);
     let loss = ops::cross_entropy(logits, targets, &settings)?;
     let correct = ops::count_correct(&logits.detach(), labels, settings.ignore_index)?;
-    Ok(Scored { loss, correct: Some(correct), answers: None, losses: None })
+    Ok(Scored { correct: Some(correct), ..Scored::new(loss) })
 }
 
 /// Whether a batch has samples, each with all that belongs to it and of a picture's size.

@@ -23,6 +23,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use describe::byte_char;
 use open::{CONFIG_JSON, Files, TOKENIZER_JSON};
 pub use special::{Special, SpecialTokens};
 pub use stream::TextStream;
@@ -167,6 +168,15 @@ impl Tokenizer {
     /// Whether a token stands for no text.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
+    }
+
+    /// Bytes of text that a token stands for, where the vocabulary is one of bytes; a character may be cut among several tokens.
+    pub fn byte_count(&self, id: u32) -> Option<usize> {
+        let is_of_bytes = matches!(self.inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
+        let token = self.token(id).filter(|_| is_of_bytes)?;
+        let is_spelt = token.chars().all(|c| (0..=u8::MAX).any(|byte| byte_char(byte) == c));
+        // Tokens that were added stand as they are.
+        Some(if is_spelt { token.chars().count() } else { token.len() })
     }
 
     /// A text's token ids. The text is taken as a whole, in memory.

@@ -13,6 +13,18 @@ const BY_TANH: [&str; 5] = [
     "giantopt_patch16_siglip_",
 ];
 
+/// Parts of the names of architectures that compute something else than is computed here with tensors of the same names, and what that is.
+const REFUSED: [(&str, &str); 3] = [
+    ("_pe_", "the Perception Encoder, whose rotary positions are not in its file"),
+    ("_rope_", "a model with rotary positions of another kind than DINOv3's"),
+    ("_rpn_", "a model with norms behind attention and MLP"),
+];
+
+/// What a model is, by its name, that is not computed here, though its tensors look as if it were.
+pub(super) fn refused(architecture: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(part, _)| architecture.contains(part)).map(|(_, what)| *what)
+}
+
 /// The base of the periods of DINOv3's rotary positions, and whether there are such. Other models of timm's have them of other kinds.
 pub(super) fn rope_temperature(architecture: &str) -> Option<f32> {
     is_dinov3(architecture).then_some(100.0)

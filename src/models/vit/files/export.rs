@@ -63,6 +63,11 @@ impl ExportOptions<'_> {
 pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
     let family = family(config)?;
+    let takes_oblong = matches!(family, Family::Vit | Family::Deit | Family::Dinov3);
+    if config.img_size.0 != config.img_size.1 && !takes_oblong {
+        let expected = format!("square for transformers' {}: export it for timm", family.architecture());
+        return Err(Error::argument("export_hf", "img_size", expected, format!("{:?}", config.img_size)));
+    }
     let names = options.names(config)?;
     let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
     let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct()))?;
@@ -100,12 +105,16 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 /// values there, and a warning in the log says so.
 ///
 /// # Errors
-/// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, and rotary positions in a model that is
-/// otherwise not as DINOv3.
+/// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, a bias of patches that are normed, and rotary
+/// positions in a model that is otherwise not as DINOv3.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     if model.config().global_pool == Pool::TokenAvg {
         let expected = "class token or mean, which timm's heads read: export it for transformers";
         return Err(Error::argument("export_timm", "global_pool", expected, "both"));
+    }
+    if model.config().pre_norm && model.config().patch_bias {
+        let expected = "false where a norm follows the patches, as in timm's models";
+        return Err(Error::argument("export_timm", "patch_bias", expected, true));
     }
     expect_eva(model.config())?;
     let names = options.names(model.config())?;

@@ -9,12 +9,15 @@ use super::forms::{Activation, ShortSide, Sides};
 use super::infer::Hints;
 use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, claims, read_json};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
 
 /// Pillow's number of bicubic resampling.
 pub(super) const BICUBIC: u32 = 3;
+
+/// What transformers multiplies bytes by.
+const RESCALE: f64 = 1.0 / 255.0;
 
 /// Values of transformers' `model_type` whose tensors are looked at.
 pub(super) const MODEL_TYPES: [&str; 10] = [
@@ -50,8 +53,10 @@ struct HfConfig {
     rope_theta: Option<f32>,
 }
 
-/// Heads of transformers' ViTs where their file does not say, whatever the width.
-const HF_HEADS: usize = 12;
+/// Heads of transformers' models where their file does not say, whatever the width.
+fn default_heads(family: Family) -> usize {
+    if family == Family::Dinov3 { 6 } else { 12 }
+}
 
 /// What a model of transformers has where its file does not say, and what it never says. Without a classifier, CLIP's tower is read
 /// as what its library calls the pooled output, the class token after the last norm.
@@ -97,8 +102,9 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     };
     let class_names = config.id2label.take().and_then(|names| names.in_order(&path));
     let config = config.vision_config.take().map_or(config, |inner| *inner);
+    let heads = default_heads(family);
     if config.num_attention_heads.is_none() {
-        log::warn!("{}: does not tell num_attention_heads: {HF_HEADS}, as in transformers", path.display());
+        log::warn!("{}: does not tell num_attention_heads: {heads}, as in transformers", path.display());
     }
     let patch = config.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
     let claims = claims::<VitConfig, _>([
@@ -111,7 +117,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     ]);
     let described = Described {
         hints: Hints {
-            heads: Some(config.num_attention_heads.unwrap_or(HF_HEADS)),
+            heads: Some(config.num_attention_heads.unwrap_or(heads)),
             eps: config.layer_norm_eps.or(defaults.eps),
             act_layer: config.hidden_act.map(|act| act.0).or(defaults.act_layer),
             init_values: config.layerscale_value.or(defaults.init_values),
@@ -131,6 +137,8 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Preprocessor {
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
     do_normalize: Option<bool>,
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
@@ -144,6 +152,11 @@ struct Preprocessor {
 fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
     let path = folder.join(PREPROCESSOR_FILE);
     let Some(file) = read_json::<Preprocessor>(&path)? else { return Ok(described) };
+    let factor = file.rescale_factor.unwrap_or(RESCALE);
+    if file.do_rescale == Some(false) || (factor / RESCALE - 1.0).abs() > 1e-3 {
+        let what = format!("do_rescale false, or a rescale_factor of {factor}, is not computed here, only 1/255 is");
+        return Err(Error::file(path, what));
+    }
     described.hints.normalize = if file.do_normalize == Some(false) {
         Some(Normalize::NONE)
     } else {

@@ -106,8 +106,8 @@ const POSITIONS: &str = "pos_embed";
 /// Before a block's number.
 const BLOCKS: &str = "blocks.";
 
-/// Widths of published models whose heads are not 64 wide, with their heads.
-const UNUSUAL_HEADS: [(usize, usize); 4] = [(1152, 16), (1280, 16), (1408, 16), (1664, 16)];
+/// Widths of published models whose heads are not 64 wide, with their heads; the last is SigLIP 2's, where DINOv2 giant, as wide, has 64.
+const UNUSUAL_HEADS: [(usize, usize); 5] = [(1152, 16), (1280, 16), (1408, 16), (1664, 16), (1536, 16)];
 
 /// The configuration.
 ///
@@ -144,6 +144,13 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         return Err(fault(LATENT, what));
     }
     let pre_norm = has("norm_pre.weight");
+    if has(LATENT) && pre_norm {
+        // No model that is computed here has both.
+        return Err(fault(
+            LATENT,
+            "is there beside norm_pre, as in the Perception Encoder, whose rotary positions are not in its file",
+        ));
+    }
     let has_no_key_bias = has("blocks.0.attn.q_bias");
     let is_scaled =
         checkpoint.tensors.keys().any(|name| in_block(BLOCKS, name).is_some_and(|(_, rest)| is_scale(rest)));
@@ -167,7 +174,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         act_layer: hints.act_layer.unwrap_or_default(),
         // timm's models with a first norm are CLIP's, and those have PyTorch's default.
         eps: hints.eps.unwrap_or(if pre_norm { 1e-5 } else { VitConfig::tiny().eps }),
-        ..VitConfig::custom(embed_dim, depth, heads(embed_dim, hints)?)
+        ..VitConfig::custom(embed_dim, depth, heads(embed_dim, gated_mlp, hints)?)
     };
     if let Some(normalize) = hints.normalize {
         config.normalize = normalize;
@@ -213,7 +220,11 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
     ];
     let pool = pool.into_iter().filter(|_| config.global_pool == Pool::Map);
     let pool = pool.map(|(name, shape)| (name.to_owned(), shape));
-    let outer = std::iter::once(patches).chain(positions).chain(pool);
+    // Where there is one: without it the classes are another's to choose.
+    let has_head = |head: &&str| checkpoint.tensors.contains_key(&format!("{head}.weight"));
+    let of_head = |head: &str| (format!("{head}.weight"), vec![config.num_classes, config.head_inputs()]);
+    let heads = config.heads().iter().copied().filter(has_head).map(of_head);
+    let outer = std::iter::once(patches).chain(positions).chain(pool).chain(heads);
     let in_block = |i: usize| {
         [
             ("norm1.weight", vec![width]),
@@ -268,11 +279,11 @@ fn registers(checkpoint: &Checkpoint, width: usize) -> Result<usize> {
 }
 
 /// Told, or known of published models, or from the usual width of a head.
-fn heads(width: usize, hints: &Hints) -> Result<usize> {
+fn heads(width: usize, gated_mlp: bool, hints: &Hints) -> Result<usize> {
     if let Some(heads) = hints.heads {
         return Ok(heads);
     }
-    let unusual = UNUSUAL_HEADS.iter().find(|(of, _)| *of == width).map(|(_, heads)| *heads);
+    let unusual = UNUSUAL_HEADS.iter().find(|(of, _)| *of == width && !gated_mlp).map(|(_, heads)| *heads);
     let Some(heads) = unusual.or_else(|| width.is_multiple_of(64).then_some(width / 64)) else {
         let what = format!(
             "is not told by the weights, and a width of {width} is none of published models: tell it (`heads`, --heads)"
@@ -305,7 +316,15 @@ fn grid(checkpoint: &Checkpoint, config: &VitConfig, told: Option<(usize, usize)
         let sizes = counts.iter().map(|count| count.filter(|&n| n > 0).and_then(grid));
         sizes.enumerate().find_map(|(i, size)| size.map(|size| (size, i == 1)))
     };
-    if let Some((height, width)) = told {
+    if let Some(told) = told {
+        let (height, width) = (told.0 / patch * patch, told.1 / patch * patch);
+        if (height, width) != told {
+            log::warn!(
+                "pictures of {} x {} are not whole patches of {patch}: taken to be {height} x {width}",
+                told.0,
+                told.1
+            );
+        }
         let patches = (height / patch).checked_mul(width / patch);
         return fitting(&|count| (patches == Some(count)).then_some((height, width))).ok_or_else(|| {
             fault(NAME, format!("has {positions} positions, which are not those of {height} x {width} pictures"))

@@ -136,16 +136,24 @@ pub(super) fn to_dinov2(tensors: &mut Tensors, config: &VitConfig) -> Result<()>
 
 /// Makes the tensors those of a model of timm's, where registers have no positions only if the class token has none either: its
 /// position becomes a part of it. The result is the configuration of that model.
+///
+/// Its patches have a bias where no norm follows them: one of 0 where this model has none.
 pub(super) fn to_timm(tensors: &mut Tensors, config: &VitConfig) -> Result<VitConfig> {
+    let mut config = config.clone();
+    if !config.patch_bias && !config.pre_norm {
+        let bias = HostTensor { shape: vec![config.embed_dim], data: vec![0.0; config.embed_dim] };
+        tensors.insert("patch_embed.proj.bias".to_owned(), bias);
+        config.patch_bias = true;
+    }
     if !config.no_embed_reg {
-        return Ok(config.clone());
+        return Ok(config);
     }
     if config.class_token && config.reg_tokens > 0 && !config.no_embed_class {
         let position = take_positions(tensors, 0, 1, config.embed_dim)?;
         add(tensor(tensors, "cls_token")?, &position);
     }
     let no_embed_class = config.no_embed_class || config.reg_tokens > 0;
-    Ok(VitConfig { no_embed_class, no_embed_reg: false, ..config.clone() })
+    Ok(VitConfig { no_embed_class, no_embed_reg: false, ..config })
 }
 
 /// Takes `count` positions out, from the one numbered `first` on.

@@ -96,8 +96,10 @@ impl Family {
     /// How the library resamples its positions.
     pub(super) fn resampling(self) -> Resampling {
         match self {
-            Family::Vit | Family::Dinov2WithRegisters | Family::Dinov3 => Resampling::Antialiased,
-            Family::Deit | Family::Dinov2 | Family::Clip | Family::Siglip | Family::SiglipTower => Resampling::Plain,
+            Family::Dinov2WithRegisters | Family::Dinov3 => Resampling::Antialiased,
+            Family::Vit | Family::Deit | Family::Dinov2 | Family::Clip | Family::Siglip | Family::SiglipTower => {
+                Resampling::Plain
+            }
         }
     }
 

@@ -14,7 +14,7 @@ pub enum Resampling {
     /// With antialiasing, as timm's `resample_abs_pos_embed`, and transformers' `Dinov2WithRegisters`.
     #[default]
     Antialiased,
-    /// Without, as transformers' `Dinov2`, `DeiT`, `CLIP` and `Siglip`.
+    /// Without, as transformers' `ViT`, `DeiT`, `Dinov2`, `CLIP` and `Siglip`.
     Plain,
 }
 

@@ -22,6 +22,8 @@ struct TimmConfig {
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
     crop_pct: Option<f64>,
+    crop_mode: Option<String>,
+    interpolation: Option<String>,
     /// Channels, height, width.
     input_size: Option<[usize; 3]>,
     model_args: Option<TimmArgs>,
@@ -53,12 +55,24 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         log::warn!("{}: names no architecture, and is left out", path.display());
         return Ok(Described::default());
     };
+    if let Some(what) = architectures::refused(&architecture) {
+        return Err(Error::file(path, format!("{} is {what}, which is not computed here", quoted(&architecture))));
+    }
     let inner = *top.pretrained_cfg.take().unwrap_or_default();
     let args = top.model_args.or(inner.model_args).unwrap_or_default();
     if args.pool_include_prefix {
         return Err(Error::file(path, "a mean with the prefix tokens is not computed here"));
     }
     let pool = args.global_pool.or(top.global_pool).or(inner.global_pool);
+    let ways = [
+        ("crop_mode", top.crop_mode.or(inner.crop_mode), "center"),
+        ("interpolation", top.interpolation.or(inner.interpolation), "bicubic"),
+    ];
+    for (name, way, here) in ways {
+        if let Some(way) = way.filter(|way| way != here) {
+            log::warn!("{}: {name} is {}; pictures are shown by {here} here", path.display(), quoted(&way));
+        }
+    }
     let input = top.input_size.or(inner.input_size).map(|[_, height, width]| (height, width));
     let names = top.label_names.or(inner.label_names);
     let patch = args.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;

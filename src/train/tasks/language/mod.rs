@@ -146,6 +146,11 @@ impl<M: LanguageModel, O: Objective> LanguageTask<M, O> {
         })
     }
 
+    fn weight_of_labels(&self, labels: Vec<u32>) -> f64 {
+        let (classes, loss) = (self.model.vocab_size(), &self.loss);
+        labels.into_iter().map(|label| loss.row_weight(classes, label, None)).sum()
+    }
+
     /// The loss in one of the two modes, which ignores what has no label.
     fn loss_in(&self, mode: &Mode) -> CrossEntropy {
         let loss = in_mode(&self.loss, mode).into_owned();
@@ -185,8 +190,16 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
 
     /// As many as have a target, or the sum of their weights.
     fn weight(&self, batch: &TokenBatch, range: Range<usize>) -> f64 {
-        let (classes, loss) = (self.model.vocab_size(), &self.loss);
-        self.labels(batch, range).into_iter().map(|label| loss.row_weight(classes, label, None)).sum()
+        self.weight_of_labels(self.labels(batch, range))
+    }
+
+    /// The same of the tokens that have not left.
+    fn weight_of(&self, part: &Part<'_, TokenBatch>, spans: &[Span<TokenIndices>]) -> Result<f64> {
+        let mut labels = self.labels(part.batch, part.samples.clone());
+        if let Some(left) = left(spans) {
+            labels = labels_of_kept(&labels, left)?;
+        }
+        Ok(self.weight_of_labels(labels))
     }
 
     /// The targets.
@@ -198,7 +211,7 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         self.check(part.batch)?;
         let uploaded = Uploaded::new(self.gpu(), part)?;
         let hidden = self.model.hidden(&uploaded.tokens(), spans, mode)?;
-        let left = spans.last().filter(|span| !span.rejoins).map(|span| &span.positions);
+        let left = left(spans);
         let (places, labels) = self.rows(part, left)?;
         let answers = left.map(|_| labels.iter().filter(|&&label| label != TokenBatch::IGNORED).count());
         let width = hidden.shape().last();
@@ -262,6 +275,11 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         let labels = self.objective.blank(self.tokens).map(|labels| labels.repeat(samples));
         Ok(TokenBatch { types, lengths, labels, ..batch })
     }
+}
+
+/// The tokens that are left of all, where others leave the model.
+fn left(spans: &[Span<TokenIndices>]) -> Option<&TokenIndices> {
+    spans.last().filter(|span| !span.rejoins).map(|span| &span.positions)
 }
 
 /// Of the labels of samples, `u32[B·T]`, those of the tokens that have not left.
