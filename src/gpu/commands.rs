@@ -245,9 +245,15 @@ impl Gpu {
             return Ok(());
         }
         self.flush()?;
-        let ordinal = self.state().recorder.submissions;
-        self.await_submission(None, ordinal, "waiting for the device")?;
+        self.await_all("waiting for the device")?;
         self.take_error()
+    }
+
+    /// Waits for all submissions that there are.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn await_all(&self, during: &'static str) -> Result<()> {
+        let ordinal = self.state().recorder.submissions;
+        self.await_submission(None, ordinal, during)
     }
 
     /// Waits for the submission of that number, and with it for all before; without one, for all that there are.

@@ -8,9 +8,14 @@ use super::recorder::{Command, GroupKey, RawView, Recorder};
 const MAX_BIND_GROUPS: usize = 1 << 14;
 
 impl Recorder {
-    /// Puts the `Params` of all dispatches on the device, and the submission's number behind them; tells where each lies. A lost device
-    /// takes commands without a word, but this it refuses.
-    pub(super) fn write_params(&self, queue: &wgpu::Queue, commands: &[Command]) -> Option<Offsets> {
+    /// Takes the `Params` of all dispatches to the device, and the submission's number behind them; tells where each will lie. `None` where
+    /// there is no memory for them, or the device is lost, which takes commands without a word.
+    pub(super) fn write_params(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        commands: &[Command],
+    ) -> Option<Offsets> {
         let (mut bytes, mut params) = (Vec::new(), Vec::with_capacity(commands.len()));
         for command in commands {
             params.push(bytes.len() as u32);
@@ -21,9 +26,33 @@ impl Recorder {
         }
         let number = bytes.len() as u64;
         bytes.extend_from_slice(&(self.submissions as u32).to_ne_bytes());
+        Some(Offsets { params, number, stage: self.stage(device, queue, &bytes)? })
+    }
+
+    /// In a buffer of its own: that of a write of wgpu's ends the device where memory runs short.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn stage(&self, device: &wgpu::Device, _: &wgpu::Queue, bytes: &[u8]) -> Option<Stage> {
+        let staging = super::memory::mapped_buffer(device, bytes.len() as u64).ok()?;
+        staging.get_mapped_range_mut(..).ok()?.slice(..).copy_from_slice(bytes);
+        staging.unmap();
+        Some(Stage(Some(staging)))
+    }
+
+    /// A browser makes and loses buffers slowly.
+    #[cfg(target_arch = "wasm32")]
+    fn stage(&self, _: &wgpu::Device, queue: &wgpu::Queue, bytes: &[u8]) -> Option<Stage> {
         let size = wgpu::BufferSize::new(bytes.len() as u64)?;
-        queue.write_buffer_with(&self.ring, 0, size)?.copy_from_slice(&bytes);
-        Some(Offsets { params, number })
+        queue.write_buffer_with(&self.ring, 0, size)?.copy_from_slice(bytes);
+        Some(Stage(None))
+    }
+
+    /// An encoder whose first command puts the `Params` in their place.
+    fn encoder(&self, device: &wgpu::Device, offsets: &Offsets) -> wgpu::CommandEncoder {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        if let Stage(Some(staging)) = &offsets.stage {
+            encoder.copy_buffer_to_buffer(staging, 0, &self.ring, 0, staging.size());
+        }
+        encoder
     }
 
     /// The ordinary way: neighbouring dispatches share one compute pass.
@@ -34,7 +63,7 @@ impl Recorder {
         commands: &[Command],
         offsets: &Offsets,
     ) -> wgpu::SubmissionIndex {
-        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut encoder = self.encoder(device, offsets);
         let mut params = offsets.params.iter();
         for run in commands.chunk_by(|a, b| is_dispatch(a) && is_dispatch(b)) {
             let params = params.by_ref().take(run.len());
@@ -62,7 +91,7 @@ impl Recorder {
         profiler: &mut Profiler,
     ) -> wgpu::SubmissionIndex {
         profiler.begin(device, commands.iter().filter(|c| is_dispatch(c)).count());
-        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut encoder = self.encoder(device, offsets);
         let mut names = Vec::new();
         for (command, &offset) in commands.iter().zip(&offsets.params) {
             let Command::Dispatch { pipeline, .. } = command else {
@@ -140,7 +169,11 @@ pub(super) struct Offsets {
     params: Vec<u32>,
     /// The submission's number.
     number: u64,
+    stage: Stage,
 }
+
+/// What the submission copies there first; nothing where a write has done so.
+struct Stage(Option<wgpu::Buffer>);
 
 pub(super) fn is_dispatch(command: &Command) -> bool {
     matches!(command, Command::Dispatch { .. })

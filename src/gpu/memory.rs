@@ -269,7 +269,7 @@ impl Gpu {
             self.give_back_all();
             // The driver has it back once the device has done what it was recorded for.
             #[cfg(not(target_arch = "wasm32"))]
-            self.await_submission(None, 0, "waiting for memory").map_err(|error| error.to_string())?;
+            self.await_all("waiting for memory").map_err(|error| error.to_string())?;
             make()
         };
         make().or_else(again).map_err(|message| {
@@ -411,8 +411,8 @@ pub(super) fn storage_buffer(device: &wgpu::Device, size: u64) -> std::result::R
     create_buffer(device, "tensor", size, usage, false)
 }
 
-/// For an upload: the host writes straight into it, where a buffer without `MAP_WRITE` would take a second one.
-fn mapped_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
+/// For an upload, or what a submission reads: the host writes straight into it, where a buffer without `MAP_WRITE` would take a second one.
+pub(super) fn mapped_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
     let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
     create_buffer(device, "upload", size, usage, true)
 }

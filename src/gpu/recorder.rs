@@ -250,7 +250,7 @@ impl Recorder {
     }
 
     /// Encodes and submits the oldest commands, at most so many and no more than a submission holds. Does not wait.
-    /// `None` if the device has not taken it; then it is lost.
+    /// `None` if there is no memory for it, or the device is lost: the commands are still there.
     pub(crate) fn submit(
         &mut self,
         device: &wgpu::Device,
@@ -263,7 +263,10 @@ impl Recorder {
             return Some(Submitted::default());
         }
         self.submissions += 1;
-        let offsets = self.write_params(queue, &commands)?;
+        let Some(offsets) = self.write_params(device, queue, &commands) else {
+            self.put_back(commands);
+            return None;
+        };
         let index = match profiler {
             None => self.submit_all(device, queue, &commands, &offsets),
             Some(profiler) => self.submit_timed(device, queue, &commands, &offsets, profiler),
@@ -296,6 +299,16 @@ impl Recorder {
         self.load.work -= load.work;
         self.load.staged -= load.staged;
         (taken, load)
+    }
+
+    /// Makes commands that were taken the oldest again.
+    fn put_back(&mut self, commands: Vec<Command>) {
+        self.submissions -= 1;
+        for command in commands.into_iter().rev() {
+            let waiting = Waiting { work: self.budget.work_of(&command), command };
+            self.load = self.load.with(&waiting);
+            self.commands.push_front(waiting);
+        }
     }
 }
 
