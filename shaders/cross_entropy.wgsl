@@ -90,7 +90,7 @@ fn store_stats(i: u32, largest: f32, sums: vec2<f32>) {
     let row = params.first_row + i;
     let base = i * params.stride;
     let share = shares_of(row);
-    let log_sum = log(sums.x);
+    let log_sum = nan_kept(sums.x, log(sums.x));
     var weights = vec2<f32>();
     var loss = 0.0;
     if share.x != 0.0 {
