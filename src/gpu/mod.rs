@@ -272,7 +272,7 @@ impl Gpu {
             most_memory: AtomicU64::new(most_memory.unwrap_or(u64::MAX)),
             #[cfg(not(target_arch = "wasm32"))]
             inspector: Inspector::default(),
-            onlooker: observe::Onlooker::default(),
+            onlooker: Default::default(),
             noted: usage::Noted::default(),
             attachments,
         })))
