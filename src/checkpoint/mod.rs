@@ -8,7 +8,7 @@
 //! [`match_parameters`] then says which of a model's parameters a checkpoint holds.
 //! Format: <https://huggingface.co/docs/safetensors>.
 //!
-//! No model is known here. One of another crate calls [`read`], [`match_parameters`] or [`load_parameters`], and [`write`]. One of this
+//! No model is known here. One of another crate calls [`read`], [`match_parameters`] or [`load_parameters`], and [`write()`]. One of this
 //! crate that takes what others have published, such as [`crate::models::vit`], has a few tables and a
 //! configuration of its own, and for the rest calls, in this order: `open` for file or folder, `unwrapped`, `check_model_type`
 //! and `read_json` for what lies beside the weights, `Renaming` for names that are not its own, `Known` and the other questions
