@@ -90,7 +90,7 @@ impl Arm {
     pub fn rates(&self) -> [f32; 3] {
         match self.kind {
             Kind::Probe { .. } => [1e-4, 1e-3, 1e-2],
-            _ if self.adapters => [3e-4, 1e-3, 3e-3],
+            _ if self.adapters => [1e-3, 3e-3, 1e-2],
             _ => [1e-5, 3e-5, 1e-4],
         }
     }
