@@ -28,6 +28,11 @@ pub fn results<U: Run>(all: &[U], words: &Words, own: &[Line<U>]) -> Table {
         row("  less full length's, paired", &|runs| difference(runs, all, score.times));
         row("runs", &|runs| runs.len().to_string());
     }
+    row("steps", &|runs| spread(runs, |r| r.course().steps as f64, 0, ""));
+    if all.iter().any(|run| run.course().resumed_at > 0) {
+        let timed = |course: &Course| (course.steps - course.resumed_at) as f64;
+        row("  timed, since it went on", &|runs| spread(runs, |r| timed(r.course()), 0, ""));
+    }
     for (name, value) in times() {
         row(name, &value);
     }
@@ -65,10 +70,8 @@ fn difference<U: Run>(runs: &[&U], all: &[U], times: f64) -> String {
     if differences.is_empty() { String::new() } else { mean_and_deviation(&differences, 2, "") }
 }
 
-fn times<U: Run>() -> [Line<U>; 8] {
+fn times<U: Run>() -> [Line<U>; 6] {
     [
-        ("steps", |runs| spread(runs, |r| r.course().steps as f64, 0, "")),
-        ("  of them timed", |runs| spread(runs, |r| (r.course().steps - r.course().resumed_at) as f64, 0, "")),
         ("wall time, training", |runs| spread(runs, |r| r.course().wall_seconds, 1, " s")),
         ("  of it waiting for data", |runs| share_of_wall(runs, |r| r.data_wait_seconds)),
         ("  of it recording, submitting", |runs| share_of_wall(runs, |r| r.host_seconds)),
