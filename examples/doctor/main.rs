@@ -6,7 +6,7 @@
 //! and which kernels they make the engine choose; a self-test of every operation against its references on the CPU, and of its
 //! gradients against differences; the rates of copies, multiply-adds and products, and whole training steps, beside the same
 //! machine's CPU driver where it has one; what training a ViT would take; and a verdict. Exit code 0: fit for training, 1: not.
-//! On a CPU driver that takes ten minutes, most of them for its compiler; with `--quick` one.
+//! On a CPU driver that takes a quarter of an hour, most of it for its compiler; with `--quick` a minute.
 
 #[path = "../../benches/common/bounds.rs"]
 mod bounds;

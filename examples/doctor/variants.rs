@@ -32,6 +32,13 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
             complain!("self-test, products with GELU {gelu:?}, {precision:?}");
             checks.extend(products(gpu, gelu, precision)?);
         }
+        for gelu in GELUS {
+            complain!("self-test, MLPs of a few rows and of odd widths with GELU {gelu:?}, {precision:?}");
+            for (rows, widths) in MLPS {
+                let name = format!("MLP of {rows} rows, {widths:?} wide, {gelu:?}, {precision:?}");
+                checks.push((name, mlp(gpu, rows, widths, gelu, precision)));
+            }
+        }
         for width in [16, 32, 48, 64, 80, 96, 128] {
             complain!("self-test, flash attention of heads {width} wide, {precision:?}");
             for mask in ["none", "causal", "lengths"] {
@@ -53,7 +60,8 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
 /// A small ViT's training with every form of its products, beside the same with the forms that the rules choose in full precision.
 fn products(gpu: &Gpu, act_layer: Gelu, precision: Precision) -> Result<Vec<Named>> {
     let Network::Vit(config) = Network::vit([64, 4, 4], 4, 16) else { return Ok(Vec::new()) };
-    let network = Network::Vit(VitConfig { act_layer, ..config });
+    let config = VitConfig { act_layer, ..config };
+    let network = Network::Vit(config.clone());
     gpu.set_tuning(&Tuning::default());
     let expected = last_loss(gpu, &network, Precision::F32, None)?;
     let demands = network.rehearsed(gpu, BATCH, settings(precision, false)?, None)?.products;
@@ -62,17 +70,28 @@ fn products(gpu: &Gpu, act_layer: Gelu, precision: Precision) -> Result<Vec<Name
         gpu.set_tuning(&Tuning::by_form(&demands, form));
         for kept in [None, Some(9)] {
             let expected = if kept.is_some() { last_loss(gpu, &network, Precision::F32, kept)? } else { expected };
-            let near = |loss: f32| -> Result<()> {
-                let tolerance = if precision == Precision::F16 { 0.02 } else { 1e-3 };
-                ensure!((loss - expected).abs() <= tolerance * expected.abs(), "loss {loss}, not {expected}");
-                Ok(())
-            };
             let name = format!("training by {form}, {act_layer:?}, {precision:?}, {kept:?} tokens kept");
-            checks.push((name, last_loss(gpu, &network, precision, kept).and_then(near)));
+            let loss = last_loss(gpu, &network, precision, kept);
+            checks.push((name, loss.and_then(|loss| near(loss, expected, precision))));
         }
     }
     gpu.set_tuning(&Tuning::default());
+    if precision == Precision::F16 {
+        // What is dropped follows from the step alone.
+        let rates = VitConfig { pos_drop_rate: 0.1, proj_drop_rate: 0.1, drop_path_rate: 0.2, ..config };
+        let network = Network::Vit(rates);
+        let expected = last_loss(gpu, &network, Precision::F32, None)?;
+        let name = format!("training with dropout, {act_layer:?}, {precision:?}");
+        let loss = last_loss(gpu, &network, precision, None);
+        checks.push((name, loss.and_then(|loss| near(loss, expected, precision))));
+    }
     Ok(checks)
+}
+
+fn near(loss: f32, expected: f32, precision: Precision) -> Result<()> {
+    let tolerance = if precision == Precision::F16 { 0.02 } else { 1e-3 };
+    ensure!((loss - expected).abs() <= tolerance * expected.abs(), "loss {loss}, not {expected}");
+    Ok(())
 }
 
 /// Samples a step.
@@ -87,6 +106,36 @@ fn last_loss(gpu: &Gpu, network: &Network, precision: Precision, kept: Option<us
         loss = steps.record()?.0.wait()?.loss;
     }
     Ok(loss)
+}
+
+/// Rows, and the widths of input, hidden layer and output: a row by itself, a few, rows that no vector of four fits.
+const MLPS: [(usize, [usize; 3]); 4] = [(1, [48, 96, 48]), (3, [48, 96, 48]), (7, [5, 7, 3]), (65, [36, 61, 36])];
+
+/// Forward and backward, by itself and into the rows of a larger tensor.
+fn mlp(gpu: &Gpu, rows: usize, [c, f, n]: [usize; 3], gelu: Gelu, precision: Precision) -> Result<()> {
+    let (dtype, tolerance) = of(precision);
+    let sizes = [rows * c, f * c, f, n * f, n, rows * n];
+    let data: [Vec<f32>; 6] = std::array::from_fn(|i| values(1 + i as u64, sizes[i]));
+    let dims = [&[1, rows, c][..], &[f, c], &[f], &[n, f], &[n], &[1, rows, n]];
+    let leaf = |i: usize| Tensor::from_slice(gpu, dims[i], &data[i])?.requires_grad();
+    let t: Vec<Tensor> = (0..6).map(leaf).collect::<wgrad::Result<_>>()?;
+    let x = ops::cast(&t[0], dtype)?;
+    let run = |into| ops::mlp(&x, (&t[1], &t[2]), (&t[3], &t[4]), gelu, &t[5], into);
+    let inputs = std::array::from_fn(|i| &data[i][..]);
+    let (y, dy) = (run(None)?, values(9, rows * n));
+    let expected = ops::mlp::reference::forward(inputs, gelu, rows);
+    within("result", &y.to_vec()?, &expected, tolerance)?;
+    let gradients = y.backward_from(&Tensor::from_slice(gpu, &[1, rows, n], &dy)?)?;
+    for (t, expected) in t.iter().zip(ops::mlp::reference::backward(inputs, gelu, &dy, rows)) {
+        within("gradient", &crate::row::gradient(&gradients, t)?, &expected, tolerance)?;
+    }
+    // Every other row of one that has twice as many.
+    let (kept, full) = ((0..rows as u32).map(|row| 2 * row).collect::<Vec<_>>(), values(8, 2 * rows * n));
+    let indices = ops::TokenIndices::new(gpu, [1, rows], 2 * rows, &kept)?;
+    let into = run(Some((Tensor::from_slice(gpu, &[1, 2 * rows, n], &full)?, &indices)))?;
+    let rest = full.chunks(n).skip(1).step_by(2);
+    let whole: Vec<f32> = expected.chunks(n).zip(rest).flat_map(|(own, rest)| [own, rest].concat()).collect();
+    within("result in a larger tensor", &into.to_vec()?, &whole, tolerance)
 }
 
 /// Forward and backward, of two samples of nine tokens and two heads.
