@@ -109,6 +109,7 @@ pub const ROWS: &[Row] = &[
         ops::cross_entropy(&x[0], ops::Targets::mixed(&labels, &others, &shares), &settings)
     }),
     row("drop_path", &[&[7, 3, 4]], LINEAR, |x| ops::drop_path(&x[0], 0.4, KEY)),
+    row("drop_path, odd width", &[&[7, 3, 5]], LINEAR, |x| ops::drop_path(&x[0], 0.4, KEY)),
     row("dropout", &[&[7, 13]], LINEAR, |x| ops::dropout(&x[0], 0.4, KEY)),
     row("embed_tokens", &[&[3, 5, 8], &[1, 2, 8], &[1, 7, 8]], LINEAR, |x| {
         ops::embed_tokens(&x[0], Some(&x[1]), &x[2])
@@ -123,12 +124,21 @@ pub const ROWS: &[Row] = &[
         let kept = TokenIndices::new(x[0].gpu(), [2, 3], 5, &[0, 2, 3, 1, 2, 4])?;
         turned(&x[0], 2, 5, Some(&kept))
     }),
+    row("rotary of fours", &[&[2, 3, 48]], SMOOTH, |x| turned(&x[0], 2, 3, None)),
+    row("rotary, kept, narrow heads", &[&[2, 3, 24]], SMOOTH, |x| {
+        let kept = TokenIndices::new(x[0].gpu(), [2, 3], 5, &[0, 2, 3, 1, 2, 4])?;
+        turned(&x[0], 2, 5, Some(&kept))
+    }),
     row("swiglu", &[&[3, 10]], SMOOTH, |x| ops::swiglu(&x[0])),
     row("swiglu of fours", &[&[3, 24]], SMOOTH, |x| ops::swiglu(&x[0])),
     row("gelu, quick", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Quick)),
     row("layernorm", &[&[5, 17], &[17], &[17]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("layernorm of fours", &[&[5, 12], &[12], &[12]], SMOOTH, |x| ops::layernorm(&x[0], &x[1], &x[2], 1e-3)),
     row("gather_layernorm", &[&[2, 5, 8], &[8], &[8]], SMOOTH, |x| {
+        let (packed, y) = ops::gather_layernorm(&x[0], &kept(x[0].gpu())?, &x[1], &x[2], 1e-3, DType::F32)?;
+        ops::add(&packed, &y)
+    }),
+    row("gather_layernorm, odd width", &[&[2, 5, 7], &[7], &[7]], SMOOTH, |x| {
         let (packed, y) = ops::gather_layernorm(&x[0], &kept(x[0].gpu())?, &x[1], &x[2], 1e-3, DType::F32)?;
         ops::add(&packed, &y)
     }),
@@ -160,6 +170,7 @@ pub const ROWS: &[Row] = &[
     }),
     row("mean", &[&[3, 7]], LINEAR, |x| ops::mean(&x[0])),
     row("mean_tokens", &[&[3, 5, 8]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
+    row("mean_tokens, odd width", &[&[3, 5, 7]], LINEAR, |x| ops::mean_tokens(&x[0], 2)),
     row("mlp", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Erf, &x[5], None)),
     row("mlp, tanh", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Tanh, &x[5], None)),
     row("mlp, quick", MLP, SMOOTH, |x| ops::mlp(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), Gelu::Quick, &x[5], None)),
@@ -185,6 +196,7 @@ pub const ROWS: &[Row] = &[
     row("softmax", &[&[5, 13]], SMOOTH, |x| ops::softmax(&x[0])),
     row("softmax of fours", &[&[2, 3, 12]], SMOOTH, |x| ops::softmax(&x[0])),
     row("sum", &[&[3, 7]], LINEAR, |x| ops::sum(&x[0])),
+    row("sum of many", &[&[300, 70]], LINEAR, |x| ops::sum(&x[0])),
     row("token_gather", &[&[2, 5, 8]], LINEAR, |x| ops::token_gather(&x[0], &kept(x[0].gpu())?)),
     row("token_gather, odd width", &[&[2, 5, 3]], LINEAR, |x| ops::token_gather(&x[0], &kept(x[0].gpu())?)),
     row("token_scatter", &[&[2, 5, 8], &[2, 3, 8]], LINEAR, |x| {
@@ -192,6 +204,12 @@ pub const ROWS: &[Row] = &[
     }),
     row("token_scatter, in place", &[&[2, 5, 3], &[2, 3, 3]], LINEAR, |x| {
         ops::token_scatter(ops::scale(&x[0], 2.0)?, &x[1], &kept(x[0].gpu())?)
+    }),
+    row("token_scatter, and on", &[&[2, 5, 8], &[2, 3, 8]], LINEAR, |x| {
+        ops::add(&ops::token_scatter(x[0].clone(), &x[1], &kept(x[0].gpu())?)?, &x[0])
+    }),
+    row("token_scatter, and on, odd width", &[&[2, 5, 3], &[2, 3, 3]], LINEAR, |x| {
+        ops::add(&ops::token_scatter(x[0].clone(), &x[1], &kept(x[0].gpu())?)?, &x[0])
     }),
     row("abs", &[&[7, 13]], SMOOTH, |x| ops::abs(&away(&x[0])?)),
     row("clamp", &[&[7, 13]], SMOOTH, |x| ops::clamp(&away(&x[0])?, -1.0, 1.5)),
@@ -213,6 +231,8 @@ pub const ROWS: &[Row] = &[
     row("div", &[&[5, 13], &[5, 13]], SMOOTH, |x| ops::div(&x[0], &positive(&x[1])?)),
     row("div, broadcast", &[&[5, 1], &[1, 7]], SMOOTH, |x| ops::div(&x[0], &positive(&x[1])?)),
     row("maximum", &[&[5, 13], &[5, 13]], SMOOTH, |x| ops::maximum(&away(&x[0])?, &ops::scale(&x[1], 1e-2)?)),
+    row("maximum, broadcast", &[&[5, 13], &[13]], SMOOTH, |x| ops::maximum(&away(&x[0])?, &ops::scale(&x[1], 1e-2)?)),
+    row("minimum", &[&[5, 13], &[5, 13]], SMOOTH, |x| ops::minimum(&away(&x[0])?, &ops::scale(&x[1], 1e-2)?)),
     row("minimum, broadcast", &[&[5, 13], &[13]], SMOOTH, |x| ops::minimum(&away(&x[0])?, &ops::scale(&x[1], 1e-2)?)),
     row("mul, broadcast", &[&[2, 1, 5], &[3, 1]], LINEAR, |x| ops::mul(&x[0], &x[1])),
     row("sub", &[&[5, 13], &[5, 13]], LINEAR, |x| ops::sub(&x[0], &x[1])),
@@ -222,8 +242,11 @@ pub const ROWS: &[Row] = &[
         ops::where_(&condition, &x[0], &x[1])
     }),
     row("sum_axes", &[&[2, 3, 5, 4]], LINEAR, |x| ops::sum_axes(&x[0], &[0, 2], false)),
+    row("sum_axes, wide", &[&[3, 300]], LINEAR, |x| ops::sum_axes(&x[0], &[1], false)),
     row("mean_axes", &[&[3, 7, 4]], LINEAR, |x| ops::mean_axes(&x[0], &[1], true)),
     row("max_axes", &[&[3, 7]], CORNERED, |x| ops::max_axes(&x[0], &[1], false)),
+    row("max_axes, wide", &[&[3, 300]], CORNERED, |x| ops::max_axes(&x[0], &[1], false)),
+    row("max_axes of fours", &[&[7, 12]], CORNERED, |x| ops::max_axes(&x[0], &[0], false)),
     row("var_axes", &[&[3, 7, 2]], SMOOTH, |x| ops::var_axes(&x[0], &[0, 1], 1, false)),
     row("permute", &[&[2, 3, 4]], LINEAR, |x| ops::permute(&x[0], &[2, 0, 1])),
     row("transpose", &[&[2, 3, 4]], LINEAR, |x| ops::transpose(&x[0], 0, 1)),
