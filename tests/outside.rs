@@ -112,6 +112,7 @@ fn calls_that_do_not_fit_the_kernel() {
     };
     let message = |result: Result<()>| result.unwrap_err().to_string();
     assert!(message(dispatch(&[&x])).contains("gelu.forward: buffers must be 2, one for each binding, got 1"));
+    assert!(message(dispatch(&[&x, &x, &x])).contains("one for each binding, got 3"));
     assert!(message(dispatch(&[&x, &x])).contains("one buffer for bindings 0 and 1"));
     assert!(message(dispatch(&[&x, &far])).contains("another's at binding 1"));
     let other = OtherParams { n: 64, reach: 0, factor: 2 };

@@ -112,8 +112,8 @@ impl Gpu {
 
     /// This crate's own kernels are called as they should be, but for what a program hands in twice; tests without optimisation look.
     fn check_call<P: Params>(&self, kernel: &Kernel, buffers: &[&BufferView]) -> Result<()> {
-        kernel.check_sharing(buffers)?;
         if kernel.trust() == Trust::Crate {
+            kernel.check_sharing(buffers)?;
             debug_assert!(kernel.check_call::<P>(buffers).is_ok(), "{}", kernel.name);
             return Ok(());
         }

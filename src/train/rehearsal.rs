@@ -109,7 +109,7 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     Ok(Rehearsal { memory, products, steps: used })
 }
 
-/// The peak of an evaluation, two batches of which are under way.
+/// The peak of an evaluation: from the second batch on nothing new is allocated.
 fn evaluation_of<T: Task>(dry: &Gpu, task: &T, samples: usize) -> Result<u64> {
     dry.trim();
     dry.reset_peak_memory();

@@ -106,7 +106,8 @@ const POSITIONS: &str = "pos_embed";
 /// Before a block's number.
 const BLOCKS: &str = "blocks.";
 
-/// Widths of published models whose heads are not 64 wide, with their heads; the last is SigLIP 2's, where DINOv2 giant, as wide, has 64.
+/// Widths of published models whose heads are not 64 wide, with their heads. The last is SigLIP 2's; those of
+/// DINOv2 giant, which is as wide and gated, are 64 wide.
 const UNUSUAL_HEADS: [(usize, usize); 5] = [(1152, 16), (1280, 16), (1408, 16), (1664, 16), (1536, 16)];
 
 /// The configuration.
