@@ -2,8 +2,10 @@
 
 use wgrad::ltd::{PatchDrop, TokenDrop};
 
+use super::ltd_drop::share;
+
 /// In a run of so many steps, after a share of which it drops no more.
 pub fn in_run(drop: PatchDrop, until: f64, steps: u64, seed: u64) -> TokenDrop {
     let drop = drop.with_seed(seed);
-    if until < 1.0 { drop.with_until((until * steps as f64) as u64) } else { drop }.into()
+    if until < 1.0 { drop.with_until(share(until, steps)) } else { drop }.into()
 }

@@ -12,6 +12,7 @@
 mod bounds;
 #[path = "../../benches/kernels/check.rs"]
 mod check;
+mod choices;
 #[path = "../common/console.rs"]
 mod console;
 #[path = "../../benches/common/cost.rs"]
@@ -20,6 +21,7 @@ mod cost;
 mod costs;
 mod facts;
 mod forecast;
+mod halves;
 #[path = "../../benches/kernels/language.rs"]
 mod language;
 #[path = "../../benches/kernels/ops.rs"]
@@ -46,7 +48,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions, Power};
+use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, Power};
 
 use console::{complain, printable, say};
 use report::{Beside, Report};
@@ -55,7 +57,8 @@ use speed::Speed;
 #[derive(Parser)]
 #[command(about = "Whether this machine trains, how fast, and what it computes wrong")]
 struct Args {
-    /// Adapter, by a part of its name or its number [default: the fastest].
+    /// Adapter, by a part of its name or its number [default: the fastest]. A CPU driver that is asked for is timed beside another
+    /// one, if there is one.
     #[arg(long)]
     adapter: Option<AdapterChoice>,
     /// Facts and a self-test of the kernels that are chosen here: the others are left out, and nothing is timed.
@@ -90,7 +93,7 @@ fn examine(args: &Args) -> Result<bool> {
         let measured = Speed::measure(&gpu)?;
         forecasts = forecast::all(&gpu, &measured)?;
         speed = Some(measured);
-        beside = cpu_driver(&gpu)?.map(|cpu| -> Result<Beside> {
+        beside = cpu_driver(&gpu, args.adapter.is_some())?.map(|cpu| -> Result<Beside> {
             complain!("beside it, {}", cpu.info());
             Ok(Beside { adapter: cpu.info().to_string(), speed: Speed::measure(&cpu)? })
         });
@@ -105,12 +108,14 @@ fn examine(args: &Args) -> Result<bool> {
     Ok(report.is_fit())
 }
 
-/// The machine's CPU driver, if it has one and `gpu` is another.
-fn cpu_driver(gpu: &Gpu) -> Result<Option<Gpu>> {
-    if gpu.info().is_cpu() {
+/// The machine's CPU driver, if it has one and `gpu` is another. Two CPU drivers are compared if one of them is `asked_for`.
+fn cpu_driver(gpu: &Gpu, asked_for: bool) -> Result<Option<Gpu>> {
+    let own = gpu.info();
+    if own.is_cpu() && !asked_for {
         return Ok(None);
     }
-    let place = Gpu::adapters(Power::High).iter().position(wgrad::gpu::AdapterInfo::is_cpu);
+    let is_other = |info: &AdapterInfo| info.is_cpu() && (&info.name, &info.driver) != (&own.name, &own.driver);
+    let place = Gpu::adapters(Power::High).iter().position(is_other);
     let open =
         |place| Gpu::with_options(&GpuOptions { adapter: Some(AdapterChoice::Index(place)), ..Default::default() });
     Ok(place.map(open).transpose()?)

@@ -1,7 +1,7 @@
 //! Every operation on this device against its reference on the CPU, and its gradient against differences.
 
 #[path = "../../tests/gradcheck/rows.rs"]
-mod rows;
+pub mod rows;
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, KernelFamily};
 use crate::check::values;
 use crate::console::complain;
 use crate::row::{Row, Shape};
-use crate::{language, ops, products, update, variants};
+use crate::variants::Named;
+use crate::{choices, language, ops, products, update, variants};
 
 #[derive(Default, Serialize)]
 pub struct SelfTest {
@@ -27,30 +28,29 @@ pub struct SelfTest {
 }
 
 /// With the kernels of both families, since a program may ask for either; tens of thousands of classes with the device's own alone. `all`
-/// that a device may come to are hundreds of kernels to compile.
+/// that a device may come to, its matrix units among them, are hundreds of kernels to compile.
 pub fn run(adapters: &[AdapterInfo], own: &Gpu, all: bool) -> Result<SelfTest> {
     let place = adapters.iter().position(|info| info.name == own.info().name && info.driver == own.info().driver);
+    let options = GpuOptions { adapter: place.map(AdapterChoice::Index), ..Default::default() };
     let mut tested = SelfTest::default();
     let mut names = BTreeSet::new();
     for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
         complain!("self-test, {family:?} kernels");
-        let options =
-            GpuOptions { adapter: place.map(AdapterChoice::Index), family: Some(family), ..Default::default() };
-        let gpu = Gpu::with_options(&options)?;
+        let gpu = Gpu::with_options(&GpuOptions { family: Some(family), ..options.clone() })?;
         gpu.start_profile();
-        let of_words = if family == own.family() { language::rows() } else { Vec::new() };
-        for row in small_rows().into_iter().chain(of_words) {
-            tested.note(family, &row.name, (row.build)(&gpu).and_then(|op| (op.check)()));
-        }
-        for row in rows::ROWS {
-            tested.note(family, &format!("gradient of {}", row.name), row.check(&gpu).map_err(Into::into));
-        }
+        tested.note_all(family, basics(&gpu, family == own.family()));
         if all {
-            for (name, result) in variants::run(&gpu)? {
-                tested.note(family, &name, result);
-            }
+            tested.note_all(family, variants::run(&gpu)?);
         }
         names.extend(gpu.take_profile().iter().map(|row| row.kernel));
+    }
+    if all {
+        let gpu = Gpu::with_options(&GpuOptions { matrix_units: true, ..options })?;
+        if let Some(lanes) = gpu.matrix_units() {
+            gpu.start_profile();
+            tested.note_all(gpu.family(), variants::matrix_units(&gpu, lanes)?);
+            names.extend(gpu.take_profile().iter().map(|row| row.kernel));
+        }
     }
     // SAFETY: only their names are looked at.
     let all: BTreeSet<&str> = unsafe { wgrad::kernels() }.iter().map(|kernel| kernel.name).collect();
@@ -59,12 +59,20 @@ pub fn run(adapters: &[AdapterInfo], own: &Gpu, all: bool) -> Result<SelfTest> {
     Ok(tested)
 }
 
+/// Every operation, and every gradient.
+fn basics(gpu: &Gpu, with_words: bool) -> Vec<Named> {
+    let of_words = if with_words { language::rows() } else { Vec::new() };
+    let rows = small_rows().into_iter().chain(of_words);
+    let operations = rows.map(|row| (row.name, (row.build)(gpu).and_then(|op| (op.check)())));
+    let gradient = |row: &rows::Row| (format!("gradient of {}", row.name), row.check(gpu).map_err(Into::into));
+    operations.chain(rows::ROWS.iter().map(gradient)).chain(choices::run(gpu)).collect()
+}
+
 impl SelfTest {
-    fn note(&mut self, family: KernelFamily, what: &str, result: Result<()>) {
-        self.checks += 1;
-        if let Err(error) = result {
-            self.failures.push(format!("{what} ({family:?}): {error:#}"));
-        }
+    fn note_all(&mut self, family: KernelFamily, checks: Vec<Named>) {
+        self.checks += checks.len();
+        let failed = checks.into_iter().filter_map(|(name, result)| Some((name, result.err()?)));
+        self.failures.extend(failed.map(|(name, error)| format!("{name} ({family:?}): {error:#}")));
     }
 }
 

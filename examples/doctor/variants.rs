@@ -10,12 +10,13 @@ use wgrad::{DType, Gpu, Tensor};
 
 use crate::check::{values, within};
 use crate::console::complain;
+use crate::halves;
 use crate::products::Linear;
 use crate::row::Row;
 use crate::steps::{Network, settings};
 
 /// Of half precision, relative to the largest value: eleven bits, and what sums of a few dozen lose of them.
-const HALF: f32 = 1e-2;
+pub const HALF: f32 = 1e-2;
 const FULL: f32 = 1e-4;
 /// Of matrix products, beside those of matrix units.
 const FORMS: [&str; 7] = ["simple", "rows64", "rows32", "rows16", "tile128", "tile64", "tile32"];
@@ -30,7 +31,7 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
     for precision in precisions.into_iter().flatten() {
         for gelu in GELUS {
             complain!("self-test, products with GELU {gelu:?}, {precision:?}");
-            checks.extend(products(gpu, gelu, precision)?);
+            checks.extend(products(gpu, &FORMS, gelu, precision)?);
         }
         for gelu in GELUS {
             complain!("self-test, MLPs of a few rows and of odd widths with GELU {gelu:?}, {precision:?}");
@@ -48,7 +49,9 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
         }
     }
     if gpu.has_f16() {
-        checks.extend(FUNCTIONS.iter().map(|(name, f)| (format!("{name} in half precision"), halves(gpu, *f))));
+        complain!("self-test, functions and layers in half precision");
+        checks.extend(halves::functions(gpu));
+        checks.extend(halves::layers(gpu, &FORMS)?);
     }
     for rows in [1, 3] {
         let few = Linear { size: [rows, 48, 64] }.products("few rows", "linear");
@@ -57,19 +60,29 @@ pub fn run(gpu: &Gpu) -> Result<Vec<Named>> {
     Ok(checks)
 }
 
-/// A small ViT's training with every form of its products, beside the same with the forms that the rules choose in full precision.
-fn products(gpu: &Gpu, act_layer: Gelu, precision: Precision) -> Result<Vec<Named>> {
+/// The products of the matrix units that the device was opened with, whose subgroups have `lanes` invocations.
+pub fn matrix_units(gpu: &Gpu, lanes: u32) -> Result<Vec<Named>> {
+    let form = format!("cooperative{lanes}");
+    let mut checks = halves::layers(gpu, &[&form])?;
+    for gelu in GELUS {
+        complain!("self-test, products by matrix units with GELU {gelu:?}");
+        checks.extend(products(gpu, &[&form], gelu, Precision::F16)?);
+    }
+    Ok(checks)
+}
+
+/// A small ViT's training with these forms of its products, beside the same with the forms that the rules choose in full precision.
+fn products(gpu: &Gpu, forms: &[&str], act_layer: Gelu, precision: Precision) -> Result<Vec<Named>> {
     let Network::Vit(config) = Network::vit([64, 4, 4], 4, 16) else { return Ok(Vec::new()) };
     let config = VitConfig { act_layer, ..config };
     let network = Network::Vit(config.clone());
-    gpu.set_tuning(&Tuning::default());
-    let expected = last_loss(gpu, &network, Precision::F32, None)?;
-    let demands = network.rehearsed(gpu, BATCH, settings(precision, false)?, None)?.products;
     let mut checks = Vec::new();
-    for form in FORMS {
-        gpu.set_tuning(&Tuning::by_form(&demands, form));
-        for kept in [None, Some(9)] {
-            let expected = if kept.is_some() { last_loss(gpu, &network, Precision::F32, kept)? } else { expected };
+    for kept in [None, Some(9)] {
+        gpu.set_tuning(&Tuning::default());
+        let expected = last_loss(gpu, &network, Precision::F32, kept)?;
+        let demands = network.rehearsed(gpu, BATCH, settings(precision, false)?, kept)?.products;
+        for form in forms {
+            gpu.set_tuning(&Tuning::by_form(&demands, form));
             let name = format!("training by {form}, {act_layer:?}, {precision:?}, {kept:?} tokens kept");
             let loss = last_loss(gpu, &network, precision, kept);
             checks.push((name, loss.and_then(|loss| near(loss, expected, precision))));
@@ -164,44 +177,4 @@ fn attention(gpu: &Gpu, width: usize, mask: &str, precision: Precision) -> Resul
 
 fn of(precision: Precision) -> (DType, f32) {
     if precision == Precision::F16 { (DType::F16, HALF) } else { (DType::F32, FULL) }
-}
-
-type Function = fn(&Tensor) -> wgrad::Result<Tensor>;
-
-/// Of one element, on values between a half and one and a half.
-const FUNCTIONS: &[(&str, Function)] = &[
-    ("abs", ops::abs),
-    ("clamp", |x| ops::clamp(x, 0.2, 1.4)),
-    ("exp", ops::exp),
-    ("gelu", |x| ops::gelu(x, Gelu::Erf)),
-    ("gelu, quick", |x| ops::gelu(x, Gelu::Quick)),
-    ("gelu, tanh", |x| ops::gelu(x, Gelu::Tanh)),
-    ("leaky_relu", |x| ops::leaky_relu(x, 0.1)),
-    ("log", ops::log),
-    ("pow", |x| ops::pow(x, 3.0)),
-    ("quick_gelu", ops::quick_gelu),
-    ("relu", ops::relu),
-    ("rsqrt", ops::rsqrt),
-    ("sigmoid", ops::sigmoid),
-    ("silu", ops::silu),
-    ("softplus", ops::softplus),
-    ("sqrt", ops::sqrt),
-    ("swiglu", ops::swiglu),
-    ("tanh", ops::tanh),
-];
-
-/// A function of halves, and its gradient, beside the same of floats.
-fn halves(gpu: &Gpu, f: Function) -> Result<()> {
-    let x: Vec<f32> = values(1, 16 * 24).iter().map(|v| 1.0 + 0.5 * v).collect();
-    let x = ops::cast(&Tensor::from_slice(gpu, &[16, 24], &x)?, DType::F16)?;
-    let at = |dtype: DType| -> Result<[Vec<f32>; 2]> {
-        let x = ops::cast(&x, DType::F32)?.requires_grad()?;
-        let y = ops::cast(&f(&ops::cast(&x, dtype)?)?, DType::F32)?;
-        let dy = Tensor::from_slice(gpu, y.dims(), &values(2, y.numel()))?;
-        let gradients = y.backward_from(&dy)?;
-        Ok([y.to_vec()?, crate::row::gradient(&gradients, &x)?])
-    };
-    let ([half, d_half], [full, d_full]) = (at(DType::F16)?, at(DType::F32)?);
-    within("result", &half, &full, HALF)?;
-    within("gradient", &d_half, &d_full, HALF)
 }

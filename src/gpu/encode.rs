@@ -32,7 +32,7 @@ impl Recorder {
     /// In a buffer of its own: that of a write of wgpu's ends the device where memory runs short.
     #[cfg(not(target_arch = "wasm32"))]
     fn stage(&self, device: &wgpu::Device, _: &wgpu::Queue, bytes: &[u8]) -> Option<Stage> {
-        let staging = super::memory::mapped_buffer(device, bytes.len() as u64).ok()?;
+        let staging = super::allocate::mapped_buffer(device, bytes.len() as u64).ok()?;
         staging.get_mapped_range_mut(..).ok()?.slice(..).copy_from_slice(bytes);
         staging.unmap();
         Some(Stage(Some(staging)))

@@ -5,6 +5,7 @@
 //! Nothing here is global: several `Gpu`s, also on one adapter, do not know of each other.
 
 mod adapter;
+mod allocate;
 mod arena;
 mod attachments;
 mod budget;
@@ -31,6 +32,7 @@ mod readback;
 mod recorder;
 mod slices;
 mod staging;
+mod transfers;
 mod usage;
 #[cfg(not(target_arch = "wasm32"))]
 mod waiter;
@@ -66,6 +68,7 @@ pub(crate) use pool::Fit;
 
 use crate::error::{Error, Result};
 use adapter::Opened;
+use allocate::storage_buffer;
 use attachments::Attachments;
 use budget::Budget;
 use compile::KernelCache;
@@ -73,7 +76,6 @@ use fault::Ledger;
 use health::{Health, Scopes};
 #[cfg(not(target_arch = "wasm32"))]
 use inspect::Inspector;
-use memory::storage_buffer;
 use pace::Pace;
 use pool::Pool;
 use profiler::Profiler;

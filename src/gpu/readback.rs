@@ -2,9 +2,9 @@
 
 use std::task::{Context, Poll};
 
+use super::allocate::readable_buffer;
 use super::fault::{Open, TABLE};
 use super::mapped::Landing;
-use super::memory::readable_buffer;
 use super::staging::Staged;
 use super::witness::WITNESS;
 use super::{BufferView, Command, Gpu};

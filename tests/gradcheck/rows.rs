@@ -46,9 +46,16 @@ const KEY: ops::RandomKey = ops::RandomKey { seed: 1, step: 2, layer: 3, first_s
 const DROPOUT: Option<ops::Dropout> = Some(ops::Dropout { p: 0.3, key: KEY });
 
 /// Packed queries, keys and values, turned by the angles of `tokens` places.
-fn turned(x: &Tensor, heads: usize, tokens: usize, kept: Option<&TokenIndices>) -> Result<Tensor> {
+pub fn turned(x: &Tensor, heads: usize, tokens: usize, kept: Option<&TokenIndices>) -> Result<Tensor> {
     let angles: Vec<f64> = values(3, tokens * x.dims()[2] / 6 / heads).into_iter().map(f64::from).collect();
     ops::rotary(x.clone(), heads, &Rotary::new(x.gpu(), tokens, &angles)?, kept)
+}
+
+/// Rows without a gradient put among those of `x`, `f32[2, 5, C]`.
+fn put_fixed(x: &Tensor) -> Result<Tensor> {
+    let dims = [2, 3, x.dims()[2]];
+    let rows = Tensor::from_slice(x.gpu(), &dims, &values(5, dims.iter().product()))?;
+    ops::token_scatter(x.clone(), &rows, &kept(x.gpu())?)
 }
 
 /// For three samples: no key, one, some.
@@ -202,6 +209,8 @@ pub const ROWS: &[Row] = &[
     row("token_scatter", &[&[2, 5, 8], &[2, 3, 8]], LINEAR, |x| {
         ops::token_scatter(x[0].clone(), &x[1], &kept(x[0].gpu())?)
     }),
+    row("token_scatter, into what is trained alone", &[&[2, 5, 8]], LINEAR, |x| put_fixed(&x[0])),
+    row("token_scatter, into what is trained alone, odd width", &[&[2, 5, 3]], LINEAR, |x| put_fixed(&x[0])),
     row("token_scatter, in place", &[&[2, 5, 3], &[2, 3, 3]], LINEAR, |x| {
         ops::token_scatter(ops::scale(&x[0], 2.0)?, &x[1], &kept(x[0].gpu())?)
     }),
@@ -245,6 +254,7 @@ pub const ROWS: &[Row] = &[
     row("sum_axes, wide", &[&[3, 300]], LINEAR, |x| ops::sum_axes(&x[0], &[1], false)),
     row("mean_axes", &[&[3, 7, 4]], LINEAR, |x| ops::mean_axes(&x[0], &[1], true)),
     row("max_axes", &[&[3, 7]], CORNERED, |x| ops::max_axes(&x[0], &[1], false)),
+    row("max_axes of one", &[&[3, 1, 7]], CORNERED, |x| ops::max_axes(&x[0], &[1], true)),
     row("max_axes, wide", &[&[3, 300]], CORNERED, |x| ops::max_axes(&x[0], &[1], false)),
     row("max_axes of fours", &[&[7, 12]], CORNERED, |x| ops::max_axes(&x[0], &[0], false)),
     row("var_axes", &[&[3, 7, 2]], SMOOTH, |x| ops::var_axes(&x[0], &[0, 1], 1, false)),

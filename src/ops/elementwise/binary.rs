@@ -23,15 +23,27 @@ struct Forms {
 impl Forms {
     /// Runs on `x` and `y` broadcast to `shape`; `rest` are the other buffers.
     fn dispatch(&'static self, x: &Tensor, y: &Tensor, shape: Shape, rest: &[&Tensor], accumulate: u32) -> Result<()> {
-        let [of_x, of_y] = [x, y].map(|t| repeating_strides(sizes(t.shape())));
-        let walk = Walk::new(sizes(shape), of_x, of_y);
         let is_same = x.shape() == shape && y.shape() == shape;
-        let (kernel, items) =
-            if is_same { (&self.same, shape.numel().div_ceil(4)) } else { (&self.broadcast, shape.numel()) };
-        let params = BinaryParams::along(&walk, items as u32, accumulate);
-        let buffers: Vec<_> = [x, y].iter().chain(rest).map(|t| t.buffer()).collect();
-        x.gpu().dispatch(kernel, &params, &buffers, Grid::linear(items, LANES))
+        let (kernel, item) = if is_same { (&self.same, 4) } else { (&self.broadcast, 1) };
+        dispatch((kernel, item), x, y, shape, rest, accumulate)
     }
+}
+
+/// The same by a kernel that makes so many elements at a time.
+fn dispatch(
+    (kernel, item): (&'static Kernel, usize),
+    x: &Tensor,
+    y: &Tensor,
+    shape: Shape,
+    rest: &[&Tensor],
+    accumulate: u32,
+) -> Result<()> {
+    let [of_x, of_y] = [x, y].map(|t| repeating_strides(sizes(t.shape())));
+    let walk = Walk::new(sizes(shape), of_x, of_y);
+    let items = shape.numel().div_ceil(item);
+    let params = BinaryParams::along(&walk, items as u32, accumulate);
+    let buffers: Vec<_> = [x, y].iter().chain(rest).map(|t| t.buffer()).collect();
+    x.gpu().dispatch(kernel, &params, &buffers, Grid::linear(items, LANES))
 }
 
 /// The kernels of a function whose slopes depend on its operands.
@@ -42,41 +54,48 @@ struct Binary {
     backward: [Forms; 2],
 }
 
+macro_rules! kernel {
+    ($name:expr, $entry:literal, $main:literal, $file:literal, $bindings:expr, $($tile:literal)+) => {
+        Kernel {
+            name: concat!("binary.", $name),
+            sources: &[
+                wgsl!($main),
+                wgsl!("lib/grid.wgsl"),
+                wgsl!("lib/nan.wgsl"),
+                wgsl!($file),
+                $(wgsl!($tile),)+
+            ],
+            entry: $entry,
+            bindings: $bindings,
+            params: BinaryParams::FIELDS,
+            constants: &[],
+            rounds: NO_LOOPS,
+        }
+    };
+}
+
+/// Of broadcast tensors.
+macro_rules! broadcast {
+    ($name:expr, $entry:literal, $main:literal, $file:literal, $bindings:expr) => {
+        kernel!(
+            concat!($name, ".broadcast"),
+            $entry,
+            $main,
+            $file,
+            $bindings,
+            "tiles/scalar.wgsl" "lib/strided.wgsl"
+        )
+    };
+    (forward $op:literal, $file:literal) => {
+        broadcast!($op, "forward", "binary.wgsl", $file, &[Access::Read, Access::Read, Access::Write])
+    };
+}
+
 macro_rules! forms {
     ($name:expr, $entry:literal, $main:literal, $file:literal, $bindings:expr) => {
         Forms {
-            same: Kernel {
-                name: concat!("binary.", $name),
-                sources: &[
-                    wgsl!($main),
-                    wgsl!("lib/grid.wgsl"),
-                    wgsl!("lib/nan.wgsl"),
-                    wgsl!($file),
-                    wgsl!("tiles/vec4.wgsl"),
-                    wgsl!("tiles/places_same.wgsl"),
-                ],
-                entry: $entry,
-                bindings: $bindings,
-                params: BinaryParams::FIELDS,
-                constants: &[],
-                rounds: NO_LOOPS,
-            },
-            broadcast: Kernel {
-                name: concat!("binary.", $name, ".broadcast"),
-                sources: &[
-                    wgsl!($main),
-                    wgsl!("lib/grid.wgsl"),
-                    wgsl!("lib/nan.wgsl"),
-                    wgsl!($file),
-                    wgsl!("tiles/scalar.wgsl"),
-                    wgsl!("lib/strided.wgsl"),
-                ],
-                entry: $entry,
-                bindings: $bindings,
-                params: BinaryParams::FIELDS,
-                constants: &[],
-                rounds: NO_LOOPS,
-            },
+            same: kernel!($name, $entry, $main, $file, $bindings, "tiles/vec4.wgsl" "tiles/places_same.wgsl"),
+            broadcast: broadcast!($name, $entry, $main, $file, $bindings),
         }
     };
     (forward $op:literal, $file:literal) => {
@@ -111,23 +130,28 @@ binaries! {
     MUL "mul" "binary/mul.wgsl";
 }
 
-static ADD: Forms = forms!(forward "add", "binary/add.wgsl");
+/// Broadcast ones alone: `crate::ops::add()` does the others.
+static ADD: Kernel = broadcast!(forward "add", "binary/add.wgsl");
 static SUB: Forms = forms!(forward "sub", "binary/sub.wgsl");
 static EQUAL: Forms = forms!(forward "equal", "binary/equal.wgsl");
 
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    let plain = [&ADD, &SUB, &EQUAL].into_iter();
+    let plain = [&SUB, &EQUAL].into_iter();
     let all = plain.chain(ALL.iter().flat_map(|f| [&f.forward, &f.backward[0], &f.backward[1]]));
-    all.flat_map(|forms| [&forms.same, &forms.broadcast]).collect()
+    [&ADD].into_iter().chain(all.flat_map(|forms| [&forms.same, &forms.broadcast])).collect()
+}
+
+/// Memory for f(x, y).
+fn result(op: &'static str, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    expect_f32(op, x)?;
+    expect_f32(op, y)?;
+    Tensor::unwritten(x.gpu(), DType::F32, common_shape(op, x, y)?)
 }
 
 /// f(x, y) outside any graph.
 fn value(op: &'static str, forms: &'static Forms, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    expect_f32(op, x)?;
-    expect_f32(op, y)?;
-    let shape = common_shape(op, x, y)?;
-    let z = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
-    forms.dispatch(x, y, shape, &[&z], 0)?;
+    let z = result(op, x, y)?;
+    forms.dispatch(x, y, z.shape(), &[&z], 0)?;
     Ok(z)
 }
 
@@ -205,7 +229,8 @@ pub fn sub(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 /// x + y where neither is the other's repetition over leading axes, which [`crate::ops::add()`] does by itself.
 pub(super) fn broadcast_add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let z = value("add", &ADD, x, y)?;
+    let z = result("add", x, y)?;
+    dispatch((&ADD, 1), x, y, z.shape(), &[&z], 0)?;
     Ok(record(z, &[x, y], || LinearRule { terms: [(x.shape(), 1.0), (y.shape(), 1.0)] }))
 }
 

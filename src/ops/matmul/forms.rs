@@ -170,12 +170,11 @@ macro_rules! scatter_half_variants {
     };
 }
 
-/// What multiplies any two tensors in full precision, and a layer's gradients.
+/// What multiplies any two tensors in full precision, and the gradient of a layer's input.
 macro_rules! full_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
             variant!($names $constants $files Nn "nn", Plain "plain" [], F32 "f32" ""),
-            variant!($names $constants $files Tn "tn", Plain "plain" [], F32 "f32" ""),
             variant!($names $constants $files Nn "nn", GeluBackward(Erf) "gelu_backward" ["lib/gelu.wgsl"], F32 "f32" ""),
             variant!(
                 $names $constants $files
@@ -189,7 +188,7 @@ macro_rules! full_variants {
     };
 }
 
-/// A layer's gradients, from half-precision ones or from those of the residual.
+/// The gradient of a layer's input in half precision, from that of its result or of the residual.
 macro_rules! half_variants {
     ($names:tt $constants:tt $files:tt) => {
         &[
@@ -207,6 +206,21 @@ macro_rules! half_variants {
                 $names $constants $files
                 Nn "nn", GeluBackward(Quick) "gelu_backward" ["lib/gelu_quick.wgsl"], FULL_TO_HALF "f32_f32_f16" ".quick.f32_f16"
             ),
+        ]
+    };
+}
+
+/// The gradient of a layer's weight, or of what is multiplied transposed.
+macro_rules! weight_variants {
+    ($names:tt $constants:tt $files:tt) => {
+        &[variant!($names $constants $files Tn "tn", Plain "plain" [], F32 "f32" "")]
+    };
+}
+
+/// The same with half-precision activations.
+macro_rules! weight_half_variants {
+    ($names:tt $constants:tt $files:tt) => {
+        &[
             variant!($names $constants $files Tn "tn", Plain "plain" [], HALVES_TO_FULL "f16_f16_f32" ".f16"),
             variant!($names $constants $files Tn "tn", Plain "plain" [], MIXED_TO_FULL "f32_f16_f32" ".f32_f16"),
         ]
@@ -224,9 +238,9 @@ macro_rules! sums_variants {
     };
 }
 
-/// A form with kernels in both precisions, and perhaps some that sum A's columns.
+/// A form with kernels in both precisions, for the layouts nn and nt, and others.
 macro_rules! form {
-    ($name:literal, $rows:literal, $columns:literal, $names:tt $constants:tt $files:tt, $sums:expr) => {
+    ($name:literal, $rows:literal, $columns:literal, $names:tt $constants:tt $files:tt, [$($others:expr),*]) => {
         Form {
             name: $name,
             rows: $rows,
@@ -237,36 +251,41 @@ macro_rules! form {
                 scatter_half_variants!($names $constants $files),
                 full_variants!($names $constants $files),
                 half_variants!($names $constants $files),
-                $sums,
+                $($others,)*
             ],
         }
     };
 }
 
-/// One of tiles in registers.
+/// The same for all layouts.
+macro_rules! whole_form {
+    ($name:literal, $rows:literal, $columns:literal, $names:tt $constants:tt $files:tt $(, $sums:expr)?) => {
+        form!($name, $rows, $columns, $names $constants $files, [
+            weight_variants!($names $constants $files),
+            weight_half_variants!($names $constants $files)
+            $(, $sums)?
+        ])
+    };
+}
+
+/// One of tiles in registers, with a pass that sums A's columns as well.
 macro_rules! rows_form {
     ($name:literal, $rows:literal, $tile:literal $constants:tt) => {
-        rows_form!($name, $rows, $tile $constants, &[])
-    };
-    ($name:literal, $rows:literal, $tile:literal $constants:tt, with sums) => {
-        rows_form!($name, $rows, $tile $constants, sums_variants!(["matmul_rows" $tile SUMS] $constants [
+        whole_form!($name, $rows, 16, ["matmul_rows" $tile ROWS] $constants [
+            "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+        ], sums_variants!(["matmul_rows" $tile SUMS] $constants [
             "matmul_rows.wgsl" "matmul_rows_sums.wgsl"
             "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
         ]))
-    };
-    ($name:literal, $rows:literal, $tile:literal $constants:tt, $sums:expr) => {
-        form!($name, $rows, 16, ["matmul_rows" $tile ROWS] $constants [
-            "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
-        ], $sums)
     };
 }
 
 /// One of square tiles in workgroup memory.
 macro_rules! tile_form {
     ($name:literal, $side:literal, $tile:literal $constants:tt) => {
-        form!($name, $side, $side, ["matmul_tile" $tile TILE] $constants [
+        whole_form!($name, $side, $side, ["matmul_tile" $tile TILE] $constants [
             "matmul_tile.wgsl" "lib/matmul.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
-        ], &[])
+        ])
     };
 }
 
@@ -286,6 +305,7 @@ macro_rules! cooperative_form {
             variants: &[
                 forward_half_variants!($names $constants $files),
                 half_variants!($names $constants $files),
+                weight_half_variants!($names $constants $files),
             ],
         }
     };
@@ -313,9 +333,9 @@ macro_rules! few_form {
 }
 
 /// Any size and stride, on any device.
-pub(super) static SIMPLE: Form = form!("simple", 8, 64, ["matmul_simple" "" SIMPLE] [] [
+pub(super) static SIMPLE: Form = whole_form!("simple", 8, 64, ["matmul_simple" "" SIMPLE] [] [
     "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
-], &[]);
+]);
 
 /// The most rows that [`FEW_LANE`] and [`FEW_GROUP`] make.
 pub(super) const FEW: usize = 4;
@@ -328,13 +348,15 @@ pub(super) static FEW_GROUP: Form =
     few_form!("few_group", 4, ["matmul_few_group" "" FEW_GROUP] "matmul_few_group.wgsl");
 
 /// CPU drivers, eight rows a lane.
-pub(super) static ROWS_64: Form = rows_form!("rows64", 64, "" [], with sums);
+pub(super) static ROWS_64: Form = rows_form!("rows64", 64, "" []);
 
 /// CPU drivers, four rows a lane, for a small M.
-pub(super) static ROWS_32: Form = rows_form!("rows32", 32, ".32" [("rows_a_lane", 4.0)], with sums);
+pub(super) static ROWS_32: Form = rows_form!("rows32", 32, ".32"[("rows_a_lane", 4.0)]);
 
 /// CPU drivers, two rows a lane, for a few rows that are left; not for the layout tn.
-pub(super) static ROWS_16: Form = rows_form!("rows16", 16, ".16"[("rows_a_lane", 2.0)]);
+pub(super) static ROWS_16: Form = form!("rows16", 16, 16, ["matmul_rows" ".16" ROWS] [("rows_a_lane", 2.0)] [
+    "matmul_rows.wgsl" "lib/matmul.wgsl" "lib/matmul_read.wgsl" "lib/matmul_vec4.wgsl" "tiles/vec4.wgsl"
+], []);
 
 /// GPUs, through workgroup memory, for large products.
 pub(super) static TILE_128: Form = tile_form!("tile128", 128, ".128"[("tile", 128.0)]);
