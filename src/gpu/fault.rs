@@ -114,7 +114,7 @@ impl Gpu {
             self.clear(&table)?;
             self.state().ledger.tables.push(table);
         };
-        let Opened { place, mark, is_used } = state.ledger.open(source);
+        let Assigned { place, mark, is_used } = state.ledger.open(source);
         let (table, place) = (place / PLACES, place % PLACES);
         let table = state.ledger.tables[table as usize].part(0, TABLE);
         table.set_mark(mark);
@@ -164,7 +164,7 @@ impl State {
 }
 
 /// A place that a dispatch was given.
-struct Opened {
+struct Assigned {
     place: u32,
     mark: u64,
     /// Whether an earlier fault may stand there.
@@ -242,30 +242,30 @@ impl Ledger {
         self.taken.first_free().is_some_and(|place| place / PLACES >= self.tables.len() as u32)
     }
 
-    fn open(&mut self, source: &FaultSource) -> Opened {
+    fn open(&mut self, source: &FaultSource) -> Assigned {
         let known = source.0.load(Ordering::Relaxed);
         if let Some(open) = self.open.get_mut(&known) {
             open.sharers += 1;
             open.waiting += 1;
-            return Opened { place: open.place, mark: open.id, is_used: false };
+            return Assigned { place: open.place, mark: open.id, is_used: false };
         }
         let Some(place) = self.taken.first_free() else { return self.share() };
         let id = self.new_set(|id| vec![id]);
         source.0.store(id, Ordering::Relaxed);
         self.taken.set(place, true);
         self.open.insert(id, Open { id, place, sharers: 1, waiting: 1 });
-        Opened { place, mark: id, is_used: self.used.remove(&place) }
+        Assigned { place, mark: id, is_used: self.used.remove(&place) }
     }
 
     /// The place of one of those that are open, each time another one's.
-    fn share(&mut self) -> Opened {
+    fn share(&mut self) -> Assigned {
         let next = self.open.range(self.last_shared + 1..).next().map(|(id, _)| *id);
         let id = next.or_else(|| self.open.keys().next().copied()).unwrap_or_default();
         self.last_shared = id;
         let shared = self.open.entry(id).or_insert(Open { id, place: 0, sharers: 0, waiting: 0 });
         shared.sharers += 1;
         shared.waiting += 1;
-        Opened { place: shared.place, mark: id, is_used: false }
+        Assigned { place: shared.place, mark: id, is_used: false }
     }
 
     /// One of the dispatches with this number is recorded, or will not be.
@@ -392,13 +392,13 @@ mod tests {
     }
 
     /// A dispatch that is recorded at once.
-    fn dispatched(ledger: &mut Ledger, source: &FaultSource) -> Opened {
+    fn dispatched(ledger: &mut Ledger, source: &FaultSource) -> Assigned {
         let opened = ledger.open(source);
         ledger.recorded(opened.mark);
         opened
     }
 
-    fn open(ledger: &mut Ledger) -> Opened {
+    fn open(ledger: &mut Ledger) -> Assigned {
         dispatched(ledger, &FaultSource::default())
     }
 

@@ -131,6 +131,20 @@ struct State {
     waited: Duration,
 }
 
+impl State {
+    fn new(info: &AdapterInfo, recorder: Recorder, faults: BufferView) -> Self {
+        State {
+            recorder,
+            kernels: KernelCache::default(),
+            ledger: Ledger::new(faults),
+            profiler: None,
+            holds: 0,
+            pace: Pace::new(info),
+            waited: Duration::ZERO,
+        }
+    }
+}
+
 /// What has been done so far, for reports and benches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -247,15 +261,7 @@ impl Gpu {
         let suggested = if info.is_cpu() { KernelFamily::Lane } else { KernelFamily::Workgroup };
         Ok(Gpu(Arc::new(Inner {
             limits: device.limits(),
-            state: Mutex::new(State {
-                recorder,
-                kernels: KernelCache::default(),
-                ledger: Ledger::new(faults.clone()),
-                profiler: None,
-                holds: 0,
-                pace: Pace::new(&info),
-                waited: Duration::ZERO,
-            }),
+            state: Mutex::new(State::new(&info, recorder, faults.clone())),
             health,
             uploads: Staging::default(),
             downloads: Staging::default(),

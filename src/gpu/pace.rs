@@ -39,7 +39,7 @@ const RESOLUTION: Duration = Duration::from_micros(50);
 pub(super) type End = Arc<OnceLock<Instant>>;
 
 #[derive(Debug)]
-struct UnderWay {
+struct TimedSlice {
     keys: Vec<(Key, f64)>,
     expected: f64,
     begun: Instant,
@@ -56,7 +56,7 @@ pub(super) struct Pace {
     /// Of a command that is not known.
     seconds: f64,
     flops_per_second: f64,
-    under_way: VecDeque<UnderWay>,
+    under_way: VecDeque<TimedSlice>,
     last_end: Option<Instant>,
 }
 
@@ -135,7 +135,7 @@ impl Pace {
     /// it, and with it.
     pub(super) fn begin(&mut self, fitting: Fitting, [before, end]: [End; 2], ordinal: u64) {
         let Fitting { keys, expected } = fitting;
-        self.under_way.push_back(UnderWay { keys, expected, begun: Instant::now(), before, ordinal, end });
+        self.under_way.push_back(TimedSlice { keys, expected, begun: Instant::now(), before, ordinal, end });
     }
 
     /// Learns from the slices that have ended. Returns their times, and the number of the last submission among them.
@@ -153,17 +153,17 @@ impl Pace {
         (times, ordinal)
     }
 
-    fn pop_ended(&mut self) -> Option<(UnderWay, Instant)> {
+    fn pop_ended(&mut self) -> Option<(TimedSlice, Instant)> {
         let end = *self.under_way.front()?.end.get()?;
         Some((self.under_way.pop_front()?, end))
     }
 
     /// When the device came to it: it computes one thing after the other.
-    fn start_of(&self, slice: &UnderWay) -> Instant {
+    fn start_of(&self, slice: &TimedSlice) -> Instant {
         [self.last_end, slice.before.get().copied()].into_iter().flatten().fold(slice.begun, Instant::max)
     }
 
-    fn learn(&mut self, slice: &mut UnderWay, took: f64) {
+    fn learn(&mut self, slice: &mut TimedSlice, took: f64) {
         if self.known.len() > MOST_KNOWN {
             self.known.clear();
         }
@@ -217,10 +217,10 @@ mod tests {
     }
 
     /// One that has ended.
-    fn slice(keys: Vec<(Key, f64)>) -> UnderWay {
+    fn slice(keys: Vec<(Key, f64)>) -> TimedSlice {
         let expected = keys.iter().map(|(_, own)| own).sum();
         let [before, end] = [End::default(), End::default()];
-        UnderWay { keys, expected, begun: Instant::now(), before, ordinal: 0, end }
+        TimedSlice { keys, expected, begun: Instant::now(), before, ordinal: 0, end }
     }
 
     /// Commands of 1 to 8 ms, and a submission of 3, in slices that begin and end anywhere: after some rounds each is known within a

@@ -60,7 +60,7 @@ pub struct MemoryUse {
 type Free = BTreeMap<u64, (Arc<Raw>, u64)>;
 
 #[derive(Debug, Default)]
-struct State {
+struct Contents {
     classes: BTreeMap<u64, Free>,
     memory: MemoryUse,
     next_id: u64,
@@ -70,7 +70,7 @@ struct State {
 /// The free lists of one [`crate::Gpu`].
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    state: Mutex<State>,
+    state: Mutex<Contents>,
 }
 
 /// How much larger than a request a free buffer may be that serves it.
@@ -100,7 +100,7 @@ impl Fit {
 const IDLE_TICKS: u64 = 8;
 
 impl Pool {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
         // A poisoned lock means that another thread panicked between two plain counters; the lists stay sound.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +156,7 @@ impl Pool {
     }
 }
 
-impl State {
+impl Contents {
     fn now_live(&mut self, size: u64) {
         self.memory.live += size;
         self.memory.peak_live = self.memory.peak_live.max(self.memory.live);

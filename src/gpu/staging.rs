@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// Bytes of uploads that may be under way. A host that is faster than its device waits here, before it fills up.
 #[cfg(not(target_arch = "wasm32"))]
-const MOST_UNDER_WAY: u64 = 64 << 20;
+const MOST_STAGED: u64 = 64 << 20;
 
 /// Bytes on their way in one direction.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ impl Gpu {
     /// Waits until an upload of `size` bytes may begin: until the device has taken the oldest ones.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn await_room(&self, size: u64) -> Result<()> {
-        while self.0.uploads.bytes() + size > MOST_UNDER_WAY {
+        while self.0.uploads.bytes() + size > MOST_STAGED {
             let mut state = self.state();
             if state.recorder.oldest_upload().is_none() {
                 self.submit(&mut state)?;
