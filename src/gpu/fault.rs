@@ -222,6 +222,8 @@ pub(super) struct Ledger {
     tables: Vec<BufferView>,
     last_id: u64,
     open: BTreeMap<u64, Open>,
+    /// Of which it is known, but whose place one that shares it has still to write to.
+    leaving: BTreeMap<u64, Open>,
     taken: Places,
     /// Of the open dispatches, the one whose place was shared last because there was no other.
     last_shared: u64,
@@ -270,14 +272,26 @@ impl Ledger {
 
     /// One of the dispatches with this number is recorded, or will not be.
     fn recorded(&mut self, id: u64) {
-        if let Some(open) = self.open.get_mut(&id) {
+        if let Some(open) = self.open.get_mut(&id).or_else(|| self.leaving.get_mut(&id)) {
             open.waiting = open.waiting.saturating_sub(1);
+        }
+        if let Some(left) = self.leaving.remove(&id) {
+            self.leave(left);
         }
     }
 
     /// It is known what became of it.
     fn close(&mut self, id: u64) {
         if let Some(open) = self.open.remove(&id) {
+            self.leave(open);
+        }
+    }
+
+    /// Frees its place for others, once nothing that was given it is still to be recorded.
+    fn leave(&mut self, open: Open) {
+        if open.waiting > 0 {
+            self.leaving.insert(open.id, open);
+        } else {
             self.taken.set(open.place, false);
         }
     }
@@ -452,6 +466,21 @@ mod tests {
         let recorded = outlook(&ledger);
         ledger.settle(&recorded, &tables(late.place));
         assert!(tells(&mut ledger, late.mark));
+    }
+
+    /// Two threads with the same bad data, of which one is told before the other has recorded its dispatch.
+    #[test]
+    fn a_place_is_nobody_elses_while_a_dispatch_may_still_write_to_it() {
+        let (mut ledger, source) = (Ledger::default(), FaultSource::default());
+        let told = dispatched(&mut ledger, &source);
+        let recorded = outlook(&ledger);
+        let late = ledger.open(&source);
+        ledger.settle(&recorded, &tables(told.place));
+        assert!(tells(&mut ledger, told.mark));
+        assert_ne!(open(&mut ledger).place, late.place);
+        ledger.recorded(late.mark);
+        let next = open(&mut ledger);
+        assert!(next.place == late.place && next.is_used);
     }
 
     #[test]
