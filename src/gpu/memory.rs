@@ -100,7 +100,7 @@ impl BufferView {
     }
 
     /// The wgpu buffer, for a host program's own passes. Its contents are what has been recorded so far once
-    /// [`Gpu::flush`] has been called.
+    /// [`Gpu::flush`](crate::Gpu::flush) has been called.
     pub fn wgpu_buffer(&self) -> &wgpu::Buffer {
         &self.region.raw().buffer
     }
