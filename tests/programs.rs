@@ -563,7 +563,7 @@ pub fn same_run(whole: &Path, killed: &Path, results: &[&str], seen: &str) {
     let files = of_arm("").chain(of_arm("full-length")).chain(others);
     for name in files {
         let [whole, killed] = [whole, killed].map(|run| fs::read(run.join(&name)).unwrap());
-        assert!(whole == killed, "{} differs: {seen}", name.display());
+        assert!(whole == killed, "{} differs in {}: {seen}", name.display(), difference(&whole, &killed));
     }
     let left: Vec<_> = fs::read_dir(killed).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let half_written = left.iter().filter(|name| Path::new(name).extension() == Some(OsStr::new("tmp"))).count();
@@ -576,6 +576,22 @@ pub fn same_run(whole: &Path, killed: &Path, results: &[&str], seen: &str) {
         });
         assert!(whole.iter().zip(&killed).all(|(a, b)| are_alike(a, b)), "{whole:?}, {killed:?}: {seen}");
     }
+}
+
+/// Of two files, which are safetensors if they are no text: where they differ first, each with what follows there.
+fn difference(a: &[u8], b: &[u8]) -> String {
+    let header = |bytes: &[u8]| bytes.get(..8).map(|size| u64::from_le_bytes(size.try_into().unwrap()));
+    let place = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
+    let near = |bytes: &[u8]| bytes[place.saturating_sub(60)..bytes.len().min(place + 60)].escape_ascii().to_string();
+    format!(
+        "byte {place} of {} and {} (headers {:?}, {:?}): {} and {}",
+        a.len(),
+        b.len(),
+        header(a),
+        header(b),
+        near(a),
+        near(b)
+    )
 }
 
 /// The same, but for the last digit of a number: a report that was read and written again may have another.

@@ -115,6 +115,19 @@ fn a_vocabulary_is_trained_alike_every_time() {
 }
 
 /// The merges that the vocabulary of [`VERSES`] begins with, as tokenizers' own trainer in Python has them.
+/// A program that is killed while it writes one leaves no other tokenizer: here a file cannot be written.
+#[test]
+fn a_tokenizer_that_was_cut_off_is_none() {
+    for (made, beside) in
+        [(Tokenizer::byte_level(SpecialTokens::Bert).unwrap(), "tokenizer_config.json"), (gpt2(), "merges.txt")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(beside)).unwrap();
+        refused(made.save(folder.path()));
+        assert!(Tokenizer::open(folder.path()).is_err(), "{beside}");
+    }
+}
+
 #[test]
 fn a_trained_vocabulary_is_pythons() {
     let texts = Texts::from_memory([("verses.txt", VERSES)], TextOptions::default()).unwrap();

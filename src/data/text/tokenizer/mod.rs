@@ -24,7 +24,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use describe::byte_char;
-use open::{CONFIG_JSON, Files, TOKENIZER_JSON};
+use open::{CONFIG_JSON, Files, TOKENIZER_JSON, is_first_of_form};
 pub use special::{Special, SpecialTokens};
 pub use stream::TextStream;
 pub use train::TrainOptions;
@@ -110,7 +110,8 @@ impl Tokenizer {
         &self.files
     }
 
-    /// Writes [`Tokenizer::files`] into a folder, each as a whole or not at all.
+    /// Writes [`Tokenizer::files`] into a folder, each as a whole or not at all, and last the one by which a folder is told to hold a
+    /// tokenizer: one that was cut off is not taken for another tokenizer.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
@@ -120,7 +121,8 @@ impl Tokenizer {
         let write = |(name, text): (&String, &String)| {
             replace_file(&folder.join(name), |writer| writer.write_all(text.as_bytes()))
         };
-        self.files.iter().try_for_each(write)
+        let (last, first): (Vec<_>, Vec<_>) = self.files.iter().partition(|(name, _)| is_first_of_form(name));
+        first.into_iter().chain(last).try_for_each(write)
     }
 
     /// A hash of its files: equal tokenizers have equal ones, wherever they lie.

@@ -26,6 +26,11 @@ const FORMS: [&[&str]; 3] = [&[TOKENIZER_JSON], &[VOCAB_JSON, MERGES_TXT], &[VOC
 /// The largest file that is read, in bytes. The largest vocabularies in use take about half of it.
 const MAX_FILE: u64 = 64 << 20;
 
+/// Whether a folder with this file is taken for one that holds a tokenizer.
+pub(super) fn is_first_of_form(name: &str) -> bool {
+    FORMS.iter().any(|form| form[0] == name)
+}
+
 /// A tokenizer's files by name, with the place that errors name.
 pub(super) struct Files {
     pub(super) place: PathBuf,
