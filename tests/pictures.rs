@@ -131,6 +131,11 @@ fn a_webp_that_is_cut_is_refused() {
             assert_mentions(&refused(place.open(&whole[..length])), &["photo.webp"]);
         }
     }
+    // A chunk that says it is larger than the file, for which the decoder would take the memory.
+    let mut whole = bytes("turned.webp");
+    let place_of_size = whole.windows(4).position(|name| name == b"EXIF").unwrap() + 4;
+    whole[place_of_size..][..4].copy_from_slice(&0xFF00_001Au32.to_le_bytes());
+    assert_mentions(&refused(place.open(&whole)), &["photo.webp", "cut short"]);
 }
 
 /// The decoder of PNG panics on it.

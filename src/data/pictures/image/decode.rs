@@ -42,12 +42,20 @@ pub(super) fn check_size(width: u32, height: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses a WebP of which less is there than its header says, as libwebp does: how it is turned stands behind its pixels, and the
-/// decoder would do without.
+/// Refuses a WebP of which less is there than its header says, or the header of a chunk of an extended one, as libwebp does: how it is
+/// turned stands behind its pixels, the decoder would do without, and it takes the memory that a chunk says before it reads it.
 fn check_riff(bytes: &[u8]) -> Result<(), String> {
-    let size = bytes.get(4..).and_then(|rest| rest.first_chunk()).map_or(0, |size| u32::from_le_bytes(*size));
-    let is_whole = bytes.len().checked_sub(8).is_some_and(|there| there as u64 >= size.into());
-    if is_whole { Ok(()) } else { Err("is cut short".to_owned()) }
+    let size_at = |at: usize| bytes.get(at..)?.first_chunk().map(|size| u32::from_le_bytes(*size) as usize);
+    let cut_short = || "is cut short".to_owned();
+    let end =
+        size_at(4).and_then(|size| size.checked_add(8)).filter(|&end| end <= bytes.len()).ok_or_else(cut_short)?;
+    let is_extended = bytes.get(12..16) == Some(b"VP8X");
+    let mut at = 12;
+    while is_extended && at + 8 <= end {
+        let size = size_at(at + 4).filter(|&size| size <= end - at - 8).ok_or_else(cut_short)?;
+        at += 8 + size.next_multiple_of(2);
+    }
+    Ok(())
 }
 
 /// Decodes all formats but JPEG.
