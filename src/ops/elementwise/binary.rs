@@ -54,6 +54,9 @@ struct Binary {
     backward: [Forms; 2],
 }
 
+/// Bindings of a forward pass.
+const FORWARD: &[Access] = &[Access::Read, Access::Read, Access::Write];
+
 macro_rules! kernel {
     ($name:expr, $entry:literal, $main:literal, $file:literal, $bindings:expr, $($tile:literal)+) => {
         Kernel {
@@ -86,9 +89,6 @@ macro_rules! broadcast {
             "tiles/scalar.wgsl" "lib/strided.wgsl"
         )
     };
-    (forward $op:literal, $file:literal) => {
-        broadcast!($op, "forward", "binary.wgsl", $file, &[Access::Read, Access::Read, Access::Write])
-    };
 }
 
 macro_rules! forms {
@@ -99,7 +99,7 @@ macro_rules! forms {
         }
     };
     (forward $op:literal, $file:literal) => {
-        forms!($op, "forward", "binary.wgsl", $file, &[Access::Read, Access::Read, Access::Write])
+        forms!($op, "forward", "binary.wgsl", $file, FORWARD)
     };
     (backward $op:literal, $entry:literal, $file:literal) => {
         forms!(
@@ -131,7 +131,7 @@ binaries! {
 }
 
 /// Broadcast ones alone: `crate::ops::add()` does the others.
-static ADD: Kernel = broadcast!(forward "add", "binary/add.wgsl");
+static ADD: Kernel = broadcast!("add", "forward", "binary.wgsl", "binary/add.wgsl", FORWARD);
 static SUB: Forms = forms!(forward "sub", "binary/sub.wgsl");
 static EQUAL: Forms = forms!(forward "equal", "binary/equal.wgsl");
 
