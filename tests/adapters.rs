@@ -230,12 +230,12 @@ fn computed(gpu: &Gpu, pretrained: &Pretrained, images: &HostTensor) -> [Vec<f32
     [model.head(&read, &Mode::evaluation()).unwrap(), read].map(|tensor| tensor.to_vec().unwrap())
 }
 
-/// What PEFT computes with its own adapters of CLIP, SigLIP, DINOv3 and a DeiT with two heads: from its folder, and from those that
+/// What PEFT computes with its own adapters of CLIP, SigLIP, DINOv3, gated MLPs and a DeiT with two heads: from its folder, and from those that
 /// are written of that again, under transformers' names and timm's, and merged.
 #[test]
 fn adapters_of_other_families_are_those_of_peft() {
     for gpu in each_family() {
-        for name in ["hf_clip", "hf_siglip", "hf_dinov3", "hf_deit_distilled"] {
+        for name in ["hf_clip", "hf_siglip", "hf_dinov3", "hf_dinov3_gated", "hf_dinov2_swiglu", "hf_deit_distilled"] {
             let folder = shipped("adapters").join(name);
             let expected = checkpoint::read(folder.join("expected.safetensors")).unwrap().tensors;
             let (images, first) = (images_of(name), adapted(name, &folder));
@@ -262,7 +262,7 @@ fn adapters_of_other_families_are_those_of_peft() {
             save_adapter(&own, &model, AdapterNames::of(&first.config), Some(name)).unwrap();
             let [theirs, ours] = [&folder, &own]
                 .map(|folder| checkpoint::read(folder.join("adapter_model.safetensors")).unwrap().tensors);
-            if name == "hf_dinov3" {
+            if name.starts_with("hf_dinov3") {
                 assert!(theirs.keys().all(|key| ours[key] == theirs[key]));
             } else {
                 assert_eq!(ours, theirs, "{name}");
@@ -273,6 +273,78 @@ fn adapters_of_other_families_are_those_of_peft() {
             compare("merged", &merged);
         }
     }
+}
+
+/// An adapter of a gated MLP's first layer, or of a part of it, where the library has the two apart: to its folder and back.
+#[test]
+fn adapters_of_gated_layers_go_to_libraries_that_have_them_apart() {
+    let gpu = gpu();
+    let of = |name: &str, targets: &[&str]| {
+        let mut pretrained = base_of(name);
+        pretrained.config.lora = Some(LoraConfig::new(3, 6.0, targets));
+        let model = trained(&gpu, &pretrained.config);
+        let rest = MatchOptions { head: &["lora_A", "lora_B", "head", "fc1", "fc2"], allow_missing: true };
+        load_parameters(model.parameters(), &pretrained.checkpoint, &rest).unwrap();
+        pretrained.checkpoint.tensors = download(model.parameters()).unwrap();
+        (pretrained, model)
+    };
+    let cases = [
+        ("hf_dinov3_gated", AdapterNames::Transformers, ["model.layer.0.mlp.gate_proj", "model.layer.0.mlp.up_proj"]),
+        (
+            "hf_dinov2_swiglu",
+            AdapterNames::Transformers,
+            ["dinov2.encoder.layer.0.mlp.gate_proj", "dinov2.encoder.layer.0.mlp.up_proj"],
+        ),
+        ("timm_dinov3_plus", AdapterNames::Timm, ["blocks.0.mlp.fc1_g", "blocks.0.mlp.fc1_x"]),
+    ];
+    for (name, names, theirs) in cases {
+        for targets in [&["fc1", "fc2"][..], &["gate"], &["up", "qkv"]] {
+            let (mut pretrained, model) = of(name, targets);
+            let place = tempfile::tempdir().unwrap();
+            let folder = place.path().join("adapter");
+            save_adapter(&folder, &model, names, None).unwrap();
+            let file = checkpoint::read(folder.join("adapter_model.safetensors")).unwrap().tensors;
+            let written = theirs.map(|layer| file.contains_key(&format!("base_model.model.{layer}.lora_A.weight")));
+            let expected = [
+                targets.iter().any(|t| ["fc1", "gate"].contains(t)),
+                targets.iter().any(|t| ["fc1", "up"].contains(t)),
+            ];
+            assert_eq!(written, expected, "{name}, {targets:?}");
+            let images = images_of(name);
+            let [logits, _] = computed(&gpu, &pretrained, &images);
+            let base: Tensors = pretrained
+                .checkpoint
+                .tensors
+                .iter()
+                .filter(|(name, _)| !LoraConfig::is_adapter(name))
+                .map(|(n, t)| (n.clone(), t.clone()))
+                .collect();
+            let mut again =
+                Pretrained { checkpoint: Checkpoint { tensors: base, ..Checkpoint::default() }, ..base_of(name) };
+            again.load_adapter(&folder).unwrap();
+            assert_close(
+                &format!("{name}, {targets:?}, read again"),
+                &computed(&gpu, &again, &images)[0],
+                &logits,
+                1e-5,
+            );
+            pretrained.merge_adapters().unwrap();
+            assert_close(
+                &format!("{name}, {targets:?}, merged"),
+                &computed(&gpu, &pretrained, &images)[0],
+                &logits,
+                1e-5,
+            );
+        }
+        let both = VitConfig { lora: Some(LoraConfig::new(3, 6.0, &["fc1", "up"])), ..base_of(name).config };
+        let refused = Vit::new(&gpu, both, 0).err().unwrap().to_string();
+        assert!(refused.contains("not both"), "{refused}");
+    }
+    // timm has that layer of its DINOv2 giant in one.
+    let (_, model) = of("timm_swiglu", &["up"]);
+    let place = tempfile::tempdir().unwrap();
+    let refused = save_adapter(&place.path().join("x"), &model, AdapterNames::Timm, None).unwrap_err().to_string();
+    assert!(refused.contains("whole layers"), "{refused}");
 }
 
 /// The names that DINOv3 and DeiT had up to transformers 4.

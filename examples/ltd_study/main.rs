@@ -180,10 +180,16 @@ fn best_rate(arm: &Arm, trials: &[Trial]) -> Result<f32> {
 fn report(study: &Study<'_>, arms: &[Arm], output: &Path, times: &Path) -> Result<()> {
     let times: Times = if times.exists() { serde_json::from_slice(&std::fs::read(times)?)? } else { Times::new() };
     let results = Results::open(&output.join("runs.csv"), &study.settings())?;
-    let text = format!("{}\n{}", table::table(arms, results.runs(), &times), table::thinned(arms, results.runs()));
+    let runs = results.runs();
+    let [accuracies, fewer] = [table::table(arms, runs, &times), table::thinned(arms, runs)];
+    let text = if times.is_empty() {
+        format!("{accuracies}\n{fewer}")
+    } else {
+        format!("{accuracies}\n{}\n{fewer}", table::no_worse(arms, runs, &times))
+    };
     std::fs::write(output.join("table.md"), &text)?;
     if !times.is_empty() {
-        plot::draw(&output.join("study.png"), arms, results.runs(), &times)?;
+        plot::draw(&output.join("study.png"), arms, runs, &times)?;
     }
     println!("\n{text}\nwritten to {}", output.display());
     Ok(())

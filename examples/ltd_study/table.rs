@@ -63,6 +63,19 @@ pub fn table(arms: &[Arm], runs: &[Run], times: &Times) -> String {
     text
 }
 
+/// Points of accuracy by which an arm may be behind full length and yet count as no worse.
+const NO_WORSE: f64 = 0.2;
+
+/// A line with the arms that are no worse than full length on the average of common seeds, the fastest first.
+pub fn no_worse(arms: &[Arm], runs: &[Run], times: &Times) -> String {
+    let share = |arm: &Arm| Some(times.get(arm.name)? / times.get(FULL)?);
+    let is_no_worse = |arm: &&Arm| Spread::of(&to_full(runs, arm.name)).mean >= -NO_WORSE;
+    let mut found: Vec<_> = arms.iter().filter(is_no_worse).filter_map(|arm| Some((share(arm)?, arm.name))).collect();
+    found.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let found: Vec<String> = found.into_iter().map(|(share, name)| format!("{name} {share:.2}")).collect();
+    format!("Within {NO_WORSE} points of full length, or above, with the time over its: {}\n", found.join(", "))
+}
+
 /// A Markdown table of what trained models make of a share of the tokens.
 pub fn thinned(arms: &[Arm], runs: &[Run]) -> String {
     let mut text = String::from("| arm | all tokens | 75 % | 50 % | 25 % |\n|---|---:|---:|---:|---:|\n");

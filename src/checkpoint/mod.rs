@@ -80,7 +80,7 @@ pub(crate) use parameters::read_named;
 pub use parameters::{download_async, load_parameters};
 pub use read::{read, read_bytes};
 #[cfg(feature = "files")]
-pub(crate) use renaming::Renaming;
+pub(crate) use renaming::{Packing, Renaming, cut};
 #[cfg(feature = "files")]
 pub(crate) use settings::Settings;
 #[cfg(feature = "files")]

@@ -48,9 +48,9 @@ enum Renamed {
 }
 
 /// A packed tensor's parts, as far as they have been found.
-struct Packing {
-    names: &'static [&'static str],
-    found: Vec<Option<HostTensor>>,
+pub(crate) struct Packing {
+    pub(crate) names: &'static [&'static str],
+    pub(crate) found: Vec<Option<HostTensor>>,
 }
 
 impl Renaming {
@@ -170,8 +170,11 @@ impl Renaming {
 }
 
 impl Packing {
-    /// The parts, of equal shapes, one below the other.
-    fn pack(self, name: &str) -> Result<HostTensor> {
+    /// The parts, of equal shapes, one below the other, in the tensor `name`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] if one is missing, or of another shape than the others.
+    pub(crate) fn pack(self, name: &str) -> Result<HostTensor> {
         let called = || self.names.iter().map(|name| name.rsplit('.').next().unwrap_or(name).to_owned());
         let Some(parts) = self.found.into_iter().collect::<Option<Vec<HostTensor>>>() else {
             return Err(fault(name, format!("cannot be packed: one of {} is missing", listed(called()))));
@@ -188,7 +191,7 @@ impl Packing {
 }
 
 /// A tensor's rows in so many equal parts, if their number allows that.
-fn cut(tensor: &HostTensor, parts: usize) -> Option<Vec<HostTensor>> {
+pub(crate) fn cut(tensor: &HostTensor, parts: usize) -> Option<Vec<HostTensor>> {
     let mut shape = tensor.shape.clone();
     let rows = shape.first_mut().filter(|rows| rows.is_multiple_of(parts))?;
     *rows /= parts;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{HostTensor, fault};
 use crate::error::Result;
-use crate::nn::{BlockNames, LORA_A, LORA_B, LoraConfig};
+use crate::nn::{BlockNames, GATED_PARTS, LORA_A, LORA_B, LoraConfig, QKV_PARTS};
 
 pub(super) type Tensors = BTreeMap<String, HostTensor>;
 
-/// A layer that may have an adapter, or a part of the packed queries, keys and values that may.
+/// A layer that may have an adapter, or a part of a packed one that may.
 pub(super) struct Place {
     /// The path that its adapter lies below.
     pub(super) path: String,
@@ -28,20 +28,32 @@ impl Place {
     }
 
     /// Those of a block whose layers begin with `block`, such as "blocks.0.": of `width` numbers a token, whose MLP's first layer
-    /// gives `hidden` and whose second takes `activated`.
+    /// gives `hidden` and whose second takes `activated`: where it is gated, half of that.
     pub(super) fn of_block(block: &str, names: &BlockNames, [width, hidden, activated]: [usize; 3]) -> Vec<Place> {
         let name = |layer: &str| format!("{block}{layer}");
-        let part = |(i, part)| {
-            let (path, layer) = (format!("{}.{part}", name(names.qkv)), name(names.qkv));
-            Place { path, layer, first: i * width, outputs: width, inputs: width }
+        let parts = |layer: &str, parts: &'static [&str], outputs: usize| {
+            let layer = name(layer);
+            let part = move |(i, part)| Place {
+                path: format!("{layer}.{part}"),
+                layer: layer.clone(),
+                first: i * outputs,
+                outputs,
+                inputs: width,
+            };
+            parts.iter().enumerate().map(part)
         };
+        let gated: &[&str] = if activated < hidden { &GATED_PARTS } else { &[] };
         let layers = [
             Place::whole(name(names.qkv), 3 * width, width),
             Place::whole(name(names.proj), width, width),
             Place::whole(name(names.fc1), hidden, width),
             Place::whole(name(names.fc2), width, activated),
         ];
-        layers.into_iter().chain(["query", "key", "value"].into_iter().enumerate().map(part)).collect()
+        layers
+            .into_iter()
+            .chain(parts(names.qkv, &QKV_PARTS, width))
+            .chain(parts(names.fc1, gated, activated))
+            .collect()
     }
 
     /// The names and shapes of an adapter's A and B.

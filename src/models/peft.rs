@@ -152,7 +152,7 @@ impl Spelling {
         let theirs: Vec<String> = theirs.map(|(theirs, _)| format!("{}{block}.{theirs}", self.blocks.0)).collect();
         if theirs.is_empty() {
             let expected =
-                "whole layers, where the adapter is written for a library that has queries, keys and values in one";
+                "whole layers, where the adapter is written for a library that does not have their parts apart";
             return Err(Error::argument("save_adapter", "targets", expected, &place.path));
         }
         Ok(theirs)

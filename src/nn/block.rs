@@ -8,7 +8,10 @@ use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// What the packed layer before attention consists of, as adapters have it.
-const PARTS: [&str; 3] = ["query", "key", "value"];
+pub(crate) const QKV_PARTS: [&str; 3] = ["query", "key", "value"];
+
+/// What the first layer of a gated MLP consists of: a gate, and what it lets through.
+pub(crate) const GATED_PARTS: [&str; 2] = ["gate", "up"];
 
 /// Multi-head self-attention.
 #[derive(Clone)]
@@ -33,7 +36,7 @@ impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, heads, qkv_bias, key_bias, init_values, names, std, residual_std, .. } = config;
         let qkv = Linear::of_base(init.at(names.qkv), width, 3 * width, qkv_bias && key_bias, std)?;
-        let qkv = AdaptedLinear::of_parts(qkv, init.at(names.qkv), &PARTS)?;
+        let qkv = AdaptedLinear::of_parts(qkv, init.at(names.qkv), &QKV_PARTS)?;
         let biases = || {
             let q = init.constant(names.q_bias, &[width], 0.0)?;
             let zeros = Tensor::zeros(q.value().gpu(), DType::F32, &[width])?;
@@ -90,7 +93,8 @@ impl Mlp {
         let &BlockConfig { width, hidden, gelu, gated, init_values, names, std, residual_std, .. } = config;
         let inputs = if gated { hidden / 2 } else { hidden };
         let fc1 = Linear::of_base(init.at(names.fc1), width, hidden, true, std)?;
-        let fc1 = AdaptedLinear::new(fc1, init.at(names.fc1))?;
+        let parts: &[&str] = if gated { &GATED_PARTS } else { &[] };
+        let fc1 = AdaptedLinear::of_parts(fc1, init.at(names.fc1), parts)?;
         let fc2 = Linear::of_base(init.at(names.fc2), inputs, width, true, residual_std)?;
         let fc2 = AdaptedLinear::new(fc2, init.at(names.fc2))?.scaled(init.at(names.ls2), init_values)?;
         Ok(Mlp { fc1, fc2, gelu, gated })

@@ -21,7 +21,7 @@ pub struct LoraConfig {
     /// Dropout of what the adapters see, in training.
     pub dropout: f32,
     /// The layers that have one, by their paths or ends of these: `qkv` is `blocks.0.attn.qkv` and all its like. Of packed queries,
-    /// keys and values `query`, `key` and `value` have their own.
+    /// keys and values `query`, `key` and `value` have their own, and so have `gate` and `up` of a gated MLP's first layer.
     pub targets: Vec<String>,
     /// What is trained as a whole beside them, named in the same way: mostly the head.
     pub modules_to_save: Vec<String>,

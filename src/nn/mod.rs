@@ -19,6 +19,7 @@ mod span;
 
 pub use adapted::AdaptedLinear;
 pub use block::Block;
+pub(crate) use block::{GATED_PARTS, QKV_PARTS};
 pub use block_config::{BlockConfig, BlockNames, NormOrder};
 pub use encoder::Encoder;
 pub use init::Init;

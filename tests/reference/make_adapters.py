@@ -1,6 +1,6 @@
 """Adapters of small models of several families, as PEFT writes them, and the logits that they bring about.
 
-    python make_adapters.py
+    python make_adapters.py [NAMES]
 
 The bases are those in `vision/` and `lm/` (README.md). Random values everywhere, B too, so that an adapter that is read wrongly shows. Beside
 each adapter lies `expected.safetensors`: the logits of the base's pictures or, of a model without a head, tokens after the last norm;
@@ -8,6 +8,7 @@ of a language model those of two samples of eleven tokens, of which token t of s
 """
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     BertForMaskedLM,
     CLIPForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    Dinov2ForImageClassification,
     DINOv3ViTModel,
     GPT2LMHeadModel,
     SiglipForImageClassification,
@@ -27,6 +29,8 @@ MODELS = {
     "hf_clip": (CLIPForImageClassification, ["q_proj", "v_proj", "out_proj", "fc1"], ["classifier"]),
     "hf_siglip": (SiglipForImageClassification, r".*encoder\.layers\..*(k_proj|v_proj|fc2)", ["classifier"]),
     "hf_dinov3": (DINOv3ViTModel, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], None),
+    "hf_dinov3_gated": (DINOv3ViTModel, ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], None),
+    "hf_dinov2_swiglu": (Dinov2ForImageClassification, ["v_proj", "up_proj", "down_proj"], ["classifier"]),
     "hf_deit_distilled": (
         DeiTForImageClassificationWithTeacher,
         ["q_proj", "v_proj", "o_proj", "cls_classifier"],
@@ -62,9 +66,9 @@ def make(name, architecture, targets, saved):
         inputs = {"pixel_values": load_file(HERE / "vision" / name / "expected.safetensors")["images"]}
     with torch.no_grad():
         out = model(**inputs)
-    expected = {"features": out.last_hidden_state.contiguous()} if name == "hf_dinov3" else {"logits": out.logits}
+    expected = {"features": out.last_hidden_state.contiguous()} if name.startswith("hf_dinov3") else {"logits": out.logits}
     save_file(expected, folder / "expected.safetensors")
 
 
-for name, arguments in MODELS.items():
-    make(name, *arguments)
+for name in sys.argv[1:] or MODELS:
+    make(name, *MODELS[name])

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::settings;
-use crate::nn::LoraConfig;
+use crate::nn::{LoraConfig, QKV_PARTS};
 use crate::ops::Gelu;
 
 /// What errors call it.
@@ -141,8 +141,7 @@ impl Gpt2Config {
 
 /// As [`LoraConfig::check`]; and whether all are of whole layers, as PEFT has them.
 fn check_lora(lora: &LoraConfig) -> Result<()> {
-    let is_part =
-        |target: &&String| target.rsplit('.').next().is_some_and(|end| ["query", "key", "value"].contains(&end));
+    let is_part = |target: &&String| target.rsplit('.').next().is_some_and(|end| QKV_PARTS.contains(&end));
     match lora.targets.iter().find(is_part) {
         Some(part) => {
             Err(Error::argument(OP, "lora", "adapters of whole layers, c_attn for queries, keys and values", part))

@@ -39,8 +39,8 @@ pub struct VitConfig {
     pub num_heads: usize,
     /// F / C.
     pub mlp_ratio: f32,
-    /// Whether the MLP is gated, as in DINOv2 giant: its first layer gives F numbers, a half each of gates and values, its second
-    /// takes half as many.
+    /// Whether the MLP is gated, as in DINOv2 giant and DINOv3's S+, H+ and 7B: its first layer gives F numbers, a half each of gates
+    /// and values, its second takes half as many.
     #[serde(default, skip_serializing_if = "is_false")]
     pub gated_mlp: bool,
     /// Whether q, k and v have biases.

@@ -63,7 +63,7 @@ impl ExportOptions<'_> {
 pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
     let family = family(config)?;
-    let takes_oblong = matches!(family, Family::Vit | Family::Deit | Family::Dinov3);
+    let takes_oblong = matches!(family, Family::Vit | Family::Deit | Family::Dinov3 { .. });
     if config.img_size.0 != config.img_size.1 && !takes_oblong {
         let expected = format!("square for transformers' {}: export it for timm", family.architecture());
         return Err(Error::argument("export_hf", "img_size", expected, format!("{:?}", config.img_size)));
@@ -74,15 +74,15 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let mut tensors = download(model.parameters())?;
     adapted::merge(&mut tensors, config)?;
     match family {
-        Family::Vit | Family::Deit | Family::Dinov3 => {}
+        Family::Vit | Family::Deit | Family::Dinov3 { .. } => {}
         Family::Dinov2 | Family::Dinov2WithRegisters => layouts::to_dinov2(&mut tensors, config)?,
         Family::Clip | Family::Siglip | Family::SiglipTower => layouts::to_tower(&mut tensors, config)?,
     }
     let mut tensors = family.renaming().to_theirs(tensors)?;
-    if config.gated_mlp {
+    if config.gated_mlp && family.is_dinov2() {
         layouts::rename_gated(&mut tensors);
     }
-    if family.is_dinov2() || family == Family::Dinov3 {
+    if family.is_dinov2() || family.is_dinov3() {
         let shape = if family.is_dinov2() { vec![1, config.embed_dim] } else { vec![1, 1, config.embed_dim] };
         let mask = HostTensor { shape, data: vec![0.0; config.embed_dim] };
         tensors.insert(format!("{}embeddings.mask_token", family.renaming().place), mask);
@@ -123,7 +123,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     let config = &layouts::to_timm(&mut tensors, &config)?;
     let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
     if config.rope_temperature.is_some() {
-        layouts::to_dinov3(&mut tensors);
+        layouts::to_dinov3(&mut tensors, config)?;
     }
     let timm = TimmConfig::new(config, &names, options.crop_pct());
     if config.eps != timm.eps() {
@@ -150,7 +150,6 @@ fn expect_eva(config: &VitConfig) -> Result<()> {
         ("act_layer", config.act_layer != Gelu::Erf),
         ("init_values", config.init_values.is_none()),
         ("distilled", config.distilled),
-        ("gated_mlp", config.gated_mlp),
     ];
     match parts.into_iter().find(|(_, differs)| config.rope_temperature.is_some() && *differs) {
         Some((name, _)) => {
@@ -165,7 +164,7 @@ fn expect_eva(config: &VitConfig) -> Result<()> {
 /// [`layouts::to_dinov2`] brings about; with a first norm CLIP's tower, without a class token SigLIP's.
 pub(super) fn family(config: &VitConfig) -> Result<Family> {
     let family = match config {
-        VitConfig { rope_temperature: Some(_), .. } => Family::Dinov3,
+        VitConfig { rope_temperature: Some(_), gated_mlp: gated, .. } => Family::Dinov3 { gated: *gated },
         VitConfig { init_values: Some(_), reg_tokens: 0, .. } => Family::Dinov2,
         VitConfig { init_values: Some(_), .. } => Family::Dinov2WithRegisters,
         VitConfig { pre_norm: true, .. } => Family::Clip,
@@ -174,13 +173,13 @@ pub(super) fn family(config: &VitConfig) -> Result<Family> {
         _ => Family::Vit,
     };
     let is_tower = matches!(family, Family::Clip | Family::Siglip);
-    let is_dinov3 = family == Family::Dinov3;
+    let is_dinov3 = family.is_dinov3();
     let has_registers = family.is_dinov2() || is_dinov3;
     let pool = if is_tower { Pool::Avg } else { Pool::Token };
     let parts = [
-        ("gated_mlp", config.gated_mlp && !family.is_dinov2()),
+        ("gated_mlp", config.gated_mlp && !family.is_dinov2() && !is_dinov3),
         // Halves are rounded up to a multiple of eight there.
-        ("mlp_ratio", config.gated_mlp && !config.hidden().is_multiple_of(16)),
+        ("mlp_ratio", config.gated_mlp && family.is_dinov2() && !config.hidden().is_multiple_of(16)),
         ("init_values", is_dinov3 && config.init_values.is_none()),
         ("act_layer", is_dinov3 && config.act_layer != Gelu::Erf),
         ("key_bias", config.qkv_bias && config.key_bias == is_dinov3),

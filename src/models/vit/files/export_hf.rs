@@ -101,7 +101,7 @@ enum HfOwn {
 
 impl HfOwn {
     fn new(config: &VitConfig, family: Family) -> Self {
-        let (intermediate_size, qkv_bias) = (config.hidden(), config.qkv_bias);
+        let (intermediate_size, qkv_bias) = (config.hidden_outputs(), config.qkv_bias);
         let (hidden_dropout_prob, attention_probs_dropout_prob) = (0.0, 0.0);
         match family {
             Family::Vit | Family::Deit => {
@@ -116,7 +116,7 @@ impl HfOwn {
                 hidden_dropout_prob,
                 attention_probs_dropout_prob,
             },
-            Family::Dinov3 => HfOwn::Dinov3 {
+            Family::Dinov3 { gated } => HfOwn::Dinov3 {
                 intermediate_size,
                 layerscale_value: config.init_values.unwrap_or(1.0),
                 num_register_tokens: config.reg_tokens,
@@ -124,7 +124,7 @@ impl HfOwn {
                 query_bias: config.qkv_bias,
                 key_bias: false,
                 value_bias: config.qkv_bias,
-                use_gated_mlp: false,
+                use_gated_mlp: gated,
             },
             Family::Clip => HfOwn::Tower {
                 model_type: "clip_vision_model",
@@ -150,6 +150,7 @@ impl<'a> HfConfig<'a> {
             num_attention_heads: config.num_heads,
             own: HfOwn::new(config, family),
             hidden_act: match config.act_layer {
+                _ if family == (Family::Dinov3 { gated: true }) => "silu",
                 Gelu::Erf => "gelu",
                 Gelu::Tanh => "gelu_pytorch_tanh",
                 Gelu::Quick => "quick_gelu",
@@ -164,7 +165,7 @@ impl<'a> HfConfig<'a> {
             Family::Deit => ("deit", HfPlace::Alone(sizes)),
             Family::Dinov2 => ("dinov2", HfPlace::Alone(sizes)),
             Family::Dinov2WithRegisters => ("dinov2_with_registers", HfPlace::Alone(sizes)),
-            Family::Dinov3 => ("dinov3_vit", HfPlace::Alone(sizes)),
+            Family::Dinov3 { .. } => ("dinov3_vit", HfPlace::Alone(sizes)),
             Family::Clip => ("clip", HfPlace::Tower { vision_config: sizes }),
             Family::Siglip | Family::SiglipTower => ("siglip", HfPlace::Tower { vision_config: sizes }),
         };
@@ -214,7 +215,7 @@ impl HfPreprocessor {
             Family::Vit => ("ViTImageProcessor", false),
             Family::Deit => ("DeiTImageProcessor", true),
             Family::Dinov2 | Family::Dinov2WithRegisters => ("BitImageProcessor", true),
-            Family::Dinov3 => ("DINOv3ViTImageProcessor", false),
+            Family::Dinov3 { .. } => ("DINOv3ViTImageProcessor", false),
             Family::Clip => ("CLIPImageProcessor", true),
             Family::Siglip | Family::SiglipTower => ("SiglipImageProcessor", false),
         };

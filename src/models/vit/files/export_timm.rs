@@ -59,18 +59,23 @@ struct EvaArgs {
     use_fc_norm: bool,
     init_values: Option<f32>,
     rope_temperature: Option<f32>,
+    /// Of a gated MLP, of what its halves' width is rounded up to a multiple.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swiglu_align_to: Option<usize>,
     global_pool: &'static str,
 }
 
 impl EvaArgs {
     fn new(config: &VitConfig, global_pool: &'static str) -> Self {
         EvaArgs {
-            sizes: Sizes::new(config),
+            // The ratio is that of a half here.
+            sizes: Sizes { mlp_ratio: ratio(config.hidden_outputs(), config.embed_dim), ..Sizes::new(config) },
             class_token: config.class_token,
             num_reg_tokens: config.reg_tokens,
             use_fc_norm: config.has_fc_norm(),
             init_values: config.init_values,
             rope_temperature: config.rope_temperature,
+            swiglu_align_to: config.gated_mlp.then_some(1),
             global_pool,
         }
     }
@@ -145,6 +150,8 @@ const PLAIN: &str = "vit_base_patch16_224";
 const WITH_FIRST_NORM: &str = "vit_base_patch16_clip_224";
 const ROTARY: &str = "vit_small_patch16_dinov3";
 const ROTARY_WITH_BIASES: &str = "vit_small_patch16_dinov3_qkvb";
+const ROTARY_GATED: &str = "vit_small_plus_patch16_dinov3";
+const ROTARY_GATED_WITH_BIASES: &str = "vit_small_plus_patch16_dinov3_qkvb";
 const GATED: &str = "vit_giant_patch14_dinov2";
 const DISTILLED: &str = "deit_base_distilled_patch16_224";
 
@@ -158,8 +165,12 @@ impl<'a> TimmConfig<'a> {
         };
         TimmConfig {
             architecture: match config {
-                VitConfig { rope_temperature: Some(_), qkv_bias: true, .. } => ROTARY_WITH_BIASES,
-                VitConfig { rope_temperature: Some(_), .. } => ROTARY,
+                VitConfig { rope_temperature: Some(_), gated_mlp, qkv_bias, .. } => match (gated_mlp, qkv_bias) {
+                    (false, false) => ROTARY,
+                    (false, true) => ROTARY_WITH_BIASES,
+                    (true, false) => ROTARY_GATED,
+                    (true, true) => ROTARY_GATED_WITH_BIASES,
+                },
                 VitConfig { distilled: true, .. } => DISTILLED,
                 VitConfig { gated_mlp: true, .. } => GATED,
                 VitConfig { pre_norm: true, .. } => WITH_FIRST_NORM,
@@ -195,7 +206,7 @@ impl<'a> TimmConfig<'a> {
 
     /// What timm's norms of this architecture have.
     pub(super) fn eps(&self) -> f32 {
-        if [WITH_FIRST_NORM, ROTARY, ROTARY_WITH_BIASES].contains(&self.architecture) { 1e-5 } else { 1e-6 }
+        if self.architecture == WITH_FIRST_NORM || self.architecture.contains("_dinov3") { 1e-5 } else { 1e-6 }
     }
 }
 

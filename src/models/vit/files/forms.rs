@@ -1,15 +1,46 @@
 //! What comes in several forms in `config.json` and `preprocessor_config.json`: sizes of pictures, names of activations.
 
 use std::fmt;
+use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::models::settings;
 use crate::ops::Gelu;
 
-/// A form of GELU, by one of the activation's names.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
-pub(super) struct Activation(#[serde(deserialize_with = "settings::gelu::deserialize")] pub(super) Gelu);
+/// An activation, by one of its names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activation {
+    Gelu(Gelu),
+    /// Of a gate.
+    Silu,
+}
+
+impl<'de> Deserialize<'de> for Activation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match name.as_str() {
+            "silu" | "swish" => Ok(Activation::Silu),
+            _ => settings::gelu::deserialize(name.into_deserializer()).map(Activation::Gelu),
+        }
+    }
+}
+
+impl Activation {
+    /// That of an MLP without a gate.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] naming `file` if it is another than GELU.
+    pub(super) fn gelu(self, file: &Path) -> crate::Result<Gelu> {
+        match self {
+            Activation::Gelu(gelu) => Ok(gelu),
+            Activation::Silu => Err(crate::Error::file(
+                file,
+                "activation \"silu\" is computed in gated MLPs alone, and this one has no gate",
+            )),
+        }
+    }
+}
 
 /// A number for both sides, or height and width.
 #[derive(Clone, Copy, Debug, PartialEq)]

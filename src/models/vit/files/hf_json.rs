@@ -48,6 +48,7 @@ struct HfConfig {
     id2label: Option<Labels>,
     layerscale_value: Option<f32>,
     use_swiglu_ffn: Option<bool>,
+    use_gated_mlp: Option<bool>,
     num_register_tokens: Option<usize>,
     vision_config: Option<Box<HfConfig>>,
     rope_theta: Option<f32>,
@@ -55,7 +56,7 @@ struct HfConfig {
 
 /// Heads of transformers' models where their file does not say, whatever the width.
 fn default_heads(family: Family) -> usize {
-    if family == Family::Dinov3 { 6 } else { 12 }
+    if family.is_dinov3() { 6 } else { 12 }
 }
 
 /// What a model of transformers has where its file does not say, and what it never says. Without a classifier, CLIP's tower is read
@@ -77,7 +78,7 @@ fn defaults(family: Family, has_head: bool) -> Hints {
             final_norm: Some(!has_head),
             ..Hints::default()
         },
-        Family::Dinov3 => Hints {
+        Family::Dinov3 { .. } => Hints {
             eps: Some(1e-5),
             global_pool: Some(Pool::Token),
             init_values: Some(1.0),
@@ -110,16 +111,17 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     let claims = claims::<VitConfig, _>([
         ("hidden_size", config.hidden_size, |config| config.embed_dim),
         ("num_hidden_layers", config.num_hidden_layers, |config| config.depth),
-        ("intermediate_size", config.intermediate_size, VitConfig::hidden),
+        ("intermediate_size", config.intermediate_size, VitConfig::hidden_outputs),
         ("patch_size", patch, |config| config.patch_size),
         ("use_swiglu_ffn", config.use_swiglu_ffn.map(usize::from), |config| usize::from(config.gated_mlp)),
+        ("use_gated_mlp", config.use_gated_mlp.map(usize::from), |config| usize::from(config.gated_mlp)),
         ("num_register_tokens", config.num_register_tokens, |config| config.reg_tokens),
     ]);
     let described = Described {
         hints: Hints {
             heads: Some(config.num_attention_heads.unwrap_or(heads)),
             eps: config.layer_norm_eps.or(defaults.eps),
-            act_layer: config.hidden_act.map(|act| act.0).or(defaults.act_layer),
+            act_layer: activation(&path, config.hidden_act, family)?.or(defaults.act_layer),
             init_values: config.layerscale_value.or(defaults.init_values),
             rope_temperature: defaults.rope_temperature.map(|base| config.rope_theta.unwrap_or(base)),
             img_size: config.image_size.map(|side| (side.height, side.width)),
@@ -131,6 +133,18 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
         claims,
     };
     preprocessor(folder, described)
+}
+
+/// That of an MLP. A DINOv3's gate has the one that the file names, which must be SiLU, where a Dinov2's always has that.
+fn activation(path: &Path, named: Option<Activation>, family: Family) -> Result<Option<Gelu>> {
+    match (named, family) {
+        (Some(Activation::Silu), Family::Dinov3 { gated: true }) => Ok(None),
+        (_, Family::Dinov3 { gated: true }) => {
+            Err(Error::file(path, "a gated MLP with another hidden_act than silu is not computed here"))
+        }
+        (Some(act), _) => act.gelu(path).map(Some),
+        (None, _) => Ok(None),
+    }
 }
 
 /// transformers' `preprocessor_config.json`.

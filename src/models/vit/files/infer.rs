@@ -83,9 +83,9 @@ pub(super) const REFUSED: [(&str, &str); 25] = [
     ("k_norm", "normed queries and keys"),
     ("attn.norm", "a norm within attention"),
     ("mlp.norm", "a norm within the MLP"),
-    ("fc1_*", "a gated MLP (SwiGLU)"),
+    ("fc1_*", "a gated MLP (SwiGLU) of another kind than DINOv3's"),
     ("w12", "a gated MLP (SwiGLU)"),
-    ("gate_proj", "a gated MLP (SwiGLU) of another kind than DINOv2's"),
+    ("gate_proj", "a gated MLP (SwiGLU) of another kind than those of DINOv2 and DINOv3"),
     ("attn_pool", "attention pooling of another kind than SigLIP's"),
     ("rel_pos*", "relative positions"),
     ("relative_position*", "relative positions"),
@@ -106,9 +106,11 @@ const POSITIONS: &str = "pos_embed";
 /// Before a block's number.
 const BLOCKS: &str = "blocks.";
 
-/// Widths of published models whose heads are not 64 wide, with their heads. The last is SigLIP 2's; those of
-/// DINOv2 giant, which is as wide and gated, are 64 wide.
+/// Widths of published models whose heads are not 64 wide, with their heads.
 const UNUSUAL_HEADS: [(usize, usize); 5] = [(1152, 16), (1280, 16), (1408, 16), (1664, 16), (1536, 16)];
+
+/// Those with gated MLPs: DINOv3's ViT-7B. The heads of DINOv2 giant and of DINOv3's ViT-H+, as wide as others above, are 64 wide.
+const UNUSUAL_GATED_HEADS: [(usize, usize); 1] = [(4096, 32)];
 
 /// The configuration.
 ///
@@ -284,7 +286,8 @@ fn heads(width: usize, gated_mlp: bool, hints: &Hints) -> Result<usize> {
     if let Some(heads) = hints.heads {
         return Ok(heads);
     }
-    let unusual = UNUSUAL_HEADS.iter().find(|(of, _)| *of == width && !gated_mlp).map(|(_, heads)| *heads);
+    let published: &[(usize, usize)] = if gated_mlp { &UNUSUAL_GATED_HEADS } else { &UNUSUAL_HEADS };
+    let unusual = published.iter().find(|(of, _)| *of == width).map(|(_, heads)| *heads);
     let Some(heads) = unusual.or_else(|| width.is_multiple_of(64).then_some(width / 64)) else {
         let what = format!(
             "is not told by the weights, and a width of {width} is none of published models: tell it (`heads`, --heads)"

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::infer::Hints;
 use super::names::GATED;
-use crate::checkpoint::{Checkpoint, HostTensor, fault};
+use crate::checkpoint::{Checkpoint, HostTensor, Packing, cut, fault};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 
@@ -13,9 +13,28 @@ type Tensors = BTreeMap<String, HostTensor>;
 /// Layer scale, as timm's Eva calls it, of which its DINOv3 are, and as its ViT does.
 const SCALES: [(&str, &str); 2] = [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")];
 
-/// Gives the layer scales of timm's DINOv3 the names that they have in its ViTs.
-pub(super) fn from_dinov3(tensors: &mut Tensors) {
+// The gate, what it lets through, and the layer that has both here and in timm's ViTs: its DINOv3s with gated MLPs have two.
+const GATE: &str = ".mlp.fc1_g.";
+const UP: &str = ".mlp.fc1_x.";
+const PACKED: &str = ".mlp.fc1.";
+
+/// Gives the layer scales of timm's DINOv3 the names that they have in its ViTs, and packs the first layers of gated MLPs.
+///
+/// # Errors
+/// [`crate::Error::Parameter`] for a gate without the layer beside it, or of another shape.
+pub(super) fn from_dinov3(tensors: &mut Tensors) -> Result<()> {
     rename_ends(tensors, SCALES);
+    let gates: Vec<String> = tensors.keys().filter(|name| name.contains(GATE)).cloned().collect();
+    for gate in gates {
+        let packed = gate.replace(GATE, PACKED);
+        if tensors.contains_key(&packed) {
+            return Err(fault(&packed, "is there beside its parts"));
+        }
+        let found = vec![tensors.remove(&gate), tensors.remove(&gate.replace(GATE, UP))];
+        let tensor = Packing { names: &["fc1_g", "fc1_x"], found }.pack(&packed)?;
+        tensors.insert(packed, tensor);
+    }
+    Ok(())
 }
 
 /// A gated MLP's layers have names of their own in transformers' Dinov2.
@@ -41,9 +60,20 @@ pub(super) fn with_encoder(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
-/// The way back.
-pub(super) fn to_dinov3(tensors: &mut Tensors) {
+/// The way back from [`from_dinov3`].
+///
+/// # Errors
+/// [`crate::Error::Parameter`] for a gated layer of an odd number of rows.
+pub(super) fn to_dinov3(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
     rename_ends(tensors, SCALES.map(|(theirs, ours)| (ours, theirs)));
+    let is_packed = |name: &&String| config.gated_mlp && name.contains(PACKED);
+    let packed: Vec<String> = tensors.keys().filter(is_packed).cloned().collect();
+    for name in packed {
+        let parts = tensors.remove(&name).and_then(|tensor| cut(&tensor, 2));
+        let parts = parts.ok_or_else(|| fault(&name, "has no two halves"))?;
+        tensors.extend([GATE, UP].map(|part| name.replace(PACKED, part)).into_iter().zip(parts));
+    }
+    Ok(())
 }
 
 fn rename_ends(tensors: &mut Tensors, ends: [(&str, &str); 2]) {

@@ -16,8 +16,8 @@ pub(super) enum Family {
     Dinov2,
     /// transformers' `Dinov2WithRegisters`.
     Dinov2WithRegisters,
-    /// transformers' `DINOv3ViT`.
-    Dinov3,
+    /// transformers' `DINOv3ViT`; its larger models have gated MLPs, whose layers have other names.
+    Dinov3 { gated: bool },
     /// The tower of pictures of transformers' `CLIP`.
     Clip,
     /// The same of its `Siglip`, with a classifier, which reads the mean of the patches.
@@ -32,7 +32,7 @@ impl Family {
         let names = || checkpoint.tensors.keys().chain(checkpoint.skipped.keys());
         let is_of_a_dinov2 = |name: &String| name.starts_with(DINOV2.blocks.0) && name.contains(".layer_scale1.");
         if names().any(|name| name == DINOV3_PATCHES.0) {
-            return Some(Family::Dinov3);
+            return Some(Family::Dinov3 { gated: names().any(|name| name.contains(".mlp.gate_proj.")) });
         }
         if names().any(|name| name == CLIP_PATCHES) {
             let has = |name: &str| names().any(|own| own == name);
@@ -63,7 +63,8 @@ impl Family {
             Family::Deit => &DEIT,
             Family::Dinov2 => &DINOV2,
             Family::Dinov2WithRegisters => &DINOV2_WITH_REGISTERS,
-            Family::Dinov3 => &DINOV3,
+            Family::Dinov3 { gated: false } => &DINOV3,
+            Family::Dinov3 { gated: true } => &DINOV3_GATED,
             Family::Clip => &CLIP,
             Family::Siglip => &SIGLIP,
             Family::SiglipTower => &SIGLIP_TOWER,
@@ -74,7 +75,7 @@ impl Family {
     pub(super) fn normalize(self) -> Normalize {
         match self {
             Family::Vit | Family::Siglip | Family::SiglipTower => Normalize::INCEPTION,
-            Family::Deit | Family::Dinov2 | Family::Dinov2WithRegisters | Family::Dinov3 => Normalize::IMAGENET,
+            Family::Deit | Family::Dinov2 | Family::Dinov2WithRegisters | Family::Dinov3 { .. } => Normalize::IMAGENET,
             Family::Clip => Normalize::CLIP,
         }
     }
@@ -86,7 +87,7 @@ impl Family {
             Family::Deit => "DeiTForImageClassificationWithTeacher",
             Family::Dinov2 => "Dinov2ForImageClassification",
             Family::Dinov2WithRegisters => "Dinov2WithRegistersForImageClassification",
-            Family::Dinov3 => "DINOv3ViTModel",
+            Family::Dinov3 { .. } => "DINOv3ViTModel",
             Family::Clip => "CLIPForImageClassification",
             Family::Siglip => "SiglipForImageClassification",
             Family::SiglipTower => "SiglipVisionModel",
@@ -96,7 +97,7 @@ impl Family {
     /// How the library resamples its positions.
     pub(super) fn resampling(self) -> Resampling {
         match self {
-            Family::Dinov2WithRegisters | Family::Dinov3 => Resampling::Antialiased,
+            Family::Dinov2WithRegisters | Family::Dinov3 { .. } => Resampling::Antialiased,
             Family::Vit | Family::Deit | Family::Dinov2 | Family::Clip | Family::Siglip | Family::SiglipTower => {
                 Resampling::Plain
             }
@@ -106,6 +107,10 @@ impl Family {
     /// Whether it is one of the two with layer scale and a head on class token and mean.
     pub(super) fn is_dinov2(self) -> bool {
         matches!(self, Family::Dinov2 | Family::Dinov2WithRegisters)
+    }
+
+    pub(super) fn is_dinov3(self) -> bool {
+        matches!(self, Family::Dinov3 { .. })
     }
 }
 
@@ -249,6 +254,16 @@ const DINOV3: Renaming = Renaming {
     ],
     packed: &[(&["attention.q_proj", "attention.k_proj", "attention.v_proj"], "attn.qkv")],
     ..VIT
+};
+
+/// ViT-S+, ViT-H+ and ViT-7B.
+const DINOV3_GATED: Renaming = Renaming {
+    layers: &[("norm1", "norm1"), ("attention.o_proj", "attn.proj"), ("norm2", "norm2"), ("mlp.down_proj", "mlp.fc2")],
+    packed: &[
+        (&["mlp.gate_proj", "mlp.up_proj"], "mlp.fc1"),
+        (&["attention.q_proj", "attention.k_proj", "attention.v_proj"], "attn.qkv"),
+    ],
+    ..DINOV3
 };
 
 const CLIP_PATCHES: &str = "embeddings.patch_embedding.weight";

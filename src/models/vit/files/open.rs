@@ -88,7 +88,7 @@ pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pretrained>
 /// Weights under timm's names and in its shapes, and what transformers' files tell of them.
 fn from_transformers(checkpoint: Checkpoint, folder: &Path, family: Family) -> Result<(Checkpoint, Described)> {
     let checkpoint = match family {
-        Family::Dinov3 => layouts::without_inner_model(checkpoint),
+        Family::Dinov3 { .. } => layouts::without_inner_model(checkpoint),
         Family::Vit | Family::Deit => layouts::with_encoder(checkpoint),
         _ => checkpoint,
     };
@@ -109,7 +109,7 @@ fn from_timm(mut checkpoint: Checkpoint, folder: &Path) -> Result<(Checkpoint, D
         described.hints = hints;
     }
     if described.hints.rope_temperature.is_some() {
-        layouts::from_dinov3(&mut checkpoint.tensors);
+        layouts::from_dinov3(&mut checkpoint.tensors)?;
     }
     Ok((checkpoint, described))
 }
@@ -139,7 +139,7 @@ impl Pretrained {
         if let Some(config) = metadata::config(&checkpoint)? {
             if config.rope_temperature.is_some() {
                 // Exported for timm.
-                layouts::from_dinov3(&mut checkpoint.tensors);
+                layouts::from_dinov3(&mut checkpoint.tensors)?;
             }
             check_sizes(&checkpoint, &config)?;
             options.check(file, &config)?;

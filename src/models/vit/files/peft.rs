@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::adapted::places;
-use super::names::Family;
+use super::names::{Family, GATED};
 use super::{Pretrained, export};
 use crate::checkpoint::fault;
 use crate::error::{Error, Result};
@@ -30,6 +30,10 @@ const KNOWN: Known = Known {
     heads: &[HEAD, HEADS[0], HEADS[1], HEADS_OF_TIMM[0], HEADS_OF_TIMM[1]],
 };
 
+/// The same for models with gated MLPs, in which one of these names stands for another layer.
+const KNOWN_GATED: Known =
+    Known { layers: &[&LAYERS_OF_GATED, &GATED, &LAYERS_OF_GATED_TIMM, &LAYERS_OF_TIMM, &OLD_LAYERS], ..KNOWN };
+
 /// What stands before a block's number here.
 const OURS: &str = "blocks.";
 
@@ -46,6 +50,17 @@ const LAYERS: [Pair; 6] = [
 /// The same of a DINOv3.
 const LAYERS_OF_DINOV3: [Pair; 6] =
     [LAYERS[0], LAYERS[1], LAYERS[2], LAYERS[3], ("mlp.up_proj", "mlp.fc1"), ("mlp.down_proj", "mlp.fc2")];
+
+/// The same of a Dinov2 or DINOv3 with gated MLPs.
+const LAYERS_OF_GATED: [Pair; 7] = [
+    LAYERS[0],
+    LAYERS[1],
+    LAYERS[2],
+    LAYERS[3],
+    ("mlp.gate_proj", "mlp.fc1.gate"),
+    ("mlp.up_proj", "mlp.fc1.up"),
+    ("mlp.down_proj", "mlp.fc2"),
+];
 
 /// The same of the towers of CLIP and SigLIP.
 const LAYERS_OF_TOWERS: [Pair; 6] = [
@@ -70,6 +85,15 @@ const OLD_LAYERS: [Pair; 6] = [
 /// timm's.
 const LAYERS_OF_TIMM: [Pair; 4] =
     [("attn.qkv", "attn.qkv"), ("attn.proj", "attn.proj"), ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2")];
+
+/// The same of its DINOv3s with gated MLPs.
+const LAYERS_OF_GATED_TIMM: [Pair; 5] = [
+    LAYERS_OF_TIMM[0],
+    LAYERS_OF_TIMM[1],
+    ("mlp.fc1_g", "mlp.fc1.gate"),
+    ("mlp.fc1_x", "mlp.fc1.up"),
+    LAYERS_OF_TIMM[3],
+];
 
 /// The head, and here.
 const HEAD: Pair = ("classifier", "head");
@@ -124,28 +148,35 @@ fn spelling(config: &VitConfig, names: AdapterNames) -> Result<Spelling> {
         fan_in_fan_out: false,
     };
     if names == AdapterNames::Timm {
-        return Ok(new(OURS, &LAYERS_OF_TIMM, &HEADS_OF_TIMM));
+        let is_in_two = config.gated_mlp && config.rope_temperature.is_some();
+        let layers: &[Pair] = if is_in_two { &LAYERS_OF_GATED_TIMM } else { &LAYERS_OF_TIMM };
+        return Ok(new(OURS, layers, &HEADS_OF_TIMM));
     }
     let family = export::family(config)?;
     if family.is_dinov2() && config.global_pool != Pool::TokenAvg {
         let expected = "class token and mean, which transformers' Dinov2 reads: write the adapter with timm's names";
         return Err(Error::argument("save_adapter", "global_pool", expected, "another setting"));
     }
+    let of_dinov2: &[Pair] = if config.gated_mlp { &LAYERS_OF_GATED } else { &LAYERS };
     Ok(match family {
         Family::Vit => new("vit.layers.", &LAYERS, &[HEAD]),
         Family::Deit => new("deit.layers.", &LAYERS, &HEADS),
-        Family::Dinov2 => new("dinov2.encoder.layer.", &LAYERS, &[HEAD]),
-        Family::Dinov2WithRegisters => new("dinov2_with_registers.encoder.layer.", &LAYERS, &[HEAD]),
+        Family::Dinov2 => new("dinov2.encoder.layer.", of_dinov2, &[HEAD]),
+        Family::Dinov2WithRegisters => new("dinov2_with_registers.encoder.layer.", of_dinov2, &[HEAD]),
         Family::Clip | Family::Siglip => new("vision_model.encoder.layers.", &LAYERS_OF_TOWERS, &[HEAD]),
         Family::SiglipTower => Spelling { has_heads: false, ..new("encoder.layers.", &LAYERS_OF_TOWERS, &[HEAD]) },
-        Family::Dinov3 => Spelling { has_heads: false, ..new("model.layer.", &LAYERS_OF_DINOV3, &[HEAD]) },
+        Family::Dinov3 { gated } => {
+            let layers: &[Pair] = if gated { &LAYERS_OF_GATED } else { &LAYERS_OF_DINOV3 };
+            Spelling { has_heads: false, ..new("model.layer.", layers, &[HEAD]) }
+        }
     })
 }
 
 /// Writes the adapters of `model`, and what else it trains, as a folder that PEFT loads beside the model they were trained on:
 /// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub.
 ///
-/// An adapter of the packed queries, keys and values is written for transformers as one of each, with the same A. A head that
+/// An adapter of the packed queries, keys and values, or of a gated MLP's first layer, is written for transformers as one of each, with
+/// the same A. A head that
 /// transformers' model has not, as its DINOv3, lies beside the adapters, where PEFT passes over it. The folder is written as by
 /// [`super::export_hf`].
 ///
@@ -170,7 +201,8 @@ impl Pretrained {
     /// system refuses.
     pub fn load_adapter(&mut self, folder: impl AsRef<Path>) -> Result<()> {
         peft::expect_none(self.config.lora.as_ref())?;
-        let adapter = Adapter::read(folder.as_ref(), &KNOWN)?;
+        let known = if self.config.gated_mlp { &KNOWN_GATED } else { &KNOWN };
+        let adapter = Adapter::read(folder.as_ref(), known)?;
         let mut config = self.config.clone();
         config.num_classes = classes(&adapter, &config)?;
         let places: Vec<_> = places(&config).collect();

@@ -94,7 +94,10 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             eps: architectures::eps(&architecture),
             rope_temperature: architectures::rope_temperature(&architecture)
                 .map(|base| args.rope_temperature.unwrap_or(base)),
-            act_layer: Some(args.act_layer.map_or_else(|| architectures::activation(&architecture), |act| act.0)),
+            act_layer: Some(match args.act_layer {
+                Some(act) => act.gelu(&path)?,
+                None => architectures::activation(&architecture),
+            }),
             architecture: Some(architecture),
             ..Hints::default()
         },
