@@ -59,6 +59,7 @@ pub mod gpu;
 mod hash;
 #[cfg(feature = "train")]
 mod identity;
+mod interpolation;
 pub mod ltd;
 pub mod models;
 pub mod nn;

@@ -1,10 +1,12 @@
-//! Bicubic resampling along one axis: which source samples make each new one, and with what weights. Shared by pictures,
-//! which are resized as Pillow does, and position embeddings, resized as PyTorch does: with antialiasing by the same filter,
-//! or without ([`Axis::plain`]).
+//! Resampling along one axis: which source samples make each new one, and with what weights. Shared by pictures, which are resized as
+//! Pillow does, and position embeddings, resized as PyTorch does: bicubic, with antialiasing by the same filter, or without
+//! ([`Axis::plain`]).
 //!
 //! Of a window that starts at `start` and is `length` long, new sample *i* has its centre at c = start + (i + 1/2)·s in the
-//! source, s = length / size. It is the weighted mean of the source samples that lie within 2·max(s, 1) of c, with Keys'
-//! cubic kernel (a = −1/2) stretched by max(s, 1): that stretching is the antialiasing.
+//! source, s = length / size. It is the weighted mean of the source samples that lie within the filter's reach of c, with Keys'
+//! cubic kernel (a = −1/2), which reaches 2 samples far, or a triangle of 1; both stretched by max(s, 1), which is the antialiasing.
+
+use crate::interpolation::Interpolation;
 
 /// The source samples `start..start + count` that make one new sample.
 pub(crate) struct Span {
@@ -35,16 +37,20 @@ impl<W> Axis<W> {
 impl Axis<f64> {
     /// `size` new samples of the window `length` long from `start`, in an axis of `source` samples. The window is not empty
     /// and lies inside.
-    pub(crate) fn new(source: usize, start: f64, length: f64, size: usize) -> Self {
+    pub(crate) fn new(source: usize, start: f64, length: f64, size: usize, filter: Interpolation) -> Self {
+        let (reach, kernel): (f64, fn(f64) -> f64) = match filter {
+            Interpolation::Bicubic => (2.0, |x| cubic(x, ANTIALIASED)),
+            Interpolation::Bilinear => (1.0, triangle),
+        };
         let scale = length / size as f64;
         let stretch = scale.max(1.0);
-        let (reach, shrink) = (2.0 * stretch, 1.0 / stretch);
+        let (reach, shrink) = (reach * stretch, 1.0 / stretch);
         let mut axis = Axis { spans: Vec::with_capacity(size), weights: Vec::new() };
         for index in 0..size {
             let centre = start + (index as f64 + 0.5) * scale;
             let first = (centre - reach + 0.5).max(0.0) as usize;
             let end = (centre + reach + 0.5).min(source as f64) as usize;
-            axis.push(first, (first..end).map(|x| cubic((x as f64 - centre + 0.5) * shrink, ANTIALIASED)));
+            axis.push(first, (first..end).map(|x| kernel((x as f64 - centre + 0.5) * shrink)));
         }
         axis
     }
@@ -95,4 +101,9 @@ fn cubic(x: f64, a: f64) -> f64 {
     } else {
         0.0
     }
+}
+
+/// 1 at 0, and 0 from 1 on.
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
 }

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use wgrad::data::{
-    AutoAugment, ColorJitter, Crop, Edit, Fill, Image, Key, Normalize, Padding, Part, RandomErasing, Transform,
+    AutoAugment, ColorJitter, Crop, Edit, Fill, Image, Interpolation, Key, Normalize, Padding, Part, RandomErasing,
+    Transform,
 };
 
 use crate::data::{apply, assert_mentions, channels_first, fnv, noise, refused};
@@ -116,7 +117,7 @@ fn edits_of_single_and_grey_pixels() {
 
 // Crops.
 
-/// As Pillow 13.0.0: `noise.crop(part).resize((size, size), BICUBIC)`, which does not look around the part.
+/// As Pillow 13.0.0: `noise.crop(part).resize((size, size), BICUBIC)`, or BILINEAR, which does not look around the part.
 #[test]
 fn resized_parts_equal_pillow() {
     let cases = [
@@ -126,14 +127,25 @@ fn resized_parts_equal_pillow() {
         ([9, 7], [8, 6, 1, 1], 5, 0x17d9_7e1e_0b5d_df40),
         ([64, 64], [10, 20, 32, 32], 32, 0x556b_d6c4_aad4_7671),
         ([50, 20], [3, 2, 47, 5], 24, 0x3d7e_109c_a7d4_16e9),
-    ];
-    for ([width, height], [left, top, part_width, part_height], size, expected) in cases {
+    ]
+    .map(|case| (Interpolation::Bicubic, case));
+    let bilinear = [
+        ([40, 30], [5, 3, 20, 17], 12, 0x2d1e_a0a5_e3df_0df5),
+        ([33, 1000], [4, 10, 29, 900], 16, 0x82bb_61a7_0e86_d67f),
+        ([50, 20], [3, 2, 47, 5], 24, 0x6f3c_3346_32d1_6d14),
+    ]
+    .map(|case| (Interpolation::Bilinear, case));
+    for (filter, ([width, height], [left, top, part_width, part_height], size, expected)) in
+        cases.into_iter().chain(bilinear)
+    {
         let part = Part { left, top, width: part_width, height: part_height };
-        let resized = noise(width, height).resize_part(part, size, size).unwrap();
+        let resized = noise(width, height).resize_part(part, size, size, filter).unwrap();
         assert_eq!(fnv(resized.pixels()), expected, "{part:?} of {width} x {height} to {size}");
     }
     let image = noise(6, 4);
-    let refuse = |left, top, width, height| refused(image.resize_part(Part { left, top, width, height }, 2, 2));
+    let refuse = |left, top, width, height| {
+        refused(image.resize_part(Part { left, top, width, height }, 2, 2, Interpolation::Bicubic))
+    };
     assert_mentions(&refuse(0, 0, 7, 4), &["part", "6 x 4"]);
     assert_mentions(&refuse(1, 0, 6, 4), &["part"]);
     assert_mentions(&refuse(0, 2, 6, 3), &["part"]);
@@ -147,7 +159,8 @@ fn random_resized_crops_lie_anywhere() {
     let image = noise(16, 16);
     let transform = Transform::new(8, Crop::RandomResized { scale: (0.25, 0.25), ratio: (1.0, 1.0) });
     let places = (0..9).flat_map(|left| (0..9).map(move |top| Part { left, top, width: 8, height: 8 }));
-    let windows: Vec<_> = places.map(|part| channels_first(&image.resize_part(part, 8, 8).unwrap())).collect();
+    let windows: Vec<_> =
+        places.map(|part| channels_first(&image.resize_part(part, 8, 8, Interpolation::Bicubic).unwrap())).collect();
     let mut seen = vec![0; windows.len()];
     for sample in 0..2000 {
         let made = apply(transform, &image, sample);
@@ -189,7 +202,7 @@ fn pictures_too_narrow_for_the_ratio_give_their_middle() {
     {
         let image = noise(width, height);
         let part = Part { left, top, width: part_width, height: part_height };
-        let expected = channels_first(&image.resize_part(part, 7, 7).unwrap());
+        let expected = channels_first(&image.resize_part(part, 7, 7, Interpolation::Bicubic).unwrap());
         assert_eq!(apply(Transform::new(7, crop), &image, 5), expected, "{width} x {height}");
     }
 }
@@ -400,9 +413,17 @@ fn any_transform() -> impl Strategy<Value = Transform> {
         fill: if noise { Fill::Noise } else { Fill::Colour([1, 2, 3]) },
         ..RandomErasing::new(probability)
     });
-    let rest = (proptest::option::of(jitter), proptest::option::of(erasing), any::<bool>());
-    (1u32..40, any_crop(), auto_augment, rest).prop_map(|(size, crop, auto_augment, (color_jitter, erasing, flip))| {
-        Transform { size, crop, flip, auto_augment, color_jitter, erasing }
+    let filter = prop_oneof![Just(Interpolation::Bicubic), Just(Interpolation::Bilinear)];
+    let crop = (1u32..40, any_crop(), filter, any::<bool>());
+    let edits = (auto_augment, proptest::option::of(jitter), proptest::option::of(erasing));
+    (crop, edits).prop_map(|((size, crop, interpolation, flip), (auto_augment, color_jitter, erasing))| Transform {
+        size,
+        crop,
+        interpolation,
+        flip,
+        auto_augment,
+        color_jitter,
+        erasing,
     })
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wgrad::data::{
-    Crop, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Key, Loader, LoaderOptions, Normalize, Padding,
-    Position, Split, Transform, cifar10, cifar100, digits, image_folder,
+    Crop, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Interpolation, Key, Loader, LoaderOptions,
+    Normalize, Padding, Position, Split, Transform, cifar10, cifar100, digits, image_folder,
 };
 use wgrad::{Error, Result};
 
@@ -433,7 +433,7 @@ fn garbled_photos_never_panic() {
     }
 }
 
-// Resizing. The expected values are Pillow 13.0.0's: Image.fromarray(noise).resize(size, Image.BICUBIC).
+// Resizing. The expected values are Pillow 13.0.0's: Image.fromarray(noise).resize(size, Image.BICUBIC), and BILINEAR.
 
 fn hex(text: &str) -> Vec<u8> {
     let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
@@ -468,21 +468,24 @@ fn resizing_equals_pillow() {
         ),
     ];
     for ([width, height, to_width, to_height], expected) in cases {
-        let resized = noise(width, height).resize(to_width, to_height).unwrap();
+        let resized = noise(width, height).resize(to_width, to_height, Interpolation::Bicubic).unwrap();
         assert_eq!(resized.pixels(), hex(expected), "{width} x {height} to {to_width} x {to_height}");
     }
     let hashes = [
-        ([8, 8, 224, 224], 0xf979_668e_4adc_e7d4),
-        ([32, 32, 224, 224], 0xda28_d7f4_dff2_7c7f),
-        ([37, 53, 17, 91], 0xead1_e231_5a4a_3aac),
-        ([640, 481, 256, 192], 0x9b10_caea_69a3_c0b7),
-        ([1000, 7, 33, 7], 0xde70_9f95_fd11_09e7),
-        ([31, 17, 31, 200], 0x6c26_0cf6_4b25_51fd),
-        ([33, 1000, 40, 100], 0x269f_22fb_dd20_ee06), // Rows first.
+        ([8, 8, 224, 224], 0xf979_668e_4adc_e7d4, 0x5625_1826_3bcd_bed9),
+        ([32, 32, 224, 224], 0xda28_d7f4_dff2_7c7f, 0xae13_cd13_5c6f_7f7c),
+        ([37, 53, 17, 91], 0xead1_e231_5a4a_3aac, 0xdcdb_663c_f0f8_e940),
+        ([640, 481, 256, 192], 0x9b10_caea_69a3_c0b7, 0x4d56_03bb_e524_01a5),
+        ([1000, 7, 33, 7], 0xde70_9f95_fd11_09e7, 0x379c_5661_49d6_14e6),
+        ([31, 17, 31, 200], 0x6c26_0cf6_4b25_51fd, 0x9150_4e40_fae8_b983),
+        ([33, 1000, 40, 100], 0x269f_22fb_dd20_ee06, 0x4d30_ad25_2cd6_14f4), // Rows first.
     ];
-    for ([width, height, to_width, to_height], expected) in hashes {
-        let resized = noise(width, height).resize(to_width, to_height).unwrap();
-        assert_eq!(fnv(resized.pixels()), expected, "{width} x {height} to {to_width} x {to_height}");
+    for ([width, height, to_width, to_height], bicubic, bilinear) in hashes {
+        for (filter, expected) in [(Interpolation::Bicubic, bicubic), (Interpolation::Bilinear, bilinear)] {
+            let resized = noise(width, height).resize(to_width, to_height, filter).unwrap();
+            let what = format!("{width} x {height} to {to_width} x {to_height}, {filter:?}");
+            assert_eq!(fnv(resized.pixels()), expected, "{what}");
+        }
     }
 }
 
@@ -494,9 +497,12 @@ fn the_evaluation_crop_equals_pillow() {
         ([37, 80, 24], 0.9, 0xd8b5_729b_5b7c_edcc),
         ([300, 200, 64], 1.0, 0x85a4_8de1_6d4d_ccf6),
         ([5, 9, 28], 0.875, 0x356d_c643_18a8_7247),
-    ];
-    for ([width, height, size], fraction, expected) in hashes {
-        let transform = Transform::new(size, Crop::Centre { fraction });
+    ]
+    .map(|(sizes, fraction, expected)| (sizes, fraction, Interpolation::Bicubic, expected));
+    let bilinear = [([50, 37, 32], 0.875, 0xb8d7_44a9_4efd_6534), ([300, 200, 64], 1.0, 0xf38c_29ae_2455_437b)]
+        .map(|(sizes, fraction, expected)| (sizes, fraction, Interpolation::Bilinear, expected));
+    for ([width, height, size], fraction, interpolation, expected) in hashes.into_iter().chain(bilinear) {
+        let transform = Transform { interpolation, ..Transform::new(size, Crop::Centre { fraction }) };
         let mut sample = vec![0; transform.sample_bytes()];
         transform.apply(&noise(width, height), Key { seed: 1, epoch: 2, sample: 3 }, &mut sample).unwrap();
         assert_eq!(fnv(&sample), expected, "{width} x {height} to {size} at {fraction}");
@@ -507,9 +513,11 @@ fn the_evaluation_crop_equals_pillow() {
 fn resizing_refuses_sizes_and_windows_that_make_no_sense() {
     use wgrad::data::Window;
     let image = noise(6, 4);
-    assert_mentions(&refused(image.resize(0, 3)), &["width"]);
-    assert_mentions(&refused(image.resize(3, 40_000)), &["height"]);
-    let window = |left, top, width, height| refused(image.resize_window(Window { left, top, width, height }, 2, 2));
+    assert_mentions(&refused(image.resize(0, 3, Interpolation::Bicubic)), &["width"]);
+    assert_mentions(&refused(image.resize(3, 40_000, Interpolation::Bicubic)), &["height"]);
+    let window = |left, top, width, height| {
+        refused(image.resize_window(Window { left, top, width, height }, 2, 2, Interpolation::Bicubic))
+    };
     assert_mentions(&window(1.0, 0.0, 5.5, 4.0), &["window width"]);
     assert_mentions(&window(-0.1, 0.0, 2.0, 4.0), &["window width"]);
     assert_mentions(&window(0.0, f64::NAN, 2.0, 4.0), &["window height"]);
@@ -529,7 +537,7 @@ pub fn apply(transform: Transform, image: &Image<'_>, sample: u32) -> Vec<u8> {
 fn random_crops_are_windows_of_the_resized_photo() {
     let image = noise(40, 30);
     let transform = Transform { flip: true, ..Transform::new(12, Crop::Random { fraction: 0.8 }) };
-    let resized = image.resize(20, 15).unwrap();
+    let resized = image.resize(20, 15, Interpolation::Bicubic).unwrap();
     let mut windows = Vec::new();
     for (left, top) in (0..=8).flat_map(|left| (0..=3).map(move |top| (left, top))) {
         let window = cut(&resized, left, top, 12);

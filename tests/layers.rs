@@ -11,7 +11,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("identity", &[]),
     ("files", &["error"]),
     ("normalize", &[]),
-    ("resample", &[]),
+    ("interpolation", &[]),
+    ("resample", &["interpolation"]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "hash", "gpu", "tensor"]),
@@ -19,11 +20,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Files of any model: each reads and writes its own through it.
     ("checkpoint", &["error", "files", "tensor", "autograd"]),
     ("nn", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops"]),
-    ("models", &["error", "shape", "hash", "resample", "gpu", "tensor", "autograd", "ops", "checkpoint", "nn"]),
+    (
+        "models",
+        &[
+            "error",
+            "shape",
+            "hash",
+            "interpolation",
+            "resample",
+            "gpu",
+            "tensor",
+            "autograd",
+            "ops",
+            "checkpoint",
+            "nn",
+        ],
+    ),
     ("ltd", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "hash", "identity", "files", "normalize", "resample"]),
+    ("data", &["error", "hash", "identity", "files", "normalize", "interpolation", "resample"]),
     (
         "train",
         // No model: it trains any.

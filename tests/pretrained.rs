@@ -10,8 +10,8 @@ use wgrad::Error;
 use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{HostTensor, Storage, download, read, write, write_as};
 use wgrad::models::vit::{
-    ExportOptions, HeadFit, OpenOptions, Pool, Pretrained, Resampling, Vit, VitConfig, export_hf, export_timm, open,
-    resample_pos_embed, save,
+    ExportOptions, HeadFit, Interpolation, OpenOptions, Pool, Pretrained, Resampling, Vit, VitConfig, export_hf,
+    export_timm, open, resample_pos_embed, save,
 };
 use wgrad::ops::Normalize;
 
@@ -485,7 +485,7 @@ fn a_head_follows_the_names_of_its_classes() {
 fn a_folder_of_transformers_is_opened() {
     let opened = open(hf_reference(), &OpenOptions::default()).unwrap();
     let expected = VitConfig { img_size: (32, 32), patch_size: 8, num_classes: 5, ..VitConfig::custom(48, 2, 4) };
-    assert_eq!(opened.config, VitConfig { eps: 1e-12, ..expected });
+    assert_eq!(opened.config, VitConfig { eps: 1e-12, interpolation: Interpolation::Bilinear, ..expected });
     assert_eq!(opened.class_names.unwrap(), ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4"]);
 }
 

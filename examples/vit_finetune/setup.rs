@@ -70,6 +70,7 @@ impl Setup {
              trained as a whole"
         );
         choose_crops(&mut data, &mut recipe, weights.crop_fraction());
+        data.interpolation = config.interpolation;
         let wanted = recipe.training.batch_size;
         ensure!(wanted > 0, "--batch-size 0: at least 1");
         let read = check::pictures(&data, wanted, args.strict)?;

@@ -49,7 +49,8 @@ impl Source {
         let (height, width) = self.pretrained.config.img_size;
         ensure!(height == width, "the model takes {height}x{width} pictures; only square ones are supported here");
         // Of 1: the short side at the model's size, the middle of the long one.
-        Ok(Transform::new(u32::try_from(height)?, Crop::Centre { fraction: self.crop }))
+        let interpolation = self.pretrained.config.interpolation;
+        Ok(Transform { interpolation, ..Transform::new(u32::try_from(height)?, Crop::Centre { fraction: self.crop }) })
     }
 
     pub fn classes(&self) -> usize {

@@ -1,5 +1,6 @@
 //! Commands as wgpu has them: what a submission reads, its passes and copies, and the bind groups that dispatches share.
 
+use super::clock::Instant;
 use super::profiler::Profiler;
 use super::recorder::{Command, GroupKey, RawView, Recorder};
 
@@ -77,7 +78,11 @@ impl Recorder {
             }
         }
         self.sign(&mut encoder, offsets);
-        queue.submit([encoder.finish()])
+        let encoded = encoder.finish();
+        let begun = Instant::now();
+        let submission = queue.submit([encoded]);
+        self.submitting += begun.elapsed();
+        submission
     }
 
     /// The profiler's way: a pass of its own for each dispatch, with timestamps around it where the device has them,

@@ -161,7 +161,8 @@ pub struct GpuStats {
     pub held_bind_groups: usize,
     /// Time spent compiling shaders and pipelines.
     pub compile_time: Duration,
-    /// Time that threads have waited for the device: for results, for memory, and where it had too much to do.
+    /// Time that threads have waited for the device: for results, for memory, and where it had too much to do. CPU drivers may compute
+    /// while a submission is made, so there it counts too.
     pub wait_time: Duration,
 }
 
@@ -363,7 +364,7 @@ impl Gpu {
             bind_groups: state.recorder.bind_groups,
             held_bind_groups: state.recorder.held_bind_groups(),
             compile_time: state.kernels.compile_time(),
-            wait_time: state.waited,
+            wait_time: state.waited + if self.0.info.is_cpu() { state.recorder.submitting } else { Duration::ZERO },
         }
     }
 

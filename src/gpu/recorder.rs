@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -136,6 +137,8 @@ pub(crate) struct Recorder {
     pub(crate) dispatches: u64,
     pub(crate) submissions: u64,
     pub(crate) bind_groups: u64,
+    /// Time that the driver took to accept submissions.
+    pub(super) submitting: Duration,
     last: Option<wgpu::SubmissionIndex>,
 }
 
@@ -170,6 +173,7 @@ impl Recorder {
             dispatches: 0,
             submissions: 0,
             bind_groups: 0,
+            submitting: Duration::ZERO,
             last: None,
         }
     }

@@ -8,7 +8,9 @@ use crate::common::{assert_close, each_family, gpu};
 use safetensors::SafeTensors;
 use wgrad::Tensor;
 use wgrad::checkpoint;
-use wgrad::models::vit::{ExportOptions, OpenOptions, Pool, Resampling, Vit, VitConfig, export_hf, export_timm, open};
+use wgrad::models::vit::{
+    ExportOptions, Interpolation, OpenOptions, Pool, Resampling, Vit, VitConfig, export_hf, export_timm, open,
+};
 use wgrad::nn::{Mode, Span};
 use wgrad::ops::{self, Rotary, TokenIndices};
 
@@ -120,6 +122,7 @@ fn dinov3_is_told_by_its_files_and_returns() {
         global_pool: Pool::Token,
         fc_norm: None,
         init_values: Some(1.0),
+        interpolation: Interpolation::Bilinear,
         ..expected
     };
     assert_eq!(open(folder(DINOV3), &OpenOptions::default()).unwrap().config, theirs);

@@ -9,7 +9,7 @@ use super::reference::{
 use crate::common::{assert_close, gpu};
 use wgrad::checkpoint::{self, HostTensor};
 use wgrad::models::vit::{
-    ExportOptions, OpenOptions, Pool, Pretrained, Resampling, VitConfig, export_hf, export_timm, open,
+    ExportOptions, Interpolation, OpenOptions, Pool, Pretrained, Resampling, VitConfig, export_hf, export_timm, open,
 };
 use wgrad::ops::{Gelu, Normalize};
 
@@ -181,6 +181,43 @@ fn towers_go_to_the_other_library() {
     let clip = model(&gpu(), &opened(TIMM_CLIP));
     let refused = export_hf(&out.path().join("x"), &clip, &ExportOptions::default()).unwrap_err().to_string();
     assert!(refused.contains("global_pool") && refused.contains("CLIPForImageClassification"), "{refused}");
+}
+
+/// The filter of the file beside the weights, else that of the library's published models; and on to what is exported.
+#[test]
+fn how_pictures_are_resized_is_told_by_files_and_goes_on() {
+    let (gpu, place) = (gpu(), tempfile::tempdir().unwrap());
+    let filter_of = |name: &str, beside: &str, text: Option<String>| {
+        let copy = place.path().join("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::copy(folder(name).join("config.json"), copy.join("config.json")).unwrap();
+        if let Some(text) = text {
+            std::fs::write(copy.join(beside), text).unwrap();
+        }
+        checkpoint::write(copy.join("model.safetensors"), &weights(name), &BTreeMap::new()).unwrap();
+        let opened = open(&copy, &OpenOptions::default()).unwrap();
+        let exported = place.path().join("exported");
+        let export = if name.starts_with("timm") { export_timm } else { export_hf };
+        export(&exported, &model(&gpu, &opened), &ExportOptions::default()).unwrap();
+        assert_eq!(open(&exported, &OpenOptions::default()).unwrap().config, opened.config, "{name}");
+        opened.config.interpolation
+    };
+    for (name, usual) in [("hf_dinov3", Interpolation::Bilinear), ("hf_clip", Interpolation::Bicubic)] {
+        let told = |resample: u32| {
+            let text = format!(r#"{{"resample": {resample}}}"#);
+            filter_of(name, "preprocessor_config.json", Some(text))
+        };
+        assert_eq!([told(2), told(3), told(1)], [Interpolation::Bilinear, Interpolation::Bicubic, usual], "{name}");
+        assert_eq!(filter_of(name, "preprocessor_config.json", None), usual, "{name}");
+    }
+    let timm = std::fs::read_to_string(folder(TIMM_CLIP).join("config.json")).unwrap();
+    assert_eq!(filter_of(TIMM_CLIP, "config.json", None), Interpolation::Bicubic);
+    for (name, filter) in [("bilinear", Interpolation::Bilinear), ("lanczos", Interpolation::Bicubic)] {
+        let text = timm.replace(r#""interpolation": "bicubic""#, &format!(r#""interpolation": "{name}""#));
+        assert!(text.contains(name));
+        assert_eq!(filter_of(TIMM_CLIP, "config.json", Some(text)), filter);
+    }
 }
 
 /// Without a file that tells it, pictures are normalised as those of the family's published models.

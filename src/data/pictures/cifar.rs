@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Crop, DataSet, Padding, Split};
 use crate::error::{Error, Result};
 use crate::files::read_text;
+use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
 
 const SIDE: usize = 32;
@@ -62,6 +63,7 @@ fn data_set(name: &str, class_names: Vec<String>, train: Split, test: Split) -> 
         normalize: Normalize::CIFAR,
         train_crop: Crop::Pad { pixels: 4, padding: Padding::Reflect },
         eval_crop: Crop::Whole,
+        interpolation: Interpolation::default(),
         flip: true,
         unused: Vec::new(),
         warnings: Vec::new(),

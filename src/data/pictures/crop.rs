@@ -9,6 +9,7 @@ use super::image::Image;
 use super::resize::{Part, Window};
 use crate::data::random::below;
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 
 /// What lies around a picture that is padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,32 +78,38 @@ impl Crop {
     }
 
     /// The chosen part of the picture at size `size` × `size`. The kinds other than [`Crop::RandomResized`] draw twice.
-    pub(super) fn cut<'a>(self, image: &'a Image<'a>, size: u32, rng: &mut Pcg32) -> Result<Image<'a>> {
+    pub(super) fn cut<'a>(
+        self,
+        image: &'a Image<'a>,
+        size: u32,
+        filter: Interpolation,
+        rng: &mut Pcg32,
+    ) -> Result<Image<'a>> {
         match self {
             Crop::Whole => {
                 choose(rng, 0, 0);
-                fitted(image, size)
+                fitted(image, size, filter)
             }
             Crop::Pad { pixels, padding } => {
                 let (right, down) = choose(rng, 2 * pixels, 2 * pixels);
                 let shift = |by: u32| i64::from(by) - i64::from(pixels);
-                Ok(fitted(&shifted(image, shift(right), shift(down), padding)?, size)?.into_owned())
+                Ok(fitted(&shifted(image, shift(right), shift(down), padding)?, size, filter)?.into_owned())
             }
             Crop::Centre { fraction } => {
                 let room = Room::new(image, size, fraction);
                 choose(rng, 0, 0);
                 // torchvision's CenterCrop rounds half to even, and so does this.
                 let middle = |spare: u32| (f64::from(spare) / 2.0).round_ties_even() as u32;
-                room.cut(image, size, middle(room.right), middle(room.down))
+                room.cut(image, size, filter, [middle(room.right), middle(room.down)])
             }
             Crop::Random { fraction } => {
                 let room = Room::new(image, size, fraction);
                 let (right, down) = choose(rng, room.right, room.down);
-                room.cut(image, size, right, down)
+                room.cut(image, size, filter, [right, down])
             }
             Crop::RandomResized { scale, ratio } => {
                 let part = random_part([image.width(), image.height()], scale, ratio, rng);
-                image.resize_part(part, size, size)
+                image.resize_part(part, size, size, filter)
             }
         }
     }
@@ -129,11 +136,11 @@ fn choose(rng: &mut Pcg32, right: u32, down: u32) -> (u32, u32) {
 }
 
 /// The whole picture at size `size` × `size`, borrowed if it already has that size.
-fn fitted<'a>(image: &'a Image<'a>, size: u32) -> Result<Image<'a>> {
+fn fitted<'a>(image: &'a Image<'a>, size: u32, filter: Interpolation) -> Result<Image<'a>> {
     if (image.width(), image.height()) == (size, size) {
         return Ok(image.borrowed());
     }
-    image.resize(size, size)
+    image.resize(size, size, filter)
 }
 
 /// The rectangle of [`Crop::RandomResized`]. For each try an area and a ratio are drawn, for the one that fits its x and y.
@@ -182,11 +189,18 @@ impl Room {
         Room { scale, right: room(resized[0]), down: room(resized[1]) }
     }
 
-    fn cut(&self, image: &Image<'_>, size: u32, right: u32, down: u32) -> Result<Image<'static>> {
+    /// The window so far to the right and down.
+    fn cut(
+        &self,
+        image: &Image<'_>,
+        size: u32,
+        filter: Interpolation,
+        [right, down]: [u32; 2],
+    ) -> Result<Image<'static>> {
         let [x, y] = self.scale;
         let side = f64::from(size);
         let window = Window { left: f64::from(right) * x, top: f64::from(down) * y, width: side * x, height: side * y };
-        image.resize_window(window, size, size)
+        image.resize_window(window, size, size, filter)
     }
 }
 

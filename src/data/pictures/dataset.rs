@@ -1,6 +1,7 @@
 //! Labelled pictures in splits.
 
 use super::{Crop, Split, Transform};
+use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
 
 /// Labelled pictures in three splits, and how they are best shown to a model.
@@ -22,6 +23,8 @@ pub struct DataSet {
     pub train_crop: Crop,
     /// The crop in evaluation.
     pub eval_crop: Crop,
+    /// How pictures are resized. A pretrained model brings its own.
+    pub interpolation: Interpolation,
     /// Whether a mirrored sample still belongs to its class.
     pub flip: bool,
     /// What was found where the data lie and is not used, in words.
@@ -33,11 +36,11 @@ pub struct DataSet {
 impl DataSet {
     /// The transform for training a model whose input is `size` × `size`: crop and mirror, no further augmentation.
     pub fn train_transform(&self, size: u32) -> Transform {
-        Transform { flip: self.flip, ..Transform::new(size, self.train_crop) }
+        Transform { flip: self.flip, interpolation: self.interpolation, ..Transform::new(size, self.train_crop) }
     }
 
     /// The transform for evaluating a model whose input is `size` × `size`: nothing in it is random.
     pub fn eval_transform(&self, size: u32) -> Transform {
-        Transform::new(size, self.eval_crop)
+        Transform { interpolation: self.interpolation, ..Transform::new(size, self.eval_crop) }
     }
 }

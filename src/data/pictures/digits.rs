@@ -3,6 +3,7 @@
 use super::{Crop, DataSet, Split};
 use crate::data::Digits;
 use crate::error::Result;
+use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
 
 /// [`Digits::embedded`], repeated for the three channels.
@@ -28,6 +29,7 @@ pub fn digits() -> Result<DataSet> {
         normalize: Normalize::DIGITS,
         train_crop: Crop::Whole,
         eval_crop: Crop::Whole,
+        interpolation: Interpolation::default(),
         flip: false,
         unused: Vec::new(),
         warnings: Vec::new(),

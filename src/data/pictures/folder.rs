@@ -11,6 +11,7 @@ use super::listing::Unused;
 use super::{Crop, DataSet, Split};
 use crate::error::{Error, Result};
 use crate::hash::hash_bytes;
+use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
 
 /// How [`image_folder`] divides the photos and what may be done with them.
@@ -88,6 +89,7 @@ pub fn image_folder(dir: impl AsRef<Path>, options: FolderOptions) -> Result<Dat
         normalize: Normalize::IMAGENET,
         train_crop: Crop::Random { fraction: options.crop_fraction },
         eval_crop: Crop::Centre { fraction: options.crop_fraction },
+        interpolation: Interpolation::default(),
         flip: options.flip,
     })
 }

@@ -8,7 +8,7 @@
 //! | `duplicates`, `fingerprint` | pictures that are there twice; what tells a split's pictures from others |
 //! | `probe` | [`Split::probe`]: whether pictures can be read |
 //! | `image` | [`Image`]: decoding photos, with limits |
-//! | `resize` | bicubic resizing, equal to Pillow's |
+//! | `resize` | resizing, equal to Pillow's |
 //! | `crop` | [`Crop`]: which part of a picture becomes the sample |
 //! | `augment` | [`AutoAugment`], [`ColorJitter`], [`RandomErasing`], and the single [`Edit`]s |
 //! | `transform` | [`Transform`]: from a picture to a sample `u8[3, S, S]`, all of this in order |

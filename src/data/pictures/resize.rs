@@ -1,11 +1,12 @@
-//! Bicubic resizing, bit for bit as Pillow's `Image.resize(size, BICUBIC)`: what timm and torchvision feed their models.
+//! Resizing, bit for bit as Pillow's `Image.resize(size, BICUBIC)` and `BILINEAR`: what timm, transformers and torchvision feed their models.
 //!
-//! The filter along one axis is that of [`crate::resample`]. The two axes are resized one after the other, and in between
+//! The filters along one axis are those of [`crate::resample`]. The two axes are resized one after the other, and in between
 //! values are rounded to 8 bits and cut off at 0 and 255. So their order shows. It is that of Pillow 13; earlier ones always
 //! began with the columns.
 
 use super::image::{Image, check_side};
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 use crate::resample::Axis;
 
 /// Weights are integers in units of 2⁻²². A sum of weights is 1 and the sum of their magnitudes below 2, so that a
@@ -43,9 +44,9 @@ impl Image<'_> {
     ///
     /// # Errors
     /// [`Error::Argument`] if a side is 0 or above [`super::MAX_SIDE`].
-    pub fn resize(&self, width: u32, height: u32) -> Result<Image<'static>> {
+    pub fn resize(&self, width: u32, height: u32, filter: Interpolation) -> Result<Image<'static>> {
         let all = Window { left: 0.0, top: 0.0, width: f64::from(self.width()), height: f64::from(self.height()) };
-        self.resize_window(all, width, height)
+        self.resize_window(all, width, height, filter)
     }
 
     /// A window of the picture, resized to `width` × `height`. Pixels around the window take part where the kernel
@@ -53,11 +54,17 @@ impl Image<'_> {
     ///
     /// # Errors
     /// [`Error::Argument`] if a side is 0 or above [`super::MAX_SIDE`], or the window is empty or leaves the picture.
-    pub fn resize_window(&self, window: Window, width: u32, height: u32) -> Result<Image<'static>> {
+    pub fn resize_window(
+        &self,
+        window: Window,
+        width: u32,
+        height: u32,
+        filter: Interpolation,
+    ) -> Result<Image<'static>> {
         check_side("data.resize", "width", width)?;
         check_side("data.resize", "height", height)?;
-        let columns = axis("window width", self.width(), window.left, window.width, width)?;
-        let rows = axis("window height", self.height(), window.top, window.height, height)?;
+        let columns = axis("window width", self.width(), window.left, window.width, width, filter)?;
+        let rows = axis("window height", self.height(), window.top, window.height, height, filter)?;
 
         let rows_first = rows_first([self.width(), self.height()], window, width, height);
         self.resample((0, 0, self.width()), &columns, &rows, rows_first)
@@ -68,7 +75,7 @@ impl Image<'_> {
     ///
     /// # Errors
     /// [`Error::Argument`] if a side is 0 or above [`super::MAX_SIDE`], or the part is empty or leaves the picture.
-    pub fn resize_part(&self, part: Part, width: u32, height: u32) -> Result<Image<'static>> {
+    pub fn resize_part(&self, part: Part, width: u32, height: u32, filter: Interpolation) -> Result<Image<'static>> {
         check_side("data.resize", "width", width)?;
         check_side("data.resize", "height", height)?;
         let fits = |start: u32, length: u32, whole: u32| {
@@ -79,8 +86,8 @@ impl Image<'_> {
             return Err(Error::argument("data.resize", "part", expected, format!("{part:?}")));
         }
         let [part_width, part_height] = [part.width, part.height].map(f64::from);
-        let columns = axis("part width", part.width, 0.0, part_width, width)?;
-        let rows = axis("part height", part.height, 0.0, part_height, height)?;
+        let columns = axis("part width", part.width, 0.0, part_width, width, filter)?;
+        let rows = axis("part height", part.height, 0.0, part_height, height, filter)?;
         let whole = Window { left: 0.0, top: 0.0, width: part_width, height: part_height };
         let rows_first = rows_first([part.width, part.height], whole, width, height);
         self.resample((part.left, part.top, part.width), &columns, &rows, rows_first)
@@ -194,12 +201,20 @@ fn to_byte(sum: i32) -> u8 {
 }
 
 /// How one axis is resized, with weights in units of 2⁻²².
-fn axis(name: &'static str, source: u32, start: f64, length: f64, size: u32) -> Result<Axis<i32>> {
+fn axis(
+    name: &'static str,
+    source: u32,
+    start: f64,
+    length: f64,
+    size: u32,
+    filter: Interpolation,
+) -> Result<Axis<i32>> {
     // A window computed from a ratio may stick out by rounding errors; NaN fails every comparison.
     if !(start >= 0.0 && length > 0.0 && start + length <= f64::from(source) * (1.0 + 1e-9)) {
         let expected = format!("a positive length inside the picture's {source} pixels");
         return Err(Error::argument("data.resize", name, expected, format!("{length} from {start}")));
     }
     let unit = f64::from(1u32 << WEIGHT_BITS);
-    Ok(Axis::new(source as usize, start, length, size as usize).map(|weight| (weight * unit).round() as i32))
+    let axis = Axis::new(source as usize, start, length, size as usize, filter);
+    Ok(axis.map(|weight| (weight * unit).round() as i32))
 }

@@ -7,6 +7,7 @@ use super::crop::Crop;
 use super::image::Image;
 use crate::data::random::{Purpose, below, keyed};
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 
 /// What a sample's augmentation depends on, and nothing else: not the thread, not the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub struct Transform {
     pub size: u32,
     /// Which part of the picture.
     pub crop: Crop,
+    /// How that is resized.
+    #[serde(skip_serializing_if = "Interpolation::is_default")]
+    pub interpolation: Interpolation,
     /// Whether every second sample is mirrored, left to right.
     pub flip: bool,
     /// Random edits of shape and colour.
@@ -47,7 +51,15 @@ impl Transform {
 
     /// A crop, and nothing else.
     pub const fn new(size: u32, crop: Crop) -> Self {
-        Transform { size, crop, flip: false, auto_augment: AutoAugment::None, color_jitter: None, erasing: None }
+        Transform {
+            size,
+            crop,
+            interpolation: Interpolation::Bicubic,
+            flip: false,
+            auto_augment: AutoAugment::None,
+            color_jitter: None,
+            erasing: None,
+        }
     }
 
     /// Bytes of a sample: 3 · S · S.
@@ -82,7 +94,7 @@ impl Transform {
             return Err(Error::argument("data.transform", "sample", expected, sample.len()));
         }
         let mut rng = keyed(Purpose::Augment, key.seed, [key.epoch, u64::from(key.sample)]);
-        let mut made = self.crop.cut(image, self.size, &mut rng)?;
+        let mut made = self.crop.cut(image, self.size, self.interpolation, &mut rng)?;
         if below(&mut rng, 2) == 1 && self.flip {
             mirror(&mut made);
         }

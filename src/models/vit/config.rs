@@ -1,6 +1,7 @@
 //! A ViT's sizes.
 
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 use crate::models::settings;
 use crate::nn::LoraConfig;
 use crate::ops::{Gelu, Normalize};
@@ -100,6 +101,9 @@ pub struct VitConfig {
     pub drop_path_rate: f32,
     /// Mean and deviation by which u8 images are normalised.
     pub normalize: Normalize,
+    /// How the pictures that it was trained on were resized, and others should be. Nothing here is computed by it.
+    #[serde(default, skip_serializing_if = "Interpolation::is_default")]
+    pub interpolation: Interpolation,
     /// Adapters, beside which the rest of the model is frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
@@ -192,6 +196,7 @@ impl VitConfig {
             proj_drop_rate: 0.0,
             drop_path_rate: 0.0,
             normalize: Normalize::INCEPTION,
+            interpolation: Interpolation::Bicubic,
             lora: None,
         }
     }

@@ -16,6 +16,8 @@ pub use files::{
 };
 pub use patch_embed::PatchEmbed;
 
+pub use crate::interpolation::Interpolation;
+
 use std::fmt;
 
 use self::readout::Readout;

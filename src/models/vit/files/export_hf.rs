@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::export_timm::ratio;
-use super::hf_json::BICUBIC;
+use super::hf_json::resample;
 use super::names::Family;
 use crate::checkpoint::Storage;
 use crate::models::vit::VitConfig;
@@ -231,7 +231,7 @@ impl HfPreprocessor {
             do_resize: true,
             size,
             crop,
-            resample: BICUBIC,
+            resample: resample(config.interpolation),
             do_rescale: true,
             rescale_factor: 1.0 / 255.0,
             do_normalize: true,

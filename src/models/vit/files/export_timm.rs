@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::interpolation::Interpolation;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Gelu;
 
@@ -128,7 +129,7 @@ struct TimmPretrained {
     input_size: [usize; 3],
     fixed_input_size: bool,
     num_classes: usize,
-    interpolation: &'static str,
+    interpolation: Interpolation,
     crop_pct: f64,
     crop_mode: &'static str,
     mean: [f32; 3],
@@ -189,7 +190,7 @@ impl<'a> TimmConfig<'a> {
                 input_size: [3, height, width],
                 fixed_input_size: true,
                 num_classes: config.num_classes,
-                interpolation: "bicubic",
+                interpolation: config.interpolation,
                 crop_pct,
                 crop_mode: "center",
                 mean: config.normalize.mean,

@@ -10,11 +10,17 @@ use super::infer::Hints;
 use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, claims, read_json};
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
 
-/// Pillow's number of bicubic resampling.
-pub(super) const BICUBIC: u32 = 3;
+/// Pillow's numbers of the ways to resize.
+const RESAMPLE: [(u32, Interpolation); 2] = [(2, Interpolation::Bilinear), (3, Interpolation::Bicubic)];
+
+/// Pillow's number of one of them.
+pub(super) fn resample(interpolation: Interpolation) -> u32 {
+    RESAMPLE.iter().find(|(_, filter)| *filter == interpolation).map_or(3, |(number, _)| *number)
+}
 
 /// What transformers multiplies bytes by.
 const RESCALE: f64 = 1.0 / 255.0;
@@ -180,8 +186,11 @@ fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
         (Some(true), Some(crop), Some(size)) => fraction(&path, Some((crop.0 / size.0).min(1.0)))?,
         _ => Some(1.0),
     };
-    if file.resample.is_some_and(|filter| filter != BICUBIC) {
-        log::warn!("{}: its model saw pictures resized by another filter than bicubic", path.display());
+    if let Some(number) = file.resample {
+        described.hints.interpolation = RESAMPLE.iter().find(|(known, _)| *known == number).map(|(_, filter)| *filter);
+        if described.hints.interpolation.is_none() {
+            log::warn!("{}: its model saw pictures resized by another filter than those here", path.display());
+        }
     }
     Ok(described)
 }

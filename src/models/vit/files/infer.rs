@@ -3,6 +3,7 @@
 use super::adapted::places;
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
+use crate::interpolation::Interpolation;
 use crate::models::adapters;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
@@ -23,6 +24,7 @@ pub(super) struct Hints {
     /// Whether there is a last norm, where that is told.
     pub(super) final_norm: Option<bool>,
     pub(super) normalize: Option<Normalize>,
+    pub(super) interpolation: Option<Interpolation>,
     /// Whether the model is a published one, whose heads follow from its width.
     pub(super) is_published: bool,
     /// What the file beside the weights calls the model.
@@ -182,6 +184,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     if let Some(normalize) = hints.normalize {
         config.normalize = normalize;
     }
+    config.interpolation = hints.interpolation.unwrap_or_default();
     let head_inputs = config.head_inputs();
     config.num_classes = if has("head.weight") { rows(checkpoint, "head.weight", head_inputs)? } else { 1 };
     if has("head.weight") && config.distilled {

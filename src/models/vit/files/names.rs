@@ -3,6 +3,7 @@
 use super::infer::REFUSED;
 use super::positions::Resampling;
 use crate::checkpoint::{Checkpoint, Renaming};
+use crate::interpolation::Interpolation;
 use crate::ops::Normalize;
 
 /// Models of transformers, each with names and a function of its own.
@@ -77,6 +78,19 @@ impl Family {
             Family::Vit | Family::Siglip | Family::SiglipTower => Normalize::INCEPTION,
             Family::Deit | Family::Dinov2 | Family::Dinov2WithRegisters | Family::Dinov3 { .. } => Normalize::IMAGENET,
             Family::Clip => Normalize::CLIP,
+        }
+    }
+
+    /// How the library resizes the pictures of its published models, where their files do not say.
+    pub(super) fn interpolation(self) -> Interpolation {
+        match self {
+            Family::Vit | Family::Dinov3 { .. } => Interpolation::Bilinear,
+            Family::Deit
+            | Family::Dinov2
+            | Family::Dinov2WithRegisters
+            | Family::Clip
+            | Family::Siglip
+            | Family::SiglipTower => Interpolation::Bicubic,
         }
     }
 

@@ -156,6 +156,7 @@ impl Pretrained {
             Some(family) => from_transformers(checkpoint, folder, family)?,
             None => from_timm(checkpoint, folder)?,
         };
+        described.hints.interpolation = described.hints.interpolation.or(family.map(Family::interpolation));
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
         let mut config = infer(&checkpoint, &described.hints)?;

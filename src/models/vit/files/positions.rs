@@ -2,6 +2,7 @@
 
 use crate::checkpoint::HostTensor;
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 use crate::resample::Axis;
 
 /// The most patches along one side.
@@ -22,7 +23,7 @@ impl Resampling {
     /// From `from` samples along an axis to `to`.
     fn axis(self, from: usize, to: usize) -> Axis<f64> {
         match self {
-            Resampling::Antialiased => Axis::new(from, 0.0, from as f64, to),
+            Resampling::Antialiased => Axis::new(from, 0.0, from as f64, to, Interpolation::Bicubic),
             Resampling::Plain => Axis::plain(from, to),
         }
     }

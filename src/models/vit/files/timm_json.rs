@@ -10,6 +10,7 @@ use super::forms::{Activation, Sides};
 use super::infer::Hints;
 use crate::checkpoint::{CONFIG_FILE, Labels, claims, quoted, read_json};
 use crate::error::{Error, Result};
+use crate::interpolation::Interpolation;
 use crate::models::vit::{Pool, VitConfig};
 
 /// timm's file. Old ones have everything at the top, new ones most of it in `pretrained_cfg`.
@@ -64,15 +65,10 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         return Err(Error::file(path, "a mean with the prefix tokens is not computed here"));
     }
     let pool = args.global_pool.or(top.global_pool).or(inner.global_pool);
-    let ways = [
-        ("crop_mode", top.crop_mode.or(inner.crop_mode), "center"),
-        ("interpolation", top.interpolation.or(inner.interpolation), "bicubic"),
-    ];
-    for (name, way, here) in ways {
-        if let Some(way) = way.filter(|way| way != here) {
-            log::warn!("{}: {name} is {}; pictures are shown by {here} here", path.display(), quoted(&way));
-        }
+    if let Some(mode) = top.crop_mode.or(inner.crop_mode).filter(|mode| mode != "center") {
+        log::warn!("{}: crop_mode is {}; pictures are shown by center here", path.display(), quoted(&mode));
     }
+    let interpolation = top.interpolation.or(inner.interpolation).map(|name| interpolation_named(&path, &name));
     let input = top.input_size.or(inner.input_size).map(|[_, height, width]| (height, width));
     let names = top.label_names.or(inner.label_names);
     let patch = args.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
@@ -87,6 +83,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             img_size: args.img_size.map(|side| (side.height, side.width)).or(input),
             global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
+            interpolation,
             // Of another width than its name stands for, it is another model.
             is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
             init_values: args.init_values,
@@ -105,6 +102,18 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         crop_fraction: fraction(&path, top.crop_pct.or(inner.crop_pct))?,
         claims,
     })
+}
+
+/// timm's names of ways to resize; of one that is not here, what comes nearest.
+fn interpolation_named(path: &Path, name: &str) -> Interpolation {
+    match name {
+        "bicubic" => Interpolation::Bicubic,
+        "bilinear" => Interpolation::Bilinear,
+        _ => {
+            log::warn!("{}: interpolation is {}; pictures are resized by bicubic here", path.display(), quoted(name));
+            Interpolation::Bicubic
+        }
+    }
 }
 
 /// timm's names of pooling; nothing for a model without a head.
