@@ -5,10 +5,11 @@
 //! Every arm's learning rate is chosen first, by runs of half the steps with a seed that does not count (`study/tuning.csv`). Then
 //! each arm runs with each seed; the runs of a seed share order, augmentation and the new head's first weights. A run's results
 //! are a line of `study/runs.csv` as soon as it ends, and a study that was cut off goes on from there. `--time` times the steps
-//! of every arm in turns (`study/times.json`), for which the machine should be quiet. Last lines: the tables that
+//! of every arm in turns, for which the machine should be quiet, and tells their memory (`study/costs.json`). Last lines: the tables that
 //! `study/table.md` holds; `study/study.png` is their picture.
 
 mod arms;
+mod costs;
 #[path = "../common/font.rs"]
 mod font;
 #[path = "../common/ltd_drop.rs"]
@@ -22,7 +23,6 @@ mod study;
 mod sub_batch;
 mod table;
 mod thinned;
-mod timing;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
@@ -34,9 +34,9 @@ use wgrad::data::{Split, cifar10, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 
 use arms::Arm;
+use costs::Costs;
 use runs::{Splits, Study, Trial};
 use study::results::Results;
-use timing::Times;
 
 /// Pictures for the choice of learning rates, and of the test pictures those that are shown with fewer tokens.
 const OTHERS: usize = 128;
@@ -98,14 +98,14 @@ fn main() -> Result<()> {
     let study = study(&args, &gpu)?;
     let arms = chosen(&args, study.pretrained(study.side)?.config.tokens())?;
     std::fs::create_dir_all(&args.output)?;
-    let times = args.output.join("times.json");
+    let costs = args.output.join("costs.json");
     if args.time {
-        let measured = timing::measure(&study, &arms)?;
-        std::fs::write(&times, serde_json::to_string_pretty(&measured)?)?;
+        let measured = costs::measure(&study, &arms)?;
+        std::fs::write(&costs, serde_json::to_string_pretty(&measured)?)?;
     } else {
         train(&study, &arms, args.seeds, &args.output)?;
     }
-    report(&study, &arms, &args.output, &times)
+    report(&study, &arms, &args.output, &costs)
 }
 
 fn study<'a>(args: &Args, gpu: &'a Gpu) -> Result<Study<'a>> {
@@ -177,19 +177,19 @@ fn best_rate(arm: &Arm, trials: &[Trial]) -> Result<f32> {
     Ok(best.with_context(|| format!("no rate was tried for {}", arm.name))?.rate)
 }
 
-fn report(study: &Study<'_>, arms: &[Arm], output: &Path, times: &Path) -> Result<()> {
-    let times: Times = if times.exists() { serde_json::from_slice(&std::fs::read(times)?)? } else { Times::new() };
+fn report(study: &Study<'_>, arms: &[Arm], output: &Path, costs: &Path) -> Result<()> {
+    let costs: Costs = if costs.exists() { serde_json::from_slice(&std::fs::read(costs)?)? } else { Costs::new() };
     let results = Results::open(&output.join("runs.csv"), &study.settings())?;
     let runs = results.runs();
-    let [accuracies, fewer] = [table::table(arms, runs, &times), table::thinned(arms, runs)];
-    let text = if times.is_empty() {
+    let [accuracies, fewer] = [table::table(arms, runs, &costs), table::thinned(arms, runs)];
+    let text = if costs.is_empty() {
         format!("{accuracies}\n{fewer}")
     } else {
-        format!("{accuracies}\n{}\n{fewer}", table::no_worse(arms, runs, &times))
+        format!("{accuracies}\n{}\n{fewer}", table::no_worse(arms, runs, &costs))
     };
     std::fs::write(output.join("table.md"), &text)?;
-    if !times.is_empty() {
-        plot::draw(&output.join("study.png"), arms, runs, &times)?;
+    if !costs.is_empty() {
+        plot::draw(&output.join("study.png"), arms, runs, &costs)?;
     }
     println!("\n{text}\nwritten to {}", output.display());
     Ok(())

@@ -6,12 +6,12 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use crate::arms::{Arm, FULL, Kind};
+use crate::costs::Costs;
 use crate::font;
 use crate::runs::Run;
 use crate::study::results::of;
 use crate::study::spread::Spread;
-use crate::table::to_full;
-use crate::timing::Times;
+use crate::table::{share_of_full, to_full};
 
 const SIZE: (u32, u32) = (1000, 640);
 const GREY: RGBColor = RGBColor(90, 90, 90);
@@ -38,10 +38,10 @@ fn colour(arm: &Arm) -> RGBColor {
     }
 }
 
-pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], times: &Times) -> Result<()> {
+pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], costs: &Costs) -> Result<()> {
     font::register()?;
     let points: Vec<Point> =
-        arms.iter().filter(|arm| !of(runs, arm.name).is_empty()).filter_map(|arm| point(arm, runs, times)).collect();
+        arms.iter().filter(|arm| !of(runs, arm.name).is_empty()).filter_map(|arm| point(arm, runs, costs)).collect();
     let low = points.iter().map(|p| p.difference - p.half_width).fold(-1.0, f64::min);
     let high = points.iter().map(|p| p.difference + p.half_width).fold(1.0, f64::max);
     let fastest = points.iter().map(|p| p.time).fold(1.0, f64::min);
@@ -83,10 +83,10 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], times: &Times) -> Result<()
 }
 
 /// None for an arm that is not timed.
-fn point(arm: &Arm, runs: &[Run], times: &Times) -> Option<Point> {
+fn point(arm: &Arm, runs: &[Run], costs: &Costs) -> Option<Point> {
     let spread = Spread::of(&to_full(runs, arm.name));
     let half_width = if arm.name == FULL { 0.0 } else { spread.half_width().unwrap_or_default() };
     let difference = if spread.mean.is_nan() { 0.0 } else { spread.mean };
-    let time = times.get(arm.name)? / times.get(FULL)?;
+    let time = share_of_full(arm, costs)?;
     Some(Point { name: arm.name.to_owned(), colour: colour(arm), time, difference, half_width })
 }

@@ -69,8 +69,6 @@ pub struct Run {
     pub accuracy_25: f64,
     /// Of the run, evaluation not counted; the machine may have had other work.
     pub wall_seconds: f64,
-    /// The most that tensors held of the device's memory in training.
-    pub peak_bytes: u64,
 }
 
 results::run!(Run);
@@ -116,7 +114,6 @@ pub struct Piece {
 struct Trained {
     vit: Vit,
     seconds: f64,
-    peak_bytes: u64,
 }
 
 impl Study<'_> {
@@ -211,7 +208,7 @@ impl Study<'_> {
             return self.train_probe(arm, rate, steps, seed);
         }
         let mut weights = self.pretrained(self.side)?;
-        let (mut seconds, mut peak_bytes, mut done) = (0.0, 0, 0);
+        let (mut seconds, mut done) = (0.0, 0);
         let mut last = None;
         for piece in self.pieces(arm, rate, steps, seed)? {
             let loader = self.loader(piece.side, seed)?;
@@ -221,7 +218,6 @@ impl Study<'_> {
                 weights = trained(&weights, &vit)?;
             }
             weights.resize((piece.side, piece.side))?;
-            self.gpu.reset_peak_memory();
             let task = self.task(self.trainee(arm, &weights, seed)?);
             let mut trainer = Trainer::new(task, self.train_settings(&piece, seed))?;
             let started = Instant::now();
@@ -230,17 +226,15 @@ impl Study<'_> {
             }
             trainer.finish()?;
             seconds += started.elapsed().as_secs_f64();
-            peak_bytes = peak_bytes.max(self.gpu.memory().peak_live);
             done += piece.steps;
             last = Some(trainer.into_task().model.vit);
         }
-        Ok(Trained { vit: last.context("an arm without steps")?, seconds, peak_bytes })
+        Ok(Trained { vit: last.context("an arm without steps")?, seconds })
     }
 
     /// Trains the head on what the rest makes of each picture as evaluation shows it.
     fn train_probe(&self, arm: &Arm, rate: f32, steps: u64, seed: u64) -> Result<Trained> {
         let Trainee { vit, .. } = self.trainee(arm, &self.pretrained(self.side)?, seed)?;
-        self.gpu.reset_peak_memory();
         let started = Instant::now();
         let task = self.probe(vit);
         let source = task.source(self.pictures(&self.splits.train)?)?;
@@ -251,8 +245,8 @@ impl Study<'_> {
             trainer.step(&batch?)?;
         }
         trainer.finish()?;
-        let (seconds, peak_bytes) = (started.elapsed().as_secs_f64(), self.gpu.memory().peak_live);
-        Ok(Trained { vit: trainer.into_task().model, seconds, peak_bytes })
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(Trained { vit: trainer.into_task().model, seconds })
     }
 
     pub fn probe(&self, vit: Vit) -> LinearProbe<Vit> {
@@ -280,7 +274,7 @@ impl Study<'_> {
     /// Trains one arm and tests its last weights: with no choice of a checkpoint, the test pictures are seen once.
     pub fn run(&self, arm: &Arm, rate: f32, seed: u64) -> Result<Run> {
         let steps = arm.steps(self.steps);
-        let Trained { vit, seconds, peak_bytes } = self.train(arm, rate, steps, seed)?;
+        let Trained { vit, seconds } = self.train(arm, rate, steps, seed)?;
         let test = self.evaluate(&vit, &self.splits.test)?;
         let thinned =
             |share| -> Result<f64> { Ok(self.evaluate(Thinned::new(&vit, share)?, &self.splits.thinned)?.accuracy) };
@@ -297,7 +291,6 @@ impl Study<'_> {
             accuracy_50: thinned(0.5)?,
             accuracy_25: thinned(0.25)?,
             wall_seconds: seconds,
-            peak_bytes,
         })
     }
 }

@@ -99,6 +99,7 @@ fn vits(files: &[&str]) -> Vec<Set> {
         "timm_siglip_map",
         "timm_deit_distilled",
         "timm_dinov3",
+        "timm_dinov3_plus",
         "timm_swiglu",
         "hf_dinov2",
         "hf_dinov2_with_registers",
@@ -106,6 +107,7 @@ fn vits(files: &[&str]) -> Vec<Set> {
         "hf_siglip",
         "hf_deit_distilled",
         "hf_dinov3",
+        "hf_dinov3_gated",
         "hf_dinov2_swiglu",
         "lora/base",
     ];

@@ -1,9 +1,10 @@
-//! What the arms take, by the times of a step at each of their lengths.
+//! What the arms take: time, by that of a step at each of their lengths, and memory.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use wgrad::data::{Loader, LoaderOptions};
 use wgrad::ltd::TokenDrop;
 
@@ -15,15 +16,23 @@ use crate::study::step::seconds_a_step;
 /// Times that each kind of step is timed.
 const TURNS: usize = 3;
 
-/// Seconds of a whole run, of each arm by name.
-pub type Times = BTreeMap<String, f64>;
+/// What a run takes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Cost {
+    pub seconds: f64,
+    /// The most that it holds of the device's memory in training.
+    pub peak_bytes: u64,
+}
+
+/// Of each arm by name.
+pub type Costs = BTreeMap<String, Cost>;
 
 /// What tells a kind of step from others: adapters, sub-batches, the side, and what is dropped.
 type Key = String;
 
-pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Times> {
+pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Costs> {
     let mut steps: BTreeMap<Key, (&Arm, Piece)> = BTreeMap::new();
-    let mut seconds: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
+    let mut measured: BTreeMap<Key, Vec<Cost>> = BTreeMap::new();
     let stages: Vec<_> = arms.iter().map(|arm| stages(study, arm)).collect::<Result<_>>()?;
     for (arm, (key, piece)) in arms.iter().zip(&stages).flat_map(|(arm, stages)| stages.iter().map(move |s| (arm, s))) {
         steps.entry(key.clone()).or_insert((arm, piece.clone()));
@@ -31,19 +40,30 @@ pub fn measure(study: &Study<'_>, arms: &[Arm]) -> Result<Times> {
     for turn in 0..TURNS {
         eprintln!("step times: turn {} of {TURNS}, {} kinds of steps", turn + 1, steps.len());
         for (key, (arm, piece)) in &steps {
-            let step = seconds_of(study, arm, piece)?;
-            seconds.entry(key.clone()).or_default().push(step);
+            measured.entry(key.clone()).or_default().push(cost_of(study, arm, piece)?);
         }
     }
     let median = |key: &Key| {
-        let mut values = seconds.get(key).cloned().with_context(|| format!("{key} is not timed"))?;
-        values.sort_by(f64::total_cmp);
-        Ok::<_, anyhow::Error>(values[values.len() / 2])
+        let mut costs = measured.get(key).cloned().with_context(|| format!("{key} is not timed"))?;
+        costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        Ok::<_, anyhow::Error>(costs[costs.len() / 2])
     };
     let whole = |stages: &[(Key, Piece)]| {
-        stages.iter().try_fold(0.0, |sum, (key, piece)| Ok::<_, anyhow::Error>(sum + median(key)? * piece.steps as f64))
+        stages.iter().try_fold(Cost { seconds: 0.0, peak_bytes: 0 }, |sum, (key, piece)| {
+            let step = median(key)?;
+            let seconds = sum.seconds + step.seconds * piece.steps as f64;
+            Ok::<_, anyhow::Error>(Cost { seconds, peak_bytes: sum.peak_bytes.max(step.peak_bytes) })
+        })
     };
     arms.iter().zip(&stages).map(|(arm, stages)| Ok((arm.name.to_owned(), whole(stages)?))).collect()
+}
+
+/// A step of an arm, in memory that no other arm has left behind, whose larger buffers it would take.
+fn cost_of(study: &Study<'_>, arm: &Arm, piece: &Piece) -> Result<Cost> {
+    study.gpu.trim();
+    study.gpu.reset_peak_memory();
+    let seconds = seconds_of(study, arm, piece)?;
+    Ok(Cost { seconds, peak_bytes: study.gpu.memory().peak_live })
 }
 
 /// A step of an arm; of a probe all that comes before its steps too, spread over them.
