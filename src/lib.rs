@@ -59,13 +59,13 @@ pub mod gpu;
 mod hash;
 #[cfg(feature = "train")]
 mod identity;
-mod interpolation;
 pub mod ltd;
 pub mod models;
 pub mod nn;
 mod normalize;
 pub mod ops;
 pub mod optim;
+mod preprocess;
 #[cfg(feature = "files")]
 mod resample;
 pub mod shape;

@@ -6,7 +6,7 @@
 //! source, s = length / size. It is the weighted mean of the source samples that lie within the filter's reach of c, with Keys'
 //! cubic kernel (a = −1/2), which reaches 2 samples far, or a triangle of 1; both stretched by max(s, 1), which is the antialiasing.
 
-use crate::interpolation::Interpolation;
+use crate::preprocess::Interpolation;
 
 /// The source samples `start..start + count` that make one new sample.
 pub(crate) struct Span {

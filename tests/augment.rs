@@ -395,6 +395,7 @@ fn any_crop() -> impl Strategy<Value = Crop> {
             padding: if zero { Padding::Zero } else { Padding::Reflect }
         }),
         (0.05..=1.0).prop_map(|fraction| Crop::Centre { fraction }),
+        (0.05..=1.0).prop_map(|fraction| Crop::Squash { fraction }),
         (0.05..=1.0).prop_map(|fraction| Crop::Random { fraction }),
         (interval(1e-9, 1.0), interval(0.01, 100.0)).prop_map(|(scale, ratio)| Crop::RandomResized { scale, ratio }),
     ]

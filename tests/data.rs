@@ -489,7 +489,7 @@ fn resizing_equals_pillow() {
     }
 }
 
-/// As torchvision does it: resize(short side), then crop in the middle.
+/// As torchvision does it: resize(short side), or resize(both sides), then crop in the middle.
 #[test]
 fn the_evaluation_crop_equals_pillow() {
     let hashes = [
@@ -506,6 +506,16 @@ fn the_evaluation_crop_equals_pillow() {
         let mut sample = vec![0; transform.sample_bytes()];
         transform.apply(&noise(width, height), Key { seed: 1, epoch: 2, sample: 3 }, &mut sample).unwrap();
         assert_eq!(fnv(&sample), expected, "{width} x {height} to {size} at {fraction}");
+    }
+    let squashed = [
+        ([50, 37, 32], 0.875, 0x756d_5fea_d6d0_cb9e),
+        ([37, 80, 24], 0.9, 0xabe2_ad6d_e4ef_d9e7),
+        ([300, 200, 64], 1.0, 0xac27_2c38_f7ad_1842),
+        ([5, 9, 28], 0.875, 0x5275_edee_0bca_9dcc),
+    ];
+    for ([width, height, size], fraction, expected) in squashed {
+        let sample = apply(Transform::new(size, Crop::Squash { fraction }), &noise(width, height), 3);
+        assert_eq!(fnv(&sample), expected, "{width} x {height} squashed to {size} at {fraction}");
     }
 }
 
@@ -603,7 +613,7 @@ fn augmentation_depends_on_the_whole_key_and_evaluation_on_nothing() {
     let others = [Key { seed: 2, ..key }, Key { epoch: 3, ..key }, Key { sample: 4, ..key }];
     assert_eq!(make(random, key), make(random, key));
     assert!(others.iter().all(|&other| make(random, other) != make(random, key)));
-    for crop in [Crop::Whole, Crop::Centre { fraction: 0.5 }] {
+    for crop in [Crop::Whole, Crop::Centre { fraction: 0.5 }, Crop::Squash { fraction: 0.5 }] {
         let fixed = Transform::new(8, crop);
         assert!(others.iter().all(|&other| make(fixed, other) == make(fixed, key)));
     }
@@ -618,6 +628,7 @@ fn settings_out_of_range_are_named() {
     assert_mentions(&refused(Transform { size: 5000, ..good }.check()), &["size"]);
     for fraction in [0.0, -1.0, 1.5, f64::NAN] {
         assert_mentions(&refused(Transform { crop: Crop::Centre { fraction }, ..good }.check()), &["fraction"]);
+        assert_mentions(&refused(Transform { crop: Crop::Squash { fraction }, ..good }.check()), &["fraction"]);
     }
     let wide = Crop::Pad { pixels: 5000, padding: Padding::Zero };
     assert_mentions(&refused(Transform { crop: wide, ..good }.check()), &["pixels"]);

@@ -11,8 +11,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("identity", &[]),
     ("files", &["error"]),
     ("normalize", &[]),
-    ("interpolation", &[]),
-    ("resample", &["interpolation"]),
+    ("preprocess", &[]),
+    ("resample", &["preprocess"]),
     ("gpu", &["error", "shape"]),
     ("tensor", &["error", "shape", "gpu"]),
     ("autograd", &["error", "shape", "hash", "gpu", "tensor"]),
@@ -22,24 +22,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("nn", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops"]),
     (
         "models",
-        &[
-            "error",
-            "shape",
-            "hash",
-            "interpolation",
-            "resample",
-            "gpu",
-            "tensor",
-            "autograd",
-            "ops",
-            "checkpoint",
-            "nn",
-        ],
+        &["error", "shape", "hash", "preprocess", "resample", "gpu", "tensor", "autograd", "ops", "checkpoint", "nn"],
     ),
     ("ltd", &["error", "shape", "hash", "gpu", "tensor", "autograd", "ops", "nn"]),
     ("optim", &["error", "shape", "gpu", "tensor", "autograd", "ops", "nn"]),
     // No GPU type: a data set is the host's business.
-    ("data", &["error", "hash", "identity", "files", "normalize", "interpolation", "resample"]),
+    ("data", &["error", "hash", "identity", "files", "normalize", "preprocess", "resample"]),
     (
         "train",
         // No model: it trains any.

@@ -10,8 +10,8 @@ use wgrad::Error;
 use wgrad::autograd::Parameter;
 use wgrad::checkpoint::{HostTensor, Storage, download, read, write, write_as};
 use wgrad::models::vit::{
-    ExportOptions, HeadFit, Interpolation, OpenOptions, Pool, Pretrained, Resampling, Vit, VitConfig, export_hf,
-    export_timm, open, resample_pos_embed, save,
+    CropMode, ExportOptions, HeadFit, Interpolation, OpenOptions, Pool, Pretrained, Resampling, Vit, VitConfig,
+    export_hf, export_timm, open, resample_pos_embed, save,
 };
 use wgrad::ops::Normalize;
 
@@ -562,11 +562,18 @@ fn the_preprocessor_tells_normalisation_and_crop() {
     let with = |json: &str| open_with(&theirs, &[("config.json", config), ("preprocessor_config.json", json)]).unwrap();
     let whole = with(r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3], "size": {"height": 32, "width": 32}}"#);
     assert_eq!(whole.config.normalize, Normalize { mean: [0.1, 0.2, 0.3], std: [1.0, 2.0, 3.0] });
-    assert_eq!(whole.crop_fraction, Some(1.0));
+    assert_eq!((whole.crop_fraction, whole.config.crop_mode), (Some(1.0), CropMode::Squash));
     let crop = r#""do_center_crop": true, "crop_size": {"height": 28, "width": 28}"#;
-    for size in ["32", r#"{"shortest_edge": 32}"#, r#"{"height": 32, "width": 40, "other": []}"#] {
-        assert_eq!(with(&format!(r#"{{{crop}, "size": {size}}}"#)).crop_fraction, Some(0.875));
+    for (size, mode) in [
+        ("32", CropMode::Center),
+        (r#"{"shortest_edge": 32}"#, CropMode::Center),
+        (r#"{"height": 32, "width": 40, "other": []}"#, CropMode::Squash),
+    ] {
+        let opened = with(&format!(r#"{{{crop}, "size": {size}}}"#));
+        assert_eq!((opened.crop_fraction, opened.config.crop_mode), (Some(0.875), mode), "{size}");
     }
+    let edge = with(r#"{"size": {"shortest_edge": 32}}"#);
+    assert_eq!((edge.crop_fraction, edge.config.crop_mode), (Some(1.0), CropMode::Center));
     assert_eq!(with(r#"{"do_normalize": false}"#).config.normalize.std, [1.0; 3]);
     let usual = with(r#"{"do_rescale": true, "rescale_factor": 0.00392156862745098}"#);
     assert_eq!(usual.resampling, Resampling::Plain, "as transformers' ViT");
@@ -672,6 +679,27 @@ fn exports_come_back() {
     let opened = open(&timm, &OpenOptions::default()).unwrap();
     assert_eq!(opened.config, VitConfig { eps: 1e-6, ..model.config().clone() });
     assert_eq!((opened.class_names, opened.crop_fraction), (Some(class_names), Some(0.9)));
+}
+
+/// Whatever part of a picture a model sees, and however that is resized, it is told to either library.
+#[test]
+fn exports_tell_how_pictures_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    for crop_mode in [CropMode::Center, CropMode::Squash] {
+        for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
+            let model = model(VitConfig { img_size: (28, 28), eps: 1e-6, crop_mode, interpolation, ..config() });
+            for fraction in [0.875, 1.0] {
+                let options = ExportOptions { crop_fraction: Some(fraction), ..Default::default() };
+                let [hf, timm] = ["hf", "timm"].map(|name| folder.path().join(name));
+                export_hf(&hf, &model, &options).unwrap();
+                export_timm(&timm, &model, &options).unwrap();
+                for path in [hf, timm] {
+                    let opened = open(&path, &OpenOptions::default()).unwrap();
+                    assert_eq!((&opened.config, opened.crop_fraction), (model.config(), Some(fraction)), "{path:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

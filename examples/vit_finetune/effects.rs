@@ -36,7 +36,7 @@ pub fn check(
 fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
     let is_folder = args.data() == Data::Folder;
     let is_drawn = is_folder && (data.validation.is_drawn() || data.test.is_drawn());
-    let are_photos = matches!(data.eval_crop, Crop::Centre { .. });
+    let are_photos = matches!(data.eval_crop, Crop::Centre { .. } | Crop::Squash { .. });
     [
         (&["data_dir"], args.data() != Data::Digits, "with another data set than the embedded digits"),
         (&["split_seed"], is_drawn, "where a folder leaves validation or test pictures to be drawn"),

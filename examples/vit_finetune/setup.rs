@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use wgrad::checkpoint::{LoadReport, MatchOptions, load_parameters};
 use wgrad::data::{
-    ColorJitter, Crop, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing, Skipped, Split,
-    Transform,
+    ColorJitter, Crop, CropMode, DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Mix, RandomErasing,
+    Skipped, Split, Transform,
 };
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::{
@@ -60,7 +60,7 @@ impl Setup {
         let weights = Weights::load(args, &data)?;
         warnings.extend(weights.warning());
         let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters.config(weights.config.heads()));
-        let config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
+        let mut config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
         recipe.adapters.settle_rate(&mut recipe.training, config.embed_dim);
         config.check()?;
         ensure!(
@@ -69,7 +69,7 @@ impl Setup {
             "--lora: the head is of other classes than the checkpoint's and begins anew; without head among the layers it is \
              trained as a whole"
         );
-        choose_crops(&mut data, &mut recipe, weights.crop_fraction());
+        choose_crops(&mut data, &mut recipe, weights.crop_fraction(), &mut config.crop_mode);
         data.interpolation = config.interpolation;
         let wanted = recipe.training.batch_size;
         ensure!(wanted > 0, "--batch-size 0: at least 1");
@@ -164,7 +164,7 @@ impl Setup {
     /// The share of a picture's short side that evaluation shows.
     pub fn crop_fraction(&self) -> f64 {
         match self.data.eval_crop {
-            Crop::Centre { fraction } => fraction,
+            Crop::Centre { fraction } | Crop::Squash { fraction } => fraction,
             _ => 1.0,
         }
     }
@@ -278,9 +278,9 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
     Recipe { training: recipe.training.with_deepspeed(config), drop, ..recipe }
 }
 
-/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe
-/// leaves to the data is written into it, to be printed and saved.
-fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>) {
+/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to, as `mode` says; other data
+/// sets as a whole, and `mode` then says so. What the recipe leaves to the data is written into it, to be printed and saved.
+fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>, mode: &mut CropMode) {
     let are_photos = matches!(data.eval_crop, Crop::Centre { .. });
     if recipe.crop == CropKind::Auto {
         recipe.crop = if are_photos { CropKind::RandomResized } else { CropKind::Data };
@@ -295,7 +295,10 @@ fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>
     }
     let wanted = (recipe.eval_crop != 0.0).then_some(recipe.eval_crop);
     let told = pretrained.map(|fraction| fraction.max(Transform::MIN_FRACTION));
-    if let (true, Some(fraction)) = (are_photos, wanted.or(told)) {
-        data.eval_crop = Crop::Centre { fraction };
+    match (are_photos, wanted.or(told)) {
+        (false, _) => *mode = CropMode::Squash,
+        (true, Some(fraction)) if *mode == CropMode::Squash => data.eval_crop = Crop::Squash { fraction },
+        (true, Some(fraction)) => data.eval_crop = Crop::Centre { fraction },
+        (true, None) => *mode = CropMode::Center,
     }
 }

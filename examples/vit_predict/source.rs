@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use wgrad::data::{Crop, Transform};
+use wgrad::data::{Crop, CropMode, Transform};
 use wgrad::models::vit::{OpenOptions, Pretrained, open};
 
 use crate::hub;
@@ -48,9 +48,12 @@ impl Source {
     pub fn transform(&self) -> Result<Transform> {
         let (height, width) = self.pretrained.config.img_size;
         ensure!(height == width, "the model takes {height}x{width} pictures; only square ones are supported here");
-        // Of 1: the short side at the model's size, the middle of the long one.
-        let interpolation = self.pretrained.config.interpolation;
-        Ok(Transform { interpolation, ..Transform::new(u32::try_from(height)?, Crop::Centre { fraction: self.crop }) })
+        let (interpolation, fraction) = (self.pretrained.config.interpolation, self.crop);
+        let crop = match self.pretrained.config.crop_mode {
+            CropMode::Squash => Crop::Squash { fraction },
+            _ => Crop::Centre { fraction },
+        };
+        Ok(Transform { interpolation, ..Transform::new(u32::try_from(height)?, crop) })
     }
 
     pub fn classes(&self) -> usize {

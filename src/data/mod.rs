@@ -74,5 +74,5 @@ pub use text::{
 };
 pub use token_batch::TokenBatch;
 
-pub use crate::interpolation::Interpolation;
 pub use crate::normalize::Normalize;
+pub use crate::preprocess::{CropMode, Interpolation};

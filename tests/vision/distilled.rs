@@ -6,7 +6,7 @@ use super::reference::{
 use crate::common::{assert_close, gpu};
 use wgrad::Tensor;
 use wgrad::checkpoint;
-use wgrad::models::vit::{ExportOptions, HeadFit, OpenOptions, VitConfig, export_hf, export_timm, open};
+use wgrad::models::vit::{CropMode, ExportOptions, HeadFit, OpenOptions, VitConfig, export_hf, export_timm, open};
 use wgrad::nn::{Mode, Model};
 use wgrad::ops::{CrossEntropy, cross_entropy};
 
@@ -77,6 +77,7 @@ fn distilled_models_are_told_by_their_files_and_return() {
             distilled: true,
             eps,
             normalize: config.normalize,
+            crop_mode: if name == DEIT { CropMode::Squash } else { CropMode::Center },
             ..VitConfig::custom(32, 3, 2)
         };
         assert_eq!((config.prefix_tokens(), config.prefix_positions()), (2, 2));

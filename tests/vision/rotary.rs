@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use wgrad::Tensor;
 use wgrad::checkpoint;
 use wgrad::models::vit::{
-    ExportOptions, Interpolation, OpenOptions, Pool, Resampling, Vit, VitConfig, export_hf, export_timm, open,
+    CropMode, ExportOptions, Interpolation, OpenOptions, Pool, Resampling, Vit, VitConfig, export_hf, export_timm, open,
 };
 use wgrad::nn::{Mode, Span};
 use wgrad::ops::{self, Rotary, TokenIndices};
@@ -123,6 +123,7 @@ fn dinov3_is_told_by_its_files_and_returns() {
         fc_norm: None,
         init_values: Some(1.0),
         interpolation: Interpolation::Bilinear,
+        crop_mode: CropMode::Squash,
         ..expected
     };
     assert_eq!(open(folder(DINOV3), &OpenOptions::default()).unwrap().config, theirs);

@@ -9,7 +9,8 @@ use super::reference::{
 use crate::common::{assert_close, gpu};
 use wgrad::checkpoint::{self, HostTensor};
 use wgrad::models::vit::{
-    ExportOptions, Interpolation, OpenOptions, Pool, Pretrained, Resampling, VitConfig, export_hf, export_timm, open,
+    CropMode, ExportOptions, Interpolation, OpenOptions, Pool, Pretrained, Resampling, VitConfig, export_hf,
+    export_timm, open,
 };
 use wgrad::ops::{Gelu, Normalize};
 
@@ -102,7 +103,7 @@ fn towers_are_told_by_their_files() {
         ..sizes
     };
     assert_eq!(opened(TIMM_SIGLIP).config, siglip);
-    assert_eq!(opened(SIGLIP).config, siglip);
+    assert_eq!(opened(SIGLIP).config, VitConfig { crop_mode: CropMode::Squash, ..siglip });
 }
 
 /// Of timm's names, those whose activation is another than the exact GELU.
@@ -213,6 +214,10 @@ fn how_pictures_are_resized_is_told_by_files_and_goes_on() {
     }
     let timm = std::fs::read_to_string(folder(TIMM_CLIP).join("config.json")).unwrap();
     assert_eq!(filter_of(TIMM_CLIP, "config.json", None), Interpolation::Bicubic);
+    let squashed = timm.replace(r#""crop_mode": "center""#, r#""crop_mode": "squash""#);
+    assert!(squashed.contains("squash"));
+    filter_of(TIMM_CLIP, "config.json", Some(squashed));
+    assert_eq!(open(place.path().join("copy"), &OpenOptions::default()).unwrap().config.crop_mode, CropMode::Squash);
     for (name, filter) in [("bilinear", Interpolation::Bilinear), ("lanczos", Interpolation::Bicubic)] {
         let text = timm.replace(r#""interpolation": "bicubic""#, &format!(r#""interpolation": "{name}""#));
         assert!(text.contains(name));

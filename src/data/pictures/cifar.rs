@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::{Crop, DataSet, Padding, Split};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
+use crate::preprocess::Interpolation;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;

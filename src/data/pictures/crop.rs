@@ -9,7 +9,7 @@ use super::image::Image;
 use super::resize::{Part, Window};
 use crate::data::random::below;
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
+use crate::preprocess::Interpolation;
 
 /// What lies around a picture that is padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +39,12 @@ pub enum Crop {
         /// timm's `crop_pct`: 0.875 takes 224 of 256.
         fraction: f64,
     },
+    /// Both sides resized to floor(S / `fraction`), whatever the aspect ratio, and the window of S × S in the middle: timm's `squash`,
+    /// and what transformers' processors of ViT and DeiT do.
+    Squash {
+        /// As in [`Crop::Centre`].
+        fraction: f64,
+    },
     /// As [`Crop::Centre`], the window at random: photos in training.
     Random {
         /// As in [`Crop::Centre`].
@@ -64,7 +70,7 @@ impl Crop {
             Crop::Pad { pixels, .. } if pixels > Transform::MAX_PAD => {
                 Err(Error::argument(op, "pixels", format!("at most {}", Transform::MAX_PAD), pixels))
             }
-            Crop::Centre { fraction } | Crop::Random { fraction }
+            Crop::Centre { fraction } | Crop::Squash { fraction } | Crop::Random { fraction }
                 if !(Transform::MIN_FRACTION..=1.0).contains(&fraction) =>
             {
                 Err(Error::argument(op, "fraction", format!("in {}..=1", Transform::MIN_FRACTION), fraction))
@@ -86,7 +92,7 @@ impl Crop {
         rng: &mut Pcg32,
     ) -> Result<Image<'a>> {
         match self {
-            Crop::Whole => {
+            Crop::Whole | Crop::Squash { fraction: 1.0 } => {
                 choose(rng, 0, 0);
                 fitted(image, size, filter)
             }
@@ -96,11 +102,12 @@ impl Crop {
                 Ok(fitted(&shifted(image, shift(right), shift(down), padding)?, size, filter)?.into_owned())
             }
             Crop::Centre { fraction } => {
-                let room = Room::new(image, size, fraction);
                 choose(rng, 0, 0);
-                // torchvision's CenterCrop rounds half to even, and so does this.
-                let middle = |spare: u32| (f64::from(spare) / 2.0).round_ties_even() as u32;
-                room.cut(image, size, filter, [middle(room.right), middle(room.down)])
+                Room::new(image, size, fraction).cut_middle(image, size, filter)
+            }
+            Crop::Squash { fraction } => {
+                choose(rng, 0, 0);
+                Room::squashed(image, size, fraction).cut_middle(image, size, filter)
             }
             Crop::Random { fraction } => {
                 let room = Room::new(image, size, fraction);
@@ -183,10 +190,25 @@ impl Room {
     fn new(image: &Image<'_>, size: u32, fraction: f64) -> Room {
         let short = (f64::from(size) / fraction).floor();
         let [width, height] = [image.width(), image.height()].map(f64::from);
-        let resized = [width, height].map(|side| (short * side / width.min(height)).floor());
+        Room::of(image, size, [width, height].map(|side| (short * side / width.min(height)).floor()))
+    }
+
+    /// Both sides become floor(size / fraction).
+    fn squashed(image: &Image<'_>, size: u32, fraction: f64) -> Room {
+        Room::of(image, size, [(f64::from(size) / fraction).floor(); 2])
+    }
+
+    /// In the picture resized to these sides.
+    fn of(image: &Image<'_>, size: u32, resized: [f64; 2]) -> Room {
         let room = |side: f64| (side as u32).saturating_sub(size);
-        let scale = [width / resized[0], height / resized[1]];
+        let scale = [f64::from(image.width()) / resized[0], f64::from(image.height()) / resized[1]];
         Room { scale, right: room(resized[0]), down: room(resized[1]) }
+    }
+
+    /// The window in the middle: torchvision's CenterCrop rounds half to even, and so does this.
+    fn cut_middle(&self, image: &Image<'_>, size: u32, filter: Interpolation) -> Result<Image<'static>> {
+        let middle = |spare: u32| (f64::from(spare) / 2.0).round_ties_even() as u32;
+        self.cut(image, size, filter, [middle(self.right), middle(self.down)])
     }
 
     /// The window so far to the right and down.

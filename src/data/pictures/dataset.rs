@@ -1,8 +1,8 @@
 //! Labelled pictures in splits.
 
 use super::{Crop, Split, Transform};
-use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
+use crate::preprocess::Interpolation;
 
 /// Labelled pictures in three splits, and how they are best shown to a model.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use super::{Crop, DataSet, Split};
 use crate::data::Digits;
 use crate::error::Result;
-use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
+use crate::preprocess::Interpolation;
 
 /// [`Digits::embedded`], repeated for the three channels.
 ///

@@ -11,8 +11,8 @@ use super::listing::Unused;
 use super::{Crop, DataSet, Split};
 use crate::error::{Error, Result};
 use crate::hash::hash_bytes;
-use crate::interpolation::Interpolation;
 use crate::normalize::Normalize;
+use crate::preprocess::Interpolation;
 
 /// How [`image_folder`] divides the photos and what may be done with them.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,7 +6,7 @@
 
 use super::image::{Image, check_side};
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
+use crate::preprocess::Interpolation;
 use crate::resample::Axis;
 
 /// Weights are integers in units of 2⁻²². A sum of weights is 1 and the sum of their magnitudes below 2, so that a

@@ -7,7 +7,7 @@ use super::crop::Crop;
 use super::image::Image;
 use crate::data::random::{Purpose, below, keyed};
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
+use crate::preprocess::Interpolation;
 
 /// What a sample's augmentation depends on, and nothing else: not the thread, not the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

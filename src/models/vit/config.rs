@@ -1,10 +1,10 @@
 //! A ViT's sizes.
 
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
 use crate::models::settings;
 use crate::nn::LoraConfig;
 use crate::ops::{Gelu, Normalize};
+use crate::preprocess::{CropMode, Interpolation};
 
 /// What the head reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -104,6 +104,9 @@ pub struct VitConfig {
     /// How the pictures that it was trained on were resized, and others should be. Nothing here is computed by it.
     #[serde(default, skip_serializing_if = "Interpolation::is_default")]
     pub interpolation: Interpolation,
+    /// What part of them it is shown in evaluation. As above.
+    #[serde(default, skip_serializing_if = "CropMode::is_default")]
+    pub crop_mode: CropMode,
     /// Adapters, beside which the rest of the model is frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
@@ -197,6 +200,7 @@ impl VitConfig {
             drop_path_rate: 0.0,
             normalize: Normalize::INCEPTION,
             interpolation: Interpolation::Bicubic,
+            crop_mode: CropMode::Center,
             lora: None,
         }
     }

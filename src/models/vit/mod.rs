@@ -16,7 +16,7 @@ pub use files::{
 };
 pub use patch_embed::PatchEmbed;
 
-pub use crate::interpolation::Interpolation;
+pub use crate::preprocess::{CropMode, Interpolation};
 
 use std::fmt;
 

@@ -15,13 +15,14 @@ use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Stor
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
 use crate::ops::Gelu;
+use crate::preprocess::CropMode;
 
 /// What an export says beside the weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExportOptions<'a> {
     /// A name for each class, or none at all.
     pub class_names: &'a [String],
-    /// timm's `crop_pct`, 0.875 by default. transformers' image processor of ViTs does not crop, that of DINOv2 does.
+    /// timm's `crop_pct`: by default 0.875, or all of a picture that is squashed ([`VitConfig::crop_mode`]).
     pub crop_fraction: Option<f64>,
     /// The element type of the weights.
     pub storage: Storage,
@@ -29,8 +30,8 @@ pub struct ExportOptions<'a> {
 
 impl ExportOptions<'_> {
     /// timm's `crop_pct`.
-    fn crop_pct(&self) -> f64 {
-        self.crop_fraction.unwrap_or(0.875)
+    fn crop_pct(&self, config: &VitConfig) -> f64 {
+        self.crop_fraction.unwrap_or(if config.crop_mode == CropMode::Squash { 1.0 } else { 0.875 })
     }
 
     /// The classes' names, or transformers' default ones.
@@ -70,7 +71,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     }
     let names = options.names(config)?;
     let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
-    let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct()))?;
+    let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)))?;
     let mut tensors = download(model.parameters())?;
     adapted::merge(&mut tensors, config)?;
     match family {
@@ -125,7 +126,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     if config.rope_temperature.is_some() {
         layouts::to_dinov3(&mut tensors, config)?;
     }
-    let timm = TimmConfig::new(config, &names, options.crop_pct());
+    let timm = TimmConfig::new(config, &names, options.crop_pct(config));
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
     }

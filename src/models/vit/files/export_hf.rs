@@ -10,6 +10,7 @@ use super::names::Family;
 use crate::checkpoint::Storage;
 use crate::models::vit::VitConfig;
 use crate::ops::Gelu;
+use crate::preprocess::CropMode;
 
 /// A number for a square, else height and width.
 #[derive(Serialize)]
@@ -210,22 +211,24 @@ struct HfCrop {
 impl HfPreprocessor {
     pub(super) fn new(config: &VitConfig, family: Family, crop_pct: f64) -> Self {
         let (height, width) = config.img_size;
-        let sides = BTreeMap::from([("height", height), ("width", width)]);
-        let (image_processor_type, is_cropped) = match family {
-            Family::Vit => ("ViTImageProcessor", false),
-            Family::Deit => ("DeiTImageProcessor", true),
-            Family::Dinov2 | Family::Dinov2WithRegisters => ("BitImageProcessor", true),
-            Family::Dinov3 { .. } => ("DINOv3ViTImageProcessor", false),
-            Family::Clip => ("CLIPImageProcessor", true),
-            Family::Siglip | Family::SiglipTower => ("SiglipImageProcessor", false),
-        };
         let whole = |side: usize| (side as f64 / crop_pct).round() as usize;
-        let size = match family {
-            Family::Deit => BTreeMap::from([("height", whole(height)), ("width", whole(width))]),
-            _ if is_cropped => BTreeMap::from([("shortest_edge", whole(height.min(width)))]),
-            _ => sides.clone(),
+        let both = |height: usize, width: usize| BTreeMap::from([("height", height), ("width", width)]);
+        let (image_processor_type, size) = match (config.crop_mode, family) {
+            (CropMode::Center, _) => {
+                let name = if family == Family::Clip { "CLIPImageProcessor" } else { "BitImageProcessor" };
+                (name, BTreeMap::from([("shortest_edge", whole(height.min(width)))]))
+            }
+            // Others resize to the size that they show.
+            (CropMode::Squash, Family::Deit) => ("DeiTImageProcessor", both(whole(height), whole(width))),
+            (CropMode::Squash, _) if whole(height) > height => {
+                ("DeiTImageProcessor", both(whole(height), whole(width)))
+            }
+            (CropMode::Squash, Family::Dinov3 { .. }) => ("DINOv3ViTImageProcessor", both(height, width)),
+            (CropMode::Squash, Family::Siglip | Family::SiglipTower) => ("SiglipImageProcessor", both(height, width)),
+            (CropMode::Squash, _) => ("ViTImageProcessor", both(height, width)),
         };
-        let crop = is_cropped.then_some(HfCrop { do_center_crop: true, crop_size: sides });
+        let crops = ["CLIPImageProcessor", "BitImageProcessor", "DeiTImageProcessor"].contains(&image_processor_type);
+        let crop = crops.then(|| HfCrop { do_center_crop: true, crop_size: both(height, width) });
         HfPreprocessor {
             image_processor_type,
             do_resize: true,

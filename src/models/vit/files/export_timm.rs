@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::interpolation::Interpolation;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Gelu;
+use crate::preprocess::{CropMode, Interpolation};
 
 /// timm's `config.json`.
 #[derive(Serialize)]
@@ -131,7 +131,7 @@ struct TimmPretrained {
     num_classes: usize,
     interpolation: Interpolation,
     crop_pct: f64,
-    crop_mode: &'static str,
+    crop_mode: CropMode,
     mean: [f32; 3],
     std: [f32; 3],
     first_conv: &'static str,
@@ -192,7 +192,7 @@ impl<'a> TimmConfig<'a> {
                 num_classes: config.num_classes,
                 interpolation: config.interpolation,
                 crop_pct,
-                crop_mode: "center",
+                crop_mode: config.crop_mode,
                 mean: config.normalize.mean,
                 std: config.normalize.std,
                 first_conv: "patch_embed.proj",

@@ -77,10 +77,14 @@ impl<'de> Visitor<'de> for SidesVisitor {
     }
 }
 
-/// The short side of a size in one of the forms that image processors have had: a number, `height` and `width`, or
-/// `shortest_edge`.
+/// A size in one of the forms that image processors have had: a number, `height` and `width`, or `shortest_edge`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ShortSide(pub(super) f64);
+pub(super) struct ShortSide {
+    /// The short side.
+    pub(super) side: f64,
+    /// Whether both sides are told, whatever the picture's are, or the short one alone, if that is said.
+    pub(super) is_of_both: Option<bool>,
+}
 
 impl<'de> Deserialize<'de> for ShortSide {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -98,23 +102,25 @@ impl<'de> Visitor<'de> for ShortSideVisitor {
     }
 
     fn visit_u64<E: Error>(self, side: u64) -> Result<ShortSide, E> {
-        Ok(ShortSide(side as f64))
+        Ok(ShortSide { side: side as f64, is_of_both: None })
     }
 
     fn visit_f64<E: Error>(self, side: f64) -> Result<ShortSide, E> {
-        Ok(ShortSide(side))
+        Ok(ShortSide { side, is_of_both: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ShortSide, A::Error> {
-        let mut shortest: Option<f64> = None;
+        let (mut shortest, mut is_of_both) = (None::<f64>, true);
         while let Some(key) = map.next_key::<String>()? {
             if matches!(key.as_str(), "height" | "width" | "shortest_edge") {
                 let side = map.next_value()?;
+                is_of_both &= key != "shortest_edge";
                 shortest = Some(shortest.map_or(side, |other| other.min(side)));
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        shortest.map(ShortSide).ok_or_else(|| A::Error::custom("expected height and width or shortest_edge"))
+        let size = shortest.map(|side| ShortSide { side, is_of_both: Some(is_of_both) });
+        size.ok_or_else(|| A::Error::custom("expected height and width or shortest_edge"))
     }
 }

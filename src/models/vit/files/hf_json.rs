@@ -10,9 +10,9 @@ use super::infer::Hints;
 use super::names::Family;
 use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, claims, read_json};
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
+use crate::preprocess::{CropMode, Interpolation};
 
 /// Pillow's numbers of the ways to resize.
 const RESAMPLE: [(u32, Interpolation); 2] = [(2, Interpolation::Bilinear), (3, Interpolation::Bicubic)];
@@ -182,10 +182,13 @@ fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
     } else {
         normalization(&path, file.image_mean, file.image_std)?
     };
-    described.crop_fraction = match (file.do_center_crop, file.crop_size, file.size) {
-        (Some(true), Some(crop), Some(size)) => fraction(&path, Some((crop.0 / size.0).min(1.0)))?,
+    let is_cropped = file.do_center_crop == Some(true);
+    described.crop_fraction = match (file.crop_size.filter(|_| is_cropped), file.size) {
+        (Some(crop), Some(size)) => fraction(&path, Some((crop.side / size.side).min(1.0)))?,
         _ => Some(1.0),
     };
+    let is_squashed = file.size.and_then(|size| size.is_of_both).unwrap_or(!is_cropped);
+    described.hints.crop_mode = if is_squashed { CropMode::Squash } else { CropMode::Center };
     if let Some(number) = file.resample {
         described.hints.interpolation = RESAMPLE.iter().find(|(known, _)| *known == number).map(|(_, filter)| *filter);
         if described.hints.interpolation.is_none() {

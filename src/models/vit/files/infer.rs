@@ -3,10 +3,10 @@
 use super::adapted::places;
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
-use crate::interpolation::Interpolation;
 use crate::models::adapters;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
+use crate::preprocess::{CropMode, Interpolation};
 
 /// What shapes do not tell, from a file beside the weights or the caller.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,7 @@ pub(super) struct Hints {
     pub(super) final_norm: Option<bool>,
     pub(super) normalize: Option<Normalize>,
     pub(super) interpolation: Option<Interpolation>,
+    pub(super) crop_mode: CropMode,
     /// Whether the model is a published one, whose heads follow from its width.
     pub(super) is_published: bool,
     /// What the file beside the weights calls the model.
@@ -185,6 +186,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         config.normalize = normalize;
     }
     config.interpolation = hints.interpolation.unwrap_or_default();
+    config.crop_mode = hints.crop_mode;
     let head_inputs = config.head_inputs();
     config.num_classes = if has("head.weight") { rows(checkpoint, "head.weight", head_inputs)? } else { 1 };
     if has("head.weight") && config.distilled {

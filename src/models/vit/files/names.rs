@@ -3,8 +3,8 @@
 use super::infer::REFUSED;
 use super::positions::Resampling;
 use crate::checkpoint::{Checkpoint, Renaming};
-use crate::interpolation::Interpolation;
 use crate::ops::Normalize;
+use crate::preprocess::Interpolation;
 
 /// Models of transformers, each with names and a function of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

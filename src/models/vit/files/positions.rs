@@ -2,7 +2,7 @@
 
 use crate::checkpoint::HostTensor;
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
+use crate::preprocess::Interpolation;
 use crate::resample::Axis;
 
 /// The most patches along one side.

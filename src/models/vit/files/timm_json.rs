@@ -10,8 +10,8 @@ use super::forms::{Activation, Sides};
 use super::infer::Hints;
 use crate::checkpoint::{CONFIG_FILE, Labels, claims, quoted, read_json};
 use crate::error::{Error, Result};
-use crate::interpolation::Interpolation;
 use crate::models::vit::{Pool, VitConfig};
+use crate::preprocess::{CropMode, Interpolation};
 
 /// timm's file. Old ones have everything at the top, new ones most of it in `pretrained_cfg`.
 #[derive(Deserialize, Default)]
@@ -65,9 +65,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         return Err(Error::file(path, "a mean with the prefix tokens is not computed here"));
     }
     let pool = args.global_pool.or(top.global_pool).or(inner.global_pool);
-    if let Some(mode) = top.crop_mode.or(inner.crop_mode).filter(|mode| mode != "center") {
-        log::warn!("{}: crop_mode is {}; pictures are shown by center here", path.display(), quoted(&mode));
-    }
+    let crop_mode = top.crop_mode.or(inner.crop_mode).map_or(CropMode::Center, |name| crop_named(&path, &name));
     let interpolation = top.interpolation.or(inner.interpolation).map(|name| interpolation_named(&path, &name));
     let input = top.input_size.or(inner.input_size).map(|[_, height, width]| (height, width));
     let names = top.label_names.or(inner.label_names);
@@ -84,6 +82,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
             interpolation,
+            crop_mode,
             // Of another width than its name stands for, it is another model.
             is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
             init_values: args.init_values,
@@ -112,6 +111,18 @@ fn interpolation_named(path: &Path, name: &str) -> Interpolation {
         _ => {
             log::warn!("{}: interpolation is {}; pictures are resized by bicubic here", path.display(), quoted(name));
             Interpolation::Bicubic
+        }
+    }
+}
+
+/// The same of crops.
+fn crop_named(path: &Path, name: &str) -> CropMode {
+    match name {
+        "center" => CropMode::Center,
+        "squash" => CropMode::Squash,
+        _ => {
+            log::warn!("{}: crop_mode is {}; pictures are shown by center here", path.display(), quoted(name));
+            CropMode::Center
         }
     }
 }
