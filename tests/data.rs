@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use wgrad::data::{
-    Crop, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Interpolation, Key, Loader, LoaderOptions,
-    Normalize, Padding, Position, Split, Transform, cifar10, cifar100, digits, image_folder,
+    Crop, CropMode, FolderOptions, Image, ImageBatch, ImageOptions, ImageSource, Interpolation, Key, Loader,
+    LoaderOptions, Normalize, Padding, Position, Split, Transform, cifar10, cifar100, digits, image_folder,
 };
 use wgrad::{Error, Result};
 
@@ -517,6 +517,21 @@ fn the_evaluation_crop_equals_pillow() {
         let sample = apply(Transform::new(size, Crop::Squash { fraction }), &noise(width, height), 3);
         assert_eq!(fnv(&sample), expected, "{width} x {height} squashed to {size} at {fraction}");
     }
+}
+
+/// What checkpoints say of the crop that evaluation makes is that crop.
+#[test]
+fn crops_of_evaluation_are_told_and_made_again() {
+    for mode in [CropMode::Center, CropMode::Squash] {
+        for fraction in [0.5, 1.0] {
+            assert_eq!(Crop::evaluation(mode, fraction).mode_and_fraction(), (mode, fraction));
+        }
+    }
+    assert_eq!(Crop::Whole.mode_and_fraction(), (CropMode::Squash, 1.0));
+    let picture = noise(9, 5);
+    let [whole, squashed] =
+        [Crop::Whole, Crop::Squash { fraction: 1.0 }].map(|crop| apply(Transform::new(6, crop), &picture, 0));
+    assert_eq!(whole, squashed);
 }
 
 #[test]

@@ -69,7 +69,8 @@ impl Setup {
             "--lora: the head is of other classes than the checkpoint's and begins anew; without head among the layers it is \
              trained as a whole"
         );
-        choose_crops(&mut data, &mut recipe, weights.crop_fraction(), &mut config.crop_mode);
+        choose_crops(&mut data, &mut recipe, config.crop_mode, weights.crop_fraction());
+        (config.crop_mode, _) = data.eval_crop.mode_and_fraction();
         data.interpolation = config.interpolation;
         let wanted = recipe.training.batch_size;
         ensure!(wanted > 0, "--batch-size 0: at least 1");
@@ -163,10 +164,7 @@ impl Setup {
 
     /// The share of a picture's short side that evaluation shows.
     pub fn crop_fraction(&self) -> f64 {
-        match self.data.eval_crop {
-            Crop::Centre { fraction } | Crop::Squash { fraction } => fraction,
-            _ => 1.0,
-        }
+        self.data.eval_crop.mode_and_fraction().1
     }
 
     /// Whose names adapters are written with: those that the model is exported with, if it is.
@@ -278,9 +276,9 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
     Recipe { training: recipe.training.with_deepspeed(config), drop, ..recipe }
 }
 
-/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to, as `mode` says; other data
-/// sets as a whole, and `mode` then says so. What the recipe leaves to the data is written into it, to be printed and saved.
-fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>, mode: &mut CropMode) {
+/// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe
+/// leaves to the data is written into it, to be printed and saved.
+fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, mode: CropMode, pretrained: Option<f64>) {
     let are_photos = matches!(data.eval_crop, Crop::Centre { .. });
     if recipe.crop == CropKind::Auto {
         recipe.crop = if are_photos { CropKind::RandomResized } else { CropKind::Data };
@@ -295,10 +293,7 @@ fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, pretrained: Option<f64>
     }
     let wanted = (recipe.eval_crop != 0.0).then_some(recipe.eval_crop);
     let told = pretrained.map(|fraction| fraction.max(Transform::MIN_FRACTION));
-    match (are_photos, wanted.or(told)) {
-        (false, _) => *mode = CropMode::Squash,
-        (true, Some(fraction)) if *mode == CropMode::Squash => data.eval_crop = Crop::Squash { fraction },
-        (true, Some(fraction)) => data.eval_crop = Crop::Centre { fraction },
-        (true, None) => *mode = CropMode::Center,
+    if let (true, Some(fraction)) = (are_photos, wanted.or(told)) {
+        data.eval_crop = Crop::evaluation(mode, fraction);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use wgrad::data::{Crop, CropMode, Transform};
-use wgrad::models::vit::{OpenOptions, Pretrained, open};
+use wgrad::models::vit::{OpenOptions, Pretrained, VitConfig, open};
 
 use crate::hub;
 
@@ -48,11 +48,8 @@ impl Source {
     pub fn transform(&self) -> Result<Transform> {
         let (height, width) = self.pretrained.config.img_size;
         ensure!(height == width, "the model takes {height}x{width} pictures; only square ones are supported here");
-        let (interpolation, fraction) = (self.pretrained.config.interpolation, self.crop);
-        let crop = match self.pretrained.config.crop_mode {
-            CropMode::Squash => Crop::Squash { fraction },
-            _ => Crop::Centre { fraction },
-        };
+        let VitConfig { interpolation, crop_mode, .. } = self.pretrained.config;
+        let crop = Crop::evaluation(crop_mode, self.crop);
         Ok(Transform { interpolation, ..Transform::new(u32::try_from(height)?, crop) })
     }
 
@@ -69,10 +66,11 @@ impl Source {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (size, normalize) = (self.pretrained.config.img_size.0, self.pretrained.config.normalize);
+        let VitConfig { img_size: (size, _), normalize, crop_mode, .. } = self.pretrained.config;
+        let side = if crop_mode == CropMode::Squash { "both sides, squashed" } else { "the short side" };
         write!(
             f,
-            "model: {}, {} classes, {size}x{size} pictures, {} of the short side{}, mean {:?}, std {:?}",
+            "model: {}, {} classes, {size}x{size} pictures, {} of {side}{}, mean {:?}, std {:?}",
             self.name,
             self.classes(),
             self.crop,

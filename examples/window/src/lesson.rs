@@ -46,7 +46,7 @@ pub struct Lesson {
     /// How a picture is shown to the model that it is asked about.
     pub transform: Transform,
     /// The share of a picture's short side that it then sees.
-    pub crop_fraction: Option<f64>,
+    pub crop_fraction: f64,
     /// What it is examined on; empty if there is nothing.
     examined: Arc<Vec<ImageBatch>>,
     /// What the user may not expect.
@@ -56,9 +56,12 @@ pub struct Lesson {
 impl Lesson {
     /// Reads data and weights, and prepares the device: all that would make a frame late later. Takes a second or more.
     pub fn load(gpu: &Gpu, settings: &Settings) -> Result<Self> {
-        let data = read_data(settings)?;
+        let mut data = read_data(settings)?;
         let mut remarks: Vec<String> = data.warnings.iter().chain(&data.unused).cloned().collect();
-        let (config, weights) = read_weights(settings, &data)?;
+        let (mut config, weights) = read_weights(settings, &data)?;
+        data.interpolation = config.interpolation;
+        let (crop_mode, crop_fraction) = data.eval_crop.mode_and_fraction();
+        config.crop_mode = crop_mode;
         let side = u32::try_from(config.img_size.0)?;
         let batch_size = settings.batch_size.min(data.train.len());
         if batch_size < settings.batch_size {
@@ -84,7 +87,7 @@ impl Lesson {
             done: 0,
             data: settings.data,
             examined: Arc::new(examined(&data.validation, transform)?),
-            crop_fraction: crop_fraction(&data),
+            crop_fraction,
             classes: data.class_names,
             transform,
             remarks,
@@ -245,11 +248,4 @@ fn examined(validation: &Split, transform: Transform) -> Result<Vec<ImageBatch>>
     let source = ImageSource::new(&validation.subset(&some)?, transform, ImageOptions::default())?;
     let loader = Loader::new(source, LoaderOptions::evaluation(EXAMINED_AT_ONCE))?;
     Ok(loader.epoch(0)?.collect::<wgrad::Result<_>>()?)
-}
-
-fn crop_fraction(data: &DataSet) -> Option<f64> {
-    match data.eval_crop {
-        data::Crop::Centre { fraction } => Some(fraction),
-        _ => None,
-    }
 }

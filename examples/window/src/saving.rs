@@ -33,7 +33,7 @@ struct Copied {
     bytes: Readback,
     config: VitConfig,
     classes: Vec<String>,
-    crop_fraction: Option<f64>,
+    crop_fraction: f64,
 }
 
 impl Saving {
@@ -85,7 +85,8 @@ impl Copied {
         for ((name, tensor), bytes) in self.names.into_iter().zip(&self.tensors).zip(&bytes) {
             weights.insert(name, HostTensor { shape: tensor.dims().to_vec(), data: tensor.decode(bytes)? });
         }
-        let about = VitFile { config: &self.config, class_names: &self.classes, crop_fraction: self.crop_fraction };
+        let about =
+            VitFile { config: &self.config, class_names: &self.classes, crop_fraction: Some(self.crop_fraction) };
         Ok(about.write(file, &weights)?)
     }
 }

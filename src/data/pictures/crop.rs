@@ -9,7 +9,7 @@ use super::image::Image;
 use super::resize::{Part, Window};
 use crate::data::random::below;
 use crate::error::{Error, Result};
-use crate::preprocess::Interpolation;
+use crate::preprocess::{CropMode, Interpolation};
 
 /// What lies around a picture that is padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,6 +64,24 @@ pub enum Crop {
 }
 
 impl Crop {
+    /// That of evaluation, by what a checkpoint says of it.
+    pub fn evaluation(mode: CropMode, fraction: f64) -> Self {
+        match mode {
+            CropMode::Center => Crop::Centre { fraction },
+            CropMode::Squash => Crop::Squash { fraction },
+        }
+    }
+
+    /// What a checkpoint is to say of it, if it is that of evaluation: the mode, and the share of a side that is shown.
+    pub fn mode_and_fraction(self) -> (CropMode, f64) {
+        match self {
+            Crop::Centre { fraction } | Crop::Random { fraction } => (CropMode::Center, fraction),
+            Crop::Squash { fraction } => (CropMode::Squash, fraction),
+            Crop::Whole | Crop::Pad { .. } => (CropMode::Squash, 1.0),
+            Crop::RandomResized { .. } => (CropMode::Center, 1.0),
+        }
+    }
+
     /// Whether the settings are in range.
     pub(super) fn check(self, op: &'static str) -> Result<()> {
         match self {
