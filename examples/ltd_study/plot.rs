@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::arms::{Arm, FULL, Kind};
 use crate::costs::Costs;
@@ -69,14 +70,14 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], costs: &Costs) -> Result<()
         .axis_style(GREY)
         .draw()?;
     for (i, Point { name, colour, time, difference, half_width }) in points.iter().enumerate() {
-        // Arms of the same time would lie on each other, and their names too.
+        // Arms of the same time would lie on each other.
         let time = time + 0.004 * (i % 3) as f64;
-        let end = if i % 2 == 0 { difference + half_width + 0.16 } else { difference - half_width - 0.06 };
         let bar = [(time, difference - half_width), (time, difference + half_width)];
         chart.draw_series(LineSeries::new(bar, colour.stroke_width(2)))?;
         chart.draw_series([Circle::new((time, *difference), 5, colour.filled())])?;
         let font = ("sans-serif", 14).into_font().color(colour);
-        chart.draw_series([Text::new(name.clone(), (time - 0.02, end), font)])?;
+        let font = font.pos(Pos::new(HPos::Left, VPos::Center));
+        chart.draw_series([Text::new(name.clone(), (time + 0.008, *difference), font)])?;
     }
     root.present()?;
     Ok(())
