@@ -15,7 +15,9 @@ mod replace;
 #[cfg(feature = "files")]
 pub(crate) use json::read_json;
 #[cfg(feature = "text")]
-pub(crate) use json::{parse_json, read_text};
+pub(crate) use json::parse_json;
+#[cfg(any(feature = "text", feature = "pictures"))]
+pub(crate) use json::read_text;
 #[cfg(feature = "files")]
 pub(crate) use replace::{replace_file, sync_folder};
 
