@@ -12,10 +12,10 @@ mod json;
 #[cfg(feature = "files")]
 mod replace;
 
-#[cfg(feature = "files")]
-pub(crate) use json::read_json;
 #[cfg(feature = "text")]
 pub(crate) use json::parse_json;
+#[cfg(feature = "files")]
+pub(crate) use json::read_json;
 #[cfg(any(feature = "text", feature = "pictures"))]
 pub(crate) use json::read_text;
 #[cfg(feature = "files")]

@@ -19,7 +19,9 @@ mod span;
 
 pub use adapted::AdaptedLinear;
 pub use block::Block;
-pub(crate) use block::{GATED_PARTS, QKV_PARTS};
+#[cfg(feature = "files")]
+pub(crate) use block::GATED_PARTS;
+pub(crate) use block::QKV_PARTS;
 pub use block_config::{BlockConfig, BlockNames, NormOrder};
 pub use encoder::Encoder;
 pub use init::Init;
