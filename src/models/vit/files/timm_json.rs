@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::architectures;
 use super::described::{Described, fraction, normalization, square};
@@ -11,7 +12,6 @@ use super::infer::Hints;
 use crate::checkpoint::{CONFIG_FILE, Labels, claims, quoted, read_json};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, VitConfig};
-use crate::preprocess::{CropMode, Interpolation};
 
 /// timm's file. Old ones have everything at the top, new ones most of it in `pretrained_cfg`.
 #[derive(Deserialize, Default)]
@@ -65,8 +65,8 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         return Err(Error::file(path, "a mean with the prefix tokens is not computed here"));
     }
     let pool = args.global_pool.or(top.global_pool).or(inner.global_pool);
-    let crop_mode = top.crop_mode.or(inner.crop_mode).map_or(CropMode::Center, |name| crop_named(&path, &name));
-    let interpolation = top.interpolation.or(inner.interpolation).map(|name| interpolation_named(&path, &name));
+    let crop_mode = top.crop_mode.or(inner.crop_mode).map(|name| way_named(&path, "crop_mode", &name));
+    let interpolation = top.interpolation.or(inner.interpolation).map(|name| way_named(&path, "interpolation", &name));
     let input = top.input_size.or(inner.input_size).map(|[_, height, width]| (height, width));
     let names = top.label_names.or(inner.label_names);
     let patch = args.patch_size.map(|sides| square(&path, "patch_size", sides)).transpose()?;
@@ -82,7 +82,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
             interpolation,
-            crop_mode,
+            crop_mode: crop_mode.unwrap_or_default(),
             // Of another width than its name stands for, it is another model.
             is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
             init_values: args.init_values,
@@ -103,28 +103,12 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
     })
 }
 
-/// timm's names of ways to resize; of one that is not here, what comes nearest.
-fn interpolation_named(path: &Path, name: &str) -> Interpolation {
-    match name {
-        "bicubic" => Interpolation::Bicubic,
-        "bilinear" => Interpolation::Bilinear,
-        _ => {
-            log::warn!("{}: interpolation is {}; pictures are resized by bicubic here", path.display(), quoted(name));
-            Interpolation::Bicubic
-        }
-    }
-}
-
-/// The same of crops.
-fn crop_named(path: &Path, name: &str) -> CropMode {
-    match name {
-        "center" => CropMode::Center,
-        "squash" => CropMode::Squash,
-        _ => {
-            log::warn!("{}: crop_mode is {}; pictures are shown by center here", path.display(), quoted(name));
-            CropMode::Center
-        }
-    }
+/// A way to show pictures, by timm's name; in the place of one that is not here, the usual one.
+fn way_named<W: DeserializeOwned + Default>(path: &Path, setting: &str, name: &str) -> W {
+    W::deserialize(name.into_deserializer()).unwrap_or_else(|_: serde::de::value::Error| {
+        log::warn!("{}: {setting} is {}, which is not done here; the usual one is", path.display(), quoted(name));
+        W::default()
+    })
 }
 
 /// timm's names of pooling; nothing for a model without a head.
