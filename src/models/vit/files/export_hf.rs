@@ -213,22 +213,22 @@ impl HfPreprocessor {
         let (height, width) = config.img_size;
         let whole = |side: usize| (side as f64 / crop_pct).round() as usize;
         let both = |height: usize, width: usize| BTreeMap::from([("height", height), ("width", width)]);
-        let (image_processor_type, size) = match (config.crop_mode, family) {
+        let larger = || both(whole(height), whole(width));
+        let (image_processor_type, size, is_cropped) = match (config.crop_mode, family) {
             (CropMode::Center, _) => {
                 let name = if family == Family::Clip { "CLIPImageProcessor" } else { "BitImageProcessor" };
-                (name, BTreeMap::from([("shortest_edge", whole(height.min(width)))]))
+                (name, BTreeMap::from([("shortest_edge", whole(height.min(width)))]), true)
             }
+            (CropMode::Squash, Family::Deit) => ("DeiTImageProcessor", larger(), true),
             // Others resize to the size that they show.
-            (CropMode::Squash, Family::Deit) => ("DeiTImageProcessor", both(whole(height), whole(width))),
-            (CropMode::Squash, _) if whole(height) > height => {
-                ("DeiTImageProcessor", both(whole(height), whole(width)))
+            (CropMode::Squash, _) if whole(height) > height => ("DeiTImageProcessor", larger(), true),
+            (CropMode::Squash, Family::Dinov3 { .. }) => ("DINOv3ViTImageProcessor", both(height, width), false),
+            (CropMode::Squash, Family::Siglip | Family::SiglipTower) => {
+                ("SiglipImageProcessor", both(height, width), false)
             }
-            (CropMode::Squash, Family::Dinov3 { .. }) => ("DINOv3ViTImageProcessor", both(height, width)),
-            (CropMode::Squash, Family::Siglip | Family::SiglipTower) => ("SiglipImageProcessor", both(height, width)),
-            (CropMode::Squash, _) => ("ViTImageProcessor", both(height, width)),
+            (CropMode::Squash, _) => ("ViTImageProcessor", both(height, width), false),
         };
-        let crops = ["CLIPImageProcessor", "BitImageProcessor", "DeiTImageProcessor"].contains(&image_processor_type);
-        let crop = crops.then(|| HfCrop { do_center_crop: true, crop_size: both(height, width) });
+        let crop = is_cropped.then(|| HfCrop { do_center_crop: true, crop_size: both(height, width) });
         HfPreprocessor {
             image_processor_type,
             do_resize: true,
