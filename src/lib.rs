@@ -22,7 +22,7 @@
 //! | none | all layers but the last one and `checkpoint`; of `data` what a batch is |
 //! | `train` | the training step; `checkpoint` in memory |
 //! | `digits` | the embedded digits |
-//! | `files` | what needs files, threads and a clock: checkpoints on disk, loaders, whole runs |
+//! | `files` | what needs files and threads: checkpoints on disk, loaders, whole runs |
 //! | `pictures`, a default | decoding, augmentation, data sets of pictures |
 //! | `text`, a default | tokenizers, data sets of text |
 //! | `hub` | checkpoints from the Hugging Face Hub, by name |

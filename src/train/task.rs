@@ -19,7 +19,7 @@ pub trait Task {
     fn model(&self) -> &dyn Model;
 
     /// The blocks and tokens of its steps: by default the model's own. That of a task whose samples are shorter than the model
-    /// could take has their tokens; that of one with a loss at each token says that none may leave.
+    /// could take has their tokens.
     fn extent(&self) -> Extent {
         self.model().extent()
     }
