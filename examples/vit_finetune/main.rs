@@ -109,7 +109,7 @@ fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, 
     let mut runner = Runner { machine, args, setup, session: &session, splits };
     session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
     session.conclude::<Runner<'_>>(&report.runs);
-    if let Some(told) = savings::told(&settings.drop, setup.config.tokens(), setup.steps)? {
+    if let Some(told) = setup.about_saving(args)? {
         say!("{told}");
     }
     if args.output.json {

@@ -169,7 +169,8 @@ impl Recipe {
             ltd_keep_prefix: 0,
             ..ltd
         };
-        Recipe { training, ltd, label_smoothing: 0.0, crop: CropKind::Data, ..Self::default() }
+        let drop = DropKind::RandomLtd;
+        Recipe { training, drop, ltd, label_smoothing: 0.0, crop: CropKind::Data, ..Self::default() }
     }
 
     fn linear_probe() -> Self {

@@ -10,7 +10,9 @@ use wgrad::train::{Classify, LinearProbe, Task, TrainSettings, Workload, extract
 
 use crate::args::Args;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
+use crate::savings;
 use crate::setup::Setup;
+use crate::training::comparison::Arm;
 use crate::training::given::Given;
 use crate::training::optimisation::Plan;
 use crate::training::{memory, patch_drop};
@@ -84,6 +86,16 @@ impl Setup {
     /// A run of what `make` makes with these settings, for estimates.
     pub fn workload<'a, T: Task>(&self, make: &'a Maker<'a, T>, settings: &'a TrainSettings) -> Workload<'a, T> {
         Workload { make, settings, batch: self.recipe.training.batch_size, steps: self.steps }
+    }
+
+    /// Why random-LTD saves little, where a run drops tokens by it and it does.
+    pub fn about_saving(&self, args: &Args) -> Result<Option<String>> {
+        let comparison = args.comparison(self.recipe.drop);
+        if !comparison.arms().contains(&Arm::Drop(DropKind::RandomLtd)) {
+            return Ok(None);
+        }
+        let drop = self.token_drop(DropKind::RandomLtd, self.steps, args.seed)?;
+        Ok(savings::told(&drop, self.config.tokens(), self.steps)?)
     }
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
