@@ -396,6 +396,10 @@ fn half_precision() {
     let expected = LossScale { initial: 16.0, growth: 2.0, backoff: 0.5, interval: 50, floor: 2.0 };
     assert_eq!(given.loss_scale, Some(expected));
     assert_eq!(given.warnings, ["fp16.hysteresis is not used: every overflow lowers the loss scale"]);
+    let scheduled = json!({ "fp16": { "enabled": true, "hysteresis": 1 },
+        "scheduler": { "type": "WarmupLR", "params": { "warmup_num_steps": 10 } } });
+    let said = read(&with(cifar(), "", scheduled)).unwrap().warnings;
+    assert!(said.iter().any(|said| said.contains("a step that overflows moves the rate on")), "{said:?}");
     for (fp16, said) in [
         (json!({ "initial_scale_power": 101 }), "fp16.initial_scale_power must be at most 100"),
         (json!({ "loss_scale_window": 0 }), "fp16: loss scale: interval must be at least 1"),

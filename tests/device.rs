@@ -278,6 +278,20 @@ fn a_fault_is_told_by_what_depends_on_it_and_by_nothing_else() {
     }
 }
 
+/// Neither do dispatches whose own data the host has checked pass it on to each other.
+#[test]
+fn a_fault_does_not_pass_through_checked_indices() {
+    let gpu = gpu();
+    let table = Tensor::from_slice(&gpu, &[3, 4], &values(1, 12)).unwrap();
+    let ids = Tensor::from_slice(&gpu, &[2], &[1u32, 9]).unwrap();
+    let bad = ops::reshape(&ops::embedding(&table, &ids).unwrap(), &[1, 2, 4]).unwrap();
+    let good = Tensor::from_slice(&gpu, &[1, 2, 4], &values(2, 8)).unwrap();
+    let kept = ops::TokenIndices::new(&gpu, [1, 1], 2, &[1]).unwrap();
+    let [of_bad, of_good] = [&bad, &good].map(|x| ops::token_gather(x, &kept).unwrap());
+    assert_eq!(of_good.to_vec::<f32>().unwrap(), values(2, 8)[4..]);
+    assert!(matches!(of_bad.to_vec::<f32>(), Err(Error::OutOfRange { value: 9, bound: 3, .. })));
+}
+
 #[test]
 fn faults_of_many_losses_are_told_apart() {
     let gpu = gpu();

@@ -150,6 +150,41 @@ fn another(gpu: &Gpu, data: &[f32]) -> Tensor {
     parameters.add("other", &TABLES[1], data).unwrap().value()
 }
 
+/// A layer that is followed by GELU and too large both for the device and for a kernel's loops.
+#[test]
+fn an_mlp_that_is_cut_and_deep() {
+    use ops::mlp::reference::forward;
+    const DEEP: usize = 70_001;
+    let dims: [&[usize]; 6] = [&[1, 2, DEEP], &[128, DEEP], &[128], &[4, 128], &[4], &[1, 2, 4]];
+    let data: [Vec<f32>; 6] = std::array::from_fn(|i| {
+        let by = if i == 1 { 0.02 } else { 0.5 };
+        values(i as u64, dims[i].iter().product()).iter().map(|v| by * v).collect()
+    });
+    let expected = forward(std::array::from_fn(|i| &data[i][..]), ops::Gelu::Tanh, 2);
+    for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
+        let binding_size = Some(20 << 20);
+        let options = GpuOptions { default_limits: true, family: Some(family), binding_size, ..Default::default() };
+        let gpu = Gpu::with_options(&options).unwrap();
+        let mut parameters = Parameters::new(&gpu);
+        let [x, w1, b1, w2, b2, residual] =
+            std::array::from_fn(|i| parameters.add(&format!("p{i}"), dims[i], &data[i]).unwrap().tensor());
+        let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), ops::Gelu::Tanh, &residual, None).unwrap();
+        assert_close(&format!("{family:?}"), &y.to_vec().unwrap(), &expected, 1e-5);
+    }
+}
+
+/// One half-precision weight that is too large in full does not spoil the place of the next.
+#[test]
+fn a_refused_half_precision_weight_leaves_no_trace() {
+    let options = GpuOptions { default_limits: true, binding_size: Some(BOUND), ..Default::default() };
+    let gpu = Gpu::with_options(&options).unwrap();
+    let x = Tensor::from_slice(&gpu, &[2, 40], &[1.0f32; 80]).unwrap();
+    let weight = |rows: usize| Tensor::from_slice(&gpu, &[rows, 40], &vec![half::f16::ONE; rows * 40]).unwrap();
+    let error = ops::linear(&x, &weight(800), None).unwrap_err();
+    assert!(matches!(error, Error::Limit { .. }), "{error}");
+    assert_eq!(ops::linear(&x, &weight(8), None).unwrap().to_vec::<f32>().unwrap(), [40.0; 16]);
+}
+
 /// What cannot use a large parameter says so.
 #[test]
 fn large_parameters_elsewhere_are_an_error() {

@@ -459,6 +459,13 @@ fn a_head_follows_the_names_of_its_classes() {
         let rows = [7, 2].map(|row| &of_all.data[row * width..(row + 1) * width]).concat();
         assert_eq!(of_two.data, rows);
     }
+    // So do those of adapters beside it.
+    let mut adapted = embedded.clone();
+    let b = HostTensor { shape: vec![100, 2], data: (0..200).map(|i| i as f32).collect() };
+    adapted.checkpoint.tensors.insert("head.lora_B.weight".to_owned(), b);
+    adapted.set_classes(&names(&[&own[7], &own[2]]));
+    assert_eq!(adapted.checkpoint.tensors["head.lora_B.weight"].data, [14.0, 15.0, 4.0, 5.0]);
+
     let (other, tensors) = fit(&names(&[&own[7], "caf\u{e9}"]));
     assert_eq!(other, HeadFit::Other { unknown: "caf\u{e9}".to_owned() });
     assert!(tensors == embedded.checkpoint.tensors, "of 100 classes, it does not fit two");
@@ -571,6 +578,14 @@ fn the_preprocessor_tells_normalisation_and_crop() {
     ] {
         let opened = with(&format!(r#"{{{crop}, "size": {size}}}"#));
         assert_eq!((opened.crop_fraction, opened.config.crop_mode), (Some(0.875), mode), "{size}");
+    }
+    // transformers' DeiT takes a number for both sides, under the old name of its processor too.
+    for (processor, mode) in [
+        (r#""feature_extractor_type": "DeiTFeatureExtractor""#, CropMode::Squash),
+        (r#""image_processor_type": "DeiTImageProcessor", "feature_extractor_type": "X""#, CropMode::Squash),
+        (r#""image_processor_type": "BitImageProcessor""#, CropMode::Center),
+    ] {
+        assert_eq!(with(&format!(r#"{{{crop}, "size": 32, {processor}}}"#)).config.crop_mode, mode, "{processor}");
     }
     let edge = with(r#"{"size": {"shortest_edge": 32}}"#);
     assert_eq!((edge.crop_fraction, edge.config.crop_mode), (Some(1.0), CropMode::Center));
@@ -688,12 +703,13 @@ fn exports_tell_how_pictures_are_shown() {
     for crop_mode in [CropMode::Center, CropMode::Squash] {
         for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
             let model = model(VitConfig { img_size: (28, 28), eps: 1e-6, crop_mode, interpolation, ..config() });
-            for fraction in [0.875, 1.0] {
+            // 28 / 0.9 is 31.1, 28 / 0.95 29.5: of which evaluation shows 28.
+            for (fraction, told) in [(0.875, 0.875), (1.0, 1.0), (0.9, 28.0 / 31.0), (0.95, 28.0 / 29.0)] {
                 let options = ExportOptions { crop_fraction: Some(fraction), ..Default::default() };
                 let [hf, timm] = ["hf", "timm"].map(|name| folder.path().join(name));
                 export_hf(&hf, &model, &options).unwrap();
                 export_timm(&timm, &model, &options).unwrap();
-                for path in [hf, timm] {
+                for (path, fraction) in [(hf, told), (timm, fraction)] {
                     let opened = open(&path, &OpenOptions::default()).unwrap();
                     assert_eq!((&opened.config, opened.crop_fraction), (model.config(), Some(fraction)), "{path:?}");
                 }

@@ -254,7 +254,8 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
 fn a_run_that_has_ended_says_so() {
     let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
     let run = outputs.path().join("run");
-    let mut command = tiny(Path::new("train/.."), &run, "--steps 3 --compare --json");
+    let mut command =
+        tiny(Path::new("train/.."), &run, "--steps 3 --compare --json --ltd-start 5e-5 --ltd-keep-prefix 0");
     command.current_dir(photos.path());
     succeed(command);
     let kept = json(&run.join("args.json"));
@@ -649,6 +650,11 @@ fn bad_arguments_and_data() {
     let mut command = tiny(photos.path(), &run, "--ltd-config");
     command.arg(&config);
     refuse(command, &["ds.json: ", "random_ltd.total_layer_num is missing"]);
+    // Not after the training.
+    let mut command = finetune(&format!("{BATCH} --export hf --weights"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/vision/timm_dinov3"));
+    command.arg("--data-dir").arg(photos.path()).arg("--output").arg(&run);
+    refuse(command, &["export_hf", "global_pool", "export it for timm"]);
     assert!(!run.exists(), "nothing was written for a run that never began");
 }
 

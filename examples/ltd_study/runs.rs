@@ -141,6 +141,7 @@ impl Study<'_> {
             Some(path) => vit::open(path, &OpenOptions::default()).with_context(|| path.display().to_string())?,
             None => Pretrained::embedded()?,
         };
+        weights.merge_adapters()?;
         weights.resize((side, side))?;
         weights.set_classes(&self.data.class_names);
         Ok(weights)

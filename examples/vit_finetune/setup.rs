@@ -12,7 +12,8 @@ use wgrad::data::{
 };
 use wgrad::gpu::Gpu;
 use wgrad::models::vit::{
-    AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, save_adapter,
+    AdapterNames, ExportOptions, Pretrained, Vit, VitConfig, VitFile, check_export_hf, check_export_timm, export_hf,
+    export_timm, save_adapter,
 };
 use wgrad::nn::Classifier;
 use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, read_deepspeed};
@@ -95,6 +96,11 @@ impl Setup {
         self.eval_loader(args, &self.data.validation)?;
         if self.config.lora.is_some() {
             self.adapter_names(args).check(&self.config)?;
+        }
+        match args.export {
+            Some(ExportKind::Timm) => check_export_timm(&self.config)?,
+            Some(ExportKind::Hf) => check_export_hf(&self.config)?,
+            None => {}
         }
         let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
         let (warmup, ramp) = (training.warmup, ltd.ltd_ramp);

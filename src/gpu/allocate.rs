@@ -141,7 +141,8 @@ impl Gpu {
         let mut place = self.0.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let own = place.take().filter(|own| own.size() >= bytes);
         let own = own.map_or_else(|| self.alloc(bytes, Fit::Exact, what), Ok)?;
-        let lent = own.part(0, own.size());
+        // No more than was asked for: the whole may be beyond what the device binds.
+        let lent = own.part(0, bytes.next_multiple_of(16).min(own.size()));
         *place = Some(own);
         work(lent)
     }

@@ -129,9 +129,10 @@ impl Gpu {
         Ok(FaultPlace { table, code: fault as u32 | place << 8, opened: Some((self.clone(), mark)) })
     }
 
-    /// A place for a dispatch whose data the host has checked: there is nothing to tell.
+    /// A place for a dispatch whose data the host has checked: there is nothing to tell. Its table has marks of its own: what one
+    /// dispatch passes on must not come to the next.
     pub(crate) fn no_fault(&self, fault: Fault) -> FaultPlace {
-        FaultPlace { table: self.0.faults.clone(), code: fault as u32, opened: None }
+        FaultPlace { table: self.0.faults.part(0, TABLE), code: fault as u32, opened: None }
     }
 
     /// Lets each `to` carry the faults of its `from`, as weights do those of their gradients.

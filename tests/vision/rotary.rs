@@ -200,6 +200,10 @@ fn rotary_positions_ask_for_heads_that_they_fit() {
     assert!(Vit::new(&gpu(), config.clone(), 0).unwrap_err().to_string().contains("multiple of 4"));
     let config = VitConfig { num_heads: 3, rope_temperature: Some(f32::NAN), ..config };
     assert!(Vit::new(&gpu(), config, 0).unwrap_err().to_string().contains("rope_temperature"));
+    // Nothing in a file vouches for the table's size.
+    let large = VitConfig { img_size: (4096, 4096), patch_size: 4, ..VitConfig::custom(32, 1, 2) };
+    let config = VitConfig { rope_temperature: Some(100.0), ..large };
+    assert!(Vit::new(&gpu(), config, 0).unwrap_err().to_string().contains("rotary angles"));
     let config = VitConfig { key_bias: false, ..VitConfig::custom(32, 1, 2) };
     assert!(Vit::new(&gpu(), config, 0).unwrap_err().to_string().contains("key_bias"));
 }

@@ -54,8 +54,8 @@ impl FromStr for Length {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        if !text.contains('.') {
-            return Ok(Length::Tokens(text.parse().context("a number of tokens, or a share such as 0.5")?));
+        if let Ok(tokens) = text.parse() {
+            return Ok(Length::Tokens(tokens));
         }
         let share: f64 = text.parse().context("a number of tokens, or a share such as 0.5")?;
         ensure!(share > 0.0 && share <= 1.0, "a share above 0 and at most 1.0");
@@ -67,7 +67,7 @@ impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Length::Tokens(count) => write!(f, "{count}"),
-            // With a point, which tells it from a number of tokens.
+            // With a point or an exponent, which tell it from a number of tokens.
             Length::Share(share) => write!(f, "{share:?}"),
         }
     }

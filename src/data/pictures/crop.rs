@@ -9,7 +9,7 @@ use super::image::Image;
 use super::resize::{Part, Window};
 use crate::data::random::below;
 use crate::error::{Error, Result};
-use crate::preprocess::{CropMode, Interpolation};
+use crate::preprocess::{CropMode, Interpolation, resized_side};
 
 /// What lies around a picture that is padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -206,14 +206,14 @@ impl Room {
     /// The short side becomes floor(size / fraction), the long side keeps the aspect ratio, rounded down: timm's
     /// evaluation transform.
     fn new(image: &Image<'_>, size: u32, fraction: f64) -> Room {
-        let short = (f64::from(size) / fraction).floor();
+        let short = resized_side(size as usize, fraction) as f64;
         let [width, height] = [image.width(), image.height()].map(f64::from);
         Room::of(image, size, [width, height].map(|side| (short * side / width.min(height)).floor()))
     }
 
     /// Both sides become floor(size / fraction).
     fn squashed(image: &Image<'_>, size: u32, fraction: f64) -> Room {
-        Room::of(image, size, [(f64::from(size) / fraction).floor(); 2])
+        Room::of(image, size, [resized_side(size as usize, fraction) as f64; 2])
     }
 
     /// In the picture resized to these sides.

@@ -118,6 +118,9 @@ pub(super) const HEADS: &[&str] = &["head", "head_dist"];
 /// More than any model attends to. Rotary positions have a table of them, which no tensor in a file vouches for.
 const MOST_PATCHES: usize = 1 << 20;
 
+/// The largest such table, of tokens by half of a head: 65,536 tokens with heads of 64.
+const MOST_ANGLES: usize = 1 << 21;
+
 /// eps of the norms in timm's ViTs.
 const EPS: f32 = 1e-6;
 
@@ -313,6 +316,11 @@ impl VitConfig {
         if !self.embed_dim.is_multiple_of(self.num_heads) {
             let expected = format!("a divisor of embed_dim {}", self.embed_dim);
             return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
+        }
+        let angles = self.tokens().saturating_mul(self.embed_dim / self.num_heads / 2);
+        if self.rope_temperature.is_some() && angles > MOST_ANGLES {
+            let expected = format!("of at most {MOST_ANGLES} rotary angles");
+            return Err(Error::argument(OP, "img_size", expected, format!("{:?} with {angles}", self.img_size)));
         }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
             return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));

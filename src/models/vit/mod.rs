@@ -11,8 +11,8 @@ mod rotary;
 pub use config::{Pool, VitConfig};
 #[cfg(feature = "files")]
 pub use files::{
-    AdapterNames, ExportOptions, HeadFit, OpenOptions, Pretrained, Resampling, VitFile, export_hf, export_timm, open,
-    resample_pos_embed, save, save_adapter,
+    AdapterNames, ExportOptions, HeadFit, OpenOptions, Pretrained, Resampling, VitFile, check_export_hf,
+    check_export_timm, export_hf, export_timm, open, resample_pos_embed, save, save_adapter,
 };
 pub use patch_embed::PatchEmbed;
 

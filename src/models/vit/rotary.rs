@@ -12,8 +12,9 @@ pub(super) fn positions(gpu: &Gpu, config: &VitConfig, temperature: f32) -> Resu
     let (height, width) = (config.img_size.0 / config.patch_size, config.img_size.1 / config.patch_size);
     let quarter = config.embed_dim / config.num_heads / 4;
     let frequency = |k: usize| f64::from(temperature).powf(-(k as f64) / quarter as f64);
+    let frequencies: Vec<f64> = (0..quarter).map(frequency).collect();
     let centre = |i: usize, of: usize| (2 * i + 1) as f64 / of as f64 - 1.0;
-    let turns = |at: f64| (0..quarter).map(move |k| std::f64::consts::TAU * at * frequency(k));
+    let turns = |at: f64| frequencies.iter().map(move |frequency| std::f64::consts::TAU * at * frequency);
     let patches = (0..height).flat_map(|i| (0..width).map(move |j| (centre(i, height), centre(j, width))));
     let prefix = std::iter::repeat_n(0.0, config.prefix_tokens() * 2 * quarter);
     let angles: Vec<f64> = prefix.chain(patches.flat_map(|(y, x)| turns(y).chain(turns(x)))).collect();

@@ -22,7 +22,7 @@ pub(super) fn is_cut(gpu: &Gpu, g: &Gemm<'_>) -> bool {
     !gpu.binds(large.view.size()) && g.batch == [1, 1]
 }
 
-/// Records the product in parts, by `make`. The matrix that is cut is all of its buffer, and f32.
+/// Records the product in parts, by `make`; one that GELU follows comes without it. The matrix that is cut is all of its buffer, and f32.
 pub(super) fn run_cut(gpu: &Gpu, g: &Gemm<'_>, make: impl Fn(&Gemm<'_>) -> Result<()>) -> Result<()> {
     let [m, n, k] = g.size;
     match g.layout {
@@ -30,12 +30,11 @@ pub(super) fn run_cut(gpu: &Gpu, g: &Gemm<'_>, make: impl Fn(&Gemm<'_>) -> Resul
         Layout::Nt => row_parts(gpu, g.b.view, n, g.b.row)?.iter().try_for_each(|Part { rows, view }| {
             let columns = |bias: &BufferView| bias.window(bytes(rows.start), bytes(rows.len()).next_multiple_of(16));
             let bias = match g.epilogue {
-                Epilogue::Bias(bias) | Epilogue::Gelu { bias, .. } | Epilogue::Residual { bias, .. } => columns(bias),
+                Epilogue::Bias(bias) | Epilogue::Residual { bias, .. } => columns(bias),
                 _ => g.b.view.clone(),
             };
             let epilogue = match g.epilogue {
                 Epilogue::Bias(_) => Epilogue::Bias(&bias),
-                Epilogue::Gelu { h, gelu, .. } => Epilogue::Gelu { bias: &bias, h, gelu },
                 Epilogue::Residual { residual, .. } => Epilogue::Residual { bias: &bias, residual },
                 other => other,
             };

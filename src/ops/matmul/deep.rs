@@ -1,5 +1,5 @@
-//! Products whose K is more than a kernel's loops can run through ([`crate::gpu::MAX_ROUNDS`]) and whose epilogue needs the whole
-//! sum: the sum first, in shares, then what follows it, by kernels of its own. (Where the epilogue adds, the shares of the product
+//! Products whose K is more than a kernel's loops can run through ([`crate::gpu::MAX_ROUNDS`]), or whose matrix is cut, and whose epilogue
+//! needs the whole sum: the sum first, in shares, then what follows it, by kernels of its own. (Where the epilogue adds, the shares of the product
 //! do: `run_rows` in `gemm.rs`.)
 
 use super::operands::{Epilogue, Gemm, Operand};

@@ -20,6 +20,10 @@ use crate::tensor::Tensor;
 /// Records the product.
 pub(in crate::ops) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
     if cut::is_cut(gpu, g) {
+        // GELU takes the whole of what it follows: a part's columns are not.
+        if let Epilogue::Gelu { .. } = g.epilogue {
+            return deep::run_apart(gpu, g, |part| gemm(gpu, part));
+        }
         return cut::run_cut(gpu, g, |part| gemm(gpu, part));
     }
     run_plan(gpu, g, table::plan(gpu, g.product()))

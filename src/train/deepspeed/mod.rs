@@ -107,6 +107,7 @@ fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
     let (scheduler, scheduled) = scheduler(&root, constant)?.unzip();
     let routed = random_ltd(&root, (batch_size, batch_size / accumulate))?;
     let layer_token = routed.as_ref().and_then(|routed| Some((routed.layer_token?, &routed.ltd)));
+    let is_scheduled = layer_token.is_none() && scheduled.is_some();
     let rate = match (layer_token, scheduled) {
         (Some((keys, ltd)), _) => Some(keys.rate(&root, scheduler, constant, (ltd, batch_size))?),
         (None, Some(scheduled)) => Some(scheduled),
@@ -118,7 +119,7 @@ fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
         max_norm: clipping(&root)?,
         rule,
         rate,
-        loss_scale: half_precision(&root)?,
+        loss_scale: half_precision(&root, is_scheduled)?,
         model_type: routed.as_ref().and_then(|routed| routed.model_type),
         random_ltd: routed.map(|routed| routed.ltd),
         warnings: Vec::new(),
@@ -255,7 +256,8 @@ fn choice(section: &Section<'_>, key: &'static str, choices: [&str; 2]) -> Resul
     found.map(Some).ok_or_else(|| section.error(key, &format!("must be {first:?} or {second:?}, is {text:?}")))
 }
 
-fn half_precision(root: &Section<'_>) -> Result<Option<LossScale>> {
+/// `is_scheduled` tells whether the rate follows the steps, by DeepSpeed's rules.
+fn half_precision(root: &Section<'_>, is_scheduled: bool) -> Result<Option<LossScale>> {
     let Some(fp16) = root.section("fp16")? else { return Ok(None) };
     let constant = fp16.number("loss_scale")?.unwrap_or(0.0);
     let power = fp16.size("initial_scale_power")?.unwrap_or(16);
@@ -266,6 +268,9 @@ fn half_precision(root: &Section<'_>) -> Result<Option<LossScale>> {
     let is_lenient = fp16.size("hysteresis")?.map_or(is_enabled && constant <= 0.0, |hysteresis| hysteresis != 1);
     if is_lenient {
         fp16.warn("hysteresis", "is not used: every overflow lowers the loss scale");
+    }
+    if is_enabled && is_scheduled {
+        fp16.warn("enabled", "with a scheduler: a step that overflows moves the rate on, where DeepSpeed's waits");
     }
     fp16.warn_of_unknown();
     if power > 100 {

@@ -50,6 +50,7 @@ fn open_any(gpu: &Gpu, folder: &Path, kind: Kind) -> Result<()> {
     match kind {
         Kind::Vit => {
             let mut opened = open(folder, &OpenOptions::default())?;
+            Vit::new(gpu, opened.config.clone(), 0)?;
             // As a program does that finetunes on larger pictures.
             opened.resize((48, 48))?;
             Vit::new(gpu, opened.config, 0).map(drop)
@@ -71,8 +72,8 @@ fn models(name: &'static str, share: u64, sets: Vec<(Set, Kind)>) -> Reader {
     let (sets, kinds): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
     let dry = gpu().dry_run().unwrap();
     let read = move |folder: &Path, set: usize| open_any(&dry, folder, kinds[set]);
-    // The weights are at most 350 KB, and held twice while they are renamed.
-    Reader { name, share, sets, read: Box::new(read), memory: [4 << 20, 64] }
+    // The weights are at most 350 KB, and held twice while they are renamed; rotary angles of the most patches take 32 MiB and more.
+    Reader { name, share, sets, read: Box::new(read), memory: [96 << 20, 64] }
 }
 
 fn small() -> Vec<u8> {

@@ -63,12 +63,8 @@ impl ExportOptions<'_> {
 /// [`Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
 pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
+    check_export_hf(config)?;
     let family = family(config)?;
-    let takes_oblong = matches!(family, Family::Vit | Family::Deit | Family::Dinov3 { .. });
-    if config.img_size.0 != config.img_size.1 && !takes_oblong {
-        let expected = format!("square for transformers' {}: export it for timm", family.architecture());
-        return Err(Error::argument("export_hf", "img_size", expected, format!("{:?}", config.img_size)));
-    }
     let names = options.names(config)?;
     let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
     let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)))?;
@@ -99,6 +95,20 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     contents.write(folder)
 }
 
+/// Whether [`export_hf`] can write a model like this: to be asked before it is trained.
+///
+/// # Errors
+/// [`Error::Argument`] if transformers has no such model.
+pub fn check_export_hf(config: &VitConfig) -> Result<()> {
+    let family = family(config)?;
+    let takes_oblong = matches!(family, Family::Vit | Family::Deit | Family::Dinov3 { .. });
+    if config.img_size.0 != config.img_size.1 && !takes_oblong {
+        let expected = format!("square for transformers' {}: export it for timm", family.architecture());
+        return Err(Error::argument("export_hf", "img_size", expected, format!("{:?}", config.img_size)));
+    }
+    Ok(())
+}
+
 /// Writes `model` as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`. Its
 /// `model.safetensors` is a plain state dict, with this crate's own description in the metadata. Written as by [`export_hf`].
 ///
@@ -109,15 +119,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 /// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, a bias of patches that are normed, and rotary
 /// positions in a model that is otherwise not as DINOv3.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
-    if model.config().global_pool == Pool::TokenAvg {
-        let expected = "class token or mean, which timm's heads read: export it for transformers";
-        return Err(Error::argument("export_timm", "global_pool", expected, "both"));
-    }
-    if model.config().pre_norm && model.config().patch_bias {
-        let expected = "false where a norm follows the patches, as in timm's models";
-        return Err(Error::argument("export_timm", "patch_bias", expected, true));
-    }
-    expect_eva(model.config())?;
+    check_export_timm(model.config())?;
     let names = options.names(model.config())?;
     let mut tensors = download(model.parameters())?;
     let config = adapted::merge(&mut tensors, model.config())?;
@@ -139,6 +141,22 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
         files: &[(CONFIG_FILE, Some(timm.as_bytes())), (PREPROCESSOR_FILE, None)],
     };
     contents.write(folder)
+}
+
+/// Whether [`export_timm`] can write a model like this: to be asked before it is trained.
+///
+/// # Errors
+/// [`Error::Argument`] if timm has no such model.
+pub fn check_export_timm(config: &VitConfig) -> Result<()> {
+    if config.global_pool == Pool::TokenAvg {
+        let expected = "class token or mean, which timm's heads read: export it for transformers";
+        return Err(Error::argument("export_timm", "global_pool", expected, "both"));
+    }
+    if config.pre_norm && config.patch_bias {
+        let expected = "false where a norm follows the patches, as in timm's models";
+        return Err(Error::argument("export_timm", "patch_bias", expected, true));
+    }
+    expect_eva(config)
 }
 
 /// Whether timm's class for rotary positions, which has fewer arguments than its ViT, has what the model is made of.

@@ -10,7 +10,7 @@ use super::names::Family;
 use crate::checkpoint::Storage;
 use crate::models::vit::VitConfig;
 use crate::ops::Gelu;
-use crate::preprocess::CropMode;
+use crate::preprocess::{CropMode, resized_side};
 
 /// A number for a square, else height and width.
 #[derive(Serialize)]
@@ -211,7 +211,7 @@ struct HfCrop {
 impl HfPreprocessor {
     pub(super) fn new(config: &VitConfig, family: Family, crop_pct: f64) -> Self {
         let (height, width) = config.img_size;
-        let whole = |side: usize| (side as f64 / crop_pct).round() as usize;
+        let whole = |side: usize| resized_side(side, crop_pct);
         let both = |height: usize, width: usize| BTreeMap::from([("height", height), ("width", width)]);
         let larger = || both(whole(height), whole(width));
         let (image_processor_type, size, is_cropped) = match (config.crop_mode, family) {

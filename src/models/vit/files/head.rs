@@ -8,8 +8,9 @@ use unicode_normalization::UnicodeNormalization;
 use super::Pretrained;
 use crate::checkpoint::HostTensor;
 
-/// The classifiers' parameters, a row for each class.
-const HEAD: [&str; 4] = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"];
+/// The classifiers' parameters, a row for each class; those of adapters beside them too.
+const HEAD: [&str; 6] =
+    ["head.weight", "head.bias", "head.lora_B.weight", "head_dist.weight", "head_dist.bias", "head_dist.lora_B.weight"];
 
 /// What becomes of a checkpoint's head, see [`Pretrained::set_classes`]. Prints as a line for a log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -105,7 +105,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     let path = folder.join(CONFIG_FILE);
     let defaults = defaults(family, has_head);
     let Some(mut config) = read_json::<HfConfig>(&path)? else {
-        return preprocessor(folder, Described { hints: defaults, ..Described::default() });
+        return preprocessor(folder, family, Described { hints: defaults, ..Described::default() });
     };
     let class_names = config.id2label.take().and_then(|names| names.in_order(&path));
     let config = config.vision_config.take().map_or(config, |inner| *inner);
@@ -138,7 +138,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
         crop_fraction: None,
         claims,
     };
-    preprocessor(folder, described)
+    preprocessor(folder, family, described)
 }
 
 /// That of an MLP. A DINOv3's gate has the one that the file names, which must be SiLU, where a Dinov2's always has that.
@@ -157,6 +157,8 @@ fn activation(path: &Path, named: Option<Activation>, family: Family) -> Result<
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Preprocessor {
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
     do_rescale: Option<bool>,
     rescale_factor: Option<f64>,
     do_normalize: Option<bool>,
@@ -169,7 +171,7 @@ struct Preprocessor {
 }
 
 /// Adds what `preprocessor_config.json` says, if it is there.
-fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
+fn preprocessor(folder: &Path, family: Family, mut described: Described) -> Result<Described> {
     let path = folder.join(PREPROCESSOR_FILE);
     let Some(file) = read_json::<Preprocessor>(&path)? else { return Ok(described) };
     let factor = file.rescale_factor.unwrap_or(RESCALE);
@@ -187,7 +189,12 @@ fn preprocessor(folder: &Path, mut described: Described) -> Result<Described> {
         (Some(crop), Some(size)) => fraction(&path, Some((crop.side / size.side).min(1.0)))?,
         _ => Some(1.0),
     };
-    let is_squashed = file.size.and_then(|size| size.is_of_both).unwrap_or(!is_cropped);
+    // A number by itself is a side of a square where a processor only resizes, and in DeiT's; others resize the short side.
+    let is_deit = file
+        .image_processor_type
+        .or(file.feature_extractor_type)
+        .map_or(family == Family::Deit, |name| name.starts_with("DeiT"));
+    let is_squashed = file.size.and_then(|size| size.is_of_both).unwrap_or(is_deit || !is_cropped);
     described.hints.crop_mode = if is_squashed { CropMode::Squash } else { CropMode::Center };
     if let Some(number) = file.resample {
         described.hints.interpolation = RESAMPLE.iter().find(|(known, _)| *known == number).map(|(_, filter)| *filter);

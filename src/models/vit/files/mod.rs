@@ -35,7 +35,7 @@ mod peft;
 mod positions;
 mod timm_json;
 
-pub use export::{ExportOptions, export_hf, export_timm};
+pub use export::{ExportOptions, check_export_hf, check_export_timm, export_hf, export_timm};
 pub use head::HeadFit;
 pub use metadata::{VitFile, save};
 pub use open::{OpenOptions, Pretrained, open};

@@ -143,7 +143,10 @@ impl Pretrained {
             }
             check_sizes(&checkpoint, &config)?;
             options.check(file, &config)?;
-            let class_names = metadata::class_names(&checkpoint).filter(|names| is_one_each(names, &config));
+            let has_head = checkpoint.tensors.contains_key("head.weight");
+            let config = if has_head { config } else { VitConfig { num_classes: 1, ..config } };
+            let names = metadata::class_names(&checkpoint);
+            let class_names = names.filter(|names| has_head && is_one_each(names, &config));
             let crop_fraction = metadata::crop_fraction(&checkpoint);
             let resampling = Resampling::default();
             return Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling });
