@@ -41,6 +41,7 @@ impl CropMode {
 
 /// The length of which `side` is the share `fraction`, in whole pixels: rounded down, as timm does. A share that was told as a quotient of two
 /// lengths gives the one that it is of.
+#[cfg(feature = "files")]
 pub(crate) fn resized_side(side: usize, fraction: f64) -> usize {
     (side as f64 / fraction + 1e-9).floor() as usize
 }

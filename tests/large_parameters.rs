@@ -167,7 +167,7 @@ fn an_mlp_that_is_cut_and_deep() {
         let gpu = Gpu::with_options(&options).unwrap();
         let mut parameters = Parameters::new(&gpu);
         let [x, w1, b1, w2, b2, residual] =
-            std::array::from_fn(|i| parameters.add(&format!("p{i}"), dims[i], &data[i]).unwrap().tensor());
+            std::array::from_fn(|i| parameters.add(format!("p{i}"), dims[i], &data[i]).unwrap().tensor());
         let y = ops::mlp(&x, (&w1, &b1), (&w2, &b2), ops::Gelu::Tanh, &residual, None).unwrap();
         assert_close(&format!("{family:?}"), &y.to_vec().unwrap(), &expected, 1e-5);
     }
