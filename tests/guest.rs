@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::common::{gpu, host_device, values};
@@ -448,7 +448,7 @@ fn submissions_under_way_are_bounded() {
 #[test]
 fn a_callback_that_calls_the_engine() {
     struct Records(Gpu, AtomicBool);
-    impl std::task::Wake for Records {
+    impl Wake for Records {
         fn wake(self: Arc<Self>) {
             let y = ops::scale(&upload(&self.0, &[1.0; 4]), 5.0).unwrap();
             self.1.store(y.read_later().is_ok(), Ordering::Relaxed);
@@ -468,6 +468,49 @@ fn a_callback_that_calls_the_engine() {
     assert!(matches!(polled, Poll::Ready(Ok(values)) if values == vec![1.0; 1 << 16]));
     gpu.wait().unwrap();
     assert_eq!(was_pending, records.1.load(Ordering::Relaxed));
+}
+
+/// An executor that polls within `wake`, and goes on with the device there, while another thread submits: wgpu runs the callback within
+/// that submission, under the engine's locks, where nobody may be woken.
+#[test]
+fn an_executor_that_polls_where_it_is_woken() {
+    type Task = std::pin::Pin<Box<dyn Future<Output = Result<Vec<f32>>> + Send>>;
+    struct Inline(Mutex<Task>, mpsc::Sender<Result<Vec<f32>>>);
+    impl Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            let waker = Waker::from(self.clone());
+            let mut task = self.0.lock().unwrap();
+            if let Poll::Ready(values) = task.as_mut().poll(&mut Context::from_waker(&waker)) {
+                let _ = self.1.send(values);
+            }
+        }
+    }
+    let (finished, all) = mpsc::channel();
+    std::thread::spawn(move || {
+        let gpu = gpu();
+        let x = upload(&gpu, &[1.0; 1 << 12]);
+        let scale = |y: &Tensor| ops::scale(y, 2.0).unwrap();
+        for _ in 0..100 {
+            let slow = (0..20).fold(x.clone(), |y, _| scale(&y));
+            let (sender, receiver) = mpsc::channel();
+            let read = async move {
+                let values = slow.read::<f32>().await?;
+                scale(&slow).read_later()?.wait()?;
+                Ok(values)
+            };
+            Arc::new(Inline(Mutex::new(Box::pin(read)), sender)).wake();
+            let values = loop {
+                scale(&x);
+                gpu.flush().unwrap();
+                if let Ok(values) = receiver.try_recv() {
+                    break values;
+                }
+            };
+            assert_eq!(values.unwrap()[..1], [(1 << 20) as f32]);
+        }
+        finished.send(()).unwrap();
+    });
+    all.recv_timeout(Duration::from_secs(120)).expect("no thread waits for itself");
 }
 
 /// What [`Gpu::wanted`] tells opens a device on which f16 and the profiler work wherever the adapter has them.

@@ -335,8 +335,8 @@ fn adapters_go_through_files() {
         base.config.lora = None;
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("adapter");
-        save_adapter(&folder, &model, names, Some("somebody/model")).unwrap();
-        save_adapter(&folder, &model, names, Some("somebody/model")).unwrap();
+        save_adapter(&folder, &model, names, Some("somebody/model@v2")).unwrap();
+        save_adapter(&folder, &model, names, Some("somebody/model@v2")).unwrap();
         base.load_adapter(&folder).unwrap();
         let again = self::model(&gpu, &base);
         if is_same {
@@ -345,7 +345,9 @@ fn adapters_go_through_files() {
             assert_close("parts", &evaluated(&again), &evaluated(&model), 1e-5);
         }
         let text = fs::read_to_string(folder.join("adapter_config.json")).unwrap();
-        for part in ["\"peft_type\": \"LORA\"", "\"r\": 3", "\"lora_alpha\": 6.0", "somebody/model"] {
+        for part in
+            ["\"peft_type\": \"LORA\"", "\"r\": 3", "\"lora_alpha\": 6.0", "\"somebody/model\"", "\"revision\": \"v2\""]
+        {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -83,13 +83,16 @@ impl Gpu {
             self.await_all("waiting for memory").map_err(|error| error.to_string())?;
             make()
         };
-        make().or_else(again).map_err(|message| {
-            let (device, held) = (self.0.info.name.clone(), self.0.pool.memory().live);
-            match self.probe() {
-                Err(lost) => lost,
-                Ok(()) => Error::OutOfMemory { device, what: what.to_string(), size, held, message },
-            }
-        })
+        make().or_else(again).map_err(|message| self.no_memory(what, size, message))
+    }
+
+    /// The error of a want of memory for `what`, or that of a lost device, which gives none either.
+    pub(super) fn no_memory(&self, what: impl fmt::Display, size: u64, message: String) -> Error {
+        let (device, held) = (self.0.info.name.clone(), self.0.pool.memory().live);
+        match self.probe() {
+            Err(lost) => lost,
+            Ok(()) => Error::OutOfMemory { device, what: what.to_string(), size, held, message },
+        }
     }
 
     /// Whether the device binds so many bytes at once.

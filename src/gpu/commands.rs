@@ -7,6 +7,7 @@ use std::time::Duration;
 #[cfg(not(target_arch = "wasm32"))]
 use super::clock::Instant;
 use super::compile::Pipeline;
+use super::encode::Refused;
 use super::health::Scopes;
 #[cfg(target_arch = "wasm32")]
 use super::mapped::Mapped;
@@ -160,8 +161,9 @@ impl Gpu {
         Ok(())
     }
 
+    /// Records `command`, and submits where there is enough.
     pub(super) fn push(&self, state: &mut State, command: Command) -> Result<()> {
-        if state.recorder.push(command) { self.submit_unless_held(state) } else { Ok(()) }
+        if state.recorder.push(command) { wait_for_memory(self.submit_unless_held(state)) } else { Ok(()) }
     }
 
     pub(super) fn submit_unless_held(&self, state: &mut State) -> Result<()> {
@@ -190,16 +192,35 @@ impl Gpu {
 
     /// One submission of the oldest commands, at most so many.
     pub(super) fn submit_some(&self, state: &mut State, most: usize) -> Result<Submitted> {
-        let State { recorder, profiler, .. } = state;
         let scopes = Scopes::open(&self.0.device);
-        let submitted = recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut(), most);
-        match (scopes.close(), submitted) {
-            (None, Some(submitted)) => {
-                #[cfg(target_arch = "wasm32")]
-                self.go_on_after(submitted.ordinal);
-                Ok(submitted)
-            }
-            (error, _) => Err(self.device_error("submitting commands", error.unwrap_or_default())),
+        let submitted = self.hand_over(state, most).or_else(|refused| {
+            self.probe().map_err(|_| refused)?;
+            self.make_room(state);
+            self.hand_over(state, most)
+        });
+        let caught = scopes.close();
+        let submitted =
+            submitted.map_err(|Refused { size, message }| self.no_memory("commands on their way", size, message))?;
+        if let Some(message) = caught {
+            return Err(self.device_error("submitting commands", message));
+        }
+        #[cfg(target_arch = "wasm32")]
+        self.go_on_after(submitted.ordinal);
+        Ok(submitted)
+    }
+
+    fn hand_over(&self, state: &mut State, most: usize) -> std::result::Result<Submitted, Refused> {
+        let State { recorder, profiler, .. } = state;
+        recorder.submit(&self.0.device, &self.0.queue, profiler.as_mut(), most)
+    }
+
+    /// Lets go of what the pool can, and waits until the driver has it back: once the device has done what it was given.
+    fn make_room(&self, state: &mut State) {
+        self.give_scratch_back();
+        state.recorder.forget(self.0.pool.trim());
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(message) = super::health::poll(&self.0.device, wgpu::PollType::wait_indefinitely()) {
+            log::warn!("waiting for memory: {message}");
         }
     }
 
@@ -225,7 +246,8 @@ impl Gpu {
     /// its own pass reads a result.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], or [`Error::Device`] if the device does not take the commands.
+    /// [`Error::DeviceLost`]; [`Error::OutOfMemory`] where the host has none for what a submission reads, and all that was recorded waits
+    /// for the next call; [`Error::Device`] if the device does not take the commands.
     pub fn flush(&self) -> Result<Option<wgpu::SubmissionIndex>> {
         let mut state = self.state();
         if state.recorder.waiting().len() == 0 {
@@ -238,7 +260,7 @@ impl Gpu {
     /// Submits and waits until the device is idle.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], or [`Error::Device`] if the device has reported an error.
+    /// As [`Gpu::flush`], and [`Error::Device`] if the device has reported an error.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
         if self.is_dry_run() {
@@ -279,10 +301,10 @@ impl Gpu {
     /// Says that an optimiser step has ended: submits it, unless it is held, and lets go of memory that no recent step has used.
     ///
     /// # Errors
-    /// As [`Gpu::flush`].
+    /// As [`Gpu::flush`], but for want of memory: what was recorded waits for more.
     pub fn end_step(&self) -> Result<()> {
         let mut state = self.state();
-        let submitted = self.submit_unless_held(&mut state);
+        let submitted = wait_for_memory(self.submit_unless_held(&mut state));
         state.recorder.forget(self.0.pool.end_step());
         submitted
     }
@@ -317,7 +339,7 @@ impl Gpu {
 
     /// Submits where no error can be returned: the next call that can returns it.
     pub(super) fn submit_or_keep(&self, state: &mut State) {
-        if let Err(error) = self.submit(state) {
+        if let Err(error) = wait_for_memory(self.submit(state)) {
             self.0.health.note(error.to_string());
         }
     }
@@ -325,5 +347,17 @@ impl Gpu {
     /// Asks for the contents of `views`, without waiting.
     pub(crate) fn read(&self, views: &[&BufferView]) -> Result<Readback> {
         Readback::start(self, views)
+    }
+}
+
+/// What could not be submitted for want of memory has been recorded all the same, and must not be a second time: that is no error to who
+/// records. The next submission tries again, and who asks for results is told.
+fn wait_for_memory(submitted: Result<()>) -> Result<()> {
+    match submitted {
+        Err(Error::OutOfMemory { what, message, .. }) => {
+            log::warn!("{what} wait for memory: {message}");
+            Ok(())
+        }
+        submitted => submitted,
     }
 }

@@ -9,14 +9,14 @@ use super::recorder::{Command, GroupKey, RawView, Recorder};
 const MAX_BIND_GROUPS: usize = 1 << 14;
 
 impl Recorder {
-    /// Takes the `Params` of all dispatches to the device, and the submission's number behind them; tells where each will lie. `None` where
+    /// Takes the `Params` of all dispatches to the device, and the submission's number behind them; tells where each will lie. An error where
     /// there is no memory for them, or the device is lost, which takes commands without a word.
     pub(super) fn write_params(
         &self,
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         commands: &[Command],
-    ) -> Option<Offsets> {
+    ) -> Result<Offsets, Refused> {
         let (mut bytes, mut params) = (Vec::new(), Vec::with_capacity(commands.len()));
         for command in commands {
             params.push(bytes.len() as u32);
@@ -27,24 +27,27 @@ impl Recorder {
         }
         let number = bytes.len() as u64;
         bytes.extend_from_slice(&(self.submissions as u32).to_ne_bytes());
-        Some(Offsets { params, number, stage: self.stage(device, queue, &bytes)? })
+        let refused = |message| Refused { size: bytes.len() as u64, message };
+        let stage = self.stage(device, queue, &bytes).map_err(refused)?;
+        Ok(Offsets { params, number, stage })
     }
 
     /// In a buffer of its own: that of a write of wgpu's ends the device where memory runs short.
     #[cfg(not(target_arch = "wasm32"))]
-    fn stage(&self, device: &wgpu::Device, _: &wgpu::Queue, bytes: &[u8]) -> Option<Stage> {
-        let staging = super::allocate::mapped_buffer(device, bytes.len() as u64).ok()?;
-        staging.get_mapped_range_mut(..).ok()?.slice(..).copy_from_slice(bytes);
+    fn stage(&self, device: &wgpu::Device, _: &wgpu::Queue, bytes: &[u8]) -> Result<Stage, String> {
+        let staging = super::allocate::mapped_buffer(device, bytes.len() as u64)?;
+        staging.get_mapped_range_mut(..).map_err(|e| e.to_string())?.slice(..).copy_from_slice(bytes);
         staging.unmap();
-        Some(Stage(Some(staging)))
+        Ok(Stage(Some(staging)))
     }
 
     /// A browser makes and loses buffers slowly.
     #[cfg(target_arch = "wasm32")]
-    fn stage(&self, _: &wgpu::Device, queue: &wgpu::Queue, bytes: &[u8]) -> Option<Stage> {
-        let size = wgpu::BufferSize::new(bytes.len() as u64)?;
-        queue.write_buffer_with(&self.ring, 0, size)?.copy_from_slice(bytes);
-        Some(Stage(None))
+    fn stage(&self, _: &wgpu::Device, queue: &wgpu::Queue, bytes: &[u8]) -> Result<Stage, String> {
+        let size = wgpu::BufferSize::new(bytes.len() as u64);
+        let range = size.and_then(|size| queue.write_buffer_with(&self.ring, 0, size));
+        range.ok_or("the browser gives none")?.copy_from_slice(bytes);
+        Ok(Stage(None))
     }
 
     /// An encoder whose first command puts the `Params` in their place.
@@ -166,6 +169,14 @@ impl Recorder {
             pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
         }
     }
+}
+
+/// There is no memory for what a submission reads, or the device is lost.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Bytes that were asked for.
+    pub(super) size: u64,
+    pub(super) message: String,
 }
 
 /// Where what a submission reads lies in the ring.

@@ -9,7 +9,7 @@ struct Mapping {
     /// Whether it worked, once it is known.
     done: Option<bool>,
     waker: Option<Waker>,
-    /// Whether somebody sees to it that the callback runs.
+    /// Whether the waiter sees to it that the callback runs, and wakes who awaits it.
     #[cfg(not(target_arch = "wasm32"))]
     is_watched: bool,
 }
@@ -28,13 +28,26 @@ impl Mapped {
         staging.map_async(wgpu::MapMode::Read, .., move |result| callback.set(result.is_ok()));
     }
 
+    /// The callback. wgpu calls it also while the engine submits and holds its locks, where a waker that polls at once would come to no
+    /// end: of what the waiter watches, the waiter wakes who awaits it.
     pub(super) fn set(&self, worked: bool) {
         let waker = self.with(|mapping| {
             mapping.done.get_or_insert(worked);
+            #[cfg(not(target_arch = "wasm32"))]
+            if mapping.is_watched {
+                return None;
+            }
             mapping.waker.take()
         });
-        // Without the lock: it may poll at once.
         if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Wakes who awaits it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.with(|mapping| mapping.waker.take()) {
             waker.wake();
         }
     }
@@ -53,10 +66,12 @@ impl Mapped {
         })
     }
 
-    /// Whether the caller is the first to ask.
+    /// [`Mapped::poll`] of what is to be watched from now on; and whether nobody watches yet.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn claim_watch(&self) -> bool {
-        self.with(|mapping| !std::mem::replace(&mut mapping.is_watched, true))
+    pub(super) fn poll_watched(&self, context: &Context<'_>) -> (Poll<bool>, bool) {
+        // Before there is a waker for the callback to take.
+        let was_watched = self.with(|mapping| std::mem::replace(&mut mapping.is_watched, true));
+        (self.poll(context), !was_watched)
     }
 
     /// Lets the next to ask be the first.

@@ -126,9 +126,9 @@ impl Readback {
         if mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
             return Poll::Ready(false);
         }
-        let polled = mapped.poll(context);
+        let (polled, is_first) = mapped.poll_watched(context);
         let is_watched = || self.gpu.0.waiter.watch(self.gpu.device(), Awaited::Mapping(mapped.clone()));
-        if polled.is_pending() && mapped.claim_watch() && !is_watched() {
+        if polled.is_pending() && is_first && !is_watched() {
             // Then by looking again and again.
             mapped.give_up_watch();
             context.waker().wake_by_ref();

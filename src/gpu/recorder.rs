@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::budget::Budget;
 use super::clock::Instant;
 use super::compile::Pipeline;
-use super::encode::is_dispatch;
+use super::encode::{Refused, is_dispatch};
 use super::kernel::{Access, PARAMS_WINDOW};
 use super::mapped::Landing;
 use super::pool::Raw;
@@ -254,22 +254,27 @@ impl Recorder {
     }
 
     /// Encodes and submits the oldest commands, at most so many and no more than a submission holds. Does not wait.
-    /// `None` if there is no memory for it, or the device is lost: the commands are still there.
+    /// Where it is refused, the commands are still there.
     pub(crate) fn submit(
         &mut self,
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         profiler: Option<&mut Profiler>,
         most: usize,
-    ) -> Option<Submitted> {
+    ) -> Result<Submitted, Refused> {
+        let due = self.due;
         let (commands, load) = self.take(most);
         if commands.is_empty() {
-            return Some(Submitted::default());
+            return Ok(Submitted::default());
         }
         self.submissions += 1;
-        let Some(offsets) = self.write_params(device, queue, &commands) else {
-            self.put_back(commands);
-            return None;
+        let offsets = match self.write_params(device, queue, &commands) {
+            Ok(offsets) => offsets,
+            Err(refused) => {
+                self.put_back(commands);
+                self.due = due;
+                return Err(refused);
+            }
         };
         let index = match profiler {
             None => self.submit_all(device, queue, &commands, &offsets),
@@ -280,7 +285,7 @@ impl Recorder {
         let staged = commands.into_iter().filter_map(|command| submitted(command, ordinal, &index)).collect();
         self.under_way.push_back(UnderWay { ordinal, index, work: load.work, made: Instant::now(), staged });
         self.forget([]);
-        Some(Submitted { ordinal, commands: count })
+        Ok(Submitted { ordinal, commands: count })
     }
 
     /// The oldest commands: at most so many, and no more than fill a submission. One that takes too long by itself goes alone.

@@ -62,7 +62,7 @@ impl Gpu {
     /// To a program that draws at 60 frames a second and calls this in each, a budget of 8 ms leaves half of the device.
     ///
     /// # Errors
-    /// [`crate::Error::DeviceLost`], or [`crate::Error::Device`] if the device does not take the commands.
+    /// As [`Gpu::flush`].
     pub fn submit_slice(&self, budget: Duration) -> Result<Slice> {
         self.expect_alive()?;
         if self.is_dry_run() {

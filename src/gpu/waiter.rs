@@ -1,8 +1,8 @@
 //! Who wakes those that await a result.
 //!
 //! wgpu runs callbacks only while some thread submits or polls, and an executor whose thread must not block does neither. So the
-//! first future that has to wait starts a thread for its device, which polls in its stead; the callback then runs there, and wakes
-//! the future. In a browser the event loop does this.
+//! first future that has to wait starts a thread for its device, which polls in its stead, and wakes the future once the callback has run,
+//! there or wherever another thread submits or polls. In a browser the event loop does this.
 //!
 //! The thread looks again and again instead of waiting in a poll: there wgpu would hold a lock that presenting a frame needs, and with a
 //! time-out its assertions fail where another thread polls too (wgpu-core 30.0.1).
@@ -31,6 +31,12 @@ impl Awaited {
         match self {
             Awaited::Mapping(mapped) => mapped.done().is_some(),
             Awaited::End(end) => end.get().is_some(),
+        }
+    }
+
+    fn wake(&self) {
+        if let Awaited::Mapping(mapped) = self {
+            mapped.wake();
         }
     }
 
@@ -105,12 +111,15 @@ fn run(device: &wgpu::Device, receiver: &Receiver<Awaited>) {
     while let Ok(first) = receiver.recv() {
         let (mut awaited, mut since) = (vec![first], Instant::now());
         while !awaited.is_empty() {
-            // A callback or a waker that panics must not take those that still wait with it.
+            // A callback that panics must not take those that still wait with it.
             let polled = catch_unwind(AssertUnwindSafe(|| poll(device, wgpu::PollType::Poll)));
             if matches!(polled, Ok(Err(_))) {
                 awaited.iter().for_each(Awaited::give_up);
             }
-            awaited.retain(|awaited| !awaited.is_done());
+            for done in awaited.extract_if(.., |awaited| awaited.is_done()) {
+                // Nor a waker. Here none of the engine's locks is held, by whatever thread the callback ran on.
+                let _ = catch_unwind(AssertUnwindSafe(|| done.wake()));
+            }
             match receiver.try_recv() {
                 Ok(next) => {
                     awaited.push(next);

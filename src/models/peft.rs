@@ -176,6 +176,7 @@ struct Written<'a> {
     peft_type: &'static str,
     task_type: Option<()>,
     base_model_name_or_path: Option<&'a str>,
+    revision: Option<&'a str>,
     inference_mode: bool,
     r: usize,
     lora_alpha: f32,
@@ -184,6 +185,14 @@ struct Written<'a> {
     fan_in_fan_out: bool,
     target_modules: Vec<String>,
     modules_to_save: Option<Vec<&'static str>>,
+}
+
+/// A model's name on the Hub without the revision that may follow it, which PEFT has apart; what is a path stays one.
+fn name_and_revision(base: &str) -> (&str, Option<&str>) {
+    match base.split_once('@') {
+        Some((name, revision)) if !Path::new(base).exists() => (name, Some(revision)),
+        _ => (base, None),
+    }
 }
 
 /// Writes the adapters of a model at those of `places` that have one, and the heads that are trained beside them. `base` is what PEFT
@@ -228,10 +237,12 @@ pub(super) fn save(
             heads.push(head);
         }
     }
+    let (base, revision) = base.map(name_and_revision).unzip();
     let written = Written {
         peft_type: "LORA",
         task_type: None,
         base_model_name_or_path: base,
+        revision: revision.flatten(),
         inference_mode: true,
         r: lora.rank,
         lora_alpha: lora.alpha,

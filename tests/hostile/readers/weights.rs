@@ -67,13 +67,17 @@ enum Kind {
     Bert,
 }
 
-/// A reader of models' folders.
-fn models(name: &'static str, share: u64, sets: Vec<(Set, Kind)>) -> Reader {
+/// The weights are at most 350 KB, and held twice while they are renamed.
+const WEIGHTS: usize = 4 << 20;
+/// Rotary angles of the most patches take 32 MiB and more, which a configuration alone can ask for.
+const ANGLES: usize = 96 << 20;
+
+/// A reader of models' folders, in so many bytes beside some for each of the file.
+fn models(name: &'static str, share: u64, memory: usize, sets: Vec<(Set, Kind)>) -> Reader {
     let (sets, kinds): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
     let dry = gpu().dry_run().unwrap();
     let read = move |folder: &Path, set: usize| open_any(&dry, folder, kinds[set]);
-    // The weights are at most 350 KB, and held twice while they are renamed; rotary angles of the most patches take 32 MiB and more.
-    Reader { name, share, sets, read: Box::new(read), memory: [96 << 20, 64] }
+    Reader { name, share, sets, read: Box::new(read), memory: [memory, 64] }
 }
 
 fn small() -> Vec<u8> {
@@ -159,10 +163,10 @@ pub fn readers() -> Vec<Reader> {
     let shards = ["vision/hf_dinov2", "vision/timm_deit3", "vision/lora/base"].map(|name| (sharded(name), Kind::Vit));
     vec![
         safetensors,
-        models("weights of models", 60, of_language(MODEL).into_iter().chain(of_vits(&[MODEL])).collect()),
-        models("safetensors' index", 40, shards.into()),
-        models("config.json of ViTs, with preprocessor", 110, of_vits(&[CONFIG, PREPROCESSOR])),
-        models("config.json of GPT-2 and BERT", 60, of_language(CONFIG).into()),
+        models("weights of models", 60, WEIGHTS, of_language(MODEL).into_iter().chain(of_vits(&[MODEL])).collect()),
+        models("safetensors' index", 40, WEIGHTS, shards.into()),
+        models("config.json of ViTs, with preprocessor", 110, ANGLES, of_vits(&[CONFIG, PREPROCESSOR])),
+        models("config.json of GPT-2 and BERT", 60, WEIGHTS, of_language(CONFIG).into()),
         adapters(ADAPTER),
         adapters(ADAPTER_MODEL),
     ]

@@ -63,8 +63,7 @@ impl ExportOptions<'_> {
 /// [`Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
 pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     let config = model.config();
-    check_export_hf(config)?;
-    let family = family(config)?;
+    let family = exported_family(config)?;
     let names = options.names(config)?;
     let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
     let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)))?;
@@ -100,13 +99,17 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
 /// # Errors
 /// [`Error::Argument`] if transformers has no such model.
 pub fn check_export_hf(config: &VitConfig) -> Result<()> {
+    exported_family(config).map(drop)
+}
+
+fn exported_family(config: &VitConfig) -> Result<Family> {
     let family = family(config)?;
     let takes_oblong = matches!(family, Family::Vit | Family::Deit | Family::Dinov3 { .. });
     if config.img_size.0 != config.img_size.1 && !takes_oblong {
         let expected = format!("square for transformers' {}: export it for timm", family.architecture());
         return Err(Error::argument("export_hf", "img_size", expected, format!("{:?}", config.img_size)));
     }
-    Ok(())
+    Ok(family)
 }
 
 /// Writes `model` as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`. Its

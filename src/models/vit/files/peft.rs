@@ -173,7 +173,8 @@ fn spelling(config: &VitConfig, names: AdapterNames) -> Result<Spelling> {
 }
 
 /// Writes the adapters of `model`, and what else it trains, as a folder that PEFT loads beside the model they were trained on:
-/// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub.
+/// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub,
+/// perhaps with `@` and a revision.
 ///
 /// An adapter of the packed queries, keys and values, or of a gated MLP's first layer, is written for transformers as one of each, with
 /// the same A. A head that
