@@ -1,6 +1,6 @@
 //! The graph: what flows where, how often, and what is refused.
 
-use crate::common::{assert_close, gpu, values};
+use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::{Parameters, is_recording, no_grad, recompute};
 use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
 use wgrad::optim::{Ema, Optimizer, Rule, Sgd};
@@ -675,4 +675,16 @@ fn recompute_refuses_what_it_would_cut_off() {
     assert_eq!(gradient(&ops::sum(&recompute(x.clone(), Ok).unwrap()).unwrap(), &x), [1.0, 1.0]);
     let constant = recompute(x.clone(), |x| ops::scale(&x.detach(), 2.0)).unwrap();
     assert!(ops::sum(&constant).unwrap().backward().unwrap().get(&x).is_none());
+}
+
+/// What comes down to one parameter is the gradient of another, which lies in the same buffer.
+#[test]
+fn backward_from_another_parameters_gradient() {
+    for gpu in each_family() {
+        let mut parameters = Parameters::new(&gpu);
+        let [p, q] = ["p", "q"].map(|name| parameters.add(name, &[4], &[1.0, 2.0, 3.0, 4.0]).unwrap());
+        ops::sum(&ops::scale(&p.tensor(), 3.0).unwrap()).unwrap().backward().unwrap();
+        ops::scale(&q.tensor(), 2.0).unwrap().backward_from(&p.grad().unwrap()).unwrap();
+        assert_eq!(q.grad().unwrap().to_vec::<f32>().unwrap(), [6.0; 4]);
+    }
 }

@@ -274,6 +274,7 @@ fn the_program_probes() {
         ("--precision f16", &["--precision has no effect"]),
         ("--recompute-blocks", &["--recompute-blocks has no effect"]),
         ("--recipe deepspeed-cifar", &["--recipe has no effect"]),
+        ("--lr-schedule layer-token", &["--lr-schedule has no effect", "layer tokens"]),
         ("--compare", &["--probe", "--compare"]),
     ] {
         let folder = outputs.path().join("refused");

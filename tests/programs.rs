@@ -12,7 +12,7 @@ use crate::common::{gpu_with_f16, this_program, values};
 use serde_json::Value;
 use tempfile::TempDir;
 use wgrad::checkpoint;
-use wgrad::models::vit::{OpenOptions, open};
+use wgrad::models::vit::{CropMode, OpenOptions, open};
 use wgrad::train::{RunState, STATE_FILE};
 
 /// Classes of the pictures, and pictures of each.
@@ -254,8 +254,11 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
 fn a_run_that_has_ended_says_so() {
     let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
     let run = outputs.path().join("run");
-    let mut command =
-        tiny(Path::new("train/.."), &run, "--steps 3 --compare --json --ltd-start 5e-5 --ltd-keep-prefix 0");
+    let mut command = tiny(
+        Path::new("train/.."),
+        &run,
+        "--steps 3 --drop random-ltd --compare --json --ltd-start 5e-5 --ltd-keep-prefix 0",
+    );
     command.current_dir(photos.path());
     succeed(command);
     let kept = json(&run.join("args.json"));
@@ -284,6 +287,62 @@ fn a_run_that_has_ended_says_so() {
     assert_eq!(accuracies(&report), accuracies(&printed));
     let speeds = report["runs"].as_array().unwrap().iter().map(|run| run["images_per_second"].as_f64().unwrap());
     assert_eq!(speeds.collect::<Vec<_>>(), [0.0, 0.0], "no step was timed");
+}
+
+/// A run goes on as it began, whatever has become of the defaults since, and a number is read back as it was written.
+#[test]
+fn a_run_goes_on_with_its_own_settings() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let more = "--steps 3 --drop random-ltd --crop-scale 0.43468743057789355 --seed 18446744073709551615 --seeds 2";
+    succeed(tiny(photos.path(), &run, more));
+    fs::remove_file(run.join("report.json")).unwrap();
+    let mut args = json(&run.join("args.json"));
+    args["overrides"].as_object_mut().unwrap().remove("drop").unwrap();
+    fs::write(run.join("args.json"), args.to_string()).unwrap();
+    let mut command = finetune("--resume");
+    command.arg(&run);
+    let said = text(&succeed(command).stdout);
+    assert!(said.contains("random-ltd-seed18446744073709551615 goes on after step 3 of 3"), "{said}");
+    assert!(said.contains("random-ltd-seed0"), "{said}");
+}
+
+/// A model that was evaluated on whole pictures, squashed, goes on so.
+#[test]
+fn a_checkpoints_way_to_crop_stays() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [weights, run] = ["weights", "run"].map(|name| outputs.path().join(name));
+    fs::create_dir(&weights).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/vision/timm_deit3");
+    fs::copy(source.join("model.safetensors"), weights.join("model.safetensors")).unwrap();
+    let mut config = json(&source.join("config.json"));
+    let inner = config["pretrained_cfg"].as_object_mut().unwrap();
+    inner.insert("crop_mode".to_owned(), "squash".into());
+    inner.remove("crop_pct").unwrap();
+    fs::write(weights.join("config.json"), config.to_string()).unwrap();
+    let mut command = finetune("--steps 1 --batch-size 10 --weights");
+    command.arg(&weights).arg("--data-dir").arg(photos.path()).arg("--output").arg(&run);
+    succeed(command);
+    let best = open(run.join("best.safetensors"), &OpenOptions::default()).unwrap();
+    assert_eq!((best.config.crop_mode, best.crop_fraction), (CropMode::Squash, Some(0.875)));
+}
+
+/// What a file held before is lost only to what takes its place.
+#[test]
+fn answers_take_a_files_place_at_the_end() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let csv = outputs.path().join("answers.csv");
+    fs::write(&csv, "of before").unwrap();
+    let predict = |more: &str| {
+        let mut command = example("vit_predict");
+        command.arg(photos.path()).arg("--csv").arg(&csv).args(more.split_whitespace());
+        command
+    };
+    refuse(predict("--batch-size 0"), &["--batch-size"]);
+    assert_eq!(fs::read_to_string(&csv).unwrap(), "of before");
+    succeed(predict("--top 1"));
+    assert_eq!(rows(&csv).len(), CLASSES.len() * OF_CLASS);
+    assert_eq!(fs::read_dir(outputs.path()).unwrap().count(), 1, "nothing lies beside it");
 }
 
 /// The time of a step follows from a run that was timed, or else is measured.
@@ -630,8 +689,8 @@ fn bad_arguments_and_data() {
     refuse(tiny(&empty, &run, ""), &["empty: has no class folders"]);
     refuse(tiny(photos.path(), &file.join("run"), ""), &["creating ", "file"]);
     for (options, parts) in [
-        ("--ltd-start 18", ["--ltd-start 18", "at most 17 tokens"]),
-        ("--ltd-ramp nan", ["--ltd-ramp NaN", "a share of the steps"]),
+        ("--drop random-ltd --ltd-start 18", ["--ltd-start 18", "at most 17 tokens"]),
+        ("--drop random-ltd --ltd-ramp nan", ["--ltd-ramp NaN", "a share of the steps"]),
         ("--warmup=-1", ["--warmup -1", "a share of the steps"]),
         ("--recipe nope", ["'nope' for '--recipe", "linear-probe"]),
         ("--save-every 0", ["'0' for '--save-every", "0 is not in"]),
@@ -669,7 +728,8 @@ fn options_without_effect() {
         ("--momentum 0.5", "--momentum"),
         ("--ltd-end 0.9 --drop constant", "--ltd-end"),
         ("--ltd-start 0.5 --drop none", "--ltd-start"),
-        ("--patchdrop-keep 0.4", "--patchdrop-keep"),
+        ("--ltd-start 0.5", "--ltd-start"),
+        ("--patchdrop-keep 0.4 --drop random-ltd", "--patchdrop-keep"),
         ("--crop-scale 0.5 --crop data", "--crop-scale"),
         ("--tuning-cache here", "--tuning-cache"),
         ("--matrix-units", "--matrix-units"),

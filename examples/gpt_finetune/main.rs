@@ -17,6 +17,8 @@ mod gpt;
 mod language;
 #[path = "../common/local.rs"]
 mod local;
+#[path = "../common/language/sampled.rs"]
+mod sampled;
 #[path = "../common/training/mod.rs"]
 mod training;
 #[path = "../common/warnings.rs"]
@@ -86,7 +88,8 @@ impl Lesson for Finetuning {
             Some(path) => {
                 let naming = || format!("--weights {}", path.display());
                 let folder = local::found(path)?;
-                let tokenizer = args.tokenizer.as_ref().unwrap_or(&folder);
+                let beside = if folder.is_dir() { &folder } else { folder.parent().unwrap_or(&folder) };
+                let tokenizer = args.tokenizer.as_deref().unwrap_or(beside);
                 let tokenizer = Tokenizer::open(tokenizer)
                     .with_context(|| format!("the tokenizer in {} (--tokenizer names another)", tokenizer.display()))?;
                 (path.display().to_string(), gpt2::open(&folder).with_context(naming)?, tokenizer)

@@ -13,6 +13,8 @@ mod gpt;
 mod language;
 #[path = "../common/language/pretraining.rs"]
 mod pretraining;
+#[path = "../common/language/sampled.rs"]
+mod sampled;
 #[path = "../common/training/mod.rs"]
 mod training;
 #[path = "../common/warnings.rs"]

@@ -13,6 +13,8 @@ mod console;
 mod embedded;
 #[path = "../common/hub.rs"]
 mod hub;
+#[path = "../common/language/sampled.rs"]
+mod sampled;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
@@ -23,11 +25,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use wgrad::checkpoint::{MatchOptions, load_parameters};
-use wgrad::data::{Special, Tokenizer};
+use wgrad::data::Tokenizer;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::models::gpt2::{self, Gpt2, Pretrained, Sampling};
 
 use console::{complain, printable};
+use sampled::{beginning, is_text};
 
 /// Write on from a prompt with a GPT.
 #[derive(Parser)]
@@ -113,12 +116,10 @@ fn open_tokenizer(weights: &Path, named: Option<&Path>) -> Result<Tokenizer> {
 }
 
 fn prompt(text: Option<&str>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let begin = tokenizer.special(Special::Bos).or(tokenizer.special(Special::Eos));
-    let prompt = match (text, begin) {
-        (Some(text), _) => tokenizer.encode(text)?,
-        (None, Some(begin)) => vec![begin],
-        (None, None) => tokenizer.encode("\n")?,
+    let Some(text) = text else {
+        return beginning(tokenizer)?.context("the vocabulary has no token to begin with: give a --prompt");
     };
+    let prompt = tokenizer.encode(text)?;
     ensure!(!prompt.is_empty(), "--prompt: has no token");
     Ok(prompt)
 }
@@ -134,7 +135,7 @@ fn write_on(model: &Gpt2, tokenizer: &Tokenizer, prompt: &[u32], args: &Args, se
         out.write_all(text.split('\n').map(printable).collect::<Vec<_>>().join("\n").as_bytes())?;
         out.flush()
     };
-    for &token in prompt.iter().filter(|&&token| !tokenizer.is_special(token)) {
+    for &token in prompt.iter().filter(|&&token| is_text(tokenizer, token)) {
         show(&text.push(token)?)?;
     }
     for token in model.generate(prompt, sampling)?.take(tokens) {
@@ -143,8 +144,7 @@ fn write_on(model: &Gpt2, tokenizer: &Tokenizer, prompt: &[u32], args: &Args, se
         if ends.contains(&token) {
             break;
         }
-        // A special token stands for no text.
-        if !tokenizer.is_special(token) {
+        if is_text(tokenizer, token) {
             show(&text.push(token)?)?;
         }
     }

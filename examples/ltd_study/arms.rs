@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use wgrad::ltd::{PatchDrop, Schedule, TokenDrop};
+use wgrad::nn::Extent;
 
 use crate::ltd_drop::{KeptLength, Ltd};
 use crate::patch_drop;
@@ -105,13 +106,16 @@ impl Arm {
     }
 
     /// The tokens that a run of `steps` steps drops.
-    pub fn drop(&self, depth: usize, tokens: usize, steps: u64, seed: u64) -> Result<TokenDrop> {
+    pub fn drop(&self, extent: Extent, steps: u64, seed: u64) -> Result<TokenDrop> {
+        let Extent { depth, tokens, prefix } = extent;
         match &self.kind {
             Kind::Full { .. } | Kind::LowResolution { .. } | Kind::SubBatch { .. } | Kind::Probe { .. } => {
                 Ok(TokenDrop::None)
             }
             Kind::Ltd(ltd) => ltd.in_run(depth, tokens, steps, seed),
-            &Kind::PatchDrop { kept, until } => Ok(patch_drop::in_run(PatchDrop::new(kept, 1)?, until, steps, seed)),
+            &Kind::PatchDrop { kept, until } => {
+                Ok(patch_drop::in_run(PatchDrop::new(kept, prefix)?, until, steps, seed))
+            }
         }
     }
 }

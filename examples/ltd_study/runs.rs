@@ -12,7 +12,7 @@ use wgrad::data::{DataSet, ImageOptions, ImageSource, Loader, LoaderOptions, Pos
 use wgrad::gpu::Gpu;
 use wgrad::ltd::TokenDrop;
 use wgrad::models::vit::{self, OpenOptions, Pretrained, Vit};
-use wgrad::nn::{Classifier, LoraConfig};
+use wgrad::nn::{Classifier, Extent, LoraConfig};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, At, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{Classify, Evaluation, LinearProbe, TrainSettings, Trainer, evaluate};
@@ -149,8 +149,8 @@ impl Study<'_> {
 
     /// What an arm trains.
     pub fn trainee(&self, arm: &Arm, weights: &Pretrained, seed: u64) -> Result<Trainee> {
-        let head = Vit::HEADS.iter().map(|&head| head.to_owned()).take(1).collect();
-        let lora = LoraConfig { modules_to_save: head, ..LoraConfig::new(8, 16.0, &["qkv", "proj"]) };
+        let heads = weights.config.heads().iter().map(|&head| head.to_owned()).collect();
+        let lora = LoraConfig { modules_to_save: heads, ..LoraConfig::new(8, 16.0, &["qkv", "proj"]) };
         let mut config = weights.config.clone();
         config.lora = arm.adapters.then_some(lora);
         let vit = Vit::new(self.gpu, config, seed)?;
@@ -173,7 +173,8 @@ impl Study<'_> {
             |base, warmup, total| LrSchedule::new(ShapedRate { base, min: 0.0, warmup, total, shape: LrShape::Cosine });
         let whole = shaped(rate, warmup, steps)?;
         let &Kind::LowResolution { until } = &arm.kind else {
-            let drop = arm.drop(config.depth, config.tokens(), steps, seed)?;
+            let extent = Extent { depth: config.depth, tokens: config.tokens(), prefix: config.prefix_tokens() };
+            let drop = arm.drop(extent, steps, seed)?;
             return Ok(vec![Piece { side: self.side, drop, rate: whole, steps }]);
         };
         let patch = config.patch_size;

@@ -19,7 +19,7 @@ pub fn check(
     config: Option<&DeepSpeedConfig>,
     data: &DataSet,
 ) -> Result<()> {
-    let rules = about_probe(args)
+    let rules = about_probe(args, recipe)
         .into_iter()
         .chain(about_data(args, recipe, data))
         .chain(recipe.adapters.rules(recipe.training.freeze));
@@ -47,7 +47,7 @@ fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
 }
 
 /// A probe's features stay as they are: nothing random comes before the head, and nothing below it is trained.
-fn about_probe(args: &Args) -> [Rule; 4] {
+fn about_probe(args: &Args, recipe: &Recipe) -> [Rule; 5] {
     const WHOLE: &str = "without --probe, which computes the features of each picture once";
     let is_whole = !args.probe;
     [
@@ -73,6 +73,11 @@ fn about_probe(args: &Args) -> [Rule; 4] {
             "without --probe, which trains the head alone",
         ),
         (&["precision"], is_whole, "without --probe, which is f32 throughout"),
+        (
+            &["lr_schedule"],
+            is_whole || !recipe.training.lr_schedule.is_by_layer_tokens(),
+            "without --probe, whose head consumes no layer tokens, where it goes by them",
+        ),
     ]
 }
 

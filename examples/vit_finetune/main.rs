@@ -54,6 +54,9 @@ fn main() -> Result<()> {
     let (args, given) = Given::parse::<Args>();
     warnings::show();
     let mut args = resume::arguments(args, &given)?;
+    if let Some(folder) = &args.output.resume {
+        args.overrides.drop = Some(resume::main_way(folder)?);
+    }
     if args.device.list_adapters {
         adapters::list();
         return Ok(());
@@ -81,10 +84,10 @@ fn main() -> Result<()> {
 /// The runs that the arguments ask for, of what `make` makes.
 fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, T>) -> Result<()> {
     let gpu = machine.gpu();
-    let settings = setup.main_settings(args, &gpu)?;
-    let work = setup.workload(make, &settings);
+    let settings = setup.settings_of_arms(args, &gpu)?;
+    let works: Vec<_> = settings.iter().map(|settings| setup.workload(make, settings)).collect();
     if args.device.estimate {
-        say!("{}", memory::needs(&gpu, &work, args.device.budget(&gpu))?);
+        say!("{}", memory::needs(&gpu, &works[0], args.device.budget(&gpu))?);
         return Ok(());
     }
     setup.check(args)?;
@@ -94,7 +97,7 @@ fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, 
         folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
     let splits = Splits::open(args, setup, &folder)?;
-    let tuning = tuning::tune(&gpu, &args.device, &work)?;
+    let tuning = tuning::tune(&gpu, &args.device, &works)?;
     let command = resume::command(args, &folder);
     let stop = interrupt::stop(command.clone())?;
     let session = Session {
@@ -107,7 +110,7 @@ fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, 
     let mut report = Report { adapter: gpu.info().to_string(), tuning, args, recipe: &setup.recipe, runs: Vec::new() };
     drop(gpu);
     let mut runner = Runner { machine, args, setup, session: &session, splits };
-    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
+    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &works))?;
     session.conclude::<Runner<'_>>(&report.runs);
     if let Some(told) = setup.about_saving(args)? {
         say!("{told}");

@@ -74,7 +74,9 @@ impl Program for Runner<'_> {
         if session.comparison.is_first(arm, seed) {
             setup.export(args, &model, &folder)?;
         }
-        trained.skipped.extend_from_slice(&tested.skipped);
+        if !setup.data.test.is_empty() {
+            trained.skipped.extend_from_slice(&tested.skipped);
+        }
         let report = self.report(arm, seed, &folder, &trained, tested)?;
         self.splits.write(&trained.skipped)?;
         Ok(report)

@@ -40,17 +40,18 @@ impl Setup {
         CrossEntropy { label_smoothing, class_weights, ..CrossEntropy::default() }
     }
 
-    /// Of the run that the arguments describe, with the first seed.
-    pub fn main_settings(&self, args: &Args, gpu: &Gpu) -> Result<TrainSettings> {
-        self.settings(args, gpu, self.recipe.drop, self.steps, args.seed)
+    /// Of each kind of run that the arguments describe, with the first seed; that of the first arm first.
+    pub fn settings_of_arms(&self, args: &Args, gpu: &Gpu) -> Result<Vec<TrainSettings>> {
+        let ways = args.comparison(self.recipe.drop).ways();
+        ways.into_iter().map(|way| self.settings(args, gpu, way, self.steps, args.seed)).collect()
     }
 
     /// Cuts a step's batch where a run would not fit: for all runs alike, and only where nobody has said in how many parts.
     pub fn fit_memory(&mut self, args: &mut Args, gpu: &Gpu, given: &Given) -> Result<()> {
         let (budget, is_new) = (args.device.budget(gpu), args.output.resume.is_none());
         let is_open = is_new && self.deepspeed.is_none() && !given.has("accumulate");
-        for arm in args.comparison(self.recipe.drop).arms() {
-            let settings = self.settings(args, gpu, arm.drop(), self.steps, args.seed)?;
+        for way in args.comparison(self.recipe.drop).ways() {
+            let settings = self.settings(args, gpu, way, self.steps, args.seed)?;
             let count = if args.probe {
                 // The features take what they take, however a step of the head is cut.
                 memory::micro_batches(gpu, &self.workload(&self.probe_maker(), &settings), budget, false)?

@@ -23,7 +23,7 @@ use crate::check;
 use crate::effects;
 use crate::recipe::{CropKind, DropKind, MirrorKind, Recipe};
 use crate::training::console::{printable, say};
-use crate::training::deepspeed::schedules;
+use crate::training::deepspeed::{of_another_kind, schedules};
 use crate::training::folder;
 use crate::training::given::Given;
 use crate::training::lora;
@@ -54,10 +54,7 @@ impl Setup {
         let mut data = load_data(args)?;
         let mut warnings = std::mem::take(&mut data.warnings);
         warnings.extend(check::data(&data, recipe.class_weights)?);
-        if deepspeed.as_ref().is_some_and(|config| config.model_type == Some(ModelType::Decoder)) {
-            let what = "the configuration file's model_type is \"decoder\", but a Vision Transformer is an encoder";
-            warnings.push(what.to_owned());
-        }
+        warnings.extend(deepspeed.as_ref().and_then(|config| of_another_kind(config, ModelType::Encoder)));
         let weights = Weights::load(args, &data)?;
         warnings.extend(weights.warning());
         let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters.config(weights.config.heads()));
@@ -299,7 +296,8 @@ fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, mode: CropMode, pretrai
     }
     let wanted = (recipe.eval_crop != 0.0).then_some(recipe.eval_crop);
     let told = pretrained.map(|fraction| fraction.max(Transform::MIN_FRACTION));
-    if let (true, Some(fraction)) = (are_photos, wanted.or(told)) {
-        data.eval_crop = Crop::evaluation(mode, fraction);
+    if are_photos {
+        let (_, usual) = data.eval_crop.mode_and_fraction();
+        data.eval_crop = Crop::evaluation(mode, wanted.or(told).unwrap_or(usual));
     }
 }

@@ -249,7 +249,9 @@ impl Tensor {
             return Err(Error::Mismatch { op: "backward", what, lhs: self.info(), rhs: dy.info() });
         }
         let root = node_of(self).ok_or(Error::Graph { op: "backward", what: "the tensor is in no graph" })?;
-        walk(self.gpu(), root, dy.detach(), reduced)
+        // One of a parameter's lies beside those that are written now.
+        let dy = if dy.buffer().is_whole() { dy.detach() } else { dy.copied()? };
+        walk(self.gpu(), root, dy, reduced)
     }
 }
 

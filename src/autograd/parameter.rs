@@ -60,7 +60,8 @@ impl Parameter {
     }
 
     /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none. The memory is that
-    /// which later passes add to, until the gradients are laid out anew for other trained parameters ([`Parameters`]).
+    /// which later passes add to, until the gradients are laid out anew for other trained parameters ([`Parameters`]), beside those of other
+    /// parameters: what takes part in a graph is to be a copy ([`Tensor::copied`]).
     pub fn grad(&self) -> Option<Tensor> {
         if self.has_gradient() { self.room() } else { None }
     }

@@ -121,9 +121,14 @@ impl BufferView {
         Arc::ptr_eq(self.region.raw(), other.region.raw())
     }
 
+    /// Whether no other tensor lies in its buffer.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.region.memory, Memory::Whole(_))
+    }
+
     /// Whether no other handle shares this memory.
     pub(crate) fn is_sole(&self) -> bool {
-        matches!(self.region.memory, Memory::Whole(_)) && Arc::strong_count(&self.region) == 1
+        self.is_whole() && Arc::strong_count(&self.region) == 1
     }
 
     /// The path of the parameter whose memory it is.

@@ -10,7 +10,7 @@ use super::pace::End;
 #[cfg(not(target_arch = "wasm32"))]
 use super::waiter::Awaited;
 use super::{Gpu, State};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What [`Gpu::submit_slice`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Gpu {
     }
 
     /// Submits as much of what waits as the device does in `budget`, less what it still has to do of earlier slices, and no more
-    /// than makes 16 submissions under way. Never waits, and cuts between any two commands. What a command takes is learnt from
+    /// than makes 16 submissions under way. Never waits, but where the host has no memory for it, and cuts between any two commands. What a command takes is learnt from
     /// what slices take: the first ones may be longer or shorter. A command that takes longer than `budget` by itself goes alone,
     /// when nothing is under way.
     ///
@@ -98,7 +98,11 @@ impl Gpu {
             if commands == most {
                 break;
             }
-            let submitted = self.submit_some(state, most - commands)?;
+            let submitted = match self.submit_some(state, most - commands) {
+                // What has been submitted is a slice; the next one meets the want of memory again.
+                Err(Error::OutOfMemory { .. }) if commands > 0 => break,
+                submitted => submitted?,
+            };
             commands += submitted.commands;
             last = Some(submitted.ordinal);
         }

@@ -86,6 +86,8 @@ impl TokenDrop {
     ///
     /// Of a length that grows from r_s to n over R tokens, R up to T, that is
     /// `R·|K|·(n + r_s)/(2n) + R·(L − |K|) + (T − R)·L`, the paper's.
+    /// PatchDropout and TokenBypass, which the paper does not have there, drop as many tokens from the first step on: W is what they consume in
+    /// T_w tokens, so that the warm-up has as many steps as at full length.
     /// Source: Yao et al., 2022, arXiv 2211.11586.
     ///
     /// # Errors
@@ -105,16 +107,21 @@ impl TokenDrop {
         }
         let (full, total, depth) = (extent.tokens.max(1) as f64, total_tokens as f64, layers.total as f64);
         let per_step = batch as f64 * full;
-        let kept = match self {
-            TokenDrop::None => full * total,
-            TokenDrop::RandomLtd(ltd) => ltd.schedule().growth(per_step).up_to(full).integral(total),
+        let kept = |raw: f64| match self {
+            TokenDrop::None => full * raw,
+            TokenDrop::RandomLtd(ltd) => ltd.schedule().growth(per_step).up_to(full).integral(raw),
             TokenDrop::PatchDrop(PatchDrop { subset }) | TokenDrop::TokenBypass(TokenBypass { subset, .. }) => {
-                let dropping = total.min(subset.until as f64 * per_step);
-                dropping * (subset.kept as f64).min(full) + (total - dropping) * full
+                let dropping = raw.min(subset.until as f64 * per_step);
+                dropping * (subset.kept as f64).min(full) + (raw - dropping) * full
             }
         };
         let dropped = layers.ltd as f64;
-        let total = dropped * kept / full + (depth - dropped) * total;
-        Ok(LayerTokenPlan { total, warmup: depth * warmup_tokens as f64 })
+        let consumed = |raw: f64| dropped * kept(raw) / full + (depth - dropped) * raw;
+        let warmup = warmup_tokens as f64;
+        let warmup = match self {
+            TokenDrop::None | TokenDrop::RandomLtd(_) => depth * warmup,
+            TokenDrop::PatchDrop(_) | TokenDrop::TokenBypass(_) => consumed(warmup),
+        };
+        Ok(LayerTokenPlan { total: consumed(total), warmup })
     }
 }

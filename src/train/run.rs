@@ -74,11 +74,14 @@ impl<'a, T: Task> Fallback<'a, T> {
         settings: TrainSettings,
         options: &FitOptions,
     ) -> Result<(Trainer<T>, Progress)> {
+        let mut is_lost = false;
         loop {
             match (self.task)().and_then(|task| begin(task, data, settings.clone(), options)) {
-                Err(error @ Error::DeviceLost { .. }) => self.recovery.failed(error)?,
+                // After a loss the driver may not be there for a while.
+                Err(error) if is_lost || matches!(error, Error::DeviceLost { .. }) => self.recovery.failed(error)?,
                 begun => return begun,
             }
+            is_lost = true;
             std::thread::sleep(BREATH);
         }
     }

@@ -158,4 +158,5 @@ def main(seed):
     assert not missing, missing
 
 
-main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::json;
 use wgrad::data::{Special, SpecialTokens, TextOptions, Texts, Tokenizer, TrainOptions};
 
 use super::{VERSES, WORD_PIECES, bert, byte_chars, bytes, from_files, gpt2, gpt2_files};
@@ -159,8 +160,62 @@ fn special_tokens_are_found_where_files_name_them() {
     let tokenizer = with(added, "{}").unwrap();
     assert_eq!(tokenizer.encode("<x>a<y>").unwrap(), [275, 64, 276]);
     assert!(tokenizer.is_special(275) && !tokenizer.is_special(276));
+    // As many as it lacks are added in transformers' order.
+    let tokenizer =
+        with("{}", r#"{"pad_token": "<p>", "eos_token": "</s>", "unk_token": "<u>", "bos_token": "<s>"}"#).unwrap();
+    let ids = [Special::Bos, Special::Eos, Special::Unk, Special::Pad].map(|special| tokenizer.special(special));
+    assert_eq!(ids, [275, 276, 277, 278].map(Some));
+    // The older form does not say what is special: what is named is.
+    let older = [
+        ("added_tokens.json", r#"{"<x>": 275, "new": 276, "<y>": 277}"#.to_owned()),
+        ("special_tokens_map.json", r#"{"pad_token": "<x>", "additional_special_tokens": ["<y>"]}"#.to_owned()),
+    ];
+    let tokenizer = from_files(gpt2_files().into_iter().chain(older)).unwrap();
+    assert_eq!([275, 276, 277].map(|id| tokenizer.is_special(id)), [true, false, true]);
+    assert_eq!(tokenizer.encode("anew<y>").unwrap(), [64, 276, 277]);
     let gap = r#"{"added_tokens_decoder": {"300": {"content": "<x>"}}}"#;
     assert_mentions(&refused(with(gap, "{}")), &["<x>", "300", "275"]);
+}
+
+/// transformers' classes of BERT and GPT-2 go by the settings beside a tokenizer.json, and by their defaults.
+#[test]
+fn settings_beside_a_tokenizer_count() {
+    let with = |json: String, config: &str| {
+        from_files([("tokenizer.json", json), ("tokenizer_config.json", config.to_owned())]).unwrap()
+    };
+    let word_pieces = |lowercase: bool| {
+        let normalizer = json!({
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": lowercase,
+        });
+        let model = json!({
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": { "[UNK]": 0, "a": 1, "A": 2, "é": 3 },
+        });
+        json!({ "normalizer": normalizer, "pre_tokenizer": { "type": "BertPreTokenizer" }, "model": model }).to_string()
+    };
+    for (lowercase, config, ids) in [
+        (true, r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": false}"#, [2, 3]),
+        (false, r#"{"tokenizer_class": "BertTokenizerFast"}"#, [1, 0]),
+        (false, r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": true, "strip_accents": false}"#, [1, 3]),
+        (false, r#"{"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true}"#, [2, 3]),
+        (true, "{}", [1, 0]),
+    ] {
+        assert_eq!(with(word_pieces(lowercase), config).encode("A é").unwrap(), ids, "{config}");
+    }
+    let byte_level = |prefix: bool| {
+        let pre_tokenizer =
+            json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true });
+        let model = json!({ "type": "BPE", "vocab": { "a": 0, "Ġ": 1 }, "merges": [] });
+        json!({ "pre_tokenizer": pre_tokenizer, "model": model }).to_string()
+    };
+    for (prefix, config, ids) in [
+        (true, r#"{"tokenizer_class": "GPT2Tokenizer"}"#, &[0][..]),
+        (false, r#"{"tokenizer_class": "GPT2TokenizerFast", "add_prefix_space": true}"#, &[1, 0]),
+        (true, r#"{"add_prefix_space": false}"#, &[1, 0]),
+    ] {
+        assert_eq!(with(byte_level(prefix), config).encode("a").unwrap(), ids, "{config}");
+    }
 }
 
 /// What comes in parts is what comes at once, and no character comes in halves.

@@ -9,6 +9,7 @@ use wgrad::models::vit::{ExportOptions, Pool, export_hf};
 use wgrad::ops::Gelu;
 
 const TIMM: &str = "timm_siglip_map";
+const REGISTERS: &str = "timm_map_reg4";
 const SIGLIP: &str = "hf_siglip";
 
 #[test]
@@ -19,6 +20,18 @@ fn torch_siglip_map_of_timm_gradients() {
 #[test]
 fn torch_siglip_map_of_timm_ten_steps() {
     check_steps(TIMM, WHOLE);
+}
+
+/// What is pooled are the patches: registers are not seen.
+#[test]
+fn torch_attention_pooling_beside_registers_gradients() {
+    check_gradients(REGISTERS, WHOLE);
+    check_return(REGISTERS, &[]);
+}
+
+#[test]
+fn torch_attention_pooling_beside_registers_ten_steps() {
+    check_steps(REGISTERS, WHOLE);
 }
 
 #[test]

@@ -6,13 +6,14 @@ use super::reference::{
 };
 use crate::common::{assert_close, each_family, gpu};
 use safetensors::SafeTensors;
+use std::collections::BTreeMap;
 use wgrad::Tensor;
 use wgrad::checkpoint;
 use wgrad::models::vit::{
     CropMode, ExportOptions, Interpolation, OpenOptions, Pool, Resampling, Vit, VitConfig, export_hf, export_timm, open,
 };
 use wgrad::nn::{Mode, Span};
-use wgrad::ops::{self, Rotary, TokenIndices};
+use wgrad::ops::{self, Normalize, Rotary, TokenIndices};
 
 const TIMM: &str = "timm_dinov3";
 const DINOV3: &str = "hf_dinov3";
@@ -139,10 +140,18 @@ fn dinov3_is_told_by_its_files_and_returns() {
     assert!(refused.contains("pos_embed") && refused.contains("trained_on"), "{refused}");
     let told = open(alone.path(), &OpenOptions { trained_on: Some((24, 24)), ..options }).unwrap();
     let timm = open(folder(TIMM), &OpenOptions::default()).unwrap();
-    // What only the file beside it tells: pooling, and how pictures are normalised.
-    let VitConfig { global_pool, fc_norm, normalize, num_classes, .. } = timm.config;
-    assert_eq!(VitConfig { global_pool, fc_norm, normalize, num_classes, ..told.config }, timm.config);
+    // What only the file beside it tells: pooling.
+    let VitConfig { global_pool, fc_norm, num_classes, .. } = timm.config;
+    assert_eq!(timm.config.normalize, Normalize::IMAGENET);
+    assert_eq!(VitConfig { global_pool, fc_norm, num_classes, ..told.config }, timm.config);
     assert_eq!(told.checkpoint.tensors, timm.checkpoint.tensors);
+    // timm's other models with rotary positions have layer scale and registers too; their files by themselves are of none.
+    let mut tensors = checkpoint::read(folder(TIMM).join("model.safetensors")).unwrap().tensors;
+    tensors.remove("cls_token");
+    checkpoint::write(alone.path().join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    let options = OpenOptions { heads: Some(2), trained_on: Some((24, 24)) };
+    let refused = open(alone.path(), &options).unwrap_err().to_string();
+    assert!(refused.contains("blocks.0.gamma_1") && refused.contains("not computed here"), "{refused}");
 }
 
 #[test]

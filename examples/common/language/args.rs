@@ -24,7 +24,7 @@ pub struct Common {
     /// The field of .jsonl lines that holds the text.
     #[arg(long, default_value = "text", help_heading = "Data")]
     pub text_field: String,
-    /// Share of the text's sequences that is held out for validation, and as much again for the test.
+    /// Share of the text that is held out for the test, and of what is left for validation: of documents, or where there are few, its end.
     #[arg(long, default_value_t = 0.1, help_heading = "Data")]
     pub held_out: f64,
     /// Tokens of a sequence [default: of a pretrained model as many as it has positions for, at most 1,024].

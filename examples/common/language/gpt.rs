@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use wgrad::checkpoint::Checkpoint;
-use wgrad::data::{PackedText, Special, Tokenizer, Tokens};
+use wgrad::data::{PackedText, Tokenizer, Tokens};
 use wgrad::gpu::Gpu;
 use wgrad::models::FolderOptions;
 use wgrad::models::gpt2::{self, Gpt2, Gpt2Config, Pretrained, Sampling};
@@ -12,6 +12,7 @@ use wgrad::nn::LoraConfig;
 use wgrad::train::{Causal, Weights};
 
 use crate::language::kind::{Kind, Sizes};
+use crate::sampled::{beginning, is_text};
 
 /// Tokens of a sample.
 const SAMPLE: usize = 150;
@@ -85,11 +86,10 @@ impl Kind for Gpt {
     }
 
     fn sample(model: &Gpt2, tokenizer: &Tokenizer, seed: u64) -> Result<Option<String>> {
-        let begin = tokenizer.special(Special::Bos).or(tokenizer.special(Special::Eos));
-        let prompt = begin.map_or_else(|| tokenizer.encode("\n"), |begin| Ok(vec![begin]))?;
+        let Some(prompt) = beginning(tokenizer)? else { return Ok(None) };
         let sampling = Sampling { temperature: 0.8, top_k: Some(40), seed, ..Sampling::default() };
         let ids = model.generate(&prompt, sampling)?.take(SAMPLE).collect::<wgrad::Result<Vec<u32>>>()?;
-        let ids: Vec<u32> = ids.into_iter().filter(|&id| !tokenizer.is_special(id)).collect();
+        let ids: Vec<u32> = ids.into_iter().filter(|&id| is_text(tokenizer, id)).collect();
         Ok(Some(tokenizer.decode(&ids)?))
     }
 }

@@ -74,9 +74,13 @@ pub fn main<P: Lesson>() -> Result<()> {
     }
     setup.fit_memory(P::common_mut(&mut args), &gpu, &given)?;
     let common = P::common(&args);
-    let settings = setup.settings(common, &gpu, setup.recipe.drop, setup.steps, common.seed)?;
-    let make = |gpu: &wgrad::Gpu| setup.blank_task(gpu, setup.recipe.drop);
-    let work = setup.workload(&make, &settings);
+    let (setup, comparison) = (&setup, common.comparison(setup.recipe.drop));
+    let arms = comparison.ways().into_iter().map(|way| {
+        let settings = setup.settings(common, &gpu, way, setup.steps_of(way)?, common.seed)?;
+        Ok((settings, move |gpu: &wgrad::Gpu| setup.blank_task(gpu, way)))
+    });
+    let arms = arms.collect::<Result<Vec<_>>>()?;
+    let works: Vec<_> = arms.iter().map(|(settings, make)| setup.workload(make, settings)).collect();
     let folder = folder::create(common.output.output.as_deref())?;
     let goes_on = common.output.resume.is_some();
     if !goes_on {
@@ -86,17 +90,16 @@ pub fn main<P: Lesson>() -> Result<()> {
     if !goes_on {
         folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
-    let tuning = tuning::tune(&gpu, &common.device, &work)?;
+    let tuning = tuning::tune(&gpu, &common.device, &works)?;
     let command = resume::command(&args, &folder);
     let stop = interrupt::stop(command.clone())?;
-    let comparison = common.comparison(setup.recipe.drop);
     let session = Session { folder: &folder, comparison, goes_on, command, stop: &stop };
     let mut report =
         Report { adapter: gpu.info().to_string(), tuning, args: &args, recipe: &setup.recipe, runs: Vec::new() };
     // One that is lost is given up as a whole.
     drop(gpu);
-    let mut runner = Runner::<P> { machine: &machine, args: common, setup: &setup, session: &session };
-    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &work))?;
+    let mut runner = Runner::<P> { machine: &machine, args: common, setup, session: &session };
+    session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &works))?;
     session.conclude::<Runner<'_, P>>(&report.runs);
     if common.output.json {
         writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;

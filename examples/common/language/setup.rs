@@ -10,7 +10,7 @@ use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, Schedule, TokenBypass, TokenDrop};
 use wgrad::nn::{Extent, LanguageModel, Model};
 use wgrad::ops::CrossEntropy;
-use wgrad::train::{self, DeepSpeedConfig, LanguageTask, TrainSettings, Workload, evaluate, read_deepspeed};
+use wgrad::train::{self, DeepSpeedConfig, LanguageTask, ModelType, TrainSettings, Workload, evaluate, read_deepspeed};
 
 use super::args::Common;
 use super::effects;
@@ -19,7 +19,7 @@ use super::recipe::{DropKind, Recipe};
 use super::report::Fluency;
 use super::texts::Texts;
 use crate::training::console::printable;
-use crate::training::deepspeed::schedules;
+use crate::training::deepspeed::{of_another_kind, schedules};
 use crate::training::given::{Given, Rule};
 use crate::training::lora;
 use crate::training::ltd_drop::random_ltd;
@@ -198,9 +198,9 @@ impl<K: Kind> Setup<K> {
     pub fn fit_memory(&mut self, args: &mut Common, gpu: &Gpu, given: &Given) -> Result<()> {
         let (budget, is_new) = (args.device.budget(gpu), args.output.resume.is_none());
         let is_open = is_new && self.deepspeed.is_none() && !given.has("accumulate");
-        for arm in args.comparison(self.recipe.drop).arms() {
-            let settings = self.settings(args, gpu, arm.drop(), self.steps_of(arm.drop())?, args.seed)?;
-            let make = |gpu: &Gpu| self.blank_task(gpu, arm.drop());
+        for way in args.comparison(self.recipe.drop).ways() {
+            let settings = self.settings(args, gpu, way, self.steps_of(way)?, args.seed)?;
+            let make = |gpu: &Gpu| self.blank_task(gpu, way);
             let count = memory::micro_batches(gpu, &self.workload(&make, &settings), budget, is_open)?;
             if count > settings.accumulate {
                 self.recipe.training.accumulate = count;
@@ -259,6 +259,8 @@ impl<K: Kind> fmt::Display for Setup<K> {
         let Some(config) = &self.deepspeed else { return Ok(()) };
         let told = schedules(config, self.steps, self.texts.length());
         write!(f, "\nin the place of these, from the configuration file:{told}")?;
-        config.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {}", printable(warning)))
+        let own = if K::IS_CAUSAL { ModelType::Decoder } else { ModelType::Encoder };
+        let mut warnings = config.warnings.iter().cloned().chain(of_another_kind(config, own));
+        warnings.try_for_each(|warning| write!(f, "\nwarning: {}", printable(&warning)))
     }
 }

@@ -21,7 +21,7 @@ pub struct Texts<K: Kind> {
     train: Tokens,
     validation: Tokens,
     test: Tokens,
-    /// Of the test text, of the tokens that are predicted, where their losses add up to that of the text.
+    /// Of the test text, of the tokens that are predicted, where their losses add up to that of the text, and its bytes can be counted.
     pub bytes_per_token: Option<f64>,
     documents: usize,
 }
@@ -56,7 +56,7 @@ impl<K: Kind> Texts<K> {
         let [train, validation] = hold_out(&rest)?;
         let mut texts = Texts { name, tokenizer, reading, train, validation, test, bytes_per_token: None, documents };
         if K::IS_CAUSAL {
-            texts.bytes_per_token = Some(bytes::a_token(texts.test()?, &texts.tokenizer)?);
+            texts.bytes_per_token = bytes::a_token(texts.test()?, &texts.tokenizer)?;
         }
         Ok(texts)
     }

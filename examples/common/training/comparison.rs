@@ -71,10 +71,21 @@ impl<W: Way> Comparison<W> {
         &self.arms
     }
 
+    /// How the arms drop tokens, each way once: the first arm's first.
+    pub fn ways(&self) -> Vec<W> {
+        let mut ways = Vec::new();
+        for way in self.arms.iter().map(|arm| arm.drop()) {
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        ways
+    }
+
     /// The runs, each an arm with a seed, which are not among those that have ended.
     pub fn missing<U: Run>(&self, ended: &[U]) -> Vec<(Arm<W>, u64)> {
         // A seed at a time: what slows the machine for a while then slows all arms.
-        let seeds = self.seed..self.seed.saturating_add(self.seeds.max(1));
+        let seeds = (0..self.seeds.max(1)).map(|i| self.seed.wrapping_add(i));
         let runs = seeds.flat_map(|seed| self.arms.iter().map(move |&arm| (arm, seed)));
         let has_ended =
             |&(arm, seed): &(Arm<W>, u64)| run_of(arm, seed, ended).is_some_and(|run| !run.course().stopped);
@@ -109,8 +120,8 @@ impl<W: Way> Comparison<W> {
     }
 
     /// How many steps of [`Arm::EqualTime`] take the time of the first arm's run with this seed. It follows from that of a step:
-    /// of the runs with this seed, if there are such and they were timed, else of a `trial`; but where the first arm's run was interrupted,
-    /// from the layer tokens. A run that goes on keeps its
+    /// of the runs with this seed, if there are such and they were timed, else of a `trial`; but where the first arm's run was interrupted, or
+    /// lost its device, from the layer tokens. A run that goes on keeps its
     /// number, which another measurement would change: `folder` has it.
     pub fn equal_steps<U: Run>(
         &self,
@@ -128,9 +139,9 @@ impl<W: Way> Comparison<W> {
         // A run that went on after its last step has timed none.
         let measured =
             |run: Option<&U>, way: W| run.and_then(|run| run.course().seconds_a_step()).map_or_else(|| trial(way), Ok);
-        let Course { steps, resumed_at, layer_tokens_saved, .. } = *main.course();
-        let steps = if resumed_at > 0 {
-            // Only its last steps were timed, which may be longer than the others: by what it computed.
+        let Course { steps, resumed_at, device_losses, layer_tokens_saved, .. } = *main.course();
+        let steps = if resumed_at > 0 || device_losses > 0 {
+            // Only its last steps were timed, which may be longer than the others, or some of them twice: by what it computed.
             (1.0 - layer_tokens_saved) * steps as f64
         } else {
             let full = measured(run_of(Arm::Drop(W::NONE), seed, runs), W::NONE)?;

@@ -3,7 +3,7 @@
 use wgrad::ltd::{RandomLtd, TokenDrop};
 use wgrad::nn::Extent;
 use wgrad::optim::At;
-use wgrad::train::DeepSpeedConfig;
+use wgrad::train::{DeepSpeedConfig, ModelType};
 
 /// What it says of the learning rate and the kept length, in the place of the recipe's.
 pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
@@ -15,9 +15,7 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
             |step| drop.layer_tokens_before(step, config.batch_size as u64, Extent { depth, tokens, prefix: 0 });
         let at = |step| At { step, layer_tokens: before(step).consumed };
         let [first, half, last] = [0, steps / 2, steps - 1].map(|step| rate.rate(at(step)));
-        lines += &format!(
-            "\n  learning rate   {first} at the first step, {half} half-way, {last} at the last, of every run that is compared"
-        );
+        lines += &format!("\n  learning rate   {first} at the first step, {half} half-way, {last} at the last");
     }
     if let Some(ltd) = &config.random_ltd {
         let stages: Vec<String> =
@@ -25,4 +23,18 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
         lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
     }
     lines
+}
+
+/// What it says of the kind of model that does not fit the one that is trained, if it says such a thing.
+pub fn of_another_kind(config: &DeepSpeedConfig, own: ModelType) -> Option<String> {
+    let name = |kind| match kind {
+        ModelType::Encoder => "encoder",
+        ModelType::Decoder => "decoder",
+    };
+    let theirs = config.model_type.filter(|theirs| *theirs != own)?;
+    Some(format!(
+        "the configuration file's model_type is \"{}\", but this model is of type {}",
+        name(theirs),
+        name(own)
+    ))
 }

@@ -30,9 +30,12 @@ pub fn micro_batches<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<
     }
 }
 
-/// Adds to the error of a run that was out of memory the settings that would have fitted into what it had.
-pub fn explain<T: Task>(error: anyhow::Error, gpu: &Gpu, work: &Workload<'_, T>) -> anyhow::Error {
+/// Adds to the error of one of the runs `works` that was out of memory the settings with which the largest of them would have fitted into
+/// what it had.
+pub fn explain<T: Task>(error: anyhow::Error, gpu: &Gpu, works: &[Workload<'_, T>]) -> anyhow::Error {
     let Some(&wgrad::Error::OutOfMemory { held, .. }) = error.downcast_ref() else { return error };
+    let size = |work: &&Workload<'_, T>| estimate(gpu, work).map_or(0, |estimate| estimate.with_evaluation());
+    let Some(work) = works.iter().max_by_key(size) else { return error };
     let ways: Vec<String> = remedies(gpu, work, Some(held)).iter().map(Remedy::to_string).collect();
     if ways.is_empty() {
         return error;

@@ -55,22 +55,28 @@ pub fn has_ended<P: Program>(
 where
     P::Way: DeserializeOwned,
 {
-    /// What of recipe.json tells the arms.
-    #[derive(Deserialize)]
-    struct Main<W> {
-        drop: W,
-    }
     let Some(folder) = args.output().resume.as_ref().filter(|_| !args.device().estimate) else { return Ok(false) };
     let ended: Vec<P::Run> = finished(folder)?;
     if ended.is_empty() {
         return Ok(false);
     }
-    let Main { drop } = folder::saved_recipe(folder)?;
-    if !comparison(drop).missing(&ended).is_empty() {
+    if !comparison(main_way(folder)?).missing(&ended).is_empty() {
         return Ok(false);
     }
     show_ended(folder, &ended, &P::table(&ended), args.output().json)?;
     Ok(true)
+}
+
+/// How the first arm of the run in `folder` drops tokens, by its recipe: arguments say it only where somebody chose it, and another
+/// release may do otherwise where nobody did.
+pub fn main_way<W: DeserializeOwned>(folder: &Path) -> Result<W> {
+    /// What of recipe.json tells it.
+    #[derive(Deserialize)]
+    struct Main<W> {
+        drop: W,
+    }
+    let Main { drop } = folder::saved_recipe(folder)?;
+    Ok(drop)
 }
 
 /// The command that goes on with the run in `folder`.

@@ -8,13 +8,21 @@ use wgrad::train::{TUNING_BUDGET, Task, TuningStore, Workload, tuned};
 use super::console::say;
 use super::device::{Device, TuneKind};
 
-/// Chooses kernels for a run, where that is asked for.
-pub fn tune<T: Task>(gpu: &Gpu, device: &Device, work: &Workload<'_, T>) -> Result<Option<TuneReport>> {
+/// Chooses kernels for runs, where that is asked for: for each of them, or those of which it is done would be ahead of the others.
+pub fn tune<T: Task>(gpu: &Gpu, device: &Device, works: &[Workload<'_, T>]) -> Result<Option<TuneReport>> {
     if device.tune == TuneKind::Off {
         return Ok(None);
     }
     let store = device.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
-    let report = tuned(gpu, work, &store, TUNING_BUDGET)?;
+    let mut report = TuneReport::default();
+    for work in works {
+        let own = tuned(gpu, work, &store, TUNING_BUDGET.saturating_sub(report.elapsed))?;
+        report.asked += own.asked;
+        report.known += own.known;
+        report.measured += own.measured;
+        report.changed += own.changed;
+        report.elapsed += own.elapsed;
+    }
     say!(
         "tuning: {} of {} kinds of products measured, {} known, {} changed, in {:.1} s",
         report.measured,

@@ -121,7 +121,12 @@ impl Lesson {
                 step += 1;
             }
             Some(batch)
-        })?;
+        });
+        if let Err(wgrad::Error::NonFinite { step, .. }) = &ended {
+            // It has ended, if badly.
+            self.done = self.done.max(step + 1);
+        }
+        let ended = ended?;
         if let Some(last) = ended.last() {
             self.done = last.step + 1;
         }
@@ -215,6 +220,7 @@ fn read_weights(settings: &Settings, data: &DataSet) -> Result<(VitConfig, Optio
 /// random-LTD from the share of tokens that is kept at first up to all, with AdamW.
 fn training(settings: &Settings, config: &VitConfig) -> Result<TrainSettings> {
     let tokens = config.tokens();
+    ensure!(tokens > config.prefix_tokens() + 1, "the model's pictures are of one patch, of which none can be dropped");
     let first = (tokens * settings.kept_at_first).div_ceil(100).clamp(config.prefix_tokens() + 1, tokens - 1);
     let schedule = Schedule::linear(first, tokens, settings.ltd_steps, ((tokens - first) / LENGTHS).max(1))?;
     let ltd = RandomLtd::new(config.depth, schedule)?.with_keep_prefix(config.prefix_tokens())?.with_seed(SEED);

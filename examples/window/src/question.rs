@@ -22,7 +22,8 @@ const AGAIN: u64 = 10;
 pub struct Question {
     pad: Pad,
     subject: Option<Subject>,
-    opening: Option<Background<Subject>>,
+    /// A file that is being read, and what becomes of it.
+    opening: Option<(PathBuf, Background<Subject>)>,
     reading: Option<Reading>,
     answer: Option<Answer>,
     texture: Option<TextureHandle>,
@@ -62,19 +63,22 @@ impl Question {
     /// Reads a picture, and asks about it then.
     pub fn open(&mut self, context: &egui::Context, lesson: &Lesson, file: &Path) -> Result<()> {
         let (transform, file) = (lesson.transform, file.to_owned());
+        let named = file.clone();
         let opening = Background::start(context, move || {
             let picture = Image::open(&file)?;
             Ok(Subject::new(&transform, &picture, Some(file))?)
         })?;
         self.pad.clear();
         self.set(context, None);
-        self.opening = Some(opening);
+        self.opening = Some((named, opening));
         Ok(())
     }
 
     /// Another lesson has begun: the same question to its model.
     pub fn renew(&mut self, context: &egui::Context, lesson: &Lesson) -> Result<()> {
-        match self.subject.take().and_then(|subject| subject.file) {
+        // What is still being read is read for the model that was.
+        let being_read = self.opening.take().map(|(file, _)| file);
+        match being_read.or(self.subject.take().and_then(|subject| subject.file)) {
             Some(file) => self.open(context, lesson, &file),
             None => Ok(self.take_drawing(context, lesson)?),
         }
@@ -82,7 +86,7 @@ impl Question {
 
     /// Takes what has come, and asks for more. Waits for nothing.
     pub fn advance(&mut self, context: &egui::Context, lesson: &Lesson) -> Result<()> {
-        if let Some(subject) = self.opening.as_ref().and_then(Background::take) {
+        if let Some(subject) = self.opening.as_ref().and_then(|(_, opening)| opening.take()) {
             self.opening = None;
             self.set(context, Some(subject?));
         }

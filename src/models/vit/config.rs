@@ -18,7 +18,8 @@ pub enum Pool {
     /// The class token and behind it the mean of the patch tokens, 2·C numbers, both of normed tokens: what transformers'
     /// `Dinov2ForImageClassification` reads.
     TokenAvg,
-    /// What a learned query sees of all tokens, normed: attention pooling, of SigLIP.
+    /// What a learned query sees of the patch tokens, normed; of all tokens where positions are rotary, as timm has it: attention pooling, of
+    /// SigLIP.
     Map,
 }
 

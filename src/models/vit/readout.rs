@@ -60,10 +60,12 @@ impl Readout {
     /// `f32[B, T, C]` to what the head reads, `f32[B, C]` or `f32[B, 2·C]`, normed. A norm treats each token by itself, so norming
     /// the class token alone after taking it out gives what timm gets from norming all tokens first; for a mean the order shows.
     fn pool(&self, x: &Tensor, config: &VitConfig) -> Result<Tensor> {
-        if let Some(pool) = &self.attn_pool {
-            return pool.forward(&self.norm(x)?);
-        }
         let first_patch = config.prefix_tokens();
+        if let Some(pool) = &self.attn_pool {
+            // timm's ViT shows it the patches alone, its Eva, which has rotary positions, all tokens.
+            let first = if config.rope_temperature.is_some() { 0 } else { first_patch };
+            return pool.forward(&self.norm(&ops::slice_tokens(x, first..x.dims()[1])?)?);
+        }
         match config.global_pool {
             Pool::Token | Pool::Map => self.norm(&token_at(x, 0)?),
             Pool::Avg if config.has_fc_norm() => self.norm(&ops::mean_tokens(x, first_patch)?),

@@ -13,6 +13,7 @@ use crate::files::{parse_json, quoted};
 /// A tokenizer_config.json, as far as it decides on tokens.
 #[derive(Default, Deserialize)]
 pub(super) struct Config {
+    tokenizer_class: Option<String>,
     do_lower_case: Option<bool>,
     strip_accents: Option<bool>,
     tokenize_chinese_chars: Option<bool>,
@@ -40,9 +41,14 @@ pub(super) type AddedTokens = BTreeMap<u32, Value>;
 
 /// A special token as tokenizer.json has it.
 fn special(id: u32, content: &str) -> Value {
+    added(id, content, true)
+}
+
+/// A token beside the vocabulary. What is no special token is looked for in text as the vocabulary's are, behind the normaliser.
+fn added(id: u32, content: &str, is_special: bool) -> Value {
     json!({
-        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-        "special": true,
+        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": !is_special, "special": is_special,
     })
 }
 
@@ -63,10 +69,36 @@ impl Config {
     }
 }
 
-/// Of an added_tokens.json, the form before `added_tokens_decoder`.
-pub(super) fn old_added(path: &Path, text: &str) -> Result<AddedTokens> {
+/// Of an added_tokens.json, the form before `added_tokens_decoder`, which does not say what is a special token.
+pub(super) fn old_added(path: &Path, text: &str, is_special: impl Fn(&str) -> bool) -> Result<AddedTokens> {
     let ids: BTreeMap<String, u32> = parse_json(path, text.as_bytes())?;
-    Ok(ids.into_iter().map(|(content, id)| (id, special(id, &content))).collect())
+    Ok(ids.into_iter().map(|(content, id)| (id, added(id, &content, is_special(&content)))).collect())
+}
+
+/// What transformers changes of a tokenizer.json by the settings beside it: the classes of BERT and GPT-2 make normaliser and
+/// pre-tokenizer anew, with defaults for what the settings leave out. `None` where that is what it says already.
+pub(super) fn overridden(config: &Config, text: &str) -> Option<Value> {
+    let class = config.tokenizer_class.as_deref().map(|class| class.trim_end_matches("Fast"));
+    let (part, kind, settings) = match class? {
+        "BertTokenizer" => (
+            "normalizer",
+            "BertNormalizer",
+            json!({
+                "lowercase": config.do_lower_case.unwrap_or(true), "strip_accents": config.strip_accents,
+                "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true),
+            }),
+        ),
+        "GPT2Tokenizer" => {
+            ("pre_tokenizer", "ByteLevel", json!({ "add_prefix_space": config.add_prefix_space.unwrap_or(false) }))
+        }
+        _ => return None,
+    };
+    // What is no JSON is told of where it is read.
+    let mut whole: Value = serde_json::from_str(text).ok()?;
+    let own = whole.get_mut(part)?.as_object_mut().filter(|own| own.get("type").is_some_and(|own| own == kind))?;
+    let before = own.clone();
+    own.extend(settings.as_object()?.clone());
+    (*own != before).then_some(whole)
 }
 
 /// GPT-2's byte-level BPE, of vocab.json and merges.txt.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::check::{Described, MAX_ID};
-use super::describe::{AddedTokens, Config, byte_level_bpe, old_added, word_piece};
+use super::describe::{AddedTokens, Config, byte_level_bpe, old_added, overridden, word_piece};
 use super::{Special, Tokenizer};
 use crate::error::{Error, Result};
 use crate::files::{parse_json, quoted, read_text};
@@ -23,6 +23,9 @@ const ADDED_JSON: &str = "added_tokens.json";
 const BESIDE: [&str; 3] = [CONFIG_JSON, SPECIAL_JSON, ADDED_JSON];
 /// The forms of a vocabulary, each with its files, the first one before the others where a folder has several.
 const FORMS: [&[&str]; 3] = [&[TOKENIZER_JSON], &[VOCAB_JSON, MERGES_TXT], &[VOCAB_TXT]];
+/// Special tokens, in the order in which transformers adds what a vocabulary lacks.
+const IN_ORDER: [Special; 7] =
+    [Special::Bos, Special::Eos, Special::Unk, Special::Sep, Special::Pad, Special::Cls, Special::Mask];
 /// The largest file that is read, in bytes. The largest vocabularies in use take about half of it.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -99,12 +102,18 @@ impl Files {
 
     /// The tokenizer.json: as it stands, or made of a vocabulary of another form. With the path of what it was made of.
     fn described(&self) -> Result<(PathBuf, String)> {
-        if let Some((path, text)) = self.text(TOKENIZER_JSON) {
-            return Ok((path, text.to_owned()));
-        }
         let config: Config = self.json(CONFIG_JSON)?;
+        if let Some((path, text)) = self.text(TOKENIZER_JSON) {
+            let text = overridden(&config, text).map_or_else(|| text.to_owned(), |whole| whole.to_string());
+            return Ok((path, text));
+        }
         let mut added = match self.text(ADDED_JSON) {
-            Some((path, text)) => old_added(&path, text)?,
+            Some((path, text)) => {
+                let named = self.named_specials()?;
+                let further = self.further_specials()?;
+                let is_named = |content: &str| named.values().any(|(_, token)| token == content);
+                old_added(&path, text, |content| is_named(content) || further.contains(content))?
+            }
             None => AddedTokens::new(),
         };
         added.extend(config.added(&self.place.join(CONFIG_JSON))?);
@@ -145,6 +154,18 @@ impl Files {
         Ok(named)
     }
 
+    /// Special tokens without a name of their own: `additional_special_tokens`.
+    fn further_specials(&self) -> Result<BTreeSet<String>> {
+        let mut further = BTreeSet::new();
+        for name in [CONFIG_JSON, SPECIAL_JSON] {
+            let says: serde_json::Map<String, Value> = self.json(name)?;
+            let tokens = says.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten();
+            let contents = tokens.filter_map(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+            further.extend(contents.map(str::to_owned));
+        }
+        Ok(further)
+    }
+
     /// The tokenizer that they make.
     pub(super) fn build(self) -> Result<Tokenizer> {
         let (path, json) = self.described()?;
@@ -180,10 +201,12 @@ impl Files {
         Ok(Tokenizer::from_parts(inner, self, named, special, size))
     }
 
-    /// The ids of the special tokens. One that a file names and the vocabulary lacks is added to it, as transformers does.
+    /// The ids of the special tokens. One that a file names and the vocabulary lacks is added to it, as transformers does and in its order.
     fn find_specials(&self, inner: &mut tokenizers::Tokenizer) -> Result<BTreeMap<Special, u32>> {
         let mut ids = BTreeMap::new();
-        for (special, (path, content)) in self.named_specials()? {
+        let mut named = self.named_specials()?;
+        for special in IN_ORDER {
+            let Some((path, content)) = named.remove(&special) else { continue };
             if inner.token_to_id(&content).is_none() {
                 let token = tokenizers::AddedToken::from(content.clone(), true);
                 let fault = |e: tokenizers::Error| Error::file(&path, quoted(&e.to_string()));

@@ -2,7 +2,7 @@
 
 use super::infer::Hints;
 use crate::checkpoint::Checkpoint;
-use crate::ops::Gelu;
+use crate::ops::{Gelu, Normalize};
 
 /// Parts of the names of SigLIP's models whose GELU is that by tanh; the others have the exact one.
 const BY_TANH: [&str; 5] = [
@@ -35,17 +35,28 @@ pub(super) fn eps(architecture: &str) -> Option<f32> {
     is_dinov3(architecture).then_some(1e-5)
 }
 
-/// The hints of a DINOv3, for a file that has its tensors and none beside it that names it: of timm's models without learned positions no
-/// other has this layer scale.
+/// The hints of a DINOv3, for a file that has its tensors and none beside it that names it. Of timm's other models without learned positions
+/// those with this layer scale have no class token, and a norm behind the mean.
 pub(super) fn dinov3_by_tensors(checkpoint: &Checkpoint) -> Option<Hints> {
     const NAME: &str = "vit_dinov3";
     let has = |name: &str| checkpoint.tensors.contains_key(name);
-    let is_one = has("blocks.0.gamma_1") && has("reg_token") && !has("pos_embed");
-    is_one.then(|| Hints { rope_temperature: rope_temperature(NAME), eps: eps(NAME), ..Hints::default() })
+    let is_one = ["blocks.0.gamma_1", "reg_token", "cls_token"].iter().all(|name| has(name));
+    let is_other = ["pos_embed", "fc_norm.weight"].iter().any(|name| has(name));
+    (is_one && !is_other).then(|| Hints {
+        rope_temperature: rope_temperature(NAME),
+        eps: eps(NAME),
+        normalize: Some(Normalize::IMAGENET),
+        ..Hints::default()
+    })
 }
 
 fn is_dinov3(architecture: &str) -> bool {
     architecture.starts_with("vit_") && architecture.contains("_dinov3")
+}
+
+/// The heads, where they are others than is usual for their width.
+pub(super) fn heads(architecture: &str) -> Option<usize> {
+    (architecture == "vit_base_patch16_gap_224").then_some(16)
 }
 
 /// The MLP's activation.

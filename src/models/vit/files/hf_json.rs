@@ -127,7 +127,8 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
         hints: Hints {
             heads: Some(config.num_attention_heads.unwrap_or(heads)),
             eps: config.layer_norm_eps.or(defaults.eps),
-            act_layer: activation(&path, config.hidden_act, family)?.or(defaults.act_layer),
+            act_layer: activation(&path, config.hidden_act, family, config.use_swiglu_ffn == Some(true))?
+                .or(defaults.act_layer),
             init_values: config.layerscale_value.or(defaults.init_values),
             rope_temperature: defaults.rope_temperature.map(|base| config.rope_theta.unwrap_or(base)),
             img_size: config.image_size.map(|side| (side.height, side.width)),
@@ -141,10 +142,12 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     preprocessor(folder, family, described)
 }
 
-/// That of an MLP. A DINOv3's gate has the one that the file names, which must be SiLU, where a Dinov2's always has that.
-fn activation(path: &Path, named: Option<Activation>, family: Family) -> Result<Option<Gelu>> {
+/// That of an MLP. A DINOv3's gate has the one that the file names, which must be SiLU, where a Dinov2's (`is_swiglu`) has that whatever it
+/// names.
+fn activation(path: &Path, named: Option<Activation>, family: Family, is_swiglu: bool) -> Result<Option<Gelu>> {
     match (named, family) {
         (Some(Activation::Silu), Family::Dinov3 { gated: true }) => Ok(None),
+        (_, Family::Dinov2 | Family::Dinov2WithRegisters) if is_swiglu => Ok(None),
         (_, Family::Dinov3 { gated: true }) => {
             Err(Error::file(path, "a gated MLP with another hidden_act than silu is not computed here"))
         }

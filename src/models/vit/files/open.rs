@@ -10,6 +10,7 @@ use super::{Resampling, architectures, layouts, metadata, positions, timm_json};
 use crate::checkpoint::{self, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
 use crate::error::{Error, Result};
 use crate::models::vit::VitConfig;
+use crate::ops::Normalize;
 
 /// A model to start from: weights, sizes, and how its pictures were treated.
 #[derive(Clone, Debug)]
@@ -166,7 +167,9 @@ impl Pretrained {
         check_claims(folder, &described.claims, &config)?;
         let Described { class_names, crop_fraction, hints, .. } = described;
         if hints.normalize.is_none() {
-            config.normalize = family.map_or(config.normalize, Family::normalize);
+            // timm's models with a first norm are CLIP's.
+            let usual = if config.pre_norm { Normalize::CLIP } else { config.normalize };
+            config.normalize = family.map_or(usual, Family::normalize);
             log::warn!("nothing tells how pictures are normalised: taken to be {:?}", config.normalize);
         }
         // The default names of a model without a head are not its classes'.

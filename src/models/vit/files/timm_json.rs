@@ -62,7 +62,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
     let inner = *top.pretrained_cfg.take().unwrap_or_default();
     let args = top.model_args.or(inner.model_args).unwrap_or_default();
     if args.pool_include_prefix {
-        return Err(Error::file(path, "a mean with the prefix tokens is not computed here"));
+        return Err(Error::file(path, "pooling of the prefix tokens too (pool_include_prefix) is not computed here"));
     }
     let pool = args.global_pool.or(top.global_pool).or(inner.global_pool);
     let crop_mode = top.crop_mode.or(inner.crop_mode).map(|name| way_named(&path, "crop_mode", &name));
@@ -77,7 +77,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
     ]);
     Ok(Described {
         hints: Hints {
-            heads: args.num_heads,
+            heads: args.num_heads.or_else(|| architectures::heads(&architecture)),
             img_size: args.img_size.map(|side| (side.height, side.width)).or(input),
             global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
