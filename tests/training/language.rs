@@ -269,6 +269,7 @@ fn the_number_of_places_is_the_same() {
         chosen.map_or(tokens * samples, |chosen| chosen.len())
     };
     assert_eq!([1, 16, 64, 128, 129, 512].map(|tokens| Masked::usual(tokens).places), [1, 3, 12, 24, 25, 96]);
+    assert_eq!([0.01, 0.15, 0.4, 1.0].map(|share| Masked::of_share(129, share).places), [9, 25, 57, 129]);
     let usual = Masked::usual(64);
     assert_eq!(places(usual, &[], 64, 2), 24);
     assert_eq!(places(usual, &[127], 64, 2), 24);

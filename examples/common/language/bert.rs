@@ -55,8 +55,8 @@ impl Kind for OfMasks {
         Bert::new(gpu, config, seed)
     }
 
-    fn objective(tokens: usize) -> Masked {
-        Masked::usual(tokens)
+    fn objective(reading: &MaskedOptions) -> Masked {
+        Masked::of_share(reading.length, reading.share)
     }
 
     fn length(reading: &MaskedOptions) -> usize {

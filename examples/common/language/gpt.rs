@@ -56,7 +56,7 @@ impl Kind for Gpt {
         Gpt2::new(gpu, config, seed)
     }
 
-    fn objective(_: usize) -> Causal {
+    fn objective(_: &usize) -> Causal {
         Causal
     }
 

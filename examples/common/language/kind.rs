@@ -38,8 +38,8 @@ pub trait Kind {
     /// A model with initial values.
     fn model(gpu: &Gpu, config: Self::Config, seed: u64) -> wgrad::Result<Self::Model>;
 
-    /// Of sequences of so many tokens.
-    fn objective(tokens: usize) -> Self::Objective;
+    /// Of a text that is read so.
+    fn objective(reading: &Self::Reading) -> Self::Objective;
 
     /// T.
     fn length(reading: &Self::Reading) -> usize;

@@ -180,7 +180,7 @@ impl<K: Kind> Setup<K> {
     pub fn task<M: LanguageModel>(&self, model: M, drop: DropKind) -> wgrad::Result<Task<K, M>> {
         let length = self.texts.length();
         let loss = CrossEntropy { label_smoothing: self.recipe.label_smoothing, ..CrossEntropy::default() };
-        let task = LanguageTask::with_objective(model, length, K::objective(length))?.with_loss(loss);
+        let task = LanguageTask::with_objective(model, length, self.texts.objective())?.with_loss(loss);
         if drop != DropKind::Tokenbypass {
             return Ok(task);
         }

@@ -66,6 +66,11 @@ impl<K: Kind> Texts<K> {
         K::length(&self.reading)
     }
 
+    /// What is asked of a model.
+    pub fn objective(&self) -> K::Objective {
+        K::objective(&self.reading)
+    }
+
     pub fn train(&self) -> Result<K::Source> {
         self.source(&self.train).context("the training text is too short for --length")
     }

@@ -9,7 +9,7 @@ use crate::ops::shape;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-/// Tokens `range` of every sample: `f32[B, T, C]` to `f32[B, range.len(), C]`.
+/// Tokens `range` of every sample: `f32[B, T, C]` to `f32[B, range.len(), C]`; all of them are `x` itself.
 ///
 /// # Errors
 /// If `x` is not `f32[B, T, C]`, or the range is empty or exceeds T.
@@ -19,6 +19,9 @@ pub fn slice_tokens(x: &Tensor, range: Range<usize>) -> Result<Tensor> {
     if range.is_empty() || range.end > tokens {
         let expected = format!("a range that is not empty, within 0..{tokens}");
         return Err(Error::argument(OP, "range", expected, format_args!("{range:?}")));
+    }
+    if range.len() == tokens {
+        return Ok(x.clone());
     }
     let slice = Slice { batch, tokens, width, first: range.start, count: range.len() };
     let y = Tensor::unwritten(x.gpu(), DType::F32, shape(OP, &[batch, slice.count, width])?)?;

@@ -53,13 +53,19 @@ pub struct Masked {
 
 /// Of all places, what the number of those that are computed is a multiple of, where it must be more than usual.
 const SHARE: usize = 16;
-/// Sixteenths that hold the usual 15 % of labels, with some room for chance.
-const USUAL: usize = 3;
+/// The share of labels that BERT learns.
+const USUAL: f64 = 0.15;
 
 impl Masked {
     /// Three sixteenths of `tokens`, which hold the 15 % that BERT learns.
     pub fn usual(tokens: usize) -> Self {
-        Masked { places: (tokens / SHARE * USUAL + (tokens % SHARE * USUAL).div_ceil(SHARE)).max(1) }
+        Self::of_share(tokens, USUAL)
+    }
+
+    /// As many sixteenths of `tokens` as hold a `share` of them, with some room for chance.
+    pub fn of_share(tokens: usize, share: f64) -> Self {
+        let parts = ((share * SHARE as f64) as usize).saturating_add(1).min(SHARE);
+        Masked { places: (tokens / SHARE * parts + (tokens % SHARE * parts).div_ceil(SHARE)).max(1) }
     }
 }
 
