@@ -1,4 +1,4 @@
-# make demo   finetune a small ViT with random-LTD, and at full length beside it
+# make demo   finetune a small ViT on half of its tokens, on all, and with random-LTD, side by side
 # make test   all tests
 # make lint   formatting and clippy
 # make doc    the library's documentation
@@ -12,7 +12,7 @@ export XDG_RUNTIME_DIR ?= /tmp
 .PHONY: demo test lint doc ci driver
 
 demo: driver
-	$(CARGO) run --release --example vit_finetune -- --compare
+	$(CARGO) run --release --example vit_finetune -- --compare none,random-ltd
 
 test: driver
 	$(CARGO) test --release

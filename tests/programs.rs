@@ -133,7 +133,7 @@ fn a_run_writes_what_it_promises() {
         }
         is_picture(&run.join("curves.png"));
         stands_alone(&fs::read_to_string(run.join("report.html")).unwrap(), 3);
-        for name in ["random-ltd", "full-length"] {
+        for name in ["patchdrop", "full-length"] {
             let files: Vec<_> = fs::read_dir(run.join("tensorboard").join(name)).unwrap().collect();
             assert_eq!(files.len(), 1);
             // The version, the start, eight steps and an evaluation or two.

@@ -16,7 +16,8 @@ use crate::training::kinds::StorageKind;
 use crate::training::output::Output;
 use crate::training::resume::Arguments;
 
-/// Finetune a Vision Transformer with random-LTD (random and layerwise token dropping).
+/// Finetune a Vision Transformer on some of its tokens (PatchDropout, or random-LTD: random and layerwise token dropping), on all of them, or
+/// its adapters or head alone.
 ///
 /// Options of training, regularisation, augmentation and dropped tokens change the recipe's settings. All settings are printed at
 /// the start.

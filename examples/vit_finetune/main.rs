@@ -1,7 +1,7 @@
-//! Finetunes a pretrained Vision Transformer with random-LTD, on any GPU.
+//! Finetunes a pretrained Vision Transformer on some of its tokens (PatchDropout, random-LTD) or all, on any GPU.
 //!
 //!     cargo run --release --example vit_finetune
-//!     cargo run --release --example vit_finetune -- --compare
+//!     cargo run --release --example vit_finetune -- --compare none,random-ltd
 //!     cargo run --release --example vit_finetune -- --data-dir my_photos --epochs 10
 //!
 //! With no arguments: the embedded checkpoint on the embedded digits. Last lines: a table of test accuracy, wall time,
