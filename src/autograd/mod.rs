@@ -249,8 +249,9 @@ impl Tensor {
             return Err(Error::Mismatch { op: "backward", what, lhs: self.info(), rhs: dy.info() });
         }
         let root = node_of(self).ok_or(Error::Graph { op: "backward", what: "the tensor is in no graph" })?;
-        // One of a parameter's lies beside those that are written now.
-        let dy = if dy.buffer().is_whole() { dy.detach() } else { dy.copied()? };
+        // One of a parameter's lies beside those that are written now; one that is too large to be bound, by itself.
+        let is_apart = dy.buffer().is_whole() || !self.gpu().binds(dy.buffer().size());
+        let dy = if is_apart { dy.detach() } else { dy.copied()? };
         walk(self.gpu(), root, dy, reduced)
     }
 }
