@@ -119,21 +119,32 @@ def dump(path, model, run, x, y, keep, extra):
     save_file({k: v.contiguous().clone() for k, v in {**tensors, **extra}.items()}, path, metadata)
 
 
-def main(seed):
-    g = torch.Generator().manual_seed(seed)
-    picture = lambda: (torch.randn(3, 3, 24, 24, generator=g), torch.randint(0, CLASSES, (3,), generator=g))
+def batch(side, g):
+    return torch.randn(3, 3, side, side, generator=g), torch.randint(0, CLASSES, (3,), generator=g)
 
-    sizes = dict(img_size=24, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=CLASSES, mlp_ratio=2.0)
-    model = timm.create_model("vit_small_plus_patch16_dinov3", **sizes).eval()
+
+def saved_by_timm(name, folder, sizes, g):
+    """timm's model with random parameters, and a batch on which it computes the same once it was saved and loaded."""
+    model = timm.create_model(name, **sizes).eval()
     randomise(model, g)
-    model.pretrained_cfg["input_size"] = (3, 24, 24)
-    folder = HERE / "timm_dinov3_plus"
+    side = sizes["img_size"]
+    model.pretrained_cfg["input_size"] = (3, side, side)
     shutil.rmtree(folder, ignore_errors=True)
     timm.models.save_for_hf(model, folder, model_args=sizes, safe_serialization=True)
-    x, y = picture()
+    x, y = batch(side, g)
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
-        assert torch.equal(again(x), model(x)) and torch.equal(model(x), eva(model, x, None)[1])
+        assert torch.equal(again(x), model(x))
+    return model, x, y
+
+
+def main(seed):
+    g = torch.Generator().manual_seed(seed)
+    sizes = dict(img_size=24, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=CLASSES, mlp_ratio=2.0)
+    folder = HERE / "timm_dinov3_plus"
+    model, x, y = saved_by_timm("vit_small_plus_patch16_dinov3", folder, sizes, g)
+    with torch.no_grad():
+        assert torch.equal(model(x), eva(model, x, None)[1])
     given = {"images": x, "labels": y}
     dump(folder / "expected.safetensors", model, eva, x, y, [None] * STEPS, given)
     draw = lambda: torch.randperm(41, generator=g)[:KEPT].sort().values
@@ -150,7 +161,7 @@ def main(seed):
     shutil.rmtree(folder, ignore_errors=True)
     model.backbone.save_pretrained(folder)
     transformers.DINOv3ViTImageProcessor(size={"height": 24, "width": 24}).save_pretrained(folder)
-    x, y = picture()
+    x, y = batch(24, g)
     head = {f"param/classifier.{k}": v.detach() for k, v in model.classifier.state_dict().items()}
     dump(folder / "expected.safetensors", model, dinov3, x, y, [None] * STEPS, {"images": x, "labels": y, **head})
     names = {k.removeprefix("grad/") for k in load_file(folder / "expected.safetensors") if k.startswith("grad/")}

@@ -7,13 +7,11 @@ Beside this file, in vision/timm_map_reg4/ (README.md): vit_so150m_patch16_reg4_
 others' files.
 """
 
-import shutil
 import sys
 
-import timm
 import torch
 
-from make_dinov3_gated import CLASSES, HERE, STEPS, dump, randomise
+from make_dinov3_gated import CLASSES, HERE, STEPS, dump, saved_by_timm
 
 
 def whole(model, x, _):
@@ -24,16 +22,8 @@ def whole(model, x, _):
 def main(seed):
     g = torch.Generator().manual_seed(seed)
     sizes = dict(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=CLASSES, mlp_ratio=2.0)
-    model = timm.create_model("vit_so150m_patch16_reg4_map_256", **sizes).eval()
-    randomise(model, g)
-    model.pretrained_cfg["input_size"] = (3, 16, 16)
     folder = HERE / "timm_map_reg4"
-    shutil.rmtree(folder, ignore_errors=True)
-    timm.models.save_for_hf(model, folder, model_args=sizes, safe_serialization=True)
-    x, y = torch.randn(3, 3, 16, 16, generator=g), torch.randint(0, CLASSES, (3,), generator=g)
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    with torch.no_grad():
-        assert torch.equal(again(x), model(x))
+    model, x, y = saved_by_timm("vit_so150m_patch16_reg4_map_256", folder, sizes, g)
     dump(folder / "expected.safetensors", model, whole, x, y, [None] * STEPS, {"images": x, "labels": y})
 
 
