@@ -2,7 +2,7 @@
 # make test   all tests
 # make lint   formatting and clippy
 # make doc    the library's documentation
-# make ci     everything that continuous integration runs on Linux
+# make ci     continuous integration's first job on Linux (.ci/window and .ci/web are others)
 
 CARGO ?= cargo
 

@@ -1,6 +1,6 @@
-//! A portable GPU training engine: WGSL compute shaders through [wgpu], a small autodiff engine, and on top of them Vision
-//! Transformers finetuned with random-LTD (random and layerwise token dropping, Yao et al., 2022) on any Vulkan, Metal or
-//! DX12 GPU.
+//! A portable GPU training engine: WGSL compute shaders through [wgpu], for Vulkan, Metal and DX12; a small autodiff engine; and on top
+//! of them Vision Transformers, GPT-2 and BERT, trained on all of their tokens or on some: by random-LTD (random and layerwise
+//! token dropping, Yao et al., 2022) or PatchDropout.
 //!
 //! The layers, each using only those above it in this list:
 //!

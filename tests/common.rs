@@ -1,5 +1,7 @@
 //! What several test modules share: devices, random data, comparisons that say what differs.
 
+use std::path::{Path, PathBuf};
+
 use wgrad::gpu::{Gpu, GpuOptions, KernelFamily};
 use wgrad::wgpu;
 
@@ -34,6 +36,14 @@ pub fn host_device(limits: wgpu::Limits) -> (wgpu::Adapter, wgpu::Device, wgpu::
         let (device, queue) = adapter.request_device(&descriptor).await.expect("a device");
         (adapter, device, queue)
     })
+}
+
+/// A file or folder of the reference vectors (`tests/reference/README.md`): that of the folder which `WGRAD_REFERENCE` names, if it is
+/// there, else the one in `tests/reference`.
+pub fn reference(path: &str) -> PathBuf {
+    let others = std::env::var_os("WGRAD_REFERENCE").map(|folder| Path::new(&folder).join(path));
+    let in_others = others.filter(|path| path.exists());
+    in_others.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(path))
 }
 
 /// Repeatable values in −1..1.

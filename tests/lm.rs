@@ -49,11 +49,9 @@ pub fn load(model: &impl LanguageModel, checkpoint: &Checkpoint) {
     assert_eq!((report.loaded.len(), report.unused.len()), (model.parameters().len(), 0), "{report}");
 }
 
-/// A file or folder of the references.
+/// A file or folder of the references of language models.
 pub fn reference_path(name: &str) -> PathBuf {
-    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
-    let folder = std::env::var_os("WGRAD_REFERENCE").map_or_else(shipped, PathBuf::from);
-    folder.join("lm").join(name)
+    crate::common::reference(&format!("lm/{name}"))
 }
 
 #[track_caller]

@@ -362,9 +362,7 @@ fn whole(object: &Value, key: &str) -> u64 {
 
 /// `schedules.json` of the reference vectors (`tests/reference/README.md`).
 fn tables() -> Value {
-    let shipped = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
-    let folder = std::env::var_os("WGRAD_REFERENCE").map_or_else(shipped, Into::into);
-    let path = folder.join("lm/schedules.json");
+    let path = crate::common::reference("lm/schedules.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap()
 }

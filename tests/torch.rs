@@ -2,9 +2,7 @@
 //! as those libraries save them. See `tests/reference/README.md`; `WGRAD_REFERENCE` names another folder with the same files.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family};
+use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family, reference};
 use safetensors::SafeTensors;
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::models::vit::{OpenOptions, Pretrained, Resampling, Vit, open, resample_pos_embed};
@@ -31,14 +29,9 @@ struct Reference {
     pretrained: Pretrained,
 }
 
-fn reference_path(name: &str) -> PathBuf {
-    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
-    std::env::var_os("WGRAD_REFERENCE").map_or_else(shipped, PathBuf::from).join(name)
-}
-
 impl Reference {
     fn read(name: &str) -> Self {
-        let path = reference_path(name);
+        let path = reference(name);
         let is_folder = path.is_dir();
         let vectors = if is_folder { path.join("expected.safetensors") } else { path.clone() };
         let bytes = std::fs::read(&vectors).unwrap_or_else(|e| panic!("{}: {e}", vectors.display()));
@@ -299,7 +292,7 @@ fn ten_steps_of_transformers() {
 fn positions_are_resampled_as_by_timm() {
     let grids = [("pos_embed_resample.safetensors", 1, (7, 7)), ("pos_embed_resample_3x5.safetensors", 2, (3, 5))];
     for (file, prefix, from) in grids {
-        let reference = checkpoint::read(reference_path(file)).unwrap();
+        let reference = checkpoint::read(reference(file)).unwrap();
         let pos = reference.get("pos_embed").unwrap();
         let mut compared = 0;
         for (name, expected) in &reference.tensors {

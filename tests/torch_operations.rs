@@ -1,16 +1,12 @@
 //! Operations against PyTorch, from `lm/ops.safetensors` of the folder that `tests/reference/README.md` describes.
 
-use std::path::{Path, PathBuf};
-
-use crate::common::{assert_close, each_family};
+use crate::common::{assert_close, each_family, reference};
 use safetensors::{Dtype, SafeTensors};
 use wgrad::Tensor;
 use wgrad::ops::{self, Gelu};
 
 fn read() -> Vec<u8> {
-    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
-    let folder = std::env::var_os("WGRAD_REFERENCE").map_or_else(shipped, PathBuf::from);
-    std::fs::read(folder.join("lm/ops.safetensors")).unwrap()
+    std::fs::read(reference("lm/ops.safetensors")).unwrap()
 }
 
 /// The values of a tensor of f32 or f64.

@@ -211,6 +211,6 @@ impl From<Rival> for Arm<DropKind> {
 pub enum ExportKind {
     /// `timm.create_model("local-dir:FOLDER", pretrained=True)` loads it.
     Timm,
-    /// `ViTForImageClassification.from_pretrained(FOLDER)` of transformers loads it.
+    /// transformers' `from_pretrained(FOLDER)` loads it, of the class that its config.json names.
     Hf,
 }

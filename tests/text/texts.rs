@@ -4,7 +4,7 @@ use std::fs;
 
 use wgrad::data::{Documents, SpecialTokens, TextOptions, Texts, TokenCache, Tokens};
 
-use super::{VERSES, all, bytes, gpt2, lines, tokens_of, write_all};
+use super::{VERSES, all, bytes, from_files, gpt2, gpt2_files, lines, tokens_of, write_all};
 use crate::allocation::peak;
 use crate::data::{assert_mentions, refused};
 
@@ -42,15 +42,20 @@ fn documents_are_files_lines_or_paragraphs() {
 #[test]
 fn long_texts_are_cut_where_no_token_is() {
     let tokenizer = gpt2();
+    let config = ("tokenizer_config.json", r#"{"add_prefix_space": true}"#.to_owned());
+    let prefixing = from_files(gpt2_files().into_iter().chain([config])).unwrap();
     let text = VERSES.repeat(2000);
     assert!(text.len() > 3 << 18);
-    for documents in [Documents::Files, Documents::Paragraphs] {
+    assert_ne!(tokenizer.encode(&text).unwrap(), prefixing.encode(&text).unwrap());
+    for (documents, tokenizer) in
+        [(Documents::Files, &tokenizer), (Documents::Files, &prefixing), (Documents::Paragraphs, &tokenizer)]
+    {
         let long = match documents {
             Documents::Files => text.clone(),
             _ => text.replace("\n\n", "\n"),
         };
         let texts = Texts::from_memory([("long.txt", long.as_str())], options(documents)).unwrap();
-        let mut ids = all(&tokens_of(&texts, &tokenizer));
+        let mut ids = all(&tokens_of(&texts, tokenizer));
         assert_eq!(ids.pop(), Some(274));
         let whole = if documents == Documents::Files { long.as_str() } else { long.trim_end_matches('\n') };
         assert_eq!(ids, tokenizer.encode(whole).unwrap());

@@ -19,12 +19,9 @@ pub type Tensors = BTreeMap<String, HostTensor>;
 pub const WHOLE: &str = "expected.safetensors";
 pub const RANDOM_LTD: &str = "random_ltd.safetensors";
 
-/// The folder of a model, among those that `WGRAD_REFERENCE` names if it is there.
+/// The folder of a model.
 pub fn folder(name: &str) -> PathBuf {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
-    let others = std::env::var_os("WGRAD_REFERENCE").map(PathBuf::from);
-    let in_it = others.map(|others| others.join("vision").join(name)).filter(|folder| folder.exists());
-    in_it.unwrap_or_else(|| shipped.join("vision").join(name))
+    crate::common::reference(&format!("vision/{name}"))
 }
 
 pub fn opened(name: &str) -> Pretrained {

@@ -265,18 +265,23 @@ impl Reader {
 }
 
 /// Where a long text is cut: near the end of its first [`PIECE`] bytes, so that a tokenizer makes of the parts what it makes of
-/// the whole. GPT-2's and BERT's patterns, and those of their kin, end a token before a line's end that follows a letter or digit
-/// and has no more white space behind it. Where there is none such, one before other white space does for GPT-2 and BERT.
+/// the whole. GPT-2's and BERT's patterns, and those of their kin, begin a token with one space between a word and another;
+/// and a tokenizer that puts a space before a text (`add_prefix_space`) puts none before such a part. Where there is none such,
+/// they end a token before a line's end that follows a letter or digit and has no more white space behind it; and where there is
+/// none of these either, GPT-2 and BERT do before other white space.
 fn cut(text: &str) -> usize {
     let limit = text.floor_char_boundary(PIECE);
     let head = &text[..limit];
     let before = |at: usize| text[..at].chars().next_back().unwrap_or(' ');
     let behind = |at: usize| text[at..].chars().nth(1).unwrap_or(' ');
-    let newlines = || head.rmatch_indices('\n').map(|(at, _)| at).filter(|&at| at > 0);
-    let best = newlines().find(|&at| before(at).is_alphanumeric() && !behind(at).is_whitespace());
-    let other = || head.rmatch_indices(char::is_whitespace).map(|(at, _)| at);
-    let space = || other().find(|&at| at > 0 && !before(at).is_whitespace());
-    best.or_else(space).unwrap_or(limit)
+    let follows_word = |at: usize| at > 0 && before(at).is_alphanumeric();
+    let mut spaces = head.rmatch_indices(' ').map(|(at, _)| at);
+    let mut line_ends = head.rmatch_indices('\n').map(|(at, _)| at);
+    let mut others = head.rmatch_indices(char::is_whitespace).map(|(at, _)| at);
+    (spaces.find(|&at| follows_word(at) && behind(at).is_alphabetic()))
+        .or_else(|| line_ends.find(|&at| follows_word(at) && !behind(at).is_whitespace()))
+        .or_else(|| others.find(|&at| at > 0 && !before(at).is_whitespace()))
+        .unwrap_or(limit)
 }
 
 /// Reads one field's text of an object.
