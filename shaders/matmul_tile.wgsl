@@ -40,19 +40,31 @@ const DEPTH: u32 = 16u;
 // vec4s from one step of K to the next.
 override width: u32 = tile / 4u;
 
-// Two tiles, A's and B's: of each step of K, `tile` rows of A as vec4s of four rows; then `tile` columns of B.
-var<workgroup> tiles: array<vec4<f32>, 2u * DEPTH * width>;
+// Two tiles, A's and B's: of each step of K, `tile` rows of A, then `tile` columns of B. In pairs, since a matrix stored along K comes
+// by two lines for each invocation, and a vector must be written whole: two invocations that write parts of one may undo each
+// other's, as by Metal's rules.
+var<workgroup> tiles: array<vec2<f32>, 4u * DEPTH * width>;
 
-// Where vec4 `i` of step k lies in a tile: neighbours change places every four steps, so that 32 invocations that write four
-// steps apart, as those of a matrix stored along K do, meet no bank twice.
+// Where lines 4 i to 4 i + 3 of step k lie in a tile, in fours: neighbours change places every four steps, so that 32 invocations that
+// write four steps apart, as those of a matrix stored along K do, meet no bank twice.
 fn slot(k: u32, i: u32) -> u32 {
     return k * width + (i ^ (k / 4u % 4u * 2u));
+}
+
+// The four lines at a slot.
+fn four_at(slot: u32) -> vec4<f32> {
+    return vec4<f32>(tiles[2u * slot], tiles[2u * slot + 1u]);
+}
+
+fn put_four(slot: u32, value: vec4<f32>) {
+    tiles[2u * slot] = value.xy;
+    tiles[2u * slot + 1u] = value.zw;
 }
 
 // Which two vec4s of a tile an invocation brings.
 //
 // Of a matrix stored along K (A of nn and nt, B of nt), each vec4 has four steps of one row (A) or column (B): the second
-// one's is half a tile further. Four neighbours read 64 consecutive bytes. Else each has four rows or columns of one step,
+// one's is the next. Four neighbours read 64 consecutive bytes. Else each has four rows or columns of one step,
 // and the second one's is half of DEPTH further.
 struct Place {
     along: bool,
@@ -68,8 +80,8 @@ struct Place {
 
 fn place(index: u32, along: bool, start: u32, first: u32, lines: u32, stride: u32) -> Place {
     if (along) {
-        let line = index / 4u;
-        let rows = min(first + line + vec2<u32>(0u, tile / 2u), vec2<u32>(lines - 1u));
+        let line = index / 4u * 2u;
+        let rows = min(first + line + vec2<u32>(0u, 1u), vec2<u32>(lines - 1u));
         return Place(along, index % 4u * 4u, line, start + rows * (stride / 4u), 0u, 4u, 1u);
     }
     let line = index % width * 4u;
@@ -103,13 +115,13 @@ fn fetch_b(mine: Place, k: u32) -> PairB {
     return PairB(b[at.x], b[at.y]);
 }
 
-// Four steps of row `line` into the tile that begins at `base`.
-fn put_along(base: u32, step: u32, line: u32, value: vec4<f32>) {
-    let at = base + slot(step, line / 4u);
-    tiles[at][line % 4u] = value.x;
-    tiles[at + width][line % 4u] = value.y;
-    tiles[at + 2u * width][line % 4u] = value.z;
-    tiles[at + 3u * width][line % 4u] = value.w;
+// Four steps of rows `line` and the next into the tile that begins at `base`.
+fn put_along(base: u32, step: u32, line: u32, first: vec4<f32>, second: vec4<f32>) {
+    let at = 2u * (base + slot(step, line / 4u)) + line / 2u % 2u;
+    tiles[at] = vec2<f32>(first.x, second.x);
+    tiles[at + 2u * width] = vec2<f32>(first.y, second.y);
+    tiles[at + 4u * width] = vec2<f32>(first.z, second.z);
+    tiles[at + 6u * width] = vec2<f32>(first.w, second.w);
 }
 
 // Puts a pair into its tile; zeros where there are no such steps. This, not the fetching, is what looks at the elements, so that
@@ -119,12 +131,12 @@ fn put(base: u32, mine: Place, k: u32, first: vec4<f32>, second: vec4<f32>) {
     let end = vec4<u32>(params.k);
     if (mine.along) {
         let inside = step + MATMUL_STEPS < end;
-        put_along(base, mine.step, mine.line, select(vec4<f32>(), first, inside));
-        put_along(base, mine.step, mine.line + tile / 2u, select(vec4<f32>(), second, inside));
+        let none = vec4<f32>();
+        put_along(base, mine.step, mine.line, select(none, first, inside), select(none, second, inside));
     } else {
         let later = mine.step + DEPTH / 2u;
-        tiles[base + slot(mine.step, mine.line / 4u)] = select(vec4<f32>(), first, step < params.k);
-        tiles[base + slot(later, mine.line / 4u)] = select(vec4<f32>(), second, k + later < params.k);
+        put_four(base + slot(mine.step, mine.line / 4u), select(vec4<f32>(), first, step < params.k));
+        put_four(base + slot(later, mine.line / 4u), select(vec4<f32>(), second, k + later < params.k));
     }
 }
 
@@ -156,16 +168,16 @@ fn outer(sum: mat4x4<f32>, x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
-// One step of K for an invocation's blocks, whose first vec4s in the tiles are at a_at and b_at.
+// One step of K for an invocation's blocks, whose first slots in the tiles are a_at and b_at.
 fn add_step(sums: ptr<function, Sums>, a_at: u32, b_at: u32) {
-    let top = tiles[a_at];
-    let left = tiles[b_at];
+    let top = four_at(a_at);
+    let left = four_at(b_at);
     (*sums).top_left = outer((*sums).top_left, top, left);
     if (two_down) {
-        let low = tiles[a_at + width / 2u];
+        let low = four_at(a_at + width / 2u);
         (*sums).low_left = outer((*sums).low_left, low, left);
         if (two_across) {
-            let right = tiles[b_at + width / 2u];
+            let right = four_at(b_at + width / 2u);
             (*sums).top_right = outer((*sums).top_right, top, right);
             (*sums).low_right = outer((*sums).low_right, low, right);
         }

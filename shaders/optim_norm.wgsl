@@ -12,46 +12,69 @@ const NO_PARAMETER = 0xffffffffu;
 
 @group(0) @binding(0) var<storage, read> owner: array<u32>; // u32[blocks]
 @group(0) @binding(1) var<storage, read> table: array<Row>; // [parameters]
-@group(0) @binding(2) var<storage, read> grad: array<vec4<f32>>; // f32[elements of the gradients' segment]
+@group(0) @binding(2) var<storage, read> grad: array<vec4<u32>>; // f32[elements of the gradients' segment], their bits
 @group(0) @binding(3) var<storage, read_write> partial: array<vec2<u32>>; // [partials]: bits of the sum, first bad id
 
-// Not a comparison with itself: compilers may assume that there are no NaNs. The exponent's bits cannot be argued with.
-fn finite(v: f32) -> bool {
-    return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+// Whether a number is finite is asked of bits that were read, as whole numbers. Of a float that was computed compilers may take it
+// for granted that it is, and then leave out a comparison, and a look at its exponent too.
+const INFINITE = 0x7f800000u; // bits of what is not finite, without their sign, are this or above
+const LARGEST = 1e38; // of sums and scales: far enough below infinity that this comparison is made
+
+// The bits of the four elements at item `i` of the gradients, from element `first` of the moments on; zeros from the parameter's
+// end on.
+fn bits_of(i: u32, first: u32, row: Row) -> vec4<u32> {
+    return select(vec4<u32>(), grad[i], optim_inside(first, row));
 }
 
-// Σ g² over the block's items `first`, `first + 2 step`, ... and those `step` behind them.
-fn squares_of(row: Row, block: u32, first: u32, step: u32) -> vec4<f32> {
+struct Squares {
+    sum: vec4<f32>, // of squares
+    largest: vec4<u32>, // bits, without their sign
+}
+
+fn with_squares(before: Squares, bits: vec4<u32>) -> Squares {
+    let g = bitcast<vec4<f32>>(bits);
+    return Squares(fma(g, g, before.sum), max(before.largest, bits & vec4<u32>(0x7fffffffu)));
+}
+
+fn both(one: Squares, other: Squares) -> Squares {
+    return Squares(one.sum + other.sum, max(one.largest, other.largest));
+}
+
+// Those of the block's items `first`, `first + 2 step`, ... and those `step` behind them.
+fn squares_of(row: Row, block: u32, first: u32, step: u32) -> Squares {
     let start = optim_item(block * OPTIM_BLOCK_ITEMS, row, row.grad_start);
-    var even = vec4<f32>();
-    var odd = vec4<f32>();
+    var even = Squares();
+    var odd = Squares();
     for (var i = first; i < OPTIM_BLOCK_ITEMS; i += 2u * step) {
         let at = block * OPTIM_BLOCK_ITEMS + i;
-        let g = optim_gradient(grad[start + i], at * 4u, row);
-        let h = optim_gradient(grad[start + i + step], (at + step) * 4u, row);
-        even = fma(g, g, even);
-        odd = fma(h, h, odd);
+        even = with_squares(even, bits_of(start + i, at * 4u, row));
+        odd = with_squares(odd, bits_of(start + i + step, (at + step) * 4u, row));
     }
-    return even + odd;
+    return both(even, odd);
 }
 
-fn total_of(v: vec4<f32>) -> f32 {
+fn total_of(squares: Squares) -> f32 {
+    let v = squares.sum;
     return (v.x + v.y) + (v.z + v.w);
+}
+
+fn has_bad(squares: Squares) -> bool {
+    return any(squares.largest >= vec4<u32>(INFINITE));
 }
 
 // Whether an element of the block is not finite.
 fn is_bad(row: Row, block: u32) -> bool {
     for (var at = block * OPTIM_BLOCK_ITEMS; at < (block + 1u) * OPTIM_BLOCK_ITEMS; at++) {
-        let g = optim_gradient(grad[optim_item(at, row, row.grad_start)], at * 4u, row);
-        if !(finite(g.x) && finite(g.y) && finite(g.z) && finite(g.w)) {
+        let bits = bits_of(optim_item(at, row, row.grad_start), at * 4u, row);
+        if any((bits & vec4<u32>(0x7fffffffu)) >= vec4<u32>(INFINITE)) {
             return true;
         }
     }
     return false;
 }
 
-// An element that is not finite makes its sum so. Few sums are not finite, and only those blocks are looked into: from
-// `first` to before `end`, `step` apart.
+// The first parameter with an element that is not finite. Few invocations have met one, and only the blocks of those are looked into:
+// from `first` to before `end`, `step` apart.
 fn first_bad(first: u32, end: u32, step: u32) -> u32 {
     var bad = NO_PARAMETER;
     for (var block = first; block < end; block += step) {
@@ -80,19 +103,18 @@ fn norm_partial_lane(
     if first >= end {
         return;
     }
-    var squares = vec4<f32>();
+    var squares = Squares();
     for (var block = first; block < end; block++) {
         let row = table[owner[params.first_block + block]];
         if row.is_active != 0u {
-            squares += squares_of(row, block, 0u, 1u);
+            squares = both(squares, squares_of(row, block, 0u, 1u));
         }
     }
-    let sum = total_of(squares);
     var bad = NO_PARAMETER;
-    if !finite(sum) {
+    if has_bad(squares) {
         bad = first_bad(first, end, 1u);
     }
-    partial[params.partials + run] = vec2<u32>(bitcast<u32>(sum), bad);
+    partial[params.partials + run] = vec2<u32>(bitcast<u32>(total_of(squares)), bad);
 }
 
 // Invocations of the passes that fold their results.
@@ -144,19 +166,18 @@ fn norm_partial_group(
     let chunk = grid_group(group, groups);
     let end = min(chunk * CHUNK + CHUNK, params.elements / OPTIM_BLOCK);
     let first = chunk * CHUNK + lane / SHARING;
-    var squares = vec4<f32>();
+    var squares = Squares();
     for (var block = first; block < end; block += WIDE / SHARING) {
         let row = table[owner[params.first_block + block]];
         if row.is_active != 0u {
-            squares += squares_of(row, block, lane % SHARING, SHARING);
+            squares = both(squares, squares_of(row, block, lane % SHARING, SHARING));
         }
     }
-    let sum = total_of(squares);
     var bad = NO_PARAMETER;
-    if !finite(sum) {
+    if has_bad(squares) {
         bad = first_bad(first, end, WIDE / SHARING);
     }
-    let all = fold(lane, sum, bad);
+    let all = fold(lane, total_of(squares), bad);
     if lane == 0u && chunk * CHUNK < end {
         partial[params.partials + chunk] = vec2<u32>(bitcast<u32>(all.sum), all.bad);
     }
@@ -190,7 +211,7 @@ fn adapt_loss_scale(ok: bool) {
         loss_scale[0] = max(scale * params.backoff, params.floor);
     } else if state.good_steps == params.interval {
         state.good_steps = 0u;
-        if finite(scale * params.growth) {
+        if scale * params.growth < LARGEST {
             loss_scale[0] = scale * params.growth;
         }
     }
@@ -201,7 +222,7 @@ fn conclude(all: Folded) -> bool {
     let unscale = 1.0 / loss_scale[0];
     let norm = sqrt(all.sum) * unscale;
     // Finite gradients whose squares overflow would give a useless scale: skipped too, without an offender.
-    let ok = all.bad == NO_PARAMETER && finite(norm);
+    let ok = all.bad == NO_PARAMETER && all.sum < LARGEST;
     state.is_finite = u32(ok);
     state.bad_parameter = all.bad;
     state.norm = norm;

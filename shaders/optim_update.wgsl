@@ -23,7 +23,8 @@ fn row_of(block: u32) -> Row {
 
 // The gradient at item `i` of the moments, clipped and without the loss scale.
 fn gradient_at(i: u32, row: Row) -> vec4<f32> {
-    return optim_gradient(grad[optim_item(i, row, row.grad_start)], i * 4u, row) * now.grad_scale;
+    let g = grad[optim_item(i, row, row.grad_start)];
+    return select(vec4<f32>(), g, optim_inside(i * 4u, row)) * now.grad_scale;
 }
 
 // AdamW (Loshchilov and Hutter, 2019), in PyTorch's form:

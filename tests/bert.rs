@@ -228,6 +228,8 @@ fn folders_of_many_forms_are_one_model() {
         ("pooler_type", json!("first_token_transform")),
         ("hidden_act", json!("gelu_python")),
         ("is_decoder", json!(null)),
+        ("sbert_ce_default_activation_function", json!("torch.nn.modules.linear.Identity")),
+        ("sentence_transformers", json!({"version": "4.1.0"})),
     ] {
         same(Theirs::with(setting, value));
     }
@@ -278,6 +280,10 @@ fn other_models_are_refused() {
     let mut theirs = Theirs::read().with_classifier();
     theirs.tensors.retain(|name, _| !name.contains("pooler"));
     assert_refused(theirs.open(), &["pooler", "classifier"]);
+    // With a pooler beside it, which that model does not use.
+    let mut theirs = Theirs::read().with_classifier();
+    theirs.config["architectures"] = json!(["BertForTokenClassification"]);
+    assert_refused(theirs.open(), &["classifier", "BertForTokenClassification"]);
     let odd = Theirs::read().with_classifier().and_rising("classifier.weight", &[3, 31], 1.0);
     assert_refused(odd.open(), &["classifier.weight", "[3, 31]"]);
 }

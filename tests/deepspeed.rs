@@ -212,6 +212,10 @@ fn layer_token_rates() {
             "LayerToken learning rate: warmup must be from 0 to below half of all 9",
         ),
         (keys(json!({ "enabled": true, "total_layer_tokens": -9 })), "total_layer_tokens must be a whole number"),
+        (
+            with(pretraining(), "", json!({ "scheduler": { "params": { "warmup_num_steps": 9 } } })),
+            "scheduler.type is missing",
+        ),
         (scheduler("WarmupLR", json!({})), "scheduler.type must be WarmupDecayLR or WarmupCosineLR"),
         (scheduler("WarmupDecayLR", json!({ "total_num_steps": 0 })), "total_tokens must be at least 1"),
         (with(pretraining(), "", json!({ "optimizer": null })), "optimizer is missing, whose lr"),

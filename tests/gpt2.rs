@@ -340,6 +340,10 @@ fn folders_of_many_forms_are_one_model() {
     same(Theirs::read().and("transformer.h.2.attn.masked_bias", &[], vec![-1e4]));
     let words = Theirs::read().tensors["transformer.wte.weight"].clone();
     same(Theirs::read().and("lm_head.weight", &words.shape, words.data));
+    // Kept under its second name alone.
+    let output = |name: &str| name.replace("transformer.wte.weight", "lm_head.weight");
+    same(Theirs::read().renamed(output));
+    same(Theirs::read().renamed(|name| format!("module.{}", output(name))));
     // Notes, old names, settings of generation.
     for (setting, value) in [
         ("_name_or_path", json!("gpt2")),
@@ -434,7 +438,14 @@ fn settings_that_are_not_computed_are_named() {
         assert_refused(Theirs::with("n_layer", json!(layers)).open(), &["4 blocks", &expected]);
     }
     let folder = tempfile::tempdir().unwrap();
-    checkpoint::write(folder.path().join("model.safetensors"), &Theirs::read().tensors, &BTreeMap::new()).unwrap();
+    let file = folder.path().join("model.safetensors");
+    checkpoint::write(&file, &Theirs::read().tensors, &BTreeMap::new()).unwrap();
+    // Nor where a program brings the description along.
+    let weights = fs::read(file).unwrap();
+    let of = |theirs: Theirs| gpt2::from_bytes(&theirs.config.to_string(), &weights);
+    assert_eq!(of(Theirs::read()).unwrap().config, Theirs::read().open().unwrap().config);
+    assert_refused(of(Theirs::with("scale_attn_by_inverse_layer_idx", json!(true))), &["scale_attn_by_inverse"]);
+    assert_refused(of(Theirs::with("model_type", json!("gpt_neo"))), &["gpt_neo", "gpt2"]);
     assert_refused(gpt2::open(folder.path()), &["config.json", "is not there"]);
     for text in ["", "[]", "{", "{\"n_layer\": }", "null", "\u{feff}{}"] {
         fs::write(folder.path().join("config.json"), text).unwrap();

@@ -655,7 +655,8 @@ fn patch_drop_draws_one_set_for_all_blocks() {
     assert_eq!(drop.layer_tokens(100, 4, VIT).saved_share(), 0.0);
     let always = TokenDrop::from(PatchDrop::new(40, 1).unwrap());
     assert_eq!(always.kept_length(u64::MAX - 1, 197), 40);
-    assert_eq!(TokenDrop::from(PatchDrop::new(40, 1).unwrap().with_until(0)).stages(5, 197).len(), 1);
+    let never = TokenDrop::from(PatchDrop::new(40, 1).unwrap().with_until(0));
+    assert_eq!((never.stages(5, 197).len(), refused(never.check(VIT))), (1, "until"));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Modules against the operations that they are made of.
 
-use crate::common::{assert_close, each_family, values};
+use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::{Parameter, Parameters};
 use wgrad::nn::{BlockConfig, Encoder, Init, Mode, NormOrder, Span};
 use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
-use wgrad::{DType, Gpu, Tensor};
+use wgrad::{DType, Error, Gpu, Tensor};
 
 const WIDTH: usize = 32;
 const TOKENS: usize = 9;
@@ -239,5 +239,16 @@ fn padding_is_seen_in_no_span() {
                 assert_eq!(run(0.5, &spans), run(-3.0, &spans), "{order:?}");
             }
         }
+    }
+}
+
+/// Of a deviation that is none, or far too large, no number would ever be within the bounds.
+#[test]
+fn deviations_are_checked() {
+    let gpu = gpu();
+    for std in [f32::NAN, f32::INFINITY, -1.0, 1e6] {
+        let mut parameters = Parameters::new(&gpu);
+        let made = Init::new(&mut parameters, 1).trunc_normal("weight", &[2, 2], std);
+        assert!(matches!(made, Err(Error::Argument { name: "std", .. })), "{std}");
     }
 }

@@ -248,6 +248,9 @@ fn check_says_what_it_cannot_check() {
     ] {
         assert!(check(|x| ops::neg(&x[0]), &x, &settings).contains(name));
     }
+    // To which nothing is added by so small a difference.
+    let large = Tensor::from_slice(&gpu, &[1], &[1e6f32]).unwrap();
+    assert!(check(|x| ops::neg(&x[0]), &large, &settings).contains("eps must be enough to change"));
     // An input that nothing depends on has a gradient of 0.
     autograd::check(|x| ops::neg(&x[0]), &[x.clone(), x], &settings).unwrap();
 }

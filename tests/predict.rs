@@ -155,6 +155,10 @@ fn bad_labels_and_damaged_weights_are_errors() {
     damaged.parameters().get("head.bias").unwrap().set(&[f32::NAN; CLASSES]).unwrap();
     let error = predict(&Classify::new(&damaged), loader(8).epoch(0).unwrap()).unwrap_err();
     assert!(matches!(error, Error::Argument { name: "model", .. }), "{error}");
+    let mut batch = loader(8).epoch(0).unwrap().next().unwrap().unwrap();
+    batch.indices.clear();
+    let error = predict(&Classify::new(&damaged), [Ok(batch)]).unwrap_err();
+    assert!(matches!(error, Error::Argument { name: "indices", .. }), "{error}");
 }
 
 struct Silent;

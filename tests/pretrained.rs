@@ -13,7 +13,7 @@ use wgrad::models::vit::{
     CropMode, ExportOptions, HeadFit, Interpolation, OpenOptions, Pool, Pretrained, Resampling, Vit, VitConfig,
     export_hf, export_timm, open, resample_pos_embed, save,
 };
-use wgrad::ops::Normalize;
+use wgrad::ops::{Gelu, Normalize};
 
 type Tensors = BTreeMap<String, HostTensor>;
 
@@ -119,6 +119,30 @@ fn timms_config_tells_the_rest() {
     // Pixels that fill no patch are seen by nobody.
     let json = r#"{"architecture": "vit_small_patch16_224", "model_args": {"num_heads": 2, "img_size": [9, 8]}}"#;
     assert_eq!(open_with(&tensors_of(&config()), &[("config.json", json)]).unwrap().config.img_size, (8, 8));
+}
+
+/// What timm's architectures have and their config.json does not repeat, and what it says of a gate.
+#[test]
+fn timms_names_tell_of_norms_and_gates() {
+    let named_as = |name: &str, args: &str| format!(r#"{{"architecture": "{name}", "model_args": {{{args}}}}}"#);
+    let mut tensors = tensors_of(&config());
+    tensors.retain(|name, _| !name.starts_with("norm."));
+    let opened = open_with(&tensors, &[("config.json", &named_as("vit_intern300m_patch14_448", ""))]).unwrap();
+    assert!(!opened.config.final_norm);
+    assert_refused(open_with(&tensors, &[("config.json", &named_as("vit_base_patch14_224", ""))]), &["norm.weight"]);
+
+    let mut gated = tensors_of(&config());
+    for block in 0..2 {
+        gated.insert(format!("blocks.{block}.mlp.fc2.weight"), named(&[64, 128]));
+    }
+    let with = |tensors: &Tensors, act: &str| {
+        let args = format!(r#""act_layer": "{act}""#);
+        open_with(tensors, &[("config.json", &named_as("vit_base_patch14_224", &args))])
+    };
+    assert!(with(&gated, "silu").unwrap().config.gated_mlp);
+    assert_refused(with(&gated, "gelu"), &["act_layer", "SiLU"]);
+    assert_refused(with(&tensors_of(&config()), "silu"), &["act_layer", "no gate"]);
+    assert_eq!(with(&tensors_of(&config()), "gelu_tanh").unwrap().config.act_layer, Gelu::Tanh);
 }
 
 #[test]
@@ -227,6 +251,16 @@ fn heads_are_guessed_told_or_asked_for() {
     // SigLIP 2's; DINOv2 giant, as wide and gated, has 24.
     assert_eq!(open_with(&wide(1536), &[]).unwrap().config.num_heads, 16);
     assert_refused(open_with(&wide(48), &[]), &["num_heads", "width of 48"]);
+    // Virchow's: gated, of timm's ViT-H/14; DINOv3's H+, as wide and gated, has 20.
+    let mut gated = wide(1280);
+    for block in 0..2 {
+        let half = VitConfig { embed_dim: 1280, ..config() }.hidden() / 2;
+        gated.insert(format!("blocks.{block}.mlp.fc2.weight"), named(&[1280, half]));
+    }
+    let json = r#"{"architecture": "vit_huge_patch14_224", "pretrained_cfg": {"input_size": [3, 8, 8]}}"#;
+    let opened = open_with(&gated, &[("config.json", json)]).unwrap().config;
+    assert_eq!((opened.num_heads, opened.gated_mlp), (16, true));
+    assert_eq!(open_with(&gated, &[]).unwrap().config.num_heads, 20);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("some.safetensors");
     write(&file, &wide(48), NO_TEXTS).unwrap();
@@ -770,6 +804,25 @@ fn what_transformers_cannot_express_goes_to_timm() {
         let patch_bias = !model.config().pre_norm;
         let expected = VitConfig { patch_bias, ..model.config().clone() };
         assert_eq!(open(&timm, &OpenOptions::default()).unwrap().config, expected);
+    }
+    // timm's architecture of gated MLPs has layer scale and SiLU, where nothing else is said.
+    let gated = VitConfig { gated_mlp: true, act_layer: Gelu::Tanh, ..config() };
+    let timm = folder.path().join("timm");
+    let written = |config: VitConfig| {
+        export_timm(&timm, &model(config), &ExportOptions::default()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(timm.join("config.json")).unwrap()).unwrap();
+        json["model_args"].clone()
+    };
+    let args = written(gated);
+    assert!(args["init_values"].is_null() && args.get("init_values").is_some() && args.get("act_layer").is_none());
+    // 0 would be none to it.
+    assert_eq!(written(VitConfig { init_values: Some(0.0), ..config() })["init_values"], 1e-5);
+    for share in [0.0, 1.5, f64::NAN] {
+        let options = ExportOptions { crop_fraction: Some(share), ..Default::default() };
+        for export in [export_hf, export_timm] {
+            let error = export(&folder.path().join("x"), &model(config()), &options).unwrap_err();
+            assert!(matches!(error, Error::Argument { name: "crop_fraction", .. }), "{error}");
+        }
     }
     let neither = model(VitConfig { pre_norm: true, ..config() });
     let message =

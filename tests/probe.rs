@@ -15,12 +15,12 @@ use wgrad::data::{FeatureSource, Features, ImageSource, Loader, LoaderOptions, P
 use wgrad::models::vit::{OpenOptions, Pool, Vit, VitConfig, open};
 use wgrad::nn::{Headed, Mode};
 use wgrad::ops::CrossEntropy;
-use wgrad::optim::{AdamW, LrSchedule, Rule};
+use wgrad::optim::{AdamW, LayerTokenRate, LrSchedule, LrShape, Rule};
 use wgrad::train::{
     Classify, EpochMetrics, FitData, FitOptions, Freeze, LinearProbe, Observer, RunFolder, RunState, STATE_FILE,
     StepMetrics, Task, TrainSettings, Trainer, Workload, estimate, evaluate, fit, write_weights,
 };
-use wgrad::{Gpu, Tensor};
+use wgrad::{Error, Gpu, Tensor};
 
 const BATCH: usize = 8;
 
@@ -63,6 +63,16 @@ fn pictures(split: &Split, n: u32, options: LoaderOptions) -> Loader<ImageSource
 
 fn features(probe: &LinearProbe<&Vit>, split: &Split, n: u32) -> FeatureSource<ImageSource> {
     probe.source(pictures(split, n, LoaderOptions::evaluation(11))).unwrap()
+}
+
+/// Nothing goes through blocks whose tokens a rate could follow.
+#[test]
+fn a_probe_has_no_layer_tokens() {
+    let model = Vit::new(&gpu(), config(), 5).unwrap();
+    let rate = LayerTokenRate { max: 1e-3, min: 0.0, shape: LrShape::Linear, total: 1e6, warmup: 1e3 };
+    let settings = TrainSettings { rate: LrSchedule::layer_token(rate).unwrap(), ..settings() };
+    let error = Trainer::new(LinearProbe::new(&model), settings).err().unwrap();
+    assert!(matches!(error, Error::Argument { name: "rate", .. }), "{error}");
 }
 
 /// The head, its losses and what is measured of it: those of the whole model with all else frozen and nothing random below the head,

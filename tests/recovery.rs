@@ -134,6 +134,18 @@ fn a_device_lost_at_any_moment() {
     }
 }
 
+/// A run that its observer ends with a step behind which a snapshot is due ends as any other: evaluated and saved.
+#[test]
+fn a_run_ends_behind_a_snapshots_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut account = Account { break_after: Some(4), ..Account::default() };
+    let outcome = run(folder.path(), &mut account, saving(), |_| {}).unwrap();
+    assert_eq!((outcome.steps, outcome.stopped, account.epochs.len()), (4, true, 1));
+    for name in FILES {
+        assert!(folder.path().join(name).exists(), "{name}");
+    }
+}
+
 /// A run that its observer ends while steps are done again ends where it would have.
 #[test]
 fn a_loss_behind_the_last_step() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use naga::back::hlsl::ShaderModel;
 use naga::valid::GlobalUse;
-use naga::{AddressSpace, ScalarKind, ShaderStage, StorageAccess, TypeInner};
+use naga::{AddressSpace, Block, Expression, Handle, ScalarKind, ShaderStage, Statement, StorageAccess, TypeInner};
 use wgrad::gpu::Access;
 
 use crate::lowered::{Lowered, all_kernels, needs_matrix_units};
@@ -139,6 +139,59 @@ fn workgroups_fit_every_device() {
         let bytes: u32 = workgroup.map(|(v, _)| size(v).next_multiple_of(16)).sum();
         expect(bytes <= MAX_WORKGROUP_BYTES, || format!("{bytes} bytes of workgroup memory"))
     });
+}
+
+/// Of vectors that invocations share none is written in part. By the rules of WGSL and of Metal that may read and write all of it, and
+/// so undo what a neighbour writes.
+#[test]
+fn shared_vectors_are_written_whole() {
+    each_kernel(|lowered| {
+        let Lowered { module, info, .. } = lowered;
+        let functions = module.functions.iter().map(|(handle, function)| (function, &info[handle]));
+        let entries = module.entry_points.iter().enumerate();
+        let entries = entries.map(|(i, entry)| (&entry.function, info.get_entry_point(i)));
+        for (function, types) in functions.chain(entries) {
+            let mut pointers = Vec::new();
+            stored_to(&function.body, &mut pointers);
+            let in_part = |pointer: &Handle<Expression>| {
+                let (Expression::Access { base, .. } | Expression::AccessIndex { base, .. }) =
+                    function.expressions[*pointer]
+                else {
+                    return false;
+                };
+                let space = match *types[base].ty.inner_with(&module.types) {
+                    TypeInner::Pointer { base, space } => {
+                        let is_vector = matches!(module.types[base].inner, TypeInner::Vector { .. });
+                        is_vector.then_some(space)
+                    }
+                    TypeInner::ValuePointer { size: Some(_), space, .. } => Some(space),
+                    _ => None,
+                };
+                matches!(space, Some(AddressSpace::WorkGroup | AddressSpace::Storage { .. }))
+            };
+            let found = pointers.iter().filter(|pointer| in_part(pointer)).count();
+            expect(found == 0, || format!("{:?} writes parts of vectors in {found} places", function.name))?;
+        }
+        Ok(())
+    });
+}
+
+/// Where a block's statements store to.
+fn stored_to(block: &Block, pointers: &mut Vec<Handle<Expression>>) {
+    for statement in block {
+        match statement {
+            Statement::Store { pointer, .. } => pointers.push(*pointer),
+            Statement::Block(inner) => stored_to(inner, pointers),
+            Statement::If { accept, reject, .. } => {
+                [accept, reject].iter().for_each(|inner| stored_to(inner, pointers))
+            }
+            Statement::Switch { cases, .. } => cases.iter().for_each(|case| stored_to(&case.body, pointers)),
+            Statement::Loop { body, continuing, .. } => {
+                [body, continuing].iter().for_each(|inner| stored_to(inner, pointers));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// DXC has namespaces of these names, and naga 30 does not know of it.

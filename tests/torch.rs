@@ -1,9 +1,9 @@
 //! End to end against PyTorch, timm and transformers: logits, loss, every gradient by name, ten optimiser steps, from files
 //! as those libraries save them. See `tests/reference/README.md`; `WGRAD_REFERENCE` names another folder with the same files.
 
-use std::collections::BTreeMap;
 use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family, reference};
 use safetensors::SafeTensors;
+use std::collections::BTreeMap;
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, MatchOptions, load_parameters};
 use wgrad::models::vit::{OpenOptions, Pretrained, Resampling, Vit, open, resample_pos_embed};
 use wgrad::nn::{Mode, Precision, Span};

@@ -66,7 +66,7 @@ fn optim_item(i: u32, row: Row, start: u32) -> u32 {
     return (i * 4u - row.start + start) / 4u;
 }
 
-// The four elements from `first` on of a gradient, with zeros from the parameter's end on.
-fn optim_gradient(g: vec4<f32>, first: u32, row: Row) -> vec4<f32> {
-    return select(vec4<f32>(), g, params.skipped + first - row.start + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(row.numel));
+// Which of the four elements from `first` on are before the parameter's end.
+fn optim_inside(first: u32, row: Row) -> vec4<bool> {
+    return params.skipped + first - row.start + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(row.numel);
 }

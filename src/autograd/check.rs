@@ -55,7 +55,8 @@ impl Check {
 /// parameters: those would gather gradients.
 ///
 /// # Errors
-/// [`Error::Gradient`] for the first component that differs; [`Error::Graph`] if what `f` returns depends on no input by a graph;
+/// [`Error::Gradient`] for the first component that differs; [`Error::Argument`] for settings out of range, or an `eps` that an input is
+/// too large for; [`Error::Graph`] if what `f` returns depends on no input by a graph;
 /// if an input or what `f` returns is not f32, or of `f`.
 pub fn check(f: impl Fn(&[Tensor]) -> Result<Tensor>, inputs: &[Tensor], settings: &Check) -> Result<()> {
     settings.check()?;
@@ -140,6 +141,10 @@ impl<'a, F: Fn(&[Tensor]) -> Result<Tensor>> Probe<'a, F> {
     fn difference(&self, input: usize, at: usize) -> Result<f64> {
         let x = self.values[input][at];
         let (up, down) = (x + self.settings.eps, x - self.settings.eps);
+        if up - down <= self.settings.eps {
+            let expected = format!("enough to change an input of {x}");
+            return Err(Error::argument(OP, "eps", expected, self.settings.eps));
+        }
         let rise = self.sum_with(input, at, up)? - self.sum_with(input, at, down)?;
         Ok(rise / (f64::from(up) - f64::from(down)))
     }

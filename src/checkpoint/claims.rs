@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::folder::CONFIG_FILE;
-use super::{quoted, read_json};
+use super::{json_text, parse_json, quoted};
 use crate::error::{Error, Result};
 
 /// Refuses the folder of a model that transformers itself calls something else than one of `known`.
@@ -13,13 +13,21 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::File`] naming what it is called.
 pub(crate) fn check_model_type(folder: &Path, known: &[&str]) -> Result<()> {
+    let path = folder.join(CONFIG_FILE);
+    json_text(&path)?.map_or(Ok(()), |text| check_kind(&path, &text, known))
+}
+
+/// The same of a `config.json`'s text.
+///
+/// # Errors
+/// As [`check_model_type`].
+pub(crate) fn check_kind(path: &Path, text: &[u8], known: &[&str]) -> Result<()> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Kind {
         model_type: Option<String>,
     }
-    let path = folder.join(CONFIG_FILE);
-    match read_json::<Kind>(&path)?.and_then(|kind| kind.model_type) {
+    match parse_json::<Kind>(path, text)?.model_type {
         Some(kind) if !known.contains(&kind.as_str()) => {
             let known = known.join(", ");
             let what = format!("model_type {} is not supported yet, only {known} are", quoted(&kind));

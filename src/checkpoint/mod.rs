@@ -65,7 +65,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 #[cfg(feature = "files")]
-pub(crate) use claims::{Claim, check_claims, check_model_type, claims};
+pub(crate) use claims::{Claim, check_claims, check_kind, check_model_type, claims};
 pub use encode::{Storage, to_bytes};
 #[cfg(feature = "files")]
 pub(crate) use folder::{
@@ -95,7 +95,7 @@ pub(crate) use write_folder::Folder;
 use crate::error::{Error, Result};
 pub(crate) use crate::files::quoted;
 #[cfg(feature = "files")]
-pub(crate) use crate::files::read_json;
+pub(crate) use crate::files::{json_text, parse_json, read_json};
 pub use crate::tensor::HostTensor;
 
 /// The key of the text entries in a safetensors header, which no tensor can have as its name.

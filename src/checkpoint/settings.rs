@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{quoted, read_json};
+use super::{parse_json, quoted};
 use crate::error::{Error, Result};
 
 /// What a model makes of the settings in its `config.json`.
@@ -82,15 +82,13 @@ const OF_ANY: Settings = Settings {
 };
 
 impl Settings {
-    /// Whether the file, which is there, says nothing that the model would pass over.
+    /// Whether the text, that of `path`, says nothing that the model would pass over.
     ///
     /// # Errors
-    /// [`Error::File`] naming the first setting that is unknown or of another value than the one that is computed, or if there is
-    /// no such file; otherwise as [`read_json`].
-    pub(crate) fn check(&self, path: &Path) -> Result<()> {
-        let Some(settings) = read_json::<BTreeMap<String, Value>>(path)? else {
-            return Err(Error::file(path, "is not there, and nothing else tells the model's sizes"));
-        };
+    /// [`Error::File`] naming the first setting that is unknown or of another value than the one that is computed; otherwise as
+    /// [`parse_json`].
+    pub(crate) fn check(&self, path: &Path, text: &[u8]) -> Result<()> {
+        let settings: BTreeMap<String, Value> = parse_json(path, text)?;
         for (name, value) in &settings {
             self.check_one(name, value).map_err(|what| Error::file(path, what))?;
         }

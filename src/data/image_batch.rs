@@ -29,12 +29,15 @@ impl Batch for ImageBatch {
 }
 
 impl ImageBatch {
-    /// Whether there are as many second labels and shares as labels, if there are any.
+    /// Whether there are as many numbers of samples as labels, and of second labels and shares, if there are any.
     ///
     /// # Errors
     /// [`Error::Argument`] if not.
     pub fn check(&self) -> Result<()> {
         let samples = self.labels.len();
+        if self.indices.len() != samples {
+            return Err(Error::argument("batch", "indices", samples.to_string(), self.indices.len()));
+        }
         match &self.mixed {
             Some(mixed) if mixed.labels.len() != samples || mixed.shares.len() != samples => {
                 let got = format!("{} and {}", mixed.labels.len(), mixed.shares.len());

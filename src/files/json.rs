@@ -18,8 +18,15 @@ const MAX_JSON: u64 = 32 << 20;
 /// [`Error::File`] if it is larger than [`MAX_JSON`], no regular file, or not JSON of this form; [`Error::Io`] if the system
 /// refuses.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let Some(text) = read_limited(path, MAX_JSON)? else { return Ok(None) };
-    parse_json(path, &text).map(Some)
+    json_text(path)?.map(|text| parse_json(path, &text)).transpose()
+}
+
+/// What [`read_json`] would parse.
+///
+/// # Errors
+/// As [`read_json`], but for the form.
+pub(crate) fn json_text(path: &Path) -> Result<Option<Vec<u8>>> {
+    read_limited(path, MAX_JSON)
 }
 
 /// What JSON from `path` says.

@@ -12,12 +12,10 @@ mod json;
 #[cfg(feature = "files")]
 mod replace;
 
-#[cfg(feature = "text")]
-pub(crate) use json::parse_json;
-#[cfg(feature = "files")]
-pub(crate) use json::read_json;
 #[cfg(any(feature = "text", feature = "pictures"))]
 pub(crate) use json::read_text;
+#[cfg(feature = "files")]
+pub(crate) use json::{json_text, parse_json, read_json};
 #[cfg(feature = "files")]
 pub(crate) use replace::{replace_file, sync_folder};
 

@@ -305,9 +305,14 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Option<u32> {
         [p.m_size, p.n_size, p.k_size] == [8; 3] && p.ab_type == F16 && p.cr_type == F32
     };
     let info = adapter.get_info();
-    let lanes = info.subgroup_min_size;
+    let lanes = match info.backend {
+        // wgpu tells 4 to 64 of every device; those with matrix units, Apple's, have 32.
+        wgpu::Backend::Metal => 32..=32,
+        _ => info.subgroup_min_size..=info.subgroup_max_size,
+    };
     let there = adapter.features().contains(features) && adapter.cooperative_matrix_properties().iter().any(fits);
-    (there && lanes == info.subgroup_max_size && matches!(lanes, 8 | 32)).then_some(lanes)
+    let is_one = lanes.start() == lanes.end() && matches!(lanes.start(), 8 | 32);
+    (there && is_one).then_some(*lanes.start())
 }
 
 /// The limits that kernels rely on must be at least WebGPU's defaults.

@@ -45,6 +45,9 @@ impl Subset {
         if self.kept >= tokens {
             return Err(Error::argument(OP, "kept", format!("below the full length, {tokens}"), self.kept));
         }
+        if self.until == 0 {
+            return Err(Error::argument(OP, "until", "at least 1: before step 0 nothing is dropped", 0));
+        }
         if leaves && self.keep_prefix_tokens < prefix {
             let expected = format!("at least {prefix}, the model's tokens before the patches");
             return Err(Error::argument(OP, "keep_prefix", expected, self.keep_prefix_tokens));

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::adapters::{Place, Tensors};
 use crate::autograd::Parameters;
-use crate::checkpoint::{self, Folder, HostTensor, Settings, Storage, download, fault, in_block, quoted, read_json};
+use crate::checkpoint::{
+    self, Folder, HostTensor, Settings, Storage, download, fault, in_block, json_text, parse_json, quoted,
+};
 use crate::error::{Error, Result};
 use crate::nn::{LORA_A, LORA_B, LoraConfig, Precision};
 
@@ -279,8 +281,9 @@ impl Adapter {
     /// name is not known; [`Error::Io`] if the system refuses.
     pub(super) fn read(folder: &Path, known: &Known) -> Result<Self> {
         let file = folder.join(CONFIG_FILE);
-        SETTINGS.check(&file)?;
-        let settings = read_json::<PeftConfig>(&file)?.ok_or_else(|| Error::file(&file, "is not there"))?;
+        let text = json_text(&file)?.ok_or_else(|| Error::file(&file, "is not there"))?;
+        SETTINGS.check(&file, &text)?;
+        let settings: PeftConfig = parse_json(&file, &text)?;
         expect_plain_base(&file, &settings.init_lora_weights)?;
         let mut adapter = Adapter { settings, layers: BTreeMap::new(), heads: BTreeMap::new() };
         let file = checkpoint::read(folder.join(WEIGHTS_FILE))?;

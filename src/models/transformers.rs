@@ -2,14 +2,14 @@
 //! twice, and a tokenizer's files beside them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{
-    CONFIG, CONFIG_FILE, Checkpoint, Folder, HostTensor, Settings, Storage, TOKENIZER_FILES, WEIGHTS_FILE,
-    check_model_type, depth, fault, read_json,
+    CONFIG, CONFIG_FILE, Checkpoint, Folder, HostTensor, Settings, Storage, TOKENIZER_FILES, WEIGHTS_FILE, check_kind,
+    depth, fault, json_text, parse_json, read_json,
 };
 use crate::error::{Error, Result};
 
@@ -39,11 +39,46 @@ pub(super) fn read_config<C: DeserializeOwned>(
             Error::file(file, format!("its text entry {CONFIG:?} is no {model_type}'s configuration: {e}"))
         });
     }
-    let folder = file.parent().unwrap_or(Path::new(""));
-    check_model_type(folder, &[model_type])?;
-    let path = folder.join(CONFIG_FILE);
-    settings.check(&path)?;
-    read_json(&path)?.ok_or_else(|| Error::file(path, "is not there"))
+    let path = config_beside(file);
+    let text = json_text(&path)?
+        .ok_or_else(|| Error::file(&path, "is not there, and nothing else tells the model's sizes"))?;
+    parse_config(&path, &text, model_type, settings)
+}
+
+fn config_beside(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(CONFIG_FILE)
+}
+
+/// The configuration of a `config.json`'s text.
+///
+/// # Errors
+/// As [`read_config`].
+pub(super) fn parse_config<C: DeserializeOwned>(
+    path: &Path,
+    text: &[u8],
+    model_type: &str,
+    settings: &Settings,
+) -> Result<C> {
+    check_kind(path, text, &[model_type])?;
+    settings.check(path, text)?;
+    parse_json(path, text)
+}
+
+/// Whether transformers' class of this name is what the `config.json` beside a file calls its model, if that has the configuration.
+///
+/// # Errors
+/// As [`read_config`].
+pub(super) fn is_of_class(checkpoint: &Checkpoint, file: &Path, class: &str) -> Result<bool> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Classes {
+        architectures: Option<Vec<String>>,
+    }
+    if checkpoint.metadata.contains_key(CONFIG) {
+        return Ok(false);
+    }
+    let classes: Classes = read_json(&config_beside(file))?.unwrap_or_default();
+    Ok(classes.architectures.is_some_and(|classes| classes.iter().any(|own| own == class)))
 }
 
 /// Takes out the tensor `copy`, which models of transformers tie to `original`.

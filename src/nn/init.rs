@@ -6,7 +6,7 @@ use rand_pcg::rand_core::Rng;
 
 use super::{LoraConfig, Precision};
 use crate::autograd::{Parameter, Parameters};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::hash::Fnv;
 use crate::shape::DType;
@@ -74,9 +74,9 @@ impl<'a> Init<'a> {
     /// A parameter from the normal distribution of deviation `std`, truncated at ±2 as `timm.layers.trunc_normal_`.
     ///
     /// # Errors
-    /// As [`Parameters::add`].
+    /// [`Error::Argument`] for a deviation outside 0 to 100, and as [`Parameters::add`].
     pub fn trunc_normal(&mut self, name: &str, shape: &[usize], std: f32) -> Result<Parameter> {
-        self.add(name, DType::F32, shape, |rng| truncated(rng, std))
+        self.normal(name, DType::F32, shape, std)
     }
 
     /// The same of a weight beside which there may be adapters, stored as [`LoraConfig::base`] says where it is frozen then.
@@ -84,6 +84,14 @@ impl<'a> Init<'a> {
         let path = self.path(name);
         let is_half = self.lora.is_some_and(|lora| lora.base == Precision::F16 && !lora.trains(&path));
         let dtype = if is_half { DType::F16 } else { DType::F32 };
+        self.normal(name, dtype, shape, std)
+    }
+
+    fn normal(&mut self, name: &str, dtype: DType, shape: &[usize], std: f32) -> Result<Parameter> {
+        // Of a larger one, hardly any number would be within ±2.
+        if !(0.0..=100.0).contains(&std) {
+            return Err(Error::argument("Init", "std", "in 0..=100", std));
+        }
         self.add(name, dtype, shape, |rng| truncated(rng, std))
     }
 

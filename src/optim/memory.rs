@@ -80,10 +80,17 @@ impl Memory {
 
     /// What is held of the parameter of number `index`, by the names that saved states have for it.
     pub(super) fn views(&self, index: usize, parameter: &Parameter) -> Vec<(String, BufferView)> {
+        self.named().filter_map(|(name, beside)| Some((name, beside.view(index, parameter.place())?))).collect()
+    }
+
+    /// Whether something of this name is held of parameters.
+    pub(super) fn has(&self, kind: &str) -> bool {
+        self.named().any(|(name, _)| name == kind)
+    }
+
+    fn named(&self) -> impl Iterator<Item = (String, &Beside)> {
         let moments = (1..).zip(&self.moments).map(|(i, moment)| (format!("moment{i}"), moment));
-        let average = self.average.as_ref().map(|average| ("average".to_owned(), average));
-        let all = moments.chain(average);
-        all.filter_map(|(name, beside)| Some((name, beside.view(index, parameter.place())?))).collect()
+        moments.chain(self.average.as_ref().map(|average| ("average".to_owned(), average)))
     }
 }
 

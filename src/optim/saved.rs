@@ -41,6 +41,11 @@ impl Optimizer {
         Ok(parameters.iter().enumerate().flat_map(named).collect())
     }
 
+    /// Whether `name` is that of a tensor that [`Optimizer::held`] has, or would have of a parameter that is frozen now.
+    pub(crate) fn may_hold(&self, parameters: &Parameters, name: &str) -> bool {
+        name.split_once('.').is_some_and(|(kind, path)| self.memory.has(kind) && parameters.get(path).is_some())
+    }
+
     /// The rest of what it holds, read back from the device.
     ///
     /// # Errors

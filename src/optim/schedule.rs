@@ -132,6 +132,11 @@ impl LrSchedule {
         Ok(LrSchedule(Kind::LayerToken(settings)))
     }
 
+    /// Whether it follows layer tokens, and stands still where none are counted.
+    pub(crate) fn follows_layer_tokens(&self) -> bool {
+        matches!(self.0, Kind::LayerToken(_))
+    }
+
     /// The rate of a step.
     pub fn rate(&self, at: At) -> f32 {
         match &self.0 {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Task, TrainSettings, Workload, rehearse};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::ltd::{PatchDrop, RandomLtd, Schedule, TokenBypass, TokenDrop};
+use crate::ltd::{RandomLtd, Schedule, TokenDrop};
 
 /// Device memory of a run, in bytes. The first four add up to the peak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,20 +178,16 @@ fn shorter<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> impl Iterator<Item = u
     eighths.filter(move |r| lengths.contains(r))
 }
 
-/// The same way of dropping with `longest` tokens kept at every step, if that is asked for; `None` if it is not possible.
+/// The same way of dropping with `longest` tokens kept at every step, if that is asked for; `None` if there is none. What keeps one
+/// length, and all tokens at its end, would be another training without that end.
 fn shortened(drop: &TokenDrop, longest: Option<usize>) -> Option<TokenDrop> {
     let Some(longest) = longest else { return Some(drop.clone()) };
     match drop {
-        TokenDrop::None => None,
+        TokenDrop::None | TokenDrop::PatchDrop(_) | TokenDrop::TokenBypass(_) => None,
         TokenDrop::RandomLtd(ltd) => {
             let constant = Schedule::constant(longest).ok()?;
             let ltd = RandomLtd::new(ltd.total_blocks(), constant).and_then(|new| new.with_blocks(ltd.ltd_blocks()));
             ltd.ok().map(TokenDrop::RandomLtd)
-        }
-        TokenDrop::PatchDrop(drop) => PatchDrop::new(longest, drop.keep_prefix_tokens()).ok().map(TokenDrop::PatchDrop),
-        TokenDrop::TokenBypass(drop) => {
-            let shorter = TokenBypass::new(drop.blocks(), longest, drop.keep_prefix_tokens()).ok()?;
-            Some(if drop.is_by_importance() { shorter.by_importance() } else { shorter }.into())
         }
     }
 }

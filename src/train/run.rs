@@ -190,7 +190,8 @@ where
         self.progress.next = self.data.train.after(position);
         self.see(metrics);
         let is_epoch_end = self.progress.next.epoch > position.epoch;
-        if is_epoch_end || self.is_save_due() || self.is_over() {
+        if is_epoch_end || self.is_save_due() || self.is_snapshot_due() || self.is_over() {
+            // It may end the run.
             self.see_last()?;
         }
         self.timing.training += started.elapsed();
@@ -202,15 +203,16 @@ where
         self.keep()
     }
 
-    /// Takes the snapshot that is to be taken after this step, if any.
+    /// Whether a snapshot is to be taken after this step.
+    fn is_snapshot_due(&self) -> bool {
+        self.fallback.as_ref().is_some_and(|fallback| fallback.recovery.is_due(&self.trainer))
+    }
+
+    /// Takes the snapshot that is to be taken after this step, if any. Its results have been seen.
     fn keep(&mut self) -> Result<()> {
-        let is_due = self.fallback.as_ref().is_some_and(|fallback| fallback.recovery.is_due(&self.trainer));
-        if !is_due || self.is_over() {
+        if !self.is_snapshot_due() || self.is_over() {
             return Ok(());
         }
-        let started = Instant::now();
-        self.see_last()?;
-        self.timing.training += started.elapsed();
         let started = Instant::now();
         if let Some(fallback) = &mut self.fallback {
             fallback.recovery.keep(&self.trainer)?;
@@ -280,7 +282,9 @@ where
         // Kernels of evaluation alone: their time is not training's.
         self.compiled_before += gpu_of(&self.trainer).stats().compile_time - compiled;
         let score_of = |evaluation: &Evaluation| self.trainer.task().score(evaluation);
-        let (score, best) = (score_of(&validation), self.progress.best.map(|(_, best)| score_of(&best)));
+        let best = self.progress.best.map(|(_, best)| score_of(&best));
+        // A first one that is no number must not stay the best.
+        let (score, best) = (score_of(&validation), best.filter(|best| !best.is_nan()));
         let is_better = best.is_none_or(|best| score > best && !is_interrupted);
         // Equals are frequent with few pictures. Of those the latest is kept: it was trained longer, at lower rates.
         let is_best = is_better || (best == Some(score) && !is_interrupted);

@@ -71,6 +71,10 @@ impl TrainSettings {
         if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
             return Err(Error::argument("Trainer", "layer_decay", "above 0 and at most 1", self.layer_decay));
         }
+        if self.rate.follows_layer_tokens() && extent.depth * extent.tokens == 0 {
+            let expected = "one that follows the steps, for a task without layer tokens";
+            return Err(Error::argument("Trainer", "rate", expected, "the LayerToken rate"));
+        }
         self.drop.check(extent)
     }
 

@@ -101,10 +101,11 @@ impl<T: Task> Trainer<T> {
     /// optimiser or has tensors besides: nothing is changed. Else if the device fails.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
         let parameters = self.task().model().parameters();
-        let mut weights = Vec::with_capacity(parameters.len());
+        let mut weights = BTreeMap::new();
         for parameter in parameters {
             let name = format!("{WEIGHTS}{}", parameter.path());
-            weights.push((parameter.clone(), snapshot.values_for(&name, &parameter.value())?));
+            let values = snapshot.values_for(&name, &parameter.value())?;
+            weights.insert(name, (parameter.clone(), values));
         }
         let mut of_task = BTreeMap::new();
         for (name, tensor) in self.task().held() {
@@ -113,12 +114,14 @@ impl<T: Task> Trainer<T> {
             of_task.insert(name, (tensor, values));
         }
         // What is missing is found by name. What is frozen now may have been trained, and has moments then.
-        let is_of_model = |name: &str| name.split_once('.').is_some_and(|(_, path)| parameters.get(path).is_some());
-        if let Some(name) = snapshot.tensors.keys().find(|name| !is_of_model(name) && !of_task.contains_key(*name)) {
-            return Err(Error::argument(OP, "tensors", "those of the model's parameters and of the task", name));
+        let is_known = |name: &String| {
+            weights.contains_key(name) || of_task.contains_key(name) || self.optimizer().may_hold(parameters, name)
+        };
+        if let Some(name) = snapshot.tensors.keys().find(|name| !is_known(name)) {
+            return Err(Error::argument(OP, "tensors", "those of the model, of this optimiser and of the task", name));
         }
         self.restore_optimizer(&snapshot.counts.optimizer, |name| snapshot.values(name))?;
-        for (parameter, values) in weights {
+        for (parameter, values) in weights.into_values() {
             parameter.set(values)?;
         }
         for (tensor, values) in of_task.into_values() {

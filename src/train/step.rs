@@ -65,8 +65,8 @@ impl Pending {
     /// What the step did; awaiting it blocks no thread.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if its loss or gradient was not finite: its update was skipped, and so is every one recorded since
-    /// with a gradient that is not finite. [`Error::OutOfRange`] if a label or an index was.
+    /// [`Error::NonFinite`] if its gradient was not finite, as that of a loss that is NaN is not: its update was skipped, and so is
+    /// every one recorded since with a gradient that is not finite. [`Error::OutOfRange`] if a label or an index was.
     pub async fn read(self) -> Result<StepMetrics> {
         let Pending { results, shares, metrics, paths } = self;
         resolve(&results.bytes().await?, &shares, metrics, &paths)
@@ -182,7 +182,7 @@ impl<T: Task> Trainer<T> {
 
     /// Has [`Trainer::step`] find out where a NaN or an infinity comes from ([`Trainer::find_non_finite`]). It then waits for each
     /// step before the next one is recorded, so that the weights are still those of the step that failed; and returns that step's
-    /// results.
+    /// results. To be switched before the first step, or behind [`Trainer::finish`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn debug_nan(&mut self, on: bool) {
         self.debug_nan = on;

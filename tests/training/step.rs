@@ -10,7 +10,7 @@ use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::{Init, Linear, Model};
 use wgrad::ops::{self, CrossEntropy};
-use wgrad::optim::{AdamW, Ema, Rule};
+use wgrad::optim::{AdamW, Ema, Rule, Sgd};
 use wgrad::train::{Classify, Pending, StepMetrics, TrainSettings, Trainer};
 use wgrad::{Error, Tensor};
 
@@ -228,6 +228,15 @@ fn snapshots_are_gone_back_to() {
         another.restore(&snapshot).unwrap();
         assert_eq!(go_on(&mut another), expected);
         assert_same(&model, &weights(&other), &after);
+
+        // Moments and an average that this optimiser does not have.
+        let sgd = Rule::Sgd(Sgd { momentum: 0.9, ..Sgd::default() });
+        for others in [TrainSettings { rule: sgd, ..all() }, settings(ltd(9))] {
+            let mut wrong = Trainer::new(task(&other), others).unwrap();
+            let before = weights(&other);
+            assert!(matches!(wrong.restore(&snapshot), Err(Error::Argument { name: "tensors", .. })));
+            assert_same(&other, &weights(&other), &before);
+        }
 
         // What does not fit changes nothing.
         let small = Vit::new(&gpu, VitConfig { depth: 2, ..random_config() }, 5).unwrap();

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::models::adapters::{self, Place};
 use crate::models::peft::{self, Known, Pair, Spelling};
 use crate::models::transformers::{
-    FolderOptions, check_depth, check_rows, dtype, layer_shapes, read_config, single_file_metadata, take_copy,
-    write_folder,
+    FolderOptions, check_depth, check_rows, dtype, is_of_class, layer_shapes, read_config, single_file_metadata,
+    take_copy, write_folder,
 };
 
 /// transformers' `model_type`.
@@ -48,6 +48,9 @@ const SETTINGS: Settings = Settings {
         "pooler_num_fc_layers",
         "pooler_size_per_head",
         "pooler_type",
+        // What is done with a cross-encoder's logits.
+        "sbert_ce_default_activation_function",
+        "sentence_transformers",
     ],
 };
 
@@ -98,6 +101,8 @@ const BLOCKS: &str = "encoder.layer.";
 const BIAS: &str = "cls.predictions.bias";
 const POOLER: &str = "pooler.dense.weight";
 const CLASSIFIER: &str = "classifier.weight";
+/// transformers' class whose classifier has the names of the one here, and reads each token.
+const OF_TOKENS: &str = "BertForTokenClassification";
 const NEXT_SENTENCE: &str = "cls.seq_relationship.";
 
 /// transformers' output layer, second names of [`WORDS`] and [`BIAS`].
@@ -161,6 +166,12 @@ impl Pretrained {
     /// From tensors and the file that they lay in.
     fn from_parts(mut checkpoint: Checkpoint, file: &Path) -> Result<Self> {
         let mut config: BertConfig = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
+        if is_of_class(&checkpoint, file, OF_TOKENS)? {
+            return Err(fault(
+                "classifier",
+                format!("classifies each token ({OF_TOKENS}), which is not computed here"),
+            ));
+        }
         let adapters = config.lora.as_ref().map(|_| adapters::take(&mut checkpoint.tensors)).unwrap_or_default();
         let mut theirs = checkpoint::unwrapped(with_new_ends(checkpoint)?, &[WORDS])?;
         OUTPUT.iter().zip([WORDS, BIAS]).try_for_each(|(copy, of)| take_copy(&mut theirs, copy, of))?;

@@ -53,7 +53,7 @@ const NAMES: BlockNames = BlockNames {
 };
 
 impl Bert {
-    /// A new model on `gpu` with transformers' initial values, drawn from `seed`.
+    /// A new model on `gpu` with transformers' initial values, drawn from `seed`, but for the padding token's, which are drawn too.
     ///
     /// # Errors
     /// As [`BertConfig::check`], or if the device has no room.

@@ -7,14 +7,15 @@ use serde::Serialize;
 
 use super::{Gpt2, Gpt2Config};
 use crate::checkpoint::{
-    self, CONFIG, Checkpoint, HostTensor, Renaming, Settings, Storage, check_shapes, download, in_block,
+    self, CONFIG_FILE, Checkpoint, HostTensor, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download,
+    in_block,
 };
 use crate::error::{Error, Result};
 use crate::models::adapters::{self, Place};
 use crate::models::peft::{self, Known, Pair, Spelling};
 use crate::models::transformers::{
-    FolderOptions, check_depth, check_rows, dtype, layer_shapes, read_config, single_file_metadata, take_copy,
-    write_folder,
+    FolderOptions, check_depth, check_rows, dtype, layer_shapes, parse_config, read_config, single_file_metadata,
+    take_copy, write_folder,
 };
 
 /// transformers' `model_type`.
@@ -147,19 +148,21 @@ pub fn open(path: impl AsRef<Path>) -> Result<Pretrained> {
 /// # Errors
 /// As [`open`].
 pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Pretrained> {
-    const NAME: &str = "model.safetensors";
-    let mut checkpoint = checkpoint::read_bytes(weights, NAME)?;
-    checkpoint.metadata.insert(CONFIG.to_owned(), config.to_owned());
-    Pretrained::from_parts(checkpoint, Path::new(NAME))
+    let config = parse_config(Path::new(CONFIG_FILE), config.as_bytes(), MODEL_TYPE, &SETTINGS)?;
+    Pretrained::from_tensors(checkpoint::read_bytes(weights, WEIGHTS_FILE)?, config)
 }
 
 impl Pretrained {
     /// From tensors and the file that they lay in.
-    fn from_parts(mut checkpoint: Checkpoint, file: &Path) -> Result<Self> {
-        let config: Gpt2Config = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
+    fn from_parts(checkpoint: Checkpoint, file: &Path) -> Result<Self> {
+        let config = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
+        Self::from_tensors(checkpoint, config)
+    }
+
+    fn from_tensors(mut checkpoint: Checkpoint, config: Gpt2Config) -> Result<Self> {
         config.check()?;
         let adapters = config.lora.as_ref().map(|_| adapters::take(&mut checkpoint.tensors)).unwrap_or_default();
-        let mut theirs = checkpoint::unwrapped(checkpoint, &[WORDS])?;
+        let mut theirs = checkpoint::unwrapped(with_words(checkpoint), &[WORDS])?;
         theirs.tensors.retain(|name, _| !is_mask(name));
         theirs.skipped.retain(|name, _| !is_mask(name));
         take_copy(&mut theirs, OUTPUT, WORDS)?;
@@ -208,6 +211,19 @@ impl Pretrained {
 fn places(config: &Gpt2Config) -> impl Iterator<Item = Place> + use<> {
     let sizes = [config.n_embd, config.hidden(), config.hidden()];
     (0..config.n_layer).flat_map(move |block| Place::of_block(&format!("{BLOCKS}{block}."), &super::NAMES, sizes))
+}
+
+/// Of the matrix that tokens and output layer share, programs that save each tensor once keep either name.
+fn with_words(mut checkpoint: Checkpoint) -> Checkpoint {
+    let is_words = |name: &String| name.ends_with(WORDS);
+    let output = checkpoint.tensors.keys().find(|name| name.ends_with(OUTPUT)).cloned();
+    if let Some(name) = output.filter(|_| !checkpoint.tensors.keys().any(is_words))
+        && let Some(matrix) = checkpoint.tensors.remove(&name)
+    {
+        let place = name.strip_suffix(OUTPUT).unwrap_or_default();
+        checkpoint.tensors.insert(format!("{place}{}{WORDS}", NAMES.place), matrix);
+    }
+    checkpoint
 }
 
 fn is_mask(name: &str) -> bool {

@@ -53,7 +53,7 @@ pub struct VitConfig {
     /// Whether the patch projection has a bias. timm's CLIP models, those with `pre_norm`, have none.
     #[serde(default = "yes")]
     pub patch_bias: bool,
-    /// Whether there is a class token; without one `global_pool` must be the mean.
+    /// Whether there is a class token; without one `global_pool` must be the mean or attention pooling.
     pub class_token: bool,
     /// Whether there is a distillation token behind the class token, and a head for each, as in distilled DeiTs. Logits are the mean
     /// of both heads' in training too.
@@ -334,7 +334,7 @@ impl VitConfig {
             return Err(Error::argument(
                 OP,
                 "global_pool",
-                "the mean where there is no class token",
+                "the mean or attention pooling where there is no class token",
                 "the class token",
             ));
         }

@@ -83,6 +83,8 @@ struct Columns {
 
 /// Elements of a column that one dispatch of scatter_add takes: an invocation goes through all of them.
 const AT_ONCE: usize = 16_384;
+/// What an element costs besides its bytes, in operations: each waits for the one before it to be read and written.
+const WAITING: u64 = 20_000;
 
 impl Columns {
     fn new(op: &'static str, x: &Tensor, along: usize, index: &Tensor, fault: Fault) -> Result<Self> {
@@ -110,9 +112,9 @@ impl Columns {
     }
 
     fn scatter_add(&self, x: &Tensor, y: &Tensor) -> Result<()> {
-        let grid = Grid::linear(self.outer * self.inner, LANES);
         for first in (0..self.count).step_by(AT_ONCE) {
             let end = self.count.min(first + AT_ONCE);
+            let grid = Grid::linear(self.outer * self.inner, LANES).with_flops(WAITING * (end - first) as u64);
             self.dispatch(&SCATTER_ADD, x, y, self.params(first, end, 1), grid)?;
         }
         Ok(())

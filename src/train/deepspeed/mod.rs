@@ -59,7 +59,8 @@ pub struct DeepSpeedConfig {
 }
 
 impl DeepSpeedConfig {
-    /// `settings` with what the file says in their place. The batch size is the data loader's.
+    /// `settings` with what the file says in their place. Where it has no `gradient_clipping` and no `gradient_accumulation_steps`,
+    /// it says none, and whole batches, as to DeepSpeed. The batch size is the data loader's.
     pub fn apply(&self, settings: TrainSettings) -> TrainSettings {
         TrainSettings {
             rule: self.rule.unwrap_or(settings.rule),
@@ -209,9 +210,8 @@ fn adam(params: &Section<'_>, is_decoupled: bool) -> Result<Rule> {
 
 /// What the scheduler is made of, and its rates; `constant` is the optimiser's.
 fn scheduler(root: &Section<'_>, constant: Option<f32>) -> Result<Option<(DeepSpeedRate, LrSchedule)>> {
-    let section = root.section("scheduler")?;
-    let kind = section.as_ref().map(|s| s.text("type")).transpose()?.flatten();
-    let (Some(section), Some(kind)) = (section, kind) else { return Ok(None) };
+    let Some(section) = root.section("scheduler")? else { return Ok(None) };
+    let kind = section.required("type", section.text("type")?)?;
     let empty = serde_json::Map::new();
     let params = match section.section("params")? {
         Some(params) => params,

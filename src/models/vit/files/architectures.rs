@@ -54,18 +54,22 @@ fn is_dinov3(architecture: &str) -> bool {
     architecture.starts_with("vit_") && architecture.contains("_dinov3")
 }
 
-/// The heads, where they are others than is usual for their width.
+/// The heads, where they are others than is usual for their width, or for their width and a gated MLP: Virchow's is such a ViT-H/14.
 pub(super) fn heads(architecture: &str) -> Option<usize> {
-    (architecture == "vit_base_patch16_gap_224").then_some(16)
+    (architecture == "vit_base_patch16_gap_224" || architecture.starts_with("vit_huge_patch14_")).then_some(16)
 }
 
-/// The MLP's activation.
-pub(super) fn activation(architecture: &str) -> Gelu {
+/// Whether there is a last norm, where there is none.
+pub(super) fn final_norm(architecture: &str) -> Option<bool> {
+    let without = ["vit_intern300m_", "_radio_v3", "_radio_v4"];
+    without.iter().any(|part| architecture.contains(part)).then_some(false)
+}
+
+/// The MLP's activation, where it is another than most models'.
+pub(super) fn activation(architecture: &str) -> Option<Gelu> {
     if architecture.contains("_quickgelu_") {
-        Gelu::Quick
-    } else if BY_TANH.iter().any(|part| architecture.contains(part)) {
-        Gelu::Tanh
+        Some(Gelu::Quick)
     } else {
-        Gelu::Erf
+        BY_TANH.iter().any(|part| architecture.contains(part)).then_some(Gelu::Tanh)
     }
 }

@@ -22,7 +22,7 @@ use crate::preprocess::CropMode;
 pub struct ExportOptions<'a> {
     /// A name for each class, or none at all.
     pub class_names: &'a [String],
-    /// timm's `crop_pct`: by default 0.875, or all of a picture that is squashed ([`VitConfig::crop_mode`]).
+    /// timm's `crop_pct`, above 0 and at most 1: by default 0.875, or all of a picture that is squashed ([`VitConfig::crop_mode`]).
     pub crop_fraction: Option<f64>,
     /// The element type of the weights.
     pub storage: Storage,
@@ -30,8 +30,12 @@ pub struct ExportOptions<'a> {
 
 impl ExportOptions<'_> {
     /// timm's `crop_pct`.
-    fn crop_pct(&self, config: &VitConfig) -> f64 {
-        self.crop_fraction.unwrap_or(if config.crop_mode == CropMode::Squash { 1.0 } else { 0.875 })
+    fn crop_pct(&self, config: &VitConfig) -> Result<f64> {
+        let usual = if config.crop_mode == CropMode::Squash { 1.0 } else { 0.875 };
+        match self.crop_fraction.unwrap_or(usual) {
+            share if share > 0.0 && share <= 1.0 => Ok(share),
+            other => Err(Error::argument("export", "crop_fraction", "above 0 and at most 1", other)),
+        }
     }
 
     /// The classes' names, or transformers' default ones.
@@ -66,7 +70,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let family = exported_family(config)?;
     let names = options.names(config)?;
     let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
-    let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)))?;
+    let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)?))?;
     let mut tensors = download(model.parameters())?;
     adapted::merge(&mut tensors, config)?;
     match family {
@@ -124,6 +128,7 @@ fn exported_family(config: &VitConfig) -> Result<Family> {
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     check_export_timm(model.config())?;
     let names = options.names(model.config())?;
+    let crop_pct = options.crop_pct(model.config())?;
     let mut tensors = download(model.parameters())?;
     let config = adapted::merge(&mut tensors, model.config())?;
     let config = &layouts::to_timm(&mut tensors, &config)?;
@@ -131,7 +136,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     if config.rope_temperature.is_some() {
         layouts::to_dinov3(&mut tensors, config)?;
     }
-    let timm = TimmConfig::new(config, &names, options.crop_pct(config));
+    let timm = TimmConfig::new(config, &names, crop_pct);
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
     }

@@ -74,7 +74,7 @@ impl EvaArgs {
             class_token: config.class_token,
             num_reg_tokens: config.reg_tokens,
             use_fc_norm: config.has_fc_norm(),
-            init_values: config.init_values,
+            init_values: init_values(config),
             rope_temperature: config.rope_temperature,
             swiglu_align_to: config.gated_mlp.then_some(1),
             global_pool,
@@ -97,9 +97,14 @@ struct TimmArgs {
     final_norm: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     act_layer: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Named in any case: the architecture of gated MLPs has one.
     init_values: Option<f32>,
     global_pool: &'static str,
+}
+
+/// What timm's layer scale begins with. To it 0 is none.
+fn init_values(config: &VitConfig) -> Option<f32> {
+    config.init_values.map(|value| if value == 0.0 { 1e-5 } else { value })
 }
 
 impl TimmArgs {
@@ -114,11 +119,12 @@ impl TimmArgs {
             fc_norm: config.has_fc_norm(),
             final_norm: (!config.final_norm).then_some(false),
             act_layer: match config.act_layer {
-                Gelu::Erf => None,
-                Gelu::Tanh => Some("gelu_tanh"),
-                Gelu::Quick => Some("quick_gelu"),
+                // A gate has SiLU, whatever the configuration says.
+                Gelu::Tanh if !config.gated_mlp => Some("gelu_tanh"),
+                Gelu::Quick if !config.gated_mlp => Some("quick_gelu"),
+                _ => None,
             },
-            init_values: config.init_values,
+            init_values: init_values(config),
             global_pool,
         }
     }

@@ -58,6 +58,30 @@ struct HfConfig {
     num_register_tokens: Option<usize>,
     vision_config: Option<Box<HfConfig>>,
     rope_theta: Option<f32>,
+    hidden_dropout_prob: Option<f64>,
+    attention_probs_dropout_prob: Option<f64>,
+    attention_dropout: Option<f64>,
+    drop_path_rate: Option<f64>,
+}
+
+impl HfConfig {
+    /// Says which shares that are dropped at random in training are not taken over. They are the recipe's here.
+    fn report_dropout(&self, path: &Path) {
+        let shares = [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+            ("attention_dropout", self.attention_dropout),
+            ("drop_path_rate", self.drop_path_rate),
+        ];
+        for (name, share) in shares {
+            if let Some(share) = share.filter(|&share| share > 0.0) {
+                log::warn!(
+                    "{}: {name} {share} is not taken over: training's own settings say what it drops",
+                    path.display()
+                );
+            }
+        }
+    }
 }
 
 /// Heads of transformers' models where their file does not say, whatever the width.
@@ -79,7 +103,7 @@ fn defaults(family: Family, has_head: bool) -> Hints {
         },
         Family::Clip => Hints {
             eps: Some(1e-5),
-            act_layer: Some(Gelu::Quick),
+            act_layer: Some(Activation::Gelu(Gelu::Quick)),
             global_pool: Some(if has_head { Pool::Avg } else { Pool::Token }),
             final_norm: Some(!has_head),
             ..Hints::default()
@@ -91,12 +115,18 @@ fn defaults(family: Family, has_head: bool) -> Hints {
             rope_temperature: Some(100.0),
             ..Hints::default()
         },
-        Family::SiglipTower => {
-            Hints { eps: Some(1e-6), act_layer: Some(Gelu::Tanh), global_pool: Some(Pool::Map), ..Hints::default() }
-        }
-        Family::Siglip => {
-            Hints { eps: Some(1e-6), act_layer: Some(Gelu::Tanh), global_pool: Some(Pool::Avg), ..Hints::default() }
-        }
+        Family::SiglipTower => Hints {
+            eps: Some(1e-6),
+            act_layer: Some(Activation::Gelu(Gelu::Tanh)),
+            global_pool: Some(Pool::Map),
+            ..Hints::default()
+        },
+        Family::Siglip => Hints {
+            eps: Some(1e-6),
+            act_layer: Some(Activation::Gelu(Gelu::Tanh)),
+            global_pool: Some(Pool::Avg),
+            ..Hints::default()
+        },
     }
 }
 
@@ -109,6 +139,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
     };
     let class_names = config.id2label.take().and_then(|names| names.in_order(&path));
     let config = config.vision_config.take().map_or(config, |inner| *inner);
+    config.report_dropout(&path);
     let heads = default_heads(family);
     if config.num_attention_heads.is_none() {
         log::warn!("{}: does not tell num_attention_heads: {heads}, as in transformers", path.display());
@@ -128,6 +159,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
             heads: Some(config.num_attention_heads.unwrap_or(heads)),
             eps: config.layer_norm_eps.or(defaults.eps),
             act_layer: activation(&path, config.hidden_act, family, config.use_swiglu_ffn == Some(true))?
+                .map(Activation::Gelu)
                 .or(defaults.act_layer),
             init_values: config.layerscale_value.or(defaults.init_values),
             rope_temperature: defaults.rope_temperature.map(|base| config.rope_theta.unwrap_or(base)),

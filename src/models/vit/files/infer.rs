@@ -1,6 +1,7 @@
 //! A ViT's configuration from the shapes of its tensors, under timm's names, and refusal of what is not computed here.
 
 use super::adapted::places;
+use super::forms::Activation;
 use crate::checkpoint::{Checkpoint, Known, check_shapes, depth, fault, in_block, is_of_layer, rows};
 use crate::error::Result;
 use crate::models::adapters;
@@ -18,7 +19,7 @@ pub(super) struct Hints {
     /// Whether of the prefix the class token alone has a position.
     pub(super) no_embed_reg: bool,
     pub(super) init_values: Option<f32>,
-    pub(super) act_layer: Option<Gelu>,
+    pub(super) act_layer: Option<Activation>,
     /// With rotary positions, which no tensor tells of.
     pub(super) rope_temperature: Option<f32>,
     /// Whether there is a last norm, where that is told.
@@ -177,7 +178,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         global_pool,
         fc_norm: Some(has_fc_norm).filter(|&has| final_norm && has != (global_pool == Pool::Avg)),
         final_norm,
-        act_layer: hints.act_layer.unwrap_or_default(),
+        act_layer: activation(hints.act_layer, gated_mlp)?,
         // timm's models with a first norm are CLIP's, and those have PyTorch's default.
         eps: hints.eps.unwrap_or(if pre_norm { 1e-5 } else { VitConfig::tiny().eps }),
         ..VitConfig::custom(embed_dim, depth, heads(embed_dim, gated_mlp, hints)?)
@@ -306,6 +307,20 @@ fn heads(width: usize, gated_mlp: bool, hints: &Hints) -> Result<usize> {
         );
     }
     Ok(heads)
+}
+
+/// That of an MLP without a gate; of one with a gate, which has SiLU, any.
+fn activation(told: Option<Activation>, gated_mlp: bool) -> Result<Gelu> {
+    match (told, gated_mlp) {
+        (Some(Activation::Gelu(gelu)), false) => Ok(gelu),
+        (None, _) | (Some(Activation::Silu), true) => Ok(Gelu::default()),
+        (Some(Activation::Silu), false) => {
+            Err(fault("act_layer", "is SiLU, which is computed in gated MLPs alone, and this one has no gate"))
+        }
+        (Some(Activation::Gelu(_)), true) => {
+            Err(fault("act_layer", "is GELU, but of gated MLPs those with SiLU alone are computed here"))
+        }
+    }
 }
 
 /// The image size, and whether the prefix has no positions.

@@ -86,14 +86,11 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             // Of another width than its name stands for, it is another model.
             is_published: !architecture.starts_with("test_") && args.embed_dim.is_none(),
             init_values: args.init_values,
-            final_norm: args.final_norm,
+            final_norm: args.final_norm.or_else(|| architectures::final_norm(&architecture)),
             eps: architectures::eps(&architecture),
             rope_temperature: architectures::rope_temperature(&architecture)
                 .map(|base| args.rope_temperature.unwrap_or(base)),
-            act_layer: Some(match args.act_layer {
-                Some(act) => act.gelu(&path)?,
-                None => architectures::activation(&architecture),
-            }),
+            act_layer: args.act_layer.or_else(|| architectures::activation(&architecture).map(Activation::Gelu)),
             architecture: Some(architecture),
             ..Hints::default()
         },
