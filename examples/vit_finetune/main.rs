@@ -98,6 +98,7 @@ fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, 
     }
     let splits = Splits::open(args, setup, &folder)?;
     let tuning = tuning::tune(&gpu, &args.device, &works)?;
+    tuning::compile(&gpu, &works)?;
     let command = resume::command(args, &folder);
     let stop = interrupt::stop(command.clone())?;
     let session = Session {

@@ -46,9 +46,56 @@ impl KernelCache {
         kernel: &'static Kernel,
     ) -> Result<Arc<Pipeline>> {
         let clock = Instant::now();
+        let pipeline = self.source(device, kernel)?.compile(device, params_layout)?;
+        self.add_time(clock.elapsed());
+        Ok(self.keep(kernel, pipeline))
+    }
+
+    /// What a pipeline is made of.
+    pub(crate) fn source(&mut self, device: &wgpu::Device, kernel: &'static Kernel) -> Result<Uncompiled> {
         let scopes = Scopes::open(device);
-        let module = self.module(device, kernel);
-        let layout = self.layout(device, kernel.bindings);
+        let source =
+            Uncompiled { kernel, module: self.module(device, kernel), layout: self.layout(device, kernel.bindings) };
+        closed(scopes, kernel)?;
+        Ok(source)
+    }
+
+    pub(crate) fn keep(&mut self, kernel: &'static Kernel, pipeline: Pipeline) -> Arc<Pipeline> {
+        let pipeline = Arc::new(pipeline);
+        self.pipelines.insert(kernel.address(), pipeline.clone());
+        pipeline
+    }
+
+    pub(crate) fn add_time(&mut self, time: Duration) {
+        self.compile_time += time;
+    }
+
+    fn module(&mut self, device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
+        self.modules.entry(kernel.sources).or_insert_with(|| module_of(device, kernel)).clone()
+    }
+
+    fn layout(&mut self, device: &wgpu::Device, bindings: &'static [Access]) -> wgpu::BindGroupLayout {
+        let make = || {
+            let entries: Vec<_> =
+                bindings.iter().enumerate().map(|(i, access)| storage_entry(i as u32, *access)).collect();
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+        };
+        self.layouts.entry(bindings).or_insert_with(make).clone()
+    }
+}
+
+/// A kernel with its module, which any thread may compile.
+#[derive(Debug)]
+pub(crate) struct Uncompiled {
+    pub(crate) kernel: &'static Kernel,
+    module: wgpu::ShaderModule,
+    layout: wgpu::BindGroupLayout,
+}
+
+impl Uncompiled {
+    pub(crate) fn compile(self, device: &wgpu::Device, params_layout: &wgpu::BindGroupLayout) -> Result<Pipeline> {
+        let Uncompiled { kernel, module, layout } = self;
+        let scopes = Scopes::open(device);
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
             bind_group_layouts: &[Some(&layout), Some(params_layout)],
@@ -65,27 +112,13 @@ impl KernelCache {
             },
             cache: None,
         });
-        if let Some(error) = scopes.close() {
-            return Err(Error::Device { during: kernel.name, message: error });
-        }
-        let pipeline = Arc::new(Pipeline { name: kernel.name, pipeline, layout });
-        self.pipelines.insert(kernel.address(), pipeline.clone());
-        self.compile_time += clock.elapsed();
-        Ok(pipeline)
+        closed(scopes, kernel)?;
+        Ok(Pipeline { name: kernel.name, pipeline, layout })
     }
+}
 
-    fn module(&mut self, device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
-        self.modules.entry(kernel.sources).or_insert_with(|| module_of(device, kernel)).clone()
-    }
-
-    fn layout(&mut self, device: &wgpu::Device, bindings: &'static [Access]) -> wgpu::BindGroupLayout {
-        let make = || {
-            let entries: Vec<_> =
-                bindings.iter().enumerate().map(|(i, access)| storage_entry(i as u32, *access)).collect();
-            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
-        };
-        self.layouts.entry(bindings).or_insert_with(make).clone()
-    }
+fn closed(scopes: Scopes, kernel: &Kernel) -> Result<()> {
+    scopes.close().map_or(Ok(()), |message| Err(Error::Device { during: kernel.name, message }))
 }
 
 /// Joins a kernel's files, kernel first so that its line numbers stay true. Extensions must be enabled before anything

@@ -91,6 +91,7 @@ pub fn main<P: Lesson>() -> Result<()> {
         folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
     let tuning = tuning::tune(&gpu, &common.device, &works)?;
+    tuning::compile(&gpu, &works)?;
     let command = resume::command(&args, &folder);
     let stop = interrupt::stop(command.clone())?;
     let session = Session { folder: &folder, comparison, goes_on, command, stop: &stop };

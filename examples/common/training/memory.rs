@@ -44,8 +44,7 @@ pub fn explain<T: Task>(error: anyhow::Error, gpu: &Gpu, works: &[Workload<'_, T
 }
 
 /// How the remedies are called here.
-const SETTINGS: &str =
-    "the settings are --accumulate N, --recompute-blocks and, of kept tokens, --ltd-end R or --patchdrop-until 1";
+const SETTINGS: &str = "the settings are --accumulate N, --recompute-blocks and, of kept tokens, --ltd-end R";
 
 /// The run, the same at full length where it drops tokens, and settings that would make it fit if it does not.
 pub fn needs<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<Table> {

@@ -1,9 +1,9 @@
-//! The choice of kernels by measurement.
+//! The choice of kernels by measurement, and their compilation.
 
 use anyhow::Result;
 use wgrad::gpu::Gpu;
 use wgrad::ops::TuneReport;
-use wgrad::train::{TUNING_BUDGET, Task, TuningStore, Workload, tuned};
+use wgrad::train::{TUNING_BUDGET, Task, TuningStore, Workload, rehearse, tuned};
 
 use super::console::say;
 use super::device::{Device, TuneKind};
@@ -32,4 +32,12 @@ pub fn tune<T: Task>(gpu: &Gpu, device: &Device, works: &[Workload<'_, T>]) -> R
         report.elapsed.as_secs_f64()
     );
     Ok(Some(report))
+}
+
+/// Compiles the kernels of runs, on all cores: their first steps would do so one by one.
+pub fn compile<T: Task>(gpu: &Gpu, works: &[Workload<'_, T>]) -> Result<()> {
+    for work in works {
+        gpu.warm_up(rehearse(gpu, work)?.kernels())?;
+    }
+    Ok(())
 }
