@@ -27,7 +27,8 @@ use wgrad::{Gpu, Tensor};
 
 #[derive(Parser)]
 struct Args {
-    #[arg(long, default_value_t = 100)]
+    /// Trainings, at least 2.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
     repeats: u32,
     #[arg(long, default_value_t = 50)]
     steps: u64,
@@ -47,6 +48,7 @@ type Results = BTreeMap<String, HostTensor>;
 fn main() -> Result<()> {
     warnings::show();
     let args = Args::parse();
+    let other = args.against.as_deref().map(checkpoint::read).transpose()?;
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..GpuOptions::default() })?;
     println!("adapter: {}", gpu.info());
     let mut results = operations(&gpu)?;
@@ -59,8 +61,8 @@ fn main() -> Result<()> {
     if let Some(path) = &args.save {
         checkpoint::write(path, &results, &BTreeMap::new())?;
     }
-    if let Some(path) = &args.against {
-        compare(&results, &checkpoint::read(path)?.tensors)?;
+    if let Some(other) = other {
+        compare(&results, &other.tensors)?;
     }
     let (repeats, steps) = (args.repeats, args.steps);
     ensure!(differing == 0, "{differing} of {repeats} repeats of {steps} steps differ from the first");

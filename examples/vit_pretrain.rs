@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use wgrad::data::{Crop, ImageOptions, ImageSource, Loader, LoaderOptions, Transform, cifar100};
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
@@ -87,6 +87,11 @@ impl Observer for Progress {
 fn main() -> Result<()> {
     warnings::show();
     let args = Args::parse();
+    // Before hours of training, at whose end it is written.
+    ensure!(!args.output.exists(), "--output {}: is there already", args.output.display());
+    if let Some(folder) = args.output.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter, ..Default::default() })?;
     println!("{}", gpu.info());
     let data = cifar100(&args.data_dir)?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use wgrad::gpu::{AdapterInfo, Gpu, GpuOptions, KernelFamily};
+use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, KernelFamily};
 use wgrad::nn::Precision;
 use wgrad::{train, wgpu};
 
@@ -29,7 +29,7 @@ pub struct Choice {
     pub why: &'static str,
 }
 
-pub fn of(adapters: &[AdapterInfo], gpu: &Gpu) -> Result<Facts> {
+pub fn of(adapters: &[AdapterInfo], own: &AdapterChoice, gpu: &Gpu) -> Result<Facts> {
     let (limits, features) = (gpu.device().limits(), gpu.device().features());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let named = [
@@ -52,11 +52,11 @@ pub fn of(adapters: &[AdapterInfo], gpu: &Gpu) -> Result<Facts> {
             ("max_compute_workgroups_per_dimension", limits.max_compute_workgroups_per_dimension.into()),
         ],
         features: named.iter().filter(|(_, feature)| features.contains(*feature)).map(|(name, _)| *name).collect(),
-        choices: choices(gpu)?,
+        choices: choices(own, gpu)?,
     })
 }
 
-fn choices(gpu: &Gpu) -> Result<Vec<Choice>> {
+fn choices(own: &AdapterChoice, gpu: &Gpu) -> Result<Vec<Choice>> {
     let (family, why_family) = match gpu.family() {
         KernelFamily::Lane => ("one invocation for rows of its own", "the driver computes on the CPU"),
         _ => ("workgroups that share their rows", "the device is a GPU"),
@@ -66,8 +66,7 @@ fn choices(gpu: &Gpu) -> Result<Vec<Choice>> {
         (_, true) => ("f32", "the driver has f16, but computes on the CPU, and gains nothing by it"),
         (_, false) => ("f32", "the device has no f16"),
     };
-    let own = wgrad::gpu::AdapterChoice::Name(gpu.info().name.clone());
-    let with_units = GpuOptions { adapter: Some(own), matrix_units: true, ..Default::default() };
+    let with_units = GpuOptions { adapter: Some(own.clone()), matrix_units: true, ..Default::default() };
     let units = Gpu::with_options(&with_units)?.matrix_units();
     let chosen = units.map_or("none".to_owned(), |lanes| format!("there are some, for subgroups of {lanes}"));
     Ok(vec![

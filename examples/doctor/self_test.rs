@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use serde::Serialize;
-use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, KernelFamily};
+use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions, KernelFamily};
 
 use crate::check::values;
 use crate::console::complain;
@@ -29,9 +29,8 @@ pub struct SelfTest {
 
 /// With the kernels of both families, since a program may ask for either; tens of thousands of classes with the device's own alone. `all`
 /// that a device may come to, its matrix units among them, are hundreds of kernels to compile.
-pub fn run(adapters: &[AdapterInfo], own: &Gpu, all: bool) -> Result<SelfTest> {
-    let place = adapters.iter().position(|info| info.name == own.info().name && info.driver == own.info().driver);
-    let options = GpuOptions { adapter: place.map(AdapterChoice::Index), ..Default::default() };
+pub fn run(adapter: &AdapterChoice, own: &Gpu, all: bool) -> Result<SelfTest> {
+    let options = GpuOptions { adapter: Some(adapter.clone()), ..Default::default() };
     let mut tested = SelfTest::default();
     let mut names = BTreeSet::new();
     for family in [KernelFamily::Lane, KernelFamily::Workgroup] {

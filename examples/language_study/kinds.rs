@@ -122,6 +122,11 @@ impl Corpus {
         let by_frequency = by_frequency(&train, &test)?;
         Ok(Corpus { tokenizer, train, test, documents, by_frequency })
     }
+
+    /// What tells it from other texts: the vocabulary, which is made of them, and how many tokens they are.
+    pub fn identity(&self) -> String {
+        format!("{} + {} tokens of vocabulary {}", self.train.len(), self.test.len(), self.tokenizer.identity())
+    }
 }
 
 /// Perplexity of `test` under the frequencies of `train`'s tokens, each counted once more than it occurs.

@@ -43,9 +43,9 @@ struct Args {
     /// Folder of the results.
     #[arg(long, default_value = "study-language")]
     output: PathBuf,
-    /// The document that is written.
-    #[arg(long, default_value = "study-language/study-language.md")]
-    document: PathBuf,
+    /// The document that is written [default: study-language.md in the folder of the results].
+    #[arg(long)]
+    document: Option<PathBuf>,
     /// The most runs of this start [default: all that are missing].
     #[arg(long)]
     runs: Option<usize>,
@@ -57,6 +57,12 @@ struct Args {
     adapter: Option<AdapterChoice>,
 }
 
+impl Args {
+    fn document(&self) -> PathBuf {
+        self.document.clone().unwrap_or_else(|| self.output.join("study-language.md"))
+    }
+}
+
 fn main() -> Result<()> {
     warnings::show();
     let args = Args::parse();
@@ -64,12 +70,16 @@ fn main() -> Result<()> {
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
     println!("{}", gpu.info());
     std::fs::create_dir_all(&args.output)?;
+    let document = args.document();
+    if let Some(folder) = document.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     let texts = Texts::open(&args.text, TextOptions::default())?;
     let mut left = args.runs.unwrap_or(usize::MAX);
     let mut chapters = Vec::new();
     study::<SmallGpt, Causal>(&args, &gpu, &texts, SpecialTokens::Gpt2, &mut left, &mut chapters)?;
     study::<SmallBert, Masked>(&args, &gpu, &texts, SpecialTokens::Bert, &mut left, &mut chapters)?;
-    println!("written to {} and {}", args.output.display(), args.document.display());
+    println!("written to {} and {}", args.output.display(), document.display());
     Ok(())
 }
 
@@ -91,15 +101,15 @@ fn study<K: SmallModel<O>, O: Objective>(
     let missing: Vec<(&Arm, u64)> = runs.filter(|(arm, seed)| !results.has(arm.name, *seed)).take(*left).collect();
     *left -= missing.len();
     let head = Head { text: format!("{corpus}"), adapter: gpu.info().to_string(), seeds: SEEDS };
-    let plan_path = args.output.join(format!("plan-{}.json", K::NAME));
+    let (path, plan_path) = (args.document(), args.output.join(format!("plan-{}.json", K::NAME)));
     let write = |results: &Results<runs::Run>, plan: Option<&Plan>| {
         let chapter = Chapter::new(&study.describe(), &arms, results.runs(), plan);
         let all: Vec<&Chapter> = chapters.iter().chain([&chapter]).collect();
         let document = document::whole(&head, &arms, &all);
-        std::fs::write(&args.document, document).with_context(|| format!("writing {}", args.document.display()))?;
+        std::fs::write(&path, document).with_context(|| format!("writing {}", path.display()))?;
         anyhow::Ok(chapter)
     };
-    let mut plan = Plan::saved(&plan_path)?;
+    let mut plan = Plan::saved(&plan_path, &study.settings())?;
     if plan.is_none() && args.runs != Some(0) {
         let timed = Plan::timed(&study, &arms)?;
         timed.save(&plan_path)?;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use wgrad::data::{Loader, LoaderOptions, Position, Special};
 use wgrad::gpu::Gpu;
@@ -70,6 +70,9 @@ impl fmt::Display for Run {
 /// How many steps each arm has, and what they take: settled before the first run, and kept with the runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
+    /// Of the runs that it is for. Plans of 2026-11-28 and before name none.
+    #[serde(default)]
+    settings: Option<String>,
     pub steps: BTreeMap<String, u64>,
     /// By the times of a step, over full length's.
     pub time: BTreeMap<String, f64>,
@@ -90,7 +93,7 @@ impl Plan {
         let ltd = arms.iter().find(|arm| arm.name == LTD).context("no such arm")?;
         let in_time = times.steps_in(seconds(ltd, whole)?, TOKENS)?;
         let full = times.run(&TokenDrop::None, whole, TOKENS)?;
-        let mut plan = Plan { steps: BTreeMap::new(), time: BTreeMap::new() };
+        let mut plan = Plan { settings: Some(study.settings()), steps: BTreeMap::new(), time: BTreeMap::new() };
         for arm in arms {
             let steps = if matches!(arm.kind, Kind::FullInTime) { in_time } else { whole };
             plan.steps.insert(arm.name.to_owned(), steps);
@@ -99,14 +102,17 @@ impl Plan {
         Ok(plan)
     }
 
-    /// That of a study that goes on.
-    pub fn saved(path: &Path) -> Result<Option<Self>> {
+    /// That of a study that goes on, with these settings.
+    pub fn saved(path: &Path, settings: &str) -> Result<Option<Self>> {
         if !path.exists() {
             return Ok(None);
         }
         let reading = || format!("reading {}", path.display());
-        let bytes = std::fs::read(path).with_context(reading)?;
-        Ok(Some(serde_json::from_slice(&bytes).with_context(reading)?))
+        let plan: Plan = serde_json::from_slice(&std::fs::read(path).with_context(reading)?).with_context(reading)?;
+        if let Some(other) = plan.settings.as_deref().filter(|other| *other != settings) {
+            bail!("{} is of another study ({other}; this is {settings})", path.display());
+        }
+        Ok(Some(plan))
     }
 
     pub fn save(&self, path: &Path) -> Result<()> {
@@ -123,8 +129,8 @@ impl<'a, K: SmallModel<O>, O: Objective> Study<'a, K, O> {
 
     /// What runs must share to be compared.
     pub fn settings(&self) -> String {
-        let (name, steps) = (K::NAME, self.steps);
-        format!("{name} {}, {steps} steps of {BATCH}, lr {RATE}, on {}", sizes(), self.gpu.info().name)
+        let (name, steps, corpus) = (K::NAME, self.steps, self.corpus.identity());
+        format!("{name} {}, {steps} steps of {BATCH}, lr {RATE}, of {corpus}, on {}", sizes(), self.gpu.info().name)
     }
 
     /// For the document: its title, and what its runs have in common.

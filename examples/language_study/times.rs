@@ -1,6 +1,5 @@
 //! What a step takes at each length. The runs of a study take hours, over which a machine's speed changes; these times are taken
-//! in turns, within a few minutes, and tell the arms apart. They are taken anew by every start of the program, so a table's
-//! times are of one quiet hour if its last start was in one.
+//! in turns, within a few minutes, before the first run, and tell the arms apart; a study that goes on keeps them.
 
 use std::collections::BTreeMap;
 

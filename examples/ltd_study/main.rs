@@ -100,8 +100,11 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&args.output)?;
     let costs = args.output.join("costs.json");
     if args.time {
-        let measured = costs::measure(&study, &arms)?;
-        std::fs::write(&costs, serde_json::to_string_pretty(&measured)?)?;
+        // Of another study's folder nothing is replaced, and of this one's what is not timed now stays.
+        Results::<runs::Run>::open(&args.output.join("runs.csv"), &study.settings())?;
+        let mut known = saved(&costs)?;
+        known.extend(costs::measure(&study, &arms)?);
+        std::fs::write(&costs, serde_json::to_string_pretty(&known)?)?;
     } else {
         train(&study, &arms, args.seeds, &args.output)?;
     }
@@ -177,8 +180,17 @@ fn best_rate(arm: &Arm, trials: &[Trial]) -> Result<f32> {
     Ok(best.with_context(|| format!("no rate was tried for {}", arm.name))?.rate)
 }
 
+/// The costs in a file, if it is there.
+fn saved(costs: &Path) -> Result<Costs> {
+    if !costs.exists() {
+        return Ok(Costs::new());
+    }
+    let reading = || format!("reading {}", costs.display());
+    serde_json::from_slice(&std::fs::read(costs).with_context(reading)?).with_context(reading)
+}
+
 fn report(study: &Study<'_>, arms: &[Arm], output: &Path, costs: &Path) -> Result<()> {
-    let costs: Costs = if costs.exists() { serde_json::from_slice(&std::fs::read(costs)?)? } else { Costs::new() };
+    let costs = saved(costs)?;
     let results = Results::open(&output.join("runs.csv"), &study.settings())?;
     let runs = results.runs();
     let [accuracies, fewer] = [table::table(arms, runs, &costs), table::thinned(arms, runs)];

@@ -45,7 +45,7 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], costs: &Costs) -> Result<()
         arms.iter().filter(|arm| !of(runs, arm.name).is_empty()).filter_map(|arm| point(arm, runs, costs)).collect();
     let low = points.iter().map(|p| p.difference - p.half_width).fold(-1.0, f64::min);
     let high = points.iter().map(|p| p.difference + p.half_width).fold(1.0, f64::max);
-    let fastest = points.iter().map(|p| p.time).fold(1.0, f64::min);
+    let [fastest, slowest] = [f64::min, f64::max].map(|of| points.iter().map(|p| p.time).fold(1.0, of));
     let root = BitMapBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -56,7 +56,7 @@ pub fn draw(path: &Path, arms: &[Arm], runs: &[Run], costs: &Costs) -> Result<()
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(60)
-        .build_cartesian_2d(fastest - 0.06..1.1, low - 0.3..high + 0.3)?;
+        .build_cartesian_2d(fastest - 0.06..slowest + 0.1, low - 0.3..high + 0.3)?;
     chart
         .configure_mesh()
         .x_desc("time over full length's")

@@ -112,14 +112,15 @@ fn main() -> Result<ExitCode> {
             run(&args, &source, &model, part, &mut output, &mut unreadable)?;
         }
     }
-    output.finish()?;
     for line in &unreadable {
         complain!("not read: {}", printable(line));
     }
     if output.pictures() == 0 {
+        // A file that is there keeps what it says.
         complain!("no picture could be read");
         return Ok(ExitCode::FAILURE);
     }
+    output.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,7 @@ use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
 use wgrad::train::{Recovery, available_memory};
 
 use super::given::Rule;
+use super::same_adapter::same_adapter;
 
 /// The device, and what of it may be used.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -153,7 +154,7 @@ impl Machine {
 
     /// Opens the adapter of the device that was lost again: on another one the run would have other last bits.
     pub fn reopen(&self) -> wgrad::Result<()> {
-        let adapter = Some(AdapterChoice::Name(self.gpu().info().to_string()));
+        let adapter = Some(same_adapter(self.options.adapter.as_ref(), &self.gpu()));
         let gpu = Device { adapter, ..self.options.clone() }.open()?;
         self.gpu.replace(gpu);
         Ok(())

@@ -53,6 +53,8 @@ mod progress;
 pub mod recipe;
 pub mod report;
 pub mod resume;
+#[path = "../same_adapter.rs"]
+pub mod same_adapter;
 pub mod session;
 pub mod table;
 mod tensorboard;

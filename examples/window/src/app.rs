@@ -17,7 +17,7 @@ use crate::background::Background;
 use crate::charts;
 use crate::controls::{self, Choices, Command, Facts};
 use crate::device::Health;
-use crate::lesson::Lesson;
+use crate::lesson::{Lesson, Material};
 use crate::progress::Progress;
 use crate::question::Question;
 use crate::report::Report;
@@ -64,6 +64,8 @@ pub struct App {
     /// What the lesson was made of.
     loaded: Option<Settings>,
     learner: Learner,
+    /// What the next one is to be made of.
+    reading: Option<Background<Material>>,
     /// Steps after which training pauses.
     goal: u64,
     /// Milliseconds.
@@ -106,6 +108,7 @@ impl App {
             settings: Settings::new(args),
             loaded: None,
             learner: Learner::Absent,
+            reading: None,
             goal: 0,
             budget: args.budget,
             progress: Progress::default(),
@@ -144,15 +147,34 @@ impl App {
 
     // ---- lessons ----
 
-    /// Begins anew with what is chosen, on another thread.
+    /// Begins anew with what is chosen, which is read on another thread first: what cannot be read leaves the model as it is.
     fn load(&mut self, context: &egui::Context) {
-        let Some(gpu) = self.engine.clone() else { return };
+        if self.engine.is_none() {
+            return;
+        }
+        if self.saving.is_some() {
+            self.complain(&anyhow::anyhow!("the model is being saved, and stays until that is done"));
+            return;
+        }
+        let settings = self.settings.clone();
+        let reading = Background::start(context, move || Material::read(settings));
+        self.reading = self.check(reading);
+    }
+
+    /// Makes a lesson of what has been read, in the place of the old one.
+    fn take_read(&mut self, context: &egui::Context) {
+        // A file that is being written is still of the old one.
+        if self.saving.is_some() {
+            return;
+        }
+        let Some(read) = self.reading.as_ref().and_then(Background::take) else { return };
+        self.reading = None;
+        let (Some(material), Some(gpu)) = (self.check(read), self.engine.clone()) else { return };
         // What the old one holds is given back first.
         self.drop_lesson();
         (self.progress, self.times, self.mark) = Default::default();
-        let settings = self.settings.clone();
-        self.loaded = Some(settings.clone());
-        let loading = Background::start(context, move || Lesson::load(&gpu, &settings));
+        self.loaded = Some(material.settings.clone());
+        let loading = Background::start(context, move || Lesson::new(&gpu, material));
         if let Some(loading) = self.check(loading) {
             self.learner = Learner::Loading(loading);
         }
@@ -274,7 +296,8 @@ impl App {
         let App { progress, times, mark, budget, .. } = self;
         let Learner::Ready(lesson) = &self.learner else {
             // Somebody would read the notice, and choose otherwise.
-            let is_hopeless = self.unattended.is() && matches!(self.learner, Learner::Absent);
+            let is_absent = self.reading.is_none() && matches!(self.learner, Learner::Absent);
+            let is_hopeless = self.unattended.is() && is_absent;
             if is_hopeless && let Some(notice) = self.notice.take() {
                 *self.outcome.borrow_mut() = Outcome::Failed(notice.text);
             }
@@ -352,7 +375,7 @@ impl App {
 
     fn show_controls(&mut self, ui: &mut Ui) -> Option<Command> {
         let state = controls::State {
-            is_loading: matches!(self.learner, Learner::Loading(_)),
+            is_loading: self.reading.is_some() || matches!(self.learner, Learner::Loading(_)),
             has_lesson: self.lesson().is_some(),
             is_training: self.goal == ENDLESS,
             is_saving: self.saving.is_some(),
@@ -387,7 +410,7 @@ impl App {
     }
 
     fn show_lesson(&mut self, ui: &mut Ui) {
-        let App { progress, times, budget, tokens, learner, engine, .. } = self;
+        let App { progress, times, budget, tokens, learner, reading, engine, .. } = self;
         let lesson = learner.lesson();
         let shown = CentralPanel::default().show(ui, |ui| {
             if let Some(gpu) = engine {
@@ -397,12 +420,12 @@ impl App {
             charts::show(ui, 0.66 * ui.available_height(), progress, length, times, *budget);
             ui.add_space(6.0);
             match (&*learner, lesson) {
-                (Learner::Loading(_), _) => {
+                (_, Some(lesson)) => tokens.show(ui, lesson),
+                (Learner::Absent, _) if reading.is_none() => Ok(()),
+                _ => {
                     ui.horizontal(|ui| (ui.spinner(), ui.label("Reading the data and preparing the device")));
                     Ok(())
                 }
-                (_, Some(lesson)) => tokens.show(ui, lesson),
-                _ => Ok(()),
             }
         });
         self.check(shown.inner.map_err(anyhow::Error::from));
@@ -412,6 +435,7 @@ impl App {
 impl eframe::App for App {
     fn logic(&mut self, context: &egui::Context, _frame: &mut eframe::Frame) {
         let begin = Instant::now();
+        self.take_read(context);
         self.take_loaded(context);
         self.learn_and_measure(context);
         if !self.look_at_device() || !self.go_on_unattended(context) {

@@ -53,21 +53,42 @@ pub struct Lesson {
     pub remarks: Vec<String>,
 }
 
-impl Lesson {
-    /// Reads data and weights, and prepares the device: all that would make a frame late later. Takes a second or more.
-    pub fn load(gpu: &Gpu, settings: &Settings) -> Result<Self> {
-        let mut data = read_data(settings)?;
+/// What a lesson is made of, read and found to fit together, before anything is asked of the device.
+pub struct Material {
+    pub settings: Settings,
+    data: DataSet,
+    config: VitConfig,
+    weights: Option<Pretrained>,
+    training: TrainSettings,
+    batch_size: usize,
+    crop_fraction: f64,
+    remarks: Vec<String>,
+}
+
+impl Material {
+    /// Reads data and weights. Takes a second or more.
+    pub fn read(settings: Settings) -> Result<Self> {
+        let mut data = read_data(&settings)?;
         let mut remarks: Vec<String> = data.warnings.iter().chain(&data.unused).cloned().collect();
-        let (mut config, weights) = read_weights(settings, &data)?;
+        let (mut config, weights) = read_weights(&settings, &data)?;
         data.interpolation = config.interpolation;
         let (crop_mode, crop_fraction) = data.eval_crop.mode_and_fraction();
         config.crop_mode = crop_mode;
-        let side = u32::try_from(config.img_size.0)?;
-        let batch_size = settings.batch_size.min(data.train.len());
+        // Of pictures that cannot be read others take the place, as long as there are enough.
+        let batch_size = settings.batch_size.min(data.train.probe(settings.batch_size).readable);
         if batch_size < settings.batch_size {
             remarks.push(format!("a batch has {batch_size} pictures: there are no more to train on"));
         }
-        let training = training(settings, &config)?;
+        let training = training(&settings, &config)?;
+        Ok(Material { settings, data, config, weights, training, batch_size, crop_fraction, remarks })
+    }
+}
+
+impl Lesson {
+    /// Prepares the device: all that would make a frame late later. Takes a second or more.
+    pub fn new(gpu: &Gpu, material: Material) -> Result<Self> {
+        let Material { settings, data, config, weights, training, batch_size, crop_fraction, remarks } = material;
+        let side = u32::try_from(config.img_size.0)?;
         prepare(gpu, &config, &training, (batch_size, settings.ltd_steps))?;
 
         let model = Vit::new(gpu, config, SEED)?;
