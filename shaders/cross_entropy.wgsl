@@ -125,12 +125,18 @@ fn largest_of(base: u32, first: u32, step: u32) -> f32 {
     return largest;
 }
 
-// Σ exp(z - largest) and Σ w (z - largest) over them.
+// Σ exp(z - largest) and Σ w (z - largest) over them, BLOCK by BLOCK: one long sum would lose what small terms add to a large one.
+const BLOCK = 64u;
+
 fn sums_of(base: u32, first: u32, step: u32, largest: f32) -> vec2<f32> {
     var sums = vec2<f32>();
-    for (var i = first; i < params.classes; i += step) {
-        let z = logits[base + i] - largest;
-        sums += vec2<f32>(nan_kept(z, exp(z)), class_weight(i) * z);
+    for (var block = first; block < params.classes; block += BLOCK * step) {
+        var part = vec2<f32>();
+        for (var i = block; i < min(block + BLOCK * step, params.classes); i += step) {
+            let z = logits[base + i] - largest;
+            part += vec2<f32>(nan_kept(z, exp(z)), class_weight(i) * z);
+        }
+        sums += part;
     }
     return sums;
 }

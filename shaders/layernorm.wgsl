@@ -106,9 +106,8 @@ fn four_of_x(start: u32, places: vec4<u32>, end: u32) -> Four {
     );
 }
 
-fn square_of(value: Item, mean: f32, inside: bool) -> Item {
-    let d = select(Item(), value - mean, inside);
-    return d * d;
+fn deviation_of(value: Item, mean: f32, inside: bool) -> Item {
+    return select(Item(), value - mean, inside);
 }
 
 // The two numbers of a row up to `end`, of which `four` is at hand.
@@ -120,12 +119,21 @@ fn team_stat_of(start: u32, four: Four, places: vec4<u32>, end: u32, lane: u32) 
     }
     let mean = reduce_sum(item_sum(sum), lane, params.lanes) / f32(params.width * ITEM);
     let inside = places < vec4<u32>(end);
-    var squares = (square_of(four.a, mean, inside.x) + square_of(four.b, mean, inside.y))
-        + (square_of(four.c, mean, inside.z) + square_of(four.d, mean, inside.w));
+    let d = Four(
+        deviation_of(four.a, mean, inside.x), deviation_of(four.b, mean, inside.y),
+        deviation_of(four.c, mean, inside.z), deviation_of(four.d, mean, inside.w),
+    );
+    var squares = fma(d.a, d.a, d.b * d.b) + fma(d.c, d.c, d.d * d.d);
+    var deviations = four_total(d);
     for (var i = rest; i < end; i += params.lanes) {
-        squares += square_of(x[start + i], mean, true);
+        let e = x[start + i] - mean;
+        squares += e * e;
+        deviations += e;
     }
-    return vec2<f32>(mean, inverse_of(reduce_sum(item_sum(squares), lane, params.lanes)));
+    // What the rounded mean is off by: of a row that is constant it would pass for a deviation.
+    let sums = reduce_sum2(vec2<f32>(item_sum(squares), item_sum(deviations)), lane, params.lanes);
+    let off = sums.y / f32(params.width * ITEM);
+    return vec2<f32>(mean + off, inverse_of(max(sums.x - sums.y * off, 0.0)));
 }
 
 // What the first four items are multiplied by and moved by.

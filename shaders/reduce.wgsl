@@ -18,6 +18,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> y: array<Item>;
 @group(1) @binding(0) var<uniform> params: Params;
 
+const BLOCK = 32u;
+
 fn store(i: u32, value: Item) {
     if params.accumulate == 0u {
         y[i] = params.factor * value;
@@ -41,9 +43,14 @@ fn reduce_lane(
     let first = (row % params.slices) * params.slice;
     let end = min(first + params.slice, params.len);
     let base = (row / params.slices) * params.len * params.inner + i % params.inner;
+    // Block by block: one long sum would lose digits.
     var result = reduction_start(x[base + first * params.inner]);
-    for (var j = first; j < end; j++) {
-        result = reduction_of(result, x[base + j * params.inner]);
+    for (var block = first; block < end; block += BLOCK) {
+        var part = reduction_start(x[base + block * params.inner]);
+        for (var j = block; j < min(block + BLOCK, end); j++) {
+            part = reduction_of(part, x[base + j * params.inner]);
+        }
+        result = reduction_of(result, part);
     }
     store(i, result);
 }

@@ -10,7 +10,10 @@ fn pow_size(x: vec4<f32>, exponent: f32) -> vec4<f32> {
 }
 
 fn unary_value(x: vec4<f32>) -> vec4<f32> {
-    return pow_size(x, params.a) * select(vec4<f32>(1.0), vec4<f32>(params.b), x < vec4<f32>(0.0));
+    // An odd power of -0 is negative too.
+    let is_negative_zero = (bitcast<vec4<u32>>(x) == vec4<u32>(0x80000000u)) & vec4<bool>(params.b == -1.0);
+    let is_negative = (x < vec4<f32>(0.0)) | is_negative_zero;
+    return pow_size(x, params.a) * select(vec4<f32>(1.0), vec4<f32>(params.b), is_negative);
 }
 
 fn unary_slope(x: vec4<f32>) -> vec4<f32> {

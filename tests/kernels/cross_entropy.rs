@@ -229,6 +229,19 @@ fn extreme_logits() {
     }
 }
 
+/// A peak above tens of thousands of small terms, which are much together.
+#[test]
+fn a_peak_among_many_classes() {
+    for gpu in each_family() {
+        let mut logits: Vec<f32> = values(1, 30_522).iter().map(|v| 1e-3 * v).collect();
+        logits[0] = 12.0;
+        let settings = CrossEntropy::default();
+        let (loss, _) = run(&gpu, &logits, &[0], &settings, 1.0).unwrap();
+        let expected = reference::forward(&logits, &[0], &settings);
+        assert!((loss - expected).abs() < 1e-5, "{loss} {expected}");
+    }
+}
+
 /// Of another class than the label's, too.
 #[test]
 fn nan_among_logits() {

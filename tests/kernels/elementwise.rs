@@ -115,13 +115,37 @@ fn functions_at_their_ends() {
         same(&at_ends(ops::tanh), &[-1.0, -1.0, -1.0, 0.0, 1.0, 1.0, 1.0, nan]);
         same(&at_ends(ops::softplus), &[0.0, 0.0, 0.0, 2f32.ln(), 100.0, 1e30, inf, nan]);
         same(&at_ends(ops::relu), &[0.0, 0.0, 0.0, 0.0, 100.0, 1e30, inf, nan]);
-        same(&at_ends(|x| ops::clamp(x, -1.0, f32::INFINITY)), &[-1.0, -1.0, -1.0, 0.0, 100.0, 1e30, f32::MAX, nan]);
+        same(&at_ends(|x| ops::clamp(x, -1.0, f32::INFINITY)), &[-1.0, -1.0, -1.0, 0.0, 100.0, 1e30, inf, nan]);
+        same(&at_ends(|x| ops::clamp(x, -f32::INFINITY, 1.0)), &[-inf, -1e30, -100.0, 0.0, 1.0, 1.0, 1.0, nan]);
         same(&at_ends(|x| ops::pow(x, 0.0)), &[1.0; 8]);
         same(&at_ends(|x| ops::pow(x, 0.5))[1..4], &[nan, nan, 0.0]);
         same(&at_ends(|x| ops::pow(x, -0.5))[3..4], &[inf]);
         for f in UNARY {
             assert!(at_ends(f.op)[7].is_nan(), "{}", f.name);
         }
+    }
+}
+
+/// Where a function is small, it is right relative to itself; and −0 has a sign.
+#[test]
+fn functions_near_nothing() {
+    for gpu in each_family() {
+        let small = [2e-8, 1e-7, -1e-5, 1e-3, -0.029, 0.031, 0.2];
+        let x = upload(&gpu, &[small.len()], &small);
+        for (got, x) in ops::tanh(&x).unwrap().to_vec::<f32>().unwrap().into_iter().zip(small) {
+            let expected = f64::from(x).tanh();
+            assert!((f64::from(got) / expected - 1.0).abs() < 5e-6, "tanh {x}: {got}");
+        }
+        let low = [-20.0, -9.0, -6.9, -5.0, -3.0, -2.2];
+        let x = upload(&gpu, &[low.len()], &low);
+        for (got, x) in ops::softplus(&x).unwrap().to_vec::<f32>().unwrap().into_iter().zip(low) {
+            let expected = f64::from(x).exp().ln_1p();
+            assert!((f64::from(got) / expected - 1.0).abs() < 2e-6, "softplus {x}: {got}");
+        }
+        let zeros = upload(&gpu, &[2], &[0.0, -0.0]);
+        let of = |exponent: f32| -> Vec<f32> { ops::pow(&zeros, exponent).unwrap().to_vec().unwrap() };
+        assert_eq!((of(-1.0), of(-2.0)), (vec![f32::INFINITY, -f32::INFINITY], vec![f32::INFINITY; 2]));
+        assert!(of(3.0)[1].is_sign_negative() && of(0.5)[1] == 0.0);
     }
 }
 
@@ -233,6 +257,16 @@ fn extremes_keep_nan() {
             let z = op(&x, &y).unwrap().to_vec::<f32>().unwrap();
             assert!(z[0].is_nan() && z[1].is_nan() && z[2] == third && z[3].is_nan(), "{z:?}");
         }
+        // Beside a NaN both have the gradient, and a NaN that is clamped has none, as PyTorch has it.
+        let (x, y) = (leaf(&gpu, &[2], &[1.0, f32::NAN]), leaf(&gpu, &[2], &[f32::NAN, 1.0]));
+        for op in [ops::maximum as fn(&Tensor, &Tensor) -> Result<Tensor>, ops::minimum] {
+            let grads = op(&x, &y).unwrap().backward_from(&upload(&gpu, &[2], &[1.0, 2.0])).unwrap();
+            for z in [&x, &y] {
+                assert_eq!(grads.get(z).unwrap().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+            }
+        }
+        let grads = ops::clamp(&x, -2.0, 2.0).unwrap().backward_from(&upload(&gpu, &[2], &[1.0, 2.0])).unwrap();
+        assert_eq!(grads.get(&x).unwrap().to_vec::<f32>().unwrap(), [1.0, 0.0]);
     }
 }
 

@@ -41,6 +41,21 @@ fn far_from_zero() {
     }
 }
 
+/// Of a row that is constant nothing is left, however small eps is.
+#[test]
+fn constant_rows() {
+    for gpu in each_family() {
+        for (width, value) in [(768, 1.1), (192, 175.126), (768, 1889.13), (7, -3.3), (1000, 0.1)] {
+            let x = upload(&gpu, &[1, width], &vec![value; width]);
+            let (w, b) = (upload(&gpu, &[width], &vec![1.0; width]), upload(&gpu, &[width], &vec![0.5; width]));
+            for eps in [1e-12, 1e-6] {
+                let y = ops::layernorm(&x, &w, &b, eps).unwrap().to_vec::<f32>().unwrap();
+                assert_eq!(y, vec![0.5; width], "{value} {eps}");
+            }
+        }
+    }
+}
+
 /// Only some parents want a gradient, and weight and bias may be one tensor.
 #[test]
 fn some_gradients() {

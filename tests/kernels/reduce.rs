@@ -107,6 +107,27 @@ fn variances() {
     }
 }
 
+/// Long sums of like numbers, and a variance that is small beside its mean.
+#[test]
+fn digits_are_not_lost() {
+    for gpu in each_family() {
+        for dims in [[1000, 4], [4, 1000]] {
+            let axis = usize::from(dims[1] == 1000);
+            let same = upload(&gpu, &dims, &[123.456; 4000]);
+            for mean in ops::mean_axes(&same, &[axis], false).unwrap().to_vec::<f32>().unwrap() {
+                assert!((mean / 123.456 - 1.0).abs() < 1e-6, "{mean}");
+            }
+            let x: Vec<f32> = values(1, 4000).iter().map(|v| 123.456 + 1e-3 * v).collect();
+            let rows = |k: usize| (0..1000).map(move |i| if axis == 0 { 4 * i + k } else { 1000 * k + i });
+            let var = ops::var_axes(&upload(&gpu, &dims, &x), &[axis], 1, false).unwrap().to_vec::<f32>().unwrap();
+            for (k, var) in var.into_iter().enumerate() {
+                let expected = reference::var(&rows(k).map(|i| x[i]).collect::<Vec<_>>(), 1);
+                assert!((var / expected - 1.0).abs() < 1e-3, "{dims:?}: {var}, {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn equals_share_and_infinities_count() {
     for gpu in each_family() {

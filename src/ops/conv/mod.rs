@@ -71,7 +71,8 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) 
     reshape(&permute(&y, &[0, 2, 1])?, &[batch, out, oh, ow])
 }
 
-/// The largest of each window: `f32[B, C, H, W]` to `f32[B, C, OH, OW]`. Equals share the gradient.
+/// The largest of each window: `f32[B, C, H, W]` to `f32[B, C, OH, OW]`. Equals share the gradient; of a window that is −∞ throughout,
+/// the padding in it has shares too.
 ///
 /// # Errors
 /// If `x` is not `f32[B, C, H, W]`, or the window does not fit.

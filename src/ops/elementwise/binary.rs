@@ -295,13 +295,21 @@ pub mod reference {
 
     /// The larger.
     pub fn maximum(x: f64, y: f64) -> [f64; 3] {
-        let share = if x == y { 0.5 } else { f64::from(u8::from(x > y)) };
-        [x.max(y), share, 1.0 - share]
+        chosen(x, y, x > y)
     }
 
     /// The smaller.
     pub fn minimum(x: f64, y: f64) -> [f64; 3] {
-        let share = if x == y { 0.5 } else { f64::from(u8::from(x < y)) };
-        [x.min(y), share, 1.0 - share]
+        chosen(x, y, x < y)
+    }
+
+    /// One of two, whichever `is_x` says, and NaN where one is.
+    fn chosen(x: f64, y: f64, is_x: bool) -> [f64; 3] {
+        match () {
+            () if x.is_nan() || y.is_nan() => [f64::NAN, 1.0, 1.0],
+            () if x == y => [x, 0.5, 0.5],
+            () if is_x => [x, 1.0, 0.0],
+            () => [y, 0.0, 1.0],
+        }
     }
 }

@@ -125,7 +125,7 @@ pub fn abs(x: &Tensor) -> Result<Tensor> {
 }
 
 /// x, but at least `min` and at most `max`; for one bound give an infinity for the other. The slope is 1 from `min` to `max`, both
-/// included. NaN stays NaN.
+/// included, and 0 of a NaN, which stays NaN.
 ///
 /// # Errors
 /// If `min` is above `max` or one of them is NaN, or `x` is neither f32 nor f16.
@@ -138,8 +138,7 @@ pub fn clamp(x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
             format!("{min}, {max}"),
         ));
     }
-    // WGSL has no infinities; the largest float is as good a bound, and infinite x are brought to it.
-    CLAMP.apply(x, min.clamp(f32::MIN, f32::MAX), max.clamp(f32::MIN, f32::MAX))
+    CLAMP.apply(x, min, max)
 }
 
 /// eˣ.

@@ -1,5 +1,5 @@
 //! Operations that move elements and compute nothing: permuting, repeating, taking parts, joining. Each makes a new tensor; only
-//! [`reshape()`] shares memory.
+//! [`reshape()`] shares memory, and [`expand()`] where it repeats nothing.
 
 mod gather;
 mod join;

@@ -26,6 +26,11 @@ params!(CrossEntropyParams {
     fault: u32,
 });
 
+/// Rounds of sums over so many classes, in blocks of 64.
+fn blocks_of(classes: u32) -> u64 {
+    looped(classes.div_ceil(64), looped(64u64, 0))
+}
+
 static ROWS_LANE: Kernel = Kernel {
     name: "cross_entropy.rows_lane",
     sources: &[
@@ -40,13 +45,15 @@ static ROWS_LANE: Kernel = Kernel {
     bindings: &[Access::Read, Access::Read, Access::Write, Access::Write, Access::Read, Access::Read, Access::Read],
     params: CrossEntropyParams::FIELDS,
     constants: &[],
-    rounds: rounds!(CrossEntropyParams, |p, _| 2 * looped(p.classes, 0)),
+    rounds: rounds!(CrossEntropyParams, |p, _| looped(p.classes, 0) + blocks_of(p.classes)),
 };
 
 static ROWS_GROUP: Kernel = Kernel {
     name: "cross_entropy.rows_group",
     entry: "rows_group",
-    rounds: rounds!(CrossEntropyParams, |p, _| 2 * (looped(p.classes.div_ceil(64), 0) + reduce_rounds())),
+    rounds: rounds!(CrossEntropyParams, |p, _| {
+        looped(p.classes.div_ceil(64), 0) + blocks_of(p.classes.div_ceil(64)) + 2 * reduce_rounds()
+    }),
     ..ROWS_LANE
 };
 

@@ -151,7 +151,7 @@ impl Gpu {
     /// Replaces the plans that were settled for this device and says how many entries were left out: those that do not
     /// name a product and a plan that this device can make it by, those of matrix units unless the device's are right,
     /// which is tried out first, and second ones for like products. An entry that is taken can change the last bits of
-    /// a product, and its time, nothing else. To begin anew, set `Tuning::default()`.
+    /// a product, and its time, nothing else; one of matrix units computes with both operands in f16. To begin anew, set `Tuning::default()`.
     pub fn set_tuning(&self, tuning: &Tuning) -> Settled {
         // A browser has no matrix units.
         #[cfg(not(target_arch = "wasm32"))]

@@ -66,7 +66,9 @@ pub fn var_axes(x: &Tensor, axes: &[usize], correction: usize, keep: bool) -> Re
     if n <= correction {
         return Err(Error::argument(OP, "correction", format!("below {n}, the elements of a variance"), correction));
     }
-    let deviation = sub(x, &mean_axes(x, axes, true)?)?;
+    let centred = |x: &Tensor| sub(x, &mean_axes(x, axes, true)?);
+    // Twice, since the mean of large numbers is rounded, and the square of what it is off by would be added.
+    let deviation = centred(&centred(x)?)?;
     scaled_sum(OP, &mul(&deviation, &deviation)?, axes, keep, |_| 1.0 / (n - correction) as f32)
 }
 

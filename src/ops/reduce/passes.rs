@@ -34,7 +34,7 @@ macro_rules! reduction {
             bindings: &[Access::Read, Access::Write],
             params: ReduceParams::FIELDS,
             constants: &[],
-            rounds: rounds!(ReduceParams, |p, _| looped(p.slice, 0)),
+            rounds: rounds!(ReduceParams, |p, _| looped(p.slice.div_ceil(32), looped(32u64, 0))),
         };
         static $scalar: Kernel = Kernel {
             name: concat!("reduce.", $name, ".scalar"),

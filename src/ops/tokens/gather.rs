@@ -10,7 +10,7 @@ use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// y\[b, r\] = x\[b, indices\[b, r\]\]: `f32[B, T, C]` and `u32[B, R]` to `f32[B, R, C]`. The gradient of the rows that are
-/// not taken is zero.
+/// not taken is zero; of a row that is taken twice it is undefined ([`TokenIndices::from_tensor`]).
 ///
 /// # Errors
 /// If `x` is not `f32[B, T, C]` of the B and T that `indices` are for.

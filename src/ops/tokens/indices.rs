@@ -48,7 +48,7 @@ impl TokenIndices {
     /// Takes `u32[B, R]` positions that are on the device already, for samples of `tokens` tokens. The host cannot look at
     /// them: every kernel that uses them checks that they are below `tokens`, leaves memory alone where they are not, and the
     /// first read of what comes of it returns [`Error::OutOfRange`]. That they are ascending and distinct is the caller's
-    /// promise; of several rows for one position any may win.
+    /// promise: of several rows for one position any may win in a scatter, and in a gather's gradient.
     ///
     /// # Errors
     /// If `positions` is not `u32[B, R]` with R up to `tokens`.
