@@ -415,7 +415,7 @@ fn bad_states_are_refused() {
         ("weights.head.bias: is missing", &|f, _| drop(f.tensors.remove("weights.head.bias"))),
         ("moment2.cls_token: is missing", &|f, _| drop(f.tensors.remove("moment2.cls_token"))),
         ("average.norm.bias: is missing", &|f, _| drop(f.tensors.remove("average.norm.bias"))),
-        ("those of the model's parameters and of the task, got more", &|f, _| {
+        ("those of the model, of this optimiser and of the task, got more", &|f, _| {
             f.tensors.insert("more".to_owned(), HostTensor { shape: vec![1], data: vec![0.0] });
         }),
         ("weights.head.bias: has 3 values, not 10", &|f, _| {
