@@ -183,7 +183,7 @@ fn stored_to(block: &Block, pointers: &mut Vec<Handle<Expression>>) {
             Statement::Store { pointer, .. } => pointers.push(*pointer),
             Statement::Block(inner) => stored_to(inner, pointers),
             Statement::If { accept, reject, .. } => {
-                [accept, reject].iter().for_each(|inner| stored_to(inner, pointers))
+                [accept, reject].iter().for_each(|inner| stored_to(inner, pointers));
             }
             Statement::Switch { cases, .. } => cases.iter().for_each(|case| stored_to(&case.body, pointers)),
             Statement::Loop { body, continuing, .. } => {

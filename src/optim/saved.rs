@@ -42,7 +42,7 @@ impl Optimizer {
     }
 
     /// Whether `name` is that of a tensor that [`Optimizer::held`] has, or would have of a parameter that is frozen now.
-    pub(crate) fn may_hold(&self, parameters: &Parameters, name: &str) -> bool {
+    pub fn may_hold(&self, parameters: &Parameters, name: &str) -> bool {
         name.split_once('.').is_some_and(|(kind, path)| self.memory.has(kind) && parameters.get(path).is_some())
     }
 

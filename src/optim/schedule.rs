@@ -133,7 +133,7 @@ impl LrSchedule {
     }
 
     /// Whether it follows layer tokens, and stands still where none are counted.
-    pub(crate) fn follows_layer_tokens(&self) -> bool {
+    pub fn follows_layer_tokens(&self) -> bool {
         matches!(self.0, Kind::LayerToken(_))
     }
 
