@@ -21,24 +21,11 @@ from timm.models import save_for_hf
 from transformers.activations import ACT2FN
 from transformers.core_model_loading import revert_weight_conversion
 
+import shared
+
 STEPS, CLASSES = 10, 7
 ADAMW = "lr 1e-3 betas .9 .999 eps 1e-8 wd .05 on every parameter that has a gradient, clip 1.0"
 IMAGENET = dict(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
-
-
-def save(path, tensors, **meta):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, metadata={
-        **VERSIONS, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()}})
-    with open(path, "rb") as f:                     # safetensors writes the metadata in a random order: sort it, so that a rerun gives the same bytes
-        raw = f.read()
-    n = int.from_bytes(raw[:8], "little")
-    head = json.loads(raw[8:8 + n])
-    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
-    text = json.dumps(head, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text + raw[8 + n:])
 
 
 def randomise(model, g):
@@ -144,7 +131,7 @@ class Case:
     model: torch.nn.Module
     run: Callable
     loss: Callable = lambda logits, y: F.cross_entropy(logits, y)
-    library: Callable = lambda model, x: model(x)                           # the library's own logits
+    own: Callable = lambda model, x: model(x)                               # logits by the model's own forward
 
     def names(self, tensors):
         """Tensors by the model's parameter names, as they would stand in the file that the library writes."""
@@ -227,10 +214,10 @@ def dump(case, x, y, extra=None, ltd=(), r=0, g=None):
     with torch.no_grad():
         plain = case.run(model, x, {})[1]
         if isinstance(plain, torch.Tensor):
-            assert torch.equal(plain, case.library(model, x)), "the loop is not the library's forward"
+            assert torch.equal(plain, case.own(model, x)), "the loop does not give the model's own logits"
     tensors, measured = references(case, x, y, [{}] * STEPS)
     unused = sorted(case.names({k: p for k, p in model.named_parameters() if p.grad is None}))
-    save(f"{folder}/expected.safetensors", {"images": x, "labels": y, **tensors, **(extra or {})}, adamw=ADAMW, no_gradient=unused, **measured)
+    shared.save(f"{folder}/expected.safetensors", {"images": x, "labels": y, **tensors, **(extra or {})}, **VERSIONS, adamw=ADAMW, no_gradient=unused, **measured)
     if ltd:
         T = tensors["features"].shape[1]
         one = lambda: torch.randperm(T, generator=g)[:r].sort().values
@@ -244,7 +231,7 @@ def dump(case, x, y, extra=None, ltd=(), r=0, g=None):
             gap = (case.run(model, x, everything)[1] - plain).abs().max().item()
         assert gap < 1e-6, gap                                              # r = T is the plain model
         tensors, measured = references(case, x, y, sets)
-        save(f"{folder}/random_ltd.safetensors", {**{f"keep/{b}": k for b, k in keep.items()}, **tensors}, adamw=ADAMW, ltd_blocks=list(ltd), **measured)
+        shared.save(f"{folder}/random_ltd.safetensors", {**{f"keep/{b}": k for b, k in keep.items()}, **tensors}, **VERSIONS, adamw=ADAMW, ltd_blocks=list(ltd), **measured)
         report("  every token kept against the plain model", gap=gap)
 
 
@@ -367,7 +354,7 @@ def make_dinov2(seed):
         m = cls(cfg(**{**shape, **extra})).eval()
         randomise(m, g)
         x, y = batch((30, 30), g)
-        case = Case(folder, m, hf_plain, library=own)
+        case = Case(folder, m, hf_plain, own=own)
         save_hf(case, x, processor, v5_names=True)
         dump(case, x, y, wider(own, m, (24, 24), g) if "swiglu" not in folder else None)
 
@@ -403,7 +390,7 @@ def make_clip(seed):
     randomise(m, g)
     x, y = batch((32, 32), g)
     own = lambda m, x: m(pixel_values=x).logits
-    case = Case("hf_clip", m, hf_clip, library=own)
+    case = Case("hf_clip", m, hf_clip, own=own)
     save_hf(case, x, transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}))
     pooled = m.vision_model(pixel_values=x).pooler_output.detach()
     dump(case, x, y, {"pooler_output": pooled})
@@ -432,7 +419,7 @@ def make_siglip(seed):
     randomise(m, g)
     x, y = batch((24, 24), g)
     own = lambda m, x: m(pixel_values=x).logits
-    case = Case("hf_siglip", m, hf_plain, library=own)
+    case = Case("hf_siglip", m, hf_plain, own=own)
     save_hf(case, x, transformers.SiglipImageProcessor(size={"height": 24, "width": 24}))
     pooled = m.vision_model(pixel_values=x).pooler_output.detach()
     dump(case, x, y, {"pooler_output": pooled})
@@ -470,7 +457,7 @@ def make_dinov3(seed):
     randomise(m, g)
     x, y = batch((24, 24), g)
     own = lambda m, x: m.classifier(m.backbone(pixel_values=x).pooler_output)
-    case = Case("hf_dinov3", m, hf_dinov3, library=own)
+    case = Case("hf_dinov3", m, hf_dinov3, own=own)
     save_hf(case, x, transformers.DINOv3ViTImageProcessor(size={"height": 24, "width": 24}))
     dump(case, x, y, {**{"param/classifier." + k: v for k, v in m.classifier.state_dict().items()}, **wider(own, m, (32, 32), g)}, ltd=(1,), r=23, g=g)
 
@@ -501,7 +488,7 @@ def make_deit(seed):
     randomise(m, g)
     x, y = batch((24, 24), g)
     own = lambda m, x: m(pixel_values=x).logits
-    case = Case("hf_deit_distilled", m, hf_plain, library=own)
+    case = Case("hf_deit_distilled", m, hf_plain, own=own)
     save_hf(case, x, transformers.DeiTImageProcessor(size={"height": 27, "width": 27}, crop_size={"height": 24, "width": 24}, **IMAGENET))
     out = m(pixel_values=x)
     dump(case, x, y, {"cls_logits": out.cls_logits, "distillation_logits": out.distillation_logits})
@@ -599,7 +586,7 @@ def make_lora(seed):
             A, B = (model.get_parameter(f"base_model.model.{k.removesuffix('.weight')}.lora_{n}.default.weight") for n in "AB")
             assert (before[k] + 2.0 * B @ A - v).abs().max() < 1e-6
         some = {"merged/param/" + k: v for k, v in revert_weight_conversion(merged, changed).items() if ".0." in k or "classifier" in k}
-        save(f"{out}/expected.safetensors", {"images": x, "labels": y, **tensors, "base/logits": plain, "merged/logits": after, **some},
+        shared.save(f"{out}/expected.safetensors", {"images": x, "labels": y, **tensors, "base/logits": plain, "merged/logits": after, **some}, **VERSIONS,
              adamw=ADAMW, f32_against_f64={k: float(f"{e:.1e}") for k, e in gaps.items()})
         again = peft.PeftModel.from_pretrained(copy.deepcopy(base), out).eval()
         with torch.no_grad():
@@ -697,7 +684,7 @@ def make_ops(seed):
         plain = F.interpolate(pos[:, 1:].reshape(1, 5, 5, 8).permute(0, 3, 1, 2), size=(h, w), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).reshape(1, -1, 8)
         tensors |= {f"positions/plain/{h}x{w}": torch.cat([pos[:, :1], plain], 1),
                     f"positions/antialias/{h}x{w}": resample_abs_pos_embed(pos, [h, w], [5, 5], num_prefix_tokens=1)}
-    save(f"{OUT}/ops.safetensors", tensors, how="layer scale, activations (float64), packed SwiGLU, rotary positions, resampled positions")
+    shared.save(f"{OUT}/ops.safetensors", tensors, **VERSIONS, how="layer scale, activations (float64), packed SwiGLU, rotary positions, resampled positions")
     report("ops", plain_against_antialias={k: (tensors[f"positions/plain/{k}"] - tensors[f"positions/antialias/{k}"]).abs().max().item() for k in ("4x4", "7x7", "3x6")})
 
 

@@ -11,30 +11,17 @@ The script checks what it writes and stops at the first check that fails: the bl
 transformers' own logits bit for bit when every token is kept, autograd agrees with central differences in float64, the
 cached and the uncached greedy continuation agree, and the schedules give the published totals.
 """
-import argparse, copy, json, math, os
+import argparse, copy, json, math, os, sys
 from fractions import Fraction
 import torch, transformers
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from transformers.activations import ACT2FN
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import shared
 
 STEPS = 10
 ADAMW = "lr 1e-3 betas .9 .999 eps 1e-8, no clipping; wd .01 on every parameter of two axes (embeddings too, a tied one once), 0 on the rest"
-
-
-def save(path, tensors, **meta):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, metadata={
-        **VERSIONS, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()}})
-    with open(path, "rb") as f:                     # safetensors writes the metadata in a random order: sort it, so that a rerun gives the same bytes
-        raw = f.read()
-    n = int.from_bytes(raw[:8], "little")
-    head = json.loads(raw[8:8 + n])
-    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
-    text = json.dumps(head, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text + raw[8 + n:])
 
 
 def is_embedding(name):
@@ -138,7 +125,7 @@ def dump(folder, model, forward, x, keeps=None, blocks=()):
             error[group] = max(error.get(group, 0.0), gap / v.abs().max().item())
     check_model(model, exact_model, forward, x, sets[0], tensors, exact)
     extra = {"keep": keeps} if keeps is not None else {}
-    save(f"{OUT}/{folder}/expected.safetensors", {**x, **extra, **tensors}, adamw=ADAMW, ltd_blocks=list(blocks),
+    shared.save(f"{OUT}/{folder}/expected.safetensors", {**x, **extra, **tensors}, **VERSIONS, adamw=ADAMW, ltd_blocks=list(blocks),
          f32_against_f64={k: float(f"{e:.1e}") for k, e in error.items()}, adamw_param_off_by_more_than_1e_5={k: float(f"{e:.1e}") for k, e in noise})
     report(folder, loss=tensors["loss"].item(), last=tensors["adamw/losses"][-1].item(), f32_against_f64=error, noise=noise)
 
@@ -266,7 +253,7 @@ def make_generation(model, g):
         assert torch.equal(theirs[0, length:], tokens) and gap < 1e-5
         tensors |= {f"prompt/{i}": prompt[0], f"tokens/{i}": tokens, f"logits/{i}": logits}
         lead = min(lead, (top[:, 0] - top[:, 1]).min().item())
-    save(f"{OUT}/generation/expected.safetensors", tensors, how="greedy, weights of gpt2/, the end token does not stop it",
+    shared.save(f"{OUT}/generation/expected.safetensors", tensors, **VERSIONS, how="greedy, weights of gpt2/, the end token does not stop it",
          smallest_lead_of_the_chosen_token=lead, cached_against_uncached=gap)
     report("generation", tokens=[tensors[f"tokens/{i}"].tolist() for i in (0, 1)], smallest_lead=lead, cached_against_uncached=gap)
 
@@ -300,7 +287,7 @@ def make_ops(g):
         for t in range(23):
             sums[ids[b, t]] += doutput[b, t].double()
     assert (sums - tensors["embedding/dweight_f64"]).abs().max() < 1e-13 and (sums[11] == 0).all()
-    save(f"{OUT}/ops.safetensors", tensors, how="gelu_new is the tanh form, gelu the erf form; both float64")
+    shared.save(f"{OUT}/ops.safetensors", tensors, **VERSIONS, how="gelu_new is the tanh form, gelu the erf form; both float64")
     report("ops", ids_7=(ids == 7).sum().item(), f32_against_f64=(tensors["embedding/dweight"] - sums).abs().max().item())
 
 
