@@ -1,5 +1,5 @@
 //! Resampling along one axis: which source samples make each new one, and with what weights. Shared by pictures, which are resized as
-//! Pillow does, and position embeddings, resized as PyTorch does: bicubic, with antialiasing by the same filter, or without
+//! Pillow does, and position embeddings, resized as PyTorch does: with antialiasing by the same filters, or without
 //! ([`Axis::plain`]).
 //!
 //! Of a window that starts at `start` and is `length` long, new sample *i* has its centre at c = start + (i + 1/2)·s in the
@@ -34,6 +34,15 @@ impl<W> Axis<W> {
     }
 }
 
+/// What of an axis falls on what of the resampled one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edges {
+    /// The outer edges of the first and last samples.
+    Whole,
+    /// The samples' own centres: PyTorch's `align_corners`.
+    Aligned,
+}
+
 impl Axis<f64> {
     /// `size` new samples of the window `length` long from `start`, in an axis of `source` samples. The window is not empty
     /// and lies inside.
@@ -56,18 +65,28 @@ impl Axis<f64> {
     }
 
     /// `size` new samples of an axis of `source` samples without antialiasing: each of its four nearest by Keys' kernel with
-    /// a = −3/4, where the axis' ends are repeated beyond it, as PyTorch's `interpolate(mode="bicubic")`. The axis is not empty.
-    pub(crate) fn plain(source: usize, size: usize) -> Self {
-        let scale = source as f64 / size as f64;
+    /// a = −3/4, or of its two nearest, where the axis' ends are repeated beyond it, as PyTorch's `interpolate` by `mode="bicubic"` or
+    /// `"bilinear"`. The axis is not empty.
+    pub(crate) fn plain(source: usize, size: usize, filter: Interpolation, edges: Edges) -> Self {
+        let (taps, kernel): (&[f64], fn(f64) -> f64) = match filter {
+            Interpolation::Bicubic => (&[-1.0, 0.0, 1.0, 2.0], |x| cubic(x, PLAIN)),
+            Interpolation::Bilinear => (&[0.0, 1.0], triangle),
+        };
+        let last = (source - 1) as f64;
+        let centre_of = |index: f64| match edges {
+            Edges::Whole => (index + 0.5) * (source as f64 / size as f64) - 0.5,
+            Edges::Aligned => index * last / (size - 1).max(1) as f64,
+        };
         let mut axis = Axis { spans: Vec::with_capacity(size), weights: Vec::new() };
         for index in 0..size {
-            let centre = (index as f64 + 0.5) * scale - 0.5;
+            let centre = centre_of(index as f64);
             let left = centre.floor();
-            let inside = |tap: f64| (left + tap).clamp(0.0, (source - 1) as f64) as usize;
-            let first = inside(-1.0);
-            let mut weights = vec![0.0; inside(2.0) - first + 1];
-            for tap in [-1.0, 0.0, 1.0, 2.0] {
-                weights[inside(tap) - first] += cubic(left + tap - centre, PLAIN);
+            let inside = |tap: &f64| (left + tap).clamp(0.0, last) as usize;
+            let places = taps.iter().map(inside);
+            let (first, end) = (places.clone().min().unwrap_or(0), places.max().unwrap_or(0));
+            let mut weights = vec![0.0; end - first + 1];
+            for tap in taps {
+                weights[inside(tap) - first] += kernel(left + tap - centre);
             }
             axis.push(first, weights.into_iter());
         }

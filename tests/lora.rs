@@ -14,7 +14,7 @@ use wgrad::models::vit::{
     AdapterNames, ExportOptions, OpenOptions, Pretrained, Vit, VitConfig, VitFile, export_hf, export_timm, open,
     save_adapter,
 };
-use wgrad::nn::{AdaptedLinear, Init, Linear, LoraConfig, Mode, Precision, Span};
+use wgrad::nn::{AdaptedLinear, Init, LoraConfig, Mode, Precision, Span};
 use wgrad::ops::{CrossEntropy, Gelu, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{LrSchedule, Optimizer};
 use wgrad::train::{Classify, MemoryEstimate, Task, TrainSettings, Trainer, Workload, estimate};
@@ -407,10 +407,8 @@ fn a_layer_of_any_model_has_an_adapter() {
     let lora = LoraConfig::new(2, 2.0, &["first"]);
     let mut parameters = Parameters::new(&gpu);
     let mut init = Init::new(&mut parameters, 1).with_lora(Some(&lora));
-    let [first, second] = ["first", "second"].map(|name| {
-        let linear = Linear::new(init.at(name), 6, 6, true).unwrap();
-        AdaptedLinear::new(linear, init.at(name)).unwrap()
-    });
+    let [first, second] =
+        ["first", "second"].map(|name| AdaptedLinear::new(init.at(name), 6, 6, true, Init::STD).unwrap());
     lora.freeze(&parameters).unwrap();
     let trained: Vec<&str> = parameters.iter().filter(|p| p.is_trainable()).map(Parameter::path).collect();
     assert_eq!(trained, ["first.lora_A.weight", "first.lora_B.weight"]);

@@ -526,7 +526,10 @@ fn a_head_follows_the_names_of_its_classes() {
 fn a_folder_of_transformers_is_opened() {
     let opened = open(hf_reference(), &OpenOptions::default()).unwrap();
     let expected = VitConfig { img_size: (32, 32), patch_size: 8, num_classes: 5, ..VitConfig::custom(48, 2, 4) };
-    assert_eq!(opened.config, VitConfig { eps: 1e-12, interpolation: Interpolation::Bilinear, ..expected });
+    // No file tells how pictures are shown: as in transformers, where a ViT's are squashed.
+    let shown = VitConfig { interpolation: Interpolation::Bilinear, crop_mode: CropMode::Squash, ..expected };
+    assert_eq!(opened.config, VitConfig { eps: 1e-12, ..shown });
+    assert_eq!(opened.crop_fraction, Some(1.0));
     assert_eq!(opened.class_names.unwrap(), ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4"]);
 }
 
@@ -629,6 +632,47 @@ fn the_preprocessor_tells_normalisation_and_crop() {
     for json in [r#"{"do_rescale": false}"#, r#"{"do_rescale": true, "rescale_factor": 0.00784313725490196}"#] {
         let files = [("config.json", config), ("preprocessor_config.json", json)];
         assert_refused(open_with(&theirs, &files), &["preprocessor_config.json", "1/255"]);
+    }
+}
+
+/// transformers 5 keeps an image processor's settings there where a tokenizer has some too, and reads that file first.
+#[test]
+fn the_processor_of_pictures_and_texts_goes_first() {
+    let theirs = read(hf_reference().join("model.safetensors")).unwrap().tensors;
+    let squashed = r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3], "size": {"height": 32, "width": 32}}"#;
+    let cropped = r#"{"do_center_crop": true, "crop_size": 28, "size": {"shortest_edge": 32}}"#;
+    let nested =
+        format!(r#"{{"image_processor": {squashed}, "processor_class": "SiglipProcessor", "tokenizer": {{}}}}"#);
+    let config = ("config.json", r#"{"num_attention_heads": 4}"#);
+    let processor = ("processor_config.json", nested.as_str());
+    for files in [&[config, processor][..], &[config, ("preprocessor_config.json", cropped), processor]] {
+        let opened = open_with(&theirs, files).unwrap();
+        assert_eq!(opened.config.normalize.std, [1.0, 2.0, 3.0]);
+        assert_eq!((opened.crop_fraction, opened.config.crop_mode), (Some(1.0), CropMode::Squash));
+    }
+    let other = ("processor_config.json", r#"{"processor_class": "X"}"#);
+    let opened = open_with(&theirs, &[config, ("preprocessor_config.json", cropped), other]).unwrap();
+    assert_eq!((opened.crop_fraction, opened.config.crop_mode), (Some(0.875), CropMode::Center));
+}
+
+/// By PyTorch's `interpolate(mode="bilinear")`, without antialiasing.
+#[test]
+fn bilinear_positions_are_pytorchs() {
+    let grid = |data: &[f32]| HostTensor { shape: vec![1, 1 + data.len(), 1], data: [&[7.0][..], data].concat() };
+    let from = grid(&[0.0, 1.0, 4.0, 9.0, 16.0, 25.0]);
+    let larger = [0.0, 0.4, 1.0, 2.8, 4.0, 4.5, 6.1, 8.5, 12.1, 14.5, 9.0, 11.8, 16.0, 21.4, 25.0];
+    let aligned = [0.0, 0.5, 1.0, 2.5, 4.0, 4.5, 6.5, 8.5, 11.5, 14.5, 9.0, 12.5, 16.0, 20.5, 25.0];
+    for (resampling, to, expected) in [
+        (Resampling::Bilinear, (3, 5), &larger[..]),
+        (Resampling::Bilinear, (1, 2), &[5.5, 13.0]),
+        (Resampling::BilinearAligned, (3, 5), &aligned),
+        (Resampling::BilinearAligned, (1, 2), &[0.0, 4.0]),
+    ] {
+        let got = resample_pos_embed(&from, 1, (2, 3), to, resampling).unwrap();
+        let expected = grid(expected);
+        assert_eq!(got.shape, expected.shape);
+        let worst = got.data.iter().zip(&expected.data).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 2e-6, "{resampling:?} to {to:?}: {:?}", got.data);
     }
 }
 

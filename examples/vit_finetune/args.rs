@@ -58,8 +58,8 @@ pub struct Args {
     /// Model when starting from scratch: tiny, small, base, large, or WIDTHxDEPTHxHEADS.
     #[arg(long, default_value = "64x6x4", requires = "from_scratch", help_heading = "Model")]
     pub model: String,
-    /// Side of the input pictures [default: the checkpoint's, whose position embeddings are resampled for another; 32 from
-    /// scratch].
+    /// Side of the input pictures [default: that which the checkpoint's library shows it, 224 for a published DINOv2; 32 from scratch].
+    /// Position embeddings are resampled.
     #[arg(long, help_heading = "Model")]
     pub img_size: Option<usize>,
     /// Side of a patch when starting from scratch.

@@ -59,8 +59,8 @@ impl Weights {
         };
         // New ones, if any, begin beside what those of an earlier run have made of the weights.
         weights.merge_adapters()?;
-        if let Some(side) = args.img_size {
-            weights.resize((side, side))?;
+        if let Some(size) = args.img_size.map(|side| (side, side)).or(weights.shown) {
+            weights.resize(size)?;
         }
         let head = weights.set_classes(&data.class_names);
         let (config, is_given) = (weights.config.clone(), args.weights.is_some());

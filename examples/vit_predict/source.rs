@@ -25,8 +25,11 @@ impl Source {
     pub fn open(path: Option<&Path>, lora: Option<&Path>, options: &OpenOptions, crop: Option<f64>) -> Result<Self> {
         let (name, mut pretrained, known) = match path {
             Some(path) => {
-                let pretrained =
+                let mut pretrained =
                     open(hub::found(path)?, options).with_context(|| format!("--weights {}", path.display()))?;
+                if let Some(size) = pretrained.shown {
+                    pretrained.resize(size)?;
+                }
                 let known = pretrained.crop_fraction;
                 (path.display().to_string(), pretrained, known)
             }

@@ -23,6 +23,8 @@ pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 pub(crate) const CONFIG_FILE: &str = "config.json";
 /// A folder's file with the pictures' treatment.
 pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+/// The same within another file, as transformers 5 writes it with a tokenizer.
+pub(crate) const PROCESSOR_FILE: &str = "processor_config.json";
 
 /// A folder's files with the tokenizer, in any of the forms that it comes in, and with what generation begins from.
 pub(crate) const TOKENIZER_FILES: [&str; 9] = [

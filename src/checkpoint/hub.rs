@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::folder::{CONFIG_FILE, INDEX_FILE, PREPROCESSOR_FILE, TOKENIZER_FILES, WEIGHTS_FILE};
+use super::folder::{CONFIG_FILE, INDEX_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE, TOKENIZER_FILES, WEIGHTS_FILE};
 use super::shards::shard_names;
 use super::{foreign_names, quoted};
 use crate::error::{Error, Result};
@@ -98,7 +98,7 @@ impl<'a> Model<'a> {
     }
 
     fn fetch(&self) -> Result<PathBuf> {
-        let beside = [CONFIG_FILE, PREPROCESSOR_FILE].into_iter().chain(TOKENIZER_FILES);
+        let beside = [CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE].into_iter().chain(TOKENIZER_FILES);
         for file in beside.filter(|file| self.has(file)) {
             self.get(file)?;
         }

@@ -69,7 +69,8 @@ pub(crate) use claims::{Claim, check_claims, check_kind, check_model_type, claim
 pub use encode::{Storage, to_bytes};
 #[cfg(feature = "files")]
 pub(crate) use folder::{
-    BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, RUN_STATE, STATE_FILE, TOKENIZER_FILES, WEIGHTS_FILE, open,
+    BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE, RUN_STATE, STATE_FILE, TOKENIZER_FILES, WEIGHTS_FILE,
+    open,
 };
 #[cfg(feature = "files")]
 pub(crate) use labels::Labels;

@@ -23,19 +23,29 @@ pub struct AdaptedLinear {
 }
 
 impl AdaptedLinear {
-    /// `linear`, which lies at `init`, with the adapter that is asked for there ([`Init::with_lora`]).
+    /// A layer as [`Linear::with_std`] makes it, with the adapter that is asked for at `init` ([`Init::with_lora`]). Where it is not
+    /// trained then, its weight is stored as [`super::LoraConfig::base`] says.
     ///
     /// # Errors
-    /// As [`crate::autograd::Parameters::add`].
-    pub fn new(linear: Linear, init: Init<'_>) -> Result<Self> {
-        Self::of_parts(linear, init, &[])
+    /// As [`crate::autograd::Parameters::add`]; if half precision is asked for and the device has none.
+    pub fn new(init: Init<'_>, inputs: usize, outputs: usize, bias: bool, std: f32) -> Result<Self> {
+        Self::of_parts(init, [inputs, outputs], bias, std, &[])
     }
 
     /// The same of a layer that packs several, of as many rows each, any of which may have an adapter of its own below `init`.
     ///
     /// # Errors
-    /// As [`crate::autograd::Parameters::add`]; if the layer has an adapter, and a part of it too.
-    pub(super) fn of_parts(linear: Linear, init: Init<'_>, parts: &[&str]) -> Result<Self> {
+    /// As [`AdaptedLinear::new`]; if the layer has an adapter, and a part of it too.
+    pub(super) fn of_parts(
+        mut init: Init<'_>,
+        [inputs, outputs]: [usize; 2],
+        bias: bool,
+        std: f32,
+        parts: &[&str],
+    ) -> Result<Self> {
+        let weight = init.base_weight("weight", &[outputs, inputs], std)?;
+        let bias = bias.then(|| init.constant("bias", &[outputs], 0.0)).transpose()?;
+        let linear = Linear { weight, bias };
         let adapters = Adapter::of_layer(&linear.weight, init, parts)?;
         Ok(AdaptedLinear { linear, gamma: None, adapters })
     }

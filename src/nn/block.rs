@@ -1,6 +1,6 @@
 //! A transformer block, with random-LTD built in.
 
-use super::{AdaptedLinear, BlockConfig, Init, LayerNorm, Linear, Mode, NormOrder, Precision};
+use super::{AdaptedLinear, BlockConfig, Init, LayerNorm, Mode, NormOrder, Precision};
 use crate::autograd::{Parameter, recompute};
 use crate::error::Result;
 use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, Rotary, TokenIndices};
@@ -35,16 +35,16 @@ struct QueryValueBiases {
 impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, heads, qkv_bias, key_bias, init_values, names, std, residual_std, .. } = config;
-        let qkv = Linear::of_base(init.at(names.qkv), width, 3 * width, qkv_bias && key_bias, std)?;
-        let qkv = AdaptedLinear::of_parts(qkv, init.at(names.qkv), &QKV_PARTS)?;
+        let has_bias = qkv_bias && key_bias;
+        let qkv = AdaptedLinear::of_parts(init.at(names.qkv), [width, 3 * width], has_bias, std, &QKV_PARTS)?;
         let biases = || {
             let q = init.constant(names.q_bias, &[width], 0.0)?;
             let zeros = Tensor::zeros(q.value().gpu(), DType::F32, &[width])?;
             Ok(QueryValueBiases { q, v: init.constant(names.v_bias, &[width], 0.0)?, zeros })
         };
         let biases = (qkv_bias && !key_bias).then(biases).transpose()?;
-        let proj = Linear::of_base(init.at(names.proj), width, width, true, residual_std)?;
-        let proj = AdaptedLinear::new(proj, init.at(names.proj))?.scaled(init.at(names.ls1), init_values)?;
+        let proj = AdaptedLinear::new(init.at(names.proj), width, width, true, residual_std)?;
+        let proj = proj.scaled(init.at(names.ls1), init_values)?;
         Ok(Attention { qkv, biases, proj, heads, rotary: None })
     }
 
@@ -92,11 +92,10 @@ impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
         let &BlockConfig { width, hidden, gelu, gated, init_values, names, std, residual_std, .. } = config;
         let inputs = if gated { hidden / 2 } else { hidden };
-        let fc1 = Linear::of_base(init.at(names.fc1), width, hidden, true, std)?;
         let parts: &[&str] = if gated { &GATED_PARTS } else { &[] };
-        let fc1 = AdaptedLinear::of_parts(fc1, init.at(names.fc1), parts)?;
-        let fc2 = Linear::of_base(init.at(names.fc2), inputs, width, true, residual_std)?;
-        let fc2 = AdaptedLinear::new(fc2, init.at(names.fc2))?.scaled(init.at(names.ls2), init_values)?;
+        let fc1 = AdaptedLinear::of_parts(init.at(names.fc1), [width, hidden], true, std, parts)?;
+        let fc2 = AdaptedLinear::new(init.at(names.fc2), inputs, width, true, residual_std)?;
+        let fc2 = fc2.scaled(init.at(names.ls2), init_values)?;
         Ok(Mlp { fc1, fc2, gelu, gated })
     }
 

@@ -81,4 +81,8 @@ impl<M: LanguageModel + ?Sized> LanguageModel for &M {
     fn decoder(&self) -> (Tensor, Option<Tensor>) {
         (**self).decoder()
     }
+
+    fn logits(&self, rows: &Tensor, mode: &Mode) -> Result<Tensor> {
+        (**self).logits(rows, mode)
+    }
 }

@@ -35,17 +35,6 @@ impl Linear {
         Ok(Linear { weight, bias })
     }
 
-    /// As [`Linear::with_std`], with a weight that is stored as [`super::LoraConfig::base`] says: for layers that are then used as
-    /// [`super::AdaptedLinear`]s.
-    ///
-    /// # Errors
-    /// As [`crate::autograd::Parameters::add`]; if half precision is asked for and the device has none.
-    pub fn of_base(mut init: Init<'_>, inputs: usize, outputs: usize, bias: bool, std: f32) -> Result<Self> {
-        let weight = init.base_weight("weight", &[outputs, inputs], std)?;
-        let bias = if bias { Some(init.constant("bias", &[outputs], 0.0)?) } else { None };
-        Ok(Linear { weight, bias })
-    }
-
     /// `f32[.., in]` to `f32[.., out]`.
     ///
     /// # Errors

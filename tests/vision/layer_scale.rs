@@ -9,7 +9,9 @@ use super::reference::{
 use crate::common::{assert_close, gpu};
 use wgrad::Tensor;
 use wgrad::checkpoint::HostTensor;
-use wgrad::models::vit::{ExportOptions, OpenOptions, Pool, Resampling, Vit, VitConfig, export_hf, export_timm, open};
+use wgrad::models::vit::{
+    ExportOptions, OpenOptions, Pool, Resampling, Vit, VitConfig, check_export_hf, export_hf, export_timm, open,
+};
 use wgrad::nn::Mode;
 
 const DEIT3: &str = "timm_deit3";
@@ -98,6 +100,37 @@ fn dinov2_is_opened_by_its_new_names() {
         assert_eq!(new.config, old.config);
         assert_eq!(bits(&new.checkpoint.tensors), bits(&old.checkpoint.tensors));
     }
+}
+
+/// Published ones have positions for 518 pixels, and a processor that shows them 224.
+#[test]
+fn dinov2_is_shown_what_its_processor_says() {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(folder(DINOV2).join(file), copy.path().join(file)).unwrap();
+    }
+    let own = fs::read_to_string(folder(DINOV2).join("preprocessor_config.json")).unwrap();
+    let told = |sides: &str| {
+        let text = own.replace("\"height\": 30", &format!("\"height\": {sides}"));
+        let text = text.replace("\"width\": 30", &format!("\"width\": {sides}"));
+        fs::write(copy.path().join("preprocessor_config.json"), text).unwrap();
+        open(copy.path(), &OpenOptions::default()).unwrap()
+    };
+    assert_eq!(told("30").shown, None, "as its positions are");
+    assert_eq!(told("20").shown, None, "patches of 6 do not fill 20");
+    let mut smaller = told("18");
+    assert_eq!((smaller.config.img_size, smaller.shown), ((30, 30), Some((18, 18))));
+    smaller.resize((18, 18)).unwrap();
+    assert_eq!(smaller.checkpoint.tensors["pos_embed"].shape[1], 1 + 9);
+}
+
+/// transformers' configuration has a whole number for the width of a Dinov2's MLP, and refuses another.
+#[test]
+fn dinov2_with_an_uneven_mlp_does_not_go_to_transformers() {
+    let config = VitConfig { init_values: Some(1.0), mlp_ratio: 2.5, ..VitConfig::custom(32, 2, 2) };
+    let refused = check_export_hf(&config).unwrap_err().to_string();
+    assert!(refused.contains("mlp_ratio") && refused.contains("export it for timm"), "{refused}");
+    check_export_hf(&VitConfig { mlp_ratio: 3.0, ..config }).unwrap();
 }
 
 #[test]

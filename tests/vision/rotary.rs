@@ -140,8 +140,9 @@ fn dinov3_is_told_by_its_files_and_returns() {
     assert!(refused.contains("pos_embed") && refused.contains("trained_on"), "{refused}");
     let told = open(alone.path(), &OpenOptions { trained_on: Some((24, 24)), ..options }).unwrap();
     let timm = open(folder(TIMM), &OpenOptions::default()).unwrap();
-    // What only the file beside it tells: pooling.
+    // What only the file beside it tells: pooling. timm's default is the mean of the patches.
     let VitConfig { global_pool, fc_norm, num_classes, .. } = timm.config;
+    assert_eq!(told.config.global_pool, Pool::Avg);
     assert_eq!(timm.config.normalize, Normalize::IMAGENET);
     assert_eq!(VitConfig { global_pool, fc_norm, num_classes, ..told.config }, timm.config);
     assert_eq!(told.checkpoint.tensors, timm.checkpoint.tensors);

@@ -337,7 +337,8 @@ pub fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> Result<
 }
 
 /// Writes the adapters of `model` as a folder that PEFT loads beside the model they were trained on:
-/// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub.
+/// `PeftModel.from_pretrained(model, folder)`. `base` is what PEFT is to call that model, a path or a name on the Hub,
+/// perhaps with `@` and a revision.
 ///
 /// # Errors
 /// [`Error::Argument`] if the model has none, or more is trained; otherwise as [`save`].

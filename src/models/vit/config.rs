@@ -116,6 +116,9 @@ pub struct VitConfig {
 /// Paths of the heads that a model may have.
 pub(super) const HEADS: &[&str] = &["head", "head_dist"];
 
+/// Whom errors are of.
+const OP: &str = "ViT";
+
 /// More than any model attends to. Rotary positions have a table of them, which no tensor in a file vouches for.
 const MOST_PATCHES: usize = 1 << 20;
 
@@ -288,7 +291,27 @@ impl VitConfig {
     /// # Errors
     /// [`Error::Argument`] naming the first that does not.
     pub fn check(&self) -> Result<()> {
-        const OP: &str = "ViT";
+        self.check_sizes()?;
+        self.check_readout()?;
+        self.check_positions()?;
+        settings::check_eps(OP, "eps", self.eps)?;
+        if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
+            return Err(Error::argument(OP, "init_values", "finite", value));
+        }
+        if let Some(lora) = &self.lora {
+            lora.check()?;
+        }
+        let rates = [
+            ("drop_rate", self.drop_rate),
+            ("pos_drop_rate", self.pos_drop_rate),
+            ("proj_drop_rate", self.proj_drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ];
+        settings::check_rates(OP, &rates)
+    }
+
+    /// Each by itself, and patches, heads and hidden layer, which divide others.
+    fn check_sizes(&self) -> Result<()> {
         let sizes = [
             ("img_size", self.img_size.0),
             ("img_size", self.img_size.1),
@@ -301,42 +324,35 @@ impl VitConfig {
         if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 20).contains(size)) {
             return Err(Error::argument(OP, name, "in 1..=1048576", size));
         }
+        let of_pictures = |expected| Err(Error::argument(OP, "img_size", expected, format!("{:?}", self.img_size)));
         if !self.img_size.0.is_multiple_of(self.patch_size) || !self.img_size.1.is_multiple_of(self.patch_size) {
-            let got = format!("{:?}", self.img_size);
-            return Err(Error::argument(
-                OP,
-                "img_size",
-                format!("a multiple of the patch size {}", self.patch_size),
-                got,
-            ));
+            return of_pictures(format!("a multiple of the patch size {}", self.patch_size));
         }
         if self.patches() > MOST_PATCHES {
-            let expected = format!("of at most {MOST_PATCHES} patches of {}", self.patch_size);
-            return Err(Error::argument(OP, "img_size", expected, format!("{:?}", self.img_size)));
+            return of_pictures(format!("of at most {MOST_PATCHES} patches of {}", self.patch_size));
         }
         if !self.embed_dim.is_multiple_of(self.num_heads) {
             let expected = format!("a divisor of embed_dim {}", self.embed_dim);
             return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
         }
-        let angles = self.tokens().saturating_mul(self.embed_dim / self.num_heads / 2);
-        if self.rope_temperature.is_some() && angles > MOST_ANGLES {
-            let expected = format!("of at most {MOST_ANGLES} rotary angles");
-            return Err(Error::argument(OP, "img_size", expected, format!("{:?} with {angles}", self.img_size)));
-        }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) || self.hidden() == 0 {
             return Err(Error::argument(OP, "mlp_ratio", "in 0..=64", self.mlp_ratio));
         }
+        if self.reg_tokens > 1 << 12 {
+            return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));
+        }
+        Ok(())
+    }
+
+    /// Whether there is what the heads read.
+    fn check_readout(&self) -> Result<()> {
         if self.gated_mlp && (self.global_pool == Pool::Map || !self.hidden().is_multiple_of(2)) {
             let expected = "false where the hidden layer has no two halves, or attention pools";
             return Err(Error::argument(OP, "gated_mlp", expected, true));
         }
         if !self.class_token && !matches!(self.global_pool, Pool::Avg | Pool::Map) {
-            return Err(Error::argument(
-                OP,
-                "global_pool",
-                "the mean or attention pooling where there is no class token",
-                "the class token",
-            ));
+            let expected = "the mean or attention pooling where there is no class token";
+            return Err(Error::argument(OP, "global_pool", expected, "the class token"));
         }
         if matches!(self.global_pool, Pool::TokenAvg | Pool::Map) && self.has_fc_norm() {
             let expected = "false where the head reads class token and mean, or attention pools";
@@ -352,40 +368,29 @@ impl VitConfig {
                 "false where the heads read anything but class token and distillation token of a plain prefix";
             return Err(Error::argument(OP, "distilled", expected, true));
         }
-        if !self.key_bias && self.rope_temperature.is_none() {
+        Ok(())
+    }
+
+    /// Whether positions that are rotary can be so.
+    fn check_positions(&self) -> Result<()> {
+        let Some(base) = self.rope_temperature else {
             // Where nothing turns keys, their bias has no effect.
-            return Err(Error::argument(OP, "key_bias", "true, but where positions are rotary", false));
+            let fault = || Error::argument(OP, "key_bias", "true, but where positions are rotary", false);
+            return self.key_bias.then_some(()).ok_or_else(fault);
+        };
+        let width = self.embed_dim / self.num_heads;
+        let angles = self.tokens().saturating_mul(width / 2);
+        if angles > MOST_ANGLES {
+            let expected = format!("of at most {MOST_ANGLES} rotary angles");
+            return Err(Error::argument(OP, "img_size", expected, format!("{:?} with {angles}", self.img_size)));
         }
-        if let Some(base) = self.rope_temperature {
-            if !(base.is_finite() && base >= 1.0) {
-                return Err(Error::argument(OP, "rope_temperature", "at least 1", base));
-            }
-            if !(self.embed_dim / self.num_heads).is_multiple_of(4) {
-                let expected = "one whose heads are a multiple of 4 wide, where positions are rotary";
-                return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
-            }
+        if !(base.is_finite() && base >= 1.0) {
+            return Err(Error::argument(OP, "rope_temperature", "at least 1", base));
         }
-        if self.reg_tokens > 1 << 12 {
-            return Err(Error::argument(OP, "reg_tokens", "at most 4096", self.reg_tokens));
+        if !width.is_multiple_of(4) {
+            let expected = "one whose heads are a multiple of 4 wide, where positions are rotary";
+            return Err(Error::argument(OP, "num_heads", expected, self.num_heads));
         }
-        if !(self.eps.is_normal() && self.eps > 0.0 && self.eps < 1.0) {
-            return Err(Error::argument(OP, "eps", "between 0 and 1", self.eps));
-        }
-        if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
-            return Err(Error::argument(OP, "init_values", "finite", value));
-        }
-        if let Some(lora) = &self.lora {
-            lora.check()?;
-        }
-        let rates = [
-            ("drop_rate", self.drop_rate),
-            ("pos_drop_rate", self.pos_drop_rate),
-            ("proj_drop_rate", self.proj_drop_rate),
-            ("drop_path_rate", self.drop_path_rate),
-        ];
-        match rates.into_iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
-            Some((name, rate)) => Err(Error::argument(OP, name, "in 0..1", rate)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

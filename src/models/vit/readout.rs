@@ -3,7 +3,7 @@
 use super::attention_pool::AttentionPool;
 use super::config::{Pool, VitConfig};
 use crate::error::{Error, Result};
-use crate::nn::{AdaptedLinear, Block, Init, LayerNorm, Linear, Mode};
+use crate::nn::{AdaptedLinear, Block, Init, LayerNorm, Mode};
 use crate::ops;
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -84,7 +84,7 @@ impl Readout {
 
 /// A head of `inputs` numbers, at `name`.
 fn head_of(init: &mut Init<'_>, name: &str, inputs: usize, config: &VitConfig) -> Result<AdaptedLinear> {
-    AdaptedLinear::new(Linear::new(init.at(name), inputs, config.num_classes, true)?, init.at(name))
+    AdaptedLinear::new(init.at(name), inputs, config.num_classes, true, Init::STD)
 }
 
 /// A token of each sample: of `f32[B, T, C]`, `f32[B, C]`.

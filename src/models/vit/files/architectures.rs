@@ -1,7 +1,9 @@
 //! What the names of timm's architectures stand for and its `config.json` does not repeat.
 
 use super::infer::Hints;
+use super::positions::Resampling;
 use crate::checkpoint::Checkpoint;
+use crate::models::vit::Pool;
 use crate::ops::{Gelu, Normalize};
 
 /// Parts of the names of SigLIP's models whose GELU is that by tanh; the others have the exact one.
@@ -14,10 +16,11 @@ const BY_TANH: [&str; 5] = [
 ];
 
 /// Parts of the names of architectures that compute something else than is computed here with tensors of the same names, and what that is.
-const REFUSED: [(&str, &str); 3] = [
+const REFUSED: [(&str, &str); 4] = [
     ("_pe_", "the Perception Encoder, whose rotary positions are not in its file"),
     ("_rope_", "a model with rotary positions of another kind than DINOv3's"),
     ("_rpn_", "a model with norms behind attention and MLP"),
+    ("test_vit3", "a model whose attention pooling sees its register too"),
 ];
 
 /// What a model is, by its name, that is not computed here, though its tensors look as if it were.
@@ -36,7 +39,7 @@ pub(super) fn eps(architecture: &str) -> Option<f32> {
 }
 
 /// The hints of a DINOv3, for a file that has its tensors and none beside it that names it. Of timm's other models without learned positions
-/// those with this layer scale have no class token, and a norm behind the mean.
+/// those with this layer scale have no class token, and a norm behind the mean; but Lingbot's, whose head reads the class token.
 pub(super) fn dinov3_by_tensors(checkpoint: &Checkpoint) -> Option<Hints> {
     const NAME: &str = "vit_dinov3";
     let has = |name: &str| checkpoint.tensors.contains_key(name);
@@ -45,6 +48,8 @@ pub(super) fn dinov3_by_tensors(checkpoint: &Checkpoint) -> Option<Hints> {
     (is_one && !is_other).then(|| Hints {
         rope_temperature: rope_temperature(NAME),
         eps: eps(NAME),
+        // timm's default, which its models without a head are made with too.
+        global_pool: Some(Pool::Avg),
         normalize: Some(Normalize::IMAGENET),
         ..Hints::default()
     })
@@ -56,7 +61,22 @@ fn is_dinov3(architecture: &str) -> bool {
 
 /// The heads, where they are others than is usual for their width, or for their width and a gated MLP: Virchow's is such a ViT-H/14.
 pub(super) fn heads(architecture: &str) -> Option<usize> {
+    if architecture.starts_with("vit_giant_patch16_radio_") {
+        return Some(24);
+    }
     (architecture == "vit_base_patch16_gap_224" || architecture.starts_with("vit_huge_patch14_")).then_some(16)
+}
+
+/// How timm resamples the positions: FlexiViT's and RADIO's otherwise than others, and those of two of RADIO's by a grid of its own.
+pub(super) fn resampling(architecture: &str) -> Resampling {
+    let is_of = |parts: &[&str]| parts.iter().any(|part| architecture.contains(part));
+    if is_of(&["base_patch16_radio_v3", "huge_patch16_radio_v3"]) {
+        Resampling::BilinearAligned
+    } else if is_of(&["flexi", "radio"]) {
+        Resampling::Bilinear
+    } else {
+        Resampling::Antialiased
+    }
 }
 
 /// Whether there is a last norm, where there is none.
@@ -71,5 +91,25 @@ pub(super) fn activation(architecture: &str) -> Option<Gelu> {
         Some(Gelu::Quick)
     } else {
         BY_TANH.iter().any(|part| architecture.contains(part)).then_some(Gelu::Tanh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_that_differ_from_their_sizes_usual_ones() {
+        assert_eq!(heads("vit_giant_patch16_radio_v3"), Some(24));
+        assert_eq!(heads("vit_giantopt_patch16_siglip_384"), None);
+        assert!(refused("test_vit3").is_some() && refused("test_vit2").is_none());
+        for (name, expected) in [
+            ("flexivit_base", Resampling::Bilinear),
+            ("vit_so400m_patch16_radio_v4", Resampling::Bilinear),
+            ("vit_base_patch16_radio_v3", Resampling::BilinearAligned),
+            ("vit_base_patch16_224", Resampling::Antialiased),
+        ] {
+            assert_eq!(resampling(name), expected, "{name}");
+        }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Described {
     pub(super) hints: Hints,
     pub(super) class_names: Option<Vec<String>>,
     pub(super) crop_fraction: Option<f64>,
+    /// Of the pictures that the model is shown, where it resamples its positions for them.
+    pub(super) shown: Option<(usize, usize)>,
     pub(super) claims: Vec<Claim<VitConfig>>,
 }
 

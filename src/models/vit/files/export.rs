@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::VitFile;
 use super::adapted;
-use super::export_hf::{HfConfig, HfPreprocessor};
+use super::export_hf::{self, HfConfig, HfPreprocessor};
 use super::export_timm::TimmConfig;
 use super::layouts;
 use super::names::Family;
-use crate::checkpoint::{CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, Storage, WEIGHTS_FILE, download};
+use crate::checkpoint::{
+    CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, PROCESSOR_FILE, Storage, WEIGHTS_FILE, download,
+};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, Vit, VitConfig};
 use crate::ops::Gelu;
@@ -93,7 +95,11 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
         // transformers asks for this entry.
         metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
         storage: options.storage,
-        files: &[(CONFIG_FILE, Some(hf.as_bytes())), (PREPROCESSOR_FILE, Some(preprocessor.as_bytes()))],
+        files: &[
+            (CONFIG_FILE, Some(hf.as_bytes())),
+            (PREPROCESSOR_FILE, Some(preprocessor.as_bytes())),
+            (PROCESSOR_FILE, None),
+        ],
     };
     contents.write(folder)
 }
@@ -146,7 +152,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
         tensors,
         metadata: file.metadata(folder)?,
         storage: options.storage,
-        files: &[(CONFIG_FILE, Some(timm.as_bytes())), (PREPROCESSOR_FILE, None)],
+        files: &[(CONFIG_FILE, Some(timm.as_bytes())), (PREPROCESSOR_FILE, None), (PROCESSOR_FILE, None)],
     };
     contents.write(folder)
 }
@@ -205,8 +211,7 @@ pub(super) fn family(config: &VitConfig) -> Result<Family> {
     let pool = if is_tower { Pool::Avg } else { Pool::Token };
     let parts = [
         ("gated_mlp", config.gated_mlp && !family.is_dinov2() && !is_dinov3),
-        // Halves are rounded up to a multiple of eight there.
-        ("mlp_ratio", config.gated_mlp && family.is_dinov2() && !config.hidden().is_multiple_of(16)),
+        ("mlp_ratio", family.is_dinov2() && export_hf::mlp_ratio(config).is_none()),
         ("init_values", is_dinov3 && config.init_values.is_none()),
         ("act_layer", is_dinov3 && config.act_layer != Gelu::Erf),
         ("key_bias", config.qkv_bias && config.key_bias == is_dinov3),

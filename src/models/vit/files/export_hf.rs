@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::export_timm::ratio;
 use super::hf_json::resample;
 use super::names::Family;
 use crate::checkpoint::Storage;
@@ -71,7 +70,7 @@ enum HfOwn {
         attention_probs_dropout_prob: f32,
     },
     Dinov2 {
-        mlp_ratio: serde_json::Number,
+        mlp_ratio: usize,
         layerscale_value: f32,
         use_swiglu_ffn: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +108,8 @@ impl HfOwn {
                 HfOwn::Vit { intermediate_size, qkv_bias, hidden_dropout_prob, attention_probs_dropout_prob }
             }
             Family::Dinov2 | Family::Dinov2WithRegisters => HfOwn::Dinov2 {
-                mlp_ratio: whole_or_not(mlp_ratio(config)),
+                // There is one: [`super::export::family`] has looked.
+                mlp_ratio: mlp_ratio(config).unwrap_or_default(),
                 layerscale_value: config.init_values.unwrap_or(1.0),
                 use_swiglu_ffn: config.gated_mlp,
                 num_register_tokens: (family == Family::Dinov2WithRegisters).then_some(config.reg_tokens),
@@ -244,18 +244,10 @@ impl HfPreprocessor {
     }
 }
 
-/// F / C; of a gated MLP the whole number, if there is one, of whose C-fold two thirds, rounded up to a multiple of eight, are a half.
-fn mlp_ratio(config: &VitConfig) -> f64 {
-    let (width, half) = (config.embed_dim, config.hidden_outputs());
-    if !config.gated_mlp {
-        return ratio(config.hidden(), width);
-    }
-    let whole = (1..=64_usize).find(|ratio| (2 * width * ratio / 3).next_multiple_of(8) == half);
-    whole.map_or_else(|| ratio((3 * half).div_ceil(2), width), |whole| whole as f64)
-}
-
-/// transformers' type for it is a whole number, where it is one.
-fn whole_or_not(ratio: f64) -> serde_json::Number {
-    let whole = serde_json::Number::from(ratio as u64);
-    serde_json::Number::from_f64(ratio).filter(|_| ratio.fract() != 0.0).unwrap_or(whole)
+/// F / C, where that is a whole number, as transformers' Dinov2 has it; of a gated MLP the number of whose C-fold two thirds, rounded up
+/// to a multiple of eight, are a half.
+pub(super) fn mlp_ratio(config: &VitConfig) -> Option<usize> {
+    let (width, outputs) = (config.embed_dim, config.hidden_outputs());
+    let of = |ratio: usize| if config.gated_mlp { (2 * width * ratio / 3).next_multiple_of(8) } else { width * ratio };
+    (1..=64).find(|&ratio| of(ratio) == outputs)
 }

@@ -1,6 +1,6 @@
-//! What transformers' `config.json` and `preprocessor_config.json` say.
+//! What transformers' `config.json` and the settings of its image processors say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use super::described::{Described, fraction, normalization, square};
 use super::forms::{Activation, ShortSide, Sides};
 use super::infer::Hints;
 use super::names::Family;
-use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, claims, read_json};
+use crate::checkpoint::{CONFIG_FILE, Labels, PREPROCESSOR_FILE, PROCESSOR_FILE, claims, read_json};
 use crate::error::{Error, Result};
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::{Gelu, Normalize};
@@ -130,12 +130,12 @@ fn defaults(family: Family, has_head: bool) -> Hints {
     }
 }
 
-/// Reads transformers' `config.json` and `preprocessor_config.json` in `folder`.
+/// Reads transformers' `config.json` and `preprocessor_config.json` or `processor_config.json` in `folder`.
 pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Result<Described> {
     let path = folder.join(CONFIG_FILE);
     let defaults = defaults(family, has_head);
     let Some(mut config) = read_json::<HfConfig>(&path)? else {
-        return preprocessor(folder, family, Described { hints: defaults, ..Described::default() });
+        return preprocessor(folder, family, None, Described { hints: defaults, ..Described::default() });
     };
     let class_names = config.id2label.take().and_then(|names| names.in_order(&path));
     let config = config.vision_config.take().map_or(config, |inner| *inner);
@@ -168,10 +168,10 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
             ..defaults
         },
         class_names,
-        crop_fraction: None,
         claims,
+        ..Described::default()
     };
-    preprocessor(folder, family, described)
+    preprocessor(folder, family, patch, described)
 }
 
 /// That of an MLP. A DINOv3's gate has the one that the file names, which must be SiLU, where a Dinov2's (`is_swiglu`) has that whatever it
@@ -186,6 +186,13 @@ fn activation(path: &Path, named: Option<Activation>, family: Family, is_swiglu:
         (Some(act), _) => act.gelu(path).map(Some),
         (None, _) => Ok(None),
     }
+}
+
+/// A square of that side, if it is of whole patches.
+fn whole_patches(side: f64, patch: usize) -> Option<(usize, usize)> {
+    let whole = side as usize;
+    let fits = whole > 0 && whole as f64 == side && patch > 0 && whole.is_multiple_of(patch);
+    fits.then_some((whole, whole))
 }
 
 /// transformers' `preprocessor_config.json`.
@@ -205,10 +212,29 @@ struct Preprocessor {
     resample: Option<u32>,
 }
 
-/// Adds what `preprocessor_config.json` says, if it is there.
-fn preprocessor(folder: &Path, family: Family, mut described: Described) -> Result<Described> {
+/// transformers' `processor_config.json`, where its fifth version keeps the same beside a tokenizer's settings.
+#[derive(Deserialize)]
+struct Processor {
+    image_processor: Option<Preprocessor>,
+}
+
+/// What the files in `folder` say of pictures, and the file that says it. As in transformers `processor_config.json` goes first.
+fn read_preprocessor(folder: &Path) -> Result<Option<(PathBuf, Preprocessor)>> {
+    let path = folder.join(PROCESSOR_FILE);
+    if let Some(file) = read_json::<Processor>(&path)?.and_then(|file| file.image_processor) {
+        return Ok(Some((path, file)));
+    }
     let path = folder.join(PREPROCESSOR_FILE);
-    let Some(file) = read_json::<Preprocessor>(&path)? else { return Ok(described) };
+    Ok(read_json(&path)?.map(|file| (path, file)))
+}
+
+/// Adds what is said of pictures, or what is usual in the family.
+fn preprocessor(folder: &Path, family: Family, patch: Option<usize>, mut described: Described) -> Result<Described> {
+    let Some((path, file)) = read_preprocessor(folder)? else {
+        let (mode, fraction) = family.crop();
+        (described.hints.crop_mode, described.crop_fraction) = (mode, Some(fraction));
+        return Ok(described);
+    };
     let factor = file.rescale_factor.unwrap_or(RESCALE);
     if file.do_rescale == Some(false) || (factor / RESCALE - 1.0).abs() > 1e-3 {
         let what = format!("do_rescale false, or a rescale_factor of {factor}, is not computed here, only 1/255 is");
@@ -220,6 +246,10 @@ fn preprocessor(folder: &Path, family: Family, mut described: Described) -> Resu
         normalization(&path, file.image_mean, file.image_std)?
     };
     let is_cropped = file.do_center_crop == Some(true);
+    if family.is_dinov2() {
+        let of = if is_cropped { file.crop_size } else { file.size.filter(|size| size.is_of_both == Some(true)) };
+        described.shown = of.zip(patch).and_then(|(of, patch)| whole_patches(of.side, patch));
+    }
     described.crop_fraction = match (file.crop_size.filter(|_| is_cropped), file.size) {
         (Some(crop), Some(size)) => fraction(&path, Some((crop.side / size.side).min(1.0)))?,
         _ => Some(1.0),

@@ -131,33 +131,9 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let gated_mlp = matches!(fc2, &[_, inputs] if inputs.checked_mul(2) == Some(hidden));
     let class_token = has("cls_token");
     let has_fc_norm = has("fc_norm.weight");
-    let final_norm = hints.final_norm.unwrap_or(true);
-    match (has_fc_norm, has("norm.weight")) {
-        (true, true) => return Err(fault("norm.weight", "is there beside fc_norm")),
-        (false, false) if final_norm => return Err(fault("norm.weight", "is not in the checkpoint, nor is fc_norm")),
-        (true, _) | (_, true) if !final_norm => {
-            return Err(fault("norm.weight", "is there, though final_norm is false"));
-        }
-        _ => {}
-    }
-    let natural = match has(LATENT) {
-        true => Pool::Map,
-        false if has_fc_norm || !class_token => Pool::Avg,
-        false => Pool::Token,
-    };
-    let global_pool = hints.global_pool.unwrap_or(natural);
-    if has(LATENT) != (global_pool == Pool::Map) {
-        let what = if has(LATENT) { "is there, though pooling is another" } else { "is not in the checkpoint" };
-        return Err(fault(LATENT, what));
-    }
+    let final_norm = final_norm(checkpoint, hints)?;
+    let global_pool = pooling(checkpoint, hints)?;
     let pre_norm = has("norm_pre.weight");
-    if has(LATENT) && pre_norm {
-        // No model that is computed here has both.
-        return Err(fault(
-            LATENT,
-            "is there beside norm_pre, as in the Perception Encoder, whose rotary positions are not in its file",
-        ));
-    }
     let has_no_key_bias = has("blocks.0.attn.q_bias");
     let is_scaled =
         checkpoint.tensors.keys().any(|name| in_block(BLOCKS, name).is_some_and(|(_, rest)| is_scale(rest)));
@@ -188,14 +164,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     }
     config.interpolation = hints.interpolation.unwrap_or_default();
     config.crop_mode = hints.crop_mode;
-    let head_inputs = config.head_inputs();
-    config.num_classes = if has("head.weight") { rows(checkpoint, "head.weight", head_inputs)? } else { 1 };
-    if has("head.weight") && config.distilled {
-        let (name, classes) = ("head_dist.weight", config.num_classes);
-        if rows(checkpoint, name, config.embed_dim)? != classes {
-            return Err(fault(name, format!("is of another number of classes than head.weight, {classes}")));
-        }
-    }
+    config.num_classes = classes(checkpoint, &config)?;
     if config.rope_temperature.is_some() {
         let untold = "is no part of it, and nothing else tells the size of its pictures: tell it (trained_on)";
         config.img_size = hints.img_size.ok_or_else(|| fault(POSITIONS, untold))?;
@@ -208,6 +177,52 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     config.check()?;
     check_sizes(checkpoint, &config)?;
     Ok(config)
+}
+
+/// Whether there is a last norm, of tokens or of what is pooled, which must be as it is told.
+fn final_norm(checkpoint: &Checkpoint, hints: &Hints) -> Result<bool> {
+    let has = |name: &str| checkpoint.tensors.contains_key(name);
+    let is_told = hints.final_norm.unwrap_or(true);
+    match (has("fc_norm.weight"), has("norm.weight")) {
+        (true, true) => Err(fault("norm.weight", "is there beside fc_norm")),
+        (false, false) if is_told => Err(fault("norm.weight", "is not in the checkpoint, nor is fc_norm")),
+        (true, _) | (_, true) if !is_told => Err(fault("norm.weight", "is there, though final_norm is false")),
+        _ => Ok(is_told),
+    }
+}
+
+/// What the head reads.
+fn pooling(checkpoint: &Checkpoint, hints: &Hints) -> Result<Pool> {
+    let has = |name: &str| checkpoint.tensors.contains_key(name);
+    let natural = match has(LATENT) {
+        true => Pool::Map,
+        false if has("fc_norm.weight") || !has("cls_token") => Pool::Avg,
+        false => Pool::Token,
+    };
+    let pool = hints.global_pool.unwrap_or(natural);
+    if has(LATENT) != (pool == Pool::Map) {
+        let what = if has(LATENT) { "is there, though pooling is another" } else { "is not in the checkpoint" };
+        return Err(fault(LATENT, what));
+    }
+    if has(LATENT) && has("norm_pre.weight") {
+        // No model that is computed here has both.
+        let what = "is there beside norm_pre, as in the Perception Encoder, whose rotary positions are not in its file";
+        return Err(fault(LATENT, what));
+    }
+    Ok(pool)
+}
+
+/// Those of its heads, as many in each; 1 without a head.
+fn classes(checkpoint: &Checkpoint, config: &VitConfig) -> Result<usize> {
+    if !checkpoint.tensors.contains_key("head.weight") {
+        return Ok(1);
+    }
+    let classes = rows(checkpoint, "head.weight", config.head_inputs())?;
+    let name = "head_dist.weight";
+    if config.distilled && rows(checkpoint, name, config.embed_dim)? != classes {
+        return Err(fault(name, format!("is of another number of classes than head.weight, {classes}")));
+    }
+    Ok(classes)
 }
 
 /// Whether every large tensor of the model is there in its shape, so that the model takes no more memory than the file.

@@ -4,7 +4,7 @@ use super::infer::REFUSED;
 use super::positions::Resampling;
 use crate::checkpoint::{Checkpoint, Renaming};
 use crate::ops::Normalize;
-use crate::preprocess::Interpolation;
+use crate::preprocess::{CropMode, Interpolation};
 
 /// Models of transformers, each with names and a function of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,16 @@ impl Family {
             Family::Vit | Family::Siglip | Family::SiglipTower => Normalize::INCEPTION,
             Family::Deit | Family::Dinov2 | Family::Dinov2WithRegisters | Family::Dinov3 { .. } => Normalize::IMAGENET,
             Family::Clip => Normalize::CLIP,
+        }
+    }
+
+    /// How the library cuts them, and the share of a side that is shown, where their files do not say.
+    pub(super) fn crop(self) -> (CropMode, f64) {
+        match self {
+            Family::Vit | Family::Siglip | Family::SiglipTower | Family::Dinov3 { .. } => (CropMode::Squash, 1.0),
+            Family::Deit => (CropMode::Squash, 0.875),
+            Family::Dinov2 | Family::Dinov2WithRegisters => (CropMode::Center, 0.875),
+            Family::Clip => (CropMode::Center, 1.0),
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Pretrained {
     pub crop_fraction: Option<f64>,
     /// How its positions are resampled for pictures of another size. A file of this crate does not tell, and antialiases.
     pub resampling: Resampling,
+    /// Height and width of the pictures that its library shows it, if they are others than the positions are for: published DINOv2s have
+    /// positions for 518 pixels and see 224. For the library's results [`Pretrained::resize`] it to them.
+    pub shown: Option<(usize, usize)>,
 }
 
 /// What the caller knows better than the files; but a file of this crate tells its model's sizes itself, and others here are
@@ -106,7 +109,9 @@ fn from_timm(mut checkpoint: Checkpoint, folder: &Path) -> Result<(Checkpoint, D
     if described.hints.architecture.is_none()
         && let Some(hints) = architectures::dinov3_by_tensors(&checkpoint)
     {
-        log::warn!("nothing names the model: taken to be a DINOv3, with positions as published ones have");
+        log::warn!(
+            "nothing names the model: taken to be a DINOv3, with positions as published ones have, whose head reads the patches' mean"
+        );
         described.hints = hints;
     }
     if described.hints.rope_temperature.is_some() {
@@ -150,7 +155,7 @@ impl Pretrained {
             let class_names = names.filter(|names| has_head && is_one_each(names, &config));
             let crop_fraction = metadata::crop_fraction(&checkpoint);
             let resampling = Resampling::default();
-            return Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling });
+            return Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling, shown: None });
         }
         let folder = file.parent().unwrap_or(Path::new(""));
         let checkpoint = unwrapped(checkpoint, &LANDMARKS)?;
@@ -165,7 +170,7 @@ impl Pretrained {
         described.hints.img_size = options.trained_on.or(described.hints.img_size);
         let mut config = infer(&checkpoint, &described.hints)?;
         check_claims(folder, &described.claims, &config)?;
-        let Described { class_names, crop_fraction, hints, .. } = described;
+        let Described { class_names, crop_fraction, shown, hints, .. } = described;
         if hints.normalize.is_none() {
             // timm's models with a first norm are CLIP's.
             let usual = if config.pre_norm { Normalize::CLIP } else { config.normalize };
@@ -175,8 +180,10 @@ impl Pretrained {
         // The default names of a model without a head are not its classes'.
         let has_head = checkpoint.tensors.contains_key("head.weight");
         let class_names = class_names.filter(|names| has_head && is_one_each(names, &config));
-        let resampling = family.map_or_else(Resampling::default, Family::resampling);
-        Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling })
+        let by_name = || hints.architecture.as_deref().map(architectures::resampling).unwrap_or_default();
+        let resampling = family.map_or_else(by_name, Family::resampling);
+        let shown = shown.filter(|shown| *shown != config.img_size);
+        Ok(Pretrained { checkpoint, config, class_names, crop_fraction, resampling, shown })
     }
 
     /// Makes it a model for images of `img_size` = (height, width): the position embeddings are resampled, see

@@ -3,7 +3,7 @@
 use crate::checkpoint::HostTensor;
 use crate::error::{Error, Result};
 use crate::preprocess::Interpolation;
-use crate::resample::Axis;
+use crate::resample::{Axis, Edges};
 
 /// The most patches along one side.
 const MAX_SIDE: usize = 4096;
@@ -12,11 +12,15 @@ const MAX_SIDE: usize = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resampling {
-    /// With antialiasing, as timm's `resample_abs_pos_embed`, and transformers' `Dinov2WithRegisters`.
+    /// Bicubic with antialiasing, as timm's `resample_abs_pos_embed`, and transformers' `Dinov2WithRegisters`.
     #[default]
     Antialiased,
-    /// Without, as transformers' `ViT`, `DeiT`, `Dinov2`, `CLIP` and `Siglip`.
+    /// Bicubic without, as transformers' `ViT`, `DeiT`, `Dinov2`, `CLIP` and `Siglip`.
     Plain,
+    /// Bilinear without antialiasing, as timm does with FlexiViT's and most of RADIO's.
+    Bilinear,
+    /// The same, the outermost positions kept (`align_corners`), as timm does with RADIO v3's of ViT-B and ViT-H.
+    BilinearAligned,
 }
 
 impl Resampling {
@@ -24,13 +28,15 @@ impl Resampling {
     fn axis(self, from: usize, to: usize) -> Axis<f64> {
         match self {
             Resampling::Antialiased => Axis::new(from, 0.0, from as f64, to, Interpolation::Bicubic),
-            Resampling::Plain => Axis::plain(from, to),
+            Resampling::Plain => Axis::plain(from, to, Interpolation::Bicubic, Edges::Whole),
+            Resampling::Bilinear => Axis::plain(from, to, Interpolation::Bilinear, Edges::Whole),
+            Resampling::BilinearAligned => Axis::plain(from, to, Interpolation::Bilinear, Edges::Aligned),
         }
     }
 }
 
-/// Position embeddings `f32[1, prefix + h·w, C]` of a grid of `from` = (h, w) patches, resampled to the grid `to`: bicubic, edges
-/// not aligned, as PyTorch's `interpolate`. The first `prefix` stay as they are. The result is `pos` itself where the grids are
+/// Position embeddings `f32[1, prefix + h·w, C]` of a grid of `from` = (h, w) patches, resampled to the grid `to` as PyTorch's
+/// `interpolate` does. The first `prefix` stay as they are. The result is `pos` itself where the grids are
 /// equal.
 ///
 /// # Errors

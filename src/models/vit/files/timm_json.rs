@@ -96,6 +96,7 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         },
         class_names: names.and_then(|names| names.in_order(&path)),
         crop_fraction: fraction(&path, top.crop_pct.or(inner.crop_pct))?,
+        shown: None,
         claims,
     })
 }
