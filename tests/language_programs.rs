@@ -230,6 +230,30 @@ fn a_configuration_of_deepspeed() {
     command.arg("--output").arg(&run).arg("--ltd-config").arg(&config);
     let said = text(&succeed(command).stdout);
     assert!(said.contains("blocks          [1] keep, by step, 0:8 2:12 4:16"), "{said}");
+
+    // A rate by layer tokens is made for the file's own way to drop them, one with an end for its own steps.
+    let (mut by_tokens, mut by_steps) = (whole.clone(), whole);
+    by_tokens["scheduler"] = object!({ "type": "WarmupDecayLR", "params": {
+        "warmup_max_lr": 0.01, "warmup_num_steps": 2, "total_num_steps": 6
+    } });
+    by_steps["scheduler"] = by_tokens["scheduler"].clone();
+    by_tokens["data_efficiency"]["data_routing"]["random_ltd"]["layer_token_lr_schedule"] =
+        object!({ "enabled": true });
+    for (file, more, part) in [
+        (by_tokens, "--compare none", "layer_token_lr_schedule"),
+        (by_steps, "--compare equal-time", "another number of steps"),
+    ] {
+        fs::write(&config, file.to_string()).unwrap();
+        let mut command = example("gpt_pretrain");
+        command.args("--model 32x3x2 --length 16 --vocab-size 280 --steps 6 --text".split(' ')).arg(texts.path());
+        command
+            .args(more.split(' '))
+            .arg("--output")
+            .arg(outputs.path().join("never"))
+            .arg("--ltd-config")
+            .arg(&config);
+        refuse(command, &["--compare", part]);
+    }
 }
 
 // ---- going on ----
@@ -298,6 +322,11 @@ fn a_run_goes_on_over_its_own_text() {
     assert!(contents(&run) == before, "a file has changed");
     refuse(resume("--lr 3"), &["--resume takes all settings from the run; --lr"]);
     refuse(pretrain("gpt_pretrain", texts.path(), &run, "--steps 2"), &["holds a run already", "--resume"]);
+    // What it has learnt is not written over where its state was thrown away.
+    let state = fs::read(run.join(STATE_FILE)).unwrap();
+    fs::remove_file(run.join(STATE_FILE)).unwrap();
+    refuse(pretrain("gpt_pretrain", texts.path(), &run, "--steps 2"), &["holds best.safetensors of a run already"]);
+    fs::write(run.join(STATE_FILE), state).unwrap();
     fs::remove_file(run.join("report.json")).unwrap();
     fs::write(texts.path().join("3.txt"), "another text of about the same words, such as man and first and fruit")
         .unwrap();
@@ -325,6 +354,8 @@ fn bad_arguments_and_texts() {
         ("--batch-size 100000", &["--batch-size 100000", "training sequences of 16 tokens"]),
         ("--held-out 1", &["--held-out 1", "between 0 and 1"]),
         ("--held-out 0.9 --length 4000", &["too short"]),
+        ("--length 1", &["--length 1: at least 2"]),
+        ("--lora c_attn", &["--lora has no effect", "gpt_finetune"]),
         ("--ltd-start 40", &["at most 16 tokens"]),
         ("--drop tokenbypass --bypass-keep 1.5", &["--bypass-keep 1.5"]),
         ("--vocab-size 10", &["vocab_size"]),
@@ -333,7 +364,9 @@ fn bad_arguments_and_texts() {
     ] {
         refuse(pretrain_with("gpt_pretrain", texts.path(), &never, more), parts);
     }
-    refuse(pretrain("bert_pretrain", texts.path(), &never, "--mask-share 0"), &["share"]);
+    let output = pretrain("bert_pretrain", texts.path(), &never, "--mask-share 0").output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("share must be") && !said.contains("too short"), "{said}");
     for (name, content, part) in [
         ("latin.txt", &b"caf\xe9"[..], "UTF-8"),
         ("nul.txt", b"a\0b", "NUL"),

@@ -57,7 +57,7 @@ impl Lesson for Pretraining {
     }
 
     fn rules(_: &Args) -> Vec<Rule> {
-        Vec::new()
+        pretraining::rules()
     }
 
     fn begin(args: &Args) -> Result<Beginning<OfMasks>> {

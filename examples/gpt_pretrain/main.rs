@@ -58,7 +58,7 @@ impl Lesson for Pretraining {
     }
 
     fn rules(_: &Args) -> Vec<Rule> {
-        Vec::new()
+        pretraining::rules()
     }
 
     fn begin(args: &Args) -> Result<Beginning<Gpt>> {

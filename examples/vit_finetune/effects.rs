@@ -7,6 +7,7 @@ use wgrad::train::DeepSpeedConfig;
 use crate::args::{Args, Data, Rival};
 use crate::recipe::{CropKind, DropKind, Recipe, RecipeName};
 use crate::training::comparison::Arm;
+use crate::training::deepspeed;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
 
@@ -27,6 +28,7 @@ pub fn check(
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
     given.check(rules.chain(about_tokens(args, recipe, config)).chain(args.device.rules()).chain([saving]))?;
+    deepspeed::check_rivals(config, !args.compare.is_empty(), args.compare.contains(&Rival::EqualTime))?;
     let own = Arm::Drop(recipe.drop);
     let is_compared = args.compare.iter().any(|&rival| Arm::from(rival) == own);
     ensure!(!is_compared, "--compare has no effect with {}: that is how the run itself drops tokens", own.name());
@@ -36,7 +38,7 @@ pub fn check(
 fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
     let is_folder = args.data() == Data::Folder;
     let is_drawn = is_folder && (data.validation.is_drawn() || data.test.is_drawn());
-    let are_photos = matches!(data.eval_crop, Crop::Centre { .. } | Crop::Squash { .. });
+    let are_photos = matches!(data.eval_crop, Crop::Center { .. } | Crop::Squash { .. });
     [
         (&["data_dir"], args.data() != Data::Digits, "with another data set than the embedded digits"),
         (&["split_seed"], is_drawn, "where a folder leaves validation or test pictures to be drawn"),

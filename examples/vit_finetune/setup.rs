@@ -282,7 +282,7 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
 /// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe
 /// leaves to the data is written into it, to be printed and saved.
 fn choose_crops(data: &mut DataSet, recipe: &mut Recipe, mode: CropMode, pretrained: Option<f64>) {
-    let are_photos = matches!(data.eval_crop, Crop::Centre { .. });
+    let are_photos = matches!(data.eval_crop, Crop::Center { .. });
     if recipe.crop == CropKind::Auto {
         recipe.crop = if are_photos { CropKind::RandomResized } else { CropKind::Data };
     }

@@ -1,6 +1,6 @@
 //! Learning rates over the steps of a run.
 
-use super::{DeepSpeedRate, LayerTokenRate};
+use super::{AfterWarmup, DeepSpeedRate, LayerTokenRate};
 use crate::error::{Error, Result};
 
 /// How the rate falls after warm-up.
@@ -135,6 +135,15 @@ impl LrSchedule {
     /// Whether it follows layer tokens, and stands still where none are counted.
     pub fn follows_layer_tokens(&self) -> bool {
         matches!(self.0, Kind::LayerToken(_))
+    }
+
+    /// Whether it is made for a number of steps, towards whose last it falls.
+    pub fn has_end(&self) -> bool {
+        match &self.0 {
+            Kind::Shaped(settings) => settings.shape != LrShape::Constant,
+            Kind::DeepSpeed(settings) => settings.after != AfterWarmup::Constant,
+            Kind::LayerToken(_) => false,
+        }
     }
 
     /// The rate of a step.

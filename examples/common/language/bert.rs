@@ -24,6 +24,8 @@ impl Kind for OfMasks {
     type Reading = MaskedOptions;
 
     const IS_CAUSAL: bool = false;
+    /// One between `[CLS]` and `[SEP]`.
+    const LEAST_LENGTH: usize = 3;
 
     fn describe(config: &BertConfig) -> String {
         let BertConfig { hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings, .. } = config;

@@ -6,6 +6,7 @@ use wgrad::train::DeepSpeedConfig;
 use super::args::{Common, Rival};
 use super::recipe::{DropKind, Recipe};
 use crate::training::comparison::Arm;
+use crate::training::deepspeed;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
 
@@ -22,6 +23,7 @@ pub fn check(
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
     let rules = own.iter().copied().chain(recipe.training.rules(config)).chain(about_tokens(args, recipe, config));
     given.check(rules.chain(args.device.rules()).chain([saving]))?;
+    deepspeed::check_rivals(config, !args.compare.is_empty(), args.compare.contains(&Rival::EqualTime))?;
     let main = Arm::Drop(recipe.drop);
     let is_compared = args.compare.iter().any(|&rival| Arm::from(rival) == main);
     ensure!(!is_compared, "--compare has no effect with {}: that is how the run itself drops tokens", main.name());

@@ -29,6 +29,7 @@ impl Kind for Gpt {
     type Reading = usize;
 
     const IS_CAUSAL: bool = true;
+    const LEAST_LENGTH: usize = 2;
 
     fn describe(config: &Gpt2Config) -> String {
         let Gpt2Config { n_embd, n_layer, n_head, n_positions, vocab_size, .. } = config;

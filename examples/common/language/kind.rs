@@ -24,6 +24,9 @@ pub trait Kind {
     /// Whether each token is predicted from all before it, so that the losses of a text's tokens add up to that of the text.
     const IS_CAUSAL: bool;
 
+    /// The fewest tokens of a sequence from which anything can be learnt.
+    const LEAST_LENGTH: usize;
+
     /// In words.
     fn describe(config: &Self::Config) -> String;
 

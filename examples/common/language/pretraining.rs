@@ -9,6 +9,7 @@ use wgrad::data::{SpecialTokens, Texts, Tokenizer, TrainOptions};
 use crate::language::recipe::Recipe;
 use crate::training::console::say;
 use crate::training::folder;
+use crate::training::given::Rule;
 use crate::training::ltd::LtdSettings;
 use crate::training::optimisation::Optimisation;
 use crate::training::values::Length;
@@ -18,6 +19,11 @@ pub fn recipe() -> Recipe {
     let Recipe { training, ltd, .. } = Recipe::default();
     let training = Optimisation { epochs: 10, batch_size: 32, weight_decay: 0.1, ..training };
     Recipe { training, ltd: LtdSettings { ltd_start: Length::Share(0.25), ..ltd }, ..Recipe::default() }
+}
+
+/// What counts in no pretraining: adapters would be trained beside frozen random weights.
+pub fn rules() -> Vec<Rule> {
+    vec![(&["lora"], false, "beside weights that have learnt something, as gpt_finetune's")]
 }
 
 /// Where the tokenizer is from.

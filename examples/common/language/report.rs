@@ -43,12 +43,12 @@ pub struct Fluency {
 impl Fluency {
     /// Of a text whose predicted tokens stand for so many bytes each.
     pub fn new(evaluation: Evaluation, bytes_per_token: Option<f64>) -> Self {
-        let Evaluation { loss, accuracy, samples } = evaluation;
+        let Evaluation { loss, accuracy, counted } = evaluation;
         Fluency {
             loss,
             perplexity: loss.exp(),
             bits_per_byte: bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes),
-            accuracy: (samples > 0).then_some(accuracy),
+            accuracy: (counted > 0).then_some(accuracy),
         }
     }
 }

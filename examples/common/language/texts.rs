@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use wgrad::Error;
 use wgrad::data::{HeldOut, TextOptions, TokenCache, Tokenizer, Tokens};
 
 use super::args::Common;
@@ -72,20 +73,25 @@ impl<K: Kind> Texts<K> {
     }
 
     pub fn train(&self) -> Result<K::Source> {
-        self.source(&self.train).context("the training text is too short for --length")
+        self.source(&self.train, "the training text is too short for --length")
     }
 
     pub fn validation(&self) -> Result<K::Source> {
-        self.source(&self.validation)
-            .context("the validation text is too short: a larger --held-out, or a shorter --length")
+        self.source(&self.validation, "the validation text is too short: a larger --held-out, or a shorter --length")
     }
 
     pub fn test(&self) -> Result<K::Source> {
-        self.source(&self.test).context("the test text is too short: a larger --held-out, or a shorter --length")
+        self.source(&self.test, "the test text is too short: a larger --held-out, or a shorter --length")
     }
 
-    fn source(&self, tokens: &Tokens) -> wgrad::Result<K::Source> {
-        K::source(tokens.clone(), &self.tokenizer, &self.reading)
+    /// Where a text is `too_short`, that is said.
+    fn source(&self, tokens: &Tokens, too_short: &'static str) -> Result<K::Source> {
+        let length = self.length();
+        ensure!(length >= K::LEAST_LENGTH, "--length {length}: at least {}", K::LEAST_LENGTH);
+        K::source(tokens.clone(), &self.tokenizer, &self.reading).map_err(|error| match error {
+            Error::Argument { name: "length", .. } => anyhow::Error::from(error).context(too_short),
+            error => error.into(),
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is printed of a DeepSpeed configuration.
 
+use anyhow::{Result, ensure};
 use wgrad::ltd::{RandomLtd, TokenDrop};
 use wgrad::nn::Extent;
 use wgrad::optim::At;
@@ -23,6 +24,21 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
         lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
     }
     lines
+}
+
+/// Its learning rate is made for one run: that by layer tokens for one that drops them so, others for its number of steps.
+pub fn check_rivals(config: Option<&DeepSpeedConfig>, are_there: bool, by_time: bool) -> Result<()> {
+    let Some(rate) = config.and_then(|config| config.rate.as_ref()) else { return Ok(()) };
+    ensure!(
+        !(are_there && rate.follows_layer_tokens()),
+        "--compare: the configuration file's layer_token_lr_schedule is made for runs that drop tokens as the file says; compare without \
+         --ltd-config, by --lr-schedule layer-token"
+    );
+    ensure!(
+        !(by_time && rate.has_end()),
+        "--compare equal-time: the configuration file's scheduler is made for another number of steps; compare without --ltd-config"
+    );
+    Ok(())
 }
 
 /// What it says of the kind of model that does not fit the one that is trained, if it says such a thing.

@@ -42,7 +42,8 @@ pub struct Device {
     /// Let --tune auto look at matrix units too, for half precision (an experiment of wgpu's).
     #[arg(long, help_heading = "Device")]
     pub matrix_units: bool,
-    /// When the device is lost, as by a driver's failure or a laptop's sleep: open it again and go on from the last snapshot, or end.
+    /// When the device is lost in training, as by a driver's failure or a laptop's sleep: open it again and go on from the last snapshot,
+    /// or end.
     #[arg(long, value_enum, default_value_t = LossKind::Recover, value_name = "WHAT", help_heading = "Device")]
     #[serde(skip)]
     pub on_device_lost: LossKind,

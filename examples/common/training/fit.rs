@@ -8,7 +8,7 @@ use wgrad::data::Source;
 use wgrad::gpu::Gpu;
 use wgrad::train::{FitData, FitOptions, Outcome, RunState, Task, TrainSettings, fit, fit_recovering};
 
-use super::console::say;
+use super::console::{complain, say};
 use super::device::Machine;
 use super::history::History;
 use super::progress::Progress;
@@ -74,7 +74,10 @@ impl Followed<'_> {
                 make(&machine.gpu()).and_then(|task| Ok((fit(&task, data, settings, options, &mut watched)?, task)))
             }
         };
-        watched.finish()?;
+        // What has been trained counts, whether or not all of its curves could be written.
+        if let Err(error) = watched.finish() {
+            complain!("warning: {error:#}");
+        }
         progress.finish();
         let (outcome, task) = fitted?;
         if let Some(reason) = end_of_patience(&outcome, steps, patience, &words.score) {

@@ -24,10 +24,13 @@ pub fn create(output: Option<&Path>) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Of two runs in one folder, going on would mix the reports.
+/// Of two runs in one folder, going on would mix the reports; and what one has learnt is lost where another begins.
 pub fn refuse_another(folder: &Path) -> Result<()> {
-    let has_run = folder.join(STATE_FILE).exists();
-    ensure!(!has_run, "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
+    let has = |file: &str| folder.join(file).exists();
+    ensure!(!has(STATE_FILE), "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
+    if let Some(file) = ["best.safetensors", "last.safetensors", "report.json"].into_iter().find(|file| has(file)) {
+        bail!("--output {}: holds {file} of a run already; name another folder", folder.display());
+    }
     Ok(())
 }
 

@@ -44,7 +44,8 @@ pub fn explain<T: Task>(error: anyhow::Error, gpu: &Gpu, works: &[Workload<'_, T
 }
 
 /// How the remedies are called here.
-const SETTINGS: &str = "the settings are --accumulate N, --recompute-blocks and, of kept tokens, --ltd-end R";
+const SETTINGS: &str = "the settings are --accumulate N, --recompute-blocks and, of kept tokens, --ltd-end R, which a run begins with; \
+                        --resume keeps those that there were, and a --ltd-config has its own gradient_accumulation_steps and max_value";
 
 /// The run, the same at full length where it drops tokens, and settings that would make it fit if it does not.
 pub fn needs<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Result<Table> {

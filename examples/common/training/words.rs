@@ -59,7 +59,7 @@ impl From<&StepMetrics> for Measured {
 
 impl From<Evaluation> for Measured {
     fn from(evaluation: Evaluation) -> Measured {
-        let Evaluation { loss, accuracy, samples } = evaluation;
-        Measured { loss: Some(loss), accuracy: (samples > 0).then_some(accuracy) }
+        let Evaluation { loss, accuracy, counted } = evaluation;
+        Measured { loss: Some(loss), accuracy: (counted > 0).then_some(accuracy) }
     }
 }

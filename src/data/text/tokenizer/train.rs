@@ -38,11 +38,11 @@ impl Default for TrainOptions {
 
 impl Tokenizer {
     /// A byte-level BPE vocabulary (Radford et al., "Language models are unsupervised multitask learners", 2019) of the texts. Equal
-    /// texts and options give equal vocabularies. The distinct words of the texts are held in memory. [`Tokenizer::save`] writes
+    /// texts and options give equal vocabularies. Of 2 GiB and more the first 2 GiB count, with a warning. The distinct words of the texts are held in memory. [`Tokenizer::save`] writes
     /// what transformers loads.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the size does not hold the bytes and special tokens, or the texts have 2 GiB or more; and what
+    /// [`Error::Argument`] if the size does not hold the bytes and special tokens, or the texts make none; and what
     /// reading the texts says.
     pub fn train(texts: &Texts, options: &TrainOptions) -> Result<Self> {
         let TrainOptions { vocab_size, specials, min_frequency } = *options;
@@ -53,8 +53,7 @@ impl Tokenizer {
             return Err(Error::argument(OP, "vocab_size", expected, vocab_size));
         }
         if texts.bytes() > MAX_BYTES {
-            let expected = format!("at most {MAX_BYTES}; name a part of the files");
-            return Err(Error::argument(OP, "bytes of text", expected, texts.bytes()));
+            log::warn!("the vocabulary is made of the first {MAX_BYTES} of {} bytes of text", texts.bytes());
         }
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
@@ -67,7 +66,7 @@ impl Tokenizer {
         trained.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
         let mut fault = None;
         let pieces = texts.pieces().map_while(|piece| piece.map_err(|error| fault = Some(error)).ok());
-        let outcome = trained.train(&mut trainer, pieces.map(|piece| piece.text)).map(|_| ());
+        let outcome = trained.train(&mut trainer, first_of(pieces.map(|piece| piece.text), MAX_BYTES)).map(|_| ());
         fault.map_or(Ok(()), Err)?;
         let refused = |e: tokenizers::Error| Error::argument(OP, "texts", "such that they make a vocabulary", e);
         outcome.map_err(refused)?;
@@ -80,5 +79,25 @@ impl Tokenizer {
             );
         }
         Ok(tokenizer)
+    }
+}
+
+/// Texts as long as they have no more than so many bytes together.
+fn first_of(texts: impl Iterator<Item = String>, most: u64) -> impl Iterator<Item = String> {
+    texts.scan(0, move |sum, text| {
+        *sum += text.len() as u64;
+        (*sum <= most).then_some(text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_of;
+
+    #[test]
+    fn no_more_than_so_many_bytes() {
+        let texts = || ["four", "sixty", "x"].map(str::to_owned).into_iter();
+        assert_eq!(first_of(texts(), 9).collect::<Vec<_>>(), ["four", "sixty"]);
+        assert_eq!(first_of(texts(), 10).count(), 3);
     }
 }
