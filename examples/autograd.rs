@@ -34,11 +34,10 @@ impl Net {
     }
 
     /// Mean squared error on the exclusive or.
-    fn loss(&self, x: &Tensor, minus_y: &Tensor) -> Result<Tensor> {
+    fn loss(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let [w1, b1, w2, b2] = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"].map(|name| self.get(name));
         let hidden = ops::gelu(&ops::linear(x, &w1, Some(&b1))?, ops::Gelu::Erf)?;
-        let error = ops::add(&ops::linear(&hidden, &w2, Some(&b2))?, minus_y)?;
-        Ok(ops::mean(&ops::mul(&error, &error)?)?)
+        Ok(ops::mse_loss(&ops::linear(&hidden, &w2, Some(&b2))?, y)?)
     }
 
     fn get(&self, name: &str) -> Tensor {
@@ -47,7 +46,7 @@ impl Net {
 }
 
 /// (f(w + h) − f(w − h)) / 2h for each element of a parameter.
-fn central_differences(net: &Net, name: &str, x: &Tensor, minus_y: &Tensor) -> Result<Vec<f32>> {
+fn central_differences(net: &Net, name: &str, x: &Tensor, y: &Tensor) -> Result<Vec<f32>> {
     const H: f32 = 1e-2;
     let parameter = net.parameters.get(name).expect("added in new");
     let start = parameter.value().to_vec::<f32>()?;
@@ -57,7 +56,7 @@ fn central_differences(net: &Net, name: &str, x: &Tensor, minus_y: &Tensor) -> R
             let mut moved = start.clone();
             moved[i] += offset;
             parameter.set(&moved)?;
-            Ok(no_grad(|| net.loss(x, minus_y))?.item()?)
+            Ok(no_grad(|| net.loss(x, y))?.item()?)
         };
         slopes.push((at(H)? - at(-H)?) / (2.0 * H));
     }
@@ -70,13 +69,13 @@ fn main() -> Result<()> {
     let gpu = Gpu::new()?;
     println!("{}", gpu.info());
     let x = Tensor::from_slice(&gpu, &[4, 2], &[0.0f32, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])?;
-    let minus_y = Tensor::from_slice(&gpu, &[4, 1], &[0.0f32, -1.0, -1.0, 0.0])?;
+    let y = Tensor::from_slice(&gpu, &[4, 1], &[0.0f32, 1.0, 1.0, 0.0])?;
     let net = Net::new(&gpu)?;
 
-    net.loss(&x, &minus_y)?.backward()?;
+    net.loss(&x, &y)?.backward()?;
     for parameter in &net.parameters {
         let gradient = parameter.grad().expect("backward filled it").to_vec::<f32>()?;
-        let differences = central_differences(&net, parameter.path(), &x, &minus_y)?;
+        let differences = central_differences(&net, parameter.path(), &x, &y)?;
         let largest = gradient.iter().fold(0.0f32, |m, g| m.max(g.abs()));
         let worst = gradient.iter().zip(&differences).fold(0.0f32, |m, (g, d)| m.max((g - d).abs()));
         println!("{:12} largest gradient {largest:.5}, largest difference {worst:.6}", parameter.path());
@@ -86,7 +85,7 @@ fn main() -> Result<()> {
     net.parameters.zero_grad();
     let mut optimizer = Optimizer::new(&net.parameters, Rule::AdamW(AdamW::default()), None, |_, _| false)?;
     for step in 1..=100 {
-        let loss = net.loss(&x, &minus_y)?;
+        let loss = net.loss(&x, &y)?;
         loss.backward()?;
         optimizer.step(&net.parameters, 0.03)?;
         if step % 20 == 0 {

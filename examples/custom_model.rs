@@ -17,7 +17,7 @@ use wgrad::data::Batch;
 use wgrad::nn::{Init, Linear, Mode, Model, Span};
 use wgrad::ops::{self, CrossEntropy, TokenIndices};
 use wgrad::optim::{AdamW, Ema, LrSchedule, Rule};
-use wgrad::train::{Part, Scored, Task, TrainSettings, Trainer, evaluate};
+use wgrad::train::{Correct, Part, Scored, Task, TrainSettings, Trainer, evaluate};
 use wgrad::{Error, Gpu, Tensor};
 
 /// Layers with a tanh between each two.
@@ -104,19 +104,16 @@ impl Task for Spirals {
         r#""spirals""#.to_owned()
     }
 
-    fn answers(&self, batch: &Points) -> usize {
-        batch.samples()
-    }
-
     fn loss(&self, part: &Part<'_, Points>, _: &[Span<TokenIndices>], _: &Mode) -> wgrad::Result<Scored> {
         let (gpu, range) = (self.network.parameters.gpu(), part.samples.clone());
         let places = part.batch.places[range.clone()].as_flattened();
         let places = Tensor::from_slice(gpu, &[range.len(), 2], places)?;
-        let spirals = Tensor::from_slice(gpu, &[range.len()], &part.batch.spirals[range])?;
+        let of = range.len();
+        let spirals = Tensor::from_slice(gpu, &[of], &part.batch.spirals[range])?;
         let logits = self.network.forward(&places)?;
-        let correct = ops::count_correct(&logits.detach(), &spirals, None)?;
+        let count = ops::count_correct(&logits.detach(), &spirals, None)?;
         let loss = ops::cross_entropy(&logits, &spirals, &CrossEntropy::default())?;
-        Ok(Scored { correct: Some(correct), ..Scored::new(loss) })
+        Ok(Scored { correct: Some(Correct { count, of }), ..Scored::new(loss) })
     }
 
     fn blank(&self, samples: usize) -> wgrad::Result<Points> {
@@ -150,7 +147,7 @@ fn main() -> Result<()> {
     // Points that it has not seen, under the average of the weights.
     let unseen = || (0..4).map(|i| Ok(Points::new((STEPS as usize + i) * BATCH, BATCH)));
     let result = trainer.averaged(|task| evaluate(task, unseen()))?;
-    println!("of {} new points {:.2} % right, loss {:.4}", result.samples, 100.0 * result.accuracy, result.loss);
+    println!("of {} new points {:.2} % right, loss {:.4}", result.counted, 100.0 * result.accuracy, result.loss);
     ensure!(result.accuracy > 0.95, "the spirals were not told apart");
     Ok(())
 }

@@ -54,13 +54,12 @@ fn train(gpu: &Gpu) -> Result<Tensor> {
     let wave = |n: usize, step: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * step).sin()).collect() };
     let x = Tensor::from_slice(gpu, &[64, 8], &wave(512, 0.7))?;
     let truth = Tensor::from_slice(gpu, &[4, 8], &wave(32, 1.3))?;
-    let minus_y = ops::scale(&ops::matmul_nt(&x, &truth)?, -1.0)?;
+    let y = ops::matmul_nt(&x, &truth)?;
     let mut parameters = Parameters::new(gpu);
     let weight = parameters.add("weight", &[4, 8], &[0.0; 32])?;
     let mut optimizer = Optimizer::new(&parameters, Rule::Sgd(Sgd::default()), None, |_, _| false)?;
     for step in 0..50 {
-        let error = ops::add(&ops::matmul_nt(&x, &weight.tensor())?, &minus_y)?;
-        let loss = ops::mean(&ops::mul(&error, &error)?)?;
+        let loss = ops::mse_loss(&ops::matmul_nt(&x, &weight.tensor())?, &y)?;
         loss.backward()?;
         optimizer.step(&parameters, 0.1)?;
         if step % 10 == 9 {

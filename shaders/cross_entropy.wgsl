@@ -186,10 +186,15 @@ fn rows_group(
 @compute @workgroup_size(64)
 fn mean(@builtin(local_invocation_index) lane: u32) {
     var sums = vec2<f32>();
+    var part = vec2<f32>();
     for (var row = lane; row < params.rows; row += LANES) {
-        sums += all_stats[2u * row].xw;
+        part += all_stats[2u * row].xw;
+        if row / LANES % BLOCK == BLOCK - 1u {
+            sums += part;
+            part = vec2<f32>();
+        }
     }
-    sums = reduce_sum2(sums, lane, LANES);
+    sums = reduce_sum2(sums + part, lane, LANES);
     if lane == 0u {
         let each = select(0.0, 1.0 / sums.y, sums.y > 0.0);
         loss[0] = sums.x * each;

@@ -91,6 +91,9 @@ fn link(
 @group(0) @binding(2) var<storage, read> dy: array<Item>;
 @group(0) @binding(3) var<storage, read_write> dweight: array<Item>;
 
+// So many are added before they are added to the others: a long sum of equals would lose digits.
+const BLOCK = 64u;
+
 @compute @workgroup_size(64)
 fn add(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -108,11 +111,16 @@ fn add(
         return;
     }
     let item = i % params.width;
-    var sum = dy[(params.first_place + head) * params.width + item];
+    var sum = Item();
+    var part = dy[(params.first_place + head) * params.width + item];
     var next = chains[head];
     for (var added = 1u; added < count && next != 0u; added++) {
-        sum += dy[(params.first_place + next - 1u) * params.width + item];
+        if added % BLOCK == 0u {
+            sum += part;
+            part = Item();
+        }
+        part += dy[(params.first_place + next - 1u) * params.width + item];
         next = chains[next - 1u];
     }
-    dweight[(id - params.first_row) * params.width + item] += sum;
+    dweight[(id - params.first_row) * params.width + item] += sum + part;
 }

@@ -23,7 +23,7 @@ fn last_keys(rows: vec4<u32>, keys: u32) -> vec4<u32> {
     );
 }
 
-// Scores that count; exp makes nothing of the others.
+// Scores that count; `weight` makes nothing of the others.
 fn seen(scores: vec4<f32>, visible: vec4<bool>) -> vec4<f32> {
     return select(vec4<f32>(FLASH_LOWEST), params.scale * scores, visible);
 }
@@ -37,9 +37,19 @@ fn scores_of_keys(products: mat4x4<f32>, keys: vec4<u32>, last: vec4<u32>) -> ma
     );
 }
 
-// exp(score - base), with a base for each row
+// exp(score - base). Where a row sees no finite score its base may be FLASH_LOWEST too, so exp alone would not do.
+fn weight(score: vec4<f32>, base: vec4<f32>) -> vec4<f32> {
+    return select(exp(score - base), vec4<f32>(), score == vec4<f32>(FLASH_LOWEST));
+}
+
+// With a base for each row.
 fn weights_of_rows(s: mat4x4<f32>, base: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(exp(s[0] - base.x), exp(s[1] - base.y), exp(s[2] - base.z), exp(s[3] - base.w));
+    return mat4x4<f32>(
+        weight(s[0], vec4<f32>(base.x)),
+        weight(s[1], vec4<f32>(base.y)),
+        weight(s[2], vec4<f32>(base.z)),
+        weight(s[3], vec4<f32>(base.w)),
+    );
 }
 
 // ---- forward ----
@@ -105,10 +115,11 @@ fn forward(
     }
     let whole = flash_sum(sum, lane);
     // What o is multiplied by, and what is there of the parts before.
-    let is_blind = flash_is_padding(0u, tile.keys); // nobody sees a key
+    let is_blind = whole == vec4<f32>(); // the row sees no key of this part, or only scores of -∞
     var own = select(1.0 / whole, vec4<f32>(), is_blind);
     var before = vec4<f32>();
-    var l = select(most + log(whole), vec4<f32>(), is_blind);
+    let nothing = select(FLASH_LOWEST, 0.0, params.first == 0u);
+    var l = select(most + log(whole), vec4<f32>(nothing), is_blind);
     if params.first != 0u {
         if params.first >= end {
             return; // uniform: no row of the tile sees a key of this part
@@ -200,7 +211,7 @@ fn backward_q(
 // The weights that four queries give a key; those past the end, and those that do not see it, give none.
 fn weights_of_queries(tile: FlashTile, products: vec4<f32>, queries: vec4<u32>, key: u32, l: vec4<f32>) -> vec4<f32> {
     let visible = (queries >= vec4<u32>(flash_first_query(tile, key))) & (queries < vec4<u32>(params.tokens));
-    return exp(seen(products, visible) - l);
+    return weight(seen(products, visible), l);
 }
 
 // Here a workgroup owns keys.

@@ -18,6 +18,8 @@ fn tn_sums(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     make_tn(group, lane);
 }
 
+const BLOCK = 128u;
+
 // Four neighbouring columns of A [K, M] from column `row` on: C's rows.
 fn sum_columns(row: u32) {
     if row >= params.m {
@@ -25,13 +27,19 @@ fn sum_columns(row: u32) {
     }
     let stride = params.lda / 4u;
     var at = matmul_a_start(0u) + row / 4u;
-    // Two sums, so that two loads are under way at a time.
+    // Two sums, so that two loads are under way at a time. What BLOCK rows gave is put aside: long sums lose digits.
+    var total = vec4<f32>();
     var even = vec4<f32>();
     var odd = vec4<f32>();
     for (var k = 0u; k + 1u < params.k; k += 2u) {
         even += matmul_a(at);
         odd += matmul_a(at + stride);
         at += 2u * stride;
+        if k % BLOCK == BLOCK - 2u {
+            total += even + odd;
+            even = vec4<f32>();
+            odd = vec4<f32>();
+        }
     }
     if params.k % 2u == 1u {
         even += matmul_a(at);
@@ -39,5 +47,5 @@ fn sum_columns(row: u32) {
     if params.accumulate_sums != 0u {
         even += sums[row / 4u];
     }
-    sums[row / 4u] = even + odd;
+    sums[row / 4u] = total + (even + odd);
 }

@@ -51,16 +51,26 @@ fn exponential(score: Item, largest: f32) -> Item {
     return nan_kept(below, exp(below));
 }
 
+// So many are added before they are added to the others: one long sum would lose what small terms add to a large one.
+const BLOCK = 64u;
+
 // Turns those elements z into exp(z - largest) and returns their sum.
 fn exponentiate(base: u32, first: u32, step: u32, valid: u32, largest: f32) -> f32 {
     var sum = Item();
+    var part = Item();
+    var added = 0u;
     for (var i = first; i * ITEM < valid; i += step) {
         let inside = item_columns(i) < ItemColumns(valid);
         let e = select(Item(), exponential(scores[base + i], largest), inside);
         scores[base + i] = e;
-        sum += e;
+        part += e;
+        added++;
+        if added % BLOCK == 0u {
+            sum += part;
+            part = Item();
+        }
     }
-    return item_sum(sum);
+    return item_sum(sum + part);
 }
 
 fn inverse_of(sum: f32) -> f32 {

@@ -3,7 +3,7 @@
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::{Parameters, is_recording, no_grad, recompute};
 use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
-use wgrad::optim::{Ema, Optimizer, Rule, Sgd};
+use wgrad::optim::{Ema, LossScale, Optimizer, Rule, Sgd};
 use wgrad::{Error, Gpu, Result, Tensor};
 
 fn upload(gpu: &Gpu, data: &[f32]) -> Tensor {
@@ -185,6 +185,23 @@ fn gradients_that_are_read_while_others_are_written() {
     assert_eq!(b.grad().unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]);
 }
 
+/// The next step lowers or raises the scale where it lies: a gradient that is handed on from it must not follow.
+#[test]
+fn gradients_from_a_loss_scale_stay() {
+    let gpu = gpu();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[], &[1.0]).unwrap();
+    let rule = Rule::Sgd(Sgd::default());
+    let settings = LossScale { interval: 1, ..LossScale::default() };
+    let optimizer = Optimizer::new(&parameters, rule, None, |_, _| false).unwrap();
+    let mut optimizer = optimizer.with_loss_scale(settings).unwrap();
+    let x = Tensor::from_slice(&gpu, &[], &[2.0f32]).unwrap().requires_grad().unwrap();
+    let loss = ops::add(&w.tensor(), &x).unwrap();
+    let gradients = loss.backward_from(optimizer.loss_scale().unwrap()).unwrap();
+    optimizer.step(&parameters, 0.1).unwrap();
+    assert_eq!(gradients.get(&x).unwrap().item().unwrap(), settings.initial);
+}
+
 #[test]
 fn no_grad_nests_and_is_restored() {
     let gpu = gpu();
@@ -332,7 +349,7 @@ fn two_devices_do_not_mix() {
         ("layernorm, bias", ops::layernorm(&x, &on(&here, &[4]), &vector, 1e-6)),
         ("cross_entropy", ops::cross_entropy(&x, &labels, &CrossEntropy::default())),
         ("count_correct", ops::count_correct(&x, &labels, None)),
-        ("concat_tokens", ops::concat_tokens(&[&tokens, &on(&there, &[1, 2, 4])])),
+        ("concat", ops::concat(&[&tokens, &on(&there, &[1, 2, 4])], 1)),
         ("embed_tokens, prefix", ops::embed_tokens(&tokens, Some(&on(&there, &[1, 1, 4])), &on(&here, &[1, 3, 4]))),
         ("embed_tokens, positions", ops::embed_tokens(&tokens, None, &on(&there, &[1, 2, 4]))),
         ("token_gather", ops::token_gather(&tokens, &indices)),

@@ -161,6 +161,22 @@ fn the_smallest_slices() {
     assert_eq!(gpu.submit_slice(Duration::from_secs(1)).unwrap().waiting, 0);
 }
 
+/// Uploads of more than is staged at a time, too.
+#[test]
+fn large_uploads_do_not_end_a_hold() {
+    let gpu = gpu();
+    let x = upload(&gpu, &[2.0; 64]);
+    gpu.wait().unwrap();
+    let submissions = gpu.stats().submissions;
+    let read = gpu.hold(|| {
+        let y = (0..300).fold(x.clone(), |y, _| ops::scale(&y, -1.0).unwrap());
+        let large = upload(&gpu, &vec![1.0; 20_000_000]);
+        ops::add(&y, &ops::sum(&large).unwrap()).unwrap().read_later().unwrap()
+    });
+    assert_eq!(gpu.stats().submissions, submissions);
+    assert_eq!(bytes_to_f32(&read.wait().unwrap()[0]), [20_000_002.0; 64]);
+}
+
 /// However long a slice may be, no more than 16 submissions are under way.
 #[test]
 fn slices_that_are_too_long_end_early() {

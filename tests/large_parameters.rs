@@ -200,3 +200,24 @@ fn large_parameters_elsewhere_are_an_error() {
     let message = Gpu::with_options(&too_small).unwrap_err().to_string();
     assert!(message.contains("binding_size must be 65536 to"), "{message}");
 }
+
+/// A tensor of a buffer's size, and several that would fill one together, are read whole.
+#[test]
+fn reads_larger_than_a_buffer() {
+    let gpu = Gpu::with_options(&GpuOptions { default_limits: true, ..Default::default() }).unwrap();
+    let value = |i: usize| (i % 8191) as f32;
+    let data: Vec<f32> = (0..1 << 26).map(value).collect();
+    let mut parameters = Parameters::new(&gpu);
+    let table = parameters.add("table", &[8192, 8192], &data).unwrap();
+    let whole = table.value().to_vec::<f32>().unwrap();
+    assert_eq!(whole.len(), data.len());
+    assert!(whole == data, "the table has changed");
+    drop((whole, table, parameters));
+    const PART: usize = 24 << 20;
+    let parts = [0, 1, 2].map(|i| Tensor::from_slice(&gpu, &[PART], &data[i * PART / 2..][..PART]).unwrap());
+    let read = Tensor::read_all_later(&[&parts[0], &parts[1], &parts[2]]).unwrap().wait().unwrap();
+    for (i, bytes) in read.iter().enumerate() {
+        let values: &[f32] = bytemuck::cast_slice(bytes);
+        assert!(values == &data[i * PART / 2..][..PART], "part {i}");
+    }
+}

@@ -138,7 +138,7 @@ fn ignored_labels_are_not_judged() {
     );
     assert_eq!((all.probabilities(), all.labels()), (some.probabilities(), some.labels()));
     let judged = labels().iter().filter(|&&label| label != 4).count() as u64;
-    assert_eq!(some.evaluation().samples, judged);
+    assert_eq!(some.evaluation().counted, judged);
     assert_eq!(some.confusion().values().sum::<u64>(), judged);
     assert_eq!(some.per_class()[4], ClassAccuracy::default());
     assert_eq!(some.per_class()[..4], all.per_class()[..4]);

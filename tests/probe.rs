@@ -123,7 +123,7 @@ fn a_probe_is_a_head_behind_a_frozen_model() {
             let source = features(&LinearProbe::new(&own), &data.validation, 20);
             let loader = Loader::new(source, LoaderOptions::evaluation(20)).unwrap();
             let probed = evaluate(&LinearProbe::with_loss(&own, loss()), loader.epoch(0).unwrap()).unwrap();
-            assert_eq!((whole.accuracy, whole.samples), (probed.accuracy, probed.samples));
+            assert_eq!((whole.accuracy, whole.counted), (probed.accuracy, probed.counted));
             assert!((whole.loss - probed.loss).abs() < 1e-5, "{whole:?}, {probed:?}");
         }
     }

@@ -151,7 +151,7 @@ fn step_metrics(step: u64) -> StepMetrics {
 }
 
 fn epoch_metrics(steps: u64) -> EpochMetrics {
-    let validation = Evaluation { loss: 2.5, accuracy: 0.0, samples: 0 };
+    let validation = Evaluation { loss: 2.5, accuracy: 0.0, counted: 0 };
     EpochMetrics { epoch: 0, steps, train_loss: 2.7, train_accuracy: 0.0, validation, is_best: true }
 }
 

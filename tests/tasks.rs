@@ -155,7 +155,7 @@ fn a_run_that_counts_no_right_answers_goes_by_its_loss() {
         let outcome = run(&line, 0.1, folder.path(), None, &mut notes);
         assert_close("w, b", &line.values(), &[3.0, -1.0], 0.02);
         let (epoch, best) = outcome.best.unwrap();
-        assert_eq!((epoch, best.samples, best.accuracy), (5, 0, 0.0));
+        assert_eq!((epoch, best.counted, best.accuracy), (5, 0, 0.0));
         let losses: Vec<f64> = notes.epochs.iter().map(|epoch| epoch.validation.loss).collect();
         assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{losses:?}");
         assert!(notes.epochs.iter().all(|epoch| epoch.is_best && epoch.train_accuracy == 0.0));
@@ -257,7 +257,7 @@ fn a_language_model_goes_on_where_it_was_interrupted() {
 
     assert!(expected.steps.iter().all(|step| (step.kept, step.tokens, step.counted) == (5, 8, 42)));
     let (_, best) = outcome.best.unwrap();
-    assert_eq!(best.samples, 24 * 7);
+    assert_eq!(best.counted, 24 * 7);
     assert!(best.loss.exp() < 6.0, "of 13 numbers, perplexity {}", best.loss.exp());
 }
 
@@ -282,7 +282,7 @@ fn any_task_is_rehearsed_and_frozen() {
 
 #[test]
 fn scores() {
-    let score = |loss, accuracy, samples| Evaluation { loss, accuracy, samples }.score();
+    let score = |loss, accuracy, counted| Evaluation { loss, accuracy, counted }.score();
     assert!(score(2.0, 0.9, 10) > score(0.1, 0.8, 10), "right answers decide where they are counted");
     assert!(score(0.1, 0.0, 0) > score(2.0, 0.0, 0), "else the loss");
 }

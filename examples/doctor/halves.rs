@@ -44,7 +44,6 @@ const FUNCTIONS: &[Half] = &[
     }),
     half("log", PLAIN, |x, _| ops::log(x)),
     half("pow", PLAIN, |x, _| ops::pow(x, 3.0)),
-    half("quick_gelu", PLAIN, |x, _| ops::quick_gelu(x)),
     half("relu", PLAIN, |x, _| ops::relu(x)),
     half("reshape, in two ways", PLAIN, |x, _| {
         let flat = |dims: &[usize]| ops::reshape(&ops::cast(&ops::reshape(x, dims)?, DType::F32)?, &[384]);

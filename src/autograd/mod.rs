@@ -249,8 +249,10 @@ impl Tensor {
             return Err(Error::Mismatch { op: "backward", what, lhs: self.info(), rhs: dy.info() });
         }
         let root = node_of(self).ok_or(Error::Graph { op: "backward", what: "the tensor is in no graph" })?;
-        // One of a parameter's lies beside those that are written now; one that is too large to be bound, by itself.
-        let is_apart = dy.buffer().is_whole() || !self.gpu().binds(dy.buffer().size());
+        // A leaf's gradient may be `dy` itself: a number that its owner overwrites, as a loss scale, is copied. A parameter's gradient lies
+        // in one buffer with those that this walk writes, and nothing is bound for reading and writing at once: it is copied too, unless
+        // it is too large to be bound, and so has a buffer of its own.
+        let is_apart = dy.numel() > 1 && (dy.buffer().is_whole() || !self.gpu().binds(dy.buffer().size()));
         let dy = if is_apart { dy.detach() } else { dy.copied()? };
         walk(self.gpu(), root, dy, reduced)
     }

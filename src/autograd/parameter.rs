@@ -59,9 +59,10 @@ impl Parameter {
         self.0.value.clone()
     }
 
-    /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none. The memory is that
-    /// which later passes add to, until the gradients are laid out anew for other trained parameters ([`Parameters`]), beside those of other
-    /// parameters: what takes part in a graph is to be a copy ([`Tensor::copied`]).
+    /// The gradient summed over the backward passes since [`Parameters::zero_grad`]; `None` if there was none. It is a
+    /// handle of the live gradient: later passes add to it, the next step of an optimiser lets it be overwritten, and it moves where the
+    /// gradients are laid out anew for other trained parameters ([`Parameters`]). To keep it or to compute with it, take a copy
+    /// ([`Tensor::copied`]).
     pub fn grad(&self) -> Option<Tensor> {
         if self.has_gradient() { self.room() } else { None }
     }

@@ -43,7 +43,8 @@ pub struct GradientSegment {
 
 impl GradientSegment {
     /// `f32[n]`: the gradients of what is trained, one after the other, each from a multiple of 64 elements on. Where backward has
-    /// not reached a parameter stand zeros, and in the gaps between them anything.
+    /// not reached a parameter stand zeros, and in the gaps between them anything. Such a parameter has no gradient, whatever is written
+    /// here, and an optimiser leaves it alone: replicas must reach the same parameters, or they drift apart.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }

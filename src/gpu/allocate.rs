@@ -15,14 +15,20 @@ impl Gpu {
     /// those who use it bind [`Gpu::windows`] of it.
     ///
     /// # Errors
-    /// [`Error::Limit`] above the device's binding size, or else its buffer size; [`Error::OutOfMemory`], which names `what`;
+    /// [`Error::Limit`] above the device's binding size or its buffer size; [`Error::OutOfMemory`], which names `what`;
     /// [`Error::DeviceLost`].
     pub(crate) fn alloc(&self, size: u64, fit: Fit, what: impl fmt::Display) -> Result<BufferView> {
         self.expect_alive()?;
         let limits = &self.0.limits;
         let (name, limit) = match fit {
             Fit::Exact => ("max_buffer_size", limits.max_buffer_size),
-            Fit::Close | Fit::Loose => (BINDING_SIZE, limits.max_storage_buffer_binding_size),
+            // A device may bind more than a buffer of its has.
+            Fit::Close | Fit::Loose => {
+                [(BINDING_SIZE, limits.max_storage_buffer_binding_size), ("max_buffer_size", limits.max_buffer_size)]
+                    .into_iter()
+                    .min_by_key(|(_, limit)| *limit)
+                    .unwrap_or((BINDING_SIZE, 0))
+            }
         };
         let padded = padded(size, limit).map_err(|needed| Error::Limit {
             device: self.0.info.name.clone(),

@@ -15,6 +15,112 @@ use crate::error::Result;
 /// Bytes that have been asked for; the device fills them while the host goes on.
 #[derive(Debug)]
 pub struct Readback {
+    /// One, but where that would be larger than the device's buffers are.
+    parts: Vec<Part>,
+    /// The view that each range is of, of all parts' in order.
+    owners: Vec<usize>,
+    /// How many views there are.
+    views: usize,
+}
+
+impl Readback {
+    /// Copies `views` to the host, in order with what has been recorded before.
+    pub(super) fn start(gpu: &Gpu, views: &[&BufferView]) -> Result<Self> {
+        gpu.expect_alive()?;
+        let groups = groups(views, gpu.0.limits.max_buffer_size);
+        let owners = groups.iter().flatten().map(|(owner, _)| *owner).collect();
+        let part = |group: &Vec<(usize, BufferView)>| {
+            let views: Vec<&BufferView> = group.iter().map(|(_, view)| view).collect();
+            Part::start(gpu, &views)
+        };
+        let parts = groups.iter().map(part).collect::<Result<_>>()?;
+        Ok(Readback { parts, owners, views: views.len() })
+    }
+
+    /// Whether [`Readback::bytes`] and [`Readback::wait`] would return at once. Never blocks, and submits nothing that is held
+    /// ([`Gpu::hold`]).
+    pub fn is_ready(&self) -> bool {
+        self.parts.iter().all(Part::is_ready)
+    }
+
+    /// Awaits the bytes, one vector for each range. No poll of the future blocks: while the device is not done it is
+    /// pending, and a thread that waits in its stead wakes it (in a browser, the event loop). What it needs and is held, the first poll
+    /// submits.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if a range depends on a label or index that was out of range, and no
+    /// read of what depends on it has said so;
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Device`](crate::Error::Device) if the device has
+    /// reported another error.
+    pub async fn bytes(self) -> Result<Vec<Vec<u8>>> {
+        let mut ranges = Vec::with_capacity(self.owners.len());
+        for part in self.parts {
+            ranges.extend(part.bytes().await?);
+        }
+        Ok(joined(ranges, &self.owners, self.views))
+    }
+
+    /// [`Readback::bytes`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Readback::bytes`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(self) -> Result<Vec<Vec<u8>>> {
+        self.each(Part::wait)
+    }
+
+    /// The bytes of one that [`Readback::is_ready`].
+    #[cfg(feature = "train")]
+    pub(crate) fn ready(self) -> Result<Vec<Vec<u8>>> {
+        self.each(Part::ready)
+    }
+
+    fn each(self, take: impl Fn(Part) -> Result<Vec<Vec<u8>>>) -> Result<Vec<Vec<u8>>> {
+        let ranges: Vec<Vec<Vec<u8>>> = self.parts.into_iter().map(take).collect::<Result<_>>()?;
+        Ok(joined(ranges.into_iter().flatten().collect(), &self.owners, self.views))
+    }
+}
+
+/// What stands before and behind the views in a part: room for more tables of faults than there are kinds of.
+const BESIDE: u64 = 1 << 16;
+
+/// The views in groups, each of which a buffer of at most so many bytes takes; with the view's number, and those that are larger in pieces.
+fn groups(views: &[&BufferView], most: u64) -> Vec<Vec<(usize, BufferView)>> {
+    let room = (most.saturating_sub(BESIDE) / 256 * 256).max(256);
+    let (mut groups, mut size) = (vec![Vec::new()], 0);
+    for (i, view) in views.iter().enumerate() {
+        for at in (0..view.size().max(1)).step_by(room as usize) {
+            let piece = if view.size() <= room { (*view).clone() } else { view.window(at, room.min(view.size() - at)) };
+            // Copies are in words of four bytes.
+            let bytes = piece.size().next_multiple_of(4);
+            if size + bytes > room {
+                groups.push(Vec::new());
+                size = 0;
+            }
+            size += bytes;
+            if let Some(group) = groups.last_mut() {
+                group.push((i, piece));
+            }
+        }
+    }
+    groups
+}
+
+/// The bytes of each view, of ranges that it may consist of.
+fn joined(ranges: Vec<Vec<u8>>, owners: &[usize], views: usize) -> Vec<Vec<u8>> {
+    if ranges.len() == views {
+        return ranges;
+    }
+    let mut whole = vec![Vec::new(); views];
+    for (mut range, &owner) in ranges.into_iter().zip(owners) {
+        whole[owner].append(&mut range);
+    }
+    whole
+}
+
+/// What is read into one buffer.
+#[derive(Debug)]
+struct Part {
     gpu: Gpu,
     staging: wgpu::Buffer,
     _staged: Staged,
@@ -30,10 +136,9 @@ pub struct Readback {
     carried: u64,
 }
 
-impl Readback {
+impl Part {
     /// Copies `views` (behind the tables of faults) to the host, in order with what has been recorded before.
-    pub(super) fn start(gpu: &Gpu, views: &[&BufferView]) -> Result<Self> {
-        gpu.expect_alive()?;
+    fn start(gpu: &Gpu, views: &[&BufferView]) -> Result<Self> {
         let tables = gpu.state().ledger.tables_in_use().len();
         let mut ranges = Vec::with_capacity(views.len());
         let mut size = tables as u64 * TABLE;
@@ -45,7 +150,7 @@ impl Readback {
         let witness = size;
         size += WITNESS;
         let staging = gpu.insist(size, "a read-back on its way", || readable_buffer(gpu.device(), size))?;
-        let mut readback = Readback {
+        let mut part = Part {
             gpu: gpu.clone(),
             staging,
             _staged: gpu.0.downloads.hold(size),
@@ -57,8 +162,8 @@ impl Readback {
             mark: 0,
             carried: 0,
         };
-        readback.record(views)?;
-        Ok(readback)
+        part.record(views)?;
+        Ok(part)
     }
 
     /// One lock, so that no other thread's kernel comes between a result and the tables.
@@ -86,9 +191,7 @@ impl Readback {
         gpu.submit_unless_held(&mut state)
     }
 
-    /// Whether [`Readback::bytes`] and [`Readback::wait`] would return at once. Never blocks, and submits nothing that is held
-    /// ([`Gpu::hold`]).
-    pub fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         // A device that fails while it is looked at will not do more: there is an error to return.
         #[cfg(not(target_arch = "wasm32"))]
         if self.landing.mapped.done().is_none() && poll(self.gpu.device(), wgpu::PollType::Poll).is_err() {
@@ -97,16 +200,7 @@ impl Readback {
         self.landing.mapped.done().is_some() || self.gpu.expect_alive().is_err()
     }
 
-    /// Awaits the bytes, one vector for each range. No poll of the future blocks: while the device is not done it is
-    /// pending, and a thread that waits in its stead wakes it (in a browser, the event loop). What it needs and is held, the first poll
-    /// submits.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if a range depends on a label or index that was out of range, and no
-    /// read of what depends on it has said so;
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost), or [`Error::Device`](crate::Error::Device) if the device has
-    /// reported another error.
-    pub async fn bytes(self) -> Result<Vec<Vec<u8>>> {
+    async fn bytes(self) -> Result<Vec<Vec<u8>>> {
         self.ask()?;
         let worked = std::future::poll_fn(|context| self.poll(context)).await;
         self.take(worked)
@@ -141,12 +235,8 @@ impl Readback {
         self.landing.mapped.poll(context)
     }
 
-    /// [`Readback::bytes`], blocking the thread.
-    ///
-    /// # Errors
-    /// As [`Readback::bytes`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn wait(self) -> Result<Vec<Vec<u8>>> {
+    fn wait(self) -> Result<Vec<Vec<u8>>> {
         self.ask()?;
         let (ordinal, index) = self.landing.submission().cloned().unzip();
         self.gpu.await_submission(index, ordinal.unwrap_or_default(), "read-back")?;
@@ -155,9 +245,8 @@ impl Readback {
         self.take(worked)
     }
 
-    /// The bytes of one that [`Readback::is_ready`].
     #[cfg(feature = "train")]
-    pub(crate) fn ready(self) -> Result<Vec<Vec<u8>>> {
+    fn ready(self) -> Result<Vec<Vec<u8>>> {
         let worked = self.landing.mapped.done().unwrap_or(false);
         self.take(worked)
     }

@@ -37,6 +37,33 @@ pub struct SliceTime {
     pub took: Duration,
 }
 
+/// What the device may be given in a frame.
+pub(crate) struct Room {
+    budget: Duration,
+    /// What is left of it, once it is known what the device still has to do of frames before.
+    left: Option<f64>,
+}
+
+impl Room {
+    pub(crate) fn of(budget: Duration) -> Self {
+        Room { budget, left: None }
+    }
+
+    /// Whether it has all been given.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.left.is_some_and(|left| left <= 0.0)
+    }
+
+    fn seconds(&mut self, under_way: impl FnOnce() -> f64) -> f64 {
+        *self.left.get_or_insert_with(|| self.budget.as_secs_f64() - under_way())
+    }
+
+    /// The device may be done with some of it while the host still records. That is no reason to give it more in this frame.
+    fn take(&mut self, given: Duration) {
+        self.left = self.left.map(|left| left - given.as_secs_f64());
+    }
+}
+
 impl Gpu {
     /// Keeps back what `record` records, by whatever thread meanwhile, so that it goes to the device in slices
     /// ([`Gpu::submit_slice`]), or whenever its results are waited for or awaited ([`Gpu::flush`], [`super::Readback::bytes`]).
@@ -64,6 +91,11 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::flush`].
     pub fn submit_slice(&self, budget: Duration) -> Result<Slice> {
+        self.submit_within(&mut Room::of(budget))
+    }
+
+    /// The same of what is left of a frame's room.
+    pub(crate) fn submit_within(&self, room: &mut Room) -> Result<Slice> {
         self.expect_alive()?;
         if self.is_dry_run() {
             return Ok(Slice::default());
@@ -75,15 +107,16 @@ impl Gpu {
         if let Some(ordinal) = arrived {
             state.recorder.arrived(ordinal, None);
         }
-        let room = budget.as_secs_f64() - state.pace.left(Instant::now());
+        let seconds = room.seconds(|| state.pace.left(Instant::now()));
         let is_idle = state.pace.is_idle();
-        let mut fitting = state.pace.fitting(state.recorder.waiting(), room, is_idle);
+        let mut fitting = state.pace.fitting(state.recorder.waiting(), seconds, is_idle);
         // One in any case where no slice is under way: its end tells that others' submissions have ended too.
         let most = MOST_UNDER_WAY.saturating_sub(state.recorder.count_under_way()).max(usize::from(is_idle));
         let before = (most > 0 && fitting.len() > 0).then(|| self.time());
         let (commands, last) = self.submit_few(&mut state, fitting.len(), most)?;
         fitting.truncate(commands);
         let expected = if commands > 0 { Duration::from_secs_f64(fitting.expected) } else { Duration::ZERO };
+        room.take(expected);
         if let Some((before, ordinal)) = before.zip(last) {
             state.pace.begin(fitting, [before, self.time()], ordinal);
         }

@@ -39,11 +39,15 @@ impl Drop for Staged {
 }
 
 impl Gpu {
-    /// Waits until an upload of `size` bytes may begin: until the device has taken the oldest ones.
+    /// Waits until an upload of `size` bytes may begin: until the device has taken the oldest ones. What is held ([`Gpu::hold`]) is to be
+    /// submitted by nobody but its holder, and waited for by nobody: then it begins at once.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn await_room(&self, size: u64) -> Result<()> {
         while self.0.uploads.bytes() + size > MOST_STAGED {
             let mut state = self.state();
+            if state.holds > 0 {
+                break;
+            }
             if state.recorder.oldest_upload().is_none() {
                 self.submit(&mut state)?;
             }

@@ -109,7 +109,8 @@ impl Schedule {
     /// Its quirks are kept: with a `max_value` that is no multiple of `seq_per_step`, `max_value` comes later than
     /// `require_steps`; `min_value` is rounded down too (66 in steps of 8 starts at 64); and since the length starts at
     /// `min_value` and is updated only below `max_value`, it is never rounded where both are equal.
-    /// Source: `RandomLTDScheduler.update_seq` in DeepSpeed's `data_routing/scheduler.py`.
+    /// Source: `RandomLTDScheduler.update_seq` in DeepSpeed's `data_routing/scheduler.py`, as it was until 2026, when it was proposed to
+    /// round `min_value` up (its pull request 8529).
     ///
     /// # Errors
     /// [`Error::Argument`] if `min_value` is 0, `max_value` is below `min_value` or above 2³²−1, `require_steps` or

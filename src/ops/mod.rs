@@ -2,7 +2,8 @@
 //! same thing in plain Rust; its folder says what kind it is of.
 //!
 //! Letters: B batch, T tokens, R kept tokens, C channels, H heads, D head width (C = H·D), F MLP width, V classes.
-//! Every function checks dtypes and shapes and returns an error that names them; none panics on input. Inputs are on one
+//! Every function checks dtypes and shapes and returns an error that names them, and the operation or that of which it is made; none
+//! panics on input. Inputs are on one
 //! device.
 //!
 //! Where a kernel has two forms, [`crate::gpu::KernelFamily`] picks one: CPU drivers run barriers and workgroup memory
@@ -36,8 +37,8 @@ pub use cast::cast;
 pub use conv::{Conv2d, Pool2d, avg_pool2d, conv2d, max_pool2d};
 pub use dropout::{drop_path, dropout};
 pub use elementwise::{
-    Gelu, abs, add, clamp, div, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow, quick_gelu, relu, rsqrt,
-    scale, sigmoid, silu, softplus, sqrt, sub, swiglu, tanh, where_,
+    Gelu, abs, add, clamp, div, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow, relu, rsqrt, scale,
+    sigmoid, silu, softplus, sqrt, sub, swiglu, tanh, where_,
 };
 pub use layout::{concat, expand, gather, pad, permute, reshape, scatter_add, slice, stack, transpose};
 pub use loss::{
@@ -56,8 +57,8 @@ pub use random::RandomKey;
 pub use reduce::{argmax, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{
-    TokenIndices, concat_tokens, embed_tokens, embedding, keep_largest, mean_tokens, slice_tokens, token_gather,
-    token_scatter, update_means,
+    TokenIndices, embed_tokens, embedding, keep_largest, mean_tokens, slice_tokens, token_gather, token_scatter,
+    update_means,
 };
 
 pub use crate::normalize::Normalize;
@@ -80,7 +81,6 @@ macro_rules! references {
 #[cfg(feature = "internals")]
 references! {
     column_sum of reduce::column_sum;
-    concat_tokens of tokens::concat;
     embed_tokens of tokens::embed;
     embedding of tokens::lookup;
     keep_largest of tokens::largest;

@@ -2,7 +2,15 @@
 
 use crate::error::{Error, Result};
 
-/// AdamW's settings, named as PyTorch's. The rate is given at each step. By default as there, but for `weight_decay`, which is 0.05, as
+/// AdamW's settings, named as PyTorch's. With g the gradient, clipped, and t the update's number from 1:
+///
+/// ```text
+/// w = w (1 - rate weight_decay)
+/// m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g²
+/// w = w - rate (m / (1 - beta1^t)) / (√(v / (1 - beta2^t)) + eps)
+/// ```
+///
+/// Source: Loshchilov and Hutter, 2019, arXiv 1711.05101, as PyTorch's `AdamW`. The rate is given at each step. By default as there, but for `weight_decay`, which is 0.05, as
 /// ViTs are finetuned with (PyTorch: 0.01).
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct AdamW {
@@ -20,7 +28,14 @@ impl Default for AdamW {
     }
 }
 
-/// SGD's settings, named as PyTorch's. As there, a parameter's first gradient is its running direction, undampened. By default `momentum`
+/// SGD's settings, named as PyTorch's. With g the gradient, clipped:
+///
+/// ```text
+/// g = g + weight_decay w;   b = momentum b + (1 - dampening) g
+/// w = w - rate b,   with nesterov w - rate (g + momentum b)
+/// ```
+///
+/// Source: PyTorch's `SGD`. As there, a parameter's first gradient is its running direction, undampened. By default `momentum`
 /// is 0.9 and `weight_decay` 5e-4 (PyTorch: both 0).
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Sgd {

@@ -146,6 +146,11 @@ impl Table {
         Ok(())
     }
 
+    /// What the device has of it.
+    pub(super) fn words(&self) -> [&Tensor; 3] {
+        [&self.device_rows, &self.device_owner, &self.updates]
+    }
+
     pub(super) fn rows(&self) -> &BufferView {
         self.device_rows.buffer()
     }

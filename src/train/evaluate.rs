@@ -8,6 +8,7 @@ use crate::autograd::no_grad;
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
 use crate::nn::Mode;
+use crate::tensor::Tensor;
 
 /// How well a model does.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -16,14 +17,14 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of answers that were right, in 0..=1; 0 where right ones are not counted.
     pub accuracy: f64,
-    /// Answers that could be right ([`Task::answers`]): samples whose label is not ignored, or tokens.
-    pub samples: u64,
+    /// Answers that could be right: labels that are not ignored, or tokens that have a target. 0 where right ones are not counted.
+    pub counted: u64,
 }
 
 impl Evaluation {
     /// What the better of two has more of: the accuracy, or where right answers are not counted the loss's negative.
     pub fn score(&self) -> f64 {
-        if self.samples > 0 { self.accuracy } else { -self.loss }
+        if self.counted > 0 { self.accuracy } else { -self.loss }
     }
 }
 
@@ -56,23 +57,24 @@ async fn measure<T: Task>(
     let mut sums = Sums::default();
     let record = |batch: T::Batch| {
         let whole = Part::whole(&batch);
-        let (weight, answers) = (task.weight(&batch, whole.samples.clone()), task.answers(&batch));
+        let weight = task.weight(&batch, whole.samples.clone());
         let scored = task.loss(&whole, &[], &Mode::evaluation())?;
-        let views: Vec<_> = [Some(&scored.loss), scored.correct.as_ref()].into_iter().flatten().collect();
-        let views: Vec<_> = views.iter().map(|tensor| tensor.buffer()).collect();
-        Ok((task.model().parameters().gpu().read(&views)?, (weight, answers)))
+        let correct = scored.correct.as_ref();
+        let tensors = [Some(&scored.loss), correct.map(|correct| &correct.count)];
+        let views: Vec<_> = tensors.into_iter().flatten().map(Tensor::buffer).collect();
+        Ok((task.model().parameters().gpu().read(&views)?, (weight, correct.map_or(0, |correct| correct.of))))
     };
-    each_batch(task, batches, record, read, |(weight, answers), bytes| {
+    each_batch(task, batches, record, read, |(weight, counted), bytes| {
         let (loss, correct) = match bytes {
             [loss] => (loss, 0),
             [loss, correct] => (loss, u32_of(correct)),
             _ => return Err(Error::Graph { op: "evaluate", what: "results are missing" }),
         };
-        sums.add(f32_of(loss), weight, correct, answers);
+        sums.add(f32_of(loss), weight, correct, counted);
         Ok(())
     })
     .await?;
-    Ok(Evaluation { loss: sums.mean_loss(), accuracy: sums.accuracy(), samples: sums.counted })
+    Ok(Evaluation { loss: sums.mean_loss(), accuracy: sums.accuracy(), counted: sums.counted })
 }
 
 /// Sums over batches, of which means are made. The mean of nothing is 0, as the loss of a batch without a counted row.

@@ -64,7 +64,7 @@ pub use snapshot::Snapshot;
 #[cfg(feature = "files")]
 pub use state::{RunState, STATE_FILE};
 pub use step::{Pending, StepMetrics, Trainer};
-pub use task::{Part, Scored, Task, TokenScores};
+pub use task::{Correct, Part, Scored, Task, TokenScores};
 pub use tasks::{
     Causal, CausalLm, ClassAccuracy, Classify, LanguageTask, LinearProbe, Masked, MaskedLm, Objective, Predictions,
     extract_async, predict_async,

@@ -20,8 +20,8 @@ const TASK: &str = "task.";
 
 /// All that a [`Trainer`] goes on from: weights, moments, running average, the optimiser's counts and loss scale, what the task has
 /// learnt beside its model ([`Task::held`]), the step. What is random in training follows from seeds and the step. So a trainer
-/// that is brought back to a snapshot goes on bit for bit as it did from there, and one on another device after the first was
-/// lost within rounding.
+/// that is brought back to a snapshot goes on bit for bit as it did from there, on another device of the same kind too; on one of
+/// another kind within rounding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub(super) counts: Counts,

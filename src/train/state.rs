@@ -91,11 +91,11 @@ pub(super) struct Progress {
 impl Saved {
     fn new(progress: &Progress) -> Self {
         let Progress { next, samples, sums: Sums { loss, weight, correct, counted }, best, stale } = *progress;
-        let best = best.map(|(epoch, Evaluation { loss, accuracy, samples })| SavedBest {
+        let best = best.map(|(epoch, Evaluation { loss, accuracy, counted })| SavedBest {
             epoch,
             loss_bits: loss.to_bits(),
             accuracy_bits: accuracy.to_bits(),
-            samples,
+            samples: counted,
         });
         Saved {
             epoch: next.epoch,
@@ -124,7 +124,7 @@ impl Saved {
     fn progress(&self) -> Progress {
         let best = |best: &SavedBest| {
             let (loss, accuracy) = (f64::from_bits(best.loss_bits), f64::from_bits(best.accuracy_bits));
-            (best.epoch, Evaluation { loss, accuracy, samples: best.samples })
+            (best.epoch, Evaluation { loss, accuracy, counted: best.samples })
         };
         Progress {
             next: Position { epoch: self.epoch, batch: self.batch },

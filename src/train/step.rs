@@ -9,7 +9,7 @@ use super::{Part, Scored, Task, TokenScores, TrainSettings};
 use crate::autograd::Parameter;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuStats, Instant, Readback, SliceTime};
+use crate::gpu::{Gpu, GpuStats, Instant, Readback, Room, SliceTime};
 use crate::ltd::{LayerTokens, TokenBypass};
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
@@ -31,7 +31,7 @@ pub struct StepMetrics {
     pub correct: u32,
     /// Samples in the batch.
     pub samples: usize,
-    /// Answers that could be right ([`Task::answers`]).
+    /// Answers that could be right ([`super::Correct::of`]).
     pub counted: usize,
     /// Whether the update was left out because the loss scale was too large ([`StepReport::excused`]). Such a step is part
     /// of no mean.
@@ -263,13 +263,11 @@ impl<T: Task> Trainer<T> {
     ) -> Result<Vec<StepMetrics>> {
         let gpu = self.gpu().clone();
         self.slices.clear();
-        // The device may be done with some of it while the host still records. That is no reason to give it more in this frame.
-        let mut left = budget;
+        let mut room = Room::of(budget);
         loop {
-            let slice = gpu.submit_slice(left)?;
+            let slice = gpu.submit_within(&mut room)?;
             self.slices.extend(slice.ended);
-            left = left.saturating_sub(slice.expected);
-            let is_spent = slice.commands > 0 && left.is_zero();
+            let is_spent = slice.commands > 0 && room.is_spent();
             if slice.waiting > 0 || is_spent || self.sliced.len() >= MOST_AHEAD {
                 break;
             }
@@ -302,16 +300,15 @@ impl<T: Task> Trainer<T> {
         let metrics = self.begin(batch);
         let (scored, shares, loss_weight) = self.gradients(batch)?;
         self.task.follow(&scored)?;
-        // Tokens that have left the model have no answers.
-        let answers: Option<usize> = scored.iter().map(|(_, scored)| scored.answers).sum();
-        let metrics = StepMetrics { loss_weight, counted: answers.unwrap_or(metrics.counted), ..metrics };
+        let counted = scored.iter().filter_map(|(_, scored)| scored.correct.as_ref()).map(|correct| correct.of).sum();
+        let metrics = StepMetrics { loss_weight, counted, ..metrics };
         self.optimizer.step(self.task.model().parameters(), metrics.rate)?;
         // From here on the step counts, whatever becomes of its results.
         let (samples, extent) = (metrics.samples as u64, self.extent());
         self.layer_tokens += self.settings.drop.layer_tokens(self.step, samples, extent);
         self.step += 1;
         let losses = scored.iter().map(|(_, scored)| scored.loss.buffer());
-        let correct = scored.iter().filter_map(|(_, scored)| Some(scored.correct.as_ref()?.buffer()));
+        let correct = scored.iter().filter_map(|(_, scored)| Some(scored.correct.as_ref()?.count.buffer()));
         let views: Vec<_> = losses.chain(correct).chain([self.optimizer.report().buffer()]).collect();
         let results = self.gpu().read(&views)?;
         Ok(Pending { results, shares, metrics, paths: self.paths.clone() })
@@ -350,7 +347,7 @@ impl<T: Task> Trainer<T> {
             loss_weight: 0.0,
             correct: 0,
             samples,
-            counted: self.task.answers(batch),
+            counted: 0,
             excused: false,
             kept: self.next_kept(tokens),
             tokens,

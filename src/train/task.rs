@@ -53,14 +53,8 @@ pub trait Task {
         Ok(self.weight(part.batch, part.samples.clone()))
     }
 
-    /// How many answers of the batch can be right: labels, or tokens. None for tasks that do not count right ones.
-    fn answers(&self, batch: &Self::Batch) -> usize {
-        let _ = batch;
-        0
-    }
-
     /// The loss of a part of a batch. `spans` are the blocks that see only some of the tokens; in training, `mode` has a key
-    /// whose first sample is the part's. In evaluation, of what only training adds to the loss nothing counts.
+    /// whose first sample is the part's. In evaluation the loss has nothing that only training adds, as label smoothing.
     ///
     /// # Errors
     /// If the batch does not fit, or the device fails.
@@ -130,18 +124,25 @@ impl<'a, B: Batch> Part<'a, B> {
 pub struct Scored {
     /// The mean loss, `f32[]`.
     pub loss: Tensor,
-    /// How many answers were right, `u32[]`, if that is counted.
-    pub correct: Option<Tensor>,
-    /// How many could be right, where tokens have left the model and with them some of [`Task::answers`].
-    pub answers: Option<usize>,
+    /// Its right answers, if the task counts them. If it does, accuracy is what [`Evaluation::score`] goes by.
+    pub correct: Option<Correct>,
     /// The loss of each of the part's targets, `f32[N]`, for tasks that follow it ([`Task::follow`]).
     pub losses: Option<Tensor>,
 }
 
+/// How many answers of a part are right.
+#[derive(Clone, Debug)]
+pub struct Correct {
+    /// `u32[]`, on the device.
+    pub count: Tensor,
+    /// Of how many: labels that are not ignored, or tokens that have a target.
+    pub of: usize,
+}
+
 impl Scored {
-    /// A mean loss, `f32[]`, alone. Add what else there is: `Scored { correct: Some(correct), ..Scored::new(loss) }`.
+    /// A mean loss, `f32[]`, alone. Add what else there is: `Scored { correct: Some(Correct { count, of }), ..Scored::new(loss) }`.
     pub fn new(loss: Tensor) -> Self {
-        Scored { loss, correct: None, answers: None, losses: None }
+        Scored { loss, correct: None, losses: None }
     }
 }
 
@@ -179,10 +180,6 @@ impl<T: Task + ?Sized> Task for &T {
 
     fn weight_of(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>]) -> Result<f64> {
         (**self).weight_of(part, spans)
-    }
-
-    fn answers(&self, batch: &Self::Batch) -> usize {
-        (**self).answers(batch)
     }
 
     fn loss(&self, part: &Part<'_, Self::Batch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {

@@ -101,7 +101,6 @@ pub const ROWS: &[Row] = &[
     row("attention, flash, causal, lengths, dropout", &[&[3, 6, 48]], SMOOTH, |x| {
         ops::attention_flash(&x[0], 1, &padded(&x[0], Mask::CAUSAL)?, DROPOUT)
     }),
-    row("concat_tokens", &[&[2, 3, 8], &[2, 1, 8], &[2, 4, 8]], LINEAR, |x| ops::concat_tokens(&[&x[0], &x[1], &x[2]])),
     row("cross_entropy", &[&[5, 7]], SMOOTH, |x| ops::cross_entropy(&x[0], &labels(&x[0])?, &Default::default())),
     row("cross_entropy, smoothed", &[&[5, 7]], SMOOTH, |x| {
         let settings = CrossEntropy { label_smoothing: 0.2, ignore_index: Some(3), ..Default::default() };
@@ -228,7 +227,6 @@ pub const ROWS: &[Row] = &[
     row("neg", &[&[7, 13]], LINEAR, |x| ops::neg(&x[0])),
     row("pow", &[&[7, 13]], SMOOTH, |x| ops::pow(&x[0], 3.0)),
     row("pow of a root", &[&[7, 13]], SMOOTH, |x| ops::pow(&positive(&x[0])?, 0.5)),
-    row("quick_gelu", &[&[7, 13]], SMOOTH, |x| ops::quick_gelu(&x[0])),
     row("relu", &[&[7, 13]], SMOOTH, |x| ops::relu(&away(&x[0])?)),
     row("rsqrt", &[&[7, 13]], SMOOTH, |x| ops::rsqrt(&positive(&x[0])?)),
     row("sigmoid", &[&[7, 13]], SMOOTH, |x| ops::sigmoid(&x[0])),

@@ -1,4 +1,4 @@
-use super::support::{assert_gradients, leaf};
+use super::support::{assert_gradients, leaf, upload};
 use crate::common::{assert_close, each_family, gpu_with_f16, poison, values};
 use wgrad::gpu::Gpu;
 use wgrad::ops::attention::{dropout::reference::factors, reference};
@@ -243,6 +243,33 @@ fn large_scores() {
             let (expected, d_qkv) = PLAIN.expected(&qkv, &dy, sizes);
             assert_close("large scores", &out.to_vec().unwrap(), &expected, 1e-3);
             assert_gradients("large scores", &out, &dy, &[(&leaf, &d_qkv)], 1e-3);
+        }
+    }
+}
+
+/// A query whose visible scores have all overflowed to -∞ sees nothing: not what is masked from it.
+#[test]
+fn only_infinite_scores() {
+    const T: usize = 32;
+    for gpu in each_family() {
+        for attention in [ops::attention_stored as Attention, ops::attention_flash] {
+            let mut qkv = vec![0.0; T * 3 * 16];
+            (qkv[0], qkv[16]) = (1e20, -1e20);
+            for (token, row) in qkv.chunks_mut(48).enumerate() {
+                row[32..].fill(token as f32);
+            }
+            let leaf = leaf(&gpu, &[1, T, 48], &qkv);
+            let out = attention(&leaf, 1, &Mask::CAUSAL, None).unwrap();
+            let got: Vec<f32> = out.to_vec().unwrap();
+            assert_eq!(got[..16], [0.0; 16]);
+            // Keys are alike to the others: the mean of what each sees.
+            let expected: Vec<f32> = (1..T).flat_map(|token| [token as f32 / 2.0; 16]).collect();
+            assert_close("the others", &got[16..], &expected, 1e-5);
+            let dy = upload(&gpu, &[1, T, 16], &[[1.0; 16], [0.0; 16]].concat().repeat(T / 2));
+            let grads = out.backward_from(&dy).unwrap();
+            // Of the last value the gradient is that of the last query alone, whose dy is 0.
+            let dv: Vec<f32> = grads.get(&leaf).unwrap().to_vec().unwrap();
+            assert_eq!(dv[(T - 1) * 48 + 32..], [0.0; 16]);
         }
     }
 }

@@ -31,7 +31,6 @@ const UNARY: &[Unary] = &[
     unary("pow 2", |x| ops::pow(x, 2.0), |x| unary::pow(x, 2.0), [-4.0, 4.0]),
     unary("pow 3", |x| ops::pow(x, 3.0), |x| unary::pow(x, 3.0), [-4.0, 4.0]),
     unary("pow -0.5", |x| ops::pow(x, -0.5), |x| unary::pow(x, -0.5), [0.1, 9.0]),
-    unary("quick_gelu", ops::quick_gelu, unary::quick_gelu, [-6.0, 6.0]),
     unary("relu", ops::relu, unary::relu, [-4.0, 4.0]),
     unary("rsqrt", ops::rsqrt, unary::rsqrt, [0.1, 9.0]),
     unary("sigmoid", ops::sigmoid, unary::sigmoid, [-20.0, 20.0]),

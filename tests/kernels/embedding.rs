@@ -42,16 +42,19 @@ fn embedding() {
     }
 }
 
-/// Bit for bit the sum in the order of the places, in either family.
+/// Bit for bit the sum in the order of the places, 64 at a time, in either family.
 #[test]
 fn repeated_ids_add_up_in_order() {
     let (rows, channels, places) = (11, 6, 4000);
     let (ids, dy) = (ids(1, rows, places), values(2, places * channels));
-    let mut expected = vec![0.0f32; rows * channels];
+    let mut terms = vec![Vec::new(); rows * channels];
     for (row, &id) in dy.chunks(channels).zip(&ids) {
-        let sums = &mut expected[id as usize * channels..][..channels];
-        sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        let of_id = &mut terms[id as usize * channels..][..channels];
+        of_id.iter_mut().zip(row).for_each(|(terms, &v)| terms.push(v));
     }
+    let in_order = |terms: &[f32]| terms.iter().fold(0.0f32, |sum, v| sum + v);
+    let expected: Vec<f32> =
+        terms.iter().map(|terms| in_order(&terms.chunks(64).map(in_order).collect::<Vec<_>>())).collect();
     for gpu in each_family() {
         let table = leaf(&gpu, &[rows, channels], &values(3, rows * channels));
         let y = ops::embedding(&table, &upload_ids(&gpu, &[places], &ids)).unwrap();

@@ -55,16 +55,6 @@ fn messages() {
         (ops::slice_tokens(&u, 0..1), "slice_tokens: needs f32: got u32[2, 3, 4]"),
         (ops::slice_tokens(&x, 1..4), "slice_tokens: range must be a range that is not empty, within 0..3, got 1..4"),
         (ops::slice_tokens(&x, 2..2), "slice_tokens: range must be a range that is not empty, within 0..3, got 2..2"),
-        (ops::concat_tokens(&[]), "concat_tokens: parts must be at least one tensor, got 0"),
-        (ops::concat_tokens(&[&x, &matrix]), "concat_tokens: needs f32[B, T, C]: got f32[3, 4]"),
-        (
-            ops::concat_tokens(&[&x, &f(&[2, 3, 5])]),
-            "concat_tokens: parts must agree in B and C: lhs f32[2, 3, 4], rhs f32[2, 3, 5]",
-        ),
-        (
-            ops::concat_tokens(&[&x, &x, &f(&[1, 3, 4])]),
-            "concat_tokens: parts must agree in B and C: lhs f32[2, 3, 4], rhs f32[1, 3, 4]",
-        ),
         (ops::embed_tokens(&matrix, None, &x), "embed_tokens: needs f32[B, T, C]: got f32[3, 4]"),
         (
             ops::embed_tokens(&x, Some(&f(&[1, 1, 5])), &f(&[1, 4, 4])),

@@ -206,7 +206,6 @@ fn tokens(all: &mut Trial) {
             ops::token_scatter(ops::scale(&x[0], 2.0)?, &x[1], &kept(&x[0]))
         });
         all.add(&what("slice_tokens"), x, |x| ops::slice_tokens(&x[0], 2..9));
-        all.add(&what("concat_tokens"), &[&[20, 3, width], &[20, 8, width]], |x| ops::concat_tokens(&[&x[0], &x[1]]));
         all.add(&what("mean_tokens"), x, |x| ops::mean_tokens(&x[0], 1));
         all.add(&what("embed_tokens"), &[&[20, 10, width], &[1, 1, width], &[1, 11, width]], |x| {
             ops::embed_tokens(&x[0], Some(&x[1]), &x[2])

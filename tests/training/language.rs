@@ -185,7 +185,7 @@ fn check_loss<M: LanguageModel, O: Objective>(
     parameters.zero_grad();
     let scored = task.loss(&Part::whole(batch), &[], &mode).unwrap();
     scored.loss.backward().unwrap();
-    let (got, correct) = (gradients(), scored.correct.unwrap().to_vec::<u32>().unwrap());
+    let (got, correct) = (gradients(), scored.correct.unwrap());
 
     let sequences = |values: &[u32]| Tensor::from_slice(gpu, &[SAMPLES, TOKENS], values).unwrap();
     let (ids, types) = (sequences(&batch.ids), batch.types.as_deref().map(sequences));
@@ -198,14 +198,14 @@ fn check_loss<M: LanguageModel, O: Objective>(
     expected.backward().unwrap();
     assert_close("loss", &[scored.loss.item().unwrap()], &[expected.item().unwrap()], 1e-6);
     let right = ops::count_correct(&all.detach(), &targets, Some(IGNORED)).unwrap().to_vec::<u32>().unwrap();
-    assert_eq!(correct, right);
+    assert_eq!(correct.count.to_vec::<u32>().unwrap(), right);
     for ((p, got), expected) in parameters.iter().zip(got).zip(gradients()) {
         // A position beyond the sequences, and nothing else, is part of no graph.
         let (got, expected) = (got.unwrap_or_default(), expected.unwrap_or_default());
         assert_close(p.path(), &got, &expected, 1e-5);
     }
     let count = labels.iter().filter(|&&label| label != IGNORED).count();
-    assert_eq!(task.answers(batch), count);
+    assert_eq!(correct.of, count);
     if task.loss.class_weights.is_none() {
         assert_eq!(task.weight(batch, 0..SAMPLES), count as f64);
     }
@@ -334,8 +334,10 @@ fn evaluation_weighs_batches_by_their_targets() {
     };
     let whole = evaluate(&task, [Ok(all.clone())]).unwrap();
     let parts = evaluate(&task, [Ok(part(0..1)), Ok(part(1..4)), Ok(part(4..6))]).unwrap();
-    assert_eq!((whole.samples, whole.accuracy), (parts.samples, parts.accuracy));
-    assert_eq!(whole.samples as usize, task.answers(&all));
+    assert_eq!((whole.counted, whole.accuracy), (parts.counted, parts.accuracy));
+    // Each token but a text's last has the next one as its target.
+    let lengths = all.lengths.as_ref().unwrap();
+    assert_eq!(whole.counted, lengths.iter().map(|&length| u64::from(length) - 1).sum::<u64>());
     assert!((whole.loss - parts.loss).abs() < 1e-6 * whole.loss, "{whole:?} {parts:?}");
     assert_eq!(task.score(&whole), -whole.loss, "not the share of tokens that are right");
     // A new model knows nothing.

@@ -108,3 +108,15 @@ fn steps_that_fail_name_the_kernel() {
         assert_eq!(watched.snapshot().unwrap(), plain.snapshot().unwrap());
     }
 }
+
+/// A step of training whose numbers are all finite is nothing to report, the optimiser's own words among them.
+#[test]
+fn a_step_of_finite_numbers() {
+    for gpu in each_family() {
+        let model = Vit::new(&gpu, config(), 5).unwrap();
+        let mut trainer = Trainer::new(task(model), settings(TokenDrop::None)).unwrap();
+        for seed in 0..2 {
+            gpu.check_values(|| trainer.record(&batch(seed, BATCH))).unwrap();
+        }
+    }
+}

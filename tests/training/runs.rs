@@ -46,7 +46,7 @@ fn evaluation_counts_every_sample_once() {
         // Batches of 6, 6, 6 and 2.
         let parts =
             evaluate(&Classify::new(&model), loader(20, LoaderOptions::evaluation(6)).epoch(0).unwrap()).unwrap();
-        assert_eq!((whole.samples, parts.samples), (20, 20));
+        assert_eq!((whole.counted, parts.counted), (20, 20));
         assert_eq!(whole.accuracy, parts.accuracy);
         assert!((whole.loss - parts.loss).abs() < 1e-5, "{whole:?} {parts:?}");
 
@@ -99,7 +99,7 @@ fn evaluation_measures_as_training_does() {
             for size in [20, 6, 1] {
                 let task = Classify::with_loss(&model, loss.clone());
                 let got = evaluate(&task, loader(size).epoch(0).unwrap()).unwrap();
-                assert_eq!((got.samples, got.accuracy), (13, f64::from(correct) / 13.0), "{loss:?}");
+                assert_eq!((got.counted, got.accuracy), (13, f64::from(correct) / 13.0), "{loss:?}");
                 assert_close(&format!("{loss:?} in batches of {size}"), &[got.loss as f32], &[expected], 1e-5);
                 assert_eq!(predict(&task, loader(size).epoch(0).unwrap()).unwrap().evaluation(), got);
             }

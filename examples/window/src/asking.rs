@@ -73,7 +73,7 @@ impl Examination {
         let answers = |batch: &ImageBatch| {
             let scored = no_grad(|| task.loss(&Part::whole(batch), &[], &Mode::evaluation()))?;
             let missing = Error::Graph { op: "examination", what: "the task counts no right answers" };
-            let correct = scored.correct.clone().ok_or(missing)?;
+            let correct = scored.correct.clone().ok_or(missing)?.count;
             let bytes = Tensor::read_all_later(&[&scored.loss, &correct])?;
             Ok(Answers { scored, correct, bytes, pictures: batch.labels.len() })
         };

@@ -201,7 +201,7 @@ pub fn div(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     DIV.apply(x, y)
 }
 
-/// The larger of x and y, element by element, broadcast; NaN where one of them is NaN. Of equals each gets half of the gradient,
+/// The larger of x and y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape; NaN where one of them is NaN. Of equals each gets half of the gradient,
 /// as in PyTorch.
 ///
 /// # Errors
@@ -210,7 +210,7 @@ pub fn maximum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     MAXIMUM.apply(x, y)
 }
 
-/// The smaller of x and y, element by element, broadcast; else as [`maximum`].
+/// The smaller of x and y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape; else as [`maximum`].
 ///
 /// # Errors
 /// As [`mul`].

@@ -1,8 +1,9 @@
 //! GELU (Hendrycks and Gimpel, 2016), in its three forms.
 
+use super::unary::bindings;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
-use crate::gpu::{Access, BufferView, Gpu, Kernel, NO_LOOPS, Params, params, wgsl};
+use crate::gpu::{BufferView, Gpu, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::ops::expect_float;
 use crate::ops::item::vec4_grid;
 use crate::ops::variants::ByPrecision;
@@ -60,14 +61,6 @@ macro_rules! form {
             rounds: NO_LOOPS,
         }
     };
-}
-
-/// Of an entry point: what it reads, then what it writes.
-const fn bindings(entry: &str) -> &'static [Access] {
-    match entry.as_bytes() {
-        b"forward" => &[Access::Read, Access::Write],
-        _ => &[Access::Read, Access::Read, Access::Write],
-    }
 }
 
 static ERF: Form = form!("gelu", "lib/gelu.wgsl");

@@ -21,9 +21,7 @@ pub use gelu::{Gelu, gelu};
 pub use scale::scale;
 pub use swiglu::swiglu;
 pub(super) use unary::rsqrt_above;
-pub use unary::{
-    abs, clamp, exp, leaky_relu, log, neg, pow, quick_gelu, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh,
-};
+pub use unary::{abs, clamp, exp, leaky_relu, log, neg, pow, relu, rsqrt, sigmoid, silu, softplus, sqrt, tanh};
 
 use crate::gpu::Kernel;
 

@@ -54,8 +54,8 @@ macro_rules! unaries {
     };
 }
 
-/// Of an entry point: what it reads, then what it writes.
-const fn bindings(entry: &str) -> &'static [Access] {
+/// What an entry point of a function of one tensor reads, then what it writes.
+pub(super) const fn bindings(entry: &str) -> &'static [Access] {
     match entry.as_bytes() {
         b"forward" => &[Access::Read, Access::Write],
         _ => &[Access::Read, Access::Read, Access::Write],
@@ -69,7 +69,6 @@ unaries! {
     LEAKY_RELU "leaky_relu" "unary/leaky_relu.wgsl";
     LOG "log" "unary/log.wgsl";
     POW "pow" "unary/pow.wgsl";
-    QUICK_GELU "quick_gelu" "unary/quick_gelu.wgsl";
     RELU "relu" "unary/relu.wgsl";
     RSQRT "rsqrt" "unary/rsqrt.wgsl";
     SIGMOID "sigmoid" "unary/sigmoid.wgsl";
@@ -124,7 +123,7 @@ pub fn abs(x: &Tensor) -> Result<Tensor> {
     ABS.apply(x, 0.0, 0.0)
 }
 
-/// x, but at least `min` and at most `max`; for one bound give an infinity for the other. The slope is 1 from `min` to `max`, both
+/// x, but at least `min` and at most `max`, `f32[..]` or `f16[..]` to the same; for one bound give an infinity for the other. The slope is 1 from `min` to `max`, both
 /// included, and 0 of a NaN, which stays NaN.
 ///
 /// # Errors
@@ -141,7 +140,7 @@ pub fn clamp(x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
     CLAMP.apply(x, min, max)
 }
 
-/// eˣ.
+/// eˣ: `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -149,7 +148,7 @@ pub fn exp(x: &Tensor) -> Result<Tensor> {
     EXP.apply(x, 0.0, 0.0)
 }
 
-/// x, or `negative_slope`·x where x is below 0 (PyTorch's default is 0.01).
+/// x, or `negative_slope`·x where x is below 0 (PyTorch's default is 0.01): `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// If the slope is not finite, or as [`abs`].
@@ -160,7 +159,7 @@ pub fn leaky_relu(x: &Tensor, negative_slope: f32) -> Result<Tensor> {
     LEAKY_RELU.apply(x, negative_slope, 0.0)
 }
 
-/// ln x: minus infinity at 0, NaN below.
+/// ln x, `f32[..]` or `f16[..]` to the same: minus infinity at 0, NaN below.
 ///
 /// # Errors
 /// As [`abs`].
@@ -168,7 +167,7 @@ pub fn log(x: &Tensor) -> Result<Tensor> {
     LOG.apply(x, 0.0, 0.0)
 }
 
-/// x to the power `exponent`; of a negative x NaN, unless the exponent is a whole number.
+/// x to the power `exponent`, `f32[..]` or `f16[..]` to the same: of a negative x NaN, unless the exponent is a whole number.
 ///
 /// # Errors
 /// If the exponent is not finite, or as [`abs`].
@@ -184,15 +183,7 @@ pub fn pow(x: &Tensor, exponent: f32) -> Result<Tensor> {
     POW.apply(x, exponent, sign)
 }
 
-/// x·σ(1.702·x): CLIP's approximation of GELU.
-///
-/// # Errors
-/// As [`abs`].
-pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    QUICK_GELU.apply(x, 0.0, 0.0)
-}
-
-/// x, or 0 where x is below 0. The slope at 0 is 0.
+/// x, or 0 where x is below 0: `f32[..]` or `f16[..]` to the same. The slope at 0 is 0.
 ///
 /// # Errors
 /// As [`abs`].
@@ -200,7 +191,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     RELU.apply(x, 0.0, 0.0)
 }
 
-/// 1/√x.
+/// 1/√x: `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -213,7 +204,7 @@ pub(in crate::ops) fn rsqrt_above(x: &Tensor, eps: f32) -> Result<Tensor> {
     RSQRT.apply(x, eps, 0.0)
 }
 
-/// σ(x) = 1/(1 + e⁻ˣ).
+/// σ(x) = 1/(1 + e⁻ˣ): `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -221,7 +212,7 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
     SIGMOID.apply(x, 0.0, 0.0)
 }
 
-/// x·σ(x), also called swish (Elfwing et al., 2017).
+/// x·σ(x), also called swish (Elfwing et al., 2017): `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -229,7 +220,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     SILU.apply(x, 0.0, 0.0)
 }
 
-/// ln(1 + eˣ).
+/// ln(1 + eˣ): `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -237,7 +228,7 @@ pub fn softplus(x: &Tensor) -> Result<Tensor> {
     SOFTPLUS.apply(x, 0.0, 0.0)
 }
 
-/// √x.
+/// √x: `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -245,7 +236,7 @@ pub fn sqrt(x: &Tensor) -> Result<Tensor> {
     SQRT.apply(x, 0.0, 0.0)
 }
 
-/// tanh x.
+/// tanh x: `f32[..]` or `f16[..]` to the same.
 ///
 /// # Errors
 /// As [`abs`].
@@ -285,12 +276,6 @@ pub mod reference {
     /// xᵉ
     pub fn pow(x: f64, exponent: f64) -> [f64; 2] {
         [x.powf(exponent), if exponent == 0.0 { 0.0 } else { exponent * x.powf(exponent - 1.0) }]
-    }
-
-    /// x·σ(1.702·x)
-    pub fn quick_gelu(x: f64) -> [f64; 2] {
-        let [s, ds] = sigmoid(1.702 * x);
-        [x * s, s + 1.702 * x * ds]
     }
 
     /// max(x, 0)

@@ -10,7 +10,8 @@ use crate::ops::{axis, expect_f32, expect_match, reshape, shape};
 use crate::shape::{DType, Shape};
 use crate::tensor::Tensor;
 
-/// Joins tensors along the axis `along`; in the others their sizes are equal.
+/// Joins tensors along the axis `along`: `f32[.., N₀, ..]`, `f32[.., N₁, ..]`, .. to `f32[.., N₀ + N₁ + .., ..]`. In the other axes their
+/// sizes are equal.
 ///
 /// # Errors
 /// If there is no part, a part is not f32 or lacks the axis, or other sizes differ.
@@ -40,7 +41,8 @@ pub fn concat(parts: &[&Tensor], along: usize) -> Result<Tensor> {
     Ok(record(whole.tensor, parts, || joined))
 }
 
-/// Joins tensors of one shape along a new axis, which stands before the axis `along` of each, or after the last.
+/// Joins N tensors of one shape along a new axis, which stands before the axis `along` of each, or after the last: `f32[.., M, ..]` each to
+/// `f32[.., N, M, ..]`.
 ///
 /// # Errors
 /// As [`concat()`], or if the result has too many axes.
@@ -94,7 +96,8 @@ impl Backward for Joined {
     }
 }
 
-/// `x` with `widths[k] = (before, after)` elements of `value` around it along each axis k (NumPy's `pad`, constant mode).
+/// `x` with `widths[k] = (before, after)` elements of `value` around it along each axis k (NumPy's `pad`, constant mode): `f32[.., N, ..]` to
+/// `f32[.., before + N + after, ..]`.
 ///
 /// # Errors
 /// If `x` is not f32, or there is not one pair for each axis.

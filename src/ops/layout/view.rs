@@ -10,7 +10,8 @@ use crate::ops::{axis, expect_f32, reshape};
 use crate::shape::{DType, Shape};
 use crate::tensor::{Tensor, checked_shape};
 
-/// The axes in the order `order`, as NumPy's `transpose`: axis k of the result is axis `order[k]` of `x`.
+/// The axes in the order `order`, as NumPy's `transpose`: axis k of the result is axis `order[k]` of `x`; `f32[D₀, D₁, ..]` to
+/// `f32[D_order[0], D_order[1], ..]`.
 ///
 /// # Errors
 /// If `x` is not f32, or `order` does not name each axis once.
@@ -46,7 +47,7 @@ pub fn transpose(x: &Tensor, a: usize, b: usize) -> Result<Tensor> {
     permute(x, &order)
 }
 
-/// The part of `x` with indices in `range` along the axis `along`.
+/// The part of `x` with indices in `range` along the axis `along`: `f32[.., N, ..]` to `f32[.., range.len(), ..]`.
 ///
 /// # Errors
 /// If `x` is not f32, has no such axis, or the range is empty or goes beyond it.
@@ -68,7 +69,7 @@ pub(super) fn part(shape: Shape, axis: usize, range: Range<usize>) -> View {
     View::all(sizes(shape)).part(Shape::MAX_RANK - shape.rank() + axis, range.start, range.len())
 }
 
-/// `x` repeated to the sizes `dims`: axes are matched from the last, and those of size 1, or that `x` lacks, are repeated
+/// `x` repeated to the sizes `dims`, `f32[..]` to `f32[dims]`: axes are matched from the last, and those of size 1, or that `x` lacks, are repeated
 /// (PyTorch's `broadcast_to`). A tensor of these sizes is returned as it is.
 ///
 /// # Errors

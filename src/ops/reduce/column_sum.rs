@@ -93,7 +93,7 @@ pub(in crate::ops) fn first_columns_sum(
     let partial = Destination { tensor, accumulate: false };
     sum_slices(x, rows, stride, width, cut, &partial)?;
     let whole = Cut { slice: slices, ..cut };
-    if whole.fits(width) {
+    if slices <= FEW_SLICES && whole.fits(width) {
         return sum_slices(&partial.tensor, slices, width, width, whole, to);
     }
     column_sum(&partial.tensor, slices, width, to)
@@ -102,6 +102,8 @@ pub(in crate::ops) fn first_columns_sum(
 /// A sum of fewer rows is not worth a second pass: on a CPU driver, and on a GPU, where 32 invocations share a column.
 const FEW_ROWS: usize = 64;
 const FEW_ROWS_GROUP: usize = 1024;
+/// Sums that one invocation adds up; of more it would lose digits.
+const FEW_SLICES: usize = 1024;
 /// On a CPU: so few that the rows of a slice stay in the cache while one lane after the other goes down them.
 const CPU_SLICE: usize = 16;
 /// As many invocations, one a column, keep a GPU busy.

@@ -1,4 +1,4 @@
-//! Copies rows of tokens between tensors of different lengths: what slices, concatenations and their gradients share.
+//! Copies rows of tokens between tensors of different lengths: what slices, embeddings and their gradients share.
 //! Not differentiable by itself.
 
 use crate::error::{Error, Result};

@@ -1,7 +1,6 @@
 //! Rows of tokens, `f32[B, T, C]`: looking them up in a table, choosing, taking and putting back those that are kept, and cutting,
-//! joining, averaging and embedding along T.
+//! averaging and embedding along T.
 
-pub(super) mod concat;
 mod copy_rows;
 pub(super) mod embed;
 pub(super) mod gather;
@@ -15,7 +14,6 @@ pub(super) mod scatter;
 pub(super) mod slice;
 mod table;
 
-pub use concat::concat_tokens;
 pub use embed::embed_tokens;
 pub(super) use gather::GatherRule;
 pub use gather::token_gather;

@@ -9,7 +9,8 @@ use crate::ops::shape;
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-/// Tokens `range` of every sample: `f32[B, T, C]` to `f32[B, range.len(), C]`; all of them are `x` itself.
+/// Tokens `range` of every sample: `f32[B, T, C]` to `f32[B, range.len(), C]`; all of them are `x` itself. What
+/// [`slice`](crate::ops::slice) gives along axis 1, by a kernel for rows.
 ///
 /// # Errors
 /// If `x` is not `f32[B, T, C]`, or the range is empty or exceeds T.

@@ -9,7 +9,7 @@ use crate::gpu::Gpu;
 use crate::nn::{Classifier, Mode, Model, Span};
 use crate::ops::{self, CrossEntropy, Targets, TokenIndices};
 use crate::tensor::Tensor;
-use crate::train::{Part, Scored, Task};
+use crate::train::{Correct, Part, Scored, Task};
 
 /// Cross-entropy of a classifier's logits. In evaluation without label smoothing, so that results of runs that smooth
 /// otherwise compare; ignored labels count nowhere, and classes that have weights weigh so in both.
@@ -81,11 +81,6 @@ impl<M: Classifier> Task for Classify<M> {
         range.map(|i| self.loss.row_weight(classes, batch.labels[i], mixed(i))).sum()
     }
 
-    /// The labels that are not ignored. Of mixed samples the own label counts, which makes training accuracy only indicative.
-    fn answers(&self, batch: &ImageBatch) -> usize {
-        answers(&self.loss, &batch.labels)
-    }
-
     fn loss(&self, part: &Part<'_, ImageBatch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         let (logits, labels) = self.logits(part, spans, mode)?;
         let mixed = part.batch.mixed.as_ref().map(|mixed| upload_mixed(self.gpu(), mixed, part)).transpose()?;
@@ -93,7 +88,9 @@ impl<M: Classifier> Task for Classify<M> {
             Some((others, shares)) => Targets::mixed(&labels, others, shares),
             None => Targets::from(&labels),
         };
-        score(&logits, targets, &labels, &self.loss, mode)
+        // Of mixed samples the own label counts, which makes training accuracy only indicative.
+        let of = labelled(&self.loss, &part.batch.labels[part.samples.clone()]);
+        score(&logits, targets, (&labels, of), &self.loss, mode)
     }
 
     /// All zeros. The system gives zeroed memory when it is touched, and nobody touches this.
@@ -115,22 +112,22 @@ impl<M: Classifier> Task for Classify<M> {
 }
 
 /// Labels that are not ignored.
-pub(super) fn answers(loss: &CrossEntropy, labels: &[u32]) -> usize {
+pub(super) fn labelled(loss: &CrossEntropy, labels: &[u32]) -> usize {
     labels.iter().filter(|&&label| Some(label) != loss.ignore_index).count()
 }
 
-/// The loss of logits, `f32[B, V]`, and how many of the labels, `u32[B]`, they are right about.
+/// The loss of logits, `f32[B, V]`, and how many of the labels, `u32[B]`, of which so many are not ignored, they are right about.
 pub(super) fn score(
     logits: &Tensor,
     targets: Targets<'_>,
-    labels: &Tensor,
+    (labels, of): (&Tensor, usize),
     loss: &CrossEntropy,
     mode: &Mode,
 ) -> Result<Scored> {
     let settings = in_mode(loss, mode);
     let loss = ops::cross_entropy(logits, targets, &settings)?;
-    let correct = ops::count_correct(&logits.detach(), labels, settings.ignore_index)?;
-    Ok(Scored { correct: Some(correct), ..Scored::new(loss) })
+    let count = ops::count_correct(&logits.detach(), labels, settings.ignore_index)?;
+    Ok(Scored { correct: Some(Correct { count, of }), ..Scored::new(loss) })
 }
 
 /// Whether a batch has samples, each with all that belongs to it and of a picture's size.

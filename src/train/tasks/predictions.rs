@@ -186,12 +186,12 @@ impl Predictions {
 
     /// Loss and accuracy over all rows that count, as [`crate::train::evaluate`] measures them.
     pub fn evaluation(&self) -> Evaluation {
-        let (mut correct, mut samples) = (0, 0);
+        let (mut correct, mut counted) = (0, 0);
         for (_, label, (class, _)) in self.judged() {
-            samples += 1;
+            counted += 1;
             correct += u64::from(class == label);
         }
-        Evaluation { loss: self.loss, accuracy: correct as f64 / samples.max(1) as f64, samples }
+        Evaluation { loss: self.loss, accuracy: correct as f64 / counted.max(1) as f64, counted }
     }
 
     /// How often a sample of one class is taken for another: counts by (label, prediction), of pairs that occur.

@@ -97,17 +97,15 @@ impl<M: Headed> Task for LinearProbe<M> {
         range.map(|i| self.loss.row_weight(classes, batch.labels[i], None)).sum()
     }
 
-    fn answers(&self, batch: &FeatureBatch) -> usize {
-        classify::answers(&self.loss, &batch.labels)
-    }
-
     fn loss(&self, part: &Part<'_, FeatureBatch>, _: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         self.check(part.batch)?;
         let (range, width) = (part.samples.clone(), self.model.head_inputs());
         let values = &part.batch.features[range.start * width..range.end * width];
         let features = Tensor::from_slice(self.gpu(), &[range.len(), width], values)?;
-        let labels = Tensor::from_slice(self.gpu(), &[range.len()], &part.batch.labels[range])?;
-        classify::score(&self.model.head(&features, mode)?, Targets::from(&labels), &labels, &self.loss, mode)
+        let labels = &part.batch.labels[range];
+        let of = classify::labelled(&self.loss, labels);
+        let labels = Tensor::from_slice(self.gpu(), &[labels.len()], labels)?;
+        classify::score(&self.model.head(&features, mode)?, Targets::from(&labels), (&labels, of), &self.loss, mode)
     }
 
     fn blank(&self, samples: usize) -> Result<FeatureBatch> {

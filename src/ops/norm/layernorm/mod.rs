@@ -21,7 +21,7 @@ use crate::tensor::Tensor;
 /// `f32[.., C]`. The variance is the biased one, as PyTorch's.
 ///
 /// # Errors
-/// If weight or bias are not `f32[C]`, or eps is negative or not finite.
+/// If `x` is not f32, weight or bias are not `f32[C]`, or eps is negative or not finite.
 pub fn layernorm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
     layernorm_as(x, weight, bias, eps, DType::F32)
 }

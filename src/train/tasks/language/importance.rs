@@ -58,14 +58,11 @@ impl Importance {
         let labels: Vec<u32> = labels.iter().map(learnt).collect();
         let gpu = self.table.gpu();
         no_grad(|| {
-            let parts: Vec<Tensor> =
-                losses.iter().map(|losses| ops::reshape(losses, &[1, losses.numel(), 1])).collect::<Result<_>>()?;
-            let losses = match parts.as_slice() {
+            let losses = match losses {
                 [] => return Ok(()),
-                [one] => one.clone(),
-                all => ops::concat_tokens(&all.iter().collect::<Vec<_>>())?,
+                [one] => (*one).clone(),
+                all => ops::concat(all, 0)?,
             };
-            let losses = ops::reshape(&losses, &[losses.numel()])?;
             let labels = Tensor::from_slice(gpu, &[labels.len()], &labels)?;
             let ignored = Some(TokenBatch::IGNORED);
             let updated = ops::update_means(&self.table, &labels, &losses, ignored, self.momentum)?;

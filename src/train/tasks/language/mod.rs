@@ -15,13 +15,13 @@ use std::ops::Range;
 use importance::Importance;
 
 use super::in_mode;
-use crate::data::{Batch, TokenBatch};
+use crate::data::TokenBatch;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::{Extent, LanguageModel, Mode, Model, Span, Tokens};
 use crate::ops::{self, CrossEntropy, TokenIndices};
 use crate::tensor::Tensor;
-use crate::train::{Evaluation, Part, Scored, Task, TokenScores};
+use crate::train::{Correct, Evaluation, Part, Scored, Task, TokenScores};
 
 /// The next token at each place: the scores of place t are judged against the label of place t + 1, so that those of the last
 /// place and the label of the first are never used. What GPT learns.
@@ -202,18 +202,13 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         Ok(self.weight_of_labels(labels))
     }
 
-    /// The targets.
-    fn answers(&self, batch: &TokenBatch) -> usize {
-        self.labels(batch, 0..batch.samples()).into_iter().filter(|&label| label != TokenBatch::IGNORED).count()
-    }
-
     fn loss(&self, part: &Part<'_, TokenBatch>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
         self.check(part.batch)?;
         let uploaded = Uploaded::new(self.gpu(), part)?;
         let hidden = self.model.hidden(&uploaded.tokens(), spans, mode)?;
         let left = left(spans);
         let (places, labels) = self.rows(part, left)?;
-        let answers = left.map(|_| labels.iter().filter(|&&label| label != TokenBatch::IGNORED).count());
+        let of = labels.iter().filter(|&&label| label != TokenBatch::IGNORED).count();
         let width = hidden.shape().last();
         let all = hidden.numel() / width;
         let rows = match places {
@@ -230,8 +225,9 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
         let (weight, bias) = self.model.decoder();
         let read = self.model.transform(&rows, mode)?;
         let scores = ops::linear_cross_entropy(&read, &weight, bias.as_ref(), &labels, &self.loss_in(mode))?;
-        let losses = self.importance.as_ref().map(|_| scores.losses.detach());
-        Ok(Scored { loss: scores.loss, correct: Some(scores.correct), answers, losses })
+        // Importance is for tokens that rejoin; where some have left, nothing is known of them.
+        let losses = self.importance.as_ref().filter(|_| left.is_none()).map(|_| scores.losses.detach());
+        Ok(Scored { loss: scores.loss, correct: Some(Correct { count: scores.correct, of }), losses })
     }
 
     fn importance(&self, part: &Part<'_, TokenBatch>) -> Result<Option<TokenScores>> {
@@ -247,13 +243,10 @@ impl<M: LanguageModel, O: Objective> Task for LanguageTask<M, O> {
     /// The averages follow the losses of the whole batch at once.
     fn follow(&self, scored: &[(Part<'_, TokenBatch>, Scored)]) -> Result<()> {
         let Some(importance) = &self.importance else { return Ok(()) };
-        // Importance is for tokens that rejoin; where some have left, nothing is known of them.
-        if scored.iter().any(|(_, scored)| scored.answers.is_some()) {
-            return Ok(());
-        }
+        let losses: Option<Vec<&Tensor>> = scored.iter().map(|(_, scored)| scored.losses.as_ref()).collect();
+        let Some(losses) = losses else { return Ok(()) };
         let rows: Vec<_> = scored.iter().map(|(part, _)| self.rows(part, None)).collect::<Result<_>>()?;
         let labels: Vec<u32> = rows.into_iter().flat_map(|(_, labels)| labels).collect();
-        let losses: Vec<&Tensor> = scored.iter().filter_map(|(_, scored)| scored.losses.as_ref()).collect();
         importance.follow(&labels, &losses)
     }
 

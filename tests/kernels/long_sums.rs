@@ -1,0 +1,93 @@
+//! Sums of many terms of one sign, of which the later ones would lose digits in one long chain. Expected values are exact.
+
+use super::support::{leaf, upload};
+use crate::common::each_family;
+use wgrad::ops::{self, CrossEntropy};
+use wgrad::{Gpu, Tensor};
+
+/// The largest error of `got`, all of which should be `expected`, in parts of it.
+fn assert_all(what: &str, got: &[f32], expected: f64, tolerance: f64) {
+    let worst = got.iter().map(|&v| (f64::from(v) / expected - 1.0).abs()).fold(0.0, f64::max);
+    assert!(worst < tolerance, "{what}: {worst:.1e} from {expected}");
+}
+
+fn gradient(y: &Tensor, of: &Tensor, dy: f32) -> Vec<f32> {
+    let dy = upload(y.gpu(), y.dims(), &vec![dy; y.numel()]);
+    y.backward_from(&dy).unwrap().get(of).unwrap().to_vec().unwrap()
+}
+
+/// A peak above tens of thousands of small terms, which are much together.
+#[test]
+fn softmax_of_many() {
+    for gpu in each_family() {
+        for width in [21_001, 32_000, 65_536] {
+            let mut x = vec![0.0; width];
+            x[0] = 12.0;
+            let y: Vec<f32> = ops::softmax(&upload(&gpu, &[1, width], &x)).unwrap().to_vec().unwrap();
+            let peak = 12f64.exp();
+            assert_all(&format!("softmax of {width}"), &y[..1], peak / (peak + (width - 1) as f64), 2e-5);
+        }
+    }
+}
+
+#[test]
+fn gradient_of_a_broadcast_scalar() {
+    for gpu in each_family() {
+        let (x, b) = (upload(&gpu, &[1_000_000, 1], &vec![1.0; 1_000_000]), leaf(&gpu, &[1], &[0.5]));
+        let db = gradient(&ops::add(&x, &b).unwrap(), &b, 0.1);
+        assert_all("db", &db, 1e6 * f64::from(0.1f32), 1e-5);
+    }
+}
+
+#[test]
+fn bias_of_many_rows() {
+    const ROWS: usize = 50_432;
+    for gpu in each_family() {
+        let x = upload(&gpu, &[ROWS, 4], &vec![1.0; ROWS * 4]);
+        let (w, b) = (leaf(&gpu, &[8, 4], &[0.25; 32]), leaf(&gpu, &[8], &[0.0; 8]));
+        for dy in [0.1, 123.456] {
+            let db = gradient(&ops::linear(&x, &w, Some(&b)).unwrap(), &b, dy);
+            assert_all("db", &db, ROWS as f64 * f64::from(dy), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn rows_of_one_id() {
+    const PLACES: usize = 8192;
+    for gpu in each_family() {
+        let ids = Tensor::from_slice(&gpu, &[PLACES], &vec![1u32; PLACES]).unwrap();
+        let table = leaf(&gpu, &[3, 4], &[0.0; 12]);
+        let dweight = gradient(&ops::embedding(&table, &ids).unwrap(), &table, 0.001);
+        assert_all("dweight", &dweight[4..8], PLACES as f64 * f64::from(0.001f32), 1e-5);
+        let means = upload(&gpu, &[3], &[0.0; 3]);
+        let losses = upload(&gpu, &[PLACES], &[10.8249; PLACES]);
+        let means: Vec<f32> = ops::update_means(&means, &ids, &losses, None, 0.0).unwrap().to_vec().unwrap();
+        assert_all("mean", &means[1..2], f64::from(10.8249f32), 1e-5);
+    }
+}
+
+/// Logits of which every row's loss is ln 10.
+#[test]
+fn mean_loss_of_many_rows() {
+    const ROWS: usize = 1 << 18;
+    let loss = |gpu: &Gpu| {
+        let logits = upload(gpu, &[ROWS, 10], &vec![0.0; ROWS * 10]);
+        let labels = Tensor::from_slice(gpu, &[ROWS], &vec![3u32; ROWS]).unwrap();
+        ops::cross_entropy(&logits, &labels, &CrossEntropy::default()).unwrap().item().unwrap()
+    };
+    for gpu in each_family() {
+        assert_all("loss", &[loss(&gpu)], 10f64.ln(), 1e-5);
+    }
+}
+
+#[test]
+fn mean_of_many_tokens() {
+    for gpu in each_family() {
+        for tokens in [4096, 16_384] {
+            let x = upload(&gpu, &[1, tokens, 4], &vec![123.456; tokens * 4]);
+            let y: Vec<f32> = ops::mean_tokens(&x, 0).unwrap().to_vec().unwrap();
+            assert_all("mean", &y, f64::from(123.456f32), 3e-6);
+        }
+    }
+}
