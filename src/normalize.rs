@@ -26,7 +26,7 @@ impl Normalize {
     pub const DIGITS: Self = Normalize { mean: [0.3048; 3], std: [0.3760; 3] };
 
     /// The mean as a colour: what a model sees as 0.
-    pub fn mean_colour(&self) -> [u8; 3] {
+    pub fn mean_color(&self) -> [u8; 3] {
         self.mean.map(|mean| (mean * 255.0).round() as u8)
     }
 }

@@ -328,7 +328,7 @@ fn erased_rectangles_have_the_areas_asked_for() {
     let noisy = apply(transform(RandomErasing { scale: (0.5, 0.5), ..RandomErasing::new(1.0) }), &image, 4);
     let different: std::collections::HashSet<_> = noisy.iter().collect();
     assert!(different.len() > 100);
-    assert_eq!(Normalize::IMAGENET.mean_colour(), [124, 116, 104]);
+    assert_eq!(Normalize::IMAGENET.mean_color(), [124, 116, 104]);
 }
 
 /// Everything at once.
@@ -394,7 +394,7 @@ fn any_crop() -> impl Strategy<Value = Crop> {
             pixels,
             padding: if zero { Padding::Zero } else { Padding::Reflect }
         }),
-        (0.05..=1.0).prop_map(|fraction| Crop::Centre { fraction }),
+        (0.05..=1.0).prop_map(|fraction| Crop::Center { fraction }),
         (0.05..=1.0).prop_map(|fraction| Crop::Squash { fraction }),
         (0.05..=1.0).prop_map(|fraction| Crop::Random { fraction }),
         (interval(1e-9, 1.0), interval(0.01, 100.0)).prop_map(|(scale, ratio)| Crop::RandomResized { scale, ratio }),

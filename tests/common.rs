@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use wgrad::gpu::{Gpu, GpuOptions, KernelFamily};
 use wgrad::wgpu;
 
-/// A device with exactly wgpu's default limits. A machine without an adapter fails here: tests are not skipped.
+/// A device with exactly wgpu's default limits. A machine without an adapter fails here: tests are not skipped, but for those of
+/// half precision and matrix units where the driver has none.
 pub fn gpu() -> Gpu {
     open(None)
 }

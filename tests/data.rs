@@ -502,7 +502,7 @@ fn the_evaluation_crop_equals_pillow() {
     let bilinear = [([50, 37, 32], 0.875, 0xb8d7_44a9_4efd_6534), ([300, 200, 64], 1.0, 0xf38c_29ae_2455_437b)]
         .map(|(sizes, fraction, expected)| (sizes, fraction, Interpolation::Bilinear, expected));
     for ([width, height, size], fraction, interpolation, expected) in hashes.into_iter().chain(bilinear) {
-        let transform = Transform { interpolation, ..Transform::new(size, Crop::Centre { fraction }) };
+        let transform = Transform { interpolation, ..Transform::new(size, Crop::Center { fraction }) };
         let mut sample = vec![0; transform.sample_bytes()];
         transform.apply(&noise(width, height), Key { seed: 1, epoch: 2, sample: 3 }, &mut sample).unwrap();
         assert_eq!(fnv(&sample), expected, "{width} x {height} to {size} at {fraction}");
@@ -628,7 +628,7 @@ fn augmentation_depends_on_the_whole_key_and_evaluation_on_nothing() {
     let others = [Key { seed: 2, ..key }, Key { epoch: 3, ..key }, Key { sample: 4, ..key }];
     assert_eq!(make(random, key), make(random, key));
     assert!(others.iter().all(|&other| make(random, other) != make(random, key)));
-    for crop in [Crop::Whole, Crop::Centre { fraction: 0.5 }, Crop::Squash { fraction: 0.5 }] {
+    for crop in [Crop::Whole, Crop::Center { fraction: 0.5 }, Crop::Squash { fraction: 0.5 }] {
         let fixed = Transform::new(8, crop);
         assert!(others.iter().all(|&other| make(fixed, other) == make(fixed, key)));
     }
@@ -642,7 +642,7 @@ fn settings_out_of_range_are_named() {
     assert_mentions(&refused(Transform { size: 0, ..good }.check()), &["size"]);
     assert_mentions(&refused(Transform { size: 5000, ..good }.check()), &["size"]);
     for fraction in [0.0, -1.0, 1.5, f64::NAN] {
-        assert_mentions(&refused(Transform { crop: Crop::Centre { fraction }, ..good }.check()), &["fraction"]);
+        assert_mentions(&refused(Transform { crop: Crop::Center { fraction }, ..good }.check()), &["fraction"]);
         assert_mentions(&refused(Transform { crop: Crop::Squash { fraction }, ..good }.check()), &["fraction"]);
     }
     let wide = Crop::Pad { pixels: 5000, padding: Padding::Zero };

@@ -35,19 +35,19 @@ pub enum Crop {
         padding: Padding,
     },
     /// The short side resized to floor(S / `fraction`), the window of S × S in the middle: photos in evaluation.
-    Centre {
+    Center {
         /// timm's `crop_pct`: 0.875 takes 224 of 256.
         fraction: f64,
     },
     /// Both sides resized to floor(S / `fraction`), whatever the aspect ratio, and the window of S × S in the middle: timm's `squash`,
     /// and what transformers' processors of ViT and DeiT do.
     Squash {
-        /// As in [`Crop::Centre`].
+        /// As in [`Crop::Center`].
         fraction: f64,
     },
-    /// As [`Crop::Centre`], the window at random: photos in training.
+    /// As [`Crop::Center`], the window at random: photos in training.
     Random {
-        /// As in [`Crop::Centre`].
+        /// As in [`Crop::Center`].
         fraction: f64,
     },
     /// A rectangle of random area and shape, resized to S × S: the crop that ImageNet models are trained with
@@ -67,7 +67,7 @@ impl Crop {
     /// That of evaluation, by what a checkpoint says of it.
     pub fn evaluation(mode: CropMode, fraction: f64) -> Self {
         match mode {
-            CropMode::Center => Crop::Centre { fraction },
+            CropMode::Center => Crop::Center { fraction },
             CropMode::Squash => Crop::Squash { fraction },
         }
     }
@@ -75,7 +75,7 @@ impl Crop {
     /// What a checkpoint is to say of it, if it is that of evaluation: the mode, and the share of a side that is shown.
     pub fn mode_and_fraction(self) -> (CropMode, f64) {
         match self {
-            Crop::Centre { fraction } | Crop::Random { fraction } => (CropMode::Center, fraction),
+            Crop::Center { fraction } | Crop::Random { fraction } => (CropMode::Center, fraction),
             Crop::Squash { fraction } => (CropMode::Squash, fraction),
             Crop::Whole | Crop::Pad { .. } => (CropMode::Squash, 1.0),
             Crop::RandomResized { .. } => (CropMode::Center, 1.0),
@@ -88,7 +88,7 @@ impl Crop {
             Crop::Pad { pixels, .. } if pixels > Transform::MAX_PAD => {
                 Err(Error::argument(op, "pixels", format!("at most {}", Transform::MAX_PAD), pixels))
             }
-            Crop::Centre { fraction } | Crop::Squash { fraction } | Crop::Random { fraction }
+            Crop::Center { fraction } | Crop::Squash { fraction } | Crop::Random { fraction }
                 if !(Transform::MIN_FRACTION..=1.0).contains(&fraction) =>
             {
                 Err(Error::argument(op, "fraction", format!("in {}..=1", Transform::MIN_FRACTION), fraction))
@@ -119,7 +119,7 @@ impl Crop {
                 let shift = |by: u32| i64::from(by) - i64::from(pixels);
                 Ok(fitted(&shifted(image, shift(right), shift(down), padding)?, size, filter)?.into_owned())
             }
-            Crop::Centre { fraction } => {
+            Crop::Center { fraction } => {
                 choose(rng, 0, 0);
                 Room::new(image, size, fraction).cut_middle(image, size, filter)
             }

@@ -88,7 +88,7 @@ pub fn image_folder(dir: impl AsRef<Path>, options: FolderOptions) -> Result<Dat
         class_names,
         normalize: Normalize::IMAGENET,
         train_crop: Crop::Random { fraction: options.crop_fraction },
-        eval_crop: Crop::Centre { fraction: options.crop_fraction },
+        eval_crop: Crop::Center { fraction: options.crop_fraction },
         interpolation: Interpolation::default(),
         flip: options.flip,
     })

@@ -46,7 +46,7 @@ impl Transform {
     pub const MAX_SIZE: u32 = 4096;
     /// Largest padding of [`Crop::Pad`].
     pub const MAX_PAD: u32 = 1024;
-    /// Smallest fraction of [`Crop::Centre`], [`Crop::Squash`] and [`Crop::Random`].
+    /// Smallest fraction of [`Crop::Center`], [`Crop::Squash`] and [`Crop::Random`].
     pub const MIN_FRACTION: f64 = 0.05;
 
     /// A crop, and nothing else.

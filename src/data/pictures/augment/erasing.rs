@@ -28,7 +28,7 @@ pub struct RandomErasing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum Fill {
-    /// One colour. [`Normalize::mean_colour`](crate::data::Normalize::mean_colour) is 0 to the model, as timm's mode `const`.
+    /// One colour. [`Normalize::mean_color`](crate::data::Normalize::mean_color) is 0 to the model, as timm's mode `const`.
     Colour([u8; 3]),
     /// Every value random, evenly from 0 to 255: what the paper found best. (timm's mode `pixel` draws from a normal
     /// distribution instead, after normalising.)
