@@ -99,6 +99,51 @@ fn what_would_be_decoded_wrongly_is_refused_by_name() {
     }
 }
 
+/// A picture of one pixel, (100, 50, 25) with a fourth sample of 128, uncompressed.
+fn tiff_of_four(extra: u16, predictor: u16) -> Vec<u8> {
+    // Entries of 12 bytes in the order of their tags, behind them the samples' bits, behind those the pixel.
+    let (short, long) = (3u16, 4u16);
+    let (bits_at, pixel_at) = (8 + 2 + 12 * 11 + 4, 8 + 2 + 12 * 11 + 4 + 8);
+    let entries: [(u16, u16, u32, u32); 11] = [
+        (256, long, 1, 1),
+        (257, long, 1, 1),
+        (258, short, 4, bits_at),
+        (259, short, 1, 1),
+        (262, short, 1, 2),
+        (273, long, 1, pixel_at),
+        (277, short, 1, 4),
+        (278, long, 1, 1),
+        (279, long, 1, 4),
+        (317, short, 1, predictor.into()),
+        (338, short, 1, extra.into()),
+    ];
+    let mut bytes = [b"II*\0".as_slice(), &8u32.to_le_bytes(), &11u16.to_le_bytes()].concat();
+    for (tag, kind, count, value) in entries {
+        bytes.extend([tag, kind].into_iter().flat_map(u16::to_le_bytes));
+        bytes.extend([count, value].into_iter().flat_map(u32::to_le_bytes));
+    }
+    bytes.extend([0; 4]);
+    bytes.extend([8u16; 4].into_iter().flat_map(u16::to_le_bytes));
+    bytes.extend([100, 50, 25, 128]);
+    bytes
+}
+
+/// A fourth channel that is no opacity, or one that has been multiplied into the others.
+#[test]
+fn tiffs_with_further_channels() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |extra, predictor| {
+        let path = folder.path().join("four.tif");
+        fs::write(&path, tiff_of_four(extra, predictor)).unwrap();
+        Image::open(&path)
+    };
+    for extra in [0, 2] {
+        assert_eq!(open(extra, 1).unwrap().pixels(), [100, 50, 25], "ExtraSamples {extra}");
+    }
+    assert_mentions(&refused(open(1, 1)), &["multiplied by their opacity"]);
+    assert_mentions(&refused(open(0, 2)), &["further channels", "predictor"]);
+}
+
 #[test]
 fn a_jpeg_cut_anywhere_is_whole_or_refused() {
     let place = Place::new("photo.jpg");

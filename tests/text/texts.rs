@@ -60,6 +60,12 @@ fn long_texts_are_cut_where_no_token_is() {
         let whole = if documents == Documents::Files { long.as_str() } else { long.trim_end_matches('\n') };
         assert_eq!(ids, tokenizer.encode(whole).unwrap());
     }
+    // Where no part begins with a space: one is put before the first alone.
+    let numbers = "1234567\n".repeat(1 << 16);
+    let texts = Texts::from_memory([("long.txt", numbers.as_str())], options(Documents::Files)).unwrap();
+    let mut ids = all(&tokens_of(&texts, &prefixing));
+    ids.pop();
+    assert_eq!(ids, prefixing.encode(&numbers).unwrap());
     // Lines and words without an end.
     for line in [" the sin".repeat(1 << 17), "é".repeat(1 << 19)] {
         let texts = Texts::from_memory([("long.txt", line.as_str())], options(Documents::Lines)).unwrap();

@@ -1,11 +1,12 @@
 //! Tokenizers of each kind, against what transformers 5.23 and tokenizers 0.23 make of the same files.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::json;
-use wgrad::data::{Special, SpecialTokens, TextOptions, Texts, Tokenizer, TrainOptions};
+use wgrad::data::{MaskedOptions, MaskedText, Special, SpecialTokens, TextOptions, Texts, Tokenizer, TrainOptions};
 
-use super::{VERSES, WORD_PIECES, bert, byte_chars, bytes, from_files, gpt2, gpt2_files};
+use super::{VERSES, WORD_PIECES, bert, byte_chars, bytes, from_files, gpt2, gpt2_files, lines, tokens_of};
 use crate::data::{assert_mentions, refused};
 
 #[test]
@@ -49,6 +50,9 @@ fn word_pieces_give_what_transformers_gives() {
         assert_eq!(uncased.encode(text).unwrap(), ids, "{text}");
         assert_eq!(uncased.decode(ids).unwrap(), back);
     }
+    // A capital without a small letter, as BERT's uncased vocabulary has one, is none.
+    let with_set = from_files([("vocab.txt", [WORD_PIECES, &["ℝ"]].concat().join("\n"))]).unwrap();
+    assert_eq!(with_set.encode(the_man).unwrap(), uncased.encode(the_man).unwrap());
     // With capitals in the vocabulary, or told to, text keeps its own.
     let vocab = [WORD_PIECES, &["The", "Man", "Ca", "##fé"]].concat().join("\n");
     let cased = from_files([("vocab.txt", vocab.clone())]).unwrap();
@@ -316,4 +320,49 @@ fn a_texts_tokens_are_its_own() {
     assert_eq!(tokenizer.encode("abcd").unwrap(), [97, 98, 99, 100]);
     assert_ne!(tokenizer.identity(), made.identity());
     assert_eq!(byte_chars().len(), 256);
+}
+
+/// A special token that a file names is found in texts, where the vocabulary has it as any other too.
+#[test]
+fn named_special_tokens_are_found() {
+    let vocab = r#"{"<": 0, "|": 1, "p": 2, "a": 3, "d": 4, ">": 5, "<|pad|>": 6, "<|x|>": 7, "x": 8}"#.to_owned();
+    let config = r#"{"pad_token": "<|pad|>", "additional_special_tokens": ["<|x|>"]}"#.to_owned();
+    let files = [("vocab.json", vocab), ("merges.txt", String::new()), ("tokenizer_config.json", config)];
+    let tokenizer = from_files(files).unwrap();
+    assert_eq!(tokenizer.encode("a<|pad|>a<|x|>x").unwrap(), [3, 6, 3, 7, 8]);
+    assert!(tokenizer.is_special(6));
+}
+
+/// A folder holds the tokenizer that was saved last, and nothing of one before.
+#[test]
+fn saving_replaces_another_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    for tokenizer in [bytes(SpecialTokens::Gpt2), gpt2(), bert(), gpt2(), bytes(SpecialTokens::Bert)] {
+        tokenizer.save(folder.path()).unwrap();
+        assert_eq!(Tokenizer::open(folder.path()).unwrap().identity(), tokenizer.identity());
+    }
+}
+
+/// Words that are marked in no way that is known would all be one.
+#[test]
+fn whole_words_need_marks() {
+    let special = |id: u32, content: &str| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": true })
+    };
+    let names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"];
+    let vocab: BTreeMap<&str, u32> = names.into_iter().chain(["a", "b"]).zip(0..).collect();
+    let plain = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "decoder": null,
+        "added_tokens": names.iter().zip(0..).map(|(name, id)| special(id, name)).collect::<Vec<_>>(),
+        "pre_tokenizer": { "type": "Whitespace" },
+        "model": { "type": "BPE", "dropout": null, "unk_token": "[UNK]", "continuing_subword_prefix": null,
+                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": [] },
+    });
+    let tokenizer = from_files([("tokenizer.json", plain.to_string())]).unwrap();
+    let tokens = || tokens_of(&lines(&["a b a b a b", "b a b a"]), &tokenizer);
+    let of = |whole_words| MaskedOptions { whole_words, ..MaskedOptions::new(5) };
+    MaskedText::new(tokens(), &tokenizer, of(false)).unwrap();
+    let refused = MaskedText::new(tokens(), &tokenizer, of(true)).unwrap_err().to_string();
+    assert!(refused.contains("whole_words"), "{refused}");
 }

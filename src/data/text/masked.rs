@@ -100,6 +100,11 @@ impl MaskedText {
         let body = length as u64 - 2;
         let spans = if across_documents { Spans::Across(tokens.len() / body) } else { by_document(&tokens, body)? };
         let words = Words::new(tokenizer);
+        if options.whole_words && !words.are_marked {
+            let expected =
+                "false for a tokenizer that is neither WordPiece nor byte-level, whose words are not marked as theirs";
+            return Err(Error::argument(OP, "whole_words", expected, true));
+        }
         let source = MaskedText { tokens, options, specials, words, spans };
         check_count(OP, source.samples())?;
         if source.samples() == 0 {

@@ -308,7 +308,7 @@ fn write(texts: &Texts, tokenizer: &Tokenizer, header: &Header, path: &Path, wri
     let io = |e| Error::io(path, e);
     let mut writer = Writer::new(writer, header).map_err(io)?;
     let (mut pieces, mut batch, mut bytes) = (texts.pieces(), Vec::<Piece>::new(), 0);
-    let mut ended = Ended::default();
+    let (mut ended, mut goes_on) = (Ended::default(), false);
     loop {
         let piece = pieces.next().transpose()?;
         let is_over = piece.is_none();
@@ -316,7 +316,8 @@ fn write(texts: &Texts, tokenizer: &Tokenizer, header: &Header, path: &Path, wri
         batch.extend(piece);
         if is_over || batch.len() == PIECES || bytes >= BYTES {
             let ends: Vec<bool> = batch.iter().map(|piece| piece.is_last).collect();
-            let ids = tokenizer.encode_batch(batch.drain(..).map(|piece| piece.text).collect())?;
+            let with_start = |piece: Piece| (piece.text, std::mem::replace(&mut goes_on, !piece.is_last));
+            let ids = tokenizer.encode_pieces(batch.drain(..).map(with_start).collect())?;
             for (ids, is_last) in ids.iter().zip(ends) {
                 writer.tokens(ids).map_err(io)?;
                 if ended.piece(ids.len(), is_last) {

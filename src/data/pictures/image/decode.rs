@@ -58,6 +58,13 @@ fn check_riff(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// What a block of Exif says, behind the headers that some writers put before it, in other formats than JPEG too, and twice.
+pub(super) fn orientation_of(exif: &[u8]) -> Option<Orientation> {
+    const HEADER: &[u8] = b"Exif\0\0";
+    let once = exif.strip_prefix(HEADER).unwrap_or(exif);
+    Orientation::from_exif_chunk(once.strip_prefix(HEADER).unwrap_or(once))
+}
+
 /// Decodes all formats but JPEG.
 fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<Decoded, String> {
     match format {
@@ -84,7 +91,24 @@ fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<Decoded, String> {
         return Err(format!("takes {} bytes decoded, more than {MAX_DECODED}", decoder.total_bytes()));
     }
     // Damaged metadata does not make the picture unreadable.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let exif = decoder.exif_metadata().ok().flatten();
+    let told = exif.and_then(|exif| orientation_of(&exif));
+    let orientation = told.or_else(|| decoder.orientation().ok()).unwrap_or(Orientation::NoTransforms);
     let pixels = DynamicImage::from_decoder(decoder).map_err(explain)?.into_rgb8();
     Ok(Decoded { pixels, orientation, doubt: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once, twice or not at all behind the header.
+    #[test]
+    fn exif_behind_headers() {
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        for headers in 0..3 {
+            let block = [b"Exif\0\0".repeat(headers), exif.to_vec()].concat();
+            assert_eq!(orientation_of(&block), Some(Orientation::Rotate90), "{headers}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::MAX_SIDE;
-use super::decode::{Decoded, check_size};
+use super::decode::{Decoded, check_size, orientation_of};
 use super::segments::{self, Segments};
 
 /// Decodes a JPEG; the error says in words what is wrong.
@@ -24,7 +24,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         None => decode_any(&jpeg)?,
     };
     let pixels = RgbImage::from_raw(jpeg.width, jpeg.height, pixels).ok_or("the JPEG has another size than it says")?;
-    let orientation = jpeg.exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    let orientation = jpeg.exif.and_then(orientation_of).unwrap_or(Orientation::NoTransforms);
     let doubt = "has no end-of-image marker: if it was cut short, its last rows are wrong";
     Ok(Decoded { pixels, orientation, doubt: (!jpeg.ended).then_some(doubt) })
 }

@@ -12,6 +12,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     const REDUCED: u32 = 1;
     const UNSIGNED: u16 = 1;
     const FLOAT: u16 = 3;
+    const UNSPECIFIED: u16 = 0;
+    const PREMULTIPLIED: u16 = 1;
 
     let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) else {
         return Ok(());
@@ -30,6 +32,19 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         return Err(format!(
             "is a TIFF of {bits}-bit {kind}: only unsigned integers up to 16 bits and 32-bit floats are read"
         ));
+    }
+    let extra: Vec<u16> = decoder.find_tag_unsigned_vec(Tag::ExtraSamples).ok().flatten().unwrap_or_default();
+    if extra.first() == Some(&PREMULTIPLIED) {
+        return Err(
+            "is a TIFF whose colours are multiplied by their opacity (ExtraSamples 1): it is not read".to_owned()
+        );
+    }
+    let mut number = |tag| decoder.find_tag_unsigned::<u32>(tag).ok().flatten();
+    let is_chunky = number(Tag::PlanarConfiguration).unwrap_or(1) == 1;
+    let is_simple = number(Tag::TileWidth).is_none() && number(Tag::Predictor).unwrap_or(1) == 1;
+    let has_more = extra.len() > 1 || extra.first() == Some(&UNSPECIFIED);
+    if is_chunky && has_more && !is_simple {
+        return Err("is a TIFF with further channels in tiles or with a predictor: it is not read".to_owned());
     }
     Ok(())
 }

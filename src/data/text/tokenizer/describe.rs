@@ -167,7 +167,9 @@ pub(super) fn word_piece(path: &Path, text: &str, config: &Config, mut added: Ad
     }
     // A vocabulary with capitals has no use for them where text is brought to small letters.
     let is_bracketed = |token: &str| token.starts_with('[') && token.ends_with(']');
-    let has_capitals = || vocabulary.keys().any(|token| !is_bracketed(token) && token.contains(char::is_uppercase));
+    // Those that have a small letter: BERT's has ℝ, which has none.
+    let is_capital = |c: char| c.to_lowercase().ne([c]);
+    let has_capitals = || vocabulary.keys().any(|token| !is_bracketed(token) && token.contains(is_capital));
     let lower_case = config.do_lower_case.unwrap_or_else(|| !has_capitals());
     Ok(json!({
         "version": "1.0",

@@ -41,6 +41,8 @@ const OP: &str = "data.tokenizer";
 /// becomes that token, as in transformers.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// For what goes on with a text, where `inner` would put a space before it.
+    rest: Option<Box<tokenizers::Tokenizer>>,
     place: PathBuf,
     files: BTreeMap<String, String>,
     named: BTreeMap<Special, u32>,
@@ -102,7 +104,8 @@ impl Tokenizer {
         special: BTreeSet<u32>,
         vocab_size: usize,
     ) -> Self {
-        Tokenizer { inner, place: files.place, files: files.texts, named, special, vocab_size }
+        let rest = without_prefix_space(&inner).map(Box::new);
+        Tokenizer { inner, rest, place: files.place, files: files.texts, named, special, vocab_size }
     }
 
     /// Its files by name, as they were read or made: what a model's folder carries on, and transformers loads.
@@ -111,7 +114,7 @@ impl Tokenizer {
     }
 
     /// Writes [`Tokenizer::files`] into a folder, each as a whole or not at all, and last the one by which a folder is told to hold a
-    /// tokenizer: one that was cut off is not taken for another tokenizer.
+    /// tokenizer: one that was cut off is not taken for another tokenizer. Files of a tokenizer that was there before go.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
@@ -121,6 +124,13 @@ impl Tokenizer {
         let write = |(name, text): (&String, &String)| {
             replace_file(&folder.join(name), |writer| writer.write_all(text.as_bytes()))
         };
+        for name in open::names().filter(|name| !self.files.contains_key(*name)) {
+            let path = folder.join(name);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, e)),
+                _ => {}
+            }
+        }
         let (last, first): (Vec<_>, Vec<_>) = self.files.iter().partition(|(name, _)| is_first_of_form(name));
         first.into_iter().chain(last).try_for_each(write)
     }
@@ -190,9 +200,21 @@ impl Tokenizer {
         Ok(encoded.get_ids().to_vec())
     }
 
-    /// The token ids of several texts, on all cores.
-    pub(super) fn encode_batch(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
-        let encoded = self.inner.encode_batch_fast(texts, false).map_err(|e| self.failed(&e))?;
+    /// The token ids of pieces of texts, on all cores; with each, whether it goes on with a text.
+    pub(super) fn encode_pieces(&self, pieces: Vec<(String, bool)>) -> Result<Vec<Vec<u32>>> {
+        let Some(rest) = &self.rest else {
+            return self.encode_batch(&self.inner, pieces.into_iter().map(|(text, _)| text).collect());
+        };
+        let goes_on: Vec<bool> = pieces.iter().map(|(_, goes_on)| *goes_on).collect();
+        let (others, firsts): (Vec<_>, Vec<_>) = pieces.into_iter().partition(|(_, goes_on)| *goes_on);
+        let texts = |pieces: Vec<(String, bool)>| pieces.into_iter().map(|(text, _)| text).collect();
+        let mut firsts = self.encode_batch(&self.inner, texts(firsts))?.into_iter();
+        let mut others = self.encode_batch(rest, texts(others))?.into_iter();
+        Ok(goes_on.into_iter().filter_map(|goes_on| if goes_on { others.next() } else { firsts.next() }).collect())
+    }
+
+    fn encode_batch(&self, inner: &tokenizers::Tokenizer, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
+        let encoded = inner.encode_batch_fast(texts, false).map_err(|e| self.failed(&e))?;
         Ok(encoded.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
@@ -215,4 +237,14 @@ impl Tokenizer {
     fn failed(&self, error: &tokenizers::Error) -> Error {
         Error::file(&self.place, format!("the tokenizer failed: {}", quoted(&error.to_string())))
     }
+}
+
+/// The same tokenizer without the space that it puts before a text, if it does so.
+fn without_prefix_space(inner: &tokenizers::Tokenizer) -> Option<tokenizers::Tokenizer> {
+    let Some(tokenizers::PreTokenizerWrapper::ByteLevel(byte_level)) = inner.get_pre_tokenizer() else { return None };
+    byte_level.add_prefix_space.then(|| {
+        let mut rest = inner.clone();
+        rest.with_pre_tokenizer(Some(byte_level.add_prefix_space(false)));
+        rest
+    })
 }

@@ -201,19 +201,21 @@ impl Files {
         Ok(Tokenizer::from_parts(inner, self, named, special, size))
     }
 
-    /// The ids of the special tokens. One that a file names and the vocabulary lacks is added to it, as transformers does and in its order.
+    /// The ids of the special tokens. One that a file names becomes one that is found in texts, and is added where the vocabulary lacks it, as
+    /// transformers does and in its order.
     fn find_specials(&self, inner: &mut tokenizers::Tokenizer) -> Result<BTreeMap<Special, u32>> {
         let mut ids = BTreeMap::new();
         let mut named = self.named_specials()?;
         for special in IN_ORDER {
             let Some((path, content)) = named.remove(&special) else { continue };
-            if inner.token_to_id(&content).is_none() {
-                let token = tokenizers::AddedToken::from(content.clone(), true);
-                let fault = |e: tokenizers::Error| Error::file(&path, quoted(&e.to_string()));
-                inner.add_special_tokens([token]).map_err(fault)?;
-            }
+            add_special(inner, &path, &content)?;
             let missing = || Error::file(&path, format!("its {} is not in the vocabulary", special.key()));
             ids.insert(special, inner.token_to_id(&content).ok_or_else(missing)?);
+        }
+        for content in self.further_specials()? {
+            if inner.token_to_id(&content).is_some() {
+                add_special(inner, &self.place, &content)?;
+            }
         }
         for special in Special::ALL {
             if let Some(id) = special.usual().iter().find_map(|content| inner.token_to_id(content)) {
@@ -222,4 +224,18 @@ impl Files {
         }
         Ok(ids)
     }
+}
+
+/// Has a token be found in texts as it is written; it keeps its id, if it has one.
+fn add_special(inner: &mut tokenizers::Tokenizer, path: &Path, content: &str) -> Result<()> {
+    if !inner.get_added_vocabulary().get_vocab().contains_key(content) {
+        let token = tokenizers::AddedToken::from(content.to_owned(), true);
+        inner.add_special_tokens([token]).map_err(|e| Error::file(path, quoted(&e.to_string())))?;
+    }
+    Ok(())
+}
+
+/// The names of all files that a tokenizer may have in a folder.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    FORMS.into_iter().flatten().copied().chain(BESIDE)
 }

@@ -6,16 +6,21 @@ use super::Tokenizer;
 use super::describe::byte_char;
 
 /// How a vocabulary marks words.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Marks {
     /// WordPiece: a token that goes on with a word begins with `##`.
     Continuing,
     /// Byte-level: a token that begins with white space begins a word, and so does the one behind white space.
     Spaces,
+    /// In a way that is not known here.
+    Unknown,
 }
 
 /// What is known of a vocabulary's tokens by id.
 #[derive(Debug)]
 pub(in crate::data::text) struct Words {
+    /// Whether it is known how words are marked.
+    pub(in crate::data::text) are_marked: bool,
     /// Whether it goes on with the word before it, if that is open.
     continues: Vec<bool>,
     /// Whether the word may go on behind it.
@@ -29,12 +34,14 @@ pub(in crate::data::text) struct Words {
 impl Words {
     pub(in crate::data::text) fn new(tokenizer: &Tokenizer) -> Self {
         let bytes: BTreeMap<char, u8> = (0..=u8::MAX).map(|byte| (byte_char(byte), byte)).collect();
-        let marks = match tokenizer.inner.get_model() {
-            tokenizers::ModelWrapper::WordPiece(_) => Marks::Continuing,
-            _ => Marks::Spaces,
+        let marks = match (tokenizer.inner.get_model(), tokenizer.inner.get_decoder()) {
+            (tokenizers::ModelWrapper::WordPiece(_), _) => Marks::Continuing,
+            (_, Some(tokenizers::DecoderWrapper::ByteLevel(_))) => Marks::Spaces,
+            _ => Marks::Unknown,
         };
         let size = tokenizer.vocab_size();
         let mut words = Words {
+            are_marked: marks != Marks::Unknown,
             continues: vec![false; size],
             is_open: vec![false; size],
             is_text: vec![false; size],
@@ -46,7 +53,7 @@ impl Words {
             words.is_text[id as usize] = true;
             let (begins, ends) = match marks {
                 Marks::Continuing => (!token.starts_with("##"), false),
-                Marks::Spaces => {
+                Marks::Spaces | Marks::Unknown => {
                     let is_space = |c: Option<char>| c.and_then(|c| bytes.get(&c)).is_some_and(u8::is_ascii_whitespace);
                     (is_space(token.chars().next()), is_space(token.chars().next_back()))
                 }
