@@ -98,8 +98,15 @@ fn is_alive(_device: &wgpu::Device) -> bool {
 /// Lets callbacks run, and waits where `kind` says so.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), String> {
-    // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks.
-    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.poll(kind)));
+    // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks. On OpenGL it waits for two seconds at most; nobody
+    // here asks for less than the end.
+    let poll = || loop {
+        match device.poll(kind.clone()) {
+            Err(wgpu::PollError::Timeout) => {}
+            polled => return polled,
+        }
+    };
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll));
     match polled {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),

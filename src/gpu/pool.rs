@@ -20,6 +20,15 @@ pub(crate) struct Raw {
     pub(crate) size: u64,
 }
 
+/// A browser gives a buffer's memory back when it collects garbage, and knows nothing of how much that is. What has been submitted with it is
+/// still done.
+#[cfg(target_arch = "wasm32")]
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.buffer.destroy();
+    }
+}
+
 /// A handle to pooled device memory. Cloning an `Arc` of it shares the memory; the last drop gives it back.
 #[derive(Debug)]
 pub(crate) struct Buffer {

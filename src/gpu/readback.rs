@@ -136,6 +136,14 @@ struct Part {
     carried: u64,
 }
 
+/// As in `pool.rs`.
+#[cfg(target_arch = "wasm32")]
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.staging.destroy();
+    }
+}
+
 impl Part {
     /// Copies `views` (behind the tables of faults) to the host, in order with what has been recorded before.
     fn start(gpu: &Gpu, views: &[&BufferView]) -> Result<Self> {

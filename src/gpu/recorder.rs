@@ -324,6 +324,13 @@ impl Recorder {
 /// What becomes of a command that has been submitted: an upload's memory stays until it has ended, a read-back's is mapped.
 fn submitted(command: Command, ordinal: u64, index: &wgpu::SubmissionIndex) -> Option<Staged> {
     match command {
+        #[cfg(target_arch = "wasm32")]
+        Command::Upload { staged, staging, .. } => {
+            // As in `pool.rs`.
+            staging.destroy();
+            return Some(staged);
+        }
+        #[cfg(not(target_arch = "wasm32"))]
         Command::Upload { staged, .. } => return Some(staged),
         Command::Land { staging, landing, .. } => landing.begin(&staging, ordinal, index),
         _ => {}

@@ -258,6 +258,8 @@ fn training(settings: &Settings, config: &VitConfig) -> Result<TrainSettings> {
 
 /// Sees that there is memory for steps of so many pictures, and compiles the kernels of all lengths that R visits in so many steps.
 fn prepare(gpu: &Gpu, config: &VitConfig, settings: &TrainSettings, (batch, steps): (usize, u64)) -> Result<()> {
+    // What an earlier lesson had is free, but the system does not know.
+    gpu.trim();
     let make = |gpu: &Gpu| Ok(Classify::new(Vit::new(gpu, config.clone(), SEED)?));
     let work = Workload { make: &make, settings, batch, steps: steps + 1 };
     check_memory(gpu, &work, available_memory(gpu))?;
