@@ -394,6 +394,8 @@ fn half_precision() {
     assert_eq!(scale(json!({ "loss_scale": 128 })).unwrap().loss_scale, None);
     let constant = scale(json!({ "enabled": true, "loss_scale": 128 })).unwrap();
     assert_eq!(constant.loss_scale, Some(LossScale::constant(128.0)));
+    let told = constant.warnings.join("\n");
+    assert!(told.contains("is constant") && !told.contains("hysteresis"), "{told}");
     let given = json!({ "enabled": true, "initial_scale_power": 4, "loss_scale_window": 50, "min_loss_scale": 2,
         "hysteresis": 2 });
     let given = scale(given).unwrap();

@@ -23,7 +23,7 @@ use crate::check;
 use crate::effects;
 use crate::recipe::{CropKind, DropKind, MirrorKind, Recipe};
 use crate::training::console::{printable, say};
-use crate::training::deepspeed::{of_another_kind, schedules};
+use crate::training::deepspeed::{of_another_kind, of_another_length, schedules};
 use crate::training::folder;
 use crate::training::given::Given;
 use crate::training::lora;
@@ -59,6 +59,11 @@ impl Setup {
         warnings.extend(weights.warning());
         let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters.config(weights.config.heads()));
         let mut config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
+        warnings.extend(deepspeed.as_ref().and_then(|file| of_another_length(file, config.tokens())));
+        if args.overrides.ltd.ltd_keep_prefix.is_none() {
+            // Without a class token the first place is a patch like others.
+            recipe.ltd.ltd_keep_prefix = recipe.ltd.ltd_keep_prefix.min(config.prefix_tokens());
+        }
         recipe.adapters.settle_rate(&mut recipe.training, config.embed_dim);
         config.check()?;
         ensure!(

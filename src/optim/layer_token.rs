@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 /// ```
 ///
 /// The first step has the rate 0, unless there is no warm-up. N_total takes the growth of the kept length as a straight line, and a
-/// run consumes somewhat fewer; since the floor begins W before N_total, it is reached all the same.
+/// run consumes somewhat fewer; the floor begins W before N_total, so it is reached all the same where W is more than what the staircase
+/// leaves out. Else the last rate is a little above it.
 /// Source: Yao et al., 2022, arXiv 2211.11586.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct LayerTokenRate {

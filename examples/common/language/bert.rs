@@ -61,6 +61,10 @@ impl Kind for OfMasks {
         Masked::of_share(reading.length, reading.share)
     }
 
+    fn is_padded(reading: &MaskedOptions) -> bool {
+        !reading.across_documents
+    }
+
     fn length(reading: &MaskedOptions) -> usize {
         reading.length
     }

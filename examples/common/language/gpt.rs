@@ -61,6 +61,10 @@ impl Kind for Gpt {
         Causal
     }
 
+    fn is_padded(_: &usize) -> bool {
+        false
+    }
+
     fn length(reading: &usize) -> usize {
         *reading
     }

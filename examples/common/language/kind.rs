@@ -44,6 +44,9 @@ pub trait Kind {
     /// Of a text that is read so.
     fn objective(reading: &Self::Reading) -> Self::Objective;
 
+    /// Whether sequences that are shorter are padded.
+    fn is_padded(reading: &Self::Reading) -> bool;
+
     /// T.
     fn length(reading: &Self::Reading) -> usize;
 

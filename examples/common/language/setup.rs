@@ -19,7 +19,7 @@ use super::recipe::{DropKind, Recipe};
 use super::report::Fluency;
 use super::texts::Texts;
 use crate::training::console::printable;
-use crate::training::deepspeed::{of_another_kind, schedules};
+use crate::training::deepspeed::{of_another_kind, of_another_length, schedules};
 use crate::training::given::{Given, Rule};
 use crate::training::lora;
 use crate::training::ltd_drop::random_ltd;
@@ -180,7 +180,8 @@ impl<K: Kind> Setup<K> {
     pub fn task<M: LanguageModel>(&self, model: M, drop: DropKind) -> wgrad::Result<Task<K, M>> {
         let length = self.texts.length();
         let loss = CrossEntropy { label_smoothing: self.recipe.label_smoothing, ..CrossEntropy::default() };
-        let task = LanguageTask::with_objective(model, length, self.texts.objective())?.with_loss(loss);
+        let mut task = LanguageTask::with_objective(model, length, self.texts.objective())?.with_loss(loss);
+        task.is_padded = self.texts.are_padded();
         if drop != DropKind::Tokenbypass {
             return Ok(task);
         }
@@ -260,7 +261,8 @@ impl<K: Kind> fmt::Display for Setup<K> {
         let told = schedules(config, self.steps, self.texts.length());
         write!(f, "\nin the place of these, from the configuration file:{told}")?;
         let own = if K::IS_CAUSAL { ModelType::Decoder } else { ModelType::Encoder };
-        let mut warnings = config.warnings.iter().cloned().chain(of_another_kind(config, own));
+        let of_file = config.warnings.iter().cloned().chain(of_another_kind(config, own));
+        let mut warnings = of_file.chain(of_another_length(config, self.texts.length()));
         warnings.try_for_each(|warning| write!(f, "\nwarning: {}", printable(&warning)))
     }
 }

@@ -67,6 +67,11 @@ impl<K: Kind> Texts<K> {
         K::length(&self.reading)
     }
 
+    /// Whether shorter sequences are padded.
+    pub fn are_padded(&self) -> bool {
+        K::is_padded(&self.reading)
+    }
+
     /// What is asked of a model.
     pub fn objective(&self) -> K::Objective {
         K::objective(&self.reading)

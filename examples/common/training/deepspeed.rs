@@ -26,6 +26,18 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
     lines
 }
 
+/// That its rate by layer tokens is planned for sequences of another length than the run's `tokens`, if it is.
+pub fn of_another_length(config: &DeepSpeedConfig, tokens: usize) -> Option<String> {
+    let (rate, ltd) = config.rate.as_ref().zip(config.random_ltd.as_ref())?;
+    let planned = ltd.schedule().kept_length(u64::MAX);
+    (rate.follows_layer_tokens() && planned != tokens).then(|| {
+        format!(
+            "the configuration file's layer_token_lr_schedule goes by its max_value of {planned} tokens, where it does not tell its layer tokens; this \
+             run has {tokens}, so the rate comes to its end too early or too late"
+        )
+    })
+}
+
 /// Its learning rate is made for one run: that by layer tokens for one that drops them so, others for its number of steps.
 pub fn check_rivals(config: Option<&DeepSpeedConfig>, are_there: bool, by_time: bool) -> Result<()> {
     let Some(rate) = config.and_then(|config| config.rate.as_ref()) else { return Ok(()) };

@@ -46,7 +46,8 @@ pub struct DeepSpeedConfig {
     /// `optimizer`: Adam (which is AdamW unless `adam_w_mode` is false), AdamW or SGD.
     pub rule: Option<Rule>,
     /// `scheduler` (`WarmupLR`, `WarmupDecayLR` or `WarmupCosineLR`), else the optimiser's `lr`. Where random-LTD's
-    /// `layer_token_lr_schedule` is enabled, which DeepSpeed refuses, the LayerToken rate of the same height and shape.
+    /// `layer_token_lr_schedule` is enabled, which DeepSpeed refuses, the LayerToken rate of the same height and shape; unless the file tells its
+    /// layer tokens, planned for sequences of `max_value` tokens.
     pub rate: Option<LrSchedule>,
     /// `fp16`, where it is enabled.
     pub loss_scale: Option<LossScale>,
@@ -264,10 +265,13 @@ fn half_precision(root: &Section<'_>, is_scheduled: bool) -> Result<Option<LossS
     let interval = fp16.size("loss_scale_window")?.unwrap_or(1000);
     let floor = fp16.number("min_loss_scale")?.unwrap_or(1.0);
     let is_enabled = fp16.flag("enabled")?.unwrap_or(false);
+    let is_dynamic = is_enabled && constant <= 0.0;
     // 2 where it is not told.
-    let is_lenient = fp16.size("hysteresis")?.map_or(is_enabled && constant <= 0.0, |hysteresis| hysteresis != 1);
-    if is_lenient {
+    if fp16.size("hysteresis")?.unwrap_or(2) != 1 && is_dynamic {
         fp16.warn("hysteresis", "is not used: every overflow lowers the loss scale");
+    }
+    if is_enabled && !is_dynamic {
+        fp16.warn("loss_scale", "is constant: a step that overflows ends the run, where DeepSpeed leaves it out");
     }
     if is_enabled && is_scheduled {
         fp16.warn("enabled", "with a scheduler: a step that overflows moves the rate on, where DeepSpeed's waits");
