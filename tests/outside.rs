@@ -6,6 +6,7 @@ use crate::common::{gpu, gpu_with_f16, values};
 use half::f16;
 use wgrad::autograd::{self, Backward, Check, Gradients, Parameters, ParentGradients, record};
 use wgrad::gpu::{Access, Grid, Kernel, MAX_ROUNDS, Params, Source, lib, looped, params, rounds};
+use wgrad::ops::RandomKey;
 use wgrad::optim::{Optimizer, Rule, Sgd};
 use wgrad::{DType, Error, Gpu, Result, Tensor, ops};
 
@@ -335,4 +336,76 @@ fn handles_are_send() {
         move || gradients.get(&x).unwrap().to_vec::<f32>().unwrap()
     });
     assert_eq!(there.join().unwrap(), [0.0]);
+}
+
+params!(DrawParams { n: u32, layer: u32, key_low: u32, key_high: u32 });
+
+/// `scale` times 24 random bits for each of `n` lanes, and behind them `scale` times their sum.
+const DRAW: &str = "
+override scale: f32 = 1.0;
+struct Params { n: u32, layer: u32, key_low: u32, key_high: u32 }
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn draw(@builtin(local_invocation_index) lane: u32) {
+    let key = vec2<u32>(params.key_low, params.key_high);
+    let word = philox4x32(vec4<u32>(lane, params.layer, 0u, 0u), key).x;
+    let value = select(0.0, f32(word >> 8u), lane < params.n);
+    let sum = reduce_sum(value, lane, 64u);
+    y[lane] = scale * value;
+    if lane == 0u { y[64] = scale * sum; }
+}
+";
+
+static DRAWING: Kernel = {
+    const SOURCES: &[Source] = &[Source::new("draw.wgsl", DRAW), lib::PHILOX, lib::REDUCE];
+    Kernel::new::<DrawParams>("draw", SOURCES, "draw", &[Access::Write])
+        .with_constants(&[("scale", 0.5)])
+        .with_rounds(rounds!(DrawParams, |_, _| lib::philox_rounds() + lib::reduce_rounds()))
+};
+
+/// What the library lends to other crates' kernels: random bits, sums over a workgroup, constants.
+#[test]
+fn a_kernel_draws_and_sums() {
+    let gpu = gpu();
+    let key = RandomKey { seed: 7, step: 3, layer: 5, first_sample: 0 };
+    let words = key.philox_key(1);
+    assert!(words != key.philox_key(2) && words != RandomKey { step: 4, ..key }.philox_key(1));
+    let y = Tensor::zeros(&gpu, DType::F32, &[65]).unwrap();
+    let params = DrawParams { n: 50, layer: key.layer, key_low: words[0], key_high: words[1] };
+    gpu.dispatch(&DRAWING, &params, &[y.buffer()], Grid::new(1, 1, 1)).unwrap();
+    let draw = |lane: u32| ops::random::reference::philox4x32([lane, key.layer, 0, 0], words)[0] >> 8;
+    let drawn: Vec<f32> = (0..64).map(|lane| if lane < 50 { 0.5 * draw(lane) as f32 } else { 0.0 }).collect();
+    let got: Vec<f32> = y.to_vec().unwrap();
+    assert_eq!(got[..64], drawn);
+    let sum: f64 = drawn.iter().map(|&v| f64::from(v)).sum();
+    assert!((f64::from(got[64]) / sum - 1.0).abs() < 1e-6, "{} {sum}", got[64]);
+}
+
+params!(HalfParams { n: u32 });
+
+static DOUBLED: Kernel = {
+    const WGSL: &str = "
+        struct Params { n: u32 }
+        @group(0) @binding(0) var<storage, read> x: array<f16>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f16>;
+        @group(1) @binding(0) var<uniform> params: Params;
+        @compute @workgroup_size(64)
+        fn doubled(@builtin(local_invocation_index) lane: u32) {
+            if lane < params.n { y[lane] = 2.0h * x[lane]; }
+        }";
+    const SOURCES: &[Source] = &[Source::new("doubled.wgsl", WGSL).with_enable("f16")];
+    Kernel::new::<HalfParams>("doubled", SOURCES, "doubled", BINDINGS)
+};
+
+#[test]
+fn a_kernel_in_half_precision() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    let data: Vec<f16> = values(6, 60).into_iter().map(f16::from_f32).collect();
+    let x = Tensor::from_slice(&gpu, &[60], &data).unwrap();
+    let y = x.empty_like().unwrap();
+    gpu.dispatch(&DOUBLED, &HalfParams { n: 60 }, &[x.buffer(), y.buffer()], Grid::new(1, 1, 1)).unwrap();
+    let expected: Vec<f16> = data.iter().map(|v| f16::from_f32(2.0 * v.to_f32())).collect();
+    assert_eq!(y.to_vec::<f16>().unwrap(), expected);
 }

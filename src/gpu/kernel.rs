@@ -97,16 +97,27 @@ pub(crate) use wgsl;
 
 /// Functions in WGSL that kernels of other crates may use too: listed behind a kernel's own file.
 pub mod lib {
-    use super::Source;
+    use super::{Source, looped};
 
     /// `grid_group(workgroup_id, num_workgroups)`: the number of a workgroup of [`Grid::linear`](super::Grid::linear).
     pub const GRID: Source = wgsl!("lib/grid.wgsl");
-    /// `philox4x32(counter, key)`: random bits without a state, as the operations of [`crate::ops::random`] draw them.
+    /// `philox4x32(counter, key)`: random bits without a state, as the operations of [`crate::ops::random`] draw them. The key is
+    /// [`RandomKey::philox_key`](crate::ops::RandomKey::philox_key).
     pub const PHILOX: Source = wgsl!("lib/philox.wgsl");
     /// `reduce_sum`, `reduce_sum2` and `reduce_max(value, lane, span)`: over a workgroup of 64, always in one order.
     pub const REDUCE: Source = wgsl!("lib/reduce.wgsl");
     /// `sigmoid(x: vec4<f32>)`, which does not overflow.
     pub const SIGMOID: Source = wgsl!("lib/sigmoid.wgsl");
+
+    /// The [rounds](super::Kernel::rounds) of a call of `philox4x32`.
+    pub fn philox_rounds() -> u64 {
+        looped(10u64, 0)
+    }
+
+    /// The rounds of a call of [`REDUCE`]'s functions: seven of an invocation's eights, seven of a span's eights.
+    pub fn reduce_rounds() -> u64 {
+        2 * looped(7u64, 0)
+    }
 }
 
 /// How a kernel uses a storage binding.

@@ -214,31 +214,8 @@ pub(super) fn save(
     let mut ours = download(parameters)?;
     ours.retain(|name, _| lora.trains(name));
     let mut theirs = BTreeMap::new();
-    let mut target_modules = Vec::new();
-    for place in places.filter(|place| lora.targets(&place.path)) {
-        let [a, b] = place.tensors(lora.rank).map(|(name, _)| ours.remove(&name));
-        let (Some(a), Some(b)) = (a, b) else { return Err(fault(&place.path, "has no adapter")) };
-        let layers = spelling.layers(&place)?;
-        let rows = b.data.chunks((b.data.len() / layers.len()).max(1));
-        for (layer, rows) in layers.iter().zip(rows) {
-            theirs.insert(format!("{PLACE}{layer}.{LORA_A}"), a.clone());
-            let shape = vec![rows.len() / lora.rank, lora.rank];
-            theirs.insert(format!("{PLACE}{layer}.{LORA_B}"), HostTensor { shape, data: rows.to_vec() });
-        }
-        target_modules.extend(layers);
-    }
-    let mut heads = Vec::new();
-    for (name, tensor) in ours {
-        let head = name.rsplit_once('.').and_then(|(ours, kind)| Some((spelling.head(ours)?, kind)));
-        let Some((head, kind)) = head else {
-            let expected = "heads alone, of what an adapter's file is written for here";
-            return Err(Error::argument("save_adapter", "modules_to_save", expected, name));
-        };
-        theirs.insert(format!("{PLACE}{head}.{kind}"), tensor);
-        if spelling.has_heads && !heads.contains(&head) {
-            heads.push(head);
-        }
-    }
+    let target_modules = put_layers(&mut ours, lora, places, spelling, &mut theirs)?;
+    let heads = put_heads(ours, spelling, &mut theirs)?;
     let (base, revision) = base.map(name_and_revision).unzip();
     let written = Written {
         peft_type: "LORA",
@@ -264,6 +241,47 @@ pub(super) fn save(
         files: &[(CONFIG_FILE, Some(text.as_bytes()))],
     };
     contents.write(folder)
+}
+
+/// Moves the adapters of layers from `ours` to `theirs`, and tells those layers.
+fn put_layers(
+    ours: &mut Tensors,
+    lora: &LoraConfig,
+    places: impl Iterator<Item = Place>,
+    spelling: &Spelling,
+    theirs: &mut Tensors,
+) -> Result<Vec<String>> {
+    let mut target_modules = Vec::new();
+    for place in places.filter(|place| lora.targets(&place.path)) {
+        let [a, b] = place.tensors(lora.rank).map(|(name, _)| ours.remove(&name));
+        let (Some(a), Some(b)) = (a, b) else { return Err(fault(&place.path, "has no adapter")) };
+        let layers = spelling.layers(&place)?;
+        let rows = b.data.chunks((b.data.len() / layers.len()).max(1));
+        for (layer, rows) in layers.iter().zip(rows) {
+            theirs.insert(format!("{PLACE}{layer}.{LORA_A}"), a.clone());
+            let shape = vec![rows.len() / lora.rank, lora.rank];
+            theirs.insert(format!("{PLACE}{layer}.{LORA_B}"), HostTensor { shape, data: rows.to_vec() });
+        }
+        target_modules.extend(layers);
+    }
+    Ok(target_modules)
+}
+
+/// Moves what is left, the heads, and tells those that PEFT can replace.
+fn put_heads(ours: Tensors, spelling: &Spelling, theirs: &mut Tensors) -> Result<Vec<&'static str>> {
+    let mut heads = Vec::new();
+    for (name, tensor) in ours {
+        let head = name.rsplit_once('.').and_then(|(ours, kind)| Some((spelling.head(ours)?, kind)));
+        let Some((head, kind)) = head else {
+            let expected = "heads alone, of what an adapter's file is written for here";
+            return Err(Error::argument("save_adapter", "modules_to_save", expected, name));
+        };
+        theirs.insert(format!("{PLACE}{head}.{kind}"), tensor);
+        if spelling.has_heads && !heads.contains(&head) {
+            heads.push(head);
+        }
+    }
+    Ok(heads)
 }
 
 /// What an adapter's folder holds, under our names.

@@ -3,10 +3,11 @@
 
 use super::expect;
 use super::item::{sample_grid, sample_rounds, strided};
-use super::random::{Purpose, RandomKey, halves, threshold, words_rounds};
+use super::random::{Purpose, RandomKey, halves, threshold};
 use super::variants::ByItem;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
+use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -32,7 +33,7 @@ static SCALAR: Kernel = Kernel {
     params: DropoutParams::FIELDS,
     constants: &[],
     rounds: rounds!(DropoutParams, |p, groups| {
-        sample_rounds(p.n.div_ceil(4), p.samples, groups, words_rounds() + looped(4u64, 0))
+        sample_rounds(p.n.div_ceil(4), p.samples, groups, philox_rounds() + looped(4u64, 0))
     }),
 };
 
@@ -69,7 +70,7 @@ static PATH_SCALAR: Kernel = Kernel {
     ],
     entry: "drop_path",
     rounds: rounds!(DropoutParams, |p, [x, y, _]| {
-        looped(p.samples.div_ceil(y.max(1)), words_rounds() + strided(p.n, x, 0))
+        looped(p.samples.div_ceil(y.max(1)), philox_rounds() + strided(p.n, x, 0))
     }),
     ..SCALAR
 };

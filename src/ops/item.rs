@@ -40,11 +40,6 @@ pub(super) fn rest_rounds(items: u32, lanes: u32) -> u64 {
     looped(items.div_ceil(lanes.max(1)).saturating_sub(4), 0)
 }
 
-/// The rounds of a sum or maximum by `shaders/lib/reduce.wgsl`: seven of its eights, seven of a span's eights.
-pub(super) fn reduce_rounds() -> u64 {
-    2 * looped(7u64, 0)
-}
-
 /// The grid of a kernel that gives a row to a workgroup, whose loops over `items` stride along z too: more than one layer only
 /// where a row would take them too many rounds.
 pub(super) fn row_grid(rows: usize, items: usize) -> Grid {

@@ -14,7 +14,6 @@
 //!   a permutation by shifts and products (multipliers 0x7feb352d and 0x846ca68b, shifts 16, 15, 16; Wellons, 2018, "Prospecting for hash
 //!   functions").
 
-use crate::gpu::looped;
 use crate::hash::absorb;
 
 /// What random bits depend on, besides the operation and the element.
@@ -39,9 +38,19 @@ pub(super) enum Purpose {
 }
 
 impl RandomKey {
-    /// Philox's key.
+    /// Philox's key, low word first, for an operation of another crate that draws ([`crate::gpu::lib::PHILOX`]). Operations of other
+    /// `purpose`s draw other bits, and this crate's own draw none of these.
+    pub fn philox_key(&self, purpose: u32) -> [u32; 2] {
+        self.key_for((1 << 32) | u64::from(purpose))
+    }
+
+    /// The same of an operation here.
     pub(super) fn words(&self, purpose: Purpose) -> [u32; 2] {
-        halves([self.seed, self.step, purpose as u64].into_iter().fold(0, absorb))
+        self.key_for(purpose as u64)
+    }
+
+    fn key_for(&self, purpose: u64) -> [u32; 2] {
+        halves([self.seed, self.step, purpose].into_iter().fold(0, absorb))
     }
 }
 
@@ -53,11 +62,6 @@ pub(super) fn halves(value: u64) -> [u32; 2] {
 /// The bound below which a random word falls with probability `p`, from 0 to below 1.
 pub(super) fn threshold(p: f32) -> u32 {
     (f64::from(p) * (1u64 << 32) as f64).round() as u32
-}
-
-/// The rounds of `philox4x32` in WGSL.
-pub(super) fn words_rounds() -> u64 {
-    looped(10u64, 0)
 }
 
 /// The same on the CPU.

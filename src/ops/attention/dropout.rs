@@ -3,8 +3,9 @@
 use super::packed::Dims;
 use super::scores::Scores;
 use crate::error::{Error, Result};
+use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
-use crate::ops::random::{Purpose, RandomKey, halves, threshold, words_rounds};
+use crate::ops::random::{Purpose, RandomKey, halves, threshold};
 
 /// Dropout, and where it draws from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,7 +79,7 @@ static INTO: Kernel = Kernel {
     bindings: &[Access::Write, Access::Read],
     params: WeightsDropoutParams::FIELDS,
     constants: &[],
-    rounds: rounds!(WeightsDropoutParams, |_, _| words_rounds() + looped(RUN as u64, 0)),
+    rounds: rounds!(WeightsDropoutParams, |_, _| philox_rounds() + looped(RUN as u64, 0)),
 };
 
 static IN_PLACE: Kernel =

@@ -7,9 +7,9 @@ use super::mask::Mask;
 use super::packed::Dims;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::{Error, Result};
+use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
 use crate::ops::item::{longest, pieces};
-use crate::ops::random::words_rounds;
 use crate::ops::shape;
 use crate::ops::variants::{ByFamily, ByPrecision};
 use crate::shape::DType;
@@ -178,7 +178,7 @@ macro_rules! form {
                 concat!(".masked", $suffix),
                 [wgsl!("tiles/weights_masked.wgsl"), wgsl!("lib/draws.wgsl"), wgsl!("lib/philox.wgsl")],
                 MASKED,
-                words_rounds()
+                philox_rounds()
             ),
             rows: $rows,
         }

@@ -3,8 +3,9 @@
 use super::settings::{CrossEntropy, Targets};
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
+use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, BufferView, Fault, FaultSource, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{LANES, reduce_rounds};
+use crate::ops::item::LANES;
 use crate::ops::reduce::column_sum::column_sum;
 use crate::ops::variants::ByFamily;
 use crate::ops::{expect, expect_f32, expect_match, shape};

@@ -3,8 +3,9 @@
 
 use crate::autograd::Destination;
 use crate::error::{Error, Result};
+use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, Grid, Kernel, KernelFamily, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{LANES, reduce_rounds};
+use crate::ops::item::LANES;
 use crate::ops::strided::{Axes, sizes};
 use crate::ops::variants::ByItem;
 use crate::shape::{DType, Shape};

@@ -2,8 +2,9 @@
 
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
+use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, Grid, Kernel, NO_LOOPS, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{reduce_rounds, vec4_grid};
+use crate::ops::item::vec4_grid;
 use crate::ops::{expect_f32, shape};
 use crate::shape::DType;
 use crate::tensor::Tensor;

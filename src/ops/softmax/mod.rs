@@ -6,8 +6,9 @@ pub use log_softmax::log_softmax;
 
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
+use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{reduce_rounds, rest_rounds, team_of};
+use crate::ops::item::{rest_rounds, team_of};
 use crate::ops::variants::{ByFamily, ByItem};
 use crate::ops::{expect_f32, sole_or_copy};
 use crate::tensor::Tensor;

@@ -1,7 +1,8 @@
 //! The kernels of layer normalisation: passes, times families, times what x is read in and y written as.
 
+use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
-use crate::ops::item::{reduce_rounds, rest_rounds, strip_rounds};
+use crate::ops::item::{rest_rounds, strip_rounds};
 use crate::ops::variants::{ByFamily, ByItem};
 
 params!(pub(super) ForwardParams { rows: u32, width: u32, eps: f32, kept: u32, tokens: u32, fault: u32, lanes: u32 });
