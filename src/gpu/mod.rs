@@ -53,6 +53,7 @@ pub use observe::{Bound, Dispatched, Observer};
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;
+#[cfg(feature = "train")]
 pub(crate) use slices::Room;
 pub use slices::{Slice, SliceTime};
 pub use usage::KernelUse;

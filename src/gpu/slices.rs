@@ -50,6 +50,7 @@ impl Room {
     }
 
     /// Whether it has all been given.
+    #[cfg(feature = "train")]
     pub(crate) fn is_spent(&self) -> bool {
         self.left.is_some_and(|left| left <= 0.0)
     }

@@ -284,6 +284,7 @@ impl Optimizer {
         let _turn = parameters.turn();
         self.follow(parameters, |_| false)?;
         self.table.refresh()?;
+        #[cfg(not(target_arch = "wasm32"))]
         self.note_words();
         self.norm()?;
         self.update(rate)?;
@@ -296,6 +297,7 @@ impl Optimizer {
     }
 
     /// Tells who looks at values ([`Gpu::check_values`](crate::Gpu::check_values)) what is no number of 32 bits, or not in each word.
+    #[cfg(not(target_arch = "wasm32"))]
     fn note_words(&self) {
         let gpu = self.state.gpu();
         let words = self.table.words().into_iter().chain([&self.partial, &self.state]);

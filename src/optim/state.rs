@@ -147,6 +147,7 @@ impl Table {
     }
 
     /// What the device has of it.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn words(&self) -> [&Tensor; 3] {
         [&self.device_rows, &self.device_owner, &self.updates]
     }
