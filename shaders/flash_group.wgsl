@@ -118,7 +118,7 @@ fn forward(
     let is_blind = whole == vec4<f32>(); // the row sees no key of this part, or only scores of -∞
     var own = select(1.0 / whole, vec4<f32>(), is_blind);
     var before = vec4<f32>();
-    let nothing = select(FLASH_LOWEST, 0.0, params.first == 0u);
+    let nothing = select(FLASH_LOWEST, 0.0, flash_is_padding(0u, tile.keys));
     var l = select(most + log(whole), vec4<f32>(nothing), is_blind);
     if params.first != 0u {
         if params.first >= end {

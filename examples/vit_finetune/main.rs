@@ -68,6 +68,9 @@ fn main() -> Result<()> {
     let gpu = machine.gpu();
     say!("adapter: {}", gpu.info());
     let mut setup = Setup::new(&args, &given)?;
+    if args.output.resume.is_none() {
+        setup.settle(&mut args);
+    }
     say!("{setup}");
     if !args.device.estimate {
         setup.fit_memory(&mut args, &gpu, &given)?;

@@ -60,7 +60,7 @@ impl Setup {
         let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters.config(weights.config.heads()));
         let mut config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
         warnings.extend(deepspeed.as_ref().and_then(|file| of_another_length(file, config.tokens())));
-        if args.overrides.ltd.ltd_keep_prefix.is_none() {
+        if args.overrides.ltd.ltd_keep_prefix.is_none() && args.output.resume.is_none() {
             // Without a class token the first place is a patch like others.
             recipe.ltd.ltd_keep_prefix = recipe.ltd.ltd_keep_prefix.min(config.prefix_tokens());
         }
@@ -209,6 +209,15 @@ impl Setup {
         let (height, width) = self.config.img_size;
         ensure!(height == width, "the model takes {height}x{width} pictures; only square ones are supported here");
         Ok(u32::try_from(height)?)
+    }
+
+    /// What the checkpoint has settled becomes the arguments', which a run that goes on is made of.
+    pub fn settle(&self, args: &mut Args) {
+        let (height, width) = self.config.img_size;
+        if height == width {
+            args.img_size = Some(height);
+        }
+        args.overrides.ltd.ltd_keep_prefix = Some(self.recipe.ltd.ltd_keep_prefix);
     }
 
     /// The run's folder, which holds neither pictures nor another run.

@@ -59,7 +59,9 @@ impl Weights {
         };
         // New ones, if any, begin beside what those of an earlier run have made of the weights.
         weights.merge_adapters()?;
-        if let Some(size) = args.img_size.map(|side| (side, side)).or(weights.shown) {
+        // A run that goes on has its own size, or was begun when nobody asked what the library shows.
+        let shown = weights.shown.filter(|_| args.output.resume.is_none());
+        if let Some(size) = args.img_size.map(|side| (side, side)).or(shown) {
             weights.resize(size)?;
         }
         let head = weights.set_classes(&data.class_names);

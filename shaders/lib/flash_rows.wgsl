@@ -90,7 +90,9 @@ fn flash_store_out(tile: FlashTile, row: u32, o: ptr<function, Row>, softmax: Fl
     var own = select(1.0 / softmax.sum, 0.0, is_blind);
     var before = 0.0;
     let lse_at = tile.matrix * params.tokens + row;
-    var l = select(flash_lse(softmax), 0.0, is_blind);
+    // What other parts give a row that sees scores of -∞ alone is not to be weighed against exp(0).
+    let nothing = select(FLASH_LOWEST, 0.0, flash_is_padding(0u, tile.keys));
+    var l = select(flash_lse(softmax), nothing, is_blind);
     if params.first != 0u {
         let both = flash_lse_of_both(lse[lse_at], l);
         own *= exp(l - both);

@@ -6,6 +6,8 @@
 //! parameters before each submission). On a device of ours the callbacks tell sooner, and are used too.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::{Duration, Instant};
 
 use super::Gpu;
 use crate::error::{Error, Result};
@@ -99,10 +101,11 @@ fn is_alive(_device: &wgpu::Device) -> bool {
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), String> {
     // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks. On OpenGL it waits for two seconds at most; nobody
-    // here asks for less than the end.
+    // here asks for less than the end. A wait that ends at once has failed.
     let poll = || loop {
+        let begun = Instant::now();
         match device.poll(kind.clone()) {
-            Err(wgpu::PollError::Timeout) => {}
+            Err(wgpu::PollError::Timeout) if begun.elapsed() > Duration::from_secs(1) => {}
             polled => return polled,
         }
     };

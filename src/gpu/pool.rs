@@ -61,7 +61,7 @@ pub struct MemoryUse {
     /// The largest `allocated` so far.
     pub peak_allocated: u64,
     /// Beside those, what uploads and read-backs take on their way, until the host knows that they have arrived. Uploads
-    /// wait for each other beyond 64 MiB.
+    /// wait for each other beyond 64 MiB, but where work is held ([`Gpu::hold`](super::Gpu::hold)).
     pub staging: u64,
 }
 

@@ -81,7 +81,7 @@ impl Readback {
     }
 }
 
-/// What stands before and behind the views in a part: room for more tables of faults than there are kinds of.
+/// What stands before and behind the views in a part: room for all tables of faults, and the witness.
 const BESIDE: u64 = 1 << 16;
 
 /// The views in groups, each of which a buffer of at most so many bytes takes; with the view's number, and those that are larger in pieces.
@@ -136,11 +136,13 @@ struct Part {
     carried: u64,
 }
 
-/// As in `pool.rs`.
+/// As in `pool.rs`, unless copies into it still wait to be submitted.
 #[cfg(target_arch = "wasm32")]
 impl Drop for Part {
     fn drop(&mut self) {
-        self.staging.destroy();
+        if self.landing.submission().is_some() {
+            self.staging.destroy();
+        }
     }
 }
 

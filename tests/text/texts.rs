@@ -61,7 +61,7 @@ fn long_texts_are_cut_where_no_token_is() {
         assert_eq!(ids, tokenizer.encode(whole).unwrap());
     }
     // Where no part begins with a space: one is put before the first alone.
-    let numbers = "1234567\n".repeat(1 << 16);
+    let numbers = format!("{}<|endoftext|>the{0}", "1234567\n".repeat(1 << 16));
     let texts = Texts::from_memory([("long.txt", numbers.as_str())], options(Documents::Files)).unwrap();
     let mut ids = all(&tokens_of(&texts, &prefixing));
     ids.pop();

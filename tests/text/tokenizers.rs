@@ -330,7 +330,7 @@ fn named_special_tokens_are_found() {
     let files = [("vocab.json", vocab), ("merges.txt", String::new()), ("tokenizer_config.json", config)];
     let tokenizer = from_files(files).unwrap();
     assert_eq!(tokenizer.encode("a<|pad|>a<|x|>x").unwrap(), [3, 6, 3, 7, 8]);
-    assert!(tokenizer.is_special(6));
+    assert!(tokenizer.is_special(6) && tokenizer.is_special(7) && !tokenizer.is_special(8));
 }
 
 /// A folder holds the tokenizer that was saved last, and nothing of one before.

@@ -32,8 +32,8 @@ pub fn of_another_length(config: &DeepSpeedConfig, tokens: usize) -> Option<Stri
     let planned = ltd.schedule().kept_length(u64::MAX);
     (rate.follows_layer_tokens() && planned != tokens).then(|| {
         format!(
-            "the configuration file's layer_token_lr_schedule goes by its max_value of {planned} tokens, where it does not tell its layer tokens; this \
-             run has {tokens}, so the rate comes to its end too early or too late"
+            "the configuration file's layer_token_lr_schedule is planned for its max_value of {planned} tokens, and this run has {tokens}: unless the file \
+             tells its layer tokens itself, the rate comes to its end too early or too late"
         )
     })
 }

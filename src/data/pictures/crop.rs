@@ -35,6 +35,8 @@ pub enum Crop {
         padding: Padding,
     },
     /// The short side resized to floor(S / `fraction`), the window of S × S in the middle: photos in evaluation.
+    // As runs of before call it, whose data must stay theirs.
+    #[serde(rename = "Centre")]
     Center {
         /// timm's `crop_pct`: 0.875 takes 224 of 256.
         fraction: f64,

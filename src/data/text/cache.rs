@@ -23,7 +23,7 @@ use crate::hash::hash_bytes;
 
 const MAGIC: &[u8; 8] = b"wgradtok";
 /// Of the file, and of how texts are cut and become ids.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 /// Bytes before the header, and behind the documents.
 const PREFIX: usize = 16;
 const FOOTER: usize = 24;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use serde::Serialize;
 
-use super::cache::{Header, Layout, Writer};
+use super::cache::{Header, Layout, VERSION, Writer};
 use super::held_out::Rule;
 use super::reader::Piece;
 use super::{Special, Texts, Tokenizer};
@@ -134,6 +134,8 @@ impl TokenFile {
 /// All that decides on token ids. A run's state is tied to it.
 #[derive(Serialize)]
 struct Identity<'a> {
+    /// Of how texts are cut and become ids.
+    version: u32,
     tokenizer: &'a str,
     texts: &'a str,
     settings: &'a str,
@@ -297,7 +299,8 @@ impl Tokens {
     /// As JSON, all that decides on them: tokenizer, texts by their content, how they were read, and which part of them.
     pub fn identity(&self) -> String {
         let Header { tokenizer, texts, settings, separator, .. } = &self.file.header;
-        let identity = Identity { tokenizer, texts, settings, separator: *separator, parts: &self.rules };
+        let identity =
+            Identity { version: VERSION, tokenizer, texts, settings, separator: *separator, parts: &self.rules };
         // Texts and numbers can always be written.
         serde_json::to_string(&identity).unwrap_or_default()
     }

@@ -205,12 +205,17 @@ impl Tokenizer {
         let Some(rest) = &self.rest else {
             return self.encode_batch(&self.inner, pieces.into_iter().map(|(text, _)| text).collect());
         };
-        let goes_on: Vec<bool> = pieces.iter().map(|(_, goes_on)| *goes_on).collect();
-        let (others, firsts): (Vec<_>, Vec<_>) = pieces.into_iter().partition(|(_, goes_on)| *goes_on);
-        let texts = |pieces: Vec<(String, bool)>| pieces.into_iter().map(|(text, _)| text).collect();
-        let mut firsts = self.encode_batch(&self.inner, texts(firsts))?.into_iter();
-        let mut others = self.encode_batch(rest, texts(others))?.into_iter();
-        Ok(goes_on.into_iter().filter_map(|goes_on| if goes_on { others.next() } else { firsts.next() }).collect())
+        // The space comes before what follows a token that is written out in the text, too: `rest` is for what is before the first alone.
+        let added: Vec<&String> = self.inner.get_added_vocabulary().get_vocab().keys().collect();
+        let cut = |(text, goes_on): (String, bool)| {
+            let end = added.iter().filter_map(|token| text.find(token.as_str())).min().unwrap_or(text.len());
+            let end = if goes_on { end } else { 0 };
+            [text[..end].to_owned(), text[end..].to_owned()]
+        };
+        let (heads, tails) = pieces.into_iter().map(cut).map(|[head, tail]| (head, tail)).unzip();
+        let (mut heads, tails) = (self.encode_batch(rest, heads)?, self.encode_batch(&self.inner, tails)?);
+        heads.iter_mut().zip(tails).for_each(|(head, tail)| head.extend(tail));
+        Ok(heads)
     }
 
     fn encode_batch(&self, inner: &tokenizers::Tokenizer, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
@@ -241,10 +246,22 @@ impl Tokenizer {
 
 /// The same tokenizer without the space that it puts before a text, if it does so.
 fn without_prefix_space(inner: &tokenizers::Tokenizer) -> Option<tokenizers::Tokenizer> {
-    let Some(tokenizers::PreTokenizerWrapper::ByteLevel(byte_level)) = inner.get_pre_tokenizer() else { return None };
-    byte_level.add_prefix_space.then(|| {
+    let own = inner.get_pre_tokenizer()?;
+    let plain = without_space(own);
+    (plain != *own).then(|| {
         let mut rest = inner.clone();
-        rest.with_pre_tokenizer(Some(byte_level.add_prefix_space(false)));
+        rest.with_pre_tokenizer(Some(plain));
         rest
     })
+}
+
+fn without_space(pre_tokenizer: &tokenizers::PreTokenizerWrapper) -> tokenizers::PreTokenizerWrapper {
+    use tokenizers::PreTokenizerWrapper::{ByteLevel, Sequence};
+    match pre_tokenizer {
+        ByteLevel(byte_level) => ByteLevel(byte_level.add_prefix_space(false)),
+        Sequence(parts) => Sequence(tokenizers::pre_tokenizers::sequence::Sequence::new(
+            parts.as_ref().iter().map(without_space).collect(),
+        )),
+        other => other.clone(),
+    }
 }

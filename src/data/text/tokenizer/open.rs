@@ -194,6 +194,7 @@ impl Files {
         let mut special: BTreeSet<u32> = described.added_tokens.iter().filter(|a| a.special).map(|a| a.id).collect();
         let named = self.find_specials(&mut inner)?;
         special.extend(named.values());
+        special.extend(self.further_specials()?.iter().filter_map(|content| inner.token_to_id(content)));
         let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if size == 0 || size > MAX_ID as usize {
             return Err(fault(format!("its ids go up to {size}, must be from 1 to {MAX_ID}")));

@@ -82,6 +82,8 @@ impl<'de> Visitor<'de> for SidesVisitor {
 pub(super) struct ShortSide {
     /// The short side.
     pub(super) side: f64,
+    /// Whether the other is as long, or not told.
+    pub(super) is_square: bool,
     /// Whether both sides are told, whatever the picture's are, or the short one alone, if that is said.
     pub(super) is_of_both: Option<bool>,
 }
@@ -102,25 +104,26 @@ impl<'de> Visitor<'de> for ShortSideVisitor {
     }
 
     fn visit_u64<E: Error>(self, side: u64) -> Result<ShortSide, E> {
-        Ok(ShortSide { side: side as f64, is_of_both: None })
+        Ok(ShortSide { side: side as f64, is_square: true, is_of_both: None })
     }
 
     fn visit_f64<E: Error>(self, side: f64) -> Result<ShortSide, E> {
-        Ok(ShortSide { side, is_of_both: None })
+        Ok(ShortSide { side, is_square: true, is_of_both: None })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ShortSide, A::Error> {
-        let (mut shortest, mut is_of_both) = (None::<f64>, true);
+        let (mut shortest, mut is_of_both, mut is_square) = (None::<f64>, true, true);
         while let Some(key) = map.next_key::<String>()? {
             if matches!(key.as_str(), "height" | "width" | "shortest_edge") {
                 let side = map.next_value()?;
                 is_of_both &= key != "shortest_edge";
+                is_square &= shortest.is_none_or(|other| other == side);
                 shortest = Some(shortest.map_or(side, |other| other.min(side)));
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        let size = shortest.map(|side| ShortSide { side, is_of_both: Some(is_of_both) });
+        let size = shortest.map(|side| ShortSide { side, is_square, is_of_both: Some(is_of_both) });
         size.ok_or_else(|| A::Error::custom("expected height and width or shortest_edge"))
     }
 }

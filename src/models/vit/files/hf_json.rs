@@ -248,7 +248,7 @@ fn preprocessor(folder: &Path, family: Family, patch: Option<usize>, mut describ
     let is_cropped = file.do_center_crop == Some(true);
     if family.is_dinov2() {
         let of = if is_cropped { file.crop_size } else { file.size.filter(|size| size.is_of_both == Some(true)) };
-        described.shown = of.zip(patch).and_then(|(of, patch)| whole_patches(of.side, patch));
+        described.shown = of.filter(|of| of.is_square).zip(patch).and_then(|(of, patch)| whole_patches(of.side, patch));
     }
     described.crop_fraction = match (file.crop_size.filter(|_| is_cropped), file.size) {
         (Some(crop), Some(size)) => fraction(&path, Some((crop.side / size.side).min(1.0)))?,

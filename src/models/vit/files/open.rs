@@ -21,7 +21,8 @@ pub struct Pretrained {
     pub config: VitConfig,
     /// The classes' names, if they are known, as many as there are classes.
     pub class_names: Option<Vec<String>>,
-    /// The share of a picture's short side that the model was evaluated on, timm's `crop_pct`, if it is known. 1 also stands
+    /// The share of a picture's short side that the model was evaluated on, timm's `crop_pct`, if it is known; of a file of transformers' that
+    /// does not tell, the share that is usual in its family. 1 also stands
     /// for transformers' habit of resizing the whole picture to a square.
     pub crop_fraction: Option<f64>,
     /// How its positions are resampled for pictures of another size. A file of this crate does not tell, and antialiases.
