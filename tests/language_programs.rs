@@ -16,7 +16,7 @@ use crate::common::values;
 use crate::programs::{
     KILLS, WEIGHTS, contents, events, example, is_picture, json, refuse, rows, same_files, same_run,
 };
-use crate::programs::{stands_alone, succeed, text};
+use crate::programs::{stands_alone, succeed, text, until_saved};
 
 /// A model that takes a moment.
 const TINY: &str = "--model 32x3x2 --length 16 --vocab-size 280 --batch-size 8";
@@ -290,7 +290,10 @@ fn killed_and_resumed(outputs: &Path, go_on: impl Fn(&Path) -> Command) {
     for (i, moment) in values(seed, KILLS).into_iter().enumerate() {
         let mut child = go_on(&killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let delay = duration.mul_f32(0.05 + 0.6 * (0.5 + 0.5 * moment));
-        std::thread::sleep(delay);
+        match i {
+            0 => until_saved(&mut child, &killed),
+            _ => std::thread::sleep(delay),
+        }
         child.kill().unwrap();
         let has_ended = child.wait().unwrap().success();
         let state = |arm: &str| Some(killed.join(arm).join(STATE_FILE)).filter(|path| path.exists());

@@ -5,11 +5,10 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use crate::common::{assert_close, each_family, gpu};
 use crate::data::single;
-use crate::programs::{WEIGHTS, example, json, photos, refuse, rows, succeed, text, tiny};
+use crate::programs::{WEIGHTS, example, json, photos, refuse, rows, succeed, text, tiny, until_saved};
 use wgrad::checkpoint::download;
 use wgrad::data::{FeatureSource, Features, ImageSource, Loader, LoaderOptions, Position, Split, digits};
 use wgrad::models::vit::{OpenOptions, Pool, Vit, VitConfig, open};
@@ -260,9 +259,7 @@ fn the_program_probes() {
     assert_eq!(rows(&answers).len(), 80);
 
     let mut child = probe(&stopped, LONG).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !stopped.join(STATE_FILE).exists() && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until_saved(&mut child, &stopped);
     child.kill().unwrap();
     child.wait().unwrap();
     let mut resume = example("vit_finetune");

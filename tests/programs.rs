@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::{gpu_with_f16, this_program, values};
 use serde_json::Value;
@@ -512,8 +512,6 @@ const LONG: &str =
 
 const RESULTS: [&str; 3] = ["test_accuracy", "test_loss", "per_class"];
 
-/// Killed at random moments and resumed until it ends, a comparison leaves the bytes of one that nobody interrupted; after
-/// every kill what lies in its folder loads.
 /// A run with adapters leaves them by themselves, within its checkpoint, and merged into its export; the next begins with what
 /// they have made of the weights.
 #[test]
@@ -563,6 +561,15 @@ fn adapters_are_written_and_merged() {
     }
 }
 
+/// Waits until a program has saved a state for the first time, or has ended.
+pub fn until_saved(child: &mut Child, run: &Path) {
+    while !run.join(STATE_FILE).exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Killed when it has saved a state, then at random moments, and resumed until it ends, a comparison leaves the bytes of one that nobody
+/// interrupted; after every kill what lies in its folder loads.
 #[test]
 fn killed_at_random_moments_and_resumed() {
     let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
@@ -577,7 +584,10 @@ fn killed_at_random_moments_and_resumed() {
     for (i, moment) in values(seed, KILLS).into_iter().enumerate() {
         let mut child = go_on(photos.path(), &killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let delay = duration.mul_f32(0.05 + 0.6 * (0.5 + 0.5 * moment));
-        std::thread::sleep(delay);
+        match i {
+            0 => until_saved(&mut child, &killed),
+            _ => std::thread::sleep(delay),
+        }
         child.kill().unwrap();
         let has_ended = child.wait().unwrap().success();
         let steps = ["", "full-length"].map(|arm| everything_loads(&killed.join(arm)));
@@ -768,7 +778,7 @@ fn a_folder_is_used_again_from_inside() {
     let run = |options: &str| {
         let mut command = finetune("--from-scratch --model 32x3x2 --img-size 16 --steps 1 --batch-size 4 --data-dir .");
         command.args(options.split_whitespace()).current_dir(&inside);
-        text(&succeed(command).stdout)
+        text(&succeed(command).stdout).replace('\\', "/")
     };
     let first = run("");
     assert!(first.contains("2 classes, 56 training, 8 validation, 16 test pictures"), "{first}");
@@ -801,7 +811,7 @@ fn a_folder_is_used_again_from_inside() {
     fs::write(inside.join(CLASSES[0]).join("IMG_1.HEIC"), "x").unwrap();
     let mut command = example("vit_predict");
     command.args(["--weights", "runs/1", "--csv", "runs/answers.csv", "."]).current_dir(&inside);
-    let said = text(&succeed(command).stderr);
+    let said = text(&succeed(command).stderr).replace('\\', "/");
     assert!(said.contains("1 .heic in even (not read: convert them to JPEG or PNG)"), "{said}");
     assert!(said.contains("folder runs/1 (a run's)"), "{said}");
     assert_eq!(self::rows(&inside.join("runs/answers.csv")).len(), CLASSES.len() * OF_CLASS);

@@ -192,6 +192,23 @@ fn what_cannot_go_on() {
     let digits = Digits::new();
     let folder = tempfile::tempdir().unwrap();
     let settings = settings();
+    /// Destroys the device with the account of the third step.
+    struct Losing<'a>(Account, &'a RefCell<Option<Gpu>>);
+    impl Observer for Losing<'_> {
+        fn step(&mut self, metrics: &StepMetrics) -> ControlFlow<()> {
+            if let Some(gpu) = self.1.borrow_mut().take_if(|_| metrics.step == 2) {
+                gpu.device().destroy();
+            }
+            self.0.step(metrics)
+        }
+        fn epoch(&mut self, metrics: &EpochMetrics) -> ControlFlow<()> {
+            self.0.epoch(metrics)
+        }
+        fn lost(&mut self, error: &Error, steps: u64) {
+            self.0.lost(error, steps);
+        }
+    }
+    let first = RefCell::new(None);
     let attempt = |make: &mut dyn FnMut(u32) -> Result<Classify<Vit>>| {
         let mut calls = 0;
         let mut again = || {
@@ -199,9 +216,9 @@ fn what_cannot_go_on() {
             make(calls)
         };
         let (data, recovery) = (digits.data(STEPS, folder.path()), Recovery::new(4).unwrap());
-        let mut account = Account::default();
-        let result = fit_recovering(&mut again, &data, settings.clone(), FitOptions::default(), recovery, &mut account);
-        (result.map(drop).unwrap_err(), calls, account.losses.len())
+        let mut losing = Losing(Account::default(), &first);
+        let result = fit_recovering(&mut again, &data, settings.clone(), FitOptions::default(), recovery, &mut losing);
+        (result.map(drop).unwrap_err(), calls, losing.0.losses.len())
     };
     let lost = |gpu: &Gpu| {
         let task = fresh(gpu);
@@ -212,11 +229,7 @@ fn what_cannot_go_on() {
         let gpu = gpu();
         if call == 1 {
             // Lost while it runs, from then on at once.
-            let device = gpu.device().clone();
-            std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(100));
-                device.destroy();
-            });
+            *first.borrow_mut() = Some(gpu.clone());
             return fresh(&gpu);
         }
         lost(&gpu)
@@ -226,13 +239,9 @@ fn what_cannot_go_on() {
 
     let (error, calls, _) = attempt(&mut |call| match call {
         1 => {
-            let task = fresh(&gpu())?;
-            let device = task.model.gpu().device().clone();
-            std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(50));
-                device.destroy();
-            });
-            Ok(task)
+            let gpu = gpu();
+            *first.borrow_mut() = Some(gpu.clone());
+            fresh(&gpu)
         }
         _ => Err(Error::NoAdapter { wanted: "found".to_owned(), available: Vec::new() }),
     });

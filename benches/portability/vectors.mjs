@@ -29,7 +29,7 @@ function reader(dtype) {
   }
   const view = new DataView(new ArrayBuffer(4));
   const value = (bits) => (view.setUint32(0, bits), view.getFloat32(0));
-  const isInteger = (bits) => dtype !== 'f32' && (bits & 0x7f800000) === 0 && bits !== 0;
+  const isInteger = (bits) => dtype === 'integer' || (dtype !== 'f32' && (bits & 0x7f800000) === 0 && bits !== 0);
   return { size: 4, bits: (from, i) => from.readUInt32LE(4 * i), value, isInteger };
 }
 

@@ -18,7 +18,7 @@ macro_rules! complain {
 
 pub(crate) use {complain, say};
 
-/// Without control characters, which in a file's name or a checkpoint's labels might command the terminal.
+/// Without control characters, which in a file's name or a checkpoint's labels might command the terminal; tabs stay, which cannot.
 pub fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }

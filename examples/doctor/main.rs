@@ -91,18 +91,19 @@ fn examine(args: &Args) -> Result<bool> {
     complain!("examining {}", gpu.info());
     let adapters = Gpu::adapters(Power::High);
     let own = same_adapter(args.adapter.as_ref(), &gpu);
-    let tested = self_test::run(&own, &gpu, !args.quick)?;
+    let mut tested = self_test::run(&own, &gpu, !args.quick)?;
     let (mut speed, mut beside, mut forecasts) = (None, None, Vec::new());
     if !args.quick {
-        let measured = Speed::measure(&gpu)?;
-        forecasts = forecast::all(&gpu, &measured)?;
-        speed = Some(measured);
-        beside = cpu_driver(&gpu, args.adapter.is_some())?.map(|cpu| -> Result<Beside> {
-            complain!("beside it, {}", cpu.info());
-            Ok(Beside { adapter: cpu.info().to_string(), speed: Speed::measure(&cpu)? })
+        // What has been found is told whatever goes wrong here.
+        match Speed::measure(&gpu).and_then(|measured| Ok((forecast::all(&gpu, &measured)?, measured))) {
+            Ok((all, measured)) => (forecasts, speed) = (all, Some(measured)),
+            Err(error) => tested.note_all(gpu.family(), vec![("timing".to_owned(), Err(error))]),
+        }
+        beside = cpu_driver(&gpu, args.adapter.is_some()).and_then(measured_beside).unwrap_or_else(|error| {
+            complain!("the CPU driver beside it is left out: {}", printable(&format!("{error:#}")));
+            None
         });
     }
-    let beside = beside.transpose()?;
     let report = Report { facts: facts::of(&adapters, &own, &gpu)?, tested, speed, beside, forecasts };
     // First: a file that cannot be written must not cost what was measured.
     say!("{report}");
@@ -111,6 +112,12 @@ fn examine(args: &Args) -> Result<bool> {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(report.is_fit())
+}
+
+fn measured_beside(cpu: Option<Gpu>) -> Result<Option<Beside>> {
+    let Some(cpu) = cpu else { return Ok(None) };
+    complain!("beside it, {}", cpu.info());
+    Ok(Some(Beside { adapter: cpu.info().to_string(), speed: Speed::measure(&cpu)? }))
 }
 
 /// The machine's CPU driver, if it has one and `gpu` is another. Two CPU drivers are compared if one of them is `asked_for`.

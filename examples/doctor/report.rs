@@ -97,28 +97,47 @@ fn by_kind(names: &[&str]) -> String {
 fn speeds(f: &mut Formatter<'_>, own: &Speed, beside: Option<&Beside>) -> fmt::Result {
     let Some(Beside { adapter, speed }) = beside else {
         writeln!(f, "\n| measured | |\n|---|---:|")?;
-        return measured(own).iter().try_for_each(|(what, value)| writeln!(f, "| {what} | {value:.1} |"));
+        return measured(own).iter().try_for_each(|row| writeln!(f, "| {} | {} |", row.what, row.value()));
     };
     writeln!(f, "\nThe last column is this machine's CPU driver, {adapter}.")?;
     writeln!(f, "\n| measured | | CPU driver |\n|---|---:|---:|")?;
     let mut rows = measured(own).into_iter().zip(measured(speed));
-    rows.try_for_each(|((what, value), (_, other))| writeln!(f, "| {what} | {value:.1} | {other:.1} |"))
+    rows.try_for_each(|(row, other)| writeln!(f, "| {} | {} | {} |", row.what, row.value(), other.value()))
 }
 
-/// What was measured, with its unit.
-fn measured(speed: &Speed) -> Vec<(String, f64)> {
+/// A measured value.
+struct Row {
+    /// Of what, with its unit: the same on each device.
+    what: String,
+    value: f64,
+    /// What is this device's own about it.
+    how: Option<String>,
+}
+
+impl Row {
+    fn value(&self) -> String {
+        let value = format!("{:.1}", self.value);
+        self.how.iter().fold(value, |value, how| format!("{value} ({how})"))
+    }
+}
+
+/// What was measured.
+fn measured(speed: &Speed) -> Vec<Row> {
+    let bound = |what: &str, value| Row { what: what.to_owned(), value, how: None };
     let bounds = [
-        ("multiply-adds in registers, GFLOP/s".to_owned(), speed.bounds.fma_gflops),
-        ("bytes read and written, GB/s".to_owned(), speed.bounds.gb_s()),
+        bound("multiply-adds in registers, GFLOP/s", speed.bounds.fma_gflops),
+        bound("bytes read and written, GB/s", speed.bounds.gb_s()),
     ];
     let product = |rate: &speed::Rate| {
         let speed::Rate { name, sizes, gflop_s, limit, share } = rate;
-        (format!("{name}, {sizes}, GFLOP/s ({:.0} % of the {limit} bound)", 100.0 * share), *gflop_s)
+        let how = format!("{:.0} % of the {limit} bound", 100.0 * share);
+        Row { what: format!("{name}, {sizes}, GFLOP/s"), value: *gflop_s, how: Some(how) }
     };
     let step = |step: &speed::StepTime| {
         let speed::StepTime { model, precision, kept, milliseconds, host_milliseconds, dispatches, .. } = step;
-        let how = format!("step of {}, {precision}, {dispatches} dispatches", speed::BATCH);
-        (format!("{model}, {kept} tokens, {how}, ms (host {host_milliseconds:.1})"), *milliseconds)
+        let what = format!("{model}, {kept} tokens, step of {}, ms", speed::BATCH);
+        let how = format!("{precision}, {dispatches} dispatches, host {host_milliseconds:.1}");
+        Row { what, value: *milliseconds, how: Some(how) }
     };
     bounds.into_iter().chain(speed.products.iter().map(product)).chain(speed.steps.iter().map(step)).collect()
 }

@@ -68,7 +68,7 @@ fn basics(gpu: &Gpu, with_words: bool) -> Vec<Named> {
 }
 
 impl SelfTest {
-    fn note_all(&mut self, family: KernelFamily, checks: Vec<Named>) {
+    pub fn note_all(&mut self, family: KernelFamily, checks: Vec<Named>) {
         self.checks += checks.len();
         let failed = checks.into_iter().filter_map(|(name, result)| Some((name, result.err()?)));
         self.failures.extend(failed.map(|(name, error)| format!("{name} ({family:?}): {error:#}")));

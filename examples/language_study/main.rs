@@ -18,6 +18,7 @@ mod times;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -119,8 +120,10 @@ fn study<K: SmallModel<O>, O: Objective>(
     for (arm, seed) in missing {
         let plan = plan.as_ref().context("the steps have not been timed")?;
         let run = study.run(arm, seed, plan)?;
-        println!("{} {run}", K::NAME);
+        // Kept first: a reader of what is printed may be gone.
+        let told = format!("{} {run}", K::NAME);
         results.add(run)?;
+        let _ = writeln!(std::io::stdout(), "{told}");
         chapter = write(&results, Some(plan))?;
     }
     chapters.push(chapter);

@@ -26,6 +26,7 @@ mod thinned;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -157,8 +158,9 @@ fn train(study: &Study<'_>, arms: &[Arm], seeds: u64, output: &Path) -> Result<(
         for rate in arm.rates() {
             if !trials.has(&format!("{}@{rate}", arm.name), TUNING_SEED) {
                 let trial = study.trial(arm, rate, TUNING_SEED)?;
-                println!("{trial}");
+                let told = trial.to_string();
                 trials.add(trial)?;
+                let _ = writeln!(std::io::stdout(), "{told}");
             }
         }
     }
@@ -166,8 +168,10 @@ fn train(study: &Study<'_>, arms: &[Arm], seeds: u64, output: &Path) -> Result<(
     for (seed, arm) in (0..seeds).flat_map(|seed| arms.iter().map(move |arm| (seed, arm))) {
         if !results.has(arm.name, seed) {
             let run = study.run(arm, best_rate(arm, trials.runs())?, seed)?;
-            println!("{run}");
+            // Kept first: a reader of what is printed may be gone.
+            let told = run.to_string();
             results.add(run)?;
+            let _ = writeln!(std::io::stdout(), "{told}");
         }
     }
     Ok(())

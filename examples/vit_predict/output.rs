@@ -44,8 +44,11 @@ impl<'a> Output<'a> {
             let name = cut(&printable(&self.source.class(class)));
             text += &format!("\n    {name:width$} {:6.2} %", 100.0 * probability);
         }
-        // A reader may end early: `| head`.
-        writeln!(std::io::stdout(), "{text}").context("printing")?;
+        // A reader may end early: `| head`. A file is not left out for that.
+        let printed = writeln!(std::io::stdout(), "{text}");
+        if self.csv.is_none() {
+            printed.context("printing")?;
+        }
         if let Some(csv) = &mut self.csv {
             let columns = top.iter().flat_map(|&(class, p)| [self.source.class(class), p.to_string()]);
             csv.writer.write_record(std::iter::once(path).chain(columns)).context("writing the CSV file")?;

@@ -48,7 +48,7 @@ async function open(args, colorScheme = 'light') {
 
 // Opened, with its kernels compiled and the held-out digits looked at.
 const ready = (page) => page.locator('#accuracy', { hasText: '%' }).waitFor();
-const losses = (page) => page.evaluate(async () => (await import('./main.js')).history.steps.map(({ loss }) => loss));
+const losses = (page) => page.evaluate(async () => (await import('./main.js')).history.course.first);
 const message = (page) => page.textContent('#message');
 const shot = (page, name) => page.screenshot({ path: join(folder, name), fullPage: true });
 

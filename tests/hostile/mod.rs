@@ -52,8 +52,7 @@ fn hostile_files_are_errors_within_bounds() {
 #[test]
 fn messages_hold_no_control_characters() {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("c\u{1b}[2Jt")).unwrap();
-    let of_folder = image_folder(folder.path(), FolderOptions::default()).unwrap_err();
+    let of_folder = image_folder(folder.path().join("c\u{1b}[2Jt"), FolderOptions::default()).unwrap_err();
     let missing = checkpoint::read(folder.path().join("a\u{7f}\u{1b}c.safetensors")).unwrap_err();
     let named = Checkpoint::default().get("weight\u{1b}[31m").unwrap_err();
     for message in [of_folder, missing, named].map(|error| error.to_string()) {

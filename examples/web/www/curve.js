@@ -3,8 +3,6 @@
 import { cleared, colour } from './canvas.js';
 
 const EDGE = { left: 34, right: 44, top: 8, bottom: 22 };
-// Steps that the running mean goes over.
-const MEAN = 20;
 // Ln 10, what guessing costs, lies below.
 const LARGEST = 2.5;
 
@@ -13,9 +11,9 @@ export class Curve {
     this.canvas = canvas;
   }
 
-  draw(steps, measured) {
+  draw(course, measured) {
     const { context, width, height } = cleared(this.canvas);
-    const span = Math.max(100, steps.length);
+    const span = Math.max(100, course.count);
     const x = (step) => EDGE.left + (width - EDGE.left - EDGE.right) * step / span;
     const y = (share) => EDGE.top + (height - EDGE.top - EDGE.bottom) * (1 - share);
     const atLoss = (loss) => y(Math.min(loss, LARGEST) / LARGEST);
@@ -25,10 +23,10 @@ export class Curve {
     context.strokeStyle = colour('accent');
     context.globalAlpha = 0.35;
     context.lineWidth = 1;
-    line(context, steps.map(({ loss }, i) => [x(i + 1), atLoss(loss)]));
+    line(context, course.points.map(({ step, loss }) => [x(step), atLoss(loss)]));
     context.globalAlpha = 1;
     context.lineWidth = 2;
-    line(context, means(steps).map((mean, i) => [x(i + 1), atLoss(mean)]));
+    line(context, course.points.map(({ step, mean }) => [x(step), atLoss(mean)]));
 
     context.strokeStyle = context.fillStyle = colour('second');
     const points = measured.map(({ step, accuracy }) => [x(step), y(accuracy)]);
@@ -65,12 +63,4 @@ function line(context, points) {
   context.beginPath();
   for (const [x, y] of points) context.lineTo(x, y);
   context.stroke();
-}
-
-function means(steps) {
-  let sum = 0;
-  return steps.map(({ loss }, i) => {
-    sum += loss - (i >= MEAN ? steps[i - MEAN].loss : 0);
-    return sum / Math.min(i + 1, MEAN);
-  });
 }

@@ -1,20 +1,22 @@
 // The page: a frame at a time, training takes its share of the GPU, and what is new is drawn. Nothing here waits but for promises.
 
 import { dark } from './canvas.js';
+import { Course } from './course.js';
 import { Curve } from './curve.js';
 import { drawBatch, drawScan } from './digits.js';
 import { Pad } from './pad.js';
 
-// Steps between two looks at the held-out digits.
+// Steps between two looks at the held-out digits, and looks that are kept; beyond, each other one is.
 const MEASURED = 50;
+const MOST_MEASURED = 512;
 // The weights are much smaller.
 const LARGEST_FILE = 64 << 20;
 
 const element = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-// All steps since the start or the last reset, and how many of the held-out digits were right when.
-export const history = { steps: [], measured: [] };
+// The steps since the start or the last reset, and how many of the held-out digits were right when.
+export const history = { course: new Course(), measured: [] };
 
 const curve = new Curve(element('curve'));
 const pad = new Pad(element('pad'));
@@ -66,7 +68,7 @@ function buttons() {
 }
 
 function begin() {
-  history.steps.length = 0;
+  history.course.clear();
   history.measured.length = 0;
   paces = [];
   measure();
@@ -75,8 +77,9 @@ function begin() {
 
 function measure() {
   alone(async () => {
-    const after = history.steps.length;
+    const after = history.course.count;
     history.measured.push({ step: after, accuracy: await page.accuracy() });
+    if (history.measured.length === MOST_MEASURED) history.measured = history.measured.filter((_, i) => i % 2 === 1);
     isNew = true;
   });
   readPad();
@@ -91,7 +94,7 @@ async function save() {
     const blob = new Blob([await page.save()], { type: 'application/octet-stream' });
     const link = document.createElement('a');
     link.href = URL.createObjectURL(blob);
-    link.download = `digits-${history.steps.length}.safetensors`;
+    link.download = `digits-${history.course.count}.safetensors`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
@@ -150,10 +153,10 @@ function prepare() {
 
 function train(now) {
   for (const { step, loss, accuracy, kept } of page.train(Number(element('budget').value))) {
-    history.steps.push({ step, loss, accuracy, kept });
+    history.course.push({ step, loss, accuracy, kept });
     paces.push(now);
     isNew = true;
-    if (history.steps.length % MEASURED === 0) measure();
+    if (history.course.count % MEASURED === 0) measure();
   }
 }
 
@@ -181,17 +184,17 @@ function answer(probabilities = new Float32Array(10)) {
 
 function draw() {
   isNew = false;
-  const { steps, measured } = history;
-  const last = steps.at(-1);
+  const { course, measured } = history;
+  const { last } = course;
   const accuracy = measured.at(-1)?.accuracy;
   paces = paces.slice(-40);
   const [first, newest] = [paces[0], paces.at(-1)];
-  element('step').textContent = steps.length;
+  element('step').textContent = course.count;
   element('loss').textContent = last ? last.loss.toFixed(3) : '–';
   element('accuracy').textContent = accuracy === undefined ? '–' : percent(accuracy);
   element('kept').textContent = last ? `${last.kept} of ${page.tokens}` : '–';
   element('pace').textContent = newest > first ? (1000 * (paces.length - 1) / (newest - first)).toFixed(1) : '–';
-  curve.draw(steps, measured);
+  curve.draw(course, measured);
   const view = page.view();
   drawBatch(element('tokens'), view, wasm.grid());
   element('seen-by').textContent = view.blocks

@@ -84,6 +84,8 @@ pub struct App {
     picture: Option<PathBuf>,
     notice: Option<Notice>,
     trains_at_once: bool,
+    /// Whether the window is to close as soon as nothing is being saved.
+    is_closing: bool,
     unattended: Unattended,
     outcome: Rc<RefCell<Outcome>>,
 }
@@ -123,6 +125,7 @@ impl App {
             picture: args.picture.clone(),
             notice: notice.map(|text| Notice { text, is_error: true }),
             trains_at_once: args.train,
+            is_closing: false,
             unattended: Unattended::new(args),
             outcome,
         };
@@ -248,6 +251,22 @@ impl App {
             Some(saving::Progress::Goes(saving)) => self.saving = Some(saving),
             Some(saving::Progress::Ended(text)) => self.notice = Some(Notice { text, is_error: false }),
             None => {}
+        }
+    }
+
+    /// A window that is closed while weights are on their way to a file waits for them.
+    fn save_before_the_end(&mut self, context: &egui::Context) {
+        if self.saving.is_none() {
+            if self.is_closing {
+                context.send_viewport_cmd(egui::ViewportCommand::Close);
+            }
+        } else if context.input(|input| input.viewport().close_requested()) {
+            context.send_viewport_cmd(egui::ViewportCommand::CancelClose);
+            self.is_closing = true;
+            self.notice = Some(Notice {
+                text: "The weights are being saved; then the window closes.".to_owned(),
+                is_error: false,
+            });
         }
     }
 
@@ -395,7 +414,8 @@ impl App {
         let steps = self.lesson().map_or(0, Lesson::done);
         if self.figures.0.elapsed() > REFRESH || self.figures.1.steps > steps {
             let memory = self.engine.as_ref().map_or(0, |gpu| gpu.memory().allocated);
-            let (times, steps_per_second) = (Summary::recent(&self.times), self.times.steps_per_second());
+            let times = Summary::recent(&self.times);
+            let steps_per_second = if self.is_learning() { self.times.steps_per_second() } else { 0.0 };
             self.figures = (Instant::now(), Facts { steps, steps_per_second, memory, times });
         }
         self.figures.1.clone()
@@ -438,6 +458,7 @@ impl eframe::App for App {
         self.take_read(context);
         self.take_loaded(context);
         self.learn_and_measure(context);
+        self.save_before_the_end(context);
         if !self.look_at_device() || !self.go_on_unattended(context) {
             context.send_viewport_cmd(egui::ViewportCommand::Close);
             return;

@@ -62,7 +62,7 @@ pub fn show(ui: &mut Ui, choices: Choices<'_>, state: State, facts: &Facts) -> O
     ui.label("Device time for training in each frame");
     ui.add(Slider::new(budget, BUDGETS).logarithmic(true).fixed_decimals(1).suffix(" ms"));
     ui.separator();
-    tell(ui, facts, *budget);
+    tell(ui, facts);
     ui.separator();
     command.or(save(ui, file, state))
 }
@@ -131,9 +131,9 @@ fn buttons(ui: &mut Ui, state: State) -> Option<Command> {
     command
 }
 
-fn tell(ui: &mut Ui, facts: &Facts, budget: f32) {
+fn tell(ui: &mut Ui, facts: &Facts) {
     let Facts { steps, steps_per_second, memory, times } = facts;
-    let Summary { frame, own, taken_over_expected, taken_over_budget } = times;
+    let Summary { frame, own, taken_over_expected, taken, .. } = times;
     let row = |ui: &mut Ui, name: &str, text: String, about: &str| {
         ui.label(name).on_hover_text(about);
         ui.monospace(text);
@@ -141,7 +141,6 @@ fn tell(ui: &mut Ui, facts: &Facts, budget: f32) {
     };
     let two = |[median, high]: &[f64; 2]| format!("{median:6.2} {high:7.2}");
     let three = |[low, median, high]: [f64; 3]| format!("{low:5.2} {median:6.2} {high:6.2}");
-    let in_a_frame = taken_over_budget.map(|ratio| ratio * f64::from(budget));
     Grid::new("facts").num_columns(2).spacing([12.0, 3.0]).show(ui, |ui| {
         row(ui, "Steps", format!("{steps}"), "steps that have ended");
         row(ui, "Steps a second", format!("{steps_per_second:.1}"), "of the last seconds");
@@ -154,7 +153,7 @@ fn tell(ui: &mut Ui, facts: &Facts, budget: f32) {
         ui.weak("");
         ui.weak("10 %   median   90 %");
         ui.end_row();
-        row(ui, "Training, ms", three(in_a_frame), "device time of training in a frame");
+        row(ui, "Training, ms", three(*taken), "device time of training in a frame");
         row(ui, "Taken : due", three(*taken_over_expected), "what slices of it take, over what they should");
     });
 }

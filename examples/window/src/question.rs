@@ -42,6 +42,8 @@ struct Answer {
     /// The likeliest classes, with their probabilities.
     top: Vec<(u32, f32)>,
     steps: u64,
+    /// Whether it is that of another picture, until there is one of this.
+    is_stale: bool,
 }
 
 impl Subject {
@@ -76,6 +78,8 @@ impl Question {
 
     /// Another lesson has begun: the same question to its model.
     pub fn renew(&mut self, context: &egui::Context, lesson: &Lesson) -> Result<()> {
+        // Another model's answer, of other classes perhaps.
+        self.answer = None;
         // What is still being read is read for the model that was.
         let being_read = self.opening.take().map(|(file, _)| file);
         match being_read.or(self.subject.take().and_then(|subject| subject.file)) {
@@ -92,9 +96,9 @@ impl Question {
         }
         if let Some(reading) = self.reading.take_if(|reading| reading.is_ready()) {
             let steps = reading.steps;
-            self.answer = Some(Answer { top: likeliest(&reading.wait()?), steps });
+            self.answer = Some(Answer { top: likeliest(&reading.wait()?), steps, is_stale: false });
         }
-        let known = self.answer.as_ref().map(|answer| answer.steps);
+        let known = self.answer.as_ref().filter(|answer| !answer.is_stale).map(|answer| answer.steps);
         let is_old = known.is_none_or(|steps| lesson.trainer.steps() >= steps + AGAIN);
         if let Some(subject) = self.subject.as_ref().filter(|_| self.reading.is_none() && is_old) {
             self.reading = Some(Reading::of(lesson, &subject.sample)?);
@@ -124,7 +128,7 @@ impl Question {
         // The old answer stays until there is another: else it would flicker while one draws.
         let answer = self.answer.take();
         self.set(context, Some(subject));
-        self.answer = answer.map(|answer| Answer { steps: 0, ..answer });
+        self.answer = answer.map(|answer| Answer { is_stale: true, ..answer });
         Ok(())
     }
 

@@ -97,6 +97,8 @@ pub struct Summary {
     pub taken_over_expected: [f64; 3],
     /// What the slices of a frame took, over the budget, likewise.
     pub taken_over_budget: [f64; 3],
+    /// What they took, likewise.
+    pub taken: [f64; 3],
 }
 
 impl Summary {
@@ -110,12 +112,13 @@ impl Summary {
         const SPREAD: [f64; 3] = [0.1, 0.5, 0.9];
         let ratio = |taken: Duration, of: Duration| taken.as_secs_f64() / of.as_secs_f64().max(1e-9);
         // A frame in which none has ended tells nothing: its slice is counted with the next.
-        let shares = shares.filter(|share| share.taken > Duration::ZERO);
+        let shares: Vec<Share> = shares.filter(|share| share.taken > Duration::ZERO).collect();
         Summary {
             frame: quantiles(frames.map(milliseconds), [0.5, 0.99]),
             own: quantiles(own.map(milliseconds), [0.5, 0.99]),
             taken_over_expected: quantiles(slices.map(|slice| ratio(slice.took, slice.expected)), SPREAD),
-            taken_over_budget: quantiles(shares.map(|share| ratio(share.taken, share.budget)), SPREAD),
+            taken_over_budget: quantiles(shares.iter().map(|share| ratio(share.taken, share.budget)), SPREAD),
+            taken: quantiles(shares.iter().map(|share| milliseconds(share.taken)), SPREAD),
         }
     }
 
