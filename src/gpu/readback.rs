@@ -75,6 +75,7 @@ impl Readback {
         self.each(Part::ready)
     }
 
+    #[cfg(any(feature = "train", not(target_arch = "wasm32")))]
     fn each(self, take: impl Fn(Part) -> Result<Vec<Vec<u8>>>) -> Result<Vec<Vec<u8>>> {
         let ranges: Vec<Vec<Vec<u8>>> = self.parts.into_iter().map(take).collect::<Result<_>>()?;
         Ok(joined(ranges.into_iter().flatten().collect(), &self.owners, self.views))
