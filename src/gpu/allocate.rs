@@ -20,15 +20,11 @@ impl Gpu {
     pub(crate) fn alloc(&self, size: u64, fit: Fit, what: impl fmt::Display) -> Result<BufferView> {
         self.expect_alive()?;
         let limits = &self.0.limits;
+        let (bound, whole) = (limits.max_storage_buffer_binding_size, limits.max_buffer_size);
         let (name, limit) = match fit {
-            Fit::Exact => ("max_buffer_size", limits.max_buffer_size),
-            // A device may bind more than a buffer of its has.
-            Fit::Close | Fit::Loose => {
-                [(BINDING_SIZE, limits.max_storage_buffer_binding_size), ("max_buffer_size", limits.max_buffer_size)]
-                    .into_iter()
-                    .min_by_key(|(_, limit)| *limit)
-                    .unwrap_or((BINDING_SIZE, 0))
-            }
+            Fit::Close | Fit::Loose if bound <= whole => (BINDING_SIZE, bound),
+            // A device may bind more than its buffers hold.
+            Fit::Exact | Fit::Close | Fit::Loose => ("max_buffer_size", whole),
         };
         let padded = padded(size, limit).map_err(|needed| Error::Limit {
             device: self.0.info.name.clone(),

@@ -161,8 +161,8 @@ pub struct Kernel {
     /// Values of the file's `override`s that differ from their defaults.
     pub constants: &'static [(&'static str, f64)],
     /// The most rounds that an invocation makes, over all its loops together: at most [`MAX_ROUNDS`], or a driver may end
-    /// them early. Must hold for all `Params` and grids. For this
-    /// crate's kernels a test runs their loops (`tests/rounds.rs`); for a kernel of yours you vouch.
+    /// them early. Must hold for all `Params` and grids. For this crate's kernels a test runs their loops (`tests/rounds.rs`);
+    /// for a kernel of yours you vouch.
     pub rounds: Rounds,
 }
 

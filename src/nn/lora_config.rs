@@ -25,9 +25,9 @@ pub struct LoraConfig {
     pub targets: Vec<String>,
     /// What is trained as a whole beside them, named in the same way: mostly the head.
     pub modules_to_save: Vec<String>,
-    /// How the frozen weights of layers that may have adapters are stored on the device. f16 halves their memory: values are rounded once, and files that
-    /// are written later hold the rounded ones. Products read a copy in the precision that they have anyway, of one layer at a time. Layer
-    /// scale multiplies weights in full precision, which backward keeps.
+    /// How the frozen weights of layers that may have adapters are stored on the device. f16 halves their memory: values are rounded
+    /// once, and files that are written later hold the rounded ones. Products read a copy in the precision that they have anyway, of one
+    /// layer at a time. Layer scale multiplies weights in full precision, which backward keeps.
     #[serde(default, skip_serializing_if = "is_full")]
     pub base: Precision,
 }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use wgrad::train::STATE_FILE;
 
 use super::files;
+use super::report::REPORT;
 
 const ARGS: &str = "args.json";
 /// How a run trains.
@@ -28,7 +29,7 @@ pub fn create(output: Option<&Path>) -> Result<PathBuf> {
 pub fn refuse_another(folder: &Path) -> Result<()> {
     let has = |file: &str| folder.join(file).exists();
     ensure!(!has(STATE_FILE), "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
-    if let Some(file) = ["best.safetensors", "last.safetensors", "report.json"].into_iter().find(|file| has(file)) {
+    if let Some(file) = ["best.safetensors", "last.safetensors", REPORT].into_iter().find(|file| has(file)) {
         bail!("--output {}: holds {file} of a run already; name another folder", folder.display());
     }
     Ok(())

@@ -201,8 +201,8 @@ pub fn div(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     DIV.apply(x, y)
 }
 
-/// The larger of x and y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape; NaN where one of them is NaN. Of equals each gets half of the gradient,
-/// as in PyTorch.
+/// The larger of x and y, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape; NaN where one of them is
+/// NaN. Of equals each gets half of the gradient, as in PyTorch.
 ///
 /// # Errors
 /// As [`mul`].

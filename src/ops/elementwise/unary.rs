@@ -123,8 +123,8 @@ pub fn abs(x: &Tensor) -> Result<Tensor> {
     ABS.apply(x, 0.0, 0.0)
 }
 
-/// x, but at least `min` and at most `max`, `f32[..]` or `f16[..]` to the same; for one bound give an infinity for the other. The slope is 1 from `min` to `max`, both
-/// included, and 0 of a NaN, which stays NaN.
+/// x, but at least `min` and at most `max`, `f32[..]` or `f16[..]` to the same; for one bound give an infinity for the other. The
+/// slope is 1 from `min` to `max`, both included, and 0 of a NaN, which stays NaN.
 ///
 /// # Errors
 /// If `min` is above `max` or one of them is NaN, or `x` is neither f32 nor f16.

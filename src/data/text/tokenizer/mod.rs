@@ -208,8 +208,8 @@ impl Tokenizer {
         // The space comes before what follows a token that is written out in the text, too: `rest` is for what is before the first alone.
         let added: Vec<&String> = self.inner.get_added_vocabulary().get_vocab().keys().collect();
         let cut = |(text, goes_on): (String, bool)| {
-            let end = added.iter().filter_map(|token| text.find(token.as_str())).min().unwrap_or(text.len());
-            let end = if goes_on { end } else { 0 };
+            let first_added = || added.iter().filter_map(|token| text.find(token.as_str())).min().unwrap_or(text.len());
+            let end = if goes_on { first_added() } else { 0 };
             [text[..end].to_owned(), text[end..].to_owned()]
         };
         let (heads, tails) = pieces.into_iter().map(cut).map(|[head, tail]| (head, tail)).unzip();
