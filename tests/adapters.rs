@@ -296,6 +296,7 @@ fn adapters_of_gated_layers_go_to_libraries_that_have_them_apart() {
             ["dinov2.encoder.layer.0.mlp.gate_proj", "dinov2.encoder.layer.0.mlp.up_proj"],
         ),
         ("timm_dinov3_plus", AdapterNames::Timm, ["blocks.0.mlp.fc1_g", "blocks.0.mlp.fc1_x"]),
+        ("timm_eva02_clip", AdapterNames::Timm, ["blocks.0.mlp.fc1_g", "blocks.0.mlp.fc1_x"]),
     ];
     for (name, names, theirs) in cases {
         for targets in [&["fc1", "fc2"][..], &["gate"], &["up", "qkv"]] {

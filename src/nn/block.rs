@@ -19,6 +19,7 @@ struct Attention {
     qkv: AdaptedLinear,
     /// Where keys have no bias.
     biases: Option<QueryValueBiases>,
+    norm: Option<LayerNorm>,
     proj: AdaptedLinear,
     heads: usize,
     rotary: Option<Rotary>,
@@ -34,7 +35,7 @@ struct QueryValueBiases {
 
 impl Attention {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, heads, qkv_bias, key_bias, init_values, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, heads, qkv_bias, key_bias, scale_attn_norm, names, std, eps, .. } = config;
         let has_bias = qkv_bias && key_bias;
         let qkv = AdaptedLinear::of_parts(init.at(names.qkv), [width, 3 * width], has_bias, std, &QKV_PARTS)?;
         let biases = || {
@@ -43,13 +44,21 @@ impl Attention {
             Ok(QueryValueBiases { q, v: init.constant(names.v_bias, &[width], 0.0)?, zeros })
         };
         let biases = (qkv_bias && !key_bias).then(biases).transpose()?;
-        let proj = AdaptedLinear::new(init.at(names.proj), width, width, true, residual_std)?;
-        let proj = proj.scaled(init.at(names.ls1), init_values)?;
-        Ok(Attention { qkv, biases, proj, heads, rotary: None })
+        let norm = || LayerNorm::new(init.at(names.attn_norm), width, eps);
+        let norm = scale_attn_norm.then(norm).transpose()?;
+        let proj = AdaptedLinear::new(init.at(names.proj), width, width, true, config.residual_std)?;
+        let proj = proj.scaled(init.at(names.ls1), config.init_values)?;
+        Ok(Attention { qkv, biases, norm, proj, heads, rotary: None })
     }
 
     /// What the projection brings together: `f32[B, T, C]` to the same shape.
     fn heads(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode, dropout: Option<Dropout>) -> Result<Tensor> {
+        let heads = self.attended(x, keys, mode, dropout)?;
+        normed(heads, self.norm.as_ref())
+    }
+
+    /// What each head has gathered.
+    fn attended(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode, dropout: Option<Dropout>) -> Result<Tensor> {
         let qkv = self.qkv(x, mode)?;
         match keys {
             Keys::Own(mask, places) => {
@@ -83,6 +92,7 @@ enum Keys<'a> {
 #[derive(Clone)]
 struct Mlp {
     fc1: AdaptedLinear,
+    norm: Option<LayerNorm>,
     fc2: AdaptedLinear,
     gelu: Gelu,
     gated: bool,
@@ -90,18 +100,20 @@ struct Mlp {
 
 impl Mlp {
     fn new(init: &mut Init<'_>, config: &BlockConfig) -> Result<Self> {
-        let &BlockConfig { width, hidden, gelu, gated, init_values, names, std, residual_std, .. } = config;
+        let &BlockConfig { width, hidden, gelu, gated, scale_mlp_norm, names, std, eps, .. } = config;
         let inputs = if gated { hidden / 2 } else { hidden };
         let parts: &[&str] = if gated { &GATED_PARTS } else { &[] };
         let fc1 = AdaptedLinear::of_parts(init.at(names.fc1), [width, hidden], true, std, parts)?;
-        let fc2 = AdaptedLinear::new(init.at(names.fc2), inputs, width, true, residual_std)?;
-        let fc2 = fc2.scaled(init.at(names.ls2), init_values)?;
-        Ok(Mlp { fc1, fc2, gelu, gated })
+        let norm = || LayerNorm::new(init.at(names.mlp_norm), inputs, eps);
+        let norm = scale_mlp_norm.then(norm).transpose()?;
+        let fc2 = AdaptedLinear::new(init.at(names.fc2), inputs, width, true, config.residual_std)?;
+        let fc2 = fc2.scaled(init.at(names.ls2), config.init_values)?;
+        Ok(Mlp { fc1, norm, fc2, gelu, gated })
     }
 
     /// With dropout of the hidden layer and behind the second; `layer` is the first of their two numbers.
     fn forward(&self, x: &Tensor, mode: &Mode, [hidden, output]: [f32; 2], layer: u32) -> Result<Tensor> {
-        let h = mode.dropout(self.activated(x, mode)?, hidden, layer)?;
+        let h = normed(mode.dropout(self.activated(x, mode)?, hidden, layer)?, self.norm.as_ref())?;
         mode.dropout(self.fc2.forward(&h, mode)?, output, layer + 1)
     }
 
@@ -112,7 +124,7 @@ impl Mlp {
     }
 
     /// residual + mlp(x), put `into` a full tensor where there is one: for when nothing random happens in between, and then in
-    /// two passes where both layers are plain and nothing gates.
+    /// two passes where both layers are plain and nothing gates or norms.
     fn forward_add(
         &self,
         x: &Tensor,
@@ -120,12 +132,22 @@ impl Mlp {
         into: Option<(Tensor, &TokenIndices)>,
         mode: &Mode,
     ) -> Result<Tensor> {
-        let plain = if self.gated { None } else { self.fc1.plain()?.zip(self.fc2.plain()?) };
+        let is_other = self.gated || self.norm.is_some();
+        let plain = if is_other { None } else { self.fc1.plain()?.zip(self.fc2.plain()?) };
         if let Some(((w1, Some(b1)), (w2, Some(b2)))) = plain {
             return ops::mlp(x, (&w1, &b1), (&w2, &b2), self.gelu, residual, into);
         }
-        scattered(self.fc2.forward_add(&self.activated(x, mode)?, residual, mode)?, into)
+        let h = normed(self.activated(x, mode)?, self.norm.as_ref())?;
+        scattered(self.fc2.forward_add(&h, residual, mode)?, into)
     }
+}
+
+/// What `norm` makes of x, in its element type; x itself where there is none.
+fn normed(x: Tensor, norm: Option<&LayerNorm>) -> Result<Tensor> {
+    let Some(norm) = norm else { return Ok(x) };
+    // Norms are computed in f32, and store halves where these fill vectors.
+    let stored = if x.shape().last().is_multiple_of(4) { x.dtype() } else { DType::F32 };
+    ops::cast(&norm.forward(&ops::cast(&x, DType::F32)?, stored)?, x.dtype())
 }
 
 /// The rows put `into` a full tensor, where there is one.

@@ -25,12 +25,16 @@ pub struct BlockNames {
     pub q_bias: &'static str,
     /// As `q_bias`.
     pub v_bias: &'static str,
+    /// The norm before attention's projection, where there is one.
+    pub attn_norm: &'static str,
     /// Attention's projection.
     pub proj: &'static str,
     /// The norm of the MLP.
     pub norm2: &'static str,
     /// The MLP's first layer.
     pub fc1: &'static str,
+    /// The norm before the MLP's second layer, where there is one.
+    pub mlp_norm: &'static str,
     /// The MLP's second layer.
     pub fc2: &'static str,
     /// Layer scale of attention.
@@ -46,9 +50,11 @@ impl BlockNames {
         qkv: "attn.qkv",
         q_bias: "attn.q_bias",
         v_bias: "attn.v_bias",
+        attn_norm: "attn.norm",
         proj: "attn.proj",
         norm2: "norm2",
         fc1: "mlp.fc1",
+        mlp_norm: "mlp.norm",
         fc2: "mlp.fc2",
         ls1: "ls1",
         ls2: "ls2",
@@ -72,6 +78,11 @@ pub struct BlockConfig {
     pub gelu: Gelu,
     /// Whether the MLP is gated ([`crate::ops::swiglu()`]): its first layer gives F numbers, its second takes half as many.
     pub gated: bool,
+    /// Whether attention's projection reads normed heads: timm's `scale_attn_norm`, as the CLIPs of EVA-02 have it.
+    pub scale_attn_norm: bool,
+    /// Whether the MLP's second layer reads a normed hidden layer: timm's `scale_mlp_norm`, as EVA-02's ViT-B and L have it (NormFormer,
+    /// Shleifer et al., 2021).
+    pub scale_mlp_norm: bool,
     /// Dropout after attention's projection and after the MLP.
     pub dropout: f32,
     /// Dropout of attention's weights.
@@ -106,6 +117,8 @@ impl BlockConfig {
             key_bias: true,
             gelu: Gelu::Erf,
             gated: false,
+            scale_attn_norm: false,
+            scale_mlp_norm: false,
             dropout: 0.0,
             attention_dropout: 0.0,
             hidden_dropout: 0.0,

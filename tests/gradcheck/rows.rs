@@ -126,6 +126,10 @@ pub const ROWS: &[Row] = &[
     row("gelu", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Erf)),
     row("gelu, tanh", &[&[7, 13]], SMOOTH, |x| ops::gelu(&x[0], Gelu::Tanh)),
     row("rotary", &[&[2, 3, 24]], SMOOTH, |x| turned(&x[0], 2, 3, None)),
+    row("rotary, interleaved", &[&[2, 3, 24]], SMOOTH, |x| {
+        let angles: Vec<f64> = values(3, 6).into_iter().map(f64::from).collect();
+        ops::rotary(x[0].clone(), 2, &Rotary::new(x[0].gpu(), 3, &angles)?.interleaved(), None)
+    }),
     row("rotary, kept", &[&[2, 3, 48]], SMOOTH, |x| {
         let kept = TokenIndices::new(x[0].gpu(), [2, 3], 5, &[0, 2, 3, 1, 2, 4])?;
         turned(&x[0], 2, 5, Some(&kept))

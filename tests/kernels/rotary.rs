@@ -2,7 +2,7 @@ use super::support::{assert_gradients, leaf, upload};
 use crate::common::{assert_close, each_family, values};
 use wgrad::ops::attention::rotary::reference;
 use wgrad::ops::{self, Rotary, TokenIndices};
-use wgrad::{DType, Tensor};
+use wgrad::{DType, Gpu, Tensor};
 
 /// B, T, H, D: heads of whole vectors and of odd ones, more rows than a workgroup has invocations.
 const SIZES: [[usize; 4]; 6] =
@@ -12,18 +12,24 @@ fn angles(tokens: usize, width: usize) -> Vec<f64> {
     values(7, tokens * width / 2).into_iter().map(|value| 7.0 * f64::from(value)).collect()
 }
 
+fn rotary_of(gpu: &Gpu, tokens: usize, angles: &[f64], interleaved: bool) -> Rotary {
+    let rotary = Rotary::new(gpu, tokens, angles).unwrap();
+    if interleaved { rotary.interleaved() } else { rotary }
+}
+
 #[test]
 fn rotary() {
-    for gpu in each_family() {
+    for (gpu, interleaved) in each_family().into_iter().flat_map(|gpu| [(gpu.clone(), false), (gpu, true)]) {
         for [batch, tokens, heads, width] in SIZES {
             let row = 3 * heads * width;
             let dims = [batch, tokens, row];
             let (x, dy) = (values(1, batch * tokens * row), values(2, batch * tokens * row));
             let angles = angles(tokens, width);
-            let turns = Rotary::new(&gpu, tokens, &angles).unwrap();
+            let turns = rotary_of(&gpu, tokens, &angles, interleaved);
             let places: Vec<usize> = (0..batch).flat_map(|_| 0..tokens).collect();
-            let turned = |x: &[f32], sense| reference::turned(x, heads, &angles, width / 2, &places, sense);
-            let what = format!("rotary {dims:?} of {width} ({:?})", gpu.family());
+            let turned =
+                |x: &[f32], sense| reference::turned(x, heads, (&angles, width / 2, interleaved), &places, sense);
+            let what = format!("rotary {dims:?} of {width}, interleaved {interleaved} ({:?})", gpu.family());
             let qkv = leaf(&gpu, &dims, &x);
             let y = ops::rotary(qkv.clone(), heads, &turns, None).unwrap();
             assert_close(&what, &y.to_vec().unwrap(), &turned(&x, 1.0), 1e-6);
@@ -47,12 +53,12 @@ fn rotary_of_kept_tokens() {
     let places: Vec<usize> = positions.iter().map(|&p| p as usize).collect();
     let (dims, angles) = ([batch, kept, 3 * heads * width], angles(tokens, width));
     let x = values(1, dims.iter().product());
-    for gpu in each_family() {
-        let turns = Rotary::new(&gpu, tokens, &angles).unwrap();
+    for (gpu, interleaved) in each_family().into_iter().flat_map(|gpu| [(gpu.clone(), false), (gpu, true)]) {
+        let turns = rotary_of(&gpu, tokens, &angles, interleaved);
         let indices = TokenIndices::new(&gpu, [batch, kept], tokens, &positions).unwrap();
         let qkv = leaf(&gpu, &dims, &x);
         let y = ops::rotary(qkv.clone(), heads, &turns, Some(&indices)).unwrap();
-        let turned = |x: &[f32], sense| reference::turned(x, heads, &angles, width / 2, &places, sense);
+        let turned = |x: &[f32], sense| reference::turned(x, heads, (&angles, width / 2, interleaved), &places, sense);
         assert_close("kept", &y.to_vec().unwrap(), &turned(&x, 1.0), 1e-6);
         let dy = values(2, x.len());
         assert_gradients("kept", &y, &dy, &[(&qkv, &turned(&dy, -1.0))], 1e-6);

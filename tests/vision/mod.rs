@@ -3,6 +3,7 @@
 //! (`tests/reference/README.md`); `WGRAD_REFERENCE` names another folder with the same files.
 
 mod distilled;
+mod eva;
 mod layer_scale;
 mod pooling;
 pub mod reference;

@@ -45,9 +45,15 @@ pub struct VitConfig {
     /// and values, its second takes half as many.
     #[serde(default, skip_serializing_if = "is_false")]
     pub gated_mlp: bool,
+    /// Whether attention's projection reads normed heads, as in the CLIPs of EVA-02.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub scale_attn_norm: bool,
+    /// Whether the MLP's second layer reads a normed hidden layer, as in EVA-02's ViT-B and L.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub scale_mlp_norm: bool,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
-    /// Where they have, whether k has: with rotary positions, DINOv3's has none.
+    /// Where they have, whether k has: with rotary positions, DINOv3's and EVA-02's have none.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub key_bias: bool,
     /// Whether the patch projection has a bias. timm's CLIP models, those with `pre_norm`, have none.
@@ -68,9 +74,13 @@ pub struct VitConfig {
     /// Whether register tokens come without positions, though the class token has one: transformers' `Dinov2WithRegisters`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_embed_reg: bool,
-    /// With rotary positions in the place of learned ones, as DINOv3 has them: the base of their periods, 100 there.
+    /// With rotary positions: the base of their periods, 100 in DINOv3, 10,000 in EVA-02.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_temperature: Option<f32>,
+    /// With rotary positions beside learned ones, as EVA-02 has them: rows and columns of patches that theirs are counted as, 16 × 16
+    /// there. Without, they stand in the place of learned ones, as in DINOv3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ref_feat_shape: Option<(usize, usize)>,
     /// Whether a norm, `norm_pre`, comes between the positions and the first block.
     #[serde(default)]
     pub pre_norm: bool,
@@ -185,6 +195,8 @@ impl VitConfig {
             num_heads,
             mlp_ratio: 4.0,
             gated_mlp: false,
+            scale_attn_norm: false,
+            scale_mlp_norm: false,
             qkv_bias: true,
             key_bias: true,
             patch_bias: true,
@@ -194,6 +206,7 @@ impl VitConfig {
             no_embed_class: false,
             no_embed_reg: false,
             rope_temperature: None,
+            ref_feat_shape: None,
             pre_norm: false,
             fc_norm: None,
             final_norm: true,
@@ -223,9 +236,10 @@ impl VitConfig {
         usize::from(self.class_token) + usize::from(self.distilled) + self.reg_tokens
     }
 
-    /// Learned positions: of patches and tokens before them, or none where they are rotary.
+    /// Learned positions: of patches and tokens before them, or none where rotary ones take their place.
     pub fn positions(&self) -> usize {
-        if self.rope_temperature.is_some() { 0 } else { self.prefix_positions().saturating_add(self.patches()) }
+        let has_others = self.rope_temperature.is_some() && self.ref_feat_shape.is_none();
+        if has_others { 0 } else { self.prefix_positions().saturating_add(self.patches()) }
     }
 
     /// Tokens of the prefix that have a position: all, those before the registers, or none.
@@ -374,6 +388,10 @@ impl VitConfig {
     /// Whether positions that are rotary can be so.
     fn check_positions(&self) -> Result<()> {
         let Some(base) = self.rope_temperature else {
+            if let Some(shape) = self.ref_feat_shape {
+                let expected = "none, but where positions are rotary";
+                return Err(Error::argument(OP, "ref_feat_shape", expected, format!("{shape:?}")));
+            }
             // Where nothing turns keys, their bias has no effect.
             let fault = || Error::argument(OP, "key_bias", "true, but where positions are rotary", false);
             return self.key_bias.then_some(()).ok_or_else(fault);
@@ -386,6 +404,11 @@ impl VitConfig {
         }
         if !(base.is_finite() && base >= 1.0) {
             return Err(Error::argument(OP, "rope_temperature", "at least 1", base));
+        }
+        if let Some(shape) =
+            self.ref_feat_shape.filter(|&(h, w)| ![h, w].iter().all(|side| (1..=1 << 20).contains(side)))
+        {
+            return Err(Error::argument(OP, "ref_feat_shape", "sides in 1..=1048576", format!("{shape:?}")));
         }
         if !width.is_multiple_of(4) {
             let expected = "one whose heads are a multiple of 4 wide, where positions are rotary";

@@ -37,7 +37,7 @@ pub struct Vit {
     cls_token: Option<Parameter>,
     dist_token: Option<Parameter>,
     reg_token: Option<Parameter>,
-    /// None where positions are rotary.
+    /// None where rotary ones take their place.
     pos_embed: Option<Parameter>,
     patch_embed: PatchEmbed,
     norm_pre: Option<LayerNorm>,
@@ -149,7 +149,7 @@ impl Vit {
         // Before the norm, which then has less to do; but blocks with rotary positions must know the tokens' places.
         if let [Span { blocks, positions, rejoins: false }] = spans
             && *blocks == (0..self.config.depth)
-            && self.pos_embed.is_some()
+            && self.config.rope_temperature.is_none()
         {
             x = ops::token_gather(&x, positions)?;
             spans = &[];
@@ -329,6 +329,8 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
         key_bias: config.key_bias,
         gelu: config.act_layer,
         gated: config.gated_mlp,
+        scale_attn_norm: config.scale_attn_norm,
+        scale_mlp_norm: config.scale_mlp_norm,
         dropout: config.proj_drop_rate,
         hidden_dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.

@@ -11,7 +11,16 @@ use crate::ops::{TokenIndices, cast, expect, expect_match, sole_or_copy};
 use crate::shape::DType;
 use crate::tensor::Tensor;
 
-params!(RotaryParams { rows: u32, heads: u32, pairs: u32, stride: u32, tokens: u32, sense: f32 });
+params!(RotaryParams {
+    rows: u32,
+    heads: u32,
+    pairs: u32,
+    stride: u32,
+    step: u32,
+    apart: u32,
+    tokens: u32,
+    sense: f32
+});
 
 /// The two kernels of a kind of item: for all tokens, and for some.
 macro_rules! kernels {
@@ -49,10 +58,20 @@ static KEPT: ByItem = ByItem::new(&VEC4_KEPT, &SCALAR_KEPT).with_half(&HALF_KEPT
 pub struct Rotary {
     /// `f32[T, D]`: of each place the cosines of D/2 angles, then their sines.
     table: Tensor,
+    pairs: Pairs,
+}
+
+/// Which two channels of a head are turned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pairs {
+    /// j and j + D/2.
+    Halves,
+    /// 2j and 2j + 1.
+    Neighbours,
 }
 
 impl Rotary {
-    /// Of `angles`, in radians, D/2 for each of `tokens` places.
+    /// Of `angles`, in radians, D/2 for each of `tokens` places: angle j is that of channels j and j + D/2 of a head, as in DINOv3.
     ///
     /// # Errors
     /// [`Error::Argument`] if there are none, or they are no whole number for each place; or if the device has no room.
@@ -66,13 +85,18 @@ impl Rotary {
             |angles: &[f64]| [angles.iter().map(|a| a.cos()).collect(), angles.iter().map(|a| a.sin()).collect()];
         let table: Vec<f32> =
             angles.chunks(pairs).flat_map(place).flat_map(|half: Vec<f64>| half).map(|x| x as f32).collect();
-        Ok(Rotary { table: Tensor::from_slice(gpu, &[tokens, 2 * pairs], &table)? })
+        Ok(Rotary { table: Tensor::from_slice(gpu, &[tokens, 2 * pairs], &table)?, pairs: Pairs::Halves })
+    }
+
+    /// The same with angle j for channels 2j and 2j + 1, as in EVA-02.
+    pub fn interleaved(self) -> Self {
+        Rotary { pairs: Pairs::Neighbours, ..self }
     }
 }
 
 /// Turns the queries and keys of `f32` or `f16[B, T, 3·C]`, packed as [`super::attention()`] takes them, by the angles of their
-/// tokens' places: in a head of width D, channels u = x\[j\] and v = x\[j + D/2\] become u·cos − v·sin and v·cos + u·sin, so that
-/// their scores depend on differences of angles. With `kept`, the rows are those tokens of all T, `[B, R, 3·C]`.
+/// tokens' places: in a head of width D, channels u = x\[j\] and v = x\[j + D/2\], or x\[2j\] and x\[2j + 1\]
+/// ([`Rotary::interleaved`]), become u·cos − v·sin and v·cos + u·sin, so that their scores depend on differences of angles. With `kept`, the rows are those tokens of all T, `[B, R, 3·C]`.
 ///
 /// Works in the memory of `qkv` if this is its last handle, else on a copy.
 ///
@@ -91,7 +115,7 @@ pub fn rotary(qkv: Tensor, heads: usize, rotary: &Rotary, kept: Option<&TokenInd
         expect_match(OP, &qkv, kept.positions(), fits, "rows must be [B, R, 3·C] of indices u32[B, R]")?;
     }
     // There are kernels for whole vectors of halves.
-    if dtype == DType::F16 && !dims.width.is_multiple_of(8) {
+    if dtype == DType::F16 && (!dims.width.is_multiple_of(8) || rotary.pairs == Pairs::Neighbours) {
         return cast(&self::rotary(cast(&qkv, DType::F32)?, heads, rotary, kept)?, dtype);
     }
     let y = sole_or_copy(&qkv)?;
@@ -112,13 +136,18 @@ impl Turn {
     fn run(&self, qkv: &Tensor, sense: f32) -> Result<()> {
         let Dims { batch, heads, tokens, width } = self.dims;
         let kernels = if self.kept.is_some() { &KEPT } else { &ALL };
-        let (kernel, item) = kernels.pick_as(qkv.dtype(), width / 2);
+        // A vector of neighbours would hold both channels of its pairs.
+        let vectors = if self.rotary.pairs == Pairs::Halves { width / 2 } else { 1 };
+        let (kernel, item) = kernels.pick_as(qkv.dtype(), vectors);
         let (rows, pairs) = (batch * tokens, width / 2 / item);
+        let [step, apart] = if self.rotary.pairs == Pairs::Halves { [1, pairs] } else { [2, 1] };
         let params = RotaryParams {
             rows: rows as u32,
             heads: 2 * heads as u32,
             pairs: pairs as u32,
             stride: (3 * self.dims.channels() / item) as u32,
+            step: step as u32,
+            apart: apart as u32,
             tokens: self.rotary.table.dims()[0] as u32,
             sense,
         };
@@ -149,17 +178,24 @@ impl Backward for Turn {
 #[doc(hidden)]
 pub mod reference {
     /// Rows of q, k and v, `heads` heads each, of which row i is turned by the angles `angles[places[i]]`, D/2 of them, times `sense`:
-    /// 1, or −1 for the gradient.
-    pub fn turned(qkv: &[f32], heads: usize, angles: &[f64], pairs: usize, places: &[usize], sense: f64) -> Vec<f32> {
+    /// 1, or −1 for the gradient. Channels j and j + D/2 are a pair, or `interleaved` ones 2j and 2j + 1.
+    pub fn turned(
+        qkv: &[f32],
+        heads: usize,
+        (angles, pairs, interleaved): (&[f64], usize, bool),
+        places: &[usize],
+        sense: f64,
+    ) -> Vec<f32> {
         let mut y = qkv.to_vec();
         let row = 6 * heads * pairs;
+        let (step, apart) = if interleaved { (2, 1) } else { (1, pairs) };
         for (i, &place) in places.iter().enumerate() {
             for (head, j) in (0..2 * heads).flat_map(|head| (0..pairs).map(move |j| (head, j))) {
-                let at = i * row + head * 2 * pairs + j;
-                let (u, v) = (f64::from(qkv[at]), f64::from(qkv[at + pairs]));
+                let at = i * row + head * 2 * pairs + step * j;
+                let (u, v) = (f64::from(qkv[at]), f64::from(qkv[at + apart]));
                 let (sin, cos) = (sense * angles[place * pairs + j]).sin_cos();
                 y[at] = (u * cos - v * sin) as f32;
-                y[at + pairs] = (v * cos + u * sin) as f32;
+                y[at + apart] = (v * cos + u * sin) as f32;
             }
         }
         y

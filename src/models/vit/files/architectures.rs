@@ -16,9 +16,10 @@ const BY_TANH: [&str; 5] = [
 ];
 
 /// Parts of the names of architectures that compute something else than is computed here with tensors of the same names, and what that is.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
+    ("eva02_enormous_", "a model with norms behind attention and MLP"),
     ("_pe_", "the Perception Encoder, whose rotary positions are not in its file"),
-    ("_rope_", "a model with rotary positions of another kind than DINOv3's"),
+    ("_rope_", "a model with rotary positions of another kind than DINOv3's and EVA-02's"),
     ("_rpn_", "a model with norms behind attention and MLP"),
     ("test_vit3", "a model whose attention pooling sees its register too"),
 ];
@@ -28,14 +29,29 @@ pub(super) fn refused(architecture: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(part, _)| architecture.contains(part)).map(|(_, what)| *what)
 }
 
-/// The base of the periods of DINOv3's rotary positions, and whether there are such. Other models of timm's have them of other kinds.
+/// The base of the periods of DINOv3's or EVA-02's rotary positions, and whether there are such. Other models of timm's have them of other
+/// kinds.
 pub(super) fn rope_temperature(architecture: &str) -> Option<f32> {
-    is_dinov3(architecture).then_some(100.0)
+    if is_eva02(architecture) { Some(10_000.0) } else { is_dinov3(architecture).then_some(100.0) }
+}
+
+/// The grid that rotary positions are counted as, where learned ones stand beside them.
+pub(super) fn ref_feat_shape(architecture: &str) -> Option<(usize, usize)> {
+    is_eva02(architecture).then_some((16, 16))
 }
 
 /// The eps of norms, where it is another than most models'.
 pub(super) fn eps(architecture: &str) -> Option<f32> {
-    is_dinov3(architecture).then_some(1e-5)
+    (is_dinov3(architecture) || architecture.starts_with("beit3_")).then_some(1e-5)
+}
+
+/// Whether keys have no bias where nothing turns them, so that it has no effect: that is the first EVA.
+pub(super) fn has_idle_key_bias(architecture: &str) -> bool {
+    architecture.starts_with("eva_giant_")
+}
+
+fn is_eva02(architecture: &str) -> bool {
+    architecture.starts_with("eva02_")
 }
 
 /// The hints of a DINOv3, for a file that has its tensors and none beside it that names it. Of timm's other models without learned positions
@@ -103,6 +119,12 @@ mod tests {
         assert_eq!(heads("vit_giant_patch16_radio_v3"), Some(24));
         assert_eq!(heads("vit_giantopt_patch16_siglip_384"), None);
         assert!(refused("test_vit3").is_some() && refused("test_vit2").is_none());
+        assert!(refused("eva02_enormous_patch14_clip_224").is_some());
+        let rotary = |name| (rope_temperature(name), ref_feat_shape(name));
+        assert_eq!(rotary("eva02_large_patch14_448"), (Some(10_000.0), Some((16, 16))));
+        assert_eq!(rotary("eva_giant_patch14_560"), (None, None));
+        assert_eq!(rotary("vit_large_patch16_dinov3"), (Some(100.0), None));
+        assert_eq!((eps("beit3_large_patch16_224"), eps("eva02_large_patch14_448")), (Some(1e-5), None));
         for (name, expected) in [
             ("flexivit_base", Resampling::Bilinear),
             ("vit_so400m_patch16_radio_v4", Resampling::Bilinear),

@@ -130,7 +130,7 @@ fn exported_family(config: &VitConfig) -> Result<Family> {
 ///
 /// # Errors
 /// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, a bias of patches that are normed, and rotary
-/// positions in a model that is otherwise not as DINOv3.
+/// positions in a model that is otherwise not as DINOv3 or EVA-02.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
     check_export_timm(model.config())?;
     let names = options.names(model.config())?;
@@ -140,7 +140,7 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     let config = &layouts::to_timm(&mut tensors, &config)?;
     let file = VitFile { config, class_names: options.class_names, crop_fraction: options.crop_fraction };
     if config.rope_temperature.is_some() {
-        layouts::to_dinov3(&mut tensors, config)?;
+        layouts::to_eva(&mut tensors, config)?;
     }
     let timm = TimmConfig::new(config, &names, crop_pct);
     if config.eps != timm.eps() {
@@ -175,18 +175,21 @@ pub fn check_export_timm(config: &VitConfig) -> Result<()> {
 
 /// Whether timm's class for rotary positions, which has fewer arguments than its ViT, has what the model is made of.
 fn expect_eva(config: &VitConfig) -> Result<()> {
+    let is_dinov3 = config.ref_feat_shape.is_none();
     let parts = [
         ("key_bias", config.qkv_bias && config.key_bias),
+        ("scale_attn_norm", is_dinov3 && config.scale_attn_norm),
+        ("scale_mlp_norm", is_dinov3 && config.scale_mlp_norm),
         ("pre_norm", config.pre_norm),
         ("final_norm", !config.final_norm),
         ("patch_bias", !config.patch_bias),
         ("act_layer", config.act_layer != Gelu::Erf),
-        ("init_values", config.init_values.is_none()),
+        ("init_values", is_dinov3 && config.init_values.is_none()),
         ("distilled", config.distilled),
     ];
     match parts.into_iter().find(|(_, differs)| config.rope_temperature.is_some() && *differs) {
         Some((name, _)) => {
-            let expected = "as in DINOv3, since timm's class for rotary positions has nothing else";
+            let expected = "as in DINOv3 or EVA-02, since timm's class for rotary positions has nothing else";
             Err(Error::argument("export_timm", name, expected, "another setting"))
         }
         None => Ok(()),
@@ -212,6 +215,9 @@ pub(super) fn family(config: &VitConfig) -> Result<Family> {
     let parts = [
         ("gated_mlp", config.gated_mlp && !family.is_dinov2() && !is_dinov3),
         ("mlp_ratio", family.is_dinov2() && export_hf::mlp_ratio(config).is_none()),
+        ("scale_attn_norm", config.scale_attn_norm),
+        ("scale_mlp_norm", config.scale_mlp_norm),
+        ("ref_feat_shape", config.ref_feat_shape.is_some()),
         ("init_values", is_dinov3 && config.init_values.is_none()),
         ("act_layer", is_dinov3 && config.act_layer != Gelu::Erf),
         ("key_bias", config.qkv_bias && config.key_bias == is_dinov3),

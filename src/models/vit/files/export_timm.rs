@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::layouts;
 use crate::models::vit::{Pool, VitConfig};
 use crate::ops::Gelu;
 use crate::preprocess::{CropMode, Interpolation};
@@ -23,7 +24,8 @@ pub(super) struct TimmConfig<'a> {
 #[serde(untagged)]
 enum Args {
     Vit(TimmArgs),
-    Eva(EvaArgs),
+    DinoV3(DinoV3Args),
+    Eva02(Eva02Args),
 }
 
 /// Arguments that both have.
@@ -50,9 +52,9 @@ impl Sizes {
     }
 }
 
-/// Arguments of timm's `Eva`, which its DINOv3 are of.
+/// Arguments of timm's `Eva`, for a DINOv3.
 #[derive(Serialize)]
-struct EvaArgs {
+struct DinoV3Args {
     #[serde(flatten)]
     sizes: Sizes,
     class_token: bool,
@@ -66,9 +68,9 @@ struct EvaArgs {
     global_pool: &'static str,
 }
 
-impl EvaArgs {
+impl DinoV3Args {
     fn new(config: &VitConfig, global_pool: &'static str) -> Self {
-        EvaArgs {
+        DinoV3Args {
             // The ratio is that of a half here.
             sizes: Sizes { mlp_ratio: ratio(config.hidden_outputs(), config.embed_dim), ..Sizes::new(config) },
             class_token: config.class_token,
@@ -77,6 +79,48 @@ impl EvaArgs {
             init_values: init_values(config),
             rope_temperature: config.rope_temperature,
             swiglu_align_to: config.gated_mlp.then_some(1),
+            global_pool,
+        }
+    }
+}
+
+/// The same for an EVA-02, all that may differ from the architecture named.
+#[derive(Serialize)]
+struct Eva02Args {
+    #[serde(flatten)]
+    sizes: Sizes,
+    qkv_bias: bool,
+    qkv_fused: bool,
+    swiglu_mlp: bool,
+    scale_mlp: bool,
+    scale_attn_inner: bool,
+    class_token: bool,
+    no_embed_class: bool,
+    num_reg_tokens: usize,
+    use_fc_norm: bool,
+    init_values: Option<f32>,
+    rope_temperature: Option<f32>,
+    ref_feat_shape: Option<(usize, usize)>,
+    global_pool: &'static str,
+}
+
+impl Eva02Args {
+    fn new(config: &VitConfig, global_pool: &'static str) -> Self {
+        Eva02Args {
+            // The ratio is that of a half here, where there are two.
+            sizes: Sizes { mlp_ratio: ratio(config.hidden_outputs(), config.embed_dim), ..Sizes::new(config) },
+            qkv_bias: config.qkv_bias,
+            qkv_fused: !layouts::is_apart(config),
+            swiglu_mlp: config.gated_mlp,
+            scale_mlp: config.scale_mlp_norm,
+            scale_attn_inner: config.scale_attn_norm,
+            class_token: config.class_token,
+            no_embed_class: config.no_embed_class,
+            num_reg_tokens: config.reg_tokens,
+            use_fc_norm: config.has_fc_norm(),
+            init_values: init_values(config),
+            rope_temperature: config.rope_temperature,
+            ref_feat_shape: config.ref_feat_shape,
             global_pool,
         }
     }
@@ -92,6 +136,10 @@ struct TimmArgs {
     no_embed_class: bool,
     reg_tokens: usize,
     pre_norm: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scale_attn_norm: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scale_mlp_norm: Option<bool>,
     fc_norm: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     final_norm: Option<bool>,
@@ -116,6 +164,8 @@ impl TimmArgs {
             no_embed_class: config.no_embed_class,
             reg_tokens: config.reg_tokens,
             pre_norm: config.pre_norm,
+            scale_attn_norm: has_inner_norms(config).then_some(config.scale_attn_norm),
+            scale_mlp_norm: has_inner_norms(config).then_some(config.scale_mlp_norm),
             fc_norm: config.has_fc_norm(),
             final_norm: (!config.final_norm).then_some(false),
             act_layer: match config.act_layer {
@@ -128,6 +178,10 @@ impl TimmArgs {
             global_pool,
         }
     }
+}
+
+fn has_inner_norms(config: &VitConfig) -> bool {
+    config.scale_attn_norm || config.scale_mlp_norm
 }
 
 #[derive(Serialize)]
@@ -159,6 +213,9 @@ const ROTARY: &str = "vit_small_patch16_dinov3";
 const ROTARY_WITH_BIASES: &str = "vit_small_patch16_dinov3_qkvb";
 const ROTARY_GATED: &str = "vit_small_plus_patch16_dinov3";
 const ROTARY_GATED_WITH_BIASES: &str = "vit_small_plus_patch16_dinov3_qkvb";
+const ROTARY_AND_LEARNED: &str = "eva02_tiny_patch14_224";
+const ROTARY_AND_LEARNED_NORMED: &str = "eva02_base_patch14_224";
+const WITH_INNER_NORMS: &str = "beit3_base_patch16_224";
 const GATED: &str = "vit_giant_patch14_dinov2";
 const DISTILLED: &str = "deit_base_distilled_patch16_224";
 
@@ -172,6 +229,8 @@ impl<'a> TimmConfig<'a> {
         };
         TimmConfig {
             architecture: match config {
+                VitConfig { ref_feat_shape: Some(_), scale_mlp_norm: true, .. } => ROTARY_AND_LEARNED_NORMED,
+                VitConfig { ref_feat_shape: Some(_), .. } => ROTARY_AND_LEARNED,
                 VitConfig { rope_temperature: Some(_), gated_mlp, qkv_bias, .. } => match (gated_mlp, qkv_bias) {
                     (false, false) => ROTARY,
                     (false, true) => ROTARY_WITH_BIASES,
@@ -181,16 +240,17 @@ impl<'a> TimmConfig<'a> {
                 VitConfig { distilled: true, .. } => DISTILLED,
                 VitConfig { gated_mlp: true, .. } => GATED,
                 VitConfig { pre_norm: true, .. } => WITH_FIRST_NORM,
+                config if has_inner_norms(config) => WITH_INNER_NORMS,
                 _ => PLAIN,
             },
             num_classes: config.num_classes,
             num_features: config.embed_dim,
             global_pool,
             label_names: names,
-            model_args: if config.rope_temperature.is_some() {
-                Args::Eva(EvaArgs::new(config, global_pool))
-            } else {
-                Args::Vit(TimmArgs::new(config, global_pool))
+            model_args: match config {
+                VitConfig { ref_feat_shape: Some(_), .. } => Args::Eva02(Eva02Args::new(config, global_pool)),
+                VitConfig { rope_temperature: Some(_), .. } => Args::DinoV3(DinoV3Args::new(config, global_pool)),
+                _ => Args::Vit(TimmArgs::new(config, global_pool)),
             },
             pretrained_cfg: TimmPretrained {
                 input_size: [3, height, width],
@@ -213,7 +273,8 @@ impl<'a> TimmConfig<'a> {
 
     /// What timm's norms of this architecture have.
     pub(super) fn eps(&self) -> f32 {
-        if self.architecture == WITH_FIRST_NORM || self.architecture.contains("_dinov3") { 1e-5 } else { 1e-6 }
+        let is_pytorchs = [WITH_FIRST_NORM, WITH_INNER_NORMS].contains(&self.architecture);
+        if is_pytorchs || self.architecture.contains("_dinov3") { 1e-5 } else { 1e-6 }
     }
 }
 

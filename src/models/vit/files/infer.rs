@@ -22,6 +22,8 @@ pub(super) struct Hints {
     pub(super) act_layer: Option<Activation>,
     /// With rotary positions, which no tensor tells of.
     pub(super) rope_temperature: Option<f32>,
+    /// Where learned positions stand beside those.
+    pub(super) ref_feat_shape: Option<(usize, usize)>,
     /// Whether there is a last norm, where that is told.
     pub(super) final_norm: Option<bool>,
     pub(super) normalize: Option<Normalize>,
@@ -35,6 +37,9 @@ pub(super) struct Hints {
 
 /// Layers of a block, each with a weight and perhaps a bias.
 const LAYERS: [&str; 6] = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"];
+
+/// Norms of their inputs, of attention's projection and of the MLP's second layer.
+const INNER_NORMS: [&str; 2] = ["attn.norm", "mlp.norm"];
 
 /// Layer scale of a block's two halves.
 const SCALES: [&str; 2] = ["ls1.gamma", "ls2.gamma"];
@@ -72,7 +77,7 @@ const LATENT: &str = "attn_pool.latent";
 const HARMLESS: [&str; 2] = ["pre_logits.", "mask_token"];
 
 /// Parts of names, and what has such parts, see [`Known::refused`].
-pub(super) const REFUSED: [(&str, &str); 25] = [
+pub(super) const REFUSED: [(&str, &str); 26] = [
     ("word_embeddings", "a language model"),
     ("visual.transformer", "a CLIP model of OpenAI or open_clip"),
     ("encoder.layers.encoder_layer_*", "torchvision's Vision Transformer, whose names are its own"),
@@ -85,9 +90,10 @@ pub(super) const REFUSED: [(&str, &str); 25] = [
     ("lambda1", "layer scale of another model than transformers' Dinov2, such as DINOv3"),
     ("q_norm", "normed queries and keys"),
     ("k_norm", "normed queries and keys"),
-    ("attn.norm", "a norm within attention"),
-    ("mlp.norm", "a norm within the MLP"),
-    ("fc1_*", "a gated MLP (SwiGLU) of another kind than DINOv3's"),
+    ("attn.q_proj", "queries apart from keys and values, as EVA-02's, which is known by the config.json beside it"),
+    ("attn.norm", "a norm within attention of another kind than EVA-02's and BEiT-3's"),
+    ("mlp.norm", "a norm within the MLP of another kind than EVA-02's and BEiT-3's"),
+    ("fc1_*", "a gated MLP (SwiGLU) of another kind than DINOv3's and EVA-02's"),
     ("w12", "a gated MLP (SwiGLU)"),
     ("gate_proj", "a gated MLP (SwiGLU) of another kind than those of DINOv2 and DINOv3"),
     ("attn_pool", "attention pooling of another kind than SigLIP's"),
@@ -135,6 +141,13 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let global_pool = pooling(checkpoint, hints)?;
     let pre_norm = has("norm_pre.weight");
     let has_no_key_bias = has("blocks.0.attn.q_bias");
+    if has_no_key_bias && hints.rope_temperature.is_none() {
+        let what = "is there, as in models with rotary positions, of which nothing beside it tells: its config.json is missing";
+        return Err(fault("blocks.0.attn.q_bias", what));
+    }
+    let [scale_attn_norm, scale_mlp_norm] = INNER_NORMS.map(|norm| has(&format!("blocks.0.{norm}.weight")));
+    // timm's models with a first norm are CLIP's, those with a norm within attention that nothing tells of BEiT-3's.
+    let has_pytorchs_eps = pre_norm || scale_attn_norm && hints.architecture.is_none();
     let is_scaled =
         checkpoint.tensors.keys().any(|name| in_block(BLOCKS, name).is_some_and(|(_, rest)| is_scale(rest)));
     let mut config = VitConfig {
@@ -143,7 +156,10 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         gated_mlp,
         qkv_bias: has("blocks.0.attn.qkv.bias") || has_no_key_bias,
         key_bias: !has_no_key_bias,
+        scale_attn_norm,
+        scale_mlp_norm,
         rope_temperature: hints.rope_temperature,
+        ref_feat_shape: hints.ref_feat_shape,
         patch_bias: has("patch_embed.proj.bias"),
         class_token,
         distilled: has("dist_token"),
@@ -155,8 +171,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
         fc_norm: Some(has_fc_norm).filter(|&has| final_norm && has != (global_pool == Pool::Avg)),
         final_norm,
         act_layer: activation(hints.act_layer, gated_mlp)?,
-        // timm's models with a first norm are CLIP's, and those have PyTorch's default.
-        eps: hints.eps.unwrap_or(if pre_norm { 1e-5 } else { VitConfig::tiny().eps }),
+        eps: hints.eps.unwrap_or(if has_pytorchs_eps { 1e-5 } else { VitConfig::tiny().eps }),
         ..VitConfig::custom(embed_dim, depth, heads(embed_dim, gated_mlp, hints)?)
     };
     if let Some(normalize) = hints.normalize {
@@ -165,11 +180,11 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     config.interpolation = hints.interpolation.unwrap_or_default();
     config.crop_mode = hints.crop_mode;
     config.num_classes = classes(checkpoint, &config)?;
-    if config.rope_temperature.is_some() {
+    if config.rope_temperature.is_some() && config.ref_feat_shape.is_none() {
         let untold = "is no part of it, and nothing else tells the size of its pictures: tell it (trained_on)";
         config.img_size = hints.img_size.ok_or_else(|| fault(POSITIONS, untold))?;
         if has(POSITIONS) {
-            return Err(fault(POSITIONS, "is there beside rotary positions, which is not computed here"));
+            return Err(fault(POSITIONS, "is there beside rotary positions in its place"));
         }
     } else {
         (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
@@ -249,6 +264,10 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
     let of_head = |head: &str| (format!("{head}.weight"), vec![config.num_classes, config.head_inputs()]);
     let heads = config.heads().iter().copied().filter(has_head).map(of_head);
     let outer = std::iter::once(patches).chain(positions).chain(pool).chain(heads);
+    let inner_norms = [
+        ("attn.norm.weight", width, config.scale_attn_norm),
+        ("mlp.norm.weight", config.hidden_outputs(), config.scale_mlp_norm),
+    ];
     let in_block = |i: usize| {
         [
             ("norm1.weight", vec![width]),
@@ -259,6 +278,7 @@ pub(super) fn check_sizes(checkpoint: &Checkpoint, config: &VitConfig) -> Result
             ("mlp.fc2.weight", vec![width, config.hidden_outputs()]),
         ]
         .into_iter()
+        .chain(inner_norms.iter().filter(|(_, _, is_there)| *is_there).map(|&(norm, width, _)| (norm, vec![width])))
         .chain(config.init_values.into_iter().flat_map(|_| SCALES.map(|scale| (scale, vec![width]))))
         .map(move |(tensor, shape)| (format!("{BLOCKS}{i}.{tensor}"), shape))
     };
@@ -276,8 +296,9 @@ fn is_known(name: &str) -> bool {
     TOKENS.contains(&name)
         || is_of_layer(&OUTER_LAYERS, name)
         || HARMLESS.iter().any(|start| name.starts_with(start))
-        || in_block(BLOCKS, name)
-            .is_some_and(|(_, rest)| is_of_layer(&LAYERS, rest) || is_scale(rest) || BIASES.contains(&rest))
+        || in_block(BLOCKS, name).is_some_and(|(_, rest)| {
+            is_of_layer(&LAYERS, rest) || is_of_layer(&INNER_NORMS, rest) || is_scale(rest) || BIASES.contains(&rest)
+        })
 }
 
 /// Whether a block's tensor is one of layer scale.

@@ -1,45 +1,131 @@
 //! The same function in the layout of another library: positions and heads that it has no other place for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::infer::Hints;
-use super::names::GATED;
+use super::names;
 use crate::checkpoint::{Checkpoint, HostTensor, Packing, cut, fault};
 use crate::error::Result;
 use crate::models::vit::{Pool, VitConfig};
 
 type Tensors = BTreeMap<String, HostTensor>;
 
-/// Layer scale, as timm's Eva calls it, of which its DINOv3 are, and as its ViT does.
+/// Layer scale, as timm's Eva calls it, of which its DINOv3 and EVA-02 are, and as its ViT does.
 const SCALES: [(&str, &str); 2] = [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")];
 
-// The gate, what it lets through, and the layer that has both here and in timm's ViTs: its DINOv3s with gated MLPs have two.
-const GATE: &str = ".mlp.fc1_g.";
-const UP: &str = ".mlp.fc1_x.";
-const PACKED: &str = ".mlp.fc1.";
+/// A layer here and in timm's ViTs, and the layers that some models of its Eva have in its place.
+struct Packed {
+    /// What their names have in common.
+    place: &'static str,
+    whole: &'static str,
+    parts: &'static [&'static str],
+    kinds: &'static [&'static str],
+}
 
-/// Gives the layer scales of timm's DINOv3 the names that they have in its ViTs, and packs the first layers of gated MLPs.
+/// A gate and what it lets through.
+const GATED: Packed = Packed { place: ".mlp.", whole: "fc1", parts: &["fc1_g", "fc1_x"], kinds: &["weight", "bias"] };
+
+/// Queries, keys and values.
+const QKV: Packed =
+    Packed { place: ".attn.", whole: "qkv", parts: &["q_proj", "k_proj", "v_proj"], kinds: &["weight"] };
+
+/// Their biases, of which keys have none.
+const BIASES: [(&str, &str); 2] = [(".attn.q_proj.bias", ".attn.q_bias"), (".attn.v_proj.bias", ".attn.v_bias")];
+
+impl Packed {
+    /// What stands before the block's layer of this name, of every tensor that is one.
+    fn blocks(&self, tensors: &Tensors, layer: &str, kind: &str) -> Vec<String> {
+        let end = format!("{}{layer}.{kind}", self.place);
+        tensors.keys().filter_map(|name| name.strip_suffix(&end)).map(str::to_owned).collect()
+    }
+
+    /// Puts the parts together, in every block.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a part without the others, of another shape, or beside the whole.
+    fn pack(&self, tensors: &mut Tensors) -> Result<()> {
+        for kind in self.kinds {
+            let blocks: BTreeSet<_> = self.parts.iter().flat_map(|part| self.blocks(tensors, part, kind)).collect();
+            for block in blocks {
+                let name = |layer: &str| format!("{block}{}{layer}.{kind}", self.place);
+                let whole = name(self.whole);
+                if tensors.contains_key(&whole) {
+                    return Err(fault(&whole, "is there beside its parts"));
+                }
+                let found = self.parts.iter().map(|part| tensors.remove(&name(part))).collect();
+                let tensor = Packing { names: self.parts, found }.pack(&whole)?;
+                tensors.insert(whole, tensor);
+            }
+        }
+        Ok(())
+    }
+
+    /// The way back.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for rows that are no multiple of the parts.
+    fn unpack(&self, tensors: &mut Tensors) -> Result<()> {
+        for kind in self.kinds {
+            for block in self.blocks(tensors, self.whole, kind) {
+                let name = |layer: &str| format!("{block}{}{layer}.{kind}", self.place);
+                let whole = name(self.whole);
+                let parts = tensors.remove(&whole).and_then(|tensor| cut(&tensor, self.parts.len()));
+                let parts = parts.ok_or_else(|| fault(&whole, "is not of as many rows in each of its parts"))?;
+                tensors.extend(self.parts.iter().map(|part| name(part)).zip(parts));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What timm's Eva has in layers of their own, in this model.
+fn apart(config: &VitConfig) -> &'static [Packed] {
+    match (config.ref_feat_shape.is_some(), config.gated_mlp) {
+        // EVA-02's ViT-Ti and S have them in one, as here.
+        (true, _) if !is_apart(config) => &[],
+        (true, false) => &[QKV],
+        (true, true) => &[QKV, GATED],
+        (false, true) => &[GATED],
+        (false, false) => &[],
+    }
+}
+
+/// Whether it is written as EVA-02's larger models, whose queries, keys and values are layers of their own.
+pub(super) fn is_apart(config: &VitConfig) -> bool {
+    config.ref_feat_shape.is_some() && config.scale_mlp_norm
+}
+
+/// Gives the layer scales of timm's Eva, which DINOv3 and EVA-02 are, the names that they have in its ViTs, and packs layers that are one
+/// there.
 ///
 /// # Errors
-/// [`crate::Error::Parameter`] for a gate without the layer beside it, or of another shape.
-pub(super) fn from_dinov3(tensors: &mut Tensors) -> Result<()> {
+/// [`crate::Error::Parameter`] for a part without those beside it, or of another shape.
+pub(super) fn from_eva(tensors: &mut Tensors) -> Result<()> {
     rename_ends(tensors, SCALES);
-    let gates: Vec<String> = tensors.keys().filter(|name| name.contains(GATE)).cloned().collect();
-    for gate in gates {
-        let packed = gate.replace(GATE, PACKED);
-        if tensors.contains_key(&packed) {
-            return Err(fault(&packed, "is there beside its parts"));
-        }
-        let found = vec![tensors.remove(&gate), tensors.remove(&gate.replace(GATE, UP))];
-        let tensor = Packing { names: &["fc1_g", "fc1_x"], found }.pack(&packed)?;
-        tensors.insert(packed, tensor);
+    rename_ends(tensors, BIASES);
+    [QKV, GATED].iter().try_for_each(|packed| packed.pack(tensors))
+}
+
+/// Puts biases of 0 for keys between those of queries and values: without rotary positions they have no effect.
+///
+/// # Errors
+/// [`crate::Error::Parameter`] for one without the other.
+pub(super) fn with_key_biases(tensors: &mut Tensors) -> Result<()> {
+    let biases: Vec<String> = tensors.keys().filter(|name| name.ends_with(".attn.q_bias")).cloned().collect();
+    for name in biases {
+        let zeros =
+            tensor(tensors, &name).map(|q| HostTensor { shape: q.shape.clone(), data: vec![0.0; q.data.len()] })?;
+        let found = vec![tensors.remove(&name), Some(zeros), tensors.remove(&name.replace("q_bias", "v_bias"))];
+        let whole = name.replace("q_bias", "qkv.bias");
+        let bias = Packing { names: &["q_bias", "k_bias", "v_bias"], found }.pack(&whole)?;
+        tensors.insert(whole, bias);
     }
     Ok(())
 }
 
 /// A gated MLP's layers have names of their own in transformers' Dinov2.
 pub(super) fn rename_gated(tensors: &mut Tensors) {
-    let renamed = |name: String| GATED.iter().fold(name, |name, (theirs, ours)| name.replace(ours, theirs));
+    let renamed = |name: String| names::GATED.iter().fold(name, |name, (theirs, ours)| name.replace(ours, theirs));
     *tensors = std::mem::take(tensors).into_iter().map(|(name, tensor)| (renamed(name), tensor)).collect();
 }
 
@@ -60,20 +146,16 @@ pub(super) fn with_encoder(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
-/// The way back from [`from_dinov3`].
+/// The way back from [`from_eva`].
 ///
 /// # Errors
-/// [`crate::Error::Parameter`] for a gated layer of an odd number of rows.
-pub(super) fn to_dinov3(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
+/// [`crate::Error::Parameter`] for a layer that cannot be cut into its parts.
+pub(super) fn to_eva(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
     rename_ends(tensors, SCALES.map(|(theirs, ours)| (ours, theirs)));
-    let is_packed = |name: &&String| config.gated_mlp && name.contains(PACKED);
-    let packed: Vec<String> = tensors.keys().filter(is_packed).cloned().collect();
-    for name in packed {
-        let parts = tensors.remove(&name).and_then(|tensor| cut(&tensor, 2));
-        let parts = parts.ok_or_else(|| fault(&name, "has no two halves"))?;
-        tensors.extend([GATE, UP].map(|part| name.replace(PACKED, part)).into_iter().zip(parts));
+    if is_apart(config) {
+        rename_ends(tensors, BIASES.map(|(theirs, ours)| (ours, theirs)));
     }
-    Ok(())
+    apart(config).iter().try_for_each(|packed| packed.unpack(tensors))
 }
 
 fn rename_ends(tensors: &mut Tensors, ends: [(&str, &str); 2]) {

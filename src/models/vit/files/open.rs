@@ -73,7 +73,8 @@ impl OpenOptions {
 ///   them. What serves pretraining alone, such as `mask_token`, and the part of a CLIP or SigLIP that reads texts or projects
 ///   into the space shared with them, is left out, and a warning says so.
 ///
-/// A DINOv3 of timm's in a file by itself is known by its tensors; its picture size must be told.
+/// A DINOv3 of timm's in a file by itself is known by its tensors; its picture size must be told. An EVA or EVA-02 is not, and needs its
+/// `config.json`.
 ///
 /// What training programs put around a model's names is taken off: `module.`, `_orig_mod.`, `model.`, `state_dict_ema.` and the
 /// like.
@@ -116,7 +117,10 @@ fn from_timm(mut checkpoint: Checkpoint, folder: &Path) -> Result<(Checkpoint, D
         described.hints = hints;
     }
     if described.hints.rope_temperature.is_some() {
-        layouts::from_dinov3(&mut checkpoint.tensors)?;
+        layouts::from_eva(&mut checkpoint.tensors)?;
+    }
+    if described.hints.architecture.as_deref().is_some_and(architectures::has_idle_key_bias) {
+        layouts::with_key_biases(&mut checkpoint.tensors)?;
     }
     Ok((checkpoint, described))
 }
@@ -146,7 +150,7 @@ impl Pretrained {
         if let Some(config) = metadata::config(&checkpoint)? {
             if config.rope_temperature.is_some() {
                 // Exported for timm.
-                layouts::from_dinov3(&mut checkpoint.tensors)?;
+                layouts::from_eva(&mut checkpoint.tensors)?;
             }
             check_sizes(&checkpoint, &config)?;
             options.check(file, &config)?;

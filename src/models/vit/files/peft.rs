@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::adapted::places;
 use super::names::{Family, GATED};
-use super::{Pretrained, export};
+use super::{Pretrained, export, layouts};
 use crate::checkpoint::fault;
 use crate::error::{Error, Result};
 use crate::models::peft::{self, Adapter, Known, Pair, Spelling};
@@ -26,13 +26,15 @@ const KNOWN: Known = Known {
         ("layer.", OURS),
         (OURS, OURS),
     ],
-    layers: &[&LAYERS, &LAYERS_OF_DINOV3, &LAYERS_OF_TOWERS, &OLD_LAYERS, &LAYERS_OF_TIMM],
+    layers: &[&LAYERS, &LAYERS_OF_DINOV3, &LAYERS_OF_TOWERS, &OLD_LAYERS, &LAYERS_OF_TIMM, &LAYERS_OF_EVA],
     heads: &[HEAD, HEADS[0], HEADS[1], HEADS_OF_TIMM[0], HEADS_OF_TIMM[1]],
 };
 
 /// The same for models with gated MLPs, in which one of these names stands for another layer.
-const KNOWN_GATED: Known =
-    Known { layers: &[&LAYERS_OF_GATED, &GATED, &LAYERS_OF_GATED_TIMM, &LAYERS_OF_TIMM, &OLD_LAYERS], ..KNOWN };
+const KNOWN_GATED: Known = Known {
+    layers: &[&LAYERS_OF_GATED, &GATED, &LAYERS_OF_GATED_TIMM, &LAYERS_OF_GATED_EVA, &LAYERS_OF_TIMM, &OLD_LAYERS],
+    ..KNOWN
+};
 
 /// What stands before a block's number here.
 const OURS: &str = "blocks.";
@@ -95,6 +97,27 @@ const LAYERS_OF_GATED_TIMM: [Pair; 5] = [
     LAYERS_OF_TIMM[3],
 ];
 
+/// The same of EVA-02's larger models.
+const LAYERS_OF_EVA: [Pair; 6] = [
+    ("attn.q_proj", "attn.qkv.query"),
+    ("attn.k_proj", "attn.qkv.key"),
+    ("attn.v_proj", "attn.qkv.value"),
+    LAYERS_OF_TIMM[1],
+    LAYERS_OF_TIMM[2],
+    LAYERS_OF_TIMM[3],
+];
+
+/// With gated MLPs.
+const LAYERS_OF_GATED_EVA: [Pair; 7] = [
+    LAYERS_OF_EVA[0],
+    LAYERS_OF_EVA[1],
+    LAYERS_OF_EVA[2],
+    LAYERS_OF_TIMM[1],
+    LAYERS_OF_GATED_TIMM[2],
+    LAYERS_OF_GATED_TIMM[3],
+    LAYERS_OF_TIMM[3],
+];
+
 /// The head, and here.
 const HEAD: Pair = ("classifier", "head");
 
@@ -148,8 +171,14 @@ fn spelling(config: &VitConfig, names: AdapterNames) -> Result<Spelling> {
         fan_in_fan_out: false,
     };
     if names == AdapterNames::Timm {
-        let is_in_two = config.gated_mlp && config.rope_temperature.is_some();
-        let layers: &[Pair] = if is_in_two { &LAYERS_OF_GATED_TIMM } else { &LAYERS_OF_TIMM };
+        let layers: &[Pair] = match (layouts::is_apart(config), config.gated_mlp) {
+            (true, false) => &LAYERS_OF_EVA,
+            (true, true) => &LAYERS_OF_GATED_EVA,
+            (false, true) if config.rope_temperature.is_some() && config.ref_feat_shape.is_none() => {
+                &LAYERS_OF_GATED_TIMM
+            }
+            (false, _) => &LAYERS_OF_TIMM,
+        };
         return Ok(new(OURS, layers, &HEADS_OF_TIMM));
     }
     let family = export::family(config)?;

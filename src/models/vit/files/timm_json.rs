@@ -45,6 +45,7 @@ struct TimmArgs {
     act_layer: Option<Activation>,
     final_norm: Option<bool>,
     rope_temperature: Option<f32>,
+    ref_feat_shape: Option<Sides>,
     pool_include_prefix: bool,
 }
 
@@ -90,6 +91,8 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
             eps: architectures::eps(&architecture),
             rope_temperature: architectures::rope_temperature(&architecture)
                 .map(|base| args.rope_temperature.unwrap_or(base)),
+            ref_feat_shape: architectures::ref_feat_shape(&architecture)
+                .map(|shape| args.ref_feat_shape.map_or(shape, |Sides { height, width }| (height, width))),
             act_layer: args.act_layer.or_else(|| architectures::activation(&architecture).map(Activation::Gelu)),
             architecture: Some(architecture),
             ..Hints::default()

@@ -1,6 +1,7 @@
-"""What timm and transformers compute for DINOv3s with a gated MLP (ViT-S+, ViT-H+, ViT-7B), made small.
+"""What timm and transformers compute for DINOv3s with a gated MLP (ViT-S+, ViT-H+, ViT-7B), and timm for EVA, EVA-02 and BEiT-3, made
+small.
 
-    python make_dinov3_gated.py [SEED]
+    python make_eva.py [SEED]
 
 Beside this file, in vision/, each a folder as its library saves it, with expected.safetensors (README.md):
 
@@ -8,7 +9,13 @@ timm_dinov3_plus   vit_small_plus_patch16_dinov3: gate and value by layers of th
                    mean of the patches; also random_ltd.safetensors: block 1 keeps 23 of 41 tokens, others at each step.
 hf_dinov3_gated    DINOv3ViTModel with use_gated_mlp and a linear head of ours: gate_proj and up_proj; q and v with biases.
 
-24 x 24 pictures in patches of 4, 32 wide, 3 deep, 2 heads, 7 classes, batch 3; every parameter random. Tensors: images, labels, features,
+timm_eva02         eva02_tiny_patch14_224: learned and rotary positions, these counted as on 3 x 3 patches; a gated MLP in one layer;
+                   also random_ltd.safetensors, and resized/: pictures of 32 pixels.
+timm_eva02_clip    eva02_base_patch16_clip_224: queries, keys, values, gate and what it lets through apart; norms within attention and MLP.
+timm_eva_giant     eva_giant_patch14_224: keys without bias, and no rotary positions.
+timm_beit3         beit3_base_patch16_224: norms within attention and MLP of a plain ViT.
+
+24 x 24 pictures in patches of 4, 32 wide, 3 deep (the last four 2), 2 heads, 7 classes, batch 3; every parameter random. Tensors: images, labels, features,
 logits, loss, grad/NAME, grad_norm, adamw/losses and adamw/param/NAME of ten steps; param/NAME is the head that is in no file.
 """
 
@@ -32,7 +39,9 @@ def randomise(model, g):
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
             noise, last = torch.randn(p.shape, generator=g), name.split(".")[-1]
-            if last in ("gamma_1", "gamma_2", "lambda1"):
+            if last in ("q_bias", "v_bias"):
+                p.copy_(0.1 * noise)
+            elif last in ("gamma_1", "gamma_2", "lambda1"):
                 p.copy_(0.5 + 0.3 * noise)
             elif "token" in last:
                 p.copy_(0.15 * noise)
@@ -42,6 +51,11 @@ def randomise(model, g):
                 p.copy_(0.15 / math.sqrt(p[0].numel()) * noise)
             else:
                 p.copy_(noise / math.sqrt(p.shape[1]))
+
+
+def plain(model, x, _):
+    features = model.forward_features(x)
+    return features, model.forward_head(features)
 
 
 def eva(model, x, keep):
@@ -167,6 +181,35 @@ def main(seed):
     names = {k.removeprefix("grad/") for k in load_file(folder / "expected.safetensors") if k.startswith("grad/")}
     missing = {k for k in load_file(folder / "model.safetensors") if "mask_token" not in k} - names
     assert not missing, missing
+    for family in TIMMS:
+        of_timm(family, *TIMMS[family], g)
+
+
+# Architecture, what it has beside the sizes, and how it is run.
+TIMMS = {
+    "timm_eva02": ("eva02_tiny_patch14_224", {"ref_feat_shape": (3, 3), "mlp_ratio": 2.66667}, eva),
+    "timm_eva02_clip": ("eva02_base_patch16_clip_224", {"mlp_ratio": 2.66667}, plain),
+    "timm_eva_giant": ("eva_giant_patch14_224", {"mlp_ratio": 2.0}, plain),
+    "timm_beit3": ("beit3_base_patch16_224", {"mlp_ratio": 2.0}, plain),
+}
+
+
+def of_timm(name, architecture, others, run, g):
+    sizes = dict(img_size=24, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=CLASSES, **others)
+    folder = HERE / name
+    model, x, y = saved_by_timm(architecture, folder, sizes, g)
+    given = {"images": x, "labels": y}
+    with torch.no_grad():
+        assert torch.equal(model(x), run(model, x, None)[1])
+        if name == "timm_eva02":
+            larger = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=32).eval()
+            pictures, _ = batch(32, g)
+            given |= {"resized/images": pictures[:2], "resized/logits": larger(pictures[:2])}
+    dump(folder / "expected.safetensors", model, run, x, y, [None] * STEPS, given)
+    if run is eva:
+        draw = lambda: torch.randperm(37, generator=g)[:KEPT].sort().values
+        keep = torch.stack([torch.stack([draw() for _ in range(3)]) for _ in range(STEPS)]).int()
+        dump(folder / "random_ltd.safetensors", model, run, x, y, list(keep), {f"keep/{BLOCK}": keep})
 
 
 if __name__ == "__main__":
