@@ -4,13 +4,16 @@
 //!
 //! Trains a small ViT on the embedded digits, with dropout and random-LTD, again and again, and tells whether all losses and weights were
 //! the same. `--save` keeps them, and the results and gradients of single operations, for another device's `--against`.
-//! Last line: `N repeats of M steps: the same bits`; where they are not, the exit code is 1.
+//! Last line: `N repeats of M steps: the same bits`; where they are not, it says how many differ, and the exit code is 1.
 
+#[path = "common/say.rs"]
+mod say;
 #[path = "common/warnings.rs"]
 mod warnings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -25,12 +28,15 @@ use wgrad::optim::{AdamW, LrSchedule, Rule};
 use wgrad::train::{Classify, TrainSettings, Trainer};
 use wgrad::{Gpu, Tensor};
 
+use say::say;
+
 #[derive(Parser)]
 struct Args {
     /// Trainings, at least 2.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
     repeats: u32,
-    #[arg(long, default_value_t = 50)]
+    /// Of each, at least 1.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     #[arg(long)]
     adapter: Option<AdapterChoice>,
@@ -45,12 +51,12 @@ struct Args {
 /// Results by name.
 type Results = BTreeMap<String, HostTensor>;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     warnings::show();
     let args = Args::parse();
     let other = args.against.as_deref().map(checkpoint::read).transpose()?;
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..GpuOptions::default() })?;
-    println!("adapter: {}", gpu.info());
+    say!("adapter: {}", gpu.info());
     let mut results = operations(&gpu)?;
     let first = training(&gpu, args.steps)?;
     let mut differing = 0;
@@ -58,16 +64,18 @@ fn main() -> Result<()> {
         differing += u32::from(!same_bits(&training(&gpu, args.steps)?, &first));
     }
     results.extend(first);
+    let compared = other.map_or(Ok(()), |other| compare(&results, &other.tensors));
+    let of_all = format!("{} repeats of {} steps", args.repeats, args.steps);
+    match differing {
+        0 => say!("{of_all}: the same bits"),
+        _ => say!("{differing} of {of_all} differ from the first"),
+    }
+    // What was found is told by now: a file that cannot be written does not cost it.
     if let Some(path) = &args.save {
         checkpoint::write(path, &results, &BTreeMap::new())?;
     }
-    if let Some(other) = other {
-        compare(&results, &other.tensors)?;
-    }
-    let (repeats, steps) = (args.repeats, args.steps);
-    ensure!(differing == 0, "{differing} of {repeats} repeats of {steps} steps differ from the first");
-    println!("{repeats} repeats of {steps} steps: the same bits");
-    Ok(())
+    compared?;
+    Ok(if differing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Values from -1 to 1 that any language makes alike.
@@ -179,14 +187,16 @@ fn compare(own: &Results, other: &Results) -> Result<()> {
         let row = rows.entry(key).or_default();
         let worst = if is_forward { &mut row.0 } else { &mut row.1 };
         for (a, b) in tensor.data.iter().zip(theirs) {
-            *worst = worst.max((f64::from(*a) - f64::from(*b)).abs() / largest);
+            let apart = (f64::from(*a) - f64::from(*b)).abs() / largest;
+            // `max` would pass over a NaN.
+            *worst = worst.max(if apart.is_nan() { f64::INFINITY } else { apart });
             row.2 += usize::from(a.to_bits() != b.to_bits());
             row.3 += 1;
         }
     }
-    println!("| | largest difference | of gradients | other bits |\n|---|---|---|---|");
+    say!("| | largest difference | of gradients | other bits |\n|---|---|---|---|");
     for (name, (forward, backward, other, all)) in rows {
-        println!("| {name} | {forward:.1e} | {backward:.1e} | {:.1} % |", 100.0 * other as f64 / all.max(1) as f64);
+        say!("| {name} | {forward:.1e} | {backward:.1e} | {:.1} % |", 100.0 * other as f64 / all.max(1) as f64);
     }
     Ok(())
 }

@@ -6,6 +6,8 @@
 //!
 //!     test accuracy 0.2824 (loss 2.9215), written to vit_cifar100.safetensors
 
+#[path = "common/say.rs"]
+mod say;
 #[path = "common/warnings.rs"]
 mod warnings;
 
@@ -22,6 +24,8 @@ use wgrad::models::vit::{Vit, VitConfig, save};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, LrShape, Rule, ShapedRate};
 use wgrad::train::{Classify, EpochMetrics, FitData, FitOptions, Observer, StepMetrics, TrainSettings, evaluate, fit};
+
+use say::say;
 
 #[derive(Parser)]
 struct Args {
@@ -67,14 +71,14 @@ impl Observer for Progress {
         let step = m.step + 1;
         if step == 1 || step.is_multiple_of(100) {
             let seconds = self.started.elapsed().as_secs_f64();
-            println!("{seconds:7.0} s  step {step:6}  loss {:.4}  rate {:.2e}  R {}", m.loss, m.rate, m.kept);
+            say!("{seconds:7.0} s  step {step:6}  loss {:.4}  rate {:.2e}  R {}", m.loss, m.rate, m.kept);
         }
         ControlFlow::Continue(())
     }
 
     fn epoch(&mut self, m: &EpochMetrics) -> ControlFlow<()> {
         let EpochMetrics { epoch, train_loss, train_accuracy, validation, .. } = m;
-        println!(
+        say!(
             "epoch {}: train loss {train_loss:.4} accuracy {train_accuracy:.4}, validation loss {:.4} accuracy {:.4}",
             epoch + 1,
             validation.loss,
@@ -93,7 +97,7 @@ fn main() -> Result<()> {
         std::fs::create_dir_all(folder)?;
     }
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter, ..Default::default() })?;
-    println!("{}", gpu.info());
+    say!("{}", gpu.info());
     let data = cifar100(&args.data_dir)?;
     let config = VitConfig {
         img_size: (32, 32),
@@ -103,7 +107,7 @@ fn main() -> Result<()> {
         ..VitConfig::custom(args.width, args.depth, args.heads)
     };
     let model = Vit::new(&gpu, config, args.seed)?;
-    println!("{} parameters, {} tokens", model.parameters().numel(), model.config().tokens());
+    say!("{} parameters, {} tokens", model.parameters().numel(), model.config().tokens());
 
     let crop = Crop::RandomResized { scale: (args.crop_scale, 1.0), ratio: (3.0 / 4.0, 4.0 / 3.0) };
     let transform = Transform { crop, ..data.train_transform(32) };
@@ -138,6 +142,6 @@ fn main() -> Result<()> {
 
     let test = evaluate(&task, held_out(&data.test)?.epoch(0)?)?;
     save(&args.output, &model, &data.class_names)?;
-    println!("test accuracy {:.4} (loss {:.4}), written to {}", test.accuracy, test.loss, args.output.display());
+    say!("test accuracy {:.4} (loss {:.4}), written to {}", test.accuracy, test.loss, args.output.display());
     Ok(())
 }

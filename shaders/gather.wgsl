@@ -41,6 +41,9 @@ fn gather(
     }
 }
 
+// So many elements that go to one place after another are added before they are added to the others: a long sum would lose digits.
+const BLOCK = 64u;
+
 // Grid: an invocation for each column [o, ·, i] of y, 64 a workgroup, folded. It alone adds to its column, element after
 // element, so that repeated indices add up in one order, without atomics. k runs from `first` to `end`: long axes take several
 // dispatches.
@@ -56,13 +59,30 @@ fn scatter_add(
     }
     let o = column / params.inner;
     let i = column % params.inner;
+    let base = o * params.len;
+    // `part` is for `place`, at first nowhere.
+    var place = params.len;
+    var part = 0.0;
+    var added = 0u;
     for (var k = params.first; k < params.end; k++) {
         let source = (o * params.count + k) * params.inner + i;
         let at = index[source];
+        if at != place || added == BLOCK {
+            if place < params.len {
+                y[(base + place) * params.inner + i] += part;
+            }
+            place = at;
+            part = 0.0;
+            added = 0u;
+        }
         if at < params.len {
-            y[(o * params.len + at) * params.inner + i] += x[source];
+            part += x[source];
+            added++;
         } else {
             fault_raise(params.fault, at, params.len);
         }
+    }
+    if place < params.len {
+        y[(base + place) * params.inner + i] += part;
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::{Parameters, is_recording, no_grad, recompute};
-use wgrad::ops::{self, CrossEntropy, Mask, TokenIndices};
+use wgrad::ops::{self, CrossEntropy, Mask, RandomKey, TokenIndices};
 use wgrad::optim::{Ema, LossScale, Optimizer, Rule, Sgd};
-use wgrad::{Error, Gpu, Result, Tensor};
+use wgrad::{DType, Error, Gpu, Result, Tensor};
 
 fn upload(gpu: &Gpu, data: &[f32]) -> Tensor {
     Tensor::from_slice(gpu, &[data.len()], data).unwrap()
@@ -217,6 +217,27 @@ fn no_grad_nests_and_is_restored() {
     let panicked = std::panic::catch_unwind(|| no_grad(|| std::panic::resume_unwind(Box::new(()))));
     assert!(panicked.is_err() && is_recording(), "restored after a panic");
     assert_eq!(gradient(&ops::sum(&x).unwrap(), &x), [1.0, 1.0]);
+}
+
+/// What an operation with nothing to do returns is its input, but inside `no_grad` without its place in the graph.
+#[test]
+fn no_grad_of_what_returns_its_input() {
+    const KEY: RandomKey = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
+    let gpu = gpu();
+    let x = Tensor::from_slice(&gpu, &[1, 2, 4], &values(1, 8)).unwrap().requires_grad().unwrap();
+    let cases: [(&str, fn(&Tensor) -> Result<Tensor>); 6] = [
+        ("cast", |x| ops::cast(x, DType::F32)),
+        ("expand", |x| ops::expand(x, &[1, 2, 4])),
+        ("dropout", |x| ops::dropout(x, 0.0, KEY)),
+        ("drop_path", |x| ops::drop_path(x, 0.0, KEY)),
+        ("slice_tokens", |x| ops::slice_tokens(x, 0..2)),
+        ("recompute", |x| recompute(x.clone(), Ok)),
+    ];
+    for (name, f) in cases {
+        let plain = ops::sum(&no_grad(|| f(&x)).unwrap()).unwrap();
+        assert!(matches!(plain.backward(), Err(Error::Graph { .. })), "{name}");
+        assert_eq!(gradient(&ops::sum(&f(&x).unwrap()).unwrap(), &x), [1.0; 8], "{name}");
+    }
 }
 
 /// One thread evaluates while another trains, on one device.
@@ -683,6 +704,16 @@ fn recompute_refuses_what_it_would_cut_off() {
     let other = y.clone();
     let message = recompute(x.clone(), move |x| ops::mul(&x, &other)).unwrap_err().to_string();
     assert_eq!(message, "recompute: the function uses a tensor of a graph besides its input");
+    // Also where it comes out as it went in, by no operation, by one that does nothing, or by another such part.
+    let refused = |z: Result<Tensor>| matches!(z, Err(Error::Graph { op: "recompute", .. }));
+    let other = y.clone();
+    assert!(refused(recompute(x.clone(), move |_| Ok(other.clone()))));
+    let other = y.clone();
+    assert!(refused(recompute(x.clone(), move |_| ops::cast(&other, DType::F32))));
+    let other = y.clone();
+    assert!(refused(recompute(x.clone(), move |x| ops::add(&x, &ops::cast(&other, DType::F32)?))));
+    let other = y.clone();
+    assert!(refused(recompute(x.clone(), move |_| recompute(other.clone(), Ok))));
     let other = y.detach();
     let z = recompute(x.clone(), move |x| ops::mul(&x, &other)).unwrap();
     assert_eq!(gradient(&ops::sum(&z).unwrap(), &x), [3.0, 4.0]);

@@ -284,6 +284,15 @@ fn other_models_are_refused() {
     let mut theirs = Theirs::read().with_classifier();
     theirs.config["architectures"] = json!(["BertForTokenClassification"]);
     assert_refused(theirs.open(), &["classifier", "BertForTokenClassification"]);
+    // Nor where a program brings the description along.
+    let of = |theirs: &Theirs| {
+        let weights = checkpoint::to_bytes(&theirs.tensors, &Default::default()).unwrap();
+        bert::from_bytes(&theirs.config.to_string(), &weights)
+    };
+    assert_refused(of(&theirs), &["classifier", "BertForTokenClassification"]);
+    assert_refused(of(&Theirs::with("model_type", json!("roberta"))), &["roberta", "bert"]);
+    let (brought, opened) = (of(&Theirs::read()).unwrap(), Theirs::read().open().unwrap());
+    assert_eq!((brought.config, brought.checkpoint.tensors), (opened.config, opened.checkpoint.tensors));
     let odd = Theirs::read().with_classifier().and_rising("classifier.weight", &[3, 31], 1.0);
     assert_refused(odd.open(), &["classifier.weight", "[3, 31]"]);
 }

@@ -513,6 +513,22 @@ fn a_checkpoint_has_the_permissions_of_any_new_file() {
     assert_eq!(mode(&path), mode(&ordinary));
 }
 
+/// A folder that may be written to but not read, which cannot be opened to sync it.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_may_not_be_read_is_written_to() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let allow = |mode| fs::set_permissions(&inner, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o300);
+    let written = write(inner.join("model.safetensors"), &Tensors::new(), &Texts::new());
+    allow(0o700);
+    written.unwrap();
+    assert_eq!(names_in(&inner), ["model.safetensors"]);
+}
+
 // Matching.
 
 fn wanted(parameters: &[(&str, &[usize])]) -> Vec<(String, Vec<usize>)> {

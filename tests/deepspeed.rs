@@ -41,6 +41,10 @@ fn cifar() -> Value {
 
 const LTD: &str = "/data_efficiency/data_routing/random_ltd";
 
+/// What is said of the recipe's weight decay.
+const DECAY: &str =
+    "optimizer.params.weight_decay spares biases and norms, as the model has it, where DeepSpeed decays all";
+
 fn read(value: &Value) -> wgrad::Result<DeepSpeedConfig> {
     parse_deepspeed("ds_config.json", &value.to_string())
 }
@@ -85,7 +89,8 @@ fn shipped_cifar_recipe() {
     assert_eq!((config.batch_size, config.accumulate, config.max_norm), (32, 1, Some(1.0)));
     let sgd = Sgd { momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 5e-4 };
     assert_eq!((config.rule, config.rate), (Some(Rule::Sgd(sgd)), Some(LrSchedule::constant(1e-4).unwrap())));
-    assert_eq!((config.loss_scale, config.warnings.as_slice()), (None, [].as_slice()));
+    assert_eq!(config.loss_scale, None);
+    assert_eq!(config.warnings, [DECAY]);
     for (step, kept) in [(0, 32), (190, 40), (380, 48), (1896, 112), (3791, 184), (3792, 192), (3981, 192), (3982, 197)]
     {
         assert_eq!(ltd.schedule().kept_length(step), kept, "step {step}");
@@ -109,7 +114,8 @@ fn language_models_count_as_deepspeed_does() {
         ))
         .unwrap();
         assert_eq!(consumed(&config.random_ltd.unwrap(), 1024, 4, 524), expected);
-        assert_eq!((config.model_type, config.warnings.as_slice()), (Some(ModelType::Decoder), [].as_slice()));
+        assert_eq!(config.model_type, Some(ModelType::Decoder));
+        assert_eq!(config.warnings, [DECAY]);
     }
 }
 
@@ -232,10 +238,10 @@ fn sampling_by_difficulty_is_not_used() {
         let sampling = json!({ "enabled": enabled, "num_epochs": 1, "curriculum_learning": { "enabled": true } });
         read(&with(cifar(), "/data_efficiency", json!({ "data_sampling": sampling }))).unwrap().warnings
     };
-    assert_eq!(sampling(false), [""; 0]);
+    assert_eq!(sampling(false), [DECAY]);
     assert_eq!(
         sampling(true),
-        ["data_efficiency.data_sampling is not used: batches come from the data loader as they are"]
+        [DECAY, "data_efficiency.data_sampling is not used: batches come from the data loader as they are"]
     );
 }
 
@@ -336,6 +342,12 @@ fn optimizers() {
         let error = rule(kind, params).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
+    // Decay reaches less than DeepSpeed's, which is said where there is any.
+    for (kind, decay, said) in [("SGD", 0.1, true), ("AdamW", 0.1, true), ("Adam", 0.0, false), ("SGD", 0.0, false)] {
+        let optimizer = json!({ "type": kind, "params": { "weight_decay": decay } });
+        let warnings = read(&json!({ "train_batch_size": 8, "optimizer": optimizer })).unwrap().warnings;
+        assert_eq!(warnings == [DECAY], said, "{kind} {decay}: {warnings:?}");
+    }
     let none = with(cifar(), "", json!({ "optimizer": { "params": {} } }));
     assert!(refused(&none).contains("optimizer.type is missing"));
 }
@@ -401,7 +413,7 @@ fn half_precision() {
     let given = scale(given).unwrap();
     let expected = LossScale { initial: 16.0, growth: 2.0, backoff: 0.5, interval: 50, floor: 2.0 };
     assert_eq!(given.loss_scale, Some(expected));
-    assert_eq!(given.warnings, ["fp16.hysteresis is not used: every overflow lowers the loss scale"]);
+    assert_eq!(given.warnings, [DECAY, "fp16.hysteresis is not used: every overflow lowers the loss scale"]);
     let scheduled = json!({ "fp16": { "enabled": true, "hysteresis": 1 },
         "scheduler": { "type": "WarmupLR", "params": { "warmup_num_steps": 10 } } });
     let said = read(&with(cifar(), "", scheduled)).unwrap().warnings;
@@ -488,6 +500,28 @@ fn bad_values_are_named() {
     }
 }
 
+/// DeepSpeed refuses them too, wherever they stand.
+#[test]
+fn keys_that_are_there_twice_are_named() {
+    for (text, said) in [
+        (r#"{"train_batch_size": 8, "fp16": {}, "train_batch_size": 8}"#, "train_batch_size is there twice"),
+        (
+            r#"{"train_batch_size": 8, "optimizer": {"params": {"lr": 1, "lr": 2}}}"#,
+            "optimizer.params.lr is there twice",
+        ),
+        (r#"{"train_batch_size": 8, "other": [{}, {"a": {"b": null, "b": []}}]}"#, "other.a.b is there twice"),
+    ] {
+        match parse_deepspeed("ds_config.json", text) {
+            Err(error @ Error::File { .. }) => {
+                assert!(error.to_string().starts_with(&format!("ds_config.json: {said}")), "{error}");
+            }
+            other => panic!("expected a refused file, got {other:?}"),
+        }
+    }
+    let once = r#"{"train_batch_size": 8, "a": {"lr": 1}, "b": {"lr": [{"lr": 2}, {"lr": 3}]}}"#;
+    assert_eq!(parse_deepspeed("ds_config.json", once).unwrap().batch_size, 8);
+}
+
 #[test]
 fn keys_without_effect_are_named() {
     let strange = json!({ "zero_optimization": { "stage": 2 }, "steps_per_print": 200, "line\nbreak": 1 });
@@ -500,6 +534,7 @@ fn keys_without_effect_are_named() {
         "data_efficiency.data_routing.random_ltd.keep is not used",
         "line\\nbreak is not used",
         "optimizer.params.torch_adam is not used",
+        DECAY,
         "steps_per_print is not used",
         "zero_optimization is not used",
     ];
@@ -512,8 +547,8 @@ fn what_is_not_enabled_is_off() {
         for enabled in [json!(false), Value::Null] {
             let config = read(&with(cifar(), at, json!({ "enabled": enabled }))).unwrap();
             assert_eq!(config.random_ltd, None);
-            let expected = ["data_efficiency.data_routing.random_ltd is not enabled, or a section around it is not"];
-            assert_eq!(config.warnings, expected);
+            let expected = "data_efficiency.data_routing.random_ltd is not enabled, or a section around it is not";
+            assert_eq!(config.warnings, [DECAY, expected]);
         }
     }
     assert_eq!(read(&with(cifar(), "", json!({ "data_efficiency": null }))).unwrap().random_ltd, None);

@@ -338,3 +338,26 @@ fn faults_in_gradients_and_updates() {
     assert_fault(w.value().to_vec::<f32>());
     w.value().to_vec::<f32>().unwrap();
 }
+
+/// So does a copy of such a weight, but not what is computed from it, be it in a copy.
+#[test]
+fn a_copy_of_a_weight_tells_its_faults() {
+    let gpu = gpu();
+    let (_, label, _) = bad_label(&gpu);
+    let x = Tensor::from_slice(&gpu, &[1, 4], &values(1, 4)).unwrap();
+    let mut parameters = Parameters::new(&gpu);
+    let w = parameters.add("w", &[3, 4], &values(2, 12)).unwrap();
+    let mut optimizer = Optimizer::new(&parameters, Rule::AdamW(AdamW::default()), None, |_, _| true).unwrap();
+    let loss = loss(&ops::linear(&x, &w.tensor(), None).unwrap(), &label);
+    loss.backward().unwrap();
+    optimizer.step(&parameters, 0.1).unwrap();
+    drop(loss);
+    let copy = w.value().copied().unwrap();
+    for computed in [ops::softmax(&w.value()), ops::scale(&copy, 2.0), ops::softmax(&copy)] {
+        computed.unwrap().to_vec::<f32>().unwrap();
+    }
+    assert_fault(copy.copied().unwrap().to_vec::<f32>());
+    // Once.
+    copy.to_vec::<f32>().unwrap();
+    w.value().to_vec::<f32>().unwrap();
+}

@@ -256,6 +256,74 @@ fn a_configuration_of_deepspeed() {
     }
 }
 
+/// A rate that a file makes for runs that drop tokens is of one run: the demonstration sets no other beside it.
+#[test]
+fn the_demonstration_takes_a_rate_by_layer_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("ds.json");
+    let file = object!({
+        "train_batch_size": 4,
+        "optimizer": { "type": "AdamW", "params": { "lr": 0.001 } },
+        "scheduler": { "type": "WarmupDecayLR", "params": {
+            "warmup_max_lr": 0.001, "warmup_num_steps": 2, "total_num_steps": 6
+        } },
+        "data_efficiency": { "enabled": true, "data_routing": { "enabled": true, "random_ltd": {
+            "enabled": true, "total_layer_num": 4, "random_ltd_layer_num": 2, "random_ltd_layer_id": [1, 2],
+            "model_mask_name": "attention_mask", "model_type": "decoder", "hidden_state_order": "batch_seq_dim",
+            "random_ltd_schedule": {
+                "min_value": 32, "max_value": 128, "schedule_type": "fixed_linear",
+                "schedule_config": { "require_steps": 4, "seq_per_step": 16 }
+            },
+            "layer_token_lr_schedule": { "enabled": true }
+        } } }
+    });
+    fs::write(&config, file.to_string()).unwrap();
+    let demonstration = |more: &str| {
+        let mut command = example("gpt_finetune");
+        command.args(["--steps", "6", "--estimate", "--ltd-config"]).arg(&config);
+        command_with(command, more)
+    };
+    let said = text(&succeed(demonstration("")).stdout);
+    assert!(said.contains("blocks          [1, 2] keep, by step, 0:32"), "{said}");
+    refuse(demonstration("--compare none"), &["--compare", "layer_token_lr_schedule"]);
+}
+
+/// Blocks that are named drop tokens however few there are.
+#[test]
+fn a_gpt_of_two_blocks_drops_tokens_in_one() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let more = "--model 32x2x2 --ltd-blocks 1 --steps 12 --lr 0.01";
+    succeed(pretrain_with("gpt_pretrain", texts.path(), &run, more));
+    let report = report_holds(&run, &["random-ltd"]);
+    assert!(report["runs"][0]["layer_tokens_saved"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+/// The seeds of several texts follow each other, behind the largest too.
+#[test]
+fn samples_have_seeds_in_a_row() {
+    let sample = |more: &str| command_with(example("gpt_sample"), &format!("--prompt A --tokens 2 {more}"));
+    let said = text(&succeed(sample("--seed 18446744073709551615 --samples 2")).stderr);
+    assert!(said.contains("seed 18446744073709551615:") && said.contains("seed 0:"), "{said}");
+    let alone = succeed(sample("--seed 18446744073709551615")).stdout;
+    assert!(text(&alone).starts_with('A'), "{}", text(&alone));
+    refuse(sample("--samples 0"), &["'0' for '--samples", "0 is not in"]);
+}
+
+/// What lies where a run is to be exported to, the first or another, is found before any has trained.
+#[test]
+fn an_export_takes_the_place_of_nothing_else() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    for place in ["export", "full-length/export"] {
+        let run = outputs.path().join(place.replace('/', " of "));
+        fs::create_dir_all(run.join(place)).unwrap();
+        fs::write(run.join(place).join("notes.txt"), "mine").unwrap();
+        let more = "--steps 1 --compare none";
+        refuse(pretrain("gpt_pretrain", texts.path(), &run, more), &["--output", "export", "is there already"]);
+        assert_eq!(contents(&run).len(), 1, "{place}");
+    }
+}
+
 // ---- going on ----
 
 /// Options of the run that is killed.
@@ -360,6 +428,8 @@ fn bad_arguments_and_texts() {
         ("--length 1", &["--length 1: at least 2"]),
         ("--lora c_attn", &["--lora has no effect", "gpt_finetune"]),
         ("--ltd-start 40", &["at most 16 tokens"]),
+        ("--model 32x2x2", &["the first and the last", "--drop none", "--ltd-blocks"]),
+        ("--model 32x2x2 --drop tokenbypass", &["the first and the last", "--drop none"]),
         ("--drop tokenbypass --bypass-keep 1.5", &["--bypass-keep 1.5"]),
         ("--vocab-size 10", &["vocab_size"]),
         ("--dropout 2", &["pdrop"]),
@@ -410,6 +480,8 @@ fn options_without_effect() {
         ("--drop none --ltd-start 8", "--ltd-start has no effect here"),
         ("--momentum 0.8", "--momentum has no effect here: it counts only with --optimizer sgd"),
         ("--compare random-ltd", "--compare has no effect with random-ltd"),
+        ("--drop none --compare equal-time", "--compare has no effect with full-length"),
+        ("--estimate --json", "--json has no effect here"),
         ("--steps 3 --save-every 5", "--save-every has no effect here"),
         ("--tuning-cache x", "--tuning-cache has no effect here: it counts only with --tune auto"),
     ] {

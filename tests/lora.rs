@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family, gpu, values};
+use crate::common::{assert_adam_close, assert_close, assert_loss_close, each_family, gpu, gpu_with_f16, values};
 use crate::vision::reference::{ADAMW, Tensors, every_parameter, grad_norm, model, training};
 use safetensors::SafeTensors;
 use wgrad::autograd::{Parameter, Parameters};
@@ -18,7 +18,7 @@ use wgrad::nn::{AdaptedLinear, Init, LoraConfig, Mode, Precision, Span};
 use wgrad::ops::{CrossEntropy, Gelu, RandomKey, TokenIndices, cross_entropy};
 use wgrad::optim::{LrSchedule, Optimizer};
 use wgrad::train::{Classify, MemoryEstimate, Task, TrainSettings, Trainer, Workload, estimate};
-use wgrad::{Gpu, Tensor};
+use wgrad::{Error, Gpu, Tensor};
 
 const QUERY_VALUE: &str = "query_value";
 const ALL_LINEAR: &str = "all_linear";
@@ -503,6 +503,35 @@ fn foreign_adapters_are_refused_by_name() {
     let mut twice = adapted(folder(QUERY_VALUE));
     assert!(twice.load_adapter(folder(QUERY_VALUE)).unwrap_err().to_string().contains("without adapters"));
     assert!(base().load_adapter(folder("base")).unwrap_err().to_string().contains("adapter_config.json"));
+}
+
+/// A weight that half precision cannot hold is found before anything of a snapshot is put back.
+#[test]
+fn a_snapshot_beyond_half_precision_changes_nothing() {
+    let Some(gpu) = gpu_with_f16() else { return };
+    let after_a_step = |base, seed| {
+        let model = Vit::new(&gpu, tiny(LoraConfig { base, ..with_head(&["qkv"]) }), seed).unwrap();
+        let settings = TrainSettings::new(ADAMW, LrSchedule::constant(1e-3).unwrap());
+        let mut trainer = Trainer::new(Classify::new(model), settings).unwrap();
+        let batch = trainer.task().blank(2).unwrap();
+        trainer.step(&batch).unwrap();
+        trainer.finish().unwrap();
+        trainer
+    };
+    let (full, mut half) = (after_a_step(Precision::F32, 1), after_a_step(Precision::F16, 2));
+    let weight = full.task().model.parameters().get("blocks.0.mlp.fc1.weight").unwrap();
+    let set = |value| {
+        let mut values = weight.value().to_vec::<f32>().unwrap();
+        values[7] = value;
+        weight.set(&values).unwrap();
+        full.snapshot().unwrap()
+    };
+    let before = half.snapshot().unwrap();
+    let error = half.restore(&set(1e6)).unwrap_err();
+    let is_named = matches!(&error, Error::Parameter { name, .. } if name == "weights.blocks.0.mlp.fc1.weight");
+    assert!(is_named && error.to_string().contains("1000000"), "{error}");
+    assert!(half.snapshot().unwrap() == before, "it has changed");
+    half.restore(&set(0.5)).unwrap();
 }
 
 /// What a ViT-B takes at 224 pixels, batch 8, on a device of this kind.

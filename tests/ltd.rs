@@ -586,6 +586,16 @@ fn all_blocks_but_the_ends_drop_tokens_by_default() {
     assert_eq!(ltd.layers(), Layers { total: 12, ltd: 10 });
     assert_eq!((ltd.keep_prefix_tokens(), ltd.seed(), ltd.total_blocks()), (0, 0, 12));
     assert_eq!(settings().with_blocks(&[11, 0, 5]).unwrap().ltd_blocks(), [0, 5, 11]);
+    let schedule = || settings().schedule().clone();
+    let named = RandomLtd::in_blocks(12, &[11, 0, 5], schedule()).unwrap();
+    assert_eq!(named, settings().with_blocks(&[0, 5, 11]).unwrap());
+    // Where none are left between the first and the last.
+    for (total, block) in [(1, 0), (2, 1)] {
+        let few = RandomLtd::in_blocks(total, &[block], schedule()).unwrap();
+        assert_eq!(few.layers(), Layers { total: total as u64, ltd: 1 });
+        assert_eq!(refused(RandomLtd::in_blocks(total, &[total], schedule())), "blocks");
+    }
+    assert_eq!(refused(RandomLtd::in_blocks(0, &[], schedule())), "total_blocks");
 }
 
 #[test]
@@ -662,6 +672,10 @@ fn patch_drop_draws_one_set_for_all_blocks() {
 #[test]
 fn patch_drop_by_share() {
     let kept = |share, tokens, prefix| PatchDrop::share(share, tokens, prefix).unwrap().kept();
+    // Whole numbers that as products of floats are a little less.
+    for (share, patches, expected) in [(0.29, 100, 29), (0.57, 100, 57), (0.58, 100, 58), (0.145, 400, 58)] {
+        assert_eq!([0, 1].map(|prefix| kept(share, patches + prefix, prefix) - prefix), [expected; 2], "{share}");
+    }
     assert_eq!((kept(0.5, 197, 1), kept(0.3, 65, 1), kept(0.001, 65, 1), kept(0.5, 64, 0)), (99, 20, 2, 32));
     for share in [0.0, 1.0, -0.5, f64::NAN] {
         assert_eq!(refused(PatchDrop::share(share, 197, 1)), "share");

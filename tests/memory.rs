@@ -108,6 +108,27 @@ fn trim_releases_what_is_free() {
     assert_eq!(gpu.memory().live, before.live);
 }
 
+/// Bind groups hold their buffers: those of released ones go also while commands wait, and what these make anew goes with the last of them.
+#[test]
+fn trim_releases_what_is_free_within_a_hold() {
+    let gpu = gpu();
+    let (x, one) = (upload(&gpu, &values(1, 1000)), upload(&gpu, &[1.0]));
+    drop(ops::scale(&x, 2.0).unwrap());
+    gpu.wait().unwrap();
+    assert_eq!(gpu.stats().held_bind_groups, 1);
+    let y = gpu.hold(|| {
+        let y = ops::scale(&one, 2.0).unwrap();
+        gpu.trim();
+        assert_eq!(gpu.stats().held_bind_groups, 0);
+        // Named by a command that waits, and released.
+        drop(ops::scale(&x, 3.0).unwrap());
+        gpu.trim();
+        y
+    });
+    assert_eq!(y.to_vec::<f32>().unwrap(), [2.0]);
+    assert_eq!(gpu.stats().held_bind_groups, 1, "that of y");
+}
+
 #[test]
 fn no_grad_keeps_nothing() {
     let gpu = gpu();
@@ -290,6 +311,20 @@ fn uploads_under_way_are_bounded() {
     assert!((16 << 20..=64 << 20).contains(&gpu.memory().staging), "{} MiB", gpu.memory().staging >> 20);
     assert_eq!(ops::sum(&large).unwrap().item().unwrap(), (40 << 20) as f32);
     assert_eq!(gpu.memory().staging, 0);
+}
+
+/// Of so few bytes that their number alone counts.
+#[test]
+fn submissions_of_small_uploads_are_bounded() {
+    let gpu = gpu();
+    let mut most = 0;
+    for _ in 0..2500 {
+        drop(upload(&gpu, &[1.0]));
+        most = most.max(gpu.stats().under_way);
+    }
+    assert!(most <= 17, "{most}");
+    gpu.wait().unwrap();
+    assert_eq!((gpu.stats().under_way, gpu.memory().staging), (0, 0));
 }
 
 #[test]

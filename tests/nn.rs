@@ -2,9 +2,9 @@
 
 use crate::common::{assert_close, each_family, gpu, values};
 use wgrad::autograd::{Parameter, Parameters};
-use wgrad::nn::{BlockConfig, Encoder, Init, Mode, NormOrder, Span};
+use wgrad::nn::{AdaptedLinear, Block, BlockConfig, Encoder, Init, LoraConfig, Mode, NormOrder, Span};
 use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
-use wgrad::{DType, Error, Gpu, Tensor};
+use wgrad::{Error, Gpu, Tensor};
 
 const WIDTH: usize = 32;
 const TOKENS: usize = 9;
@@ -138,8 +138,8 @@ fn spans_are_their_blocks_on_fewer_tokens() {
                 let expected = learn(&parameters, &x, &back.unwrap());
                 assert_alike(&parameters, &learn(&parameters, &x, &both), &expected);
                 assert_alike(&parameters, &learn(&parameters, &x, &each), &expected);
-                assert_eq!(single.dims(), x.dims());
-                assert_eq!(single.dtype(), DType::F32);
+                let expected = learn(&parameters, &x, &second_alone(&encoder, &x, &kept(), &mode));
+                assert_alike(&parameters, &learn(&parameters, &x, &single), &expected);
             }
         }
     }
@@ -147,6 +147,100 @@ fn spans_are_their_blocks_on_fewer_tokens() {
 
 fn rows_again(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
     encoder.forward(ops::token_gather(x, kept).unwrap(), &[], &Mask::CAUSAL, mode).unwrap()
+}
+
+/// The first block on all tokens, the second on some.
+fn second_alone(encoder: &Encoder, x: &Tensor, kept: &TokenIndices, mode: &Mode) -> Tensor {
+    let [first, second] = encoder.blocks() else { panic!("two blocks") };
+    let run = |block: &Block, x: Tensor| block.forward(x, None, &Mask::CAUSAL, mode).unwrap();
+    let whole = run(first, x.clone());
+    let rows = run(second, ops::token_gather(&whole, kept).unwrap());
+    ops::token_scatter(whole, &rows, kept).unwrap()
+}
+
+/// The rates of [`with_dropout`].
+const ATTENTION: f32 = 0.1;
+/// As [`ATTENTION`].
+const DROPOUT: f32 = 0.2;
+/// As [`ATTENTION`].
+const HIDDEN: f32 = 0.4;
+
+/// x + path(drop(attention(norm1(x)))), then x + path(drop(mlp(norm2(x)))), where attention drops weights and the MLP of its hidden
+/// layer: a block's random layers are numbered in the order in which they draw, attention's weights as what drops behind them.
+fn with_dropout(parameters: &Parameters, x: &Tensor, drop_path: f32) -> Tensor {
+    let mut x = x.clone();
+    for block in 0..2 {
+        let layers = Layers { parameters, block };
+        let key = |layer: u32| RandomKey { layer: Block::layers_below(block) + layer, ..KEY };
+        let drop = |x: &Tensor, p: f32, layer: u32| ops::dropout(x, p, key(layer)).unwrap();
+        let add = |x: &Tensor, y: &Tensor, layer: u32| ops::add(x, &ops::drop_path(y, drop_path, key(layer)).unwrap());
+        let weights = Some(ops::Dropout { p: ATTENTION, key: key(0) });
+        let qkv = layers.linear(&layers.norm(&x, "norm1"), "attn.qkv");
+        let attended = layers.linear(&ops::attention(&qkv, 2, &Mask::NONE, weights).unwrap(), "attn.proj");
+        x = add(&x, &drop(&attended, DROPOUT, 0), 1).unwrap();
+        let hidden = ops::gelu(&layers.linear(&layers.norm(&x, "norm2"), "mlp.fc1"), ops::Gelu::Erf).unwrap();
+        let y = layers.linear(&drop(&hidden, HIDDEN, 2), "mlp.fc2");
+        x = add(&x, &drop(&y, DROPOUT, 3), 4).unwrap();
+    }
+    x
+}
+
+/// Each rate where it belongs, each layer with draws of its own; in evaluation none.
+#[test]
+fn blocks_drop_what_their_rates_say() {
+    for gpu in each_family() {
+        for drop_path in [0.0, 0.3] {
+            let plain = BlockConfig { eps: 1e-5, hidden: 48, ..BlockConfig::new(WIDTH, 2) };
+            let rates = BlockConfig {
+                attention_dropout: ATTENTION,
+                dropout: DROPOUT,
+                hidden_dropout: HIDDEN,
+                drop_path,
+                ..plain
+            };
+            let (parameters, encoder) = encoder_of(&gpu, rates);
+            let x = input(&gpu);
+            let run = |encoder: &Encoder, mode: &Mode| encoder.forward(x.clone(), &[], &Mask::NONE, mode).unwrap();
+            let expected = learn(&parameters, &x, &with_dropout(&parameters, &x, drop_path));
+            for mode in [Mode::training(KEY), Mode::training(KEY).recomputing(true)] {
+                assert_alike(&parameters, &learn(&parameters, &x, &run(&encoder, &mode)), &expected);
+            }
+            let [with, without] = [&encoder, &encoder_of(&gpu, plain).1]
+                .map(|encoder| run(encoder, &Mode::evaluation()).to_vec::<f32>().unwrap());
+            assert_eq!(with, without);
+        }
+    }
+}
+
+/// x·Wᵀ + b + α/r · (drop(x)·Aᵀ)·Bᵀ, two behind each other: adapters are numbered from 2³¹ on, by the parameters before them.
+#[test]
+fn adapters_drop_what_they_see() {
+    let lora = LoraConfig { dropout: DROPOUT, ..LoraConfig::new(3, 6.0, &["first", "second"]) };
+    for gpu in each_family() {
+        let mut parameters = Parameters::new(&gpu);
+        let mut init = Init::new(&mut parameters, 3).with_lora(Some(&lora));
+        let adapted =
+            ["first", "second"].map(|name| AdaptedLinear::new(init.at(name), WIDTH, WIDTH, true, 0.1).unwrap());
+        for (seed, p) in (20..).zip(&parameters) {
+            p.set(&values(seed, p.value().numel()).iter().map(|v| 0.3 * v).collect::<Vec<_>>()).unwrap();
+        }
+        let run = |x: &Tensor, mode: &Mode| adapted.iter().fold(x.clone(), |x, layer| layer.forward(&x, mode).unwrap());
+        let by_hand = |x: &Tensor, p: f32| {
+            [("first", 2), ("second", 6)].into_iter().fold(x.clone(), |x, (name, before)| {
+                let get = |path: &str| parameters.get(&format!("{name}.{path}")).unwrap().tensor();
+                let key = RandomKey { layer: (1 << 31) + before, ..KEY };
+                let y = ops::linear(&x, &get("weight"), Some(&get("bias"))).unwrap();
+                let low = ops::linear(&ops::dropout(&x, p, key).unwrap(), &get("lora_A.weight"), None).unwrap();
+                let high = ops::linear(&low, &get("lora_B.weight"), None).unwrap();
+                ops::add(&y, &ops::scale(&high, 2.0).unwrap()).unwrap()
+            })
+        };
+        let x = input(&gpu);
+        for (mode, p) in [(Mode::training(KEY), DROPOUT), (Mode::evaluation(), 0.0)] {
+            let expected = learn(&parameters, &x, &by_hand(&x, p));
+            assert_alike(&parameters, &learn(&parameters, &x, &run(&x, &mode)), &expected);
+        }
+    }
 }
 
 /// x + γ ∘ attention(norm1(x)), then x + γ ∘ mlp(norm2(x)).
@@ -250,5 +344,10 @@ fn deviations_are_checked() {
         let mut parameters = Parameters::new(&gpu);
         let made = Init::new(&mut parameters, 1).trunc_normal("weight", &[2, 2], std);
         assert!(matches!(made, Err(Error::Argument { name: "std", .. })), "{std}");
+    }
+    for bound in [f32::NAN, f32::INFINITY, -1.0] {
+        let mut parameters = Parameters::new(&gpu);
+        let made = Init::new(&mut parameters, 1).uniform("weight", &[2, 2], bound);
+        assert!(matches!(made, Err(Error::Argument { name: "bound", .. })), "{bound}");
     }
 }

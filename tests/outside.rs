@@ -129,6 +129,86 @@ fn calls_that_do_not_fit_the_kernel() {
     assert_eq!(y.to_vec::<f32>().unwrap()[5], 10.0);
 }
 
+params!(SizedParams { factor: f32 });
+
+/// Fixed sizes; another entry point takes less at the same place.
+const SIZED: &str = "
+struct Params { factor: f32 }
+struct Table { head: vec4<f32>, rows: array<vec4<f32>> }
+@group(0) @binding(0) var<storage, read> table: Table;
+@group(0) @binding(0) var<storage, read> few: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32, 64>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn large(@builtin(local_invocation_index) lane: u32) {
+    out[lane] = params.factor * (table.head.x + table.rows[0].x);
+}
+
+@compute @workgroup_size(64)
+fn small(@builtin(local_invocation_index) lane: u32) {
+    out[lane] = params.factor * few[0];
+}
+";
+
+/// The sizes that WGSL declares are looked at before anything is recorded: a dispatch that does not fit would spoil all that is submitted with it.
+#[test]
+fn tensors_that_are_smaller_than_the_kernel_declares() {
+    const SOURCES: &[Source] = &[Source::new("sized.wgsl", SIZED)];
+    static LARGE: Kernel = Kernel::new::<SizedParams>("sized.large", SOURCES, "large", BINDINGS);
+    static SMALL: Kernel = Kernel::new::<SizedParams>("sized.small", SOURCES, "small", BINDINGS);
+    let gpu = gpu();
+    let (one, eight, whole) = (ramp(&gpu, 1), ramp(&gpu, 8), ramp(&gpu, 64));
+    let dispatch = |gpu: &Gpu, kernel: &'static Kernel, x: &Tensor, y: &Tensor| {
+        gpu.dispatch(kernel, &SizedParams { factor: 2.0 }, &[x.buffer(), y.buffer()], Grid::new(1, 1, 1))
+    };
+    let message = |result: Result<()>| result.unwrap_err().to_string();
+    let short = message(dispatch(&gpu, &SMALL, &eight, &one));
+    assert!(short.contains("sized.small: buffers must be 256 bytes or more at binding 1"), "{short}");
+    let short = message(dispatch(&gpu, &LARGE, &one, &whole));
+    assert!(short.contains("32 bytes or more at binding 0") && short.contains("got 16"), "{short}");
+    // A dry run says the same.
+    let dry = gpu.dry_run().unwrap();
+    assert!(message(dispatch(&dry, &SMALL, &ramp(&dry, 8), &ramp(&dry, 1))).contains("256 bytes or more"));
+    // What fits is computed, and nothing was harmed.
+    for (kernel, x, expected) in [(&LARGE, &eight, 2.0 * 4.0), (&SMALL, &one, 0.0)] {
+        dispatch(&gpu, kernel, x, &whole).unwrap();
+        assert_eq!(whole.to_vec::<f32>().unwrap(), [expected; 64]);
+    }
+}
+
+/// Nor may `Params` in WGSL be larger than the window that a dispatch sees of them.
+#[test]
+fn params_that_are_too_large_in_wgsl() {
+    const WGSL: &str = "
+        struct Params { factor: f32, more: array<vec4<f32>, 16> }
+        @group(0) @binding(0) var<storage, read_write> y: array<f32>;
+        @group(1) @binding(0) var<uniform> params: Params;
+        @compute @workgroup_size(1)
+        fn large() { y[0] = params.factor + params.more[15].x; }";
+    const SOURCES: &[Source] = &[Source::new("large.wgsl", WGSL)];
+    static LARGE: Kernel = Kernel::new::<SizedParams>("params.large", SOURCES, "large", &[Access::Write]);
+    let gpu = gpu();
+    let y = ramp(&gpu, 4);
+    let error = gpu.dispatch(&LARGE, &SizedParams { factor: 1.0 }, &[y.buffer()], Grid::new(1, 1, 1)).unwrap_err();
+    assert!(matches!(error, Error::Device { during: "params.large", .. }), "{error}");
+    assert_eq!(y.to_vec::<f32>().unwrap(), [0.0, 1.0, 2.0, 3.0]);
+}
+
+/// A kernel of the library's own files, which is none: an error as of any other.
+#[test]
+fn a_kernel_of_libraries_alone() {
+    static EMPTY: Kernel = Kernel::new::<SizedParams>("libraries", &[lib::GRID], "f", &[]);
+    let gpu = gpu();
+    let (x, y) = (ramp(&gpu, 4), ramp(&gpu, 4));
+    let dispatch = |buffers: &[&Tensor]| {
+        let buffers: Vec<_> = buffers.iter().map(|tensor| tensor.buffer()).collect();
+        gpu.dispatch(&EMPTY, &SizedParams { factor: 1.0 }, &buffers, Grid::new(1, 1, 1)).unwrap_err()
+    };
+    assert!(dispatch(&[&x, &y]).to_string().contains("libraries: buffers must be 0, one for each binding, got 2"));
+    assert!(matches!(dispatch(&[]), Error::Device { during: "libraries", .. }));
+}
+
 #[test]
 fn kernels_that_do_not_compile_are_named() {
     static TYPO: Kernel = Kernel::new::<ScaleParams>("typo", &[Source::new("typo.wgsl", "fn f( {")], "f", BINDINGS);
@@ -174,6 +254,77 @@ fn a_parameter_that_a_kernel_has_written() {
     let error = loss.backward().err().unwrap().to_string();
     assert!(error.contains("parameter w") && w.grad().is_none(), "{error}");
     assert_eq!(w.value().to_vec::<f32>().unwrap()[..3], [0.0, 2.0, 4.0]);
+}
+
+// ---- values that are looked at ----
+
+static MARKED: Kernel = {
+    const WGSL: &str = "
+        struct Params { factor: f32 }
+        @group(0) @binding(0) var<storage, read> labels: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+        @group(1) @binding(0) var<uniform> params: Params;
+        @compute @workgroup_size(4)
+        fn marked(@builtin(local_invocation_index) lane: u32) {
+            y[lane] = select(1.0, params.factor, labels[lane] == 0xffffffffu);
+        }";
+    const SOURCES: &[Source] = &[Source::new("marked.wgsl", WGSL)];
+    Kernel::new::<SizedParams>("marked", SOURCES, "marked", BINDINGS)
+};
+
+/// Labels and pixels whose bits would be a NaN as f32, made before anybody looked.
+#[test]
+fn whole_numbers_are_no_nan() {
+    let gpu = gpu();
+    let (labels, pixels) = ([u32::MAX, 1, 2, 3], [255u8; 16]);
+    let labels = Tensor::from_slice(&gpu, &[4], &labels).unwrap();
+    let pixels = Tensor::from_slice(&gpu, &[16], &pixels).unwrap();
+    // Its own values are looked at, and nothing behind them.
+    let three = Tensor::from_slice(&gpu, &[3], &[1.0f32, f32::NAN, 2.0]).unwrap();
+    let written = |x: &Tensor, factor: f32| {
+        let y = Tensor::empty(&gpu, DType::F32, &[4])?;
+        gpu.dispatch(&MARKED, &SizedParams { factor }, &[x.buffer(), y.buffer()], Grid::new(1, 1, 1))?;
+        Ok(y)
+    };
+    for x in [&labels, &pixels] {
+        match gpu.check_values(|| written(x, f32::INFINITY)) {
+            Err(Error::NonFiniteValue { what: "an infinity", element: 0, cause, .. }) => {
+                assert_eq!(cause, "all that it was given to read was finite");
+            }
+            other => panic!("{other:?}"),
+        }
+        gpu.check_values(|| written(x, 2.0)).unwrap();
+        // Nor as what a kernel writes.
+        let copy = Tensor::zeros(&gpu, x.dtype(), x.dims()).unwrap();
+        let params = ScaleParams { n: 4, reach: 0, factor: 1.0 };
+        let buffers = [x.buffer(), copy.buffer()];
+        gpu.check_values(|| gpu.dispatch(&FORWARD, &params, &buffers, Grid::new(1, 1, 1))).unwrap();
+    }
+    let error = gpu.check_values(|| ops::scale(&three, 2.0)).unwrap_err().to_string();
+    assert!(error.contains("it was given a NaN, element 1 of f32[3]"), "{error}");
+}
+
+/// Whichever ends first, what is left is looked at.
+#[test]
+fn values_are_looked_at_within_each_other() {
+    let gpu = gpu();
+    let (good, bad) = (ramp(&gpu, 4), Tensor::from_slice(&gpu, &[4], &[f32::MAX; 4]).unwrap());
+    let within = gpu.check_values(|| {
+        let x = ops::scale(&bad, 1.0)?;
+        gpu.check_values(|| ops::scale(&good, 2.0))?;
+        std::thread::scope(|scope| {
+            scope.spawn(|| gpu.check_values(|| ops::scale(&good, 3.0)).map(drop)).join().unwrap()
+        })?;
+        ops::scale(&x, 2.0)
+    });
+    match within {
+        Err(Error::NonFiniteValue { dispatch: 4, what: "an infinity", cause, .. }) => {
+            assert!(cause.contains("was finite"))
+        }
+        other => panic!("{other:?}"),
+    }
+    // And nothing once the last has ended.
+    assert!(ops::scale(&bad, 2.0).unwrap().to_vec::<f32>().unwrap()[0].is_infinite());
 }
 
 // ---- gradients ----

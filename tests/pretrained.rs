@@ -281,6 +281,31 @@ fn own_files_are_not_contradicted() {
     assert_refused(with(None, Some((4, 16))), &["own.safetensors", "trained_on is 8 x 8 there, not 4 x 16"]);
 }
 
+/// Nor is the config.json beside another; what that has by a name, or of a published model's pictures, may be told better.
+#[test]
+fn what_a_config_says_is_not_contradicted() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path().join("model.safetensors"), &tensors_of(&config()), NO_TEXTS).unwrap();
+    let with = |json: &str, heads, trained_on| {
+        fs::write(folder.path().join("config.json"), json).unwrap();
+        open(folder.path(), &OpenOptions { heads, trained_on })
+    };
+    let own = r#"{"architecture": "vit_small_patch16_224", "model_args": {"num_heads": 2, "img_size": 8}}"#;
+    let opened = with(own, Some(2), Some((8, 8))).unwrap().config;
+    assert_eq!((opened.num_heads, opened.img_size), (2, (8, 8)));
+    assert_refused(with(own, Some(4), None), &["config.json", "heads is 2 there, not 4"]);
+    assert_refused(with(own, None, Some((4, 16))), &["config.json", "trained_on is 8 x 8 there, not 4 x 16"]);
+    let weak = r#"{"architecture": "vit_base_patch16_gap_224", "pretrained_cfg": {"input_size": [3, 8, 8]}}"#;
+    let opened = with(weak, Some(4), Some((4, 16))).unwrap().config;
+    assert_eq!((opened.num_heads, opened.img_size), (4, (4, 16)));
+
+    let theirs = read(hf_reference().join("model.safetensors")).unwrap().tensors;
+    write(folder.path().join("model.safetensors"), &theirs, NO_TEXTS).unwrap();
+    let own = r#"{"model_type": "vit", "num_attention_heads": 4}"#;
+    assert_eq!(with(own, Some(4), None).unwrap().config.num_heads, 4);
+    assert_refused(with(own, Some(2), None), &["config.json", "heads is 4 there, not 2"]);
+}
+
 /// Positions are only counted: 2 x 8 patches may be told from 4 x 4.
 #[test]
 fn picture_sizes_are_guessed_or_told() {

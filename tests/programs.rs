@@ -434,6 +434,33 @@ fn a_batch_that_does_not_fit_is_cut() {
     refuse(tiny(photos.path(), &refused, &format!("{options} {one}")), &["does not fit", way]);
 }
 
+/// A probe's pictures go through the model in the parts of a step, by which it is cut like any run, or told what would fit.
+#[test]
+fn a_probe_that_does_not_fit_is_cut() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [run, refused] = ["run", "refused"].map(|name| outputs.path().join(name));
+    let probe = |output: &Path, more: &str| {
+        let mut command = finetune("--data folder --from-scratch --model 32x3x2 --img-size 64 --probe --steps 3");
+        command.arg("--batch-size").arg("40").arg("--data-dir").arg(photos.path());
+        command.arg("--output").arg(output).args(more.split_whitespace());
+        command
+    };
+    let said = text(&succeed(probe(&run, "--estimate")).stdout);
+    let peak = said.lines().find(|line| line.contains("peak of the steps")).unwrap();
+    let peak: f64 = peak.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+    let memory = format!("--memory {}", (peak * 0.8) as u64);
+    let said = text(&succeed(probe(&run, &memory)).stdout);
+    let (_, rest) = said.split_once("a step's batch of 40 is cut in ").unwrap_or_else(|| panic!("{said}"));
+    let count: u64 = rest.split(',').next().unwrap().parse().unwrap();
+    assert!(count > 1, "{said}");
+    assert_eq!(json(&run.join("recipe.json"))["accumulate"], count);
+    let output = probe(&refused, &format!("{memory} --accumulate 1")).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("does not fit"), "{said}");
+    // Nothing of its steps is computed again.
+    assert!(said.contains(&format!("accumulate {count} (")) && !said.contains("recompute_blocks"), "{said}");
+}
+
 /// An error tells it too; here that of a rate which no weights survive.
 #[test]
 fn a_run_that_failed_says_how_to_go_on() {
@@ -459,6 +486,37 @@ fn the_end_of_patience_is_told() {
     assert!(said.contains(&expected), "{expected}: {said}");
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(page.contains("out of patience") && !said.contains("to go on"), "{said}");
+}
+
+/// What lies where the run is to be exported to is found before it trains, not behind it.
+#[test]
+fn an_export_takes_the_place_of_nothing_else() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    for (name, more) in [("export", "--steps 1 --export timm"), ("adapter", "--steps 1 --lora qkv")] {
+        let run = outputs.path().join(format!("of {name}"));
+        fs::create_dir_all(run.join(name)).unwrap();
+        fs::write(run.join(name).join("notes.txt"), "mine").unwrap();
+        refuse(tiny(photos.path(), &run, more), &["--output", name, "is there already"]);
+        assert_eq!(contents(&run).len(), 1, "{more}");
+    }
+}
+
+/// With the run's own settings, where fewer tokens at first would save more.
+#[test]
+fn a_run_that_saves_little_says_what_would_save_more() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = |name: &str, more: &str| {
+        let options = format!("--steps 6 --drop random-ltd --ltd-granularity 3 {more}");
+        let output = outputs.path().join(name);
+        let said = text(&succeed(tiny(photos.path(), &output, &options)).stdout);
+        (said, json(&output.join("report.json"))["runs"][0]["layer_tokens_saved"].as_f64().unwrap())
+    };
+    let (said, _) = run("most", "--ltd-ramp 0.4 --ltd-start 0.9");
+    let (_, saved) = run("quarter", "--ltd-ramp 0.4 --ltd-start 0.25");
+    let expected = format!("From 5 tokens (--ltd-start 0.25) it would save {:.1} %", 100.0 * saved);
+    assert!(said.contains(&expected), "{expected}: {said}");
+    let (said, _) = run("few", "--ltd-ramp 0.1 --ltd-start 0.2");
+    assert!(said.contains("random-LTD saves") && !said.contains("it would save"), "{said}");
 }
 
 // ---- weights of others ----
@@ -688,6 +746,31 @@ fn an_operation_of_another_crate() {
     assert!(text(&output.stdout).ends_with("snake: the gradient is that of its function\n"));
 }
 
+/// A NaN is the largest difference; what was found is told where it cannot be kept.
+#[test]
+fn numbers_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let [own, broken] = ["own.safetensors", "broken.safetensors"].map(|name| folder.path().join(name));
+    let numbers = |steps: &str| {
+        let mut command = example("numbers");
+        command.args(["--repeats", "2", "--steps", steps]);
+        command
+    };
+    refuse(numbers("0"), &["'0' for '--steps", "0 is not in"]);
+    let mut command = numbers("1");
+    command.arg("--save").arg(&own);
+    succeed(command);
+    let mut results = checkpoint::read(&own).unwrap();
+    results.tensors.get_mut("gelu forward").unwrap().data[0] = f32::NAN;
+    checkpoint::write(&broken, &results.tensors, &Default::default()).unwrap();
+    let mut command = numbers("1");
+    command.arg("--against").arg(&broken).arg("--save").arg(own.join("below a file"));
+    let output = command.output().unwrap();
+    let said = text(&output.stdout);
+    assert!(!output.status.success() && said.ends_with("2 repeats of 1 steps: the same bits\n"), "{said}");
+    assert!(said.contains("\n| gelu | inf | 0.0e0 |"), "{said}");
+}
+
 #[test]
 fn bad_arguments_and_data() {
     let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
@@ -745,6 +828,10 @@ fn options_without_effect() {
         ("--matrix-units", "--matrix-units"),
         ("--save-every 9 --steps 9", "--save-every"),
         ("--drop none --compare", "--compare"),
+        ("--drop none --compare equal-time", "--compare"),
+        ("--recipe linear-probe --layer-decay 0.5", "--layer-decay"),
+        ("--freeze all-but-head --layer-decay 0.5", "--layer-decay"),
+        ("--estimate --json", "--json"),
     ] {
         refuse(tiny(photos.path(), &run, options), &[&format!("{flag} has no effect")]);
     }

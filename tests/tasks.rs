@@ -17,7 +17,7 @@ use wgrad::train::{
     CausalLm, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Outcome, Part, RunFolder, RunState,
     STATE_FILE, Scored, StepMetrics, Task, TrainSettings, Trainer, Workload, evaluate, fit, rehearse, write_weights,
 };
-use wgrad::{Gpu, Result, Tensor};
+use wgrad::{Error, Gpu, Result, Tensor};
 
 /// y = w·x + b.
 struct Line {
@@ -259,6 +259,62 @@ fn a_language_model_goes_on_where_it_was_interrupted() {
     let (_, best) = outcome.best.unwrap();
     assert_eq!(best.counted, 24 * 7);
     assert!(best.loss.exp() < 6.0, "of 13 numbers, perplexity {}", best.loss.exp());
+}
+
+/// A line that nothing is known of.
+struct Unscored<'a>(&'a Line);
+
+impl Task for Unscored<'_> {
+    type Batch = Points;
+
+    fn model(&self) -> &dyn Model {
+        self.0
+    }
+
+    fn identity(&self) -> String {
+        Task::identity(self.0)
+    }
+
+    fn loss(&self, part: &Part<'_, Points>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
+        self.0.loss(part, spans, mode)
+    }
+
+    fn score(&self, _: &Evaluation) -> f64 {
+        f64::NAN
+    }
+
+    fn blank(&self, samples: usize) -> Result<Points> {
+        self.0.blank(samples)
+    }
+}
+
+/// The latest of them is the best, as of equals, and patience ends the run.
+#[test]
+fn results_that_are_no_numbers_are_no_progress() {
+    let (line, (train, validation)) = (Line::new(&gpu()).unwrap(), loaders());
+    let data = FitData { train: &train, validation: &validation, steps: 400, folder: None };
+    let (options, mut notes) = (FitOptions { patience: Some(3), ..FitOptions::default() }, Notes::default());
+    let outcome = fit(Unscored(&line), &data, settings(0.1), options, &mut notes).unwrap();
+    assert_eq!((outcome.steps, outcome.out_of_patience, outcome.best.map(|(epoch, _)| epoch)), (12, true, Some(2)));
+    assert!(notes.epochs.len() == 3 && notes.epochs.iter().all(|epoch| epoch.is_best));
+}
+
+/// Before anything is trained, a run finds out that it could not write what it trains.
+#[test]
+fn a_folder_that_is_not_there_costs_no_step() {
+    let (place, line) = (tempfile::tempdir().unwrap(), Line::new(&gpu()).unwrap());
+    let ((train, validation), before) = (loaders(), line.values());
+    std::fs::write(place.path().join("file"), "").unwrap();
+    for (name, save_state) in [("nowhere", false), ("nowhere", true), ("file", false)] {
+        let folder = Some(RunFolder::new(place.path().join(name), write_weights));
+        let data = FitData { train: &train, validation: &validation, steps: 24, folder };
+        let (options, mut notes) = (FitOptions { save_state, ..FitOptions::default() }, Notes::default());
+        let error = fit(&line, &data, settings(0.1), options, &mut notes).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(name), "{error}");
+        assert_eq!((notes.steps.len(), line.values()), (0, before.clone()), "{name}");
+    }
+    // What is tried leaves nothing behind.
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
 }
 
 /// Estimates, freezing and evaluation ask no more of a task than it says.

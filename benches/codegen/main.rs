@@ -14,7 +14,7 @@ mod vulkan;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use serde::Serialize;
 
@@ -73,8 +73,10 @@ fn main() -> Result<()> {
     let device = Device::open(args.device)?;
     println!("{}\n", device.name);
     let asked = |name: &str| args.kernels.is_empty() || args.kernels.iter().any(|part| name.contains(part));
+    let kernels: Vec<_> = all_kernels().into_iter().filter(|kernel| asked(kernel.name)).collect();
+    ensure!(!kernels.is_empty(), "no kernel has {} in its name", args.kernels.join(" or "));
     let mut lines = Vec::new();
-    for kernel in all_kernels().into_iter().filter(|kernel| asked(kernel.name)) {
+    for kernel in kernels {
         let lowered = Lowered::new(kernel).map_err(|e| anyhow!("{}: {e}", kernel.name))?;
         if (needs_f16(kernel) && !device.has_f16) || (needs_matrix_units(kernel) && !device.has_matrices) {
             continue;
@@ -86,6 +88,7 @@ fn main() -> Result<()> {
         }
         lines.push(Line { kernel: kernel.name, statistics: compiled.statistics });
     }
+    ensure!(!lines.is_empty(), "the device has not what these kernels need: half precision, or matrix units");
     print_table(&lines, &args.columns);
     report::write_json(args.json.as_deref(), &lines)
 }
@@ -101,7 +104,7 @@ fn write_texts(dir: &Path, kernel: &str, compiled: &Compiled) -> Result<()> {
 }
 
 fn print_table(lines: &[Line], asked: &[String]) {
-    let Some(first) = lines.first() else { return println!("no such kernel") };
+    let Some(first) = lines.first() else { return };
     let wanted = |name: &str| match asked {
         [] => OF_INTEREST.contains(&name),
         names => names.iter().any(|asked| asked == name),

@@ -4,7 +4,7 @@
 //!     cargo bench --bench fuzz -- --reader photos --seed 3 --first 4711 --inputs 1 --keep DIR
 //!
 //! With `--config 'profile.bench.package.wgrad.overflow-checks=true'` in front of `--bench`, sums that overflow are found too. A table
-//! tells the inputs by reader; the exit code is 1 if something was found. `tests/hostile/readers/` has the readers.
+//! tells the inputs by reader; the exit code is 1 if something was found, or nothing was tried. `tests/hostile/readers/` has the readers.
 
 #[path = "../../tests/allocation.rs"]
 mod allocation;
@@ -63,6 +63,10 @@ struct Line {
     seconds: u64,
 }
 
+/// Of so many inputs of a reader one at least is read, or what comes behind the reading is not tried: of every reader some in a
+/// hundred are.
+const ENOUGH: u64 = 1000;
+
 /// An input that takes longer, in seconds, ends the program.
 const HANGS: u64 = 60;
 
@@ -119,6 +123,7 @@ fn main() -> Result<()> {
     let is_asked =
         |reader: &Reader| args.reader.is_empty() || args.reader.iter().any(|part| reader.name.contains(part));
     let readers = readers::all();
+    ensure!(readers.iter().any(is_asked), "no reader has {} in its name", args.reader.join(" or "));
     let mut lines = Vec::new();
     for reader in readers.iter().filter(|reader| is_asked(reader)) {
         let inputs = if args.reader.is_empty() { reader.share_of(args.inputs, &readers) } else { args.inputs };
@@ -136,5 +141,8 @@ fn main() -> Result<()> {
     report::write_json(args.json.as_deref(), &lines)?;
     let found: usize = lines.iter().map(|line| line.found).sum();
     ensure!(found == 0, "{found} found");
+    ensure!(lines.iter().any(|line| line.inputs > 0), "{} inputs are too few for any reader to have one", args.inputs);
+    let unread = lines.iter().find(|line| line.inputs >= ENOUGH && line.read == 0);
+    ensure!(unread.is_none(), "{}: none of its inputs are read", unread.map_or("", |line| line.reader));
     Ok(())
 }

@@ -71,6 +71,20 @@ impl Data {
         let dot = |w: &[f32]| x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>() as f32;
         self.weight.chunks(WIDTH).map(dot).collect()
     }
+
+    /// The gradients of a row's logits, of the mean loss.
+    fn dlogits(&self, row: usize) -> Vec<f32> {
+        reference::backward(&self.logits(row), &[self.labels[row]], &Default::default(), 1.0 / ROWS as f32)
+    }
+}
+
+/// The sum of rows, each times its factor.
+fn mixed<'a>(rows: impl Iterator<Item = (f32, &'a [f32])>) -> Vec<f32> {
+    let mut sum = vec![0.0f64; WIDTH];
+    for (factor, row) in rows {
+        sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(factor) * f64::from(v));
+    }
+    sum.into_iter().map(|v| v as f32).collect()
 }
 
 fn head_forward(gpu: &Gpu, classes: usize) -> Result<Op> {
@@ -89,22 +103,21 @@ fn head_backward(gpu: &Gpu, classes: usize) -> Result<Op> {
     let data = Data::new(gpu, classes)?;
     let [x, weight, labels] = data.tensors.clone();
     let (x, weight) = (x.requires_grad()?, weight.requires_grad()?);
-    let leaf = x.clone();
+    let leaves = [x.clone(), weight.clone()];
     let graph = move || Ok(ops::linear_cross_entropy(&x, &weight, None, &labels, &Default::default())?.loss);
     let dy = Tensor::from_slice(gpu, &[], &[1.0f32])?;
     Ok(Op::backward(graph, dy, move |gradients| {
+        let dlogits: Vec<Vec<f32>> = (0..ROWS).map(|row| data.dlogits(row)).collect();
         let rows = sample(ROWS);
-        let dx = |&row: &usize| {
-            let scale = 1.0 / ROWS as f32;
-            let dz = reference::backward(&data.logits(row), &[data.labels[row]], &Default::default(), scale);
-            let mut dx = vec![0.0f64; WIDTH];
-            for (dz, w) in dz.iter().zip(data.weight.chunks(WIDTH)) {
-                dx.iter_mut().zip(w).for_each(|(dx, &w)| *dx += f64::from(*dz) * f64::from(w));
-            }
-            dx.into_iter().map(|v| v as f32).collect::<Vec<_>>()
-        };
+        let dx = |&row: &usize| mixed(dlogits[row].iter().copied().zip(data.weight.chunks(WIDTH)));
         let expected: Vec<f32> = rows.iter().flat_map(dx).collect();
-        close("dx", &pick(&gradient(gradients, &leaf)?, WIDTH, &rows), &expected)
+        close("dx", &pick(&gradient(gradients, &leaves[0])?, WIDTH, &rows), &expected)?;
+        // Classes from end to end, and some that are labels, whose gradients are the largest.
+        let labels = rows.iter().map(|&row| data.labels[row] as usize);
+        let classes: Vec<usize> = sample(classes).into_iter().chain(labels).collect();
+        let dw = |&class: &usize| mixed(dlogits.iter().map(|row| row[class]).zip(data.x.chunks(WIDTH)));
+        let expected: Vec<f32> = classes.iter().flat_map(dw).collect();
+        close("dW", &pick(&gradient(gradients, &leaves[1])?, WIDTH, &classes), &expected)
     }))
 }
 

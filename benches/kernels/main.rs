@@ -130,14 +130,15 @@ struct Figures {
 fn main() -> Result<()> {
     warnings::show();
     let args: Args = report::arguments();
+    let mut rows = rows(&args);
+    rows.retain(|row| row.name.contains(&args.filter));
+    ensure!(!rows.is_empty(), "no row has {:?} in its name", args.filter);
     let options =
         GpuOptions { adapter: args.adapter.clone(), family: args.family.map(KernelFamily::from), ..Default::default() };
     let gpu = Gpu::with_options(&options)?;
     let bounds = Bounds::measure(&gpu)?;
     println!("{}, {:?} kernels\n{bounds}\n", gpu.info(), gpu.family());
-    let rows = rows(&args);
-    let chosen = rows.iter().filter(|row| row.name.contains(&args.filter));
-    let figures = chosen.map(|row| measure(&gpu, &bounds, row)).collect::<Result<Vec<_>>>()?;
+    let figures = rows.iter().map(|row| measure(&gpu, &bounds, row)).collect::<Result<Vec<_>>>()?;
     print(&figures);
     let wrong = figures.iter().filter(|f| f.error.is_some()).count();
     let (adapter, family) = (gpu.info().to_string(), format!("{:?}", gpu.family()));

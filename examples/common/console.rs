@@ -1,14 +1,11 @@
-//! Printing. A reader may go away, as `| head` does: what a run writes to its folder is not lost for that.
+//! Printing, of answers, of messages, and of what others have written.
 
-/// As `println!`, but without its panic where the standard output is closed or full.
-macro_rules! say {
-    ($($argument:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($argument)*);
-    }};
-}
+#[path = "say.rs"]
+mod say;
 
-/// As `eprintln!`, in the same way.
+pub(crate) use say::say;
+
+/// As `eprintln!`, but without its panic where the standard error is closed or full.
 macro_rules! complain {
     ($($argument:tt)*) => {{
         use std::io::Write;
@@ -16,7 +13,7 @@ macro_rules! complain {
     }};
 }
 
-pub(crate) use {complain, say};
+pub(crate) use complain;
 
 /// Without control characters, which in a file's name or a checkpoint's labels might command the terminal; tabs stay, which cannot.
 pub fn printable(text: &str) -> String {

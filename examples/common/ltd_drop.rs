@@ -1,6 +1,6 @@
 //! random-LTD, before a run's number of steps is known. Shares are of these steps.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 
 /// random-LTD.
@@ -51,14 +51,19 @@ impl KeptLength {
 }
 
 /// random-LTD in a model of so many blocks: in these, or in all but the first and the last.
-pub fn random_ltd(
-    depth: usize,
-    schedule: Schedule,
-    blocks: Option<&[usize]>,
-    keep_prefix: usize,
-) -> wgrad::Result<RandomLtd> {
-    let ltd = RandomLtd::new(depth, schedule)?;
-    blocks.map_or(Ok(ltd.clone()), |blocks| ltd.with_blocks(blocks))?.with_keep_prefix(keep_prefix)
+pub fn random_ltd(depth: usize, schedule: Schedule, blocks: Option<&[usize]>, keep_prefix: usize) -> Result<RandomLtd> {
+    let ltd = match blocks {
+        Some(blocks) => RandomLtd::in_blocks(depth, blocks, schedule)?,
+        None => {
+            ensure!(
+                depth > 2,
+                "random-LTD drops tokens in all blocks but the first and the last, and this model has {depth}: --drop none trains at \
+                 full length, --ltd-blocks names blocks that drop some all the same"
+            );
+            RandomLtd::new(depth, schedule)?
+        }
+    };
+    Ok(ltd.with_keep_prefix(keep_prefix)?)
 }
 
 /// Whole steps of a share of a run: 70 of 100 for 0.7, whose product may be a little less.

@@ -1,6 +1,5 @@
 //! What the machine has, and what the engine makes of it.
 
-use anyhow::Result;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, AdapterInfo, Gpu, GpuOptions, KernelFamily};
 use wgrad::nn::Precision;
@@ -29,7 +28,7 @@ pub struct Choice {
     pub why: &'static str,
 }
 
-pub fn of(adapters: &[AdapterInfo], own: &AdapterChoice, gpu: &Gpu) -> Result<Facts> {
+pub fn of(adapters: &[AdapterInfo], own: &AdapterChoice, gpu: &Gpu) -> Facts {
     let (limits, features) = (gpu.device().limits(), gpu.device().features());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let named = [
@@ -38,7 +37,7 @@ pub fn of(adapters: &[AdapterInfo], own: &AdapterChoice, gpu: &Gpu) -> Result<Fa
         ("TIMESTAMP_QUERY", wgpu::Features::TIMESTAMP_QUERY),
         ("PIPELINE_CACHE", wgpu::Features::PIPELINE_CACHE),
     ];
-    Ok(Facts {
+    Facts {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}, {cores} cores", std::env::consts::OS, std::env::consts::ARCH),
         adapters: adapters.iter().map(ToString::to_string).collect(),
@@ -52,11 +51,11 @@ pub fn of(adapters: &[AdapterInfo], own: &AdapterChoice, gpu: &Gpu) -> Result<Fa
             ("max_compute_workgroups_per_dimension", limits.max_compute_workgroups_per_dimension.into()),
         ],
         features: named.iter().filter(|(_, feature)| features.contains(*feature)).map(|(name, _)| *name).collect(),
-        choices: choices(own, gpu)?,
-    })
+        choices: choices(own, gpu),
+    }
 }
 
-fn choices(own: &AdapterChoice, gpu: &Gpu) -> Result<Vec<Choice>> {
+fn choices(own: &AdapterChoice, gpu: &Gpu) -> Vec<Choice> {
     let (family, why_family) = match gpu.family() {
         KernelFamily::Lane => ("one invocation for rows of its own", "the driver computes on the CPU"),
         _ => ("workgroups that share their rows", "the device is a GPU"),
@@ -67,9 +66,12 @@ fn choices(own: &AdapterChoice, gpu: &Gpu) -> Result<Vec<Choice>> {
         (_, false) => ("f32", "the device has no f16"),
     };
     let with_units = GpuOptions { adapter: Some(own.clone()), matrix_units: true, ..Default::default() };
-    let units = Gpu::with_options(&with_units)?.matrix_units();
-    let chosen = units.map_or("none".to_owned(), |lanes| format!("there are some, for subgroups of {lanes}"));
-    Ok(vec![
+    let chosen = match Gpu::with_options(&with_units).map(|gpu| gpu.matrix_units()) {
+        Ok(Some(lanes)) => format!("there are some, for subgroups of {lanes}"),
+        Ok(None) => "none".to_owned(),
+        Err(error) => format!("unknown: {error}"),
+    };
+    vec![
         Choice { what: "kernels", chosen: family.to_owned(), why: why_family },
         Choice { what: "precision by default", chosen: precision.to_owned(), why: why_precision },
         Choice {
@@ -77,5 +79,5 @@ fn choices(own: &AdapterChoice, gpu: &Gpu) -> Result<Vec<Choice>> {
             chosen,
             why: "an experiment of wgpu's: used only with --tune, where that finds them right and faster",
         },
-    ])
+    ]
 }

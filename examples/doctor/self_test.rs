@@ -5,7 +5,6 @@ pub mod rows;
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
 use serde::Serialize;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions, KernelFamily};
 
@@ -28,34 +27,32 @@ pub struct SelfTest {
 }
 
 /// With the kernels of both families, since a program may ask for either; tens of thousands of classes with the device's own alone. `all`
-/// that a device may come to, its matrix units among them, are hundreds of kernels to compile.
-pub fn run(adapter: &AdapterChoice, own: &Gpu, all: bool) -> Result<SelfTest> {
+/// that a device may come to, its matrix units among them, are hundreds of kernels to compile. What cannot be tested, as where the device
+/// is lost, has failed.
+pub fn run(adapter: &AdapterChoice, own: &Gpu, all: bool) -> SelfTest {
     let options = GpuOptions { adapter: Some(adapter.clone()), ..Default::default() };
     let mut tested = SelfTest::default();
     let mut names = BTreeSet::new();
     for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
         complain!("self-test, {family:?} kernels");
-        let gpu = Gpu::with_options(&GpuOptions { family: Some(family), ..options.clone() })?;
-        gpu.start_profile();
-        tested.note_all(family, basics(&gpu, family == own.family()));
-        if all {
-            tested.note_all(family, variants::run(&gpu)?);
-        }
-        names.extend(gpu.take_profile().iter().map(|row| row.kernel));
+        let options = GpuOptions { family: Some(family), ..options.clone() };
+        names.extend(tested.profiled(&options, family, |gpu| {
+            let mut checks = basics(gpu, family == own.family());
+            checks.extend(if all { variants::run(gpu) } else { Vec::new() });
+            checks
+        }));
     }
     if all {
-        let gpu = Gpu::with_options(&GpuOptions { matrix_units: true, ..options })?;
-        if let Some(lanes) = gpu.matrix_units() {
-            gpu.start_profile();
-            tested.note_all(gpu.family(), variants::matrix_units(&gpu, lanes)?);
-            names.extend(gpu.take_profile().iter().map(|row| row.kernel));
-        }
+        let options = GpuOptions { matrix_units: true, ..options };
+        names.extend(tested.profiled(&options, own.family(), |gpu| {
+            gpu.matrix_units().map_or_else(Vec::new, |lanes| variants::matrix_units(gpu, lanes))
+        }));
     }
     // SAFETY: only their names are looked at.
     let all: BTreeSet<&str> = unsafe { wgrad::kernels() }.iter().map(|kernel| kernel.name).collect();
     tested.kernels_run = all.intersection(&names).count();
     tested.kernels_left = all.difference(&names).copied().collect();
-    Ok(tested)
+    tested
 }
 
 /// Every operation, and every gradient.
@@ -68,6 +65,25 @@ fn basics(gpu: &Gpu, with_words: bool) -> Vec<Named> {
 }
 
 impl SelfTest {
+    /// Notes these checks on a device of their own, and returns the kernels that ran in them.
+    fn profiled(
+        &mut self,
+        options: &GpuOptions,
+        family: KernelFamily,
+        checks: impl FnOnce(&Gpu) -> Vec<Named>,
+    ) -> Vec<&'static str> {
+        let gpu = match Gpu::with_options(options) {
+            Ok(gpu) => gpu,
+            Err(error) => {
+                self.note_all(family, vec![("opening the device".to_owned(), Err(error.into()))]);
+                return Vec::new();
+            }
+        };
+        gpu.start_profile();
+        self.note_all(family, checks(&gpu));
+        gpu.take_profile().iter().map(|row| row.kernel).collect()
+    }
+
     pub fn note_all(&mut self, family: KernelFamily, checks: Vec<Named>) {
         self.checks += checks.len();
         let failed = checks.into_iter().filter_map(|(name, result)| Some((name, result.err()?)));

@@ -27,6 +27,7 @@ mod warnings;
 use anyhow::{Context, Result};
 use wgrad::data::{TextOptions, TokenCache, Tokenizer};
 use wgrad::models::gpt2::{self, Pretrained};
+use wgrad::train::read_deepspeed;
 
 use args::Args;
 use gpt::Gpt;
@@ -63,11 +64,14 @@ impl Lesson for Finetuning {
         &mut args.common
     }
 
-    /// The demonstration shows both.
+    /// The demonstration shows both, but where a file's rate is made for one of them.
     fn settled(mut args: Args) -> Args {
-        let Common { text, compare, overrides, .. } = &mut args.common;
+        let Common { text, compare, overrides, ltd_config, .. } = &mut args.common;
         let is_alone = args.weights.is_none() && text.is_empty() && compare.is_empty();
-        if is_alone && overrides.drop != Some(DropKind::None) {
+        // A file that cannot be read is told of later.
+        let rate = ltd_config.as_ref().and_then(|path| read_deepspeed(path).ok()?.rate);
+        let is_for_one = rate.is_some_and(|rate| rate.follows_layer_tokens());
+        if is_alone && overrides.drop != Some(DropKind::None) && !is_for_one {
             compare.push(Rival::None);
         }
         args

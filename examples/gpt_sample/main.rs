@@ -62,7 +62,7 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Texts, with the seeds from --seed on.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     samples: u64,
     /// Go on when the model has ended its text.
     #[arg(long)]
@@ -99,7 +99,7 @@ fn main() -> Result<()> {
     let gpu = Gpu::with_options(&GpuOptions { adapter: args.adapter.clone(), ..Default::default() })?;
     let model = Gpt2::new(&gpu, config, 0)?;
     load_parameters(model.parameters(), &checkpoint, &MatchOptions::default())?;
-    for seed in args.seed..args.seed.saturating_add(args.samples) {
+    for seed in (0..args.samples).map(|i| args.seed.wrapping_add(i)) {
         if args.samples > 1 {
             complain!("seed {seed}:");
         }

@@ -10,6 +10,7 @@ use crate::training::comparison::Arm;
 use crate::training::deepspeed;
 use crate::training::given::{Given, Rule};
 use crate::training::ltd::LtdSettings;
+use crate::training::values::FreezeKind;
 
 /// Finds one among those that were given.
 pub fn check(
@@ -24,13 +25,14 @@ pub fn check(
         .into_iter()
         .chain(about_data(args, recipe, data))
         .chain(recipe.adapters.rules(recipe.training.freeze));
-    let rules = rules.chain(recipe.training.rules(config));
+    let rules = rules.chain(recipe.training.rules(config)).chain([about_head(recipe)]);
     // How many steps take equal time is not known yet.
     let saving = args.output.rule(steps, args.compare.contains(&Rival::EqualTime));
     given.check(rules.chain(about_tokens(args, recipe, config)).chain(args.device.rules()).chain([saving]))?;
     deepspeed::check_rivals(config, !args.compare.is_empty(), args.compare.contains(&Rival::EqualTime))?;
     let own = Arm::Drop(recipe.drop);
-    let is_compared = args.compare.iter().any(|&rival| Arm::from(rival) == own);
+    // Beside a run at full length, one of equal time is the same again.
+    let is_compared = args.compare.iter().any(|&rival| Arm::from(rival).drop() == own.drop());
     ensure!(!is_compared, "--compare has no effect with {}: that is how the run itself drops tokens", own.name());
     Ok(())
 }
@@ -46,6 +48,12 @@ fn about_data(args: &Args, recipe: &Recipe, data: &DataSet) -> [Rule; 5] {
         (&["eval_crop"], are_photos, "with a folder of pictures"),
         (&["crop_scale"], recipe.crop == CropKind::RandomResized, "with --crop random-resized"),
     ]
+}
+
+/// The rate of a layer follows from how far it is below the head.
+fn about_head(recipe: &Recipe) -> Rule {
+    let is_deep = recipe.training.freeze != FreezeKind::AllButHead;
+    (&["layer_decay"], is_deep, "where more is trained than the head, whose rate it leaves as it is")
 }
 
 /// A probe's features stay as they are: nothing random comes before the head, and nothing below it is trained.

@@ -17,6 +17,7 @@ mod lettering;
 #[path = "../common/local.rs"]
 mod local;
 mod mistakes;
+mod probed;
 mod recipe;
 mod report;
 mod run;

@@ -120,8 +120,14 @@ impl Runner<'_> {
         validation: Loader<ImageSource>,
         leg: &mut Leg<'_>,
     ) -> Result<(Trained, Vit)> {
-        let Runner { machine, args, setup, .. } = *self;
+        let Runner { machine, args, setup, session, .. } = *self;
         let (gpu, batch, started) = (machine.gpu(), setup.recipe.training.batch_size, Instant::now());
+        if session.goes_on
+            && let Some(state) = resume::state(leg.folder)?
+        {
+            // By the kernels that made them before: their bits are tied to the run's.
+            gpu.set_tuning(state.tuning());
+        }
         let first = setup.probe(make(&gpu)?);
         let train = first.source(setup.eval_loader(args, &setup.data.train)?)?;
         let validation = first.source(validation)?;

@@ -1,14 +1,16 @@
 //! From the recipe to the library's settings.
 
 use anyhow::Result;
+use wgrad::data::Split;
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, TokenDrop};
 use wgrad::models::vit::Vit;
 use wgrad::nn::Extent;
 use wgrad::ops::CrossEntropy;
-use wgrad::train::{Classify, LinearProbe, Task, TrainSettings, Workload, extract};
+use wgrad::train::{Classify, Task, TrainSettings, Workload};
 
 use crate::args::Args;
+use crate::probed::Probed;
 use crate::recipe::{ClassWeights, DropKind, Recipe};
 use crate::savings;
 use crate::setup::Setup;
@@ -53,8 +55,7 @@ impl Setup {
         for way in args.comparison(self.recipe.drop).ways() {
             let settings = self.settings(args, gpu, way, self.steps, args.seed)?;
             let count = if args.probe {
-                // The features take what they take, however a step of the head is cut.
-                memory::micro_batches(gpu, &self.workload(&self.probe_maker(), &settings), budget, false)?
+                memory::micro_batches(gpu, &self.workload(&self.probe_maker(), &settings), budget, is_open)?
             } else {
                 memory::micro_batches(gpu, &self.workload(&self.maker(), &settings), budget, is_open)?
             };
@@ -71,17 +72,10 @@ impl Setup {
         |gpu| Ok(Classify::with_loss(Vit::new(gpu, self.config.clone(), 0)?, self.loss()))
     }
 
-    /// The same of a probe, whose features come first: with the memory that those take.
-    pub fn probe_maker(&self) -> impl Fn(&Gpu) -> wgrad::Result<LinearProbe<Vit>> {
-        |gpu| {
-            let Classify { model, loss } = self.maker()(gpu)?;
-            let batch = self.recipe.training.micro_batch();
-            for split in [&self.data.train, &self.data.validation] {
-                extract(&model, few_batches(split.len(), batch).map(|samples| Classify::new(&model).blank(samples)))?;
-            }
-            gpu.trim();
-            Ok(LinearProbe::with_loss(model, loss))
-        }
+    /// The same of a probe, with the memory that its features take.
+    pub fn probe_maker(&self) -> impl Fn(&Gpu) -> wgrad::Result<Probed> {
+        let pictures = [&self.data.train, &self.data.validation].map(Split::len);
+        move |gpu| Ok(Probed::new(self.probe(self.maker()(gpu)?.model), pictures))
     }
 
     /// A run of what `make` makes with these settings, for estimates.
@@ -96,7 +90,8 @@ impl Setup {
             return Ok(None);
         }
         let drop = self.token_drop(DropKind::RandomLtd, self.steps, args.seed)?;
-        Ok(savings::told(&drop, self.config.tokens(), self.steps)?)
+        let by_file = self.deepspeed.as_ref().is_some_and(|config| config.random_ltd.is_some());
+        Ok(savings::told(&drop, self.config.tokens(), self.steps, by_file)?)
     }
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
@@ -118,11 +113,4 @@ impl Setup {
         };
         ltd.in_run(self.config.depth, tokens, steps, seed)
     }
-}
-
-/// The sizes of the batches that `samples` come in, as far as memory depends on them: some whole ones, since several are begun before
-/// the first is read, and the rest, whose tensors are of other sizes.
-fn few_batches(samples: usize, batch: usize) -> impl Iterator<Item = usize> {
-    let rest = Some(samples % batch).filter(|&rest| rest > 0);
-    std::iter::repeat_n(batch, (samples / batch).min(3)).chain(rest)
 }

@@ -226,6 +226,11 @@ impl Setup {
         self.check_output(args, &folder)?;
         if args.output.resume.is_none() {
             folder::refuse_another(&folder)?;
+            let (model, adapters) = (args.export.map(|_| "export"), self.config.lora.as_ref().map(|_| "adapter"));
+            let exports: Vec<&str> = model.into_iter().chain(adapters).collect();
+            // The first run alone is exported.
+            let comparison = args.comparison(self.recipe.drop);
+            comparison.places(&folder).take(1).try_for_each(|run| folder::refuse_exports(&run, &exports))?;
         }
         Ok(folder)
     }

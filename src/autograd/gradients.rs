@@ -133,7 +133,8 @@ impl<'a> ParentGradients<'a> {
     }
 
     /// Where to write the gradient of the `i`-th parent, or `None` if nobody wants it. Fill it and drop it before asking
-    /// for the next: two parents may be the same tensor.
+    /// for the next: two parents may be the same tensor, whose second destination would add to what the first has yet to
+    /// write. Only those of parents that cannot be one tensor, such as a weight `f32[N, K]` and a bias `f32[N]`, may be held at once.
     ///
     /// # Errors
     /// If the device has no room.

@@ -181,6 +181,12 @@ fn attach_part<R: Backward + 'static>(
     output.with_node(node)
 }
 
+/// `x` itself, as the result of an operation that has nothing to do to it: with its place in the graph where an operation would get
+/// one, and outside any graph where nothing is recorded.
+pub(crate) fn unchanged(x: &Tensor) -> Tensor {
+    if needs_grad(&[x]) { x.clone() } else { x.detach() }
+}
+
 /// Whether [`record`] would record an operation on these parents: lets an operation skip work that only backward needs.
 pub fn needs_grad(parents: &[&Tensor]) -> bool {
     let in_graph = parents.iter().any(|t| t.node().is_some());

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{
-    Backward, GraphNode, Kind, Parameter, ParentGradients, attach_part, is_recording, no_grad, node_of, walk,
-    with_recording,
+    Backward, GraphNode, Kind, Parameter, ParentGradients, attach_part, is_recording, no_grad, node_of, unchanged,
+    walk, with_recording,
 };
 use crate::error::{Error, Result};
 use crate::gpu::Stamp;
@@ -72,17 +72,18 @@ fn observed<T>(f: impl FnOnce() -> T) -> (T, Meetings) {
 /// [`no_grad`], this is `f(x)` and nothing is kept.
 ///
 /// # Errors
-/// Those of `f`, and [`Error::Graph`] if `f` uses another tensor that is in a graph: no gradient would reach it.
+/// Those of `f`, and [`Error::Graph`] if `f` uses or returns another tensor that is in a graph: no gradient would reach it.
 pub fn recompute<F>(x: Tensor, f: F) -> Result<Tensor>
 where
     F: Fn(Tensor) -> Result<Tensor> + wgpu::WasmNotSendSync + 'static,
 {
     if !is_recording() {
-        return f(x);
+        return f(x).map(|y| unchanged(&y));
     }
     let (y, met) = observed(|| f(x.detach()));
     let y = y?;
-    if met.graph {
+    // Nothing gets a place in a graph here: what has one had it before.
+    if met.graph || y.node().is_some() {
         return Err(Error::Graph { op: "recompute", what: "the function uses a tensor of a graph besides its input" });
     }
     if x.node().is_none() && met.parameters.is_empty() {

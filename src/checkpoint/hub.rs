@@ -65,6 +65,11 @@ fn unusable(name: &str, what: &str) -> Error {
     Error::io(Path::new("hub").join(name), std::io::Error::other(what.to_owned()))
 }
 
+/// The Hub's address, of what the user says and what the environment does, without the slash that hf-hub puts behind it.
+fn endpoint(said: Option<String>, of_environment: Option<String>) -> Option<String> {
+    said.or(of_environment).map(|endpoint| endpoint.trim_end_matches('/').to_owned())
+}
+
 /// One commit of a model on the Hub.
 struct Model<'a> {
     /// As the user says it.
@@ -77,14 +82,10 @@ struct Model<'a> {
 
 impl<'a> Model<'a> {
     fn find(name: &'a str, model: &str, revision: &str, options: &HubOptions) -> Result<Self> {
-        let mut builder = options.cache.clone().map_or_else(ApiBuilder::from_env, |path| {
-            let builder = ApiBuilder::from_cache(Cache::new(path));
-            let endpoint = std::env::var("HF_ENDPOINT").ok();
-            endpoint.into_iter().fold(builder, ApiBuilder::with_endpoint)
-        });
-        if let Some(endpoint) = &options.endpoint {
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
-        }
+        let from_cache = |path| ApiBuilder::from_cache(Cache::new(path));
+        let builder = options.cache.clone().map_or_else(ApiBuilder::from_env, from_cache);
+        let endpoint = endpoint(options.endpoint.clone(), std::env::var("HF_ENDPOINT").ok());
+        let builder = endpoint.into_iter().fold(builder, ApiBuilder::with_endpoint);
         let api = builder.with_progress(false).build().map_err(|error| failed(name, &error))?;
         let repo =
             |revision: &str| api.repo(Repo::with_revision(model.to_owned(), RepoType::Model, revision.to_owned()));
@@ -139,5 +140,20 @@ impl<'a> Model<'a> {
             return Err(Error::file(self.name, format!("{got} of the {size} bytes of {file} came from the Hub")));
         }
         Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoint;
+
+    #[test]
+    fn an_endpoint_has_no_slash_at_its_end() {
+        let of = |said: Option<&str>, environment: Option<&str>| {
+            endpoint(said.map(str::to_owned), environment.map(str::to_owned))
+        };
+        assert_eq!(of(None, Some("https://mirror/")).as_deref(), Some("https://mirror"));
+        assert_eq!(of(Some("http://said//"), Some("https://mirror/")).as_deref(), Some("http://said"));
+        assert_eq!(of(None, None), None);
     }
 }

@@ -66,11 +66,13 @@ fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// Makes a rename in `folder` last. File systems that cannot sync a folder say so, which is no reason to fail.
+/// Makes a rename in `folder` last, where that can be done: some file systems cannot sync a folder, and one that may be written to
+/// but not read cannot be opened for it. Neither is a reason to fail, since the rename is done.
 #[cfg(unix)]
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(e) if matches!(e.kind(), InvalidInput | PermissionDenied | Unsupported) => Ok(()),
         result => result,
     }
 }

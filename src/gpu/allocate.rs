@@ -167,9 +167,17 @@ pub(super) fn storage_buffer(device: &wgpu::Device, size: u64) -> std::result::R
 }
 
 /// For an upload, or what a submission reads: the host writes straight into it, where a buffer without `MAP_WRITE` would take a second one.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn mapped_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
     let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
     create_buffer(device, "upload", size, usage, true)
+}
+
+/// For an upload that the queue writes.
+#[cfg(target_arch = "wasm32")]
+pub(super) fn writable_buffer(device: &wgpu::Device, size: u64) -> std::result::Result<wgpu::Buffer, String> {
+    let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    create_buffer(device, "upload", size, usage, false)
 }
 
 /// For a read-back.

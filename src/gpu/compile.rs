@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::clock::Instant;
 use super::health::Scopes;
-use super::kernel::{Access, Kernel, Source, Trust};
+use super::kernel::{Access, Kernel, PARAMS_WINDOW, Source, Trust};
 use crate::error::{Error, Result};
 
 /// A compiled kernel.
@@ -26,10 +26,20 @@ pub(crate) struct KernelCache {
     layouts: FxHashMap<&'static [Access], wgpu::BindGroupLayout>,
     /// By the kernels' addresses: two crates may have given one name.
     pipelines: FxHashMap<usize, Arc<Pipeline>>,
+    /// By the same addresses, [`super::sizes`] of other crates' kernels.
+    #[cfg(not(target_arch = "wasm32"))]
+    least_sizes: FxHashMap<usize, Arc<[u64]>>,
     compile_time: Duration,
 }
 
 impl KernelCache {
+    /// The fewest bytes of each binding of another crate's kernel, as far as they are known.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn least_sizes(&mut self, kernel: &'static Kernel) -> Arc<[u64]> {
+        let read = || super::sizes::least_sizes(kernel).into();
+        self.least_sizes.entry(kernel.address()).or_insert_with(read).clone()
+    }
+
     pub(crate) fn get(&self, kernel: &'static Kernel) -> Option<Arc<Pipeline>> {
         self.pipelines.get(&kernel.address()).cloned()
     }
@@ -146,22 +156,33 @@ fn module_of(device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
 
 fn storage_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
     let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
-    buffer_entry(binding, ty, false)
+    buffer_entry(binding, ty, false, None)
 }
 
-/// The layout of `@group(1)`: one uniform window with a dynamic offset, the same for all kernels.
+/// The layout of `@group(1)`: one uniform window with a dynamic offset, the same for all kernels. A kernel whose `Params` are larger does
+/// not compile with it.
 pub(crate) fn params_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
         label: Some("params"),
-        entries: &[buffer_entry(0, wgpu::BufferBindingType::Uniform, true)],
+        entries: &[buffer_entry(
+            0,
+            wgpu::BufferBindingType::Uniform,
+            true,
+            wgpu::BufferSize::new(PARAMS_WINDOW as u64),
+        )],
     })
 }
 
-fn buffer_entry(binding: u32, ty: wgpu::BufferBindingType, has_dynamic_offset: bool) -> wgpu::BindGroupLayoutEntry {
+fn buffer_entry(
+    binding: u32,
+    ty: wgpu::BufferBindingType,
+    has_dynamic_offset: bool,
+    min_binding_size: Option<wgpu::BufferSize>,
+) -> wgpu::BindGroupLayoutEntry {
     wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size },
         count: None,
     }
 }

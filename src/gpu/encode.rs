@@ -131,6 +131,7 @@ impl Recorder {
                 encoder.copy_buffer_to_buffer(&from.raw.buffer, from.offset, &to.raw.buffer, to.offset, from.size);
             }
             Command::Upload { staging, to, size, .. } => {
+                #[cfg(not(target_arch = "wasm32"))]
                 staging.unmap();
                 encoder.copy_buffer_to_buffer(staging, 0, &to.raw.buffer, to.offset, *size);
             }

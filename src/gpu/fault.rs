@@ -8,7 +8,8 @@
 //! on it, and by no other.
 //!
 //! Marks end at an optimiser's update: weights count as whole, and what is computed with them is not accused. That no fault
-//! is lost where only weights are ever read, they *carry* the marks of their gradients.
+//! is lost where only weights are ever read, they *carry* the marks of their gradients, and so do copies of them, as long as nothing is
+//! computed in the copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,9 +158,14 @@ impl State {
     /// Marks what a dispatch writes with all that it depends on.
     pub(super) fn pass_marks_on(&mut self, bindings: &[Access], buffers: &[&BufferView]) {
         let mark = buffers.iter().fold(0, |mark, view| self.ledger.union(mark, view.mark()));
-        if mark != 0 {
-            let written = buffers.iter().zip(bindings).filter(|(_, access)| **access == Access::Write);
-            written.for_each(|(view, _)| view.set_mark(mark));
+        for (view, _) in buffers.iter().zip(bindings).filter(|(_, access)| **access == Access::Write) {
+            if mark != 0 {
+                view.set_mark(mark);
+            }
+            // Parameters, which go on carrying, are parts of a whole.
+            if view.is_whole() {
+                view.set_carried(0);
+            }
         }
     }
 }

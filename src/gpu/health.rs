@@ -5,6 +5,8 @@
 //! asks within [`Scopes`], and whether the device lives is seen by what it still gives ([`is_alive`], the write of the
 //! parameters before each submission). On a device of ours the callbacks tell sooner, and are used too.
 
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::{Duration, Instant};
@@ -100,22 +102,48 @@ fn is_alive(_device: &wgpu::Device) -> bool {
 /// Lets callbacks run, and waits where `kind` says so.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> std::result::Result<(), String> {
-    // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks. On OpenGL it waits for two seconds at most; nobody
-    // here asks for less than the end. A wait that ends at once has failed.
-    let poll = || loop {
-        let begun = Instant::now();
-        match device.poll(kind.clone()) {
-            Err(wgpu::PollError::Timeout) if begun.elapsed() > Duration::from_secs(1) => {}
-            polled => return polled,
-        }
-    };
-    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll));
+    // wgpu 30 panics where the driver answers with a loss, once it has let go of its locks.
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.poll(kind)));
     match polled {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         // A callback's own panic is not ours to keep.
         Err(panic) if is_alive(device) => std::panic::resume_unwind(panic),
         Err(_) => Err("the driver failed while it was waited for".to_owned()),
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn is_opengl(device: &wgpu::Device) -> bool {
+    device.adapter_info().backend == wgpu::Backend::Gl
+}
+
+/// Waits until the device has done what it was given up to a submission, or all of it; on OpenGL all of it in any case.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn wait(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    submission_index: Option<wgpu::SubmissionIndex>,
+) -> std::result::Result<(), String> {
+    if is_opengl(device) {
+        return look_until_done(device, queue);
+    }
+    poll(device, wgpu::PollType::Wait { submission_index, timeout: None })
+}
+
+/// On OpenGL wgpu holds its one context while it waits, and a thread that wants it for longer than a second meanwhile panics (wgpu-hal
+/// 30.0.1, `wgl.rs`). So it is only looked at, again and again, as in `waiter.rs`.
+#[cfg(not(target_arch = "wasm32"))]
+fn look_until_done(device: &wgpu::Device, queue: &wgpu::Queue) -> std::result::Result<(), String> {
+    let (done, begun) = (Arc::new(AtomicBool::new(false)), Instant::now());
+    let told = done.clone();
+    queue.on_submitted_work_done(move || told.store(true, Ordering::Release));
+    loop {
+        poll(device, wgpu::PollType::Poll)?;
+        if done.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        std::thread::sleep((begun.elapsed() / 16).clamp(Duration::from_micros(50), Duration::from_millis(2)));
     }
 }
 

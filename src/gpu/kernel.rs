@@ -198,15 +198,23 @@ impl Kernel {
         self.sources.iter().map(|source| source.trust).min().unwrap_or(Trust::Nobody)
     }
 
+    /// Whether there is a buffer for each binding. Comes first: the other checks rely on it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] in the kernel's name.
+    pub(super) fn check_count(&self, buffers: &[&BufferView]) -> Result<()> {
+        let count = self.bindings.len();
+        if buffers.len() != count {
+            return Err(Error::argument(self.name, "buffers", format!("{count}, one for each binding"), buffers.len()));
+        }
+        Ok(())
+    }
+
     /// Whether a dispatch with these `Params` and buffers is one of this kernel.
     ///
     /// # Errors
     /// [`Error::Argument`] in the kernel's name.
     pub(super) fn check_call<P: Params>(&self, buffers: &[&BufferView]) -> Result<()> {
-        let count = self.bindings.len();
-        if buffers.len() != count {
-            return Err(Error::argument(self.name, "buffers", format!("{count}, one for each binding"), buffers.len()));
-        }
         let fits = P::FIELDS == self.params && size_of::<P>() == 4 * P::FIELDS.len() && size_of::<P>() <= PARAMS_WINDOW;
         if !fits {
             return Err(Error::argument(self.name, "params", listed(self.params), listed(P::FIELDS)));
@@ -227,6 +235,19 @@ impl Kernel {
         shared.map_or(Ok(()), |(i, j)| {
             let expected = "memory of its own for each binding that is written";
             Err(Error::argument(self.name, "buffers", expected, format!("one buffer for bindings {i} and {j}")))
+        })
+    }
+
+    /// Whether each buffer has the bytes that its binding takes at least.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] in the kernel's name.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn check_sizes(&self, least: &[u64], buffers: &[&BufferView]) -> Result<()> {
+        let small = buffers.iter().zip(least).enumerate().find(|(_, (view, least))| view.size() < **least);
+        small.map_or(Ok(()), |(binding, (view, least))| {
+            let expected = format!("{least} bytes or more at binding {binding}, as its WGSL declares");
+            Err(Error::argument(self.name, "buffers", expected, view.size()))
         })
     }
 

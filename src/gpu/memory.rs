@@ -1,10 +1,14 @@
 //! Ranges of device memory, and what is known of their contents.
 
 use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pool::{Buffer, Pool, Raw};
 use super::recorder::RawView;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::TensorInfo;
 use crate::error::{Error, Result};
 
 /// A range of device memory. It keeps the memory alive.
@@ -27,6 +31,9 @@ struct Region {
     /// the recorded commands, in whose order alone they mean something.
     mark: AtomicU64,
     carried: AtomicU64,
+    /// The tensor that was made of it first, and where it begins in the buffer.
+    #[cfg(not(target_arch = "wasm32"))]
+    tensor: OnceLock<(TensorInfo, u64)>,
 }
 
 #[derive(Debug)]
@@ -38,7 +45,15 @@ enum Memory {
 impl Region {
     fn new(memory: Memory, name: Option<Arc<str>>) -> Arc<Self> {
         let [version, mark, carried] = [const { AtomicU64::new(0) }; 3];
-        Arc::new(Region { memory, name, version, mark, carried })
+        Arc::new(Region {
+            memory,
+            name,
+            version,
+            mark,
+            carried,
+            #[cfg(not(target_arch = "wasm32"))]
+            tensor: OnceLock::new(),
+        })
     }
 
     fn buffer(&self) -> &Buffer {
@@ -141,6 +156,20 @@ impl BufferView {
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn place(&self) -> (u64, u64) {
         (self.region.raw().id, self.offset)
+    }
+
+    /// Notes what was made of this memory.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn note_tensor(&self, info: TensorInfo) {
+        // What is called otherwise later has the same elements.
+        let _ = self.region.tensor.set((info, self.offset));
+    }
+
+    /// The tensor that was made of this memory, with its bytes before this range.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn tensor(&self) -> Option<(TensorInfo, u64)> {
+        let (info, begin) = *self.region.tensor.get()?;
+        Some((info, self.offset.checked_sub(begin)?))
     }
 
     pub(super) fn raw(&self) -> RawView {

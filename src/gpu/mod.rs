@@ -30,6 +30,8 @@ mod pool;
 mod profiler;
 mod readback;
 mod recorder;
+#[cfg(not(target_arch = "wasm32"))]
+mod sizes;
 mod slices;
 mod staging;
 mod transfers;
@@ -385,14 +387,19 @@ impl Gpu {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts to time each kernel. Steps are slower while this is on.
+    /// Starts to time each kernel. Steps are slower while this is on. A browser cannot wait for kernels: there it only leaves a warning in
+    /// the log.
     pub fn start_profile(&self) {
+        if cfg!(target_arch = "wasm32") {
+            log::warn!("no profile: a browser cannot wait for kernels");
+            return;
+        }
         let mut state = self.state();
         self.submit_or_keep(&mut state);
         state.profiler = Some(Profiler::new(&self.0.device, &self.0.queue));
     }
 
-    /// Stops timing; the totals by kernel, most expensive first. Empty if profiling was off.
+    /// Stops timing; the totals by kernel, most expensive first. Empty if profiling was off, as it always is in a browser.
     pub fn take_profile(&self) -> Vec<ProfileRow> {
         let mut state = self.state();
         self.submit_or_keep(&mut state);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::clock::Instant;
 
-/// What one kernel cost while profiling was on.
+/// What one kernel cost while profiling was on; in a browser there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProfileRow {
@@ -99,7 +99,7 @@ impl Profiler {
     ) {
         let clock = Instant::now();
         queue.submit([encoder.finish()]);
-        wait(device);
+        wait(device, queue);
         self.book(kernel, clock.elapsed());
     }
 
@@ -119,8 +119,8 @@ impl Profiler {
         let submission = queue.submit([encoder.finish()]);
         if let (Some(q), Some(period)) = (queries, self.nanoseconds_per_tick) {
             q.readable.map_async(wgpu::MapMode::Read, .., |_| {});
-            wait(device);
-            // In a browser nothing is mapped yet at this point, and the submission goes unprofiled.
+            wait(device, queue);
+            // Of a lost device nothing is mapped, and the submission goes unprofiled.
             if let Ok(view) = q.readable.get_mapped_range(..) {
                 let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&view);
                 for (name, pair) in names.iter().zip(ticks.chunks_exact(2)) {
@@ -139,12 +139,14 @@ impl Profiler {
     }
 }
 
-/// A lost device ends the wait; the next read-back reports it. A browser does not wait.
-fn wait(device: &wgpu::Device) {
-    #[cfg(not(target_arch = "wasm32"))]
-    if let Err(error) = super::health::poll(device, wgpu::PollType::wait_indefinitely()) {
+/// A lost device ends the wait; the next read-back reports it.
+#[cfg(not(target_arch = "wasm32"))]
+fn wait(device: &wgpu::Device, queue: &wgpu::Queue) {
+    if let Err(error) = super::health::wait(device, queue, None) {
         log::warn!("profiler: {error}");
     }
-    #[cfg(target_arch = "wasm32")]
-    let _ = device;
 }
+
+/// A browser has no profiler.
+#[cfg(target_arch = "wasm32")]
+fn wait(_device: &wgpu::Device, _queue: &wgpu::Queue) {}

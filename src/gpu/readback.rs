@@ -220,7 +220,7 @@ impl Part {
     /// Submits what it depends on, if that is held.
     fn ask(&self) -> Result<()> {
         if self.landing.submission().is_none() && !self.gpu.is_dry_run() {
-            self.gpu.flush()?;
+            self.gpu.submit(&mut self.gpu.state())?;
         }
         Ok(())
     }

@@ -244,12 +244,18 @@ impl Recorder {
         }
     }
 
-    /// Forgets the bind groups of released buffers, as soon as no command waits that may name them.
+    /// Forgets the bind groups of released buffers, whose memory they hold. Commands that wait and name such buffers have theirs made anew,
+    /// so that they are forgotten once more when none waits.
     pub(crate) fn forget(&mut self, released: impl IntoIterator<Item = u64>) {
+        let known = self.released.len();
         self.released.extend(released);
-        if self.commands.is_empty() && !self.released.is_empty() {
-            let gone = std::mem::take(&mut self.released);
+        let is_last = self.commands.is_empty();
+        if self.released.len() > known || (is_last && known > 0) {
+            let gone = &self.released;
             self.groups.retain(|(_, buffers), _| !buffers.iter().any(|(id, _, _)| gone.contains(id)));
+        }
+        if is_last {
+            self.released.clear();
         }
     }
 

@@ -1,7 +1,10 @@
 //! Uploads, copies and zeros, in order with the kernels.
 
 use super::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
 use super::allocate::mapped_buffer;
+#[cfg(target_arch = "wasm32")]
+use super::allocate::writable_buffer;
 use super::memory::BufferView;
 use super::pool::Fit;
 use super::recorder::Command;
@@ -31,14 +34,37 @@ impl Gpu {
         self.await_room(size)?;
         // No buffer takes less, and small ones must not pile up either.
         let staged = self.0.uploads.hold(size.max(256));
-        let staging = self.insist(size, "an upload on its way", || mapped_buffer(&self.0.device, size))?;
+        let staging = self.filled(bytes, size)?;
+        // Small ones fill submissions too, of which not too many may be under way.
+        let Some(mut state) = self.recording()? else { return Ok(()) };
+        to.forget_faults();
+        self.push(&mut state, Command::Upload { staging, staged, to: to.raw(), size })
+    }
+
+    /// A buffer of `size` bytes with `bytes` at its start.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn filled(&self, bytes: &[u8], size: u64) -> Result<wgpu::Buffer> {
+        let staging = self.insist(size, UPLOAD, || mapped_buffer(&self.0.device, size))?;
         let mapped = staging.get_mapped_range_mut(..);
         let mut mapped = mapped.map_err(|e| self.device_error("upload", e.to_string()))?;
         mapped.slice(..bytes.len()).copy_from_slice(bytes);
         drop(mapped);
-        let mut state = self.state();
-        to.forget_faults();
-        self.push(&mut state, Command::Upload { staging, staged, to: to.raw(), size })
+        Ok(staging)
+    }
+
+    /// The same without a mapping: a browser that has no memory for one throws, which ends the program.
+    #[cfg(target_arch = "wasm32")]
+    fn filled(&self, bytes: &[u8], size: u64) -> Result<wgpu::Buffer> {
+        let staging = self.insist(size, UPLOAD, || writable_buffer(&self.0.device, size))?;
+        // Writes are in words of four bytes.
+        let (words, rest) = bytes.split_at(bytes.len() / 4 * 4);
+        self.0.queue.write_buffer(&staging, 0, words);
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            self.0.queue.write_buffer(&staging, words.len() as u64, &last);
+        }
+        Ok(staging)
     }
 
     /// Copies the whole of `from` to `to`.
@@ -54,6 +80,7 @@ impl Gpu {
         }
         let Some(mut state) = self.recording()? else { return Ok(()) };
         to.set_mark(from.mark());
+        to.set_carried(from.carried());
         self.push(&mut state, Command::Copy { from: from.raw(), to: to.raw() })
     }
 
@@ -67,6 +94,9 @@ impl Gpu {
         self.push(&mut state, Command::Clear { to: to.raw() })
     }
 }
+
+/// An error's words.
+const UPLOAD: &str = "an upload on its way";
 
 /// Bytes of an upload's staging buffer: a large table arrives in pieces, which the bound on what is under way can tell apart.
 const LARGEST_UPLOAD: usize = 32 << 20;

@@ -13,7 +13,7 @@ pub struct Layers {
 
 impl Layers {
     /// Layer tokens of one optimiser step with a global batch of `batch` samples, of whose `tokens` tokens (n) the LTD
-    /// blocks keep `kept` (r): `batch * (r * |K| + n * (L - |K|))`. The result saturates at 2⁶⁴−1.
+    /// blocks keep `kept` (r, all where it is more): `batch * (r * |K| + n * (L - |K|))`. The result saturates at 2⁶⁴−1.
     /// Source: `consumed_layer_tokens` in DeepSpeed's `data_routing/scheduler.py`.
     pub fn layer_tokens(self, batch: u64, kept: u64, tokens: u64) -> LayerTokens {
         LayerTokens {

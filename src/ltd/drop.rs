@@ -36,7 +36,8 @@ impl Subset {
         if others == 0 {
             return Err(Error::argument(OP, "tokens", format!("above the {keep_prefix} that are always kept"), tokens));
         }
-        Self::new(keep_prefix + ((share * others as f64) as usize).max(1), keep_prefix)
+        // 0.29 of 100 is a little less than 29 as a product of floats.
+        Self::new(keep_prefix + ((share * others as f64 + 1e-9) as usize).max(1), keep_prefix)
     }
 
     /// Whether it drops tokens of `extent`, and none of the prefix where they leave for good.

@@ -65,6 +65,19 @@ impl RandomLtd {
         Ok(RandomLtd { total_blocks, ltd_blocks, schedule, keep_prefix_tokens: 0, seed: 0 })
     }
 
+    /// random-LTD in these blocks of `total_blocks`, whose order does not matter. For models of one or two blocks, of which
+    /// [`RandomLtd::new`] has none, too.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there are no blocks or more than 2³²−1, and as [`RandomLtd::with_blocks`].
+    pub fn in_blocks(total_blocks: usize, blocks: &[usize], schedule: Schedule) -> Result<Self> {
+        if total_blocks == 0 || u32::try_from(total_blocks).is_err() {
+            return Err(Error::argument("random_ltd", "total_blocks", "1 to 4294967295", total_blocks));
+        }
+        let ltd = RandomLtd { total_blocks, ltd_blocks: Vec::new(), schedule, keep_prefix_tokens: 0, seed: 0 };
+        ltd.with_blocks(blocks)
+    }
+
     /// Replaces the set of blocks that drop tokens. The order does not matter.
     ///
     /// # Errors

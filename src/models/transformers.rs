@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{
     CONFIG, CONFIG_FILE, Checkpoint, Folder, HostTensor, Settings, Storage, TOKENIZER_FILES, WEIGHTS_FILE, check_kind,
-    depth, fault, json_text, parse_json, read_json,
+    depth, fault, json_text, parse_json,
 };
 use crate::error::{Error, Result};
 
@@ -69,15 +69,23 @@ pub(super) fn parse_config<C: DeserializeOwned>(
 /// # Errors
 /// As [`read_config`].
 pub(super) fn is_of_class(checkpoint: &Checkpoint, file: &Path, class: &str) -> Result<bool> {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Classes {
-        architectures: Option<Vec<String>>,
-    }
     if checkpoint.metadata.contains_key(CONFIG) {
         return Ok(false);
     }
-    let classes: Classes = read_json(&config_beside(file))?.unwrap_or_default();
+    let path = config_beside(file);
+    json_text(&path)?.map_or(Ok(false), |text| says_class(&path, &text, class))
+}
+
+/// Whether transformers' class of this name is what a `config.json`'s text calls its model.
+///
+/// # Errors
+/// [`Error::File`] if it is not such a text.
+pub(super) fn says_class(path: &Path, text: &[u8], class: &str) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Classes {
+        architectures: Option<Vec<String>>,
+    }
+    let classes: Classes = parse_json(path, text)?;
     Ok(classes.architectures.is_some_and(|classes| classes.iter().any(|own| own == class)))
 }
 

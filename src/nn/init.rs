@@ -98,8 +98,11 @@ impl<'a> Init<'a> {
     /// A parameter from the uniform distribution over ±`bound`.
     ///
     /// # Errors
-    /// As [`Parameters::add`].
+    /// [`Error::Argument`] for a bound that is negative or not finite, and as [`Parameters::add`].
     pub fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) -> Result<Parameter> {
+        if !(bound >= 0.0 && bound.is_finite()) {
+            return Err(Error::argument("Init", "bound", "finite and not negative", bound));
+        }
         self.add(name, DType::F32, shape, |rng| bound * (2.0 * unit(rng) as f32 - 1.0))
     }
 

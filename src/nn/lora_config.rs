@@ -7,23 +7,23 @@ use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
 
 /// Low-rank adapters beside linear layers (E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv
-/// 2106.09685), named as PEFT's settings: a layer computes x·Wᵀ + b + α/r · (x·Aᵀ)·Bᵀ with A `f32[r, in]`, the parameter
-/// `lora_A.weight` below the layer's path, and B `f32[out, r]`, `lora_B.weight`.
+/// 2106.09685), with PEFT's settings and the names that it gives parameters: a layer computes x·Wᵀ + b + α/r · (x·Aᵀ)·Bᵀ with A
+/// `f32[r, in]`, the parameter `lora_A.weight` below the layer's path, and B `f32[out, r]`, `lora_B.weight`.
 ///
 /// B begins as zeros, so that the model begins as it was, and A uniform in ±1/√in. What was there before is frozen
 /// ([`LoraConfig::freeze`]): it has no gradients and no moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
-    /// r, at least 1.
+    /// r, at least 1: PEFT's `r`.
     pub rank: usize,
-    /// α.
+    /// α: `lora_alpha`.
     pub alpha: f32,
-    /// Dropout of what the adapters see, in training.
+    /// Dropout of what the adapters see, in training: `lora_dropout`.
     pub dropout: f32,
-    /// The layers that have one, by their paths or ends of these: `qkv` is `blocks.0.attn.qkv` and all its like. Of packed queries,
-    /// keys and values `query`, `key` and `value` have their own, and so have `gate` and `up` of a gated MLP's first layer.
+    /// The layers that have one (`target_modules`), by their paths or ends of these: `qkv` is `blocks.0.attn.qkv` and all its like. Of
+    /// packed queries, keys and values `query`, `key` and `value` have their own, and so have `gate` and `up` of a gated MLP's first layer.
     pub targets: Vec<String>,
-    /// What is trained as a whole beside them, named in the same way: mostly the head.
+    /// What is trained as a whole beside them, named in the same way: mostly the head. Of all these settings this one alone has PEFT's name.
     pub modules_to_save: Vec<String>,
     /// How the frozen weights of layers that may have adapters are stored on the device. f16 halves their memory: values are rounded
     /// once, and files that are written later hold the rounded ones. Products read a copy in the precision that they have anyway, of one

@@ -2,7 +2,7 @@
 
 use super::expect;
 use super::item::vec4_grid;
-use crate::autograd::{Backward, ParentGradients, record};
+use crate::autograd::{Backward, ParentGradients, record, unchanged};
 use crate::error::Result;
 use crate::gpu::{Access, Kernel, NO_LOOPS, Params, params, wgsl};
 use crate::shape::DType;
@@ -38,7 +38,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let is_float = |dtype| matches!(dtype, DType::F32 | DType::F16);
     expect(OP, x, is_float(x.dtype()) && is_float(dtype), "casts between f32 and f16")?;
     if x.dtype() == dtype {
-        return Ok(x.clone());
+        return Ok(unchanged(x));
     }
     let y = cast_values(x, dtype)?;
     Ok(record(y, &[x], || Rule))

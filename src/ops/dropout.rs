@@ -5,7 +5,7 @@ use super::expect;
 use super::item::{sample_grid, sample_rounds, strided};
 use super::random::{Purpose, RandomKey, halves, threshold};
 use super::variants::ByItem;
-use crate::autograd::{Backward, ParentGradients, record};
+use crate::autograd::{Backward, ParentGradients, record, unchanged};
 use crate::error::{Error, Result};
 use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
@@ -130,7 +130,7 @@ fn drop_some(op: &'static str, unit: Unit, x: &Tensor, p: f32, key: RandomKey) -
         return Err(Error::argument(op, "p", "at least 0 and below 1", p));
     }
     if p == 0.0 {
-        return Ok(x.clone());
+        return Ok(unchanged(x));
     }
     let mask = Mask { unit, p, key };
     let y = x.empty_like()?;

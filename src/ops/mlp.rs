@@ -19,7 +19,7 @@ pub type Weights<'a> = (&'a Tensor, &'a Tensor);
 /// own memory if this is its last handle, else in a copy.
 ///
 /// # Errors
-/// If the shapes do not fit, or something other than x is not f32.
+/// If the shapes do not fit, or something is not f32: but x may be f16, and so may a weight that is in no graph.
 pub fn mlp(
     x: &Tensor,
     fc1: Weights<'_>,

@@ -25,7 +25,7 @@ pub struct FitData<'a, S: Source, V: Source = S> {
 #[derive(Clone, Debug, Default)]
 pub struct FitOptions {
     /// Ends the run, as its last step would, when so many epochs in a row have brought no better validation result
-    /// ([`Task::score`]).
+    /// ([`Task::score`]). One that is no number is not better than any.
     pub patience: Option<u64>,
     /// Writes the run's state to [`STATE_FILE`](super::STATE_FILE) in its folder whenever checkpoints are written. It takes two to
     /// four times the weights' bytes, on disk and for a while in memory.
@@ -49,7 +49,7 @@ impl FitOptions {
             _ if self.saves() && data.folder.is_none() => {
                 Err(Error::argument("fit", "folder", "given where the run's state is to be saved", "none"))
             }
-            _ => Ok(()),
+            _ => data.folder.as_ref().map_or(Ok(()), RunFolder::check),
         }
     }
 
@@ -145,8 +145,8 @@ pub struct Outcome {
 /// of an epoch goes on as if it had not: the measure taken then does not count for the best epoch, unless it is the first.
 ///
 /// # Errors
-/// As [`Trainer::step`](super::Trainer::step), or if data cannot be read or files written; [`Error::File`] if the state to go
-/// on from is of another model, other settings or other data.
+/// As [`Trainer::step`](super::Trainer::step), or if data cannot be read or files written, which is tried in the folder before step 0;
+/// [`Error::File`] if the state to go on from is of another model, other settings or other data.
 pub fn fit<T, S, V>(
     task: T,
     data: &FitData<'_, S, V>,

@@ -21,7 +21,7 @@ pub struct MemoryEstimate {
     /// The largest [`MemoryUse::allocated`](crate::gpu::MemoryUse::allocated) of the steps, less what the device held before.
     pub peak: u64,
     /// The same of an evaluation between two steps, on samples of a micro-batch: at full length and in full precision, it may take more
-    /// than a short step whose blocks are computed again.
+    /// than a short step whose blocks are computed again. What a smaller last batch takes beside those before it is not in it.
     pub evaluation: u64,
 }
 
@@ -73,7 +73,8 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// [`estimate`], and an error where a limit of the device or `budget`, in bytes, does not hold the run.
+/// [`estimate`], and an error where a limit of the device or `budget`, in bytes, does not hold the run. What the host holds of it, such as
+/// snapshots ([`super::Recovery`]), is not counted, also where the device shares the host's memory.
 ///
 /// # Errors
 /// [`Error::DoesNotFit`], which names the [`remedies`]; otherwise as [`estimate`].
@@ -126,14 +127,18 @@ fn fitting<T: Task>(
 }
 
 /// Settings that make a run fit the limits of the device and `budget`, in bytes, found by dry runs: the fewest
-/// micro-batches (by doubling); recomputed blocks, with the fewest micro-batches if they alone do not do; and, where
+/// micro-batches (by doubling); recomputed blocks, with the fewest micro-batches if they alone do not do and those are fewer; and, where
 /// tokens are dropped, a lower largest kept length. The batch of an optimiser step stays the same. Each kind comes at most once.
 pub fn remedies<T: Task>(gpu: &Gpu, work: &Workload<'_, T>, budget: Option<u64>) -> Vec<Remedy> {
     let attempts = Attempts { gpu, work, budget };
     let TrainSettings { accumulate, recompute_blocks, .. } = *work.settings;
     let mut found = vec![attempts.finer(recompute_blocks)];
     if !recompute_blocks {
-        found.push(attempts.with(accumulate, true, None).or_else(|| attempts.finer(true)));
+        let again = attempts.with(accumulate, true, None).or_else(|| attempts.finer(true));
+        // In as many micro-batches as without, it would be for nothing.
+        let saves = |again: &Remedy| found[0].as_ref().is_none_or(|finer| again.accumulate < finer.accumulate);
+        let again = again.filter(saves);
+        found.push(again);
     }
     found.push(shorter(gpu, work).find_map(|longest| attempts.with(accumulate, recompute_blocks, Some(longest))));
     found.into_iter().flatten().collect()
@@ -186,7 +191,7 @@ fn shortened(drop: &TokenDrop, longest: Option<usize>) -> Option<TokenDrop> {
         TokenDrop::None | TokenDrop::PatchDrop(_) | TokenDrop::TokenBypass(_) => None,
         TokenDrop::RandomLtd(ltd) => {
             let constant = Schedule::constant(longest).ok()?;
-            let ltd = RandomLtd::new(ltd.total_blocks(), constant).and_then(|new| new.with_blocks(ltd.ltd_blocks()));
+            let ltd = RandomLtd::in_blocks(ltd.total_blocks(), ltd.ltd_blocks(), constant);
             ltd.ok().map(TokenDrop::RandomLtd)
         }
     }

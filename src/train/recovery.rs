@@ -45,7 +45,7 @@ impl Recovery {
     pub const ATTEMPTS: u32 = 3;
 
     /// One that keeps a snapshot of every so many steps. Each takes the host two to four times the weights' bytes, and the time to
-    /// read them back.
+    /// read them back. While a new one is read the last one is still held, for the device may be lost then: four to eight times.
     ///
     /// # Errors
     /// [`Error::Argument`] for 0 steps.

@@ -10,7 +10,7 @@ use crate::ops::{self, Demand};
 
 /// A run, as far as can be told beforehand.
 pub struct Workload<'a, T> {
-    /// Makes the task on a device that computes nothing.
+    /// Makes the task on the device that it is given, which computes nothing. A task that is there already would be trained.
     pub make: &'a dyn Fn(&Gpu) -> Result<T>,
     /// How it is trained.
     pub settings: &'a TrainSettings,
@@ -75,7 +75,7 @@ const MOST_STAGES: usize = 32;
 ///
 /// # Errors
 /// [`Error::Limit`] if a tensor or grid exceeds a limit of the device; [`Error::Argument`] as the task's own and
-/// [`Trainer::new`], or if `batch` or `steps` is 0.
+/// [`Trainer::new`], if `batch` or `steps` is 0, or if `make` gives a task on another device than the one it was asked for.
 pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal> {
     let &Workload { make, settings, batch: samples, steps } = work;
     if steps == 0 {
@@ -85,6 +85,11 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     let live = || dry.memory().live;
     let empty = live();
     let task = make(&dry)?;
+    // On a real device the steps would train it.
+    if !task.model().parameters().gpu().same(&dry) {
+        let expected = "a function that makes the task on the device that it is given";
+        return Err(Error::argument("estimate", "make", expected, "one whose task is on another device"));
+    }
     let batch = task.blank(samples)?;
     let mut trainer = Trainer::new(task, settings.clone())?;
     let held = live() - empty;

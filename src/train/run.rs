@@ -288,7 +288,8 @@ where
         let is_better = best.is_none_or(|best| score > best && !is_interrupted);
         // Equals are frequent with few pictures. Of those the latest is kept: it was trained longer, at lower rates.
         let is_best = is_better || (best == Some(score) && !is_interrupted);
-        self.progress.stale = if is_better { 0 } else { self.progress.stale + 1 };
+        // A result that is no number takes the place of another such, and is no progress.
+        self.progress.stale = if is_better && !score.is_nan() { 0 } else { self.progress.stale + 1 };
         if is_best {
             self.progress.best = Some((epoch, validation));
         }

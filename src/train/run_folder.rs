@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use super::STATE_FILE;
 use crate::checkpoint::{self, BEST_FILE, HostTensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The latest weights.
 pub(super) const LAST_FILE: &str = "last.safetensors";
@@ -23,6 +25,18 @@ impl<'a> RunFolder<'a> {
     /// nothing but the weights.
     pub fn new(path: impl Into<PathBuf>, write: impl Fn(&Path, &Weights) -> Result<()> + 'a) -> Self {
         RunFolder { path: path.into(), write: Box::new(write) }
+    }
+
+    /// Whether files can be made in it: asked before step 0, since the first is written when an epoch has been trained.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system refuses.
+    pub(super) fn check(&self) -> Result<()> {
+        let path: &Path = if self.path.as_os_str().is_empty() { Path::new(".") } else { &self.path };
+        // Named so that what a killed run leaves is found by `remove_leftovers`.
+        let prefix = format!(".{LAST_FILE}.");
+        let file = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(path);
+        file.and_then(NamedTempFile::close).map_err(|error| Error::io(path, error))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 use super::{Task, Trainer};
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
 use crate::optim::OptimizerState;
+use crate::shape::DType;
 use crate::tensor::{HostTensor, Tensor};
 
 const OP: &str = "snapshot";
@@ -50,14 +52,19 @@ impl Snapshot {
         self.tensors.get(name).map(|tensor| tensor.data.as_slice()).ok_or_else(missing)
     }
 
-    /// As many as `tensor` has.
+    /// As many as `tensor` has, none beyond what it can hold.
     fn values_for(&self, name: &str, tensor: &Tensor) -> Result<&[f32]> {
         let (values, numel) = (self.values(name)?, tensor.numel());
+        let fault = |what| Err(Error::Parameter { name: name.to_owned(), what });
         if values.len() != numel {
-            let what = format!("has {} values, not {numel}", values.len());
-            return Err(Error::Parameter { name: name.to_owned(), what });
+            return fault(format!("has {} values, not {numel}", values.len()));
         }
-        Ok(values)
+        let is_half = tensor.dtype() == DType::F16;
+        let is_beyond = |value: &&f32| is_half && value.is_finite() && !f16::from_f32(**value).is_finite();
+        match values.iter().find(is_beyond) {
+            Some(value) => fault(format!("has the value {value}, beyond what f16 can hold")),
+            None => Ok(values),
+        }
     }
 }
 

@@ -220,6 +220,11 @@ impl RunState {
         self.snapshot.steps()
     }
 
+    /// The kernels that the run had settled: for what a program computes before [`super::fit`] settles them again.
+    pub fn tuning(&self) -> &Tuning {
+        &self.header.tuning
+    }
+
     /// Whether an epoch had begun and was not over: what was measured of it then is measured again at its end.
     pub fn is_within_epoch(&self) -> bool {
         self.header.progress.batch > 0

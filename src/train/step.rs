@@ -173,10 +173,10 @@ impl<T: Task> Trainer<T> {
     /// the step before come with the next.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step(&mut self, batch: &T::Batch) -> Result<Option<StepMetrics>> {
-        let recorded = self.record(batch)?;
         if self.debug_nan {
-            return self.explained(recorded, batch);
+            return self.explained(batch);
         }
+        let recorded = self.record(batch)?;
         self.pending.replace(recorded).map(Pending::wait).transpose()
     }
 
@@ -188,11 +188,15 @@ impl<T: Task> Trainer<T> {
         self.debug_nan = on;
     }
 
-    /// A step's results, and the kernel that is at fault where they are not finite.
+    /// Records one step; its results, and the kernel that is at fault where they are not finite.
     #[cfg(not(target_arch = "wasm32"))]
-    fn explained(&mut self, recorded: Pending, batch: &T::Batch) -> Result<Option<StepMetrics>> {
-        match recorded.wait() {
+    fn explained(&mut self, batch: &T::Batch) -> Result<Option<StepMetrics>> {
+        // With what the task has learnt of the step, tokens that are kept for their importance would be others at the second look.
+        let copied = |(_, tensor): (String, Tensor)| Ok((tensor.copied()?, tensor));
+        let held = self.task.held().into_iter().map(copied).collect::<Result<Vec<_>>>()?;
+        match self.record(batch)?.wait() {
             Err(error @ Error::NonFinite { .. }) => {
+                held.iter().try_for_each(|(before, now)| self.gpu().copy(before.buffer(), now.buffer()))?;
                 self.find_non_finite(self.step.saturating_sub(1), batch)?;
                 Err(error)
             }

@@ -224,7 +224,8 @@ pub const ROWS: &[Row] = &[
         ops::add(&ops::token_scatter(x[0].clone(), &x[1], &kept(x[0].gpu())?)?, &x[0])
     }),
     row("abs", &[&[7, 13]], SMOOTH, |x| ops::abs(&away(&x[0])?)),
-    row("clamp", &[&[7, 13]], SMOOTH, |x| ops::clamp(&away(&x[0])?, -1.0, 1.5)),
+    row("clamp from above", &[&[7, 13]], SMOOTH, |x| ops::clamp(&away(&x[0])?, -3.0, 1.5)),
+    row("clamp from below", &[&[7, 13]], SMOOTH, |x| ops::clamp(&away(&x[0])?, -1.5, 3.0)),
     row("exp", &[&[7, 13]], SMOOTH, |x| ops::exp(&x[0])),
     row("leaky_relu", &[&[7, 13]], SMOOTH, |x| ops::leaky_relu(&away(&x[0])?, 0.1)),
     row("log", &[&[7, 13]], SMOOTH, |x| ops::log(&positive(&x[0])?)),

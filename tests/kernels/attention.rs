@@ -1,4 +1,4 @@
-use super::support::{assert_gradients, leaf, upload};
+use super::support::{assert_gradients, assert_halves_add_up, leaf, upload};
 use crate::common::{assert_close, each_family, gpu_with_f16, poison, values};
 use wgrad::gpu::Gpu;
 use wgrad::ops::attention::{dropout::reference::factors, reference};
@@ -296,6 +296,8 @@ fn every_width_in_half_precision() {
     }
     for gpu in each_family() {
         WIDTHS.iter().for_each(|&width| check_half(&gpu, ops::attention, [1, 37, 2, width], CAUSAL));
+        let qkv = upload(&gpu, &[1, 37, 96], &values(1, 37 * 96));
+        assert_halves_add_up("attention", &qkv, |qkv| ops::attention(qkv, 2, &Mask::NONE, None));
     }
 }
 

@@ -60,5 +60,13 @@ fn rms_norm() {
                 1e-5,
             );
         }
+        // An eps of 0, as layernorm takes it.
+        let (x, weight) = (upload(&gpu, &[1, 4], &[3.0, -3.0, 3.0, 3.0]), upload(&gpu, &[4], &[1.0, 1.0, 2.0, 0.0]));
+        let y: Vec<f32> = ops::rms_norm(&x, &weight, 0.0).unwrap().to_vec().unwrap();
+        assert_close("rms_norm without eps", &y, &[1.0, -1.0, 2.0, 0.0], 1e-5);
+        for eps in [-1e-6, f32::NAN, f32::INFINITY] {
+            let message = ops::rms_norm(&x, &weight, eps).unwrap_err().to_string();
+            assert!(message.starts_with("rms_norm: eps must be finite and not negative"), "{message}");
+        }
     }
 }

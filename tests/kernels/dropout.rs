@@ -1,4 +1,4 @@
-use super::support::{assert_frequency, assert_gradients, leaf, upload};
+use super::support::{assert_frequency, assert_gradients, assert_halves_add_up, leaf, upload};
 use crate::common::{assert_close, each_family, gpu_with_f16, values};
 use wgrad::ops::dropout::reference;
 use wgrad::ops::{self, RandomKey, random::reference::philox4x32};
@@ -162,6 +162,7 @@ fn half_precision() {
         let y = ops::cast(&y, DType::F32).unwrap();
         assert_close("f16", &y.to_vec().unwrap(), &reference(&x, 7, 0.5, KEY), 1e-3);
         assert_gradients("f16", &y, &dy, &[(&tx, &reference(&dy, 7, 0.5, KEY))], 1e-3);
+        assert_halves_add_up("f16", &tx, |x| drop(x, 0.5, KEY));
     }
     let odd = ops::cast(&upload(&gpu, &[2, 3], &values(1, 6)), DType::F16).unwrap();
     assert!(ops::dropout(&odd, 0.5, KEY).is_err());

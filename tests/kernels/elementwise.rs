@@ -1,4 +1,4 @@
-use super::support::{assert_gradients, leaf, upload};
+use super::support::{assert_gradients, assert_halves_add_up, leaf, upload};
 use crate::common::{assert_close, each_family, gpu_with_f16, values};
 use wgrad::ops::elementwise::reference::{binary, unary};
 use wgrad::ops::layout::reference::{index, place};
@@ -90,6 +90,7 @@ fn functions_in_half_precision() {
         let y = ops::cast(&(f.op)(&ops::cast(&tx, DType::F16).unwrap()).unwrap(), DType::F32).unwrap();
         assert_close(f.name, &y.to_vec().unwrap(), &f.expected(&x, None), 1e-3);
         assert_gradients(f.name, &y, &dy, &[(&tx, &f.expected(&x, Some(&dy)))], 1e-3);
+        assert_halves_add_up(f.name, &tx, f.op);
     }
 }
 

@@ -1,4 +1,4 @@
-use super::support::assert_gradients;
+use super::support::{assert_gradients, assert_halves_add_up};
 use crate::common::{assert_close, each_family, values};
 use wgrad::ops::gelu::reference;
 use wgrad::ops::{self, Gelu};
@@ -22,6 +22,7 @@ fn gelu() {
                 let half = ops::gelu(&ops::cast(&leaf, DType::F16).unwrap(), approximate).unwrap();
                 let full = ops::cast(&half, DType::F32).unwrap();
                 assert_close(&what, &full.to_vec().unwrap(), &reference::forward(&x, approximate), 2e-3);
+                assert_halves_add_up(&what, &leaf, |x| ops::gelu(x, approximate));
             }
         }
     }

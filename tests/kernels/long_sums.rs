@@ -2,6 +2,7 @@
 
 use super::support::{leaf, upload};
 use crate::common::each_family;
+use wgrad::gpu::KernelFamily;
 use wgrad::ops::{self, CrossEntropy};
 use wgrad::{Gpu, Tensor};
 
@@ -30,6 +31,24 @@ fn softmax_of_many() {
     }
 }
 
+/// All gradients but one are what 1 differs by from a mean that is near it: as small a part of the terms as there are terms.
+#[test]
+fn softmax_gradient_of_many() {
+    for gpu in each_family() {
+        // One item after the other, and four at a time.
+        for width in [30_522, 30_524] {
+            let x = leaf(&gpu, &[1, width], &vec![0.0; width]);
+            let mut dy = vec![1.0; width];
+            dy[width / 2] = 2.0;
+            let gradients = ops::softmax(&x).unwrap().backward_from(&upload(&gpu, &[1, width], &dy)).unwrap();
+            let mut dx = gradients.get(&x).unwrap().to_vec::<f32>().unwrap();
+            let (n, of_two) = (width as f64, dx.remove(width / 2));
+            assert_all(&format!("softmax of {width}, where dy is 2"), &[of_two], (1.0 - 1.0 / n) / n, 1e-5);
+            assert_all(&format!("softmax of {width}"), &dx, -1.0 / (n * n), 0.2);
+        }
+    }
+}
+
 #[test]
 fn gradient_of_a_broadcast_scalar() {
     for gpu in each_family() {
@@ -39,15 +58,44 @@ fn gradient_of_a_broadcast_scalar() {
     }
 }
 
+/// Beside a bias's gradient a weight's: x is 1, so that both are the same sum.
 #[test]
 fn bias_of_many_rows() {
     const ROWS: usize = 50_432;
     for gpu in each_family() {
         let x = upload(&gpu, &[ROWS, 4], &vec![1.0; ROWS * 4]);
         let (w, b) = (leaf(&gpu, &[8, 4], &[0.25; 32]), leaf(&gpu, &[8], &[0.0; 8]));
+        // GPUs take more of a batch at a time.
+        let tolerance = if gpu.family() == KernelFamily::Lane { 5e-5 } else { 2e-4 };
         for dy in [0.1, 123.456] {
-            let db = gradient(&ops::linear(&x, &w, Some(&b)).unwrap(), &b, dy);
-            assert_all("db", &db, ROWS as f64 * f64::from(dy), 1e-5);
+            let expected = ROWS as f64 * f64::from(dy);
+            let y = ops::linear(&x, &w, Some(&b)).unwrap();
+            let gradients = y.backward_from(&upload(&gpu, y.dims(), &vec![dy; y.numel()])).unwrap();
+            let of = |leaf: &Tensor| gradients.get(leaf).unwrap().to_vec::<f32>().unwrap();
+            assert_all("db", &of(&b), expected, 1e-5);
+            assert_all("dW", &of(&w), expected, tolerance);
+            // Without the bias's, and where no vec4 fits.
+            assert_all("dW alone", &gradient(&ops::linear(&x, &w, None).unwrap(), &w, dy), expected, tolerance);
+            let odd = (upload(&gpu, &[ROWS, 3], &vec![1.0; ROWS * 3]), leaf(&gpu, &[5, 3], &[0.25; 15]));
+            let dw = gradient(&ops::linear(&odd.0, &odd.1, None).unwrap(), &odd.1, dy);
+            assert_all("dW of odd sizes", &dw, expected, tolerance);
+        }
+    }
+}
+
+/// A share of rows is written, or added to what is there, and the later ones to it.
+#[test]
+fn weight_of_many_rows_used_twice() {
+    const ROWS: usize = 9000;
+    for gpu in each_family() {
+        let x = upload(&gpu, &[ROWS, 4], &vec![1.0; ROWS * 4]);
+        let (w, b) = (leaf(&gpu, &[8, 4], &[0.25; 32]), leaf(&gpu, &[8], &[0.0; 8]));
+        let y = || ops::linear(&x, &w, Some(&b)).unwrap();
+        let z = ops::add(&y(), &y()).unwrap();
+        let gradients = z.backward_from(&upload(&gpu, z.dims(), &vec![1.0; z.numel()])).unwrap();
+        for leaf in [&w, &b] {
+            let gradient: Vec<f32> = gradients.get(leaf).unwrap().to_vec().unwrap();
+            assert!(gradient.iter().all(|&v| v == 2.0 * ROWS as f32), "{gradient:?}");
         }
     }
 }
@@ -64,6 +112,21 @@ fn rows_of_one_id() {
         let losses = upload(&gpu, &[PLACES], &[10.8249; PLACES]);
         let means: Vec<f32> = ops::update_means(&means, &ids, &losses, None, 0.0).unwrap().to_vec().unwrap();
         assert_all("mean", &means[1..2], f64::from(10.8249f32), 1e-5);
+    }
+}
+
+#[test]
+fn elements_of_one_index() {
+    const COUNT: usize = 50_000;
+    for gpu in each_family() {
+        let index = Tensor::from_slice(&gpu, &[COUNT, 2], &vec![1u32; COUNT * 2]).unwrap();
+        let x = leaf(&gpu, &[3, 2], &[0.0; 6]);
+        let expected = COUNT as f64 * f64::from(0.1f32);
+        let dx = gradient(&ops::gather(&x, 0, &index).unwrap(), &x, 0.1);
+        assert_all("gather", &dx[2..4], expected, 2e-5);
+        let source = upload(&gpu, &[COUNT, 2], &vec![0.1; COUNT * 2]);
+        let y: Vec<f32> = ops::scatter_add(&x.detach(), 0, &index, &source).unwrap().to_vec().unwrap();
+        assert_all("scatter_add", &y[2..4], expected, 2e-5);
     }
 }
 

@@ -177,11 +177,15 @@ fn misfits_are_named() {
         message(&w2, &of(&[3, 4]), None),
         "mlp: the residual must have the result's shape: lhs f32[2, 3, 4], rhs f32[3, 4]"
     );
+    assert_eq!(
+        ops::mlp(&x, (&w1, &b1), (&of(&[6, 8]), &of(&[6])), Gelu::Erf, &x, None).unwrap_err().to_string(),
+        "mlp: the residual must have the result's shape: lhs f32[2, 3, 6], rhs f32[2, 3, 4]"
+    );
     let indices = ops::TokenIndices::new(&gpu, [2, 2], 5, &[0, 1, 2, 3]).unwrap();
     assert_eq!(
         message(&w2, &x, Some((of(&[2, 5, 4]), &indices))),
         "mlp: the residual must be f32[B, R, N] of the full f32[B, T, N] and indices u32[B, R]: lhs f32[2, 3, 4], rhs u32[2, 2]"
     );
     let message = ops::linear_add(&x, &w1, &b1, &x).unwrap_err().to_string();
-    assert_eq!(message, "linear_add: the residual must have the result's shape: lhs f32[2, 3, 4], rhs f32[2, 3, 4]");
+    assert_eq!(message, "linear_add: the residual must have the result's shape: lhs f32[2, 3, 8], rhs f32[2, 3, 4]");
 }

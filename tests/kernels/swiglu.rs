@@ -1,4 +1,4 @@
-use super::support::{assert_gradients, leaf, upload};
+use super::support::{assert_gradients, assert_halves_add_up, leaf, upload};
 use crate::common::{assert_close, each_family, values};
 use wgrad::ops::elementwise::swiglu::reference;
 use wgrad::{DType, Tensor, ops};
@@ -22,6 +22,7 @@ fn swiglu() {
                 assert_eq!(y.dtype(), DType::F16);
                 let y: Vec<f32> = ops::cast(&y, DType::F32).unwrap().to_vec().unwrap();
                 assert_close(&what, &y, &expected, 4e-3);
+                assert_halves_add_up(&what, &on_device, ops::swiglu);
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use wgrad::data::{
     HeldOut, Loader, LoaderOptions, MaskedOptions, MaskedText, PackedText, Position, Source, Special, SpecialTokens,
     TextOptions, Texts, TokenBatch, Tokenizer, Tokens, TrainOptions,
 };
 
-use super::{VERSES, all, bert, bytes, lines, tokens_of};
+use super::{VERSES, all, bert, bytes, from_files, lines, tokens_of};
 use crate::data::{assert_mentions, refused};
 
 const IGNORED: u32 = TokenBatch::IGNORED;
@@ -210,6 +211,33 @@ fn whole_words_are_chosen_together() {
         }
     }
     assert!(words > 30);
+
+    // Another mark than BERT's.
+    let special = |id: usize, content: &str| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": true })
+    };
+    let names = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let with_mark = |mark: &str| {
+        let vocab = json!({ "[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "man": 4, format!("{mark}s"): 5 });
+        let json = json!({
+            "added_tokens": names.iter().enumerate().map(|(id, name)| special(id, name)).collect::<Vec<_>>(),
+            "pre_tokenizer": { "type": "Whitespace" },
+            "model": { "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": mark,
+                       "max_input_chars_per_word": 100, "vocab": vocab },
+        });
+        let tokenizer = from_files([("tokenizer.json", json.to_string())]).unwrap();
+        let tokens = tokens_of(&lines(&["mans mans mans mans"].repeat(20)), &tokenizer);
+        MaskedText::new(tokens, &tokenizer, MaskedOptions { share: 0.5, whole_words: true, ..MaskedOptions::new(11) })
+    };
+    for batch in batches(with_mark("@@").unwrap(), 0, 2) {
+        for labels in batch.labels.as_ref().unwrap().chunks(11) {
+            let ends = labels.windows(2).filter(|pair| pair[1] == 5);
+            assert!(chosen(labels) > 1 && ends.clone().count() > 0);
+            assert!(ends.into_iter().all(|pair| pair[0] == 4), "{labels:?}");
+        }
+    }
+    assert_mentions(&refused(with_mark("")), &["whole_words"]);
 
     // Bytes: a word goes up to white space.
     let tokenizer = bytes(SpecialTokens::Bert);

@@ -38,6 +38,11 @@ fn documents_are_files_lines_or_paragraphs() {
     assert_eq!(documents_of("A.JSONL", "{\"n\": \"x\", \"text\": 1}", field), ["x"]);
 }
 
+/// A pre-tokenizer that puts a space before a text.
+fn byte_level() -> serde_json::Value {
+    serde_json::json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true })
+}
+
 /// Documents that are longer than what is tokenised at a time have the tokens that they have as a whole.
 #[test]
 fn long_texts_are_cut_where_no_token_is() {
@@ -59,6 +64,21 @@ fn long_texts_are_cut_where_no_token_is() {
         assert_eq!(ids.pop(), Some(274));
         let whole = if documents == Documents::Files { long.as_str() } else { long.trim_end_matches('\n') };
         assert_eq!(ids, tokenizer.encode(whole).unwrap());
+    }
+    // Where the space is put before each word, or before a text that is divided later.
+    for parts in [
+        serde_json::json!([{ "type": "WhitespaceSplit" }, byte_level()]),
+        serde_json::json!([byte_level(), { "type": "Digits", "individual_digits": true }]),
+    ] {
+        let mut json: serde_json::Value =
+            serde_json::from_str(&bytes(SpecialTokens::Gpt2).files()["tokenizer.json"]).unwrap();
+        json["pre_tokenizer"] = serde_json::json!({ "type": "Sequence", "pretokenizers": parts });
+        let tokenizer = from_files([("tokenizer.json", json.to_string())]).unwrap();
+        let text = VERSES.repeat(1200);
+        let texts = Texts::from_memory([("long.txt", text.as_str())], options(Documents::Files)).unwrap();
+        let mut ids = all(&tokens_of(&texts, &tokenizer));
+        assert_eq!(ids.pop(), Some(256));
+        assert_eq!(ids, tokenizer.encode(&text).unwrap());
     }
     // Where no part begins with a space: one is put before the first alone.
     let numbers = format!("{}<|endoftext|>the{0}", "1234567\n".repeat(1 << 16));
@@ -163,6 +183,14 @@ fn endless_lines_take_bounded_memory() {
     let (error, held) = peak(|| refused(Tokens::new(&texts, &bytes(SpecialTokens::Gpt2), &TokenCache::Memory)));
     assert_mentions(&error, &["line.jsonl", "line 1", "1048576"]);
     assert!(held < 6 << 20, "{held}");
+    // A long line that is within the limit is in memory a few times, however many pieces it has.
+    let long = format!("{}\n", serde_json::json!({ "text": " the sin".repeat(1 << 19) }));
+    fs::write(&line, &long).unwrap();
+    let texts = Texts::open(&line, TextOptions { max_line: 8 << 20, ..TextOptions::default() }).unwrap();
+    let cache = TokenCache::Folder(folder.path().join("cache"));
+    let (tokens, held) = peak(|| Tokens::new(&texts, &gpt2(), &cache).unwrap());
+    assert_eq!((tokens.documents().count(), tokens.len()), (1, (2 << 19) + 1));
+    assert!(held < 6 * long.len(), "{held} for {} bytes", long.len());
     // Holes read as NULs.
     fs::File::create(&huge).unwrap().set_len(64 << 20).unwrap();
     let texts = Texts::open(&huge, TextOptions::default()).unwrap();

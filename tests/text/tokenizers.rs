@@ -1,9 +1,9 @@
-//! Tokenizers of each kind, against what transformers 5.23 and tokenizers 0.23 make of the same files.
+//! Tokenizers of each kind, against what transformers 5.23 and 5.24 and tokenizers 0.23 make of the same files.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wgrad::data::{MaskedOptions, MaskedText, Special, SpecialTokens, TextOptions, Texts, Tokenizer, TrainOptions};
 
 use super::{VERSES, WORD_PIECES, bert, byte_chars, bytes, from_files, gpt2, gpt2_files, lines, tokens_of};
@@ -131,6 +131,17 @@ fn a_tokenizer_that_was_cut_off_is_none() {
         refused(made.save(folder.path()));
         assert!(Tokenizer::open(folder.path()).is_err(), "{beside}");
     }
+    // Nor is it one that was there before, with files of the new one.
+    for before in [bytes(SpecialTokens::Gpt2), gpt2(), bert()] {
+        let folder = tempfile::tempdir().unwrap();
+        before.save(folder.path()).unwrap();
+        let beside = folder.path().join("tokenizer_config.json");
+        drop(fs::remove_file(&beside));
+        fs::create_dir(&beside).unwrap();
+        refused(bytes(SpecialTokens::Bert).save(folder.path()));
+        fs::remove_dir(&beside).unwrap();
+        assert_mentions(&refused(Tokenizer::open(folder.path())), &["no tokenizer"]);
+    }
 }
 
 #[test]
@@ -149,9 +160,14 @@ fn special_tokens_are_found_where_files_name_them() {
         let beside = [("tokenizer_config.json", config.to_owned()), ("special_tokens_map.json", map.to_owned())];
         from_files(gpt2_files().into_iter().chain(beside))
     };
-    let tokenizer =
-        with(r#"{"eos_token": {"content": "!", "lstrip": false}, "pad_token": null}"#, r#"{"eos_token": "a"}"#);
+    let tokenizer = with(r#"{"eos_token": {"content": "!", "lstrip": false}, "pad_token": null}"#, "{}");
     assert_eq!(tokenizer.unwrap().special(Special::Eos), Some(0));
+    // The map comes first; but with `added_tokens_decoder`, neither it nor added_tokens.json is read.
+    let eos = |config: &str, map: &str| with(config, map).unwrap().special(Special::Eos);
+    assert_eq!(eos(r#"{"eos_token": "!"}"#, r#"{"eos_token": "a"}"#), Some(64));
+    assert_eq!(eos(r#"{"eos_token": "!", "added_tokens_decoder": {}}"#, r#"{"eos_token": "a"}"#), Some(0));
+    // Of nothing, what such tokens are usually called.
+    assert_eq!(eos(r#"{"eos_token": "!"}"#, r#"{"eos_token": null}"#), Some(274));
     let tokenizer = with("{}", r#"{"eos_token": "\"", "pad_token": "[PAD]"}"#).unwrap();
     assert_eq!(tokenizer.special(Special::Eos), Some(1));
     // As transformers does, what the vocabulary lacks is added.
@@ -181,31 +197,36 @@ fn special_tokens_are_found_where_files_name_them() {
     assert_mentions(&refused(with(gap, "{}")), &["<x>", "300", "275"]);
 }
 
+/// A WordPiece tokenizer.json of a few letters.
+fn word_pieces(lowercase: bool) -> Value {
+    let normalizer = json!({
+        "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+        "lowercase": lowercase,
+    });
+    let model = json!({
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100, "vocab": { "[UNK]": 0, "a": 1, "A": 2, "é": 3 },
+    });
+    json!({ "normalizer": normalizer, "pre_tokenizer": { "type": "BertPreTokenizer" }, "model": model })
+}
+
 /// transformers' classes of BERT and GPT-2 go by the settings beside a tokenizer.json, and by their defaults.
 #[test]
 fn settings_beside_a_tokenizer_count() {
     let with = |json: String, config: &str| {
         from_files([("tokenizer.json", json), ("tokenizer_config.json", config.to_owned())]).unwrap()
     };
-    let word_pieces = |lowercase: bool| {
-        let normalizer = json!({
-            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
-            "lowercase": lowercase,
-        });
-        let model = json!({
-            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": { "[UNK]": 0, "a": 1, "A": 2, "é": 3 },
-        });
-        json!({ "normalizer": normalizer, "pre_tokenizer": { "type": "BertPreTokenizer" }, "model": model }).to_string()
-    };
     for (lowercase, config, ids) in [
         (true, r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": false}"#, [2, 3]),
         (false, r#"{"tokenizer_class": "BertTokenizerFast"}"#, [1, 0]),
         (false, r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": true, "strip_accents": false}"#, [1, 3]),
         (false, r#"{"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true}"#, [2, 3]),
+        (true, r#"{"tokenizer_class": "DistilBertTokenizer", "do_lower_case": false}"#, [2, 3]),
+        (true, r#"{"tokenizer_class": "ElectraTokenizerFast", "do_lower_case": false}"#, [2, 3]),
+        (true, r#"{"tokenizer_class": "MobileBertTokenizer", "do_lower_case": false}"#, [2, 3]),
         (true, "{}", [1, 0]),
     ] {
-        assert_eq!(with(word_pieces(lowercase), config).encode("A é").unwrap(), ids, "{config}");
+        assert_eq!(with(word_pieces(lowercase).to_string(), config).encode("A é").unwrap(), ids, "{config}");
     }
     let byte_level = |prefix: bool| {
         let pre_tokenizer =
@@ -216,10 +237,121 @@ fn settings_beside_a_tokenizer_count() {
     for (prefix, config, ids) in [
         (true, r#"{"tokenizer_class": "GPT2Tokenizer"}"#, &[0][..]),
         (false, r#"{"tokenizer_class": "GPT2TokenizerFast", "add_prefix_space": true}"#, &[1, 0]),
+        (true, r#"{"tokenizer_class": "RobertaTokenizer"}"#, &[0]),
         (true, r#"{"add_prefix_space": false}"#, &[1, 0]),
     ] {
         assert_eq!(with(byte_level(prefix), config).encode("a").unwrap(), ids, "{config}");
     }
+}
+
+/// Bytes and `<|endoftext|>` as a tokenizer.json, with other files beside it.
+fn bytes_beside(beside: &[(&str, Value)]) -> Tokenizer {
+    let json = ("tokenizer.json", bytes(SpecialTokens::Gpt2).files()["tokenizer.json"].clone());
+    from_files([json].into_iter().chain(beside.iter().map(|(name, json)| (*name, json.to_string())))).unwrap()
+}
+
+/// The ids are transformers'.
+#[test]
+fn tokens_beside_a_tokenizer_count() {
+    let config = |config: Value| bytes_beside(&[("tokenizer_config.json", config)]);
+    let ids = |tokenizer: &Tokenizer, text: &str| tokenizer.encode(text).unwrap();
+    let decoder = json!({ "added_tokens_decoder": { "257": { "content": "<x>" } } });
+    for tokenizer in [config(decoder), bytes_beside(&[("added_tokens.json", json!({ "<x>": 257 }))])] {
+        assert_eq!(ids(&tokenizer, "a<x>"), [97, 257]);
+        assert!(!tokenizer.is_special(257));
+    }
+    // Those that are named follow, then those that are listed; older files are not read beside an `added_tokens_decoder`.
+    let tokenizer = bytes_beside(&[
+        (
+            "tokenizer_config.json",
+            json!({
+                "added_tokens_decoder": { "257": { "content": "<x>" }, "258": { "content": "<E>", "special": true } },
+                "pad_token": "<p>", "extra_special_tokens": ["<y>", "a"],
+            }),
+        ),
+        ("special_tokens_map.json", json!({ "eos_token": "b" })),
+        ("added_tokens.json", json!({ "<z>": 259 })),
+    ]);
+    assert_eq!(ids(&tokenizer, "a<x><E><p><y><z>b"), [97, 257, 258, 259, 260, 60, 122, 62, 98]);
+    assert_eq!([97, 257, 258, 259, 260].map(|id| tokenizer.is_special(id)), [true, false, true, true, true]);
+    // Lists of both names.
+    let further = |config: Value, map: Value| {
+        let tokenizer = bytes_beside(&[("tokenizer_config.json", config), ("special_tokens_map.json", map)]);
+        ["<x>", "<y>", "<z>"].map(|token| tokenizer.id(token))
+    };
+    let (extra, additional) = ("extra_special_tokens", "additional_special_tokens");
+    assert_eq!(further(json!({ additional: ["<x>"] }), json!({})), [Some(257), None, None]);
+    assert_eq!(further(json!({ extra: ["<x>"], additional: ["<y>"] }), json!({})), [Some(257), None, None]);
+    let map = json!({ additional: ["<y>"], extra: ["<z>"] });
+    assert_eq!(further(json!({ additional: ["<x>"] }), map), [Some(257), None, Some(258)]);
+    assert_eq!(further(json!({}), json!({ additional: ["<y>"] })), [None, Some(257), None]);
+    assert_eq!(further(json!({ extra: { "image_token": "<z>" } }), json!({})), [None, None, Some(257)]);
+    let odd = [("tokenizer_config.json", json!({ extra: [3] }).to_string())];
+    assert_mentions(&refused(from_files(gpt2_files().into_iter().chain(odd))), &["tokenizer_config.json", extra]);
+}
+
+/// What is said of a token holds, and what is not is as in transformers.
+#[test]
+fn tokens_keep_their_properties() {
+    let mask = json!({ "content": "<m>", "lstrip": true, "rstrip": false, "normalized": false, "single_word": false });
+    let config = json!({ "added_tokens_decoder": { "257": mask.clone() }, "mask_token": "<m>" });
+    for (name, said) in [
+        ("tokenizer_config.json", json!({ "mask_token": mask.clone() })),
+        ("special_tokens_map.json", json!({ "mask_token": mask })),
+        ("tokenizer_config.json", config),
+    ] {
+        let tokenizer = bytes_beside(&[(name, said)]);
+        assert_eq!(tokenizer.encode("a <m> b").unwrap(), [97, 257, 32, 98]);
+        assert_eq!((tokenizer.special(Special::Mask), tokenizer.is_special(257)), (Some(257), true));
+    }
+    // An added_tokens.json says nothing of those that a tokenizer.json has.
+    let mut json: Value = serde_json::from_str(&bytes(SpecialTokens::Gpt2).files()["tokenizer.json"]).unwrap();
+    json["added_tokens"].as_array_mut().unwrap().push(json!({
+        "id": 257, "content": "<m>", "lstrip": true, "rstrip": false, "normalized": false, "single_word": false,
+        "special": true,
+    }));
+    let files = [("tokenizer.json", json.to_string()), ("added_tokens.json", r#"{"<m>": 257}"#.to_owned())];
+    let tokenizer = from_files(files).unwrap();
+    assert_eq!((tokenizer.encode("a <m>").unwrap(), tokenizer.is_special(257)), (vec![97, 257], true));
+    // What is special is looked for as it is written, all else in small letters as the text.
+    let at = WORD_PIECES.len() as u32;
+    let added = json!({ "added_tokens_decoder": {
+        at.to_string(): { "content": "A B" }, (at + 1).to_string(): { "content": "A Man", "special": true },
+    }});
+    let files = [("vocab.txt", WORD_PIECES.join("\n")), ("tokenizer_config.json", added.to_string())];
+    let tokenizer = from_files(files).unwrap();
+    for (text, ids) in [("a b", &[at][..]), ("A B", &[at]), ("a man", &[19, 11]), ("A Man", &[at + 1])] {
+        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text}");
+    }
+}
+
+/// Where a tokenizer's own files name no class, the model's config.json does, and the files say so when they go elsewhere.
+#[test]
+fn a_models_config_tells_the_class() {
+    let ids = |folder: &[(&str, &Value)]| {
+        let at = tempfile::tempdir().unwrap();
+        folder.iter().for_each(|(name, json)| fs::write(at.path().join(name), json.to_string()).unwrap());
+        let tokenizer = Tokenizer::open(at.path()).unwrap();
+        let elsewhere = Tokenizer::from_files(tokenizer.files().clone()).unwrap();
+        assert!(!tokenizer.files().contains_key("config.json"));
+        assert_eq!(elsewhere.encode("A é").unwrap(), tokenizer.encode("A é").unwrap());
+        tokenizer.encode("A é").unwrap()
+    };
+    let small = word_pieces(true);
+    let keep = json!({ "do_lower_case": false });
+    let of =
+        |model: Value| ids(&[("tokenizer.json", &small), ("tokenizer_config.json", &keep), ("config.json", &model)]);
+    assert_eq!(of(json!({ "model_type": "bert" })), [2, 3]);
+    assert_eq!(of(json!({ "model_type": "distilbert" })), [2, 3]);
+    assert_eq!(of(json!({ "tokenizer_class": "BertTokenizerFast" })), [2, 3]);
+    assert_eq!(of(json!({ "model_type": "bert", "tokenizer_class": "PreTrainedTokenizerFast" })), [1, 0]);
+    assert_eq!(of(json!({ "model_type": "modernbert" })), [1, 0]);
+    assert_eq!(of(json!({})), [1, 0]);
+    let bert = json!({ "model_type": "bert" });
+    assert_eq!(ids(&[("tokenizer.json", &word_pieces(false)), ("config.json", &bert)]), [1, 0]);
+    let plain = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": false });
+    let told = [("tokenizer.json", &small), ("tokenizer_config.json", &plain), ("config.json", &bert)];
+    assert_eq!(ids(&told), [1, 0]);
 }
 
 /// What comes in parts is what comes at once, and no character comes in halves.
@@ -310,7 +442,7 @@ fn what_is_no_tokenizer_is_refused_by_name() {
 #[test]
 fn a_texts_tokens_are_its_own() {
     let made = bytes(SpecialTokens::Gpt2);
-    let mut json: serde_json::Value = serde_json::from_str(&made.files()["tokenizer.json"]).unwrap();
+    let mut json: Value = serde_json::from_str(&made.files()["tokenizer.json"]).unwrap();
     json["truncation"] =
         serde_json::json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
     json["padding"] = serde_json::json!({

@@ -388,6 +388,25 @@ fn importance_is_a_running_average_of_losses() {
     }
 }
 
+/// A step that failed is looked at again with the tokens that it kept: what it has taught the task is taken back before.
+#[test]
+fn a_failed_step_teaches_nothing() {
+    for gpu in each_family() {
+        let task = causal(&gpu, 0.0).with_importance(0.9, &[0]).unwrap();
+        let mut trainer = Trainer::new(task, settings(bypass())).unwrap();
+        trainer.debug_nan(true);
+        for step in 0..2 {
+            trainer.step(&texts(step)).unwrap();
+        }
+        let before = held(trainer.task());
+        let first = trainer.task().model().parameters().iter().next().unwrap();
+        first.set(&vec![f32::NAN; first.value().numel()]).unwrap();
+        let error = trainer.step(&texts(2)).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteValue { step: Some(2), .. }), "{error}");
+        assert_eq!(bits(&held(trainer.task())), bits(&before));
+    }
+}
+
 /// A trainer that is brought back to a snapshot goes on bit for bit, with the table of losses; other tasks do not take it.
 #[test]
 fn the_losses_are_part_of_a_snapshot() {

@@ -1,6 +1,6 @@
 //! Memory: what steps take, and what an estimate says beforehand.
 
-use super::{BATCH, TOKENS, batch, bytes, config, ltd, making, random_config, settings, task};
+use super::{BATCH, TOKENS, assert_same, batch, bytes, config, ltd, making, random_config, settings, task, weights};
 use crate::common::{each_family, gpu};
 use wgrad::Error;
 use wgrad::data::ImageBatch;
@@ -185,6 +185,23 @@ fn what_does_not_fit_names_what_would() {
         estimate(&gpu, &Workload { make: &making(&huge), ..work }),
         Err(Error::Argument { .. } | Error::Limit { .. })
     ));
+}
+
+/// A model that is there already is not trained on blank pictures to find out what it takes.
+#[test]
+fn what_is_there_is_not_rehearsed() {
+    let gpu = gpu();
+    let model = Vit::new(&gpu, config(), 5).unwrap();
+    let (there, before) = (task(&model), weights(&model));
+    let settings = settings(None);
+    let work = Workload { make: &|_: &Gpu| Ok(&there), settings: &settings, batch: BATCH, steps: 8 };
+    let refused = |error: Error| assert!(matches!(error, Error::Argument { name: "make", .. }), "{error}");
+    refused(rehearse(&gpu, &work).unwrap_err());
+    refused(estimate(&gpu, &work).unwrap_err());
+    refused(check_memory(&gpu, &work, None).unwrap_err());
+    refused(cut_to_fit(&gpu, &work, Some(1000)).unwrap_err());
+    assert!(remedies(&gpu, &work, None).is_empty());
+    assert_same(&model, &weights(&model), &before);
 }
 
 /// As little as need be, and it trains as if somebody had said so.

@@ -1,14 +1,14 @@
 //! Steps: the same twice, what they report, bad ones, results read later, snapshots.
 
 use super::{
-    BATCH, CLASSES, TOKENS, assert_same, awaited, batch, bits, config, ltd, pass, random_config, settings, task,
-    weights,
+    BATCH, CLASSES, KEY, TOKENS, assert_same, awaited, batch, bits, config, images, ltd, pass, random_config, settings,
+    task, weights,
 };
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
 use wgrad::autograd::Parameters;
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
-use wgrad::nn::{Init, Linear, Model};
+use wgrad::nn::{Init, Linear, Mode, Model};
 use wgrad::ops::{self, CrossEntropy};
 use wgrad::optim::{AdamW, Ema, Rule, Sgd};
 use wgrad::train::{Classify, Pending, StepMetrics, TrainSettings, Trainer};
@@ -248,6 +248,22 @@ fn snapshots_are_gone_back_to() {
         assert!(matches!(missing.restore(&snapshot), Err(Error::Parameter { .. })));
         assert_same(&small, &weights(&small), &before);
     }
+}
+
+/// Dropout of attention's weights in a ViT's blocks, which the identity of one without it does not mention.
+#[test]
+fn attention_drops_weights_in_training() {
+    let gpu = gpu();
+    let with = |attn_drop_rate| VitConfig { attn_drop_rate, ..config() };
+    let run = |rate, mode: &Mode| {
+        let model = Vit::new(&gpu, with(rate), 5).unwrap();
+        model.forward(&images(&gpu, 2), &[], mode).unwrap().to_vec::<f32>().unwrap()
+    };
+    assert_eq!(run(0.3, &Mode::evaluation()), run(0.0, &Mode::evaluation()));
+    assert_ne!(run(0.3, &Mode::training(KEY)), run(0.0, &Mode::training(KEY)));
+    assert!(!config().identity().contains("attn_drop_rate"));
+    assert_eq!(VitConfig::from_identity(&with(0.25).identity()).unwrap(), with(0.25));
+    assert!(matches!(with(1.0).check(), Err(Error::Argument { name: "attn_drop_rate", .. })));
 }
 
 /// In half precision, a layer without a bias adds to the residual as one with a bias of zeros does.

@@ -85,6 +85,7 @@ pub fn main<P: Lesson>() -> Result<()> {
     let goes_on = common.output.resume.is_some();
     if !goes_on {
         folder::refuse_another(&folder)?;
+        comparison.places(&folder).try_for_each(|run| folder::refuse_exports(&run, setup.exports()))?;
     }
     let _lock = folder::lock(&folder)?;
     if !goes_on {

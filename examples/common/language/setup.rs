@@ -162,6 +162,10 @@ impl<K: Kind> Setup<K> {
     fn bypass(&self, depth: usize) -> Result<TokenBypass> {
         let (share, tokens) = (self.recipe.bypass_keep, self.texts.length());
         ensure!(share > 0.0 && share < 1.0, "--bypass-keep {share}: a share of the tokens, above 0 and below 1");
+        ensure!(
+            depth > 2,
+            "TokenBypass goes around all blocks but the first and the last, and this model has {depth}: --drop none trains at full length"
+        );
         let kept = Length::Share(share).of(tokens);
         Ok(TokenBypass::new(1..depth.saturating_sub(1).max(1), kept, 0)?.by_importance())
     }
@@ -244,6 +248,11 @@ impl<K: Kind> Setup<K> {
     /// Whether adapters are trained, and all else stays.
     pub fn has_adapters(&self) -> bool {
         self.recipe.adapters.lora != LayerList::None
+    }
+
+    /// The folders that each run is exported to, in its own.
+    pub fn exports(&self) -> &'static [&'static str] {
+        if self.has_adapters() { &["export", "adapter"] } else { &["export"] }
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {

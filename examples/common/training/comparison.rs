@@ -84,12 +84,15 @@ impl<W: Way> Comparison<W> {
 
     /// The runs, each an arm with a seed, which are not among those that have ended.
     pub fn missing<U: Run>(&self, ended: &[U]) -> Vec<(Arm<W>, u64)> {
-        // A seed at a time: what slows the machine for a while then slows all arms.
-        let seeds = (0..self.seeds.max(1)).map(|i| self.seed.wrapping_add(i));
-        let runs = seeds.flat_map(|seed| self.arms.iter().map(move |&arm| (arm, seed)));
         let has_ended =
             |&(arm, seed): &(Arm<W>, u64)| run_of(arm, seed, ended).is_some_and(|run| !run.course().stopped);
-        runs.filter(|run| !has_ended(run)).collect()
+        self.runs().filter(|run| !has_ended(run)).collect()
+    }
+
+    /// A seed at a time: what slows the machine for a while then slows all arms.
+    fn runs(&self) -> impl Iterator<Item = (Arm<W>, u64)> + '_ {
+        let seeds = (0..self.seeds.max(1)).map(move |i| self.seed.wrapping_add(i));
+        seeds.flat_map(move |seed| self.arms.iter().map(move |&arm| (arm, seed)))
     }
 
     /// How a run is called.
@@ -113,10 +116,18 @@ impl<W: Way> Comparison<W> {
 
     /// The first run's checkpoints lie at the top of the program's folder, those of the others below it.
     pub fn run_folder(&self, top: &Path, arm: Arm<W>, seed: u64) -> Result<PathBuf> {
-        let top = top.to_owned();
-        let folder = if self.is_first(arm, seed) { top } else { top.join(self.name(arm, seed)) };
+        let folder = self.place(top, arm, seed);
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         Ok(folder)
+    }
+
+    /// The folders of all runs, whether they are there or not.
+    pub fn places<'a>(&'a self, top: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+        self.runs().map(move |(arm, seed)| self.place(top, arm, seed))
+    }
+
+    fn place(&self, top: &Path, arm: Arm<W>, seed: u64) -> PathBuf {
+        if self.is_first(arm, seed) { top.to_owned() } else { top.join(self.name(arm, seed)) }
     }
 
     /// How many steps of [`Arm::EqualTime`] take the time of the first arm's run with this seed. It follows from that of a step:

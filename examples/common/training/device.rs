@@ -114,11 +114,12 @@ impl Device {
     }
 
     /// When its options count.
-    pub fn rules(&self) -> [Rule; 2] {
+    pub fn rules(&self) -> [Rule; 3] {
         let recovers = self.on_device_lost == LossKind::Recover;
         [
             (&["tuning_cache", "matrix_units"], self.tune == TuneKind::Auto, "with --tune auto"),
             (&["snapshot_every"], recovers, "with --on-device-lost recover"),
+            (&["json"], !self.estimate, "without --estimate, after which there is no report to print"),
         ]
     }
 

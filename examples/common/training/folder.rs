@@ -1,6 +1,7 @@
 //! The folder of a run: where it is, who may write into it, and what it was asked for.
 
 use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +32,24 @@ pub fn refuse_another(folder: &Path) -> Result<()> {
     ensure!(!has(STATE_FILE), "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
     if let Some(file) = ["best.safetensors", "last.safetensors", REPORT].into_iter().find(|file| has(file)) {
         bail!("--output {}: holds {file} of a run already; name another folder", folder.display());
+    }
+    Ok(())
+}
+
+/// What is exported at a run's end takes the place of nothing else: that is found while nothing has been trained. `names` are the folders,
+/// in a run's own.
+pub fn refuse_exports(folder: &Path, names: &[&str]) -> Result<()> {
+    for path in names.iter().map(|name| folder.join(name)) {
+        let is_free = match path.read_dir() {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        };
+        ensure!(
+            is_free,
+            "--output {}: the run is to be exported to {}, which is there already; move it, or name another folder",
+            folder.display(),
+            path.display()
+        );
     }
     Ok(())
 }

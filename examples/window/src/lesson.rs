@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use wgrad::Gpu;
 use wgrad::checkpoint::{MatchOptions, load_parameters};
 use wgrad::data::{
-    self, Batches, DataSet, FolderOptions, ImageBatch, ImageOptions, ImageSource, Key, Loader, LoaderOptions, Position,
-    Split, Transform,
+    self, Batches, Crop, CropMode, DataSet, FolderOptions, ImageBatch, ImageOptions, ImageSource, Key, Loader,
+    LoaderOptions, Position, Split, Transform,
 };
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::{OpenOptions, Pretrained, Vit, VitConfig, open};
@@ -72,6 +72,7 @@ impl Material {
         let mut remarks: Vec<String> = data.warnings.iter().chain(&data.unused).cloned().collect();
         let (mut config, weights) = read_weights(&settings, &data)?;
         data.interpolation = config.interpolation;
+        choose_crop(&mut data, config.crop_mode, weights.as_ref().and_then(|weights| weights.crop_fraction));
         let (crop_mode, crop_fraction) = data.eval_crop.mode_and_fraction();
         config.crop_mode = crop_mode;
         // Of pictures that cannot be read others take the place, as long as there are enough.
@@ -232,10 +233,24 @@ fn read_weights(settings: &Settings, data: &DataSet) -> Result<(VitConfig, Optio
             return Ok((VitConfig { num_classes, normalize: data.normalize, ..config }, None));
         }
     };
+    // As `vit_finetune` and `vit_predict` have it: with what a run's adapters have made of it, for pictures as its library shows them.
+    weights.merge_adapters()?;
+    if let Some(size) = weights.shown {
+        weights.resize(size)?;
+    }
     let (height, width) = weights.config.img_size;
     ensure!(height == width, "the checkpoint's model takes pictures of {height}x{width}; square ones are needed");
     weights.set_classes(&data.class_names);
     Ok((weights.config.clone(), Some(weights)))
+}
+
+/// Photos are evaluated on the part of them that the checkpoint's model is used to, where that is told.
+fn choose_crop(data: &mut DataSet, mode: CropMode, told: Option<f64>) {
+    if matches!(data.eval_crop, Crop::Center { .. }) {
+        let (_, usual) = data.eval_crop.mode_and_fraction();
+        let fraction = told.map_or(usual, |told| told.max(Transform::MIN_FRACTION));
+        data.eval_crop = Crop::evaluation(mode, fraction);
+    }
 }
 
 /// random-LTD from the share of tokens that is kept at first up to all, with AdamW.

@@ -19,8 +19,8 @@ pub struct MaskedOptions {
     pub length: usize,
     /// The share of a sequence's tokens that is to be found again.
     pub share: f64,
-    /// Whether the tokens of a word are chosen together: those that begin with `##` in a WordPiece vocabulary, all up to the next
-    /// white space in a byte-level one.
+    /// Whether the tokens of a word are chosen together: those that begin with the vocabulary's mark, `##` in BERT's, in a WordPiece
+    /// vocabulary, all up to the next white space in a byte-level one.
     pub whole_words: bool,
     /// Whether sequences are filled up across documents, with separators between them, so that all have T tokens. Else each
     /// sequence is of one document, or of a part of one that is longer, and shorter ones are padded at the right.
@@ -102,7 +102,7 @@ impl MaskedText {
         let words = Words::new(tokenizer);
         if options.whole_words && !words.are_marked {
             let expected =
-                "false for a tokenizer that is neither WordPiece nor byte-level, whose words are not marked as theirs";
+                "false for a tokenizer whose words are marked neither as WordPiece's nor as byte-level ones are";
             return Err(Error::argument(OP, "whole_words", expected, true));
         }
         let source = MaskedText { tokens, options, specials, words, spans };

@@ -1,6 +1,5 @@
 //! Texts in pieces: files of any size, read block by block.
 
-use std::collections::VecDeque;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -24,6 +23,29 @@ pub(super) struct Piece {
     pub(super) is_last: bool,
 }
 
+/// A text that is handed out piece by piece. It is copied as it goes, since cutting it up at once would hold it many times over.
+struct Ready {
+    text: String,
+    /// Where in it the next piece begins.
+    start: usize,
+    /// Whether the document ends with it.
+    is_last: bool,
+}
+
+impl Ready {
+    /// Its next piece, and what is left of it.
+    fn next(mut self) -> (Piece, Option<Self>) {
+        let rest = &self.text[self.start..];
+        if rest.len() > PIECE {
+            let text = rest[..cut(rest)].to_owned();
+            self.start += text.len();
+            return (Piece { text, is_last: false }, Some(self));
+        }
+        let text = if self.start == 0 { self.text } else { rest.to_owned() };
+        (Piece { text, is_last: self.is_last }, None)
+    }
+}
+
 /// One text's pieces, in order.
 pub(super) struct Reader {
     bytes: Box<dyn Read + Send>,
@@ -43,8 +65,8 @@ pub(super) struct Reader {
     ended: bool,
     /// Whether a part of the present document has been handed out.
     is_open: bool,
-    /// Pieces that are ready.
-    ready: VecDeque<Piece>,
+    /// What is to be handed out before anything else.
+    ready: Option<Ready>,
     documents: u64,
     /// What [`content_hash`] gives for what has been read, in the end the whole text.
     hash: u64,
@@ -72,7 +94,7 @@ impl Reader {
             Documents::Lines => Split::Lines,
             Documents::Paragraphs => Split::BlankLines,
         };
-        let (pending, partial, ready) = (String::new(), Vec::new(), VecDeque::new());
+        let (pending, partial, ready) = (String::new(), Vec::new(), None);
         let (start, line, seen, at, documents, hash) = (0, 0, 0, 0, 0, 0);
         let (ended, is_open) = (false, false);
         Reader { bytes, path, split, pending, start, line, seen, partial, at, ended, is_open, ready, documents, hash }
@@ -90,13 +112,15 @@ impl Reader {
     /// [`Error::Io`] if the system refuses.
     pub(super) fn next(&mut self) -> Result<Option<Piece>> {
         loop {
-            if let Some(piece) = self.ready.pop_front() {
+            if let Some(ready) = self.ready.take() {
+                let (piece, left) = ready.next();
+                self.ready = left;
                 self.documents += u64::from(!self.is_open);
                 self.is_open = !piece.is_last;
                 return Ok(Some(piece));
             }
             self.split_pending()?;
-            if !self.ready.is_empty() {
+            if self.ready.is_some() {
                 continue;
             }
             if !self.ended {
@@ -155,7 +179,7 @@ impl Reader {
             let end = self.seen + newline;
             self.seen = end + 1;
             self.end_line(end)?;
-            if !self.ready.is_empty() {
+            if self.ready.is_some() {
                 return Ok(());
             }
         }
@@ -208,13 +232,8 @@ impl Reader {
     }
 
     /// Hands the rest of a document out, in pieces.
-    fn hand_out(&mut self, mut text: String) {
-        while text.len() > PIECE {
-            let rest = text.split_off(cut(&text));
-            self.ready.push_back(Piece { text, is_last: false });
-            text = rest;
-        }
-        self.ready.push_back(Piece { text, is_last: true });
+    fn hand_out(&mut self, text: String) {
+        self.ready = Some(Ready { text, start: 0, is_last: true });
     }
 
     /// Hands out a part of what is pending, if that is long.
@@ -229,7 +248,7 @@ impl Reader {
         if self.pending.len() - self.start > PIECE {
             let end = self.start + cut(&self.pending[self.start..]);
             let text = self.pending[self.start..end].to_owned();
-            self.ready.push_back(Piece { text, is_last: false });
+            self.ready = Some(Ready { text, start: 0, is_last: false });
             self.start = end;
             self.line = self.line.max(end);
         }

@@ -6,13 +6,15 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Bert, BertConfig};
-use crate::checkpoint::{self, Checkpoint, HostTensor, Renaming, Settings, Storage, check_shapes, download, fault};
+use crate::checkpoint::{
+    self, CONFIG_FILE, Checkpoint, HostTensor, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download, fault,
+};
 use crate::error::{Error, Result};
 use crate::models::adapters::{self, Place};
 use crate::models::peft::{self, Known, Pair, Spelling};
 use crate::models::transformers::{
-    FolderOptions, check_depth, check_rows, dtype, is_of_class, layer_shapes, read_config, single_file_metadata,
-    take_copy, write_folder,
+    FolderOptions, check_depth, check_rows, dtype, is_of_class, layer_shapes, parse_config, read_config, says_class,
+    single_file_metadata, take_copy, write_folder,
 };
 
 /// transformers' `model_type`.
@@ -162,11 +164,28 @@ pub fn open(path: impl AsRef<Path>) -> Result<Pretrained> {
     checkpoint::open(path.as_ref(), Pretrained::from_parts)
 }
 
+/// A model that a program brings along: what stands in a folder's `config.json` and `model.safetensors`.
+///
+/// # Errors
+/// As [`open`].
+pub fn from_bytes(config: &str, weights: &[u8]) -> Result<Pretrained> {
+    let (path, text) = (Path::new(CONFIG_FILE), config.as_bytes());
+    let config = parse_config(path, text, MODEL_TYPE, &SETTINGS)?;
+    let of_tokens = says_class(path, text, OF_TOKENS)?;
+    Pretrained::from_tensors(checkpoint::read_bytes(weights, WEIGHTS_FILE)?, config, of_tokens, Path::new(WEIGHTS_FILE))
+}
+
 impl Pretrained {
     /// From tensors and the file that they lay in.
-    fn from_parts(mut checkpoint: Checkpoint, file: &Path) -> Result<Self> {
-        let mut config: BertConfig = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
-        if is_of_class(&checkpoint, file, OF_TOKENS)? {
+    fn from_parts(checkpoint: Checkpoint, file: &Path) -> Result<Self> {
+        let config = read_config(&checkpoint, file, MODEL_TYPE, &SETTINGS)?;
+        let of_tokens = is_of_class(&checkpoint, file, OF_TOKENS)?;
+        Self::from_tensors(checkpoint, config, of_tokens, file)
+    }
+
+    /// `of_tokens`: whether it is said to classify each token.
+    fn from_tensors(mut checkpoint: Checkpoint, mut config: BertConfig, of_tokens: bool, file: &Path) -> Result<Self> {
+        if of_tokens {
             return Err(fault(
                 "classifier",
                 format!("classifies each token ({OF_TOKENS}), which is not computed here"),

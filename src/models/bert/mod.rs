@@ -9,7 +9,7 @@ mod heads;
 
 pub use config::BertConfig;
 #[cfg(feature = "files")]
-pub use files::{Pretrained, open, save, save_adapter, write};
+pub use files::{Pretrained, from_bytes, open, save, save_adapter, write};
 
 use std::fmt;
 

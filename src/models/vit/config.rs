@@ -108,6 +108,9 @@ pub struct VitConfig {
     pub pos_drop_rate: f32,
     /// Dropout after attention's projection and in the MLP.
     pub proj_drop_rate: f32,
+    /// Dropout of attention's weights in the blocks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attn_drop_rate: f32,
     /// Stochastic depth of the last block; it rises linearly from 0 at the first.
     pub drop_path_rate: f32,
     /// Mean and deviation by which u8 images are normalised.
@@ -156,6 +159,11 @@ fn is_false(setting: &bool) -> bool {
 /// As [`is_false`].
 fn is_true(setting: &bool) -> bool {
     *setting
+}
+
+/// As [`is_false`].
+fn is_zero(rate: &f32) -> bool {
+    *rate == 0.0
 }
 
 /// As [`is_false`].
@@ -217,6 +225,7 @@ impl VitConfig {
             drop_rate: 0.0,
             pos_drop_rate: 0.0,
             proj_drop_rate: 0.0,
+            attn_drop_rate: 0.0,
             drop_path_rate: 0.0,
             normalize: Normalize::INCEPTION,
             interpolation: Interpolation::Bicubic,
@@ -319,6 +328,7 @@ impl VitConfig {
             ("drop_rate", self.drop_rate),
             ("pos_drop_rate", self.pos_drop_rate),
             ("proj_drop_rate", self.proj_drop_rate),
+            ("attn_drop_rate", self.attn_drop_rate),
             ("drop_path_rate", self.drop_path_rate),
         ];
         settings::check_rates(OP, &rates)

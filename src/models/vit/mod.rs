@@ -332,6 +332,7 @@ fn block_config(config: &VitConfig, i: usize) -> BlockConfig {
         scale_attn_norm: config.scale_attn_norm,
         scale_mlp_norm: config.scale_mlp_norm,
         dropout: config.proj_drop_rate,
+        attention_dropout: config.attn_drop_rate,
         hidden_dropout: config.proj_drop_rate,
         // Linear from 0 at the first block to the full rate at the last.
         drop_path: config.drop_path_rate * i as f32 / config.depth.saturating_sub(1).max(1) as f32,

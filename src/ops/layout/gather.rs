@@ -53,8 +53,8 @@ pub fn gather(x: &Tensor, along: usize, index: &Tensor) -> Result<Tensor> {
 
 /// `x` with the elements of `source` added to where `index` names along the axis `along`:
 /// y\[.., index\[.., k, ..\], ..\] += source\[.., k, ..\]. `f32[.., N, ..]`, `u32[.., K, ..]` and `f32[.., K, ..]` to
-/// `f32[.., N, ..]`, as PyTorch's `scatter_add`, but always in the same order: k by k. Each column along the axis is one
-/// invocation's, so it is fast where there are many columns.
+/// `f32[.., N, ..]`, as PyTorch's `scatter_add`, but always in the same order: k by k, those that follow each other to one place by
+/// themselves first. Each column along the axis is one invocation's, so it is fast where there are many columns.
 ///
 /// # Errors
 /// If the dtypes are others, there is no such axis, or other sizes differ. An index that is not below N is left out, and makes

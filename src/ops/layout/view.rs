@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::autograd::{Backward, Destination, ParentGradients, record};
+use crate::autograd::{Backward, Destination, ParentGradients, record, unchanged};
 use crate::error::{Error, Result};
 use crate::ops::reduce::sum_to;
 use crate::ops::strided::{View, common, copy_view, repeating_strides, sizes};
@@ -83,7 +83,7 @@ pub fn expand(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
         return Err(Error::argument(OP, "shape", expected, shape));
     }
     if x.shape() == shape {
-        return Ok(x.clone());
+        return Ok(unchanged(x));
     }
     if x.numel() == shape.numel() {
         return reshape(x, dims);

@@ -12,11 +12,11 @@ use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// Whether [`run_apart`] must make it.
-pub(super) fn is_apart(g: &Gemm<'_>, plan: &Plan) -> bool {
+pub(super) fn is_apart(gpu: &Gpu, g: &Gemm<'_>, plan: &Plan) -> bool {
     let forms = [Some(plan.body), plan.rest].into_iter().flatten();
     let needs_whole =
         matches!(g.epilogue, Epilogue::Gelu { .. } | Epilogue::GeluBackward(_) | Epilogue::Scatter { .. });
-    needs_whole && forms.into_iter().any(|form| g.share_of_k(form) < g.size[2])
+    needs_whole && forms.into_iter().any(|form| g.share_of_k(gpu, form) < g.size[2])
 }
 
 /// Records the product, by `make`, and what follows it one after the other. As the operations ask for such epilogues, there is

@@ -31,7 +31,7 @@ pub(in crate::ops) fn gemm(gpu: &Gpu, g: &Gemm<'_>) -> Result<()> {
 
 /// Records the product as `plan` says, which is one of [`super::plan::plans`]'s for it.
 pub(super) fn run_plan(gpu: &Gpu, g: &Gemm<'_>, plan: Plan) -> Result<()> {
-    if deep::is_apart(g, &plan) {
+    if deep::is_apart(gpu, g, &plan) {
         return deep::run_apart(gpu, g, |part| gemm(gpu, part));
     }
     let Plan { body, rest, split } = plan;
@@ -67,8 +67,8 @@ fn run_split(gpu: &Gpu, g: &Gemm<'_>, form: &Form, split: usize) -> Result<()> {
 }
 
 /// Records the product's rows in `range`: in as many dispatches as the largest grid needs, and, where K is more than the
-/// kernel's loops can run through, once for each share of it, the later ones added to the first (in C's type: an f16 is rounded
-/// as often).
+/// kernel's loops can run through or one sum should take, once for each share of it, the later ones added to the first (in C's
+/// type: an f16 is rounded as often).
 fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result<()> {
     let [_, n, k] = g.size;
     let Some(kernel) = g.kernel(form) else {
@@ -81,7 +81,7 @@ fn run_rows(gpu: &Gpu, g: &Gemm<'_>, form: &Form, range: Range<usize>) -> Result
     };
     let buffers = g.buffers(&faults.table);
     let params = GemmParams { fault: faults.code, ..g.params() };
-    let share = params.share_of_k(kernel);
+    let share = g.share_of_k(gpu, form);
     let most = gpu.most_groups();
     for matrices in pieces(0..g.batch[0] * g.batch[1], most) {
         for columns in pieces(0..n, most * form.columns) {

@@ -31,7 +31,7 @@ use operands::makes_sums;
 use widened::with_full;
 
 use crate::autograd::{Backward, ParentGradients, needs_grad, record};
-use crate::error::Result;
+use crate::error::{Error, Result, TensorInfo};
 use crate::ops::reduce::column_sum::column_sum;
 use crate::ops::{cast, expect, expect_f32, expect_float, expect_match, shape};
 use crate::shape::{DType, Shape};
@@ -66,7 +66,7 @@ pub fn matmul_tn(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// product's own store. With an x of f16 the result is f16; sums are f32. W may be f16 if nothing asks for its gradient.
 ///
 /// # Errors
-/// As [`matmul`]; the bias must be `f32[N]`.
+/// If the shapes do not fit, x or the weight is neither f32 nor f16, the weight is f16 and in a graph, or the bias is not `f32[N]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "linear";
     let layer = Layer::new(OP, x, weight, bias)?;
@@ -91,10 +91,15 @@ pub fn linear_add(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: &Tensor)
     Ok(record(y, &[x, weight, bias, residual], || LinearAdd { layer }))
 }
 
-/// A residual is f32 and of the result's shape.
+/// A residual is on x's device, f32 and of the result's shape.
 pub(super) fn expect_residual(op: &'static str, residual: &Tensor, x: &Tensor, shape: Shape) -> Result<()> {
     expect_f32(op, residual)?;
-    expect_match(op, x, residual, residual.shape() == shape, "the residual must have the result's shape")
+    expect_match(op, x, residual, true, "")?;
+    if residual.shape() == shape {
+        return Ok(());
+    }
+    let result = TensorInfo { dtype: DType::F32, shape };
+    Err(Error::Mismatch { op, what: "the residual must have the result's shape", lhs: result, rhs: residual.info() })
 }
 
 /// What backward of a linear layer needs.
@@ -174,8 +179,8 @@ pub(super) fn add_to(accumulate: bool) -> Epilogue<'static> {
     Epilogue::Plain { alpha: 1.0, accumulate }
 }
 
-fn not_a_matrix(op: &'static str, tensor: &Tensor) -> crate::error::Error {
-    crate::error::Error::Shape { op, what: "needs rank 2", got: tensor.info() }
+fn not_a_matrix(op: &'static str, tensor: &Tensor) -> Error {
+    Error::Shape { op, what: "needs rank 2", got: tensor.info() }
 }
 
 fn with_last(op: &'static str, x: Shape, last: usize) -> Result<Shape> {

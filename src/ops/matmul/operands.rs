@@ -73,6 +73,16 @@ pub(super) fn makes_sums(gpu: &Gpu, m: usize, n: usize) -> bool {
     gpu.family() == KernelFamily::Lane && (m | n).is_multiple_of(4)
 }
 
+/// Steps of K that a sum takes at most in layout tn, where they are the rows of a batch and so may be any number: a kernel adds one
+/// after the other, and a longer sum of terms of one sign would lose digits. GPUs, whose plans cut K for other reasons too, take more
+/// of it at a time: what a share costs them, a pass over C, has not been measured on one.
+fn longest_sum(family: KernelFamily) -> usize {
+    match family {
+        KernelFamily::Lane => 4096,
+        KernelFamily::Workgroup => 16_384,
+    }
+}
+
 /// A·B and what follows, for each of `batch[0]`·`batch[1]` matrices.
 pub(in crate::ops) struct Gemm<'a> {
     pub(in crate::ops) layout: Layout,
@@ -141,9 +151,10 @@ impl<'a> Gemm<'a> {
         form.kernel(self.layout, self.types, self.epilogue.kind(self.layout))
     }
 
-    /// How many steps of K its kernel of `form` runs through in a dispatch; all of them, if there is no such kernel.
-    pub(super) fn share_of_k(&self, form: &Form) -> usize {
-        self.kernel(form).map_or(self.size[2], |kernel| self.params().share_of_k(kernel))
+    /// How many steps of K its kernel of `form` runs through in a dispatch on `gpu`; all of them, if there is no such kernel.
+    pub(super) fn share_of_k(&self, gpu: &Gpu, form: &Form) -> usize {
+        let most = if self.layout == Layout::Tn { longest_sum(gpu.family()) } else { usize::MAX };
+        self.kernel(form).map_or(self.size[2], |kernel| self.params().share_of_k(kernel, most))
     }
 
     /// The `params` of a dispatch that begins with the row, column and matrix `first` and makes the sums over `steps` of K: all

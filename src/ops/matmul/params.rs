@@ -34,9 +34,9 @@ params!(pub(super) GemmParams {
 });
 
 impl GemmParams {
-    /// Steps of K that `kernel` runs through in a dispatch: all, or an equal share.
-    pub(super) fn share_of_k(&self, kernel: &Kernel) -> usize {
-        let fits = |k: usize| kernel.fits(&GemmParams { k: k as u32, ..*self }, Grid::new(1, 1, 1));
+    /// Steps of K that `kernel` runs through in a dispatch: all, or an equal share, and no more than `most`.
+    pub(super) fn share_of_k(&self, kernel: &Kernel, most: usize) -> usize {
+        let fits = |k: usize| k <= most && kernel.fits(&GemmParams { k: k as u32, ..*self }, Grid::new(1, 1, 1));
         longest(self.k as usize, 16, fits)
     }
 }

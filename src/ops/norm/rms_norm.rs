@@ -8,15 +8,16 @@ use crate::tensor::Tensor;
 /// weight · x / √(mean(x²) + eps) over the last axis: `f32[.., C]` and `f32[C]` to `f32[.., C]`.
 ///
 /// # Errors
-/// If a tensor is not f32, the sizes do not fit, or `eps` is not positive.
+/// If a tensor is not f32, the sizes do not fit, or `eps` is negative or not finite. With an `eps` of 0 a row of zeros gives NaN, as in
+/// PyTorch.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     const OP: &str = "rms_norm";
     expect_f32(OP, x)?;
     expect_f32(OP, weight)?;
     let last = axis(OP, x, x.shape().rank().saturating_sub(1))?;
     expect_match(OP, x, weight, weight.dims() == &x.dims()[last..], "the weight must have x's last size")?;
-    if !(eps > 0.0 && eps.is_finite()) {
-        return Err(Error::argument(OP, "eps", "positive", eps));
+    if !(eps >= 0.0 && eps.is_finite()) {
+        return Err(Error::argument(OP, "eps", "finite and not negative", eps));
     }
     let scale = rsqrt_above(&mean_axes(&mul(x, x)?, &[last], true)?, eps)?;
     mul(&mul(x, &scale)?, weight)

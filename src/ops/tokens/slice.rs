@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::copy_rows::{Rows, copy_rows, token_sizes};
-use crate::autograd::{Backward, ParentGradients, record};
+use crate::autograd::{Backward, ParentGradients, record, unchanged};
 use crate::error::{Error, Result};
 use crate::ops::shape;
 use crate::shape::DType;
@@ -22,7 +22,7 @@ pub fn slice_tokens(x: &Tensor, range: Range<usize>) -> Result<Tensor> {
         return Err(Error::argument(OP, "range", expected, format_args!("{range:?}")));
     }
     if range.len() == tokens {
-        return Ok(x.clone());
+        return Ok(unchanged(x));
     }
     let slice = Slice { batch, tokens, width, first: range.start, count: range.len() };
     let y = Tensor::unwritten(x.gpu(), DType::F32, shape(OP, &[batch, slice.count, width])?)?;

@@ -2,6 +2,7 @@
 
 mod layer_token;
 mod section;
+mod unique;
 
 use std::fs::File;
 use std::io::Read;
@@ -43,7 +44,8 @@ pub struct DeepSpeedConfig {
     pub accumulate: usize,
     /// `gradient_clipping`.
     pub max_norm: Option<f32>,
-    /// `optimizer`: Adam (which is AdamW unless `adam_w_mode` is false), AdamW or SGD.
+    /// `optimizer`: Adam (which is AdamW unless `adam_w_mode` is false), AdamW or SGD. Its `weight_decay` reaches what the model says
+    /// ([`crate::nn::Model::decays`]), in DeepSpeed all that the program hands over.
     pub rule: Option<Rule>,
     /// `scheduler` (`WarmupLR`, `WarmupDecayLR` or `WarmupCosineLR`), else the optimiser's `lr`. Where random-LTD's
     /// `layer_token_lr_schedule` is enabled, which DeepSpeed refuses, the LayerToken rate of the same height and shape; unless the file tells its
@@ -55,7 +57,7 @@ pub struct DeepSpeedConfig {
     pub random_ltd: Option<RandomLtd>,
     /// Its `model_type`, for programs to compare with their model: masks follow from that alone.
     pub model_type: Option<ModelType>,
-    /// Keys without effect here, each a sentence that begins with the dotted path.
+    /// Keys without effect here, or with another one, each a sentence that begins with the dotted path.
     pub warnings: Vec<String>,
 }
 
@@ -79,8 +81,8 @@ impl DeepSpeedConfig {
 /// Reads a configuration from a file.
 ///
 /// # Errors
-/// [`Error::Io`] if the system refuses; [`Error::File`], which names the key by its dotted path, if one is missing, of
-/// another type, out of range, or contradicts another.
+/// [`Error::Io`] if the system refuses; [`Error::File`], which names the key by its dotted path, if one is missing, there twice,
+/// of another type, out of range, or contradicts another.
 pub fn read_deepspeed(path: impl AsRef<Path>) -> Result<DeepSpeedConfig> {
     let path = path.as_ref();
     let io = |error| Error::io(path, error);
@@ -101,7 +103,8 @@ fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
     if text.len() as u64 > MAX_FILE {
         return Err(Error::file(file, format!("is larger than {MAX_FILE} bytes")));
     }
-    let value = serde_json::from_slice(text).map_err(|error| Error::file(file, error.to_string()))?;
+    let value = unique::check(text).and_then(|()| serde_json::from_slice(text));
+    let value = value.map_err(|error| Error::file(file, error.to_string()))?;
     let notes = Notes { file, warnings: Default::default() };
     let root = Section::root(&notes, &value)?;
     let (batch_size, accumulate) = batch(&root)?;
@@ -186,6 +189,9 @@ fn optimizer(root: &Section<'_>) -> Result<Option<(Rule, f32)>> {
         _ => return Err(optimizer.error("type", &format!("must be Adam, AdamW or SGD, is {kind:?}"))),
     };
     rule.check().map_err(|error| params.refused(&error))?;
+    if params.number("weight_decay")?.is_some_and(|decay| decay > 0.0) {
+        params.warn("weight_decay", "spares biases and norms, as the model has it, where DeepSpeed decays all");
+    }
     let rate = params.number("lr")?.unwrap_or(DEFAULT_RATE);
     LrSchedule::constant(rate).map_err(|error| params.refused(&error))?;
     params.warn_of_unknown();

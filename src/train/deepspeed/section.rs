@@ -137,7 +137,7 @@ fn size(value: &Value) -> Option<usize> {
 }
 
 /// Text from the file, for a message.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_QUOTED).flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_QUOTED).is_some() {
         short.push('…');

@@ -34,8 +34,6 @@ pub(super) struct Described {
 pub(super) struct Added {
     pub(super) id: u32,
     pub(super) content: String,
-    #[serde(default)]
-    pub(super) special: bool,
 }
 
 #[derive(Deserialize)]
@@ -62,8 +60,8 @@ type Vocabulary = BTreeMap<String, u32>;
 type Checked<T = ()> = Result<T, String>;
 
 impl Described {
-    /// In words, the first thing that is not read or does not fit together.
-    pub(super) fn check(&self) -> Checked {
+    /// In words, the first thing that is not read or does not fit together, with tokens that other files add.
+    pub(super) fn check<'a>(&'a self, beside: impl Iterator<Item = &'a str>) -> Checked {
         self.model.check()?;
         let parts = [
             ("normalizer", &self.normalizer, "normalizers", NORMALIZERS),
@@ -73,23 +71,23 @@ impl Described {
         for (name, part, inner, known) in parts {
             part.as_ref().map_or(Ok(()), |part| check_part(name, part, inner, known))?;
         }
-        self.decoder.as_ref().map_or(Ok(()), |decoder| self.check_suffixes(decoder))
+        let added: Vec<&str> = self.added_tokens.iter().map(|added| added.content.as_str()).chain(beside).collect();
+        self.decoder.as_ref().map_or(Ok(()), |decoder| self.check_suffixes(decoder, &added))
     }
 
     /// What ends words may stand at the end of tokens alone: a BPEDecoder makes spaces of it everywhere, but not in a text's last
     /// token, and what was decoded of a text would change with its next token.
-    fn check_suffixes(&self, decoder: &Value) -> Checked {
+    fn check_suffixes(&self, decoder: &Value, added: &[&str]) -> Checked {
         if let Some(parts) = decoder.get("decoders").and_then(Value::as_array) {
-            return parts.iter().try_for_each(|part| self.check_suffixes(part));
+            return parts.iter().try_for_each(|part| self.check_suffixes(part, added));
         }
         if decoder.get("type").and_then(Value::as_str) != Some("BPEDecoder") {
             return Ok(());
         }
         let suffix = decoder.get("suffix").and_then(Value::as_str).unwrap_or("</w>");
         let vocabulary = self.model.vocabulary()?;
-        let added = self.added_tokens.iter().map(|added| added.content.as_str());
         let is_within = |token: &str| token.strip_suffix(suffix).unwrap_or(token).contains(suffix);
-        match vocabulary.keys().map(String::as_str).chain(added).find(|token| is_within(token)) {
+        match vocabulary.keys().map(String::as_str).chain(added.iter().copied()).find(|token| is_within(token)) {
             Some(token) => {
                 Err(format!("its decoder's suffix {} stands within token {}", quoted(suffix), quoted(token)))
             }

@@ -1,86 +1,93 @@
 //! Vocabularies of other forms than tokenizer.json, brought into that form.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::beside::{Config, Text};
 use super::special::SpecialTokens;
 use crate::error::{Error, Result};
 use crate::files::{parse_json, quoted};
-
-/// A tokenizer_config.json, as far as it decides on tokens.
-#[derive(Default, Deserialize)]
-pub(super) struct Config {
-    tokenizer_class: Option<String>,
-    do_lower_case: Option<bool>,
-    strip_accents: Option<bool>,
-    tokenize_chinese_chars: Option<bool>,
-    add_prefix_space: Option<bool>,
-    added_tokens_decoder: Option<BTreeMap<String, AddedToken>>,
-}
-
-#[derive(Deserialize)]
-struct AddedToken {
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
 
 /// Tokens beside a vocabulary's by id, as tokenizer.json has them.
 pub(super) type AddedTokens = BTreeMap<u32, Value>;
 
 /// A special token as tokenizer.json has it.
 fn special(id: u32, content: &str) -> Value {
-    added(id, content, true)
-}
-
-/// A token beside the vocabulary. What is no special token is looked for in text as the vocabulary's are, behind the normaliser.
-fn added(id: u32, content: &str, is_special: bool) -> Value {
     json!({
-        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-        "normalized": !is_special, "special": is_special,
+        "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true,
     })
 }
 
-impl Config {
-    /// The tokens that it adds to a vocabulary. `path` is its own.
-    pub(super) fn added(&self, path: &Path) -> Result<AddedTokens> {
-        let token = |(id, token): (&String, &AddedToken)| {
-            let fault = |_| Error::file(path, format!("added_tokens_decoder: {} is no id", quoted(id)));
-            let number: u32 = id.parse().map_err(fault)?;
-            let AddedToken { content, single_word, lstrip, rstrip, normalized, special } = token;
-            let json = json!({
-                "id": number, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
-                "normalized": normalized, "special": special,
-            });
-            Ok((number, json))
-        };
-        self.added_tokens_decoder.iter().flatten().map(token).collect()
+/// The special tokens that a vocabulary has, of those that its kind usually has.
+fn usual(vocabulary: &BTreeMap<impl Borrow<str> + Ord, u32>, contents: &[&str]) -> AddedTokens {
+    let found = contents.iter().filter_map(|&content| Some((*vocabulary.get(content)?, content)));
+    found.map(|(id, content)| (id, special(id, content))).collect()
+}
+
+/// Classes of transformers that make normaliser or pre-tokenizer anew.
+#[derive(Clone, Copy)]
+enum Class {
+    Bert,
+    Gpt2,
+}
+
+impl Class {
+    fn of(name: &str) -> Option<Self> {
+        match name.trim_end_matches("Fast") {
+            "BertTokenizer"
+            | "DistilBertTokenizer"
+            | "ElectraTokenizer"
+            | "LayoutLMTokenizer"
+            | "LxmertTokenizer"
+            | "MobileBertTokenizer"
+            | "MPNetTokenizer"
+            | "SqueezeBertTokenizer" => Some(Class::Bert),
+            "GPT2Tokenizer"
+            | "BartTokenizer"
+            | "CodeGenTokenizer"
+            | "DebertaTokenizer"
+            | "GPTNeoXTokenizer"
+            | "LEDTokenizer"
+            | "LongformerTokenizer"
+            | "RobertaTokenizer" => Some(Class::Gpt2),
+            _ => None,
+        }
     }
 }
 
-/// Of an added_tokens.json, the form before `added_tokens_decoder`, which does not say what is a special token.
-pub(super) fn old_added(path: &Path, text: &str, is_special: impl Fn(&str) -> bool) -> Result<AddedTokens> {
-    let ids: BTreeMap<String, u32> = parse_json(path, text.as_bytes())?;
-    Ok(ids.into_iter().map(|(content, id)| (id, added(id, &content, is_special(&content)))).collect())
+/// A model's config.json, as far as it tells the class of a tokenizer whose own files do not.
+#[derive(Deserialize)]
+pub(super) struct Model {
+    model_type: Option<String>,
+    tokenizer_class: Option<String>,
 }
 
-/// What transformers changes of a tokenizer.json by the settings beside it: the classes of BERT and GPT-2 make normaliser and
-/// pre-tokenizer anew, with defaults for what the settings leave out. `None` where that is what it says already.
+impl Model {
+    /// The class that it names, else that of such models, if it is one of those above.
+    pub(super) fn class(self) -> Option<String> {
+        if self.tokenizer_class.is_some() {
+            return self.tokenizer_class;
+        }
+        let class = match self.model_type?.as_str() {
+            "bert" | "convbert" | "distilbert" | "electra" | "ernie" | "layoutlm" | "mobilebert" | "nomic_bert"
+            | "squeezebert" => "BertTokenizer",
+            "codegen" | "gpt2" | "gpt_neo" | "gptj" | "opt" => "GPT2Tokenizer",
+            "bart" | "longformer" | "roberta" | "roberta-prelayernorm" => "RobertaTokenizer",
+            _ => return None,
+        };
+        Some(class.to_owned())
+    }
+}
+
+/// What transformers changes of a tokenizer.json by the settings beside it: the classes of BERT and GPT-2, and of their kin, make
+/// normaliser and pre-tokenizer anew, with defaults for what the settings leave out. `None` where that is what it says already.
 pub(super) fn overridden(config: &Config, text: &str) -> Option<Value> {
-    let class = config.tokenizer_class.as_deref().map(|class| class.trim_end_matches("Fast"));
-    let (part, kind, settings) = match class? {
-        "BertTokenizer" => (
+    let (part, kind, settings) = match Class::of(config.tokenizer_class.as_deref()?)? {
+        Class::Bert => (
             "normalizer",
             "BertNormalizer",
             json!({
@@ -88,10 +95,9 @@ pub(super) fn overridden(config: &Config, text: &str) -> Option<Value> {
                 "handle_chinese_chars": config.tokenize_chinese_chars.unwrap_or(true),
             }),
         ),
-        "GPT2Tokenizer" => {
+        Class::Gpt2 => {
             ("pre_tokenizer", "ByteLevel", json!({ "add_prefix_space": config.add_prefix_space.unwrap_or(false) }))
         }
-        _ => return None,
     };
     // What is no JSON is told of where it is read.
     let mut whole: Value = serde_json::from_str(text).ok()?;
@@ -102,13 +108,8 @@ pub(super) fn overridden(config: &Config, text: &str) -> Option<Value> {
 }
 
 /// GPT-2's byte-level BPE, of vocab.json and merges.txt.
-pub(super) fn byte_level_bpe(
-    vocab: (&Path, &str),
-    merges: (&Path, &str),
-    config: &Config,
-    mut added: AddedTokens,
-) -> Result<Value> {
-    let vocabulary: BTreeMap<String, u32> = parse_json(vocab.0, vocab.1.as_bytes())?;
+pub(super) fn byte_level_bpe(vocab: &Text<'_>, merges: &Text<'_>, config: &Config) -> Result<Value> {
+    let vocabulary: BTreeMap<String, u32> = parse_json(&vocab.0, vocab.1.as_bytes())?;
     let mut pairs = Vec::new();
     for (number, line) in (1..).zip(merges.1.lines()) {
         if line.starts_with("#version") || line.is_empty() {
@@ -117,15 +118,11 @@ pub(super) fn byte_level_bpe(
         let pair: Vec<&str> = line.split(' ').collect();
         if pair.len() != 2 {
             let what = format!("line {number}, {}, is not two tokens with a space between them", quoted(line));
-            return Err(Error::file(merges.0, what));
+            return Err(Error::file(&merges.0, what));
         }
         pairs.push(pair);
     }
-    for content in ["<|endoftext|>", "<s>", "</s>", "<pad>", "<unk>", "<mask>"] {
-        if let Some(&id) = vocabulary.get(content) {
-            added.entry(id).or_insert_with(|| special(id, content));
-        }
-    }
+    let added = usual(&vocabulary, &["<|endoftext|>", "<s>", "</s>", "<pad>", "<unk>", "<mask>"]);
     let mut made = bpe(json!(vocabulary), json!(pairs), added);
     made["pre_tokenizer"]["add_prefix_space"] = json!(config.add_prefix_space.unwrap_or(false));
     Ok(made)
@@ -152,7 +149,7 @@ fn bpe(vocabulary: Value, merges: Value, added: AddedTokens) -> Value {
 }
 
 /// BERT's WordPiece, of vocab.txt: a token a line, its id the line's number from 0.
-pub(super) fn word_piece(path: &Path, text: &str, config: &Config, mut added: AddedTokens) -> Result<Value> {
+pub(super) fn word_piece((path, text): &Text<'_>, config: &Config) -> Result<Value> {
     let mut vocabulary: BTreeMap<&str, u32> = BTreeMap::new();
     for (id, token) in (0..).zip(text.lines()).filter(|(_, token)| !token.is_empty()) {
         if let Some(before) = vocabulary.insert(token, id) {
@@ -160,11 +157,7 @@ pub(super) fn word_piece(path: &Path, text: &str, config: &Config, mut added: Ad
             return Err(Error::file(path, what));
         }
     }
-    for content in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
-        if let Some(&id) = vocabulary.get(content) {
-            added.entry(id).or_insert_with(|| special(id, content));
-        }
-    }
+    let added = usual(&vocabulary, &["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]);
     // A vocabulary with capitals has no use for them where text is brought to small letters.
     let is_bracketed = |token: &str| token.starts_with('[') && token.ends_with(']');
     // Those that have a small letter: BERT's has ℝ, which has none.

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `open` | where a tokenizer's files are, and what they make |
+//! | `beside` | what the files beside a vocabulary say |
 //! | `describe` | vocabularies of other forms than tokenizer.json, brought into that form |
 //! | `check` | what a tokenizer.json may hold |
 //! | `special` | [`Special`]: tokens with a meaning of their own |
@@ -10,6 +11,7 @@
 //! | `stream` | [`TextStream`]: text from tokens that come one by one |
 //! | `words` | which tokens go on with a word |
 
+mod beside;
 mod check;
 mod describe;
 mod open;
@@ -24,7 +26,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use describe::byte_char;
-use open::{CONFIG_JSON, Files, TOKENIZER_JSON, is_first_of_form};
+use open::{CONFIG_JSON, Files, TOKENIZER_JSON};
 pub use special::{Special, SpecialTokens};
 pub use stream::TextStream;
 pub use train::TrainOptions;
@@ -64,8 +66,8 @@ impl fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// A tokenizer from a folder with `tokenizer.json`, `vocab.json` and `merges.txt` (byte-level BPE), or `vocab.txt` (WordPiece);
     /// or from one of these files. What lies beside it is read too: `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `added_tokens.json`. Of a `vocab.txt`, text is brought to small letters if `do_lower_case` says so, or nothing does and no
-    /// token has capitals.
+    /// `added_tokens.json`; and where these do not name a tokenizer.json's class, a model's `config.json`. Of a `vocab.txt`, text is
+    /// brought to small letters if `do_lower_case` says so, or nothing does and no token has capitals.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses; [`Error::File`] if there is no such file, one contradicts itself, or it is of a kind
@@ -113,8 +115,8 @@ impl Tokenizer {
         &self.files
     }
 
-    /// Writes [`Tokenizer::files`] into a folder, each as a whole or not at all, and last the one by which a folder is told to hold a
-    /// tokenizer: one that was cut off is not taken for another tokenizer. Files of a tokenizer that was there before go.
+    /// Writes [`Tokenizer::files`] into a folder, each as a whole or not at all. Files of a tokenizer that was there before go. The one
+    /// by which a folder is told to hold a tokenizer goes first and comes last: where this is cut off, there is none.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
@@ -124,14 +126,15 @@ impl Tokenizer {
         let write = |(name, text): (&String, &String)| {
             replace_file(&folder.join(name), |writer| writer.write_all(text.as_bytes()))
         };
-        for name in open::names().filter(|name| !self.files.contains_key(*name)) {
+        for name in open::first_of_forms().chain(open::names().filter(|name| !self.files.contains_key(*name))) {
             let path = folder.join(name);
             match std::fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, e)),
                 _ => {}
             }
         }
-        let (last, first): (Vec<_>, Vec<_>) = self.files.iter().partition(|(name, _)| is_first_of_form(name));
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.files.iter().partition(|(name, _)| open::first_of_forms().any(|first| first == *name));
         first.into_iter().chain(last).try_for_each(write)
     }
 
@@ -259,9 +262,12 @@ fn without_space(pre_tokenizer: &tokenizers::PreTokenizerWrapper) -> tokenizers:
     use tokenizers::PreTokenizerWrapper::{ByteLevel, Sequence};
     match pre_tokenizer {
         ByteLevel(byte_level) => ByteLevel(byte_level.add_prefix_space(false)),
-        Sequence(parts) => Sequence(tokenizers::pre_tokenizers::sequence::Sequence::new(
-            parts.as_ref().iter().map(without_space).collect(),
-        )),
+        // Those behind the first put it before each of its words, in a text's next part as in the whole.
+        Sequence(parts) => {
+            let mut parts = parts.as_ref().to_vec();
+            parts.iter_mut().take(1).for_each(|first| *first = without_space(first));
+            Sequence(tokenizers::pre_tokenizers::sequence::Sequence::new(parts))
+        }
         other => other.clone(),
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
+use super::beside::{Beside, Config, Text, has_id};
 use super::check::{Described, MAX_ID};
-use super::describe::{AddedTokens, Config, byte_level_bpe, old_added, overridden, word_piece};
+use super::describe::{Model, byte_level_bpe, overridden, word_piece};
 use super::{Special, Tokenizer};
 use crate::error::{Error, Result};
-use crate::files::{parse_json, quoted, read_text};
+use crate::files::{parse_json, quoted, read_json, read_text};
 
 pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
 pub(super) const CONFIG_JSON: &str = "tokenizer_config.json";
@@ -23,15 +23,14 @@ const ADDED_JSON: &str = "added_tokens.json";
 const BESIDE: [&str; 3] = [CONFIG_JSON, SPECIAL_JSON, ADDED_JSON];
 /// The forms of a vocabulary, each with its files, the first one before the others where a folder has several.
 const FORMS: [&[&str]; 3] = [&[TOKENIZER_JSON], &[VOCAB_JSON, MERGES_TXT], &[VOCAB_TXT]];
-/// Special tokens, in the order in which transformers adds what a vocabulary lacks.
-const IN_ORDER: [Special; 7] =
-    [Special::Bos, Special::Eos, Special::Unk, Special::Sep, Special::Pad, Special::Cls, Special::Mask];
+/// A model's file, which is none of a tokenizer's but may tell its class.
+const MODEL_JSON: &str = "config.json";
 /// The largest file that is read, in bytes. The largest vocabularies in use take about half of it.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Whether a folder with this file is taken for one that holds a tokenizer.
-pub(super) fn is_first_of_form(name: &str) -> bool {
-    FORMS.iter().any(|form| form[0] == name)
+/// The files by which a folder is taken for one that holds a tokenizer; one that comes before others stands behind them.
+pub(super) fn first_of_forms() -> impl Iterator<Item = &'static str> {
+    FORMS.iter().rev().map(|form| form[0])
 }
 
 /// A tokenizer's files by name, with the place that errors name.
@@ -55,7 +54,30 @@ impl Files {
         for name in BESIDE {
             texts.extend(read_text(&place.join(name), MAX_FILE)?.map(|text| (name.to_owned(), text)));
         }
-        Ok(Files { place, texts })
+        let mut files = Files { place, texts };
+        files.take_class()?;
+        Ok(files)
+    }
+
+    /// Where only the model's config.json tells the class of a tokenizer.json and that changes what its tokens are, the tokenizer's
+    /// own files say so from here on: they may go elsewhere without the model.
+    fn take_class(&mut self) -> Result<()> {
+        let mut said: Map<String, Value> = match self.text(CONFIG_JSON) {
+            Some((path, text)) => parse_json(&path, text.as_bytes())?,
+            None => Map::new(),
+        };
+        let is_told = said.get("tokenizer_class").is_some_and(|class| !class.is_null());
+        let Some(text) = self.texts.get(TOKENIZER_JSON).filter(|_| !is_told) else { return Ok(()) };
+        let Some(class) = read_json::<Model>(&self.place.join(MODEL_JSON))?.and_then(Model::class) else {
+            return Ok(());
+        };
+        said.insert("tokenizer_class".to_owned(), json!(class));
+        let config = Value::Object(said).to_string();
+        let settings: Config = parse_json(&self.place.join(CONFIG_JSON), config.as_bytes())?;
+        if overridden(&settings, text).is_some() {
+            self.texts.insert(CONFIG_JSON.to_owned(), config);
+        }
+        Ok(())
     }
 
     fn of_folder(folder: &Path) -> Result<BTreeMap<String, String>> {
@@ -91,149 +113,61 @@ impl Files {
         Ok(BTreeMap::from([(called.to_owned(), read(path)?)]))
     }
 
-    fn json<T: for<'de> Deserialize<'de> + Default>(&self, name: &str) -> Result<T> {
-        let text = self.texts.get(name);
-        text.map_or_else(|| Ok(T::default()), |text| parse_json(&self.place.join(name), text.as_bytes()))
-    }
-
-    fn text(&self, name: &'static str) -> Option<(PathBuf, &str)> {
+    fn text(&self, name: &'static str) -> Option<Text<'_>> {
         self.texts.get(name).map(|text| (self.place.join(name), text.as_str()))
     }
 
     /// The tokenizer.json: as it stands, or made of a vocabulary of another form. With the path of what it was made of.
-    fn described(&self) -> Result<(PathBuf, String)> {
-        let config: Config = self.json(CONFIG_JSON)?;
+    fn described(&self, config: &Config) -> Result<(PathBuf, String)> {
         if let Some((path, text)) = self.text(TOKENIZER_JSON) {
-            let text = overridden(&config, text).map_or_else(|| text.to_owned(), |whole| whole.to_string());
+            let text = overridden(config, text).map_or_else(|| text.to_owned(), |whole| whole.to_string());
             return Ok((path, text));
         }
-        let mut added = match self.text(ADDED_JSON) {
-            Some((path, text)) => {
-                let named = self.named_specials()?;
-                let further = self.further_specials()?;
-                let is_named = |content: &str| named.values().any(|(_, token)| token == content);
-                old_added(&path, text, |content| is_named(content) || further.contains(content))?
-            }
-            None => AddedTokens::new(),
-        };
-        added.extend(config.added(&self.place.join(CONFIG_JSON))?);
-        let (path, made) = if let Some((vocab, merges)) = self.text(VOCAB_JSON).zip(self.text(MERGES_TXT)) {
-            let made = byte_level_bpe((&vocab.0, vocab.1), (&merges.0, merges.1), &config, added)?;
-            (vocab.0, made)
-        } else if let Some((path, text)) = self.text(VOCAB_TXT) {
-            let made = word_piece(&path, text, &config, added)?;
-            (path, made)
+        let (file, made) = if let Some((vocab, merges)) = self.text(VOCAB_JSON).zip(self.text(MERGES_TXT)) {
+            let made = byte_level_bpe(&vocab, &merges, config)?;
+            (vocab, made)
+        } else if let Some(vocab) = self.text(VOCAB_TXT) {
+            let made = word_piece(&vocab, config)?;
+            (vocab, made)
         } else {
             return Err(Error::file(&self.place, "holds no tokenizer"));
         };
-        Ok((path, made.to_string()))
-    }
-
-    /// How each special token is written, by the files that say so, with the file's path.
-    fn named_specials(&self) -> Result<BTreeMap<Special, (PathBuf, String)>> {
-        let mut named = BTreeMap::new();
-        for name in [CONFIG_JSON, SPECIAL_JSON] {
-            let says: serde_json::Map<String, Value> = self.json(name)?;
-            for special in Special::ALL {
-                let token = match says.get(special.key()) {
-                    None | Some(Value::Null) => continue,
-                    Some(Value::String(token)) => Some(token),
-                    Some(Value::Object(token)) => match token.get("content") {
-                        Some(Value::String(token)) => Some(token),
-                        _ => None,
-                    },
-                    Some(_) => None,
-                };
-                let path = self.place.join(name);
-                let Some(token) = token.filter(|token| !token.is_empty()) else {
-                    return Err(Error::file(path, format!("its {} is no token", special.key())));
-                };
-                named.entry(special).or_insert((path, token.clone()));
-            }
-        }
-        Ok(named)
-    }
-
-    /// Special tokens without a name of their own: `additional_special_tokens`.
-    fn further_specials(&self) -> Result<BTreeSet<String>> {
-        let mut further = BTreeSet::new();
-        for name in [CONFIG_JSON, SPECIAL_JSON] {
-            let says: serde_json::Map<String, Value> = self.json(name)?;
-            let tokens = says.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten();
-            let contents = tokens.filter_map(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
-            further.extend(contents.map(str::to_owned));
-        }
-        Ok(further)
+        Ok((file.0, made.to_string()))
     }
 
     /// The tokenizer that they make.
     pub(super) fn build(self) -> Result<Tokenizer> {
-        let (path, json) = self.described()?;
+        let beside = Beside::read(self.text(CONFIG_JSON), self.text(SPECIAL_JSON), self.text(ADDED_JSON))?;
+        let (path, json) = self.described(&beside.config)?;
         let described: Described = parse_json(&path, json.as_bytes())?;
         let fault = |what: String| Error::file(&path, what);
-        described.check().map_err(fault)?;
+        described.check(beside.contents()).map_err(fault)?;
         let mut inner: tokenizers::Tokenizer =
             json.parse().map_err(|e: tokenizers::Error| fault(format!("is refused: {}", quoted(&e.to_string()))))?;
         for added in &described.added_tokens {
-            // Tokens beside the vocabulary are numbered in their order, whatever a file says.
-            let (content, said) = (&added.content, added.id);
-            let id = inner.token_to_id(content);
-            if id != Some(said) {
-                let got = id.map_or_else(|| "none".to_owned(), |id| id.to_string());
-                return Err(fault(format!(
-                    "added token {} is said to have id {said}, but gets {got}",
-                    quoted(content)
-                )));
-            }
+            has_id(&inner, &added.content, added.id).map_err(fault)?;
         }
+        beside.add_to(&mut inner).map_err(fault)?;
         // They would change what a text's tokens are.
         inner.with_truncation(None).map_err(|e| fault(e.to_string()))?;
         inner.with_padding(None);
         inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
 
-        let mut special: BTreeSet<u32> = described.added_tokens.iter().filter(|a| a.special).map(|a| a.id).collect();
-        let named = self.find_specials(&mut inner)?;
-        special.extend(named.values());
-        special.extend(self.further_specials()?.iter().filter_map(|content| inner.token_to_id(content)));
+        let mut named = beside.named_in(&inner)?;
+        for special in Special::ALL {
+            if let Some(id) = special.usual().iter().find_map(|content| inner.token_to_id(content)) {
+                named.entry(special).or_insert(id);
+            }
+        }
+        let added = inner.get_added_tokens_decoder();
+        let mut special: BTreeSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        special.extend(named.values().copied().chain(beside.further_in(&inner)));
         let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if size == 0 || size > MAX_ID as usize {
             return Err(fault(format!("its ids go up to {size}, must be from 1 to {MAX_ID}")));
         }
         Ok(Tokenizer::from_parts(inner, self, named, special, size))
     }
-
-    /// The ids of the special tokens. One that a file names becomes one that is found in texts, and is added where the vocabulary lacks it, as
-    /// transformers does and in its order.
-    fn find_specials(&self, inner: &mut tokenizers::Tokenizer) -> Result<BTreeMap<Special, u32>> {
-        let mut ids = BTreeMap::new();
-        let mut named = self.named_specials()?;
-        for special in IN_ORDER {
-            let Some((path, content)) = named.remove(&special) else { continue };
-            add_special(inner, &path, &content)?;
-            let missing = || Error::file(&path, format!("its {} is not in the vocabulary", special.key()));
-            ids.insert(special, inner.token_to_id(&content).ok_or_else(missing)?);
-        }
-        for content in self.further_specials()? {
-            if inner.token_to_id(&content).is_some() {
-                add_special(inner, &self.place, &content)?;
-            }
-        }
-        for special in Special::ALL {
-            if let Some(id) = special.usual().iter().find_map(|content| inner.token_to_id(content)) {
-                ids.entry(special).or_insert(id);
-            }
-        }
-        Ok(ids)
-    }
-}
-
-/// Has a token be found in texts as it is written; it keeps its id, if it has one.
-fn add_special(inner: &mut tokenizers::Tokenizer, path: &Path, content: &str) -> Result<()> {
-    if !inner.get_added_vocabulary().get_vocab().contains_key(content) {
-        let token = tokenizers::AddedToken::from(content.to_owned(), true);
-        inner.add_special_tokens([token]).map_err(|e| Error::file(path, quoted(&e.to_string())))?;
-    }
-    Ok(())
 }
 
 /// The names of all files that a tokenizer may have in a folder.

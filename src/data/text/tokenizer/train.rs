@@ -52,9 +52,6 @@ impl Tokenizer {
             let expected = format!("from {} to {}", range.start(), range.end());
             return Err(Error::argument(OP, "vocab_size", expected, vocab_size));
         }
-        if texts.bytes() > MAX_BYTES {
-            log::warn!("the vocabulary is made of the first {MAX_BYTES} of {} bytes of text", texts.bytes());
-        }
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
             .min_frequency(min_frequency)
@@ -82,12 +79,20 @@ impl Tokenizer {
     }
 }
 
-/// Texts as long as they have no more than so many bytes together.
+/// Texts as long as they have no more than so many bytes together. If there are more, a warning says so.
 fn first_of(texts: impl Iterator<Item = String>, most: u64) -> impl Iterator<Item = String> {
-    texts.scan(0, move |sum, text| {
-        *sum += text.len() as u64;
-        (*sum <= most).then_some(text)
-    })
+    let mut sum = 0;
+    let fits = move |text: &String| {
+        let before = sum;
+        sum += text.len() as u64;
+        if sum > most {
+            log::warn!(
+                "the vocabulary is made of the first {before} bytes of text, as no more than {most} are counted"
+            );
+        }
+        sum <= most
+    };
+    texts.take_while(fits)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use super::describe::byte_char;
 
 /// How a vocabulary marks words.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Marks {
-    /// WordPiece: a token that goes on with a word begins with `##`.
-    Continuing,
+enum Marks<'a> {
+    /// WordPiece: a token that goes on with a word begins with this, `##` in BERT's vocabularies.
+    Continuing(&'a str),
     /// Byte-level: a token that begins with white space begins a word, and so does the one behind white space.
     Spaces,
     /// In a way that is not known here.
@@ -35,7 +35,10 @@ impl Words {
     pub(in crate::data::text) fn new(tokenizer: &Tokenizer) -> Self {
         let bytes: BTreeMap<char, u8> = (0..=u8::MAX).map(|byte| (byte_char(byte), byte)).collect();
         let marks = match (tokenizer.inner.get_model(), tokenizer.inner.get_decoder()) {
-            (tokenizers::ModelWrapper::WordPiece(_), _) => Marks::Continuing,
+            (tokenizers::ModelWrapper::WordPiece(model), _) => match model.continuing_subword_prefix.as_str() {
+                "" => Marks::Unknown,
+                prefix => Marks::Continuing(prefix),
+            },
             (_, Some(tokenizers::DecoderWrapper::ByteLevel(_))) => Marks::Spaces,
             _ => Marks::Unknown,
         };
@@ -52,7 +55,7 @@ impl Words {
             words.ordinary.push(id);
             words.is_text[id as usize] = true;
             let (begins, ends) = match marks {
-                Marks::Continuing => (!token.starts_with("##"), false),
+                Marks::Continuing(prefix) => (!token.starts_with(prefix), false),
                 Marks::Spaces | Marks::Unknown => {
                     let is_space = |c: Option<char>| c.and_then(|c| bytes.get(&c)).is_some_and(u8::is_ascii_whitespace);
                     (is_space(token.chars().next()), is_space(token.chars().next_back()))

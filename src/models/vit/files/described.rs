@@ -18,6 +18,10 @@ pub(super) struct Described {
     /// Of the pictures that the model is shown, where it resamples its positions for them.
     pub(super) shown: Option<(usize, usize)>,
     pub(super) claims: Vec<Claim<VitConfig>>,
+    /// Heads that config.json itself says: of the hints', not those by a name or a library's default.
+    pub(super) own_heads: Option<usize>,
+    /// Height and width of the pictures for which it says itself that the positions are.
+    pub(super) own_size: Option<(usize, usize)>,
 }
 
 /// Mean and deviation, if both are there.

@@ -65,20 +65,19 @@ struct HfConfig {
 }
 
 impl HfConfig {
-    /// Says which shares that are dropped at random in training are not taken over. They are the recipe's here.
+    /// Says which shares that are dropped at random in training are not taken over, and which of [`VitConfig`]'s are the same: they are
+    /// for whoever trains to say.
     fn report_dropout(&self, path: &Path) {
         let shares = [
-            ("hidden_dropout_prob", self.hidden_dropout_prob),
-            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
-            ("attention_dropout", self.attention_dropout),
-            ("drop_path_rate", self.drop_path_rate),
+            ("hidden_dropout_prob", self.hidden_dropout_prob, "pos_drop_rate and proj_drop_rate"),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob, "attn_drop_rate"),
+            ("attention_dropout", self.attention_dropout, "attn_drop_rate"),
+            ("drop_path_rate", self.drop_path_rate, "drop_path_rate"),
         ];
-        for (name, share) in shares {
+        for (name, share, own) in shares {
             if let Some(share) = share.filter(|&share| share > 0.0) {
-                log::warn!(
-                    "{}: {name} {share} is not taken over: training's own settings say what it drops",
-                    path.display()
-                );
+                let path = path.display();
+                log::warn!("{path}: {name} {share} is not taken over: training drops what VitConfig's {own} says");
             }
         }
     }
@@ -154,6 +153,7 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
         ("use_gated_mlp", config.use_gated_mlp.map(usize::from), |config| usize::from(config.gated_mlp)),
         ("num_register_tokens", config.num_register_tokens, |config| config.reg_tokens),
     ]);
+    let own_size = config.image_size.map(|side| (side.height, side.width));
     let described = Described {
         hints: Hints {
             heads: Some(config.num_attention_heads.unwrap_or(heads)),
@@ -163,12 +163,14 @@ pub(super) fn huggingface(folder: &Path, family: Family, has_head: bool) -> Resu
                 .or(defaults.act_layer),
             init_values: config.layerscale_value.or(defaults.init_values),
             rope_temperature: defaults.rope_temperature.map(|base| config.rope_theta.unwrap_or(base)),
-            img_size: config.image_size.map(|side| (side.height, side.width)),
+            img_size: own_size,
             is_published: true,
             ..defaults
         },
         class_names,
         claims,
+        own_heads: config.num_attention_heads,
+        own_size,
         ..Described::default()
     };
     preprocessor(folder, family, patch, described)

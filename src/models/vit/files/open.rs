@@ -7,7 +7,7 @@ use super::hf_json::{self, MODEL_TYPES};
 use super::infer::{check_sizes, infer};
 use super::names::{Family, LANDMARKS, report_ignored};
 use super::{Resampling, architectures, layouts, metadata, positions, timm_json};
-use crate::checkpoint::{self, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
+use crate::checkpoint::{self, CONFIG_FILE, Checkpoint, check_claims, check_model_type, read_bytes, unwrapped};
 use crate::error::{Error, Result};
 use crate::models::vit::VitConfig;
 use crate::ops::Normalize;
@@ -32,11 +32,12 @@ pub struct Pretrained {
     pub shown: Option<(usize, usize)>,
 }
 
-/// What the caller knows better than the files; but a file of this crate tells its model's sizes itself, and others here are
-/// an error.
+/// What the caller knows better than the files. What those say themselves, a file of this crate or the config.json beside another, is not
+/// of it: something else here is an error. Heads that are only known by the model's name, and the size of pictures in timm's
+/// `pretrained_cfg`, are replaced.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
-    /// The number of heads. timm's files tell it by the name of the architecture at best; a file by itself not at all.
+    /// The number of heads. timm's files tell it by the name of the architecture or in `model_args`; a file by itself not at all.
     pub heads: Option<usize>,
     /// Height and width of the pictures that the model was trained on, which a file by itself does not tell either: positions
     /// are only counted.
@@ -44,18 +45,18 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// Whether nothing here contradicts the sizes that a file says itself.
-    fn check(&self, file: &Path, config: &VitConfig) -> Result<()> {
+    /// Whether nothing here contradicts the heads and the size of pictures that a file says itself, if it does.
+    fn check(&self, file: &Path, heads: Option<usize>, size: Option<(usize, usize)>) -> Result<()> {
         let fault = |name, told, own| {
             let what = format!("tells its sizes itself, and {name} is {own} there, not {told}: leave it out");
             Err(Error::file(file, what))
         };
         let sides = |(height, width): (usize, usize)| format!("{height} x {width}");
-        if let Some(heads) = self.heads.filter(|&heads| heads != config.num_heads) {
-            return fault("heads", heads.to_string(), config.num_heads.to_string());
+        if let Some((told, own)) = self.heads.zip(heads).filter(|(told, own)| told != own) {
+            return fault("heads", told.to_string(), own.to_string());
         }
-        match self.trained_on.filter(|&size| size != config.img_size) {
-            Some(size) => fault("trained_on", sides(size), sides(config.img_size)),
+        match self.trained_on.zip(size).filter(|(told, own)| told != own) {
+            Some((told, own)) => fault("trained_on", sides(told), sides(own)),
             None => Ok(()),
         }
     }
@@ -153,7 +154,7 @@ impl Pretrained {
                 layouts::from_eva(&mut checkpoint.tensors)?;
             }
             check_sizes(&checkpoint, &config)?;
-            options.check(file, &config)?;
+            options.check(file, Some(config.num_heads), Some(config.img_size))?;
             let has_head = checkpoint.tensors.contains_key("head.weight");
             let config = if has_head { config } else { VitConfig { num_classes: 1, ..config } };
             let names = metadata::class_names(&checkpoint);
@@ -170,6 +171,7 @@ impl Pretrained {
             Some(family) => from_transformers(checkpoint, folder, family)?,
             None => from_timm(checkpoint, folder)?,
         };
+        options.check(&folder.join(CONFIG_FILE), described.own_heads, described.own_size)?;
         described.hints.interpolation = described.hints.interpolation.or(family.map(Family::interpolation));
         described.hints.heads = options.heads.or(described.hints.heads);
         described.hints.img_size = options.trained_on.or(described.hints.img_size);

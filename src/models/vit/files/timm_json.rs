@@ -76,10 +76,11 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         ("model_args.depth", args.depth, |config| config.depth),
         ("model_args.patch_size", patch, |config| config.patch_size),
     ]);
+    let own_size = args.img_size.map(|side| (side.height, side.width));
     Ok(Described {
         hints: Hints {
             heads: args.num_heads.or_else(|| architectures::heads(&architecture)),
-            img_size: args.img_size.map(|side| (side.height, side.width)).or(input),
+            img_size: own_size.or(input),
             global_pool: pool.map(|pool| pool_named(&path, &pool)).transpose()?.flatten(),
             normalize: normalization(&path, top.mean.or(inner.mean), top.std.or(inner.std))?,
             interpolation,
@@ -101,6 +102,8 @@ pub(super) fn timm(folder: &Path) -> Result<Described> {
         crop_fraction: fraction(&path, top.crop_pct.or(inner.crop_pct))?,
         shown: None,
         claims,
+        own_heads: args.num_heads,
+        own_size,
     })
 }
 
