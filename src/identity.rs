@@ -29,7 +29,7 @@ fn first_difference(name: &str, saved: &Value, now: &Value) -> Option<(String, [
         (Value::Object(saved), Value::Object(now)) if saved.keys().any(|key| now.contains_key(key)) => {
             let of = |map: &serde_json::Map<String, Value>, key: &str| map.get(key).cloned().unwrap_or_default();
             // A list's elements are told apart by what comes before their settings' names.
-            let named = |key: &str| if name.ends_with(']') { format!("{name}.{key}") } else { key.to_owned() };
+            let named = |key: &str| if name.contains(']') { format!("{name}.{key}") } else { key.to_owned() };
             let mut keys = saved.keys().chain(now.keys());
             keys.find_map(|key| first_difference(&named(key), &of(saved, key), &of(now, key)))
         }
@@ -76,6 +76,8 @@ mod tests {
         assert_eq!(said(r#"{"a":[1,2]}"#, r#"{"a":[1]}"#), r#""a[1]: 2" there, "a[1]: null" here"#);
         let groups = |lr| format!(r#"{{"groups":[{{"lr":1}},{{"lr":{lr}}}]}}"#);
         assert_eq!(said(&groups(1), &groups(2)), r#""groups[1].lr: 1" there, "groups[1].lr: 2" here"#);
+        let deep = |lr| format!(r#"[{{"a":{{"lr":1}}}},{{"a":{{"lr":{lr}}}}}]"#);
+        assert_eq!(said(&deep(1), &deep(2)), r#""[1].a.lr: 1" there, "[1].a.lr: 2" here"#);
         assert_eq!(said("[3]", "[4]"), r#""[0]: 3" there, "[0]: 4" here"#);
         assert_eq!(said(r#"{"x":{"seed":1}}"#, r#"{"x":{"seed":2}}"#), r#""seed: 1" there, "seed: 2" here"#);
         assert_eq!(said(r#"{"way":{"on":1}}"#, r#"{"way":"off"}"#), r#""way: {\"on\":1}" there, "way: off" here"#);

@@ -223,9 +223,10 @@ fn no_grad_nests_and_is_restored() {
 #[test]
 fn no_grad_of_what_returns_its_input() {
     const KEY: RandomKey = RandomKey { seed: 0, step: 0, layer: 0, first_sample: 0 };
+    type Case = (&'static str, fn(&Tensor) -> Result<Tensor>);
     let gpu = gpu();
     let x = Tensor::from_slice(&gpu, &[1, 2, 4], &values(1, 8)).unwrap().requires_grad().unwrap();
-    let cases: [(&str, fn(&Tensor) -> Result<Tensor>); 6] = [
+    let cases: [Case; 6] = [
         ("cast", |x| ops::cast(x, DType::F32)),
         ("expand", |x| ops::expand(x, &[1, 2, 4])),
         ("dropout", |x| ops::dropout(x, 0.0, KEY)),

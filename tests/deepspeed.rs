@@ -454,7 +454,8 @@ fn bad_values_are_named() {
     for (at, object, said) in [
         (LTD, json!({ "total_layer_num": "twelve" }), "random_ltd.total_layer_num must be a whole number"),
         (LTD, json!({ "total_layer_num": 4_000_000_000u64 }), "random_ltd.total_layer_num must be at most 65536"),
-        (LTD, json!({ "total_layer_num": 2 }), "total_blocks must be 3 to"),
+        (LTD, json!({ "total_layer_num": 0 }), "total_blocks must be 1 to"),
+        (LTD, json!({ "total_layer_num": 2 }), "each once and below 2"),
         (LTD, json!({ "random_ltd_layer_num": 9 }), "random_ltd.random_ltd_layer_id must name 9 layers"),
         (LTD, json!({ "random_ltd_layer_id": [1, 2, 3, 4, 5, 6, 7, 8, 9, 12] }), "each once and below 12"),
         (LTD, json!({ "random_ltd_layer_id": [1, 1, 3, 4, 5, 6, 7, 8, 9, 10] }), "each once and below 12"),

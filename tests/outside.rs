@@ -319,7 +319,7 @@ fn values_are_looked_at_within_each_other() {
     });
     match within {
         Err(Error::NonFiniteValue { dispatch: 4, what: "an infinity", cause, .. }) => {
-            assert!(cause.contains("was finite"))
+            assert!(cause.contains("was finite"));
         }
         other => panic!("{other:?}"),
     }

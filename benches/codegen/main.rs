@@ -74,7 +74,9 @@ fn main() -> Result<()> {
     println!("{}\n", device.name);
     let asked = |name: &str| args.kernels.is_empty() || args.kernels.iter().any(|part| name.contains(part));
     let kernels: Vec<_> = all_kernels().into_iter().filter(|kernel| asked(kernel.name)).collect();
-    ensure!(!kernels.is_empty(), "no kernel has {} in its name", args.kernels.join(" or "));
+    for part in &args.kernels {
+        ensure!(kernels.iter().any(|kernel| kernel.name.contains(part)), "no kernel has {part} in its name");
+    }
     let mut lines = Vec::new();
     for kernel in kernels {
         let lowered = Lowered::new(kernel).map_err(|e| anyhow!("{}: {e}", kernel.name))?;

@@ -4,7 +4,8 @@
 //!     cargo bench --bench fuzz -- --reader photos --seed 3 --first 4711 --inputs 1 --keep DIR
 //!
 //! With `--config 'profile.bench.package.wgrad.overflow-checks=true'` in front of `--bench`, sums that overflow are found too. A table
-//! tells the inputs by reader; the exit code is 1 if something was found, or nothing was tried. `tests/hostile/readers/` has the readers.
+//! tells the inputs by reader; the exit code is 1 if something was found, nothing was tried, or a reader read none of a thousand inputs. `tests/hostile/readers/` has
+//! the readers.
 
 #[path = "../../tests/allocation.rs"]
 mod allocation;
@@ -123,7 +124,9 @@ fn main() -> Result<()> {
     let is_asked =
         |reader: &Reader| args.reader.is_empty() || args.reader.iter().any(|part| reader.name.contains(part));
     let readers = readers::all();
-    ensure!(readers.iter().any(is_asked), "no reader has {} in its name", args.reader.join(" or "));
+    for part in &args.reader {
+        ensure!(readers.iter().any(|reader| reader.name.contains(part)), "no reader has {part} in its name");
+    }
     let mut lines = Vec::new();
     for reader in readers.iter().filter(|reader| is_asked(reader)) {
         let inputs = if args.reader.is_empty() { reader.share_of(args.inputs, &readers) } else { args.inputs };

@@ -57,8 +57,8 @@ pub fn random_ltd(depth: usize, schedule: Schedule, blocks: Option<&[usize]>, ke
         None => {
             ensure!(
                 depth > 2,
-                "random-LTD drops tokens in all blocks but the first and the last, and this model has {depth}: --drop none trains at \
-                 full length, --ltd-blocks names blocks that drop some all the same"
+                "random-LTD drops tokens in all blocks but the first and the last, and this model has {depth}: in a training program \
+                 --drop none trains at full length, and --ltd-blocks names blocks that drop some all the same"
             );
             RandomLtd::new(depth, schedule)?
         }

@@ -82,7 +82,10 @@ fn products(gpu: &Gpu, forms: &[&str], act_layer: Gelu, precision: Precision) ->
         let (expected, demands) = match expected(gpu, &network, precision, kept) {
             Ok(found) => found,
             Err(error) => {
-                checks.push((format!("training in full precision, {kept:?} tokens kept"), Err(error)));
+                checks.push((
+                    format!("what training in {precision:?} is held against, {kept:?} tokens kept"),
+                    Err(error),
+                ));
                 continue;
             }
         };

@@ -13,7 +13,7 @@ use super::turns::{Turn, Turns};
 use super::{GraphNode, Kind, Met, is_recording, meet};
 use crate::error::{Error, Result};
 use crate::gpu::{Arena, Beside, BufferView, Gpu, Place};
-use crate::shape::{DType, Shape};
+use crate::shape::{DType, Shape, beyond_f16};
 use crate::tensor::{Tensor, checked_shape, expect_dtype};
 
 /// A tensor that training changes. Clones are the same parameter.
@@ -83,10 +83,10 @@ impl Parameter {
         }
         let (gpu, view) = (self.0.value.gpu(), self.0.value.buffer());
         if self.0.value.dtype() == DType::F16 {
-            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
-            if let Some((value, _)) = values.iter().zip(&halves).find(|(v, half)| v.is_finite() && !half.is_finite()) {
+            if let Some(value) = beyond_f16(values) {
                 return Err(fault(format!("has the value {value}, beyond what f16 can hold")));
             }
+            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
             view.overwritten();
             return gpu.upload(bytemuck::cast_slice(&halves), view);
         }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{HostTensor, MAX_HEADER, METADATA_KEY};
 use crate::error::{Error, Result};
+use crate::shape::beyond_f16;
 
 /// Values converted to bytes at a time.
 const CHUNK: usize = 16 * 1024;
@@ -113,9 +114,8 @@ fn byte_size(name: &str, tensor: &HostTensor, storage: Storage) -> Result<usize>
     if numel != Some(tensor.data.len()) {
         return Err(fault(format!("has shape {:?} but {} values", tensor.shape, tensor.data.len())));
     }
-    let is_lost = |value: &&f32| value.is_finite() && !f16::from_f32(**value).is_finite();
     if storage == Storage::F16
-        && let Some(value) = tensor.data.iter().find(is_lost)
+        && let Some(value) = beyond_f16(&tensor.data)
     {
         return Err(fault(format!("has the value {value}, beyond what f16 can hold")));
     }

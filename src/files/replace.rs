@@ -53,7 +53,7 @@ fn is_special(path: &Path) -> bool {
 }
 
 /// A new file in `folder` that disappears unless it is renamed, with the permissions of an ordinary one.
-fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
+pub(crate) fn temporary_file(folder: &Path, name: &str) -> io::Result<NamedTempFile> {
     let prefix = format!(".{name}.");
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(".tmp");

@@ -132,18 +132,31 @@ pub(super) fn wait(
 }
 
 /// On OpenGL wgpu holds its one context while it waits, and a thread that wants it for longer than a second meanwhile panics (wgpu-hal
-/// 30.0.1, `wgl.rs`). So it is only looked at, again and again, as in `waiter.rs`.
+/// 30.0.1, `wgl.rs`). So it is only looked at, again and again: without a pause at first, since what is timed by waiting is short. A
+/// driver that has failed never says that it is done, and is asked for a sign of life.
 #[cfg(not(target_arch = "wasm32"))]
 fn look_until_done(device: &wgpu::Device, queue: &wgpu::Queue) -> std::result::Result<(), String> {
+    const BUSY: Duration = Duration::from_millis(2);
+    const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
     let (done, begun) = (Arc::new(AtomicBool::new(false)), Instant::now());
     let told = done.clone();
     queue.on_submitted_work_done(move || told.store(true, Ordering::Release));
+    let mut asked = begun;
     loop {
         poll(device, wgpu::PollType::Poll)?;
         if done.load(Ordering::Acquire) {
             return Ok(());
         }
-        std::thread::sleep((begun.elapsed() / 16).clamp(Duration::from_micros(50), Duration::from_millis(2)));
+        match begun.elapsed() {
+            waited if waited < BUSY => std::thread::yield_now(),
+            waited => std::thread::sleep((waited / 128).min(BUSY)),
+        }
+        if asked.elapsed() > SIGN_OF_LIFE {
+            asked = Instant::now();
+            if !is_alive(device) {
+                return Err("the driver failed while it was waited for".to_owned());
+            }
+        }
     }
 }
 

@@ -83,13 +83,13 @@ impl Gpu {
     }
 
     /// The tensor that lies at a range, if it was noted.
-    pub(super) fn tensor_at(&self, view: &BufferView) -> Option<TensorInfo> {
+    fn tensor_at(&self, view: &BufferView) -> Option<TensorInfo> {
         self.0.inspector.seen().tensors.get(&view.place()).copied()
     }
 
     /// The same also of a tensor that was made before anybody asked, with its bytes before the range. What is none is the engine's own:
     /// segments of parameters, a table.
-    fn known(&self, view: &BufferView) -> Option<(TensorInfo, u64)> {
+    pub(super) fn known(&self, view: &BufferView) -> Option<(TensorInfo, u64)> {
         self.tensor_at(view).map(|info| (info, 0)).or_else(|| view.tensor())
     }
 

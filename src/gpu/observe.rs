@@ -83,7 +83,7 @@ impl Gpu {
         let bound = buffers.iter().zip(kernel.bindings).zip(before.into_iter().zip(after));
         let bound = bound.map(|((view, &access), (before, after))| Bound {
             access,
-            tensor: self.tensor_at(view),
+            tensor: self.known(view).filter(|(_, before)| *before == 0).map(|(info, _)| info),
             before,
             after,
         });

@@ -21,10 +21,16 @@ pub(super) fn expect(op: &'static str, x: &Tensor, ok: bool, what: &'static str)
 
 /// `ok`, or an error that says how `lhs` and `rhs` do not fit. Tensors of two devices never fit.
 pub(super) fn expect_match(op: &'static str, lhs: &Tensor, rhs: &Tensor, ok: bool, what: &'static str) -> Result<()> {
-    let what = if lhs.gpu().same(rhs.gpu()) { what } else { "the tensors are on different devices" };
-    if ok && lhs.gpu().same(rhs.gpu()) {
+    expect_same_device(op, lhs, rhs)?;
+    if ok { Ok(()) } else { Err(Error::Mismatch { op, what, lhs: lhs.info(), rhs: rhs.info() }) }
+}
+
+/// Tensors of two devices never fit.
+pub(super) fn expect_same_device(op: &'static str, lhs: &Tensor, rhs: &Tensor) -> Result<()> {
+    if lhs.gpu().same(rhs.gpu()) {
         return Ok(());
     }
+    let what = "the tensors are on different devices";
     Err(Error::Mismatch { op, what, lhs: lhs.info(), rhs: rhs.info() })
 }
 

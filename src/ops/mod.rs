@@ -63,7 +63,7 @@ pub use tokens::{
 
 pub use crate::normalize::Normalize;
 
-use check::{axis, expect, expect_f32, expect_float, expect_match, shape, sole_or_copy};
+use check::{axis, expect, expect_f32, expect_float, expect_match, expect_same_device, shape, sole_or_copy};
 
 use crate::gpu::Kernel;
 

@@ -284,8 +284,6 @@ impl Optimizer {
         let _turn = parameters.turn();
         self.follow(parameters, |_| false)?;
         self.table.refresh()?;
-        #[cfg(not(target_arch = "wasm32"))]
-        self.note_words();
         self.norm()?;
         self.update(rate)?;
         if let Some(ema) = &self.ema {
@@ -294,14 +292,6 @@ impl Optimizer {
         self.steps += 1;
         parameters.updated();
         parameters.gpu().end_step()
-    }
-
-    /// Tells who looks at values ([`Gpu::check_values`](crate::Gpu::check_values)) what is no number of 32 bits, or not in each word.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn note_words(&self) {
-        let gpu = self.state.gpu();
-        let words = self.table.words().into_iter().chain([&self.partial, &self.state]);
-        words.for_each(|tensor| gpu.note_tensor(tensor.buffer(), tensor.info()));
     }
 
     fn norm(&self) -> Result<()> {

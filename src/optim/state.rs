@@ -146,12 +146,6 @@ impl Table {
         Ok(())
     }
 
-    /// What the device has of it.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn words(&self) -> [&Tensor; 3] {
-        [&self.device_rows, &self.device_owner, &self.updates]
-    }
-
     pub(super) fn rows(&self) -> &BufferView {
         self.device_rows.buffer()
     }

@@ -10,7 +10,7 @@ use crate::ops::{self, Demand};
 
 /// A run, as far as can be told beforehand.
 pub struct Workload<'a, T> {
-    /// Makes the task on the device that it is given, which computes nothing. A task that is there already would be trained.
+    /// Makes the task on the device that it is given, which computes nothing. One on another device is refused: the steps would train it.
     pub make: &'a dyn Fn(&Gpu) -> Result<T>,
     /// How it is trained.
     pub settings: &'a TrainSettings,

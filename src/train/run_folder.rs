@@ -8,6 +8,7 @@ use tempfile::NamedTempFile;
 use super::STATE_FILE;
 use crate::checkpoint::{self, BEST_FILE, HostTensor};
 use crate::error::{Error, Result};
+use crate::files::temporary_file;
 
 /// The latest weights.
 pub(super) const LAST_FILE: &str = "last.safetensors";
@@ -34,8 +35,7 @@ impl<'a> RunFolder<'a> {
     pub(super) fn check(&self) -> Result<()> {
         let path: &Path = if self.path.as_os_str().is_empty() { Path::new(".") } else { &self.path };
         // Named so that what a killed run leaves is found by `remove_leftovers`.
-        let prefix = format!(".{LAST_FILE}.");
-        let file = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(path);
+        let file = temporary_file(path, LAST_FILE);
         file.and_then(NamedTempFile::close).map_err(|error| Error::io(path, error))
     }
 }

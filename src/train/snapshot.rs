@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use half::f16;
 use serde::{Deserialize, Serialize};
 
 use super::{Task, Trainer};
@@ -11,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
 use crate::optim::OptimizerState;
-use crate::shape::DType;
+use crate::shape::{DType, beyond_f16};
 use crate::tensor::{HostTensor, Tensor};
 
 const OP: &str = "snapshot";
@@ -59,9 +58,7 @@ impl Snapshot {
         if values.len() != numel {
             return fault(format!("has {} values, not {numel}", values.len()));
         }
-        let is_half = tensor.dtype() == DType::F16;
-        let is_beyond = |value: &&f32| is_half && value.is_finite() && !f16::from_f32(**value).is_finite();
-        match values.iter().find(is_beyond) {
+        match beyond_f16(values).filter(|_| tensor.dtype() == DType::F16) {
             Some(value) => fault(format!("has the value {value}, beyond what f16 can hold")),
             None => Ok(values),
         }

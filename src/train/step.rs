@@ -215,12 +215,7 @@ impl<T: Task> Trainer<T> {
         self.task.check(batch)?;
         let now = std::mem::replace(&mut self.step, step);
         let gpu = self.gpu().clone();
-        let found = gpu.check_values(|| {
-            // They were made before, and not all are f32.
-            let weights = self.task.model().parameters().iter().map(Parameter::value);
-            weights.for_each(|weight| gpu.note_tensor(weight.buffer(), weight.info()));
-            self.gradients(batch)
-        });
+        let found = gpu.check_values(|| self.gradients(batch));
         self.step = now;
         self.task.model().parameters().zero_grad();
         found.map(drop).map_err(|error| error.in_step(step))

@@ -83,13 +83,14 @@ fn bias_of_many_rows() {
     }
 }
 
-/// A share of rows is written, or added to what is there, and the later ones to it.
+/// A share of rows is written, or added to what is there, and the later ones to it: also in sizes of which no plan cuts K by itself.
 #[test]
 fn weight_of_many_rows_used_twice() {
-    const ROWS: usize = 9000;
-    for gpu in each_family() {
-        let x = upload(&gpu, &[ROWS, 4], &vec![1.0; ROWS * 4]);
-        let (w, b) = (leaf(&gpu, &[8, 4], &[0.25; 32]), leaf(&gpu, &[8], &[0.0; 8]));
+    const ROWS: usize = 20_000;
+    for (gpu, [inputs, outputs]) in each_family().into_iter().flat_map(|gpu| [(gpu.clone(), [4, 8]), (gpu, [3, 5])]) {
+        let x = upload(&gpu, &[ROWS, inputs], &vec![1.0; ROWS * inputs]);
+        let w = leaf(&gpu, &[outputs, inputs], &vec![0.25; outputs * inputs]);
+        let b = leaf(&gpu, &[outputs], &vec![0.0; outputs]);
         let y = || ops::linear(&x, &w, Some(&b)).unwrap();
         let z = ops::add(&y(), &y()).unwrap();
         let gradients = z.backward_from(&upload(&gpu, z.dims(), &vec![1.0; z.numel()])).unwrap();

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from make_dinov3_gated import CLASSES, HERE, STEPS, dump, saved_by_timm
+from make_eva import CLASSES, HERE, STEPS, dump, saved_by_timm
 
 
 def whole(model, x, _):

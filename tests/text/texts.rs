@@ -66,19 +66,22 @@ fn long_texts_are_cut_where_no_token_is() {
         assert_eq!(ids, tokenizer.encode(whole).unwrap());
     }
     // Where the space is put before each word, or before a text that is divided later.
-    for parts in [
-        serde_json::json!([{ "type": "WhitespaceSplit" }, byte_level()]),
-        serde_json::json!([byte_level(), { "type": "Digits", "individual_digits": true }]),
+    let digits = serde_json::json!({ "type": "Digits", "individual_digits": true });
+    let (verses, lines) = (VERSES.repeat(1200), "abc\n".repeat(1 << 17));
+    for (parts, text) in [
+        (serde_json::json!([{ "type": "WhitespaceSplit" }, byte_level()]), &verses),
+        (serde_json::json!([byte_level(), digits]), &verses),
+        (serde_json::json!([digits, byte_level()]), &verses),
+        (serde_json::json!([digits, byte_level()]), &lines),
     ] {
         let mut json: serde_json::Value =
             serde_json::from_str(&bytes(SpecialTokens::Gpt2).files()["tokenizer.json"]).unwrap();
         json["pre_tokenizer"] = serde_json::json!({ "type": "Sequence", "pretokenizers": parts });
         let tokenizer = from_files([("tokenizer.json", json.to_string())]).unwrap();
-        let text = VERSES.repeat(1200);
         let texts = Texts::from_memory([("long.txt", text.as_str())], options(Documents::Files)).unwrap();
         let mut ids = all(&tokens_of(&texts, &tokenizer));
         assert_eq!(ids.pop(), Some(256));
-        assert_eq!(ids, tokenizer.encode(&text).unwrap());
+        assert_eq!(ids, tokenizer.encode(text).unwrap());
     }
     // Where no part begins with a space: one is put before the first alone.
     let numbers = format!("{}<|endoftext|>the{0}", "1234567\n".repeat(1 << 16));

@@ -286,6 +286,12 @@ fn tokens_beside_a_tokenizer_count() {
     assert_eq!(further(json!({ additional: ["<x>"] }), map), [Some(257), None, Some(258)]);
     assert_eq!(further(json!({}), json!({ additional: ["<y>"] })), [None, Some(257), None]);
     assert_eq!(further(json!({ extra: { "image_token": "<z>" } }), json!({})), [None, None, Some(257)]);
+    // In the file's order, and those of the other key behind them.
+    let object =
+        r#"{"extra_special_tokens": {"z_token": "<z>", "a_token": "<y>"}, "additional_special_tokens": ["<x>"]}"#;
+    let beside = [("tokenizer_config.json", object.to_owned())];
+    let tokenizer = from_files(gpt2_files().into_iter().chain(beside)).unwrap();
+    assert_eq!(["<x>", "<y>", "<z>"].map(|token| tokenizer.id(token)), [Some(259), Some(258), Some(257)]);
     let odd = [("tokenizer_config.json", json!({ extra: [3] }).to_string())];
     assert_mentions(&refused(from_files(gpt2_files().into_iter().chain(odd))), &["tokenizer_config.json", extra]);
 }

@@ -167,7 +167,7 @@ impl<K: Kind> Setup<K> {
             "TokenBypass goes around all blocks but the first and the last, and this model has {depth}: --drop none trains at full length"
         );
         let kept = Length::Share(share).of(tokens);
-        Ok(TokenBypass::new(1..depth.saturating_sub(1).max(1), kept, 0)?.by_importance())
+        Ok(TokenBypass::new(1..depth - 1, kept, 0)?.by_importance())
     }
 
     /// A fresh model with the starting weights.

@@ -96,7 +96,8 @@ impl Rotary {
 
 /// Turns the queries and keys of `f32` or `f16[B, T, 3·C]`, packed as [`super::attention()`] takes them, by the angles of their
 /// tokens' places: in a head of width D, channels u = x\[j\] and v = x\[j + D/2\], or x\[2j\] and x\[2j + 1\]
-/// ([`Rotary::interleaved`]), become u·cos − v·sin and v·cos + u·sin, so that their scores depend on differences of angles. With `kept`, the rows are those tokens of all T, `[B, R, 3·C]`.
+/// ([`Rotary::interleaved`]), become u·cos − v·sin and v·cos + u·sin, so that their scores depend on differences of angles. With
+/// `kept`, the rows are those tokens of all T, `[B, R, 3·C]`.
 ///
 /// Works in the memory of `qkv` if this is its last handle, else on a copy.
 ///

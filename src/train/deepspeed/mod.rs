@@ -358,7 +358,7 @@ fn layers(section: &Section<'_>, (batch, micro): (usize, usize)) -> Result<Route
         Some(rates) => LayerToken::read(&rates, full)?,
         None => None,
     };
-    let ltd = RandomLtd::new(total, schedule).and_then(|ltd| ltd.with_blocks(&ids));
+    let ltd = RandomLtd::in_blocks(total, &ids, schedule);
     let ltd = ltd.map_err(|error| section.refused(&error))?;
     Ok(Routed { ltd, model_type, layer_token })
 }

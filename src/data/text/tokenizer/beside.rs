@@ -1,9 +1,11 @@
-//! What the files beside a vocabulary say: settings, and tokens that are found in texts as they are written.
+//! What the files beside a vocabulary say: settings, and tokens that are found in texts as they are written. Of settings like
+//! `image_token`, beyond the seven usual ones, nothing is read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::special::Special;
@@ -18,7 +20,7 @@ const IN_ORDER: [Special; 7] =
 pub(super) type Text<'a> = (PathBuf, &'a str);
 
 /// A tokenizer_config.json, as far as it decides on tokens.
-#[derive(Default, Deserialize)]
+#[derive(Default, serde::Deserialize)]
 pub(super) struct Config {
     pub(super) tokenizer_class: Option<String>,
     pub(super) do_lower_case: Option<bool>,
@@ -29,7 +31,7 @@ pub(super) struct Config {
 }
 
 /// A token that is found in texts.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, serde::Deserialize)]
 pub(super) struct AddedToken {
     pub(super) content: String,
     #[serde(default)]
@@ -199,6 +201,8 @@ struct Said {
 impl Said {
     fn take(&mut self, (path, text): &Text<'_>, is_map: bool) -> Result<()> {
         let says: Map<String, Value> = parse_json(path, text.as_bytes())?;
+        let Lists { extra_special_tokens: extra, additional_special_tokens: additional } =
+            parse_json(path, text.as_bytes())?;
         for special in Special::ALL {
             match says.get(special.key()) {
                 None => {}
@@ -210,8 +214,9 @@ impl Said {
                 }
             }
         }
-        let list = |key: &str| listed(path, key, says.get(key), is_map);
-        let (extra, additional) = (list("extra_special_tokens")?, list("additional_special_tokens")?);
+        let is_object = matches!(extra, Some(List::Object(_)));
+        let extra = extra.map(|list| list.tokens(path, "extra_special_tokens", is_map)).transpose()?;
+        let additional = additional.map(|list| list.tokens(path, "additional_special_tokens", is_map)).transpose()?;
         if is_map {
             if let Some(extra) = extra {
                 self.listed.get_or_insert_default().extend(extra);
@@ -219,7 +224,7 @@ impl Said {
             self.listed_by_map = additional;
         } else {
             self.listed = match (extra, additional) {
-                (Some(extra), Some(additional)) if extra.is_empty() => Some(additional),
+                (Some(extra), Some(additional)) if is_object || extra.is_empty() => Some([extra, additional].concat()),
                 (extra, additional) => extra.or(additional),
             };
         }
@@ -227,13 +232,80 @@ impl Said {
     }
 }
 
-/// A list of special tokens under `key`, or an object whose values they are.
-fn listed(path: &Path, key: &str, value: Option<&Value>, is_special: bool) -> Result<Option<Vec<AddedToken>>> {
-    let tokens: Option<Vec<AddedToken>> = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(tokens)) => tokens.iter().map(|token| AddedToken::of(token, is_special)).collect(),
-        Some(Value::Object(tokens)) => tokens.values().map(|token| AddedToken::of(token, true)).collect(),
-        Some(_) => None,
-    };
-    tokens.map(Some).ok_or_else(|| Error::file(path, format!("its {key} are no tokens")))
+/// Special tokens without names of their own, under the newer and the older key.
+#[derive(serde::Deserialize)]
+struct Lists {
+    extra_special_tokens: Option<List>,
+    additional_special_tokens: Option<List>,
+}
+
+/// A list of special tokens, or an object whose values they are, in the file's order.
+enum List {
+    Array(Vec<Value>),
+    Object(Vec<Value>),
+    Other,
+}
+
+impl List {
+    /// Those under `key`.
+    fn tokens(self, path: &Path, key: &str, is_special: bool) -> Result<Vec<AddedToken>> {
+        let tokens: Option<Vec<AddedToken>> = match self {
+            List::Array(tokens) => tokens.iter().map(|token| AddedToken::of(token, is_special)).collect(),
+            List::Object(tokens) => tokens.iter().map(|token| AddedToken::of(token, true)).collect(),
+            List::Other => None,
+        };
+        tokens.ok_or_else(|| Error::file(path, format!("its {key} are no tokens")))
+    }
+}
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor)
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = List;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list or an object of tokens")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<List, A::Error> {
+        let mut tokens = Vec::new();
+        while let Some(token) = list.next_element()? {
+            tokens.push(token);
+        }
+        Ok(List::Array(tokens))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> std::result::Result<List, A::Error> {
+        let mut tokens = Vec::new();
+        while let Some((_, token)) = object.next_entry::<IgnoredAny, Value>()? {
+            tokens.push(token);
+        }
+        Ok(List::Object(tokens))
+    }
+
+    fn visit_str<E>(self, _: &str) -> std::result::Result<List, E> {
+        Ok(List::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> std::result::Result<List, E> {
+        Ok(List::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> std::result::Result<List, E> {
+        Ok(List::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> std::result::Result<List, E> {
+        Ok(List::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> std::result::Result<List, E> {
+        Ok(List::Other)
+    }
 }

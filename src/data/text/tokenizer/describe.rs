@@ -41,6 +41,7 @@ impl Class {
             "BertTokenizer"
             | "DistilBertTokenizer"
             | "ElectraTokenizer"
+            | "FunnelTokenizer"
             | "LayoutLMTokenizer"
             | "LxmertTokenizer"
             | "MobileBertTokenizer"
@@ -53,6 +54,7 @@ impl Class {
             | "GPTNeoXTokenizer"
             | "LEDTokenizer"
             | "LongformerTokenizer"
+            | "MvpTokenizer"
             | "RobertaTokenizer" => Some(Class::Gpt2),
             _ => None,
         }
@@ -73,10 +75,14 @@ impl Model {
             return self.tokenizer_class;
         }
         let class = match self.model_type?.as_str() {
-            "bert" | "convbert" | "distilbert" | "electra" | "ernie" | "layoutlm" | "mobilebert" | "nomic_bert"
-            | "squeezebert" => "BertTokenizer",
+            "bert" | "convbert" | "distilbert" | "electra" | "ernie" | "funnel" | "layoutlm" | "lxmert"
+            | "megatron-bert" | "mobilebert" | "mpnet" | "nomic_bert" | "squeezebert" => "BertTokenizer",
             "codegen" | "gpt2" | "gpt_neo" | "gptj" | "opt" => "GPT2Tokenizer",
-            "bart" | "longformer" | "roberta" | "roberta-prelayernorm" => "RobertaTokenizer",
+            "deberta" => "DebertaTokenizer",
+            "gpt_neox" | "mamba" | "mpt" | "olmo" => "GPTNeoXTokenizer",
+            "bart" | "data2vec-text" | "ibert" | "led" | "longformer" | "mvp" | "roberta" | "roberta-prelayernorm" => {
+                "RobertaTokenizer"
+            }
             _ => return None,
         };
         Some(class.to_owned())

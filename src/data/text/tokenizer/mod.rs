@@ -6,6 +6,7 @@
 //! | `beside` | what the files beside a vocabulary say |
 //! | `describe` | vocabularies of other forms than tokenizer.json, brought into that form |
 //! | `check` | what a tokenizer.json may hold |
+//! | `rest` | what a text's next part is encoded with, where a tokenizer puts a space before a text |
 //! | `special` | [`Special`]: tokens with a meaning of their own |
 //! | `train` | vocabularies made here |
 //! | `stream` | [`TextStream`]: text from tokens that come one by one |
@@ -15,6 +16,7 @@ mod beside;
 mod check;
 mod describe;
 mod open;
+mod rest;
 mod special;
 mod stream;
 mod train;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use describe::byte_char;
 use open::{CONFIG_JSON, Files, TOKENIZER_JSON};
+use rest::Rest;
 pub use special::{Special, SpecialTokens};
 pub use stream::TextStream;
 pub use train::TrainOptions;
@@ -44,7 +47,7 @@ const OP: &str = "data.tokenizer";
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// For what goes on with a text, where `inner` would put a space before it.
-    rest: Option<Box<tokenizers::Tokenizer>>,
+    rest: Option<Box<Rest>>,
     place: PathBuf,
     files: BTreeMap<String, String>,
     named: BTreeMap<Special, u32>,
@@ -106,7 +109,7 @@ impl Tokenizer {
         special: BTreeSet<u32>,
         vocab_size: usize,
     ) -> Self {
-        let rest = without_prefix_space(&inner).map(Box::new);
+        let rest = Rest::of(&inner).map(Box::new);
         Tokenizer { inner, rest, place: files.place, files: files.texts, named, special, vocab_size }
     }
 
@@ -116,12 +119,16 @@ impl Tokenizer {
     }
 
     /// Writes [`Tokenizer::files`] into a folder, each as a whole or not at all. Files of a tokenizer that was there before go. The one
-    /// by which a folder is told to hold a tokenizer goes first and comes last: where this is cut off, there is none.
+    /// by which a folder is told to hold a tokenizer goes first and comes last: where this is cut off, there is none. A folder that holds
+    /// these very files is left as it is.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
+        if open::names().all(|name| std::fs::read_to_string(folder.join(name)).ok().as_ref() == self.files.get(name)) {
+            return Ok(());
+        }
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         let write = |(name, text): (&String, &String)| {
             replace_file(&folder.join(name), |writer| writer.write_all(text.as_bytes()))
@@ -205,18 +212,19 @@ impl Tokenizer {
 
     /// The token ids of pieces of texts, on all cores; with each, whether it goes on with a text.
     pub(super) fn encode_pieces(&self, pieces: Vec<(String, bool)>) -> Result<Vec<Vec<u32>>> {
-        let Some(rest) = &self.rest else {
+        let Some(rest) = self.rest.as_deref() else {
             return self.encode_batch(&self.inner, pieces.into_iter().map(|(text, _)| text).collect());
         };
-        // The space comes before what follows a token that is written out in the text, too: `rest` is for what is before the first alone.
+        // The space comes before what follows a token that is written out in the text, and before each split of those ahead, too: `rest`
+        // is for what is before the first alone.
         let added: Vec<&String> = self.inner.get_added_vocabulary().get_vocab().keys().collect();
         let cut = |(text, goes_on): (String, bool)| {
             let first_added = || added.iter().filter_map(|token| text.find(token.as_str())).min().unwrap_or(text.len());
-            let end = if goes_on { first_added() } else { 0 };
+            let end = if goes_on { first_added().min(rest.first_split(&text)) } else { 0 };
             [text[..end].to_owned(), text[end..].to_owned()]
         };
         let (heads, tails) = pieces.into_iter().map(cut).map(|[head, tail]| (head, tail)).unzip();
-        let (mut heads, tails) = (self.encode_batch(rest, heads)?, self.encode_batch(&self.inner, tails)?);
+        let (mut heads, tails) = (self.encode_batch(&rest.tokenizer, heads)?, self.encode_batch(&self.inner, tails)?);
         heads.iter_mut().zip(tails).for_each(|(head, tail)| head.extend(tail));
         Ok(heads)
     }
@@ -244,30 +252,5 @@ impl Tokenizer {
 
     fn failed(&self, error: &tokenizers::Error) -> Error {
         Error::file(&self.place, format!("the tokenizer failed: {}", quoted(&error.to_string())))
-    }
-}
-
-/// The same tokenizer without the space that it puts before a text, if it does so.
-fn without_prefix_space(inner: &tokenizers::Tokenizer) -> Option<tokenizers::Tokenizer> {
-    let own = inner.get_pre_tokenizer()?;
-    let plain = without_space(own);
-    (plain != *own).then(|| {
-        let mut rest = inner.clone();
-        rest.with_pre_tokenizer(Some(plain));
-        rest
-    })
-}
-
-fn without_space(pre_tokenizer: &tokenizers::PreTokenizerWrapper) -> tokenizers::PreTokenizerWrapper {
-    use tokenizers::PreTokenizerWrapper::{ByteLevel, Sequence};
-    match pre_tokenizer {
-        ByteLevel(byte_level) => ByteLevel(byte_level.add_prefix_space(false)),
-        // Those behind the first put it before each of its words, in a text's next part as in the whole.
-        Sequence(parts) => {
-            let mut parts = parts.as_ref().to_vec();
-            parts.iter_mut().take(1).for_each(|first| *first = without_space(first));
-            Sequence(tokenizers::pre_tokenizers::sequence::Sequence::new(parts))
-        }
-        other => other.clone(),
     }
 }

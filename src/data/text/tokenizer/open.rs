@@ -68,9 +68,12 @@ impl Files {
         };
         let is_told = said.get("tokenizer_class").is_some_and(|class| !class.is_null());
         let Some(text) = self.texts.get(TOKENIZER_JSON).filter(|_| !is_told) else { return Ok(()) };
-        let Some(class) = read_json::<Model>(&self.place.join(MODEL_JSON))?.and_then(Model::class) else {
-            return Ok(());
-        };
+        // It is another program's file, and need not be a model's.
+        let model = read_json::<Model>(&self.place.join(MODEL_JSON)).unwrap_or_else(|error| {
+            log::warn!("it is not asked for the tokenizer's class: {error}");
+            None
+        });
+        let Some(class) = model.and_then(Model::class) else { return Ok(()) };
         said.insert("tokenizer_class".to_owned(), json!(class));
         let config = Value::Object(said).to_string();
         let settings: Config = parse_json(&self.place.join(CONFIG_JSON), config.as_bytes())?;

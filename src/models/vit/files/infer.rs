@@ -140,11 +140,7 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     let final_norm = final_norm(checkpoint, hints)?;
     let global_pool = pooling(checkpoint, hints)?;
     let pre_norm = has("norm_pre.weight");
-    let has_no_key_bias = has("blocks.0.attn.q_bias");
-    if has_no_key_bias && hints.rope_temperature.is_none() {
-        let what = "is there, as in models with rotary positions, of which nothing beside it tells: its config.json is missing";
-        return Err(fault("blocks.0.attn.q_bias", what));
-    }
+    let has_no_key_bias = has_no_key_bias(checkpoint, hints)?;
     let [scale_attn_norm, scale_mlp_norm] = INNER_NORMS.map(|norm| has(&format!("blocks.0.{norm}.weight")));
     // timm's models with a first norm are CLIP's, those with a norm within attention that nothing tells of BEiT-3's.
     let has_pytorchs_eps = pre_norm || scale_attn_norm && hints.architecture.is_none();
@@ -180,18 +176,39 @@ pub(super) fn infer(checkpoint: &Checkpoint, hints: &Hints) -> Result<VitConfig>
     config.interpolation = hints.interpolation.unwrap_or_default();
     config.crop_mode = hints.crop_mode;
     config.num_classes = classes(checkpoint, &config)?;
-    if config.rope_temperature.is_some() && config.ref_feat_shape.is_none() {
-        let untold = "is no part of it, and nothing else tells the size of its pictures: tell it (trained_on)";
-        config.img_size = hints.img_size.ok_or_else(|| fault(POSITIONS, untold))?;
-        if has(POSITIONS) {
-            return Err(fault(POSITIONS, "is there beside rotary positions in its place"));
-        }
-    } else {
-        (config.img_size, config.no_embed_class) = grid(checkpoint, &config, hints.img_size)?;
-    }
+    (config.img_size, config.no_embed_class) = picture_size(checkpoint, &config, hints.img_size)?;
     config.check()?;
     check_sizes(checkpoint, &config)?;
     Ok(config)
+}
+
+/// Whether queries and values have biases, and keys none: which is so where positions are rotary.
+fn has_no_key_bias(checkpoint: &Checkpoint, hints: &Hints) -> Result<bool> {
+    const NAME: &str = "blocks.0.attn.q_bias";
+    let is_so = checkpoint.tensors.contains_key(NAME);
+    if is_so && hints.rope_temperature.is_none() {
+        let what = "is there, as in models with rotary positions, of which nothing beside it tells: a config.json with timm's \
+                    `architecture`, such as eva02_tiny_patch14_224, would";
+        return Err(fault(NAME, what));
+    }
+    Ok(is_so)
+}
+
+/// Height and width of the pictures, and whether the prefix has no positions.
+fn picture_size(
+    checkpoint: &Checkpoint,
+    config: &VitConfig,
+    told: Option<(usize, usize)>,
+) -> Result<((usize, usize), bool)> {
+    let has_learned = config.rope_temperature.is_none() || config.ref_feat_shape.is_some();
+    if has_learned {
+        return grid(checkpoint, config, told);
+    }
+    if checkpoint.tensors.contains_key(POSITIONS) {
+        return Err(fault(POSITIONS, "is there beside rotary positions in its place"));
+    }
+    let untold = "is no part of it, and nothing else tells the size of its pictures: tell it (trained_on)";
+    told.map(|size| (size, config.no_embed_class)).ok_or_else(|| fault(POSITIONS, untold))
 }
 
 /// Whether there is a last norm, of tokens or of what is pooled, which must be as it is told.

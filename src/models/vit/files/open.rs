@@ -81,7 +81,7 @@ impl OpenOptions {
 /// like.
 ///
 /// Sizes are taken from the tensors' shapes, and what those do not tell from the files beside them. Where nothing tells, with a
-/// warning in the log, heads are taken to be 64 wide and pictures to be square; norms get timm's eps of 1e-6, CLIP's 1e-5 or
+/// warning in the log, heads are taken to be 64 wide and pictures to be square; norms get timm's eps of 1e-6, CLIP's and BEiT-3's 1e-5 or
 /// transformers' 1e-12. Nothing is taken on trust: sizes that disagree are an error.
 ///
 /// # Errors
