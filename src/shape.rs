@@ -110,7 +110,3 @@ impl fmt::Debug for Shape {
         fmt::Display::fmt(self, f)
     }
 }
-/// The first of these numbers that half precision would make infinite.
-pub(crate) fn beyond_f16(values: &[f32]) -> Option<f32> {
-    values.iter().copied().find(|value| value.is_finite() && !half::f16::from_f32(*value).is_finite())
-}

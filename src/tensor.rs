@@ -346,3 +346,8 @@ pub(crate) fn checked_shape(op: &'static str, dims: &[usize]) -> Result<Shape> {
     let expected = "at most 6 sizes, none 0, with a product of at most 2^32 - 2^25";
     Shape::new(dims).ok_or_else(|| Error::argument(op, "shape", expected, format!("{dims:?}")))
 }
+
+/// The first of these numbers that half precision would make infinite.
+pub(crate) fn beyond_f16(values: &[f32]) -> Option<f32> {
+    values.iter().copied().find(|value| value.is_finite() && !half::f16::from_f32(*value).is_finite())
+}

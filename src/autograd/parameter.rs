@@ -13,8 +13,8 @@ use super::turns::{Turn, Turns};
 use super::{GraphNode, Kind, Met, is_recording, meet};
 use crate::error::{Error, Result};
 use crate::gpu::{Arena, Beside, BufferView, Gpu, Place};
-use crate::shape::{DType, Shape, beyond_f16};
-use crate::tensor::{Tensor, checked_shape, expect_dtype};
+use crate::shape::{DType, Shape};
+use crate::tensor::{Tensor, beyond_f16, checked_shape, expect_dtype};
 
 /// A tensor that training changes. Clones are the same parameter.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{HostTensor, MAX_HEADER, METADATA_KEY};
 use crate::error::{Error, Result};
-use crate::shape::beyond_f16;
+use crate::tensor::beyond_f16;
 
 /// Values converted to bytes at a time.
 const CHUNK: usize = 16 * 1024;

@@ -17,9 +17,7 @@ pub(crate) use json::read_text;
 #[cfg(feature = "files")]
 pub(crate) use json::{json_text, parse_json, read_json};
 #[cfg(feature = "files")]
-#[cfg(feature = "train")]
-pub(crate) use replace::temporary_file;
-pub(crate) use replace::{replace_file, sync_folder};
+pub(crate) use replace::{replace_file, sync_folder, temporary_file};
 
 /// How much of a name, or of a parser's complaint, a message repeats.
 const MAX_QUOTED: usize = 200;

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
 use crate::optim::OptimizerState;
-use crate::shape::{DType, beyond_f16};
-use crate::tensor::{HostTensor, Tensor};
+use crate::shape::DType;
+use crate::tensor::{HostTensor, Tensor, beyond_f16};
 
 const OP: &str = "snapshot";
 /// What stands before a parameter's path in the name of its weights.

@@ -290,7 +290,8 @@ fn tokens_beside_a_tokenizer_count() {
     let object =
         r#"{"extra_special_tokens": {"z_token": "<z>", "a_token": "<y>"}, "additional_special_tokens": ["<x>"]}"#;
     let beside = [("tokenizer_config.json", object.to_owned())];
-    let tokenizer = from_files(gpt2_files().into_iter().chain(beside)).unwrap();
+    let json = ("tokenizer.json", bytes(SpecialTokens::Gpt2).files()["tokenizer.json"].clone());
+    let tokenizer = from_files([json].into_iter().chain(beside)).unwrap();
     assert_eq!(["<x>", "<y>", "<z>"].map(|token| tokenizer.id(token)), [Some(259), Some(258), Some(257)]);
     let odd = [("tokenizer_config.json", json!({ extra: [3] }).to_string())];
     assert_mentions(&refused(from_files(gpt2_files().into_iter().chain(odd))), &["tokenizer_config.json", extra]);
