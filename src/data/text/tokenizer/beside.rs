@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::special::Special;
@@ -239,11 +239,13 @@ struct Lists {
     additional_special_tokens: Option<List>,
 }
 
-/// A list of special tokens, or an object whose values they are, in the file's order.
+/// A list of special tokens, or an object whose values they are.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
 enum List {
     Array(Vec<Value>),
-    Object(Vec<Value>),
-    Other,
+    Object(Values),
+    Other(IgnoredAny),
 }
 
 impl List {
@@ -251,61 +253,36 @@ impl List {
     fn tokens(self, path: &Path, key: &str, is_special: bool) -> Result<Vec<AddedToken>> {
         let tokens: Option<Vec<AddedToken>> = match self {
             List::Array(tokens) => tokens.iter().map(|token| AddedToken::of(token, is_special)).collect(),
-            List::Object(tokens) => tokens.iter().map(|token| AddedToken::of(token, true)).collect(),
-            List::Other => None,
+            List::Object(Values(tokens)) => tokens.iter().map(|token| AddedToken::of(token, true)).collect(),
+            List::Other(IgnoredAny) => None,
         };
         tokens.ok_or_else(|| Error::file(path, format!("its {key} are no tokens")))
     }
 }
 
-impl<'de> Deserialize<'de> for List {
+/// An object's values in the file's order, which a `Map` does not keep.
+struct Values(Vec<Value>);
+
+impl<'de> Deserialize<'de> for Values {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(ListVisitor)
+        deserializer.deserialize_map(ValuesVisitor)
     }
 }
 
-struct ListVisitor;
+struct ValuesVisitor;
 
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = List;
+impl<'de> Visitor<'de> for ValuesVisitor {
+    type Value = Values;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list or an object of tokens")
+        f.write_str("an object")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<List, A::Error> {
-        let mut tokens = Vec::new();
-        while let Some(token) = list.next_element()? {
-            tokens.push(token);
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> std::result::Result<Values, A::Error> {
+        let mut values = Vec::new();
+        while let Some((_, value)) = object.next_entry::<IgnoredAny, Value>()? {
+            values.push(value);
         }
-        Ok(List::Array(tokens))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> std::result::Result<List, A::Error> {
-        let mut tokens = Vec::new();
-        while let Some((_, token)) = object.next_entry::<IgnoredAny, Value>()? {
-            tokens.push(token);
-        }
-        Ok(List::Object(tokens))
-    }
-
-    fn visit_str<E>(self, _: &str) -> std::result::Result<List, E> {
-        Ok(List::Other)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> std::result::Result<List, E> {
-        Ok(List::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> std::result::Result<List, E> {
-        Ok(List::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> std::result::Result<List, E> {
-        Ok(List::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> std::result::Result<List, E> {
-        Ok(List::Other)
+        Ok(Values(values))
     }
 }

@@ -79,20 +79,22 @@ impl Packed {
 }
 
 /// What timm's Eva has in layers of their own, in this model.
-fn apart(config: &VitConfig) -> &'static [Packed] {
-    match (config.ref_feat_shape.is_some(), config.gated_mlp) {
-        // EVA-02's ViT-Ti and S have them in one, as here.
-        (true, _) if !is_apart(config) => &[],
-        (true, false) => &[QKV],
-        (true, true) => &[QKV, GATED],
-        (false, true) => &[GATED],
-        (false, false) => &[],
-    }
+fn apart(config: &VitConfig) -> impl Iterator<Item = Packed> {
+    [(QKV, is_apart(config)), (GATED, is_gate_apart(config))]
+        .into_iter()
+        .filter(|(_, is_so)| *is_so)
+        .map(|(layer, _)| layer)
 }
 
 /// Whether it is written as EVA-02's larger models, whose queries, keys and values are layers of their own.
 pub(super) fn is_apart(config: &VitConfig) -> bool {
     config.ref_feat_shape.is_some() && config.scale_mlp_norm
+}
+
+/// Whether a gate is: in DINOv3s and EVA-02's larger models. Its ViT-Ti and S have it in one with what it lets through, as here.
+pub(super) fn is_gate_apart(config: &VitConfig) -> bool {
+    let is_dinov3 = config.rope_temperature.is_some() && config.ref_feat_shape.is_none();
+    config.gated_mlp && (is_dinov3 || is_apart(config))
 }
 
 /// Gives the layer scales of timm's Eva, which DINOv3 and EVA-02 are, the names that they have in its ViTs, and packs layers that are one
@@ -155,7 +157,7 @@ pub(super) fn to_eva(tensors: &mut Tensors, config: &VitConfig) -> Result<()> {
     if is_apart(config) {
         rename_ends(tensors, BIASES.map(|(theirs, ours)| (ours, theirs)));
     }
-    apart(config).iter().try_for_each(|packed| packed.unpack(tensors))
+    apart(config).try_for_each(|packed| packed.unpack(tensors))
 }
 
 fn rename_ends(tensors: &mut Tensors, ends: [(&str, &str); 2]) {

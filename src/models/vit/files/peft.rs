@@ -171,13 +171,11 @@ fn spelling(config: &VitConfig, names: AdapterNames) -> Result<Spelling> {
         fan_in_fan_out: false,
     };
     if names == AdapterNames::Timm {
-        let layers: &[Pair] = match (layouts::is_apart(config), config.gated_mlp) {
+        let layers: &[Pair] = match (layouts::is_apart(config), layouts::is_gate_apart(config)) {
             (true, false) => &LAYERS_OF_EVA,
             (true, true) => &LAYERS_OF_GATED_EVA,
-            (false, true) if config.rope_temperature.is_some() && config.ref_feat_shape.is_none() => {
-                &LAYERS_OF_GATED_TIMM
-            }
-            (false, _) => &LAYERS_OF_TIMM,
+            (false, true) => &LAYERS_OF_GATED_TIMM,
+            (false, false) => &LAYERS_OF_TIMM,
         };
         return Ok(new(OURS, layers, &HEADS_OF_TIMM));
     }
