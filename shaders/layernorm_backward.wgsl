@@ -293,6 +293,8 @@ fn store_total(which: u32, column: u32, sum: Item) {
     }
 }
 
+const BLOCK = 128u;
+
 // Grid: columns, NARROW a workgroup, folded; along z dweight, dbias. Here `rows` counts slices.
 @compute @workgroup_size(16)
 fn totals_lane(
@@ -304,19 +306,25 @@ fn totals_lane(
     if column >= params.width || !has(WANTS_TOTAL[group.z]) {
         return;
     }
+    // Two sums, so that two loads are under way at a time. What BLOCK slices gave is put aside: long sums lose digits.
+    var total: Item;
     var even: Item;
     var odd: Item;
     var at = group.z * params.rows * params.width + column;
-    var left = params.rows;
-    for (; left > 1u; left -= 2u) {
+    for (var slice = 0u; slice + 1u < params.rows; slice += 2u) {
         even += sums[at];
         odd += sums[at + params.width];
         at += 2u * params.width;
+        if slice % BLOCK == BLOCK - 2u {
+            total += even + odd;
+            even = Item();
+            odd = Item();
+        }
     }
-    if left == 1u {
+    if params.rows % 2u == 1u {
         even += sums[at];
     }
-    store_total(group.z, column, even + odd);
+    store_total(group.z, column, total + (even + odd));
 }
 
 // Grid: columns, COLUMNS a workgroup (lib/columns.wgsl), folded; along z dweight, dbias. Here `rows` counts slices.

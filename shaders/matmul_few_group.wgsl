@@ -1,5 +1,6 @@
-// Matrix product of few rows for GPUs: C = epilogue(A * B), A [M, K] with M up to 4, B [N, K] (weights).
-// Reading B takes all the time; it is read once, and nothing is kept of it.
+// Matrix product of few rows for GPUs: C = epilogue(A * B), A [M, K] with M up to 4, or some more where C has few
+// columns, B [N, K] (weights). Reading B takes all the time; it is read once for every four rows, and nothing is kept
+// of it.
 //
 // N any from 1 up, K a multiple of 4. Strides, offsets and the columns of C from N up to the next multiple of 4 as in
 // matmul_tile.wgsl; where C is one row, the latter are its padding. Bindings as there too, layout nt.

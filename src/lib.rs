@@ -57,7 +57,6 @@ pub mod error;
 mod files;
 pub mod gpu;
 mod hash;
-#[cfg(feature = "train")]
 mod identity;
 pub mod ltd;
 pub mod models;

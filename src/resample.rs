@@ -9,7 +9,7 @@
 use crate::preprocess::Interpolation;
 
 /// The source samples `start..start + count` that make one new sample.
-pub(crate) struct Span {
+pub(crate) struct Taps {
     pub(crate) start: usize,
     pub(crate) count: usize,
     /// Where its weights start in [`Axis::weights`].
@@ -18,12 +18,12 @@ pub(crate) struct Span {
 
 /// How one axis is resampled: a span and its weights, of sum 1, for each new sample.
 pub(crate) struct Axis<W> {
-    pub(crate) spans: Vec<Span>,
+    pub(crate) spans: Vec<Taps>,
     weights: Vec<W>,
 }
 
 impl<W> Axis<W> {
-    pub(crate) fn weights(&self, span: &Span) -> &[W] {
+    pub(crate) fn weights(&self, span: &Taps) -> &[W] {
         &self.weights[span.weights..span.weights + span.count]
     }
 
@@ -100,7 +100,7 @@ impl Axis<f64> {
         let added = &mut self.weights[at..];
         let normalise = 1.0 / added.iter().sum::<f64>();
         added.iter_mut().for_each(|weight| *weight *= normalise);
-        self.spans.push(Span { start, count: added.len(), weights: at });
+        self.spans.push(Taps { start, count: added.len(), weights: at });
     }
 }
 

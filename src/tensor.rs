@@ -15,7 +15,7 @@ pub(crate) trait Node: Any + wgpu::WasmNotSendSync {
 }
 
 /// An array on the device, row-major with the last axis contiguous. Clones share memory; tensors are not written to
-/// once made, except parameters by their optimiser.
+/// once made, except parameters by their optimiser, and what [`Tensor::write`] overwrites.
 #[derive(Clone)]
 pub struct Tensor {
     gpu: Gpu,
@@ -210,6 +210,41 @@ impl Tensor {
     /// The memory, for a host program's own passes (see [`BufferView::wgpu_buffer`]).
     pub fn buffer(&self) -> &BufferView {
         &self.view
+    }
+
+    /// Overwrites the values, in order with what is recorded: what was recorded before reads the old ones, whether or
+    /// not it has been submitted, and what is recorded from now on the new ones. For what a program feeds in again and
+    /// again, such as its input; a host's own write of the buffer comes before whatever is not submitted yet. An f16
+    /// tensor takes f32 too, rounded.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if something else has this memory, or the tensor is in a graph: gradients could be spoilt
+    /// unseen. That is a clone, of the tensor or of its [`Tensor::buffer`]; a graph that keeps the values for its
+    /// backward pass, until that has been; a parameter, which [`crate::autograd::Parameter::set`] is for, or its
+    /// gradient. And if the number of values differs, or one of them is beyond what f16 holds; [`Error::Shape`] if the
+    /// dtype is not `T`'s. Nothing is written then. Else if the device fails.
+    pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
+        const OP: &str = "Tensor::write";
+        let is_rounded = (self.dtype(), T::DTYPE) == (DType::F16, DType::F32);
+        if T::DTYPE != self.dtype() && !is_rounded {
+            return Err(Error::Shape { op: OP, what: "written as another dtype", got: self.info });
+        }
+        if values.len() != self.numel() {
+            return Err(Error::argument(OP, "values", format!("{} for {}", self.numel(), self.info), values.len()));
+        }
+        if self.node.is_some() || !self.view.is_sole() {
+            let expected = "the only handle of its memory: no clone, no graph before its backward pass, no parameter";
+            return Err(Error::argument(OP, "tensor", expected, "shared"));
+        }
+        if !is_rounded {
+            return self.gpu.upload(bytemuck::cast_slice(values), &self.view);
+        }
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(values);
+        if let Some(value) = beyond_f16(&values) {
+            return Err(Error::argument(OP, "values", "within what f16 can hold", value));
+        }
+        let halves: Vec<half::f16> = values.into_iter().map(half::f16::from_f32).collect();
+        self.gpu.upload(bytemuck::cast_slice(&halves), &self.view)
     }
 
     /// Asks for the contents without waiting; the device goes on meanwhile. Decode with [`Tensor::decode`].

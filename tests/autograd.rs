@@ -231,7 +231,7 @@ fn no_grad_of_what_returns_its_input() {
         ("expand", |x| ops::expand(x, &[1, 2, 4])),
         ("dropout", |x| ops::dropout(x, 0.0, KEY)),
         ("drop_path", |x| ops::drop_path(x, 0.0, KEY)),
-        ("slice_tokens", |x| ops::slice_tokens(x, 0..2)),
+        ("slice", |x| ops::slice(x, 1, 0..2)),
         ("recompute", |x| recompute(x.clone(), Ok)),
     ];
     for (name, f) in cases {
@@ -417,6 +417,7 @@ fn networks_of(parameters: &Parameters) -> [Vec<(&'static str, Network)>; 2] {
         ("linear", with(|x, w| ops::linear(x, w, None))),
         ("matmul", with(ops::matmul)),
         ("mul", with(ops::mul)),
+        ("where", with(|x, w| ops::where_(w, x, x))),
         ("gelu", with(|x, w| ops::add(x, &ops::gelu(w, ops::Gelu::Erf)?))),
         // A view of it, and its memory outside any graph.
         ("reshape", with(|x, w| ops::mul(x, &ops::reshape(&ops::reshape(w, &[16])?, &[4, 4])?))),

@@ -14,7 +14,7 @@ use wgrad::checkpoint::{self, MatchOptions, download, load_parameters};
 use wgrad::models::FolderOptions;
 use wgrad::models::bert::{self, Bert, BertConfig};
 use wgrad::nn::{LanguageModel, Mode, Model, Span, Tokens};
-use wgrad::ops::{Mask, RandomKey, TokenIndices};
+use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
 use wgrad::{Gpu, Tensor};
 
 const PLAIN: &str = "bert";
@@ -340,6 +340,8 @@ fn classifiers() {
     assert_refused(plain.classify(&hidden, &mode), &["BERT", "pooler"]);
     let pooled = Bert::new(&gpu, BertConfig { pooler: true, ..small() }, 0).unwrap();
     assert_eq!(pooled.pool(&hidden).unwrap().dims(), [1, 16]);
+    let flat = ops::reshape(&hidden, &[hidden.numel() / 16, 16]).unwrap();
+    assert_refused(pooled.pool(&flat), &["BERT", "f32[B, T, C]"]);
     assert_refused(pooled.classify(&hidden, &mode), &["BERT", "num_labels"]);
     assert_refused(Bert::new(&gpu, BertConfig { num_labels: 2, ..small() }, 0), &["pooler"]);
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use wgrad::Error;
-use wgrad::ltd::{LayerTokens, RandomLtd, Schedule, TokenDrop};
+use wgrad::ltd::{LayerTokens, PatchDrop, RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::Precision;
 use wgrad::optim::{AdamW, AfterWarmup, At, DeepSpeedRate, LayerTokenRate, LossScale, LrSchedule, LrShape, Rule, Sgd};
 use wgrad::train::{DeepSpeedConfig, ModelType, TrainSettings, parse_deepspeed, read_deepspeed};
@@ -362,7 +362,8 @@ fn schedulers() {
     let rates = |kind: &str, params: Value, steps: &[u64]| {
         let scheduler = json!({ "type": kind, "params": params });
         let config = read(&with(cifar(), "", json!({ "scheduler": scheduler })))?;
-        Ok::<_, Error>(steps.iter().map(|&step| config.rate.unwrap().rate(at(step))).collect::<Vec<_>>())
+        let rate = config.rate.unwrap();
+        Ok::<_, Error>(steps.iter().map(|&step| rate.rate(at(step))).collect::<Vec<_>>())
     };
     let close = |got: Vec<f32>, expected: &[f64]| {
         for (got, expected) in got.iter().zip(expected) {
@@ -555,6 +556,39 @@ fn what_is_not_enabled_is_off() {
     assert_eq!(read(&with(cifar(), "", json!({ "data_efficiency": null }))).unwrap().random_ltd, None);
     let seeded = read(&with(cifar(), "/data_efficiency", json!({ "seed": 7 }))).unwrap();
     assert_eq!(seeded.random_ltd.unwrap().seed(), 7);
+}
+
+/// "Off" is another word than none: what a program drops of itself goes with the first alone.
+#[test]
+fn random_ltd_that_is_said_to_be_off() {
+    let own = RandomLtd::new(12, Schedule::constant(50).unwrap()).unwrap();
+    let settings = |drop: TokenDrop| TrainSettings {
+        drop,
+        ..TrainSettings::new(Rule::Sgd(Sgd::default()), LrSchedule::constant(1e-3).unwrap())
+    };
+    let check = |config: DeepSpeedConfig, is_off: bool, drop: TokenDrop| {
+        assert_eq!((config.random_ltd.clone(), config.is_random_ltd_off()), (None, is_off));
+        assert_eq!(config.apply(settings(own.clone().into())).drop, drop);
+        // It says nothing of other ways to drop tokens.
+        let other = TokenDrop::from(PatchDrop::new(20, 1).unwrap());
+        assert_eq!(config.apply(settings(other.clone())).drop, other);
+    };
+    for at in ["/data_efficiency", "/data_efficiency/data_routing", LTD] {
+        check(read(&with(cifar(), at, json!({ "enabled": false }))).unwrap(), true, TokenDrop::None);
+    }
+    let off = [json!({ "enabled": false }), json!({ "enabled": true, "data_routing": { "enabled": false } })];
+    for section in off {
+        check(read(&with(cifar(), "", json!({ "data_efficiency": section }))).unwrap(), true, TokenDrop::None);
+    }
+    check(read(&with(cifar(), LTD, json!({ "enabled": null }))).unwrap(), true, TokenDrop::None);
+    let silent = [Value::Null, json!({ "enabled": true }), json!({ "enabled": true, "data_routing": {} })];
+    for section in silent {
+        let config = read(&with(cifar(), "", json!({ "data_efficiency": section }))).unwrap();
+        check(config, false, own.clone().into());
+    }
+    let on = read(&cifar()).unwrap();
+    assert!(!on.is_random_ltd_off());
+    assert_eq!(on.apply(settings(TokenDrop::None)).drop, on.random_ltd.unwrap().into());
 }
 
 #[test]

@@ -16,8 +16,8 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use wgrad::checkpoint::{self, Checkpoint, HostTensor, Storage, download};
 use wgrad::models::FolderOptions;
-use wgrad::models::gpt2::{self, Gpt2, Gpt2Config, Sampling};
-use wgrad::nn::{LanguageModel, Mode, Model, Span, Tokens};
+use wgrad::models::gpt2::{self, Gpt2, Gpt2Config};
+use wgrad::nn::{LanguageModel, Mode, Model, Sampling, Span, Tokens};
 use wgrad::ops::{Mask, RandomKey, TokenIndices};
 use wgrad::{Gpu, Tensor};
 
@@ -175,6 +175,27 @@ fn seeds_repeat_a_text() {
     };
     assert_eq!(text(1), text(1));
     assert_ne!(text(1), text(2));
+    // Awaited, and with scores of one's own choice.
+    let sampling = Sampling { seed: 1, temperature: 2.0, ..Default::default() };
+    let mut awaited = model.generate(&[1, 2], sampling).unwrap();
+    let mut chosen = model.generate(&[1, 2], Sampling::GREEDY).unwrap();
+    for (number, expected) in (0..).zip(text(1)) {
+        assert_eq!(pollster::block_on(awaited.next_token()).unwrap(), expected);
+        let scores: Vec<f32> = chosen.scores().unwrap().to_vec().unwrap();
+        assert_eq!(sampling.choose(&scores, number).unwrap(), expected);
+        chosen.push(expected).unwrap();
+    }
+}
+
+/// A choice by scores from anywhere.
+#[test]
+fn scores_of_a_choice_are_checked() {
+    let all = Sampling::default();
+    assert_eq!(Sampling::GREEDY.choose(&[0.5, 2.0, 2.0, -1.0], 7).unwrap(), 1);
+    assert_refused(all.choose(&[], 0), &["sampling", "number of scores"]);
+    assert_refused(all.choose(&[0.0, f32::INFINITY], 0), &["scores", "finite"]);
+    assert_refused(Sampling { top_k: Some(0), ..all }.choose(&[0.0], 0), &["top_k"]);
+    assert_refused(Sampling { top_p: f32::NAN, ..all }.check(), &["top_p"]);
 }
 
 /// Behind the last position, the latter half is read again.

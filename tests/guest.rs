@@ -365,6 +365,67 @@ fn error_scopes_of_the_host() {
     gpu.wait().unwrap();
 }
 
+// ---- what a host writes ----
+
+/// What is recorded before an overwrite reads the old values, also where it has not been submitted, and what comes
+/// behind it the new.
+#[test]
+fn tensors_are_overwritten_in_order() {
+    let gpu = gpu();
+    let x = upload(&gpu, &[1.0, 2.0, 3.0]);
+    let (before, after) = gpu.hold(|| {
+        let before = ops::scale(&x, 2.0).unwrap();
+        x.write(&[10.0f32, 20.0, 30.0]).unwrap();
+        (before, ops::scale(&x, 2.0).unwrap())
+    });
+    let values = Tensor::to_vecs::<f32>(&[&before, &after, &x]).unwrap();
+    assert_eq!(values, [[2.0, 4.0, 6.0], [20.0, 40.0, 60.0], [10.0, 20.0, 30.0]]);
+    let bytes = Tensor::from_slice(&gpu, &[5], &[1u8; 5]).unwrap();
+    bytes.write(&[9u8, 8, 7, 6, 5]).unwrap();
+    assert_eq!(bytes.to_vec::<u8>().unwrap(), [9, 8, 7, 6, 5]);
+    if gpu.has_f16() {
+        let halves = Tensor::zeros(&gpu, DType::F16, &[3]).unwrap();
+        halves.write(&[0.5f32, -2.0, 65504.0]).unwrap();
+        let error = halves.write(&[0.0f32, 0.0, 1e6]).unwrap_err();
+        assert!(error.to_string().contains("f16 can hold, got 1000000"), "{error}");
+        assert_eq!(halves.to_vec::<f32>().unwrap(), [0.5, -2.0, 65504.0]);
+    }
+}
+
+/// Values that something else relies on stay: what a backward pass is to read above all.
+#[test]
+fn tensors_in_use_are_not_overwritten() {
+    let gpu = gpu();
+    let x = upload(&gpu, &[1.0, 2.0]);
+    let refused = |tensor: &Tensor| {
+        let before = tensor.to_vec::<f32>().unwrap();
+        let error = tensor.write(&[7.0f32, 7.0]).unwrap_err();
+        assert!(matches!(error, Error::Argument { name: "tensor", .. }), "{error}");
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), before);
+    };
+    let leaf = upload(&gpu, &[3.0, 4.0]).requires_grad().unwrap();
+    let product = ops::mul(&x, &leaf).unwrap();
+    refused(&x);
+    refused(&leaf);
+    refused(&product);
+    let gradients = ops::sum(&product).unwrap().backward().unwrap();
+    assert_eq!(gradients.get(&leaf).unwrap().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+    x.write(&[5.0f32, 6.0]).unwrap();
+    assert_eq!(x.to_vec::<f32>().unwrap(), [5.0, 6.0]);
+    let clone = x.clone();
+    refused(&x);
+    drop(clone);
+    let mut parameters = Parameters::new(&gpu);
+    let parameter = parameters.add("w", &[2], &[1.0, 2.0]).unwrap();
+    refused(&parameter.value());
+    // What does not fit.
+    assert!(matches!(x.write(&[1u32, 2]), Err(Error::Shape { .. })));
+    for count in [1, 3] {
+        assert!(matches!(x.write(&vec![0.0f32; count]), Err(Error::Argument { name: "values", .. })), "{count}");
+    }
+    assert_eq!(x.to_vec::<f32>().unwrap(), [5.0, 6.0]);
+}
+
 // ---- left at any moment ----
 
 /// Read-backs, steps and trainers that are dropped on their way leave a device that works, and no memory behind.

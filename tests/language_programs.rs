@@ -154,6 +154,17 @@ fn a_gpt_is_pretrained_finetuned_and_sampled() {
     assert!(own.starts_with("man first") && own.len() > 40, "{own}");
     assert_eq!(own, sample(&next.join("export"), "--seed 3"));
     assert_ne!(own, sample(&next, "--seed 4"));
+    // Weights that are named in the folder that they lie in.
+    let inside = |mut command: Command| {
+        command.current_dir(&next);
+        text(&succeed(command).stdout)
+    };
+    let weights = Path::new(WEIGHTS[0]);
+    let more = "--weights best.safetensors --tokens 30 --seed 3";
+    let mut there = command_with(example("gpt_sample"), more);
+    there.args(["--prompt", "man first"]);
+    assert_eq!(own, inside(there));
+    inside(finetune(weights, texts.path(), &outputs.path().join("never"), "--estimate"));
     let greedy = sample(&next, "--temperature 0");
     assert_eq!(greedy, sample(&next, "--temperature 0 --seed 9"), "the likeliest is not drawn");
     assert_eq!(greedy, sample(&next, "--top-k 1"), "of one there is one");
@@ -227,9 +238,24 @@ fn a_configuration_of_deepspeed() {
     fs::write(&config, whole.to_string()).unwrap();
     let mut command = example("gpt_pretrain");
     command.args("--model 32x3x2 --length 16 --vocab-size 280 --steps 6 --text".split(' ')).arg(texts.path());
-    command.arg("--output").arg(&run).arg("--ltd-config").arg(&config);
+    command.arg("--output").arg(&run).arg("--ltd-config").arg(&config).args(["--compare", "constant"]);
     let said = text(&succeed(command).stdout);
-    assert!(said.contains("blocks          [1] keep, by step, 0:8 2:12 4:16"), "{said}");
+    assert!(said.contains("blocks          [1] keep, by step from 0, 0:8 2:12 4:16"), "{said}");
+    // Beside a file its first length is the constant one: half of the tokens in a third of the blocks.
+    let saved = || {
+        let report = json(&run.join("report.json"));
+        [0, 1].map(|i| report["runs"][i]["layer_tokens_saved"].as_f64().unwrap())
+    };
+    report_holds(&run, &["random-ltd", "constant"]);
+    let before = saved();
+    assert!((before[1] - 1.0 / 6.0).abs() < 1e-9, "{before:?}");
+    // A run goes on with the file that it began with, wherever that is now.
+    fs::remove_file(&config).unwrap();
+    fs::remove_file(run.join("report.json")).unwrap();
+    let mut command = example("gpt_pretrain");
+    command.arg("--resume").arg(&run);
+    succeed(command);
+    assert_eq!(saved(), before);
 
     // A rate by layer tokens is made for the file's own way to drop them, one with an end for its own steps.
     let (mut by_tokens, mut by_steps) = (whole.clone(), whole);
@@ -239,20 +265,54 @@ fn a_configuration_of_deepspeed() {
     by_steps["scheduler"] = by_tokens["scheduler"].clone();
     by_tokens["data_efficiency"]["data_routing"]["random_ltd"]["layer_token_lr_schedule"] =
         object!({ "enabled": true });
-    for (file, more, part) in [
-        (by_tokens, "--compare none", "layer_token_lr_schedule"),
-        (by_steps, "--compare equal-time", "another number of steps"),
+    for (file, more, parts) in [
+        (by_tokens, "--steps 6 --compare none", ["--compare", "layer_token_lr_schedule"]),
+        (by_steps.clone(), "--steps 6 --compare equal-time", ["--compare", "another number of steps"]),
+        (by_steps.clone(), "--layer-tokens 2000 --compare none", ["--compare with --layer-tokens", "scheduler"]),
+        (by_steps, "--steps 6 --compare constant --ltd-start 4", ["--ltd-start", "without --ltd-config"]),
     ] {
         fs::write(&config, file.to_string()).unwrap();
         let mut command = example("gpt_pretrain");
-        command.args("--model 32x3x2 --length 16 --vocab-size 280 --steps 6 --text".split(' ')).arg(texts.path());
+        command.args("--model 32x3x2 --length 16 --vocab-size 280 --text".split(' ')).arg(texts.path());
         command
             .args(more.split(' '))
             .arg("--output")
             .arg(outputs.path().join("never"))
             .arg("--ltd-config")
             .arg(&config);
-        refuse(command, &["--compare", part]);
+        refuse(command, &parts);
+    }
+}
+
+/// A file that says that random-LTD is off is obeyed where nobody says otherwise, and the demonstration compares with
+/// nothing then.
+#[test]
+fn a_configuration_that_turns_random_ltd_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("ds.json");
+    let routing = object!({ "enabled": true, "random_ltd": { "enabled": false } });
+    let file = object!({
+        "train_batch_size": 4, "optimizer": { "type": "AdamW", "params": { "lr": 0.001 } },
+        "data_efficiency": { "enabled": true, "data_routing": routing }
+    });
+    fs::write(&config, file.to_string()).unwrap();
+    for (more, way) in [("", "none"), ("--drop tokenbypass", "tokenbypass"), ("--drop random-ltd", "random-ltd")] {
+        let mut command = example("gpt_finetune");
+        command.args(["--steps", "6", "--estimate", "--ltd-config"]).arg(&config);
+        let said = text(&succeed(command_with(command, more)).stdout);
+        assert!(said.contains(&format!("drop {way},")), "{said}");
+    }
+}
+
+/// Where the kept length goes by raw tokens, it grows by the paper's increment unless another is given.
+#[test]
+fn the_increment_of_the_kept_length() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let never = outputs.path().join("never");
+    for (more, granularity) in [("", 8), ("--ltd-interval 256", 16), ("--ltd-interval 256 --ltd-granularity 4", 4)] {
+        let command = pretrain("gpt_pretrain", texts.path(), &never, &format!("--estimate {more}"));
+        let said = text(&succeed(command).stdout);
+        assert!(said.contains(&format!("ltd-granularity {granularity},")), "{more}: {said}");
     }
 }
 
@@ -284,7 +344,7 @@ fn the_demonstration_takes_a_rate_by_layer_tokens() {
         command_with(command, more)
     };
     let said = text(&succeed(demonstration("")).stdout);
-    assert!(said.contains("blocks          [1, 2] keep, by step, 0:32"), "{said}");
+    assert!(said.contains("blocks          [1, 2] keep, by step from 0, 0:32"), "{said}");
     refuse(demonstration("--compare none"), &["--compare", "layer_token_lr_schedule"]);
 }
 
@@ -322,6 +382,39 @@ fn an_export_takes_the_place_of_nothing_else() {
         refuse(pretrain("gpt_pretrain", texts.path(), &run, more), &["--output", "export", "is there already"]);
         assert_eq!(contents(&run).len(), 1, "{place}");
     }
+}
+
+/// Where a run cannot be exported at its end, what was measured is kept, and what goes on exports it.
+#[test]
+fn a_run_that_could_not_be_exported_is_reported() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let more = "--steps 40 --lr 0.01 --save-every 1 --drop none --json";
+    let mut command = pretrain("gpt_pretrain", texts.path(), &run, more);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until_saved(&mut child, &run);
+    let notes = run.join("export/notes.txt");
+    fs::create_dir_all(run.join("export")).unwrap();
+    fs::write(&notes, "mine").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("could not be exported"), "{said}");
+    let before = report_holds(&run, &["full-length"]);
+    assert!(before["runs"][0]["export_error"].is_string(), "{before}");
+    let printed: Value = serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!(printed, before, "--json prints report.json all the same");
+    let resume = || {
+        let mut command = example("gpt_pretrain");
+        command.arg("--resume").arg(&run);
+        command
+    };
+    refuse(resume(), &["--resume", "holds other files than an export's"]);
+    fs::remove_file(&notes).unwrap();
+    succeed(resume());
+    let after = json(&run.join("report.json"));
+    assert!(after["runs"][0]["export_error"].is_null(), "{after}");
+    assert_eq!(after["runs"][0]["test"], before["runs"][0]["test"]);
+    gpt2::open(run.join("export")).unwrap();
 }
 
 // ---- going on ----
@@ -375,6 +468,41 @@ fn killed_and_resumed(outputs: &Path, go_on: impl Fn(&Path) -> Command) {
     println!("{seen}");
     succeed(go_on(&killed));
     same(&killed, &seen);
+}
+
+/// A finetuning goes on with the weights that it began with, from where those were found.
+#[test]
+fn a_finetuning_goes_on_with_its_own_weights() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let [own, other, run] = ["own", "other", "run"].map(|name| outputs.path().join(name));
+    succeed(pretrain("gpt_pretrain", texts.path(), &own, "--steps 1 --drop none"));
+    succeed(pretrain("gpt_pretrain", texts.path(), &other, "--steps 1 --drop none --seed 1"));
+    succeed(finetune(&own, texts.path(), &run, "--steps 2 --compare none"));
+    // As if it had been killed between the two.
+    let whole = json(&run.join("report.json"));
+    let mut cut = whole.clone();
+    cut["runs"].as_array_mut().unwrap().truncate(1);
+    fs::write(run.join("report.json"), cut.to_string()).unwrap();
+    fs::remove_dir_all(run.join("full-length")).unwrap();
+    let resume = || {
+        let mut command = example("gpt_finetune");
+        command.arg("--resume").arg(&run);
+        command
+    };
+    let best = own.join(WEIGHTS[0]);
+    let bytes = fs::read(&best).unwrap();
+    fs::copy(other.join(WEIGHTS[0]), &best).unwrap();
+    refuse(resume(), &["--resume", "are others than the run began with"]);
+    fs::write(&best, bytes).unwrap();
+    // A name on the Hub, whose files lie where they did.
+    let mut args = json(&run.join("args.json"));
+    args["weights"] = "hub:owner/model".into();
+    fs::write(run.join("args.json"), args.to_string()).unwrap();
+    succeed(resume());
+    let report = json(&run.join("report.json"));
+    for key in ["before", "test"] {
+        assert_eq!(report["runs"][1][key], whole["runs"][1][key], "{key}");
+    }
 }
 
 /// A run that has ended says so, and is left as it is; one goes on over the same text only.
@@ -446,6 +574,7 @@ fn bad_arguments_and_texts() {
         ("empty.txt", b"", "empty.txt"),
         ("broken.jsonl", b"{\"text\": \"a\"}\n{", "broken.jsonl"),
         ("other.jsonl", b"{\"title\": \"a\"}\n", "text"),
+        ("lines.json", b"{\"text\": \"a\"}\n", "call it .jsonl"),
     ] {
         refuse(pretrain("gpt_pretrain", &bad(name, content), &never, "--steps 1"), &[part]);
     }
@@ -456,6 +585,32 @@ fn bad_arguments_and_texts() {
     command.arg("--weights").arg(texts.path());
     refuse(command, &["--weights"]);
     assert!(!never.exists(), "nothing was written for a run that never began");
+}
+
+/// Where what is held out is too short, nothing is trained, and no folder is made.
+#[test]
+fn texts_are_long_enough_before_a_run_begins() {
+    let outputs = tempfile::tempdir().unwrap();
+    let (never, short) = (outputs.path().join("never"), outputs.path().join("short.txt"));
+    // With the token at its end 320 of bytes alone, of which a GPT's test gets 16, one sequence, and its validation 15.
+    fs::write(&short, &"abcdefg ".repeat(40)[1..]).unwrap();
+    for (program, more) in
+        [("gpt_pretrain", "--vocab-size 257 --held-out 0.05"), ("bert_pretrain", "--vocab-size 261 --held-out 0.01")]
+    {
+        let command = pretrain_with(program, &short, &never, &format!("{more} --steps 1"));
+        refuse(command, &["the validation text is too short"]);
+    }
+    assert!(!never.exists());
+}
+
+/// What keeps tokens from being kept beside the texts is told with the way out.
+#[test]
+fn tokens_that_cannot_be_kept_beside_the_texts() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    fs::write(texts.path().join(".wgrad-tokens"), "a file").unwrap();
+    let run = |more: &str| pretrain("gpt_pretrain", texts.path(), &outputs.path().join("never"), more);
+    refuse(run("--steps 1"), &["--text-cache", ".wgrad-tokens"]);
+    succeed(run(&format!("--estimate --text-cache {}", outputs.path().join("cache").display())));
 }
 
 /// The tiny run, in which options may stand that it has already.
@@ -484,11 +639,15 @@ fn options_without_effect() {
         ("--estimate --json", "--json has no effect here"),
         ("--steps 3 --save-every 5", "--save-every has no effect here"),
         ("--tuning-cache x", "--tuning-cache has no effect here: it counts only with --tune auto"),
+        ("--text-field body", "--text-field has no effect here: it counts only with --text of JSON lines"),
     ] {
         refuse(pretrain("gpt_pretrain", texts.path(), &never, more), &[part]);
     }
     let mut command = example("gpt_finetune");
     command.args(["--text-field", "body", "--output"]).arg(&never);
     refuse(command, &["--text-field has no effect here: it counts only with --text"]);
+    let lines = outputs.path().join("lines.ndjson");
+    fs::write(&lines, object!({ "body": "of man and fruit ".repeat(200) }).to_string()).unwrap();
+    succeed(pretrain("gpt_pretrain", &lines, &never, "--text-field body --estimate"));
     assert!(!never.exists());
 }

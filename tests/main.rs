@@ -18,6 +18,8 @@ mod data;
 #[cfg(feature = "pictures")]
 mod deepspeed;
 mod device;
+#[cfg(feature = "files")]
+mod extended;
 #[cfg(feature = "pictures")]
 mod folders;
 #[cfg(feature = "files")]

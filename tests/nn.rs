@@ -1,9 +1,9 @@
 //! Modules against the operations that they are made of.
 
 use crate::common::{assert_close, each_family, gpu, values};
-use wgrad::autograd::{Parameter, Parameters};
-use wgrad::nn::{AdaptedLinear, Block, BlockConfig, Encoder, Init, LoraConfig, Mode, NormOrder, Span};
-use wgrad::ops::{self, Mask, RandomKey, TokenIndices};
+use wgrad::autograd::{Parameter, Parameters, no_grad};
+use wgrad::nn::{AdaptedLinear, Block, BlockConfig, Encoder, Init, LoraConfig, Mode, NormOrder, Precision, Span};
+use wgrad::ops::{self, KeyValues, Mask, RandomKey, Rotary, TokenIndices};
 use wgrad::{Error, Gpu, Tensor};
 
 const WIDTH: usize = 32;
@@ -208,6 +208,78 @@ fn blocks_drop_what_their_rates_say() {
             let [with, without] = [&encoder, &encoder_of(&gpu, plain).1]
                 .map(|encoder| run(encoder, &Mode::evaluation()).to_vec::<f32>().unwrap());
             assert_eq!(with, without);
+        }
+    }
+}
+
+/// Two stacks in one model draw apart where the second is numbered behind the first, and then are one stack of both;
+/// numbered alike, they draw the same.
+#[test]
+fn towers_draw_apart() {
+    let gpu = gpu();
+    let config = BlockConfig { dropout: 0.2, drop_path: 0.3, eps: 1e-5, ..BlockConfig::new(WIDTH, 2) };
+    let mode = Mode::training(KEY);
+    let run = |encoder: &Encoder, x: Tensor| encoder.forward(x, &[], &Mask::NONE, &mode).unwrap();
+    let read = |y: Tensor| y.to_vec::<f32>().unwrap();
+    let mut parameters = Parameters::new(&gpu);
+    let mut init = Init::new(&mut parameters, 3);
+    let first = Encoder::new(init.at("first"), 2, |_| config).unwrap();
+    let alike = Encoder::new(init.at("alike"), 2, |_| config).unwrap();
+    let apart = Encoder::numbered(init.at("apart"), 2, 2, |_| config).unwrap();
+    let both = Encoder::new(init.at("both"), 4, |_| config).unwrap();
+    assert!(parameters.get("apart.0.norm1.weight").is_some());
+    let copy = |from: &str, to: &str| {
+        let value = parameters.get(from).unwrap().value().to_vec::<f32>().unwrap();
+        parameters.get(to).unwrap().set(&value).unwrap();
+    };
+    let paths = parameters.iter().filter_map(|p| p.path().strip_prefix("first."));
+    for path in paths.map(str::to_owned).collect::<Vec<_>>() {
+        let (block, layer) = path.split_once('.').unwrap();
+        let behind = format!("both.{}.{layer}", block.parse::<usize>().unwrap() + 2);
+        let twins = [format!("alike.{path}"), format!("apart.{path}"), format!("both.{path}"), behind];
+        twins.iter().for_each(|twin| copy(&format!("first.{path}"), twin));
+    }
+    let x = || input(&gpu);
+    assert_eq!(read(run(&alike, x())), read(run(&first, x())));
+    assert_ne!(read(run(&apart, x())), read(run(&first, x())));
+    assert_eq!(read(run(&apart, run(&first, x()))), read(run(&both, x())));
+    for first in [(1 << 28) + 1, usize::MAX] {
+        let made = Encoder::numbered(Init::new(&mut Parameters::new(&gpu), 3), first, 2, |_| config);
+        assert!(matches!(made.err(), Some(Error::Argument { name: "number", .. })), "{first}");
+    }
+}
+
+/// Token by token beside the keys and values of those before is all at once, causally, where positions are rotary too.
+#[test]
+fn rotary_positions_in_a_cache() {
+    let (positions, heads) = (TOKENS + 2, 2);
+    let angles: Vec<f64> =
+        values(7, positions * WIDTH / heads / 2).into_iter().map(|value| 5.0 * f64::from(value)).collect();
+    for gpu in each_family() {
+        let plain = Rotary::new(&gpu, positions, &angles).unwrap();
+        for rotary in [plain.clone(), plain.interleaved()] {
+            let config = BlockConfig { eps: 1e-5, ..BlockConfig::new(WIDTH, heads) };
+            let encoder = encoder_of(&gpu, config).1.with_rotary(&rotary);
+            let x = values(1, 2 * positions * WIDTH);
+            let upload = |range: std::ops::Range<usize>| {
+                let of = |sample: &[f32]| sample[range.start * WIDTH..range.end * WIDTH].to_vec();
+                let rows: Vec<f32> = x.chunks(positions * WIDTH).flat_map(of).collect();
+                Tensor::from_slice(&gpu, &[2, range.len(), WIDTH], &rows).unwrap()
+            };
+            let whole = encoder.forward(upload(0..positions), &[], &Mask::CAUSAL, &Mode::evaluation()).unwrap();
+            let cache = |_| KeyValues::new(&gpu, 2, positions + 1, WIDTH).unwrap();
+            let mut caches: Vec<KeyValues> = (0..2).map(cache).collect();
+            let mut run = |x: Tensor| no_grad(|| encoder.forward_cached(x, &mut caches, Precision::F32));
+            for range in [0..4, 4..5, 5..6, 6..positions] {
+                let expected = ops::slice(&whole, 1, range.clone()).unwrap().to_vec().unwrap();
+                let got = run(upload(range.clone())).unwrap().to_vec().unwrap();
+                assert_close(&format!("tokens {range:?} ({:?})", gpu.family()), &got, &expected, 2e-5);
+            }
+            let error = run(upload(0..1)).unwrap_err();
+            assert!(error.to_string().contains("at most 11"), "{error}");
+            caches[0].truncate(3);
+            let error = no_grad(|| encoder.forward_cached(upload(0..1), &mut caches, Precision::F32)).unwrap_err();
+            assert!(matches!(error, Error::Argument { name: "caches", .. }), "{error}");
         }
     }
 }

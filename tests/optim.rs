@@ -644,6 +644,24 @@ fn restored_optimisers_count_on() {
     }
 }
 
+/// AdamW's first moment would pass for SGD's direction. What was saved before the rule was noted is taken at its word.
+#[test]
+fn a_state_of_another_rule_is_refused() {
+    let [gpu, _] = each_family();
+    let mut whole = Pair::new(&gpu, RULES[0]);
+    whole.step([Some(1.0), Some(-2.0)]);
+    let saved = pollster::block_on(whole.optimizer.saved()).unwrap();
+    let mut second = Pair::new(&gpu, RULES[1]);
+    let Pair { parameters, optimizer, .. } = &mut second;
+    let error = optimizer.restore(parameters, &saved, |_| Ok(&[0.5])).unwrap_err();
+    assert_eq!(error.to_string(), "optimiser state: rule must be sgd, got adamw");
+    assert_eq!(report(optimizer).applied, 0);
+    let mut old = serde_json::to_value(&saved).unwrap();
+    assert!(old.as_object_mut().unwrap().remove("rule").is_some());
+    optimizer.restore(parameters, &serde_json::from_value(old).unwrap(), |_| Ok(&[0.5])).unwrap();
+    assert_eq!(report(optimizer).applied, 1);
+}
+
 // ---- frozen and thawed ----
 
 /// Which parameters of [`SIZES`] are frozen in a step: small and large ones, from the start, from the middle on, and in between.
@@ -917,6 +935,44 @@ fn layer_tokens_drive_the_rate() {
         ("warmup", LayerTokenRate { warmup: f64::NAN, ..settings }),
     ] {
         let error = LrSchedule::layer_token(bad).unwrap_err();
+        assert!(matches!(error, Error::Argument { name: got, .. } if got == name), "{error}");
+    }
+}
+
+/// Straight lines between the knots, as `numpy.interp` has them: `[0.1, 0.1, 0.3, 0.5, 0.5, 0.05, 0.025, 0, 0]`.
+#[test]
+fn rates_of_ones_own() {
+    let knots = [(2, 0.1), (4, 0.5), (7, 0.5), (8, 0.05), (10, 0.0)];
+    let rates = |knots: &[(u64, f32)], at: &[u64]| {
+        let schedule = LrSchedule::piecewise(knots).unwrap();
+        // Layer tokens are not looked at.
+        at.iter().map(|&step| schedule.rate(At { step, layer_tokens: step * 7 % 5 })).collect::<Vec<f32>>()
+    };
+    let expected = [0.1, 0.1, 0.3, 0.5, 0.5, 0.05, 0.025, 0.0, 0.0];
+    assert_close("lines", &rates(&knots, &[0, 2, 3, 4, 7, 8, 9, 10, u64::MAX]), &expected, 1e-6);
+    assert_eq!(rates(&knots, &[2, 4, 7, 8]), [0.1, 0.5, 0.5, 0.05], "to the bit at the knots");
+    assert_eq!(rates(&[(5, 0.2)], &[0, 5, 6]), [0.2; 3]);
+    assert_close("far", &rates(&[(0, 0.0), (u64::MAX, 1.0)], &[0, u64::MAX / 2, u64::MAX]), &[0.0, 0.5, 1.0], 1e-6);
+    // Lines of a shape that is built in: PyTorch's `LinearLR`s.
+    let settings = ShapedRate { base: 1.0, min: 0.1, warmup: 2, total: 10, shape: LrShape::Linear };
+    let built_in = LrSchedule::new(settings).unwrap();
+    let at: Vec<u64> = (0..13).collect();
+    let built_in: Vec<f32> = at.iter().map(|&step| built_in.rate(At { step, layer_tokens: 0 })).collect();
+    assert_close("linear", &rates(&[(0, 1.0 / 3.0), (2, 1.0), (10, 0.1)], &at), &built_in, 1e-6);
+
+    let ends = |knots: &[(u64, f32)]| LrSchedule::piecewise(knots).unwrap().has_end();
+    assert!(ends(&knots) && !ends(&[(0, 0.0), (9, 1.0)]) && !ends(&[(0, 0.3)]));
+    assert!(!LrSchedule::piecewise(&knots).unwrap().follows_layer_tokens());
+    let refused: [(&str, &[(u64, f32)]); 6] = [
+        ("knots", &[]),
+        ("step", &[(3, 0.1), (3, 0.2)]),
+        ("step", &[(3, 0.1), (4, 0.1), (2, 0.2)]),
+        ("rate", &[(3, 0.1), (4, -0.1)]),
+        ("rate", &[(3, f32::NAN)]),
+        ("rate", &[(3, f32::INFINITY), (4, 0.1)]),
+    ];
+    for (name, bad) in refused {
+        let error = LrSchedule::piecewise(bad).unwrap_err();
         assert!(matches!(error, Error::Argument { name: got, .. } if got == name), "{error}");
     }
 }

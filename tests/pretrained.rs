@@ -920,6 +920,24 @@ fn exports_replace_exports_and_nothing_else() {
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["export"]);
 
+    // Hidden files stay, those too that were in a folder which a crash has left under the other name.
+    fs::write(path.join(".DS_Store"), "view").unwrap();
+    fs::create_dir(beside(".export.old")).unwrap();
+    fs::write(beside(".export.old").join(".gitattributes"), "rules").unwrap();
+    export().unwrap();
+    assert!(!beside(".export.old").exists());
+    let read = |name: &str| fs::read_to_string(path.join(name)).unwrap();
+    assert_eq!([read(".DS_Store"), read(".gitattributes")], ["view", "rules"]);
+    // What would be lost keeps its place, and hidden folders are not taken for such files.
+    fs::create_dir(beside(".export.old")).unwrap();
+    fs::write(beside(".export.old").join(".DS_Store"), "older").unwrap();
+    assert!(export().unwrap_err().to_string().contains(".DS_Store"));
+    assert_eq!((read(".DS_Store").as_str(), beside(".export.old").join(".DS_Store").exists()), ("view", true));
+    fs::remove_dir_all(beside(".export.old")).unwrap();
+    fs::create_dir(path.join(".git")).unwrap();
+    assert!(export().unwrap_err().to_string().contains(".git"));
+    fs::remove_dir(path.join(".git")).unwrap();
+
     fs::write(path.join("thesis.txt"), "unrelated").unwrap();
     let message = export().unwrap_err().to_string();
     assert!(message.contains("thesis.txt"), "{message}");

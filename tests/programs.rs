@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::{gpu_with_f16, this_program, values};
-use serde_json::Value;
+use serde_json::{Value, json as object};
 use tempfile::TempDir;
 use wgrad::checkpoint;
 use wgrad::models::vit::{CropMode, OpenOptions, open};
@@ -120,6 +120,7 @@ fn a_run_writes_what_it_promises() {
         for line in ["training", "evaluation", "saving", "compilation"] {
             assert!(text(&output.stdout).contains(line), "no line on {line}");
         }
+        assert!(!text(&output.stdout).contains("features, besides"), "there is no probe");
         let printed: Value = serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap();
         assert_eq!(printed, report, "--json prints report.json");
         report_agrees_with_metrics(&run, &report);
@@ -168,7 +169,7 @@ fn report_agrees_with_metrics(run: &Path, report: &Value) {
         let right: f64 = classes.iter().map(|class| samples(class) * class["accuracy"].as_f64().unwrap_or(0.0)).sum();
         let share = right / classes.iter().map(samples).sum::<f64>();
         assert!((share - run["test_accuracy"].as_f64().unwrap()).abs() < 1e-9, "{name}: {share}, {run}");
-        assert_eq!(run["stopped"], false);
+        assert_eq!((&run["stopped"], &run["tested_on"]), (&false.into(), &"test".into()));
     }
 }
 
@@ -454,6 +455,9 @@ fn a_probe_that_does_not_fit_is_cut() {
     let count: u64 = rest.split(',').next().unwrap().parse().unwrap();
     assert!(count > 1, "{said}");
     assert_eq!(json(&run.join("recipe.json"))["accumulate"], count);
+    // What the features took is no part of the training time, and stands beside it.
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(said.contains("features, besides") && page.contains("<th>features</th>"), "{said}");
     let output = probe(&refused, &format!("{memory} --accumulate 1")).output().unwrap();
     let said = text(&output.stderr);
     assert!(!output.status.success() && said.contains("does not fit"), "{said}");
@@ -461,13 +465,22 @@ fn a_probe_that_does_not_fit_is_cut() {
     assert!(said.contains(&format!("accumulate {count} (")) && !said.contains("recompute_blocks"), "{said}");
 }
 
-/// An error tells it too; here that of a rate which no weights survive.
+/// An error tells it too, and whether there is anything to go on from; here that of a rate which no weights survive.
 #[test]
 fn a_run_that_failed_says_how_to_go_on() {
     let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
-    let run = outputs.path().join("run");
-    let way_on = format!("--resume {}", run.display());
-    refuse(tiny(photos.path(), &run, "--steps 30 --lr 1e38 --clip-grad 0"), &["not finite", "to go on", &way_on]);
+    for (name, saved, told, begins) in [
+        ("unsaved", "", "nothing was saved yet; to begin anew: ", true),
+        ("saved", "--save-every 1", "to go on from what was saved last: ", false),
+    ] {
+        let run = outputs.path().join(name);
+        let way_on = format!("--resume {}", run.display());
+        let command = tiny(photos.path(), &run, &format!("--steps 30 --lr 1e38 --clip-grad 0 {saved}"));
+        refuse(command, &["not finite", told, &way_on]);
+        let mut command = finetune("--resume");
+        let said = text(&command.arg(&run).output().unwrap().stdout);
+        assert_eq!(said.contains("nothing was saved: the run begins anew"), begins, "{said}");
+    }
 }
 
 /// Why a run ended before its last step stands on the console, with its numbers.
@@ -501,6 +514,92 @@ fn an_export_takes_the_place_of_nothing_else() {
     }
 }
 
+/// What could not be exported is told at the end, beside a report of all else; going on is then to export it, which is
+/// refused at once where it would fail again.
+#[test]
+fn an_export_that_fails_costs_no_results() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let run = outputs.path().join("run");
+    let mut command = tiny(photos.path(), &run, "--steps 24 --save-every 1 --lora qkv --export timm --compare none");
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until_saved(&mut child, &run);
+    let notes = run.join("export/notes.txt");
+    fs::create_dir(run.join("export")).unwrap();
+    fs::write(&notes, "mine").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("run patchdrop has ended, and could not be exported"), "{said}");
+    let report = || json(&run.join("report.json"))["runs"].as_array().unwrap().clone();
+    let before = report();
+    assert!(before.len() == 2 && before[0]["export_error"].as_str().unwrap().contains("notes.txt"), "{before:?}");
+    let resume = || {
+        let mut command = finetune("--resume");
+        command.arg(&run);
+        command
+    };
+    refuse(resume(), &["--resume", "export", "other files than an export's"]);
+    fs::remove_file(&notes).unwrap();
+    succeed(resume());
+    let after = report();
+    assert!(after[0].get("export_error").is_none(), "{after:?}");
+    for key in ["name", "test_accuracy"] {
+        assert_eq!([&before[0][key], &before[1][key]], [&after[0][key], &after[1][key]], "{key}");
+    }
+    open(run.join("export"), &OpenOptions::default()).unwrap();
+    // As if it had been killed between the export and the report: what it exported itself is in nobody's way.
+    fs::remove_file(run.join("report.json")).unwrap();
+    succeed(resume());
+}
+
+/// Nor does a run write among the files of a model.
+#[test]
+fn a_models_folder_is_no_runs() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    for name in ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "vocab.txt"] {
+        let folder = outputs.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(name), "of a model").unwrap();
+        refuse(tiny(photos.path(), &folder, "--steps 1"), &["--output", &format!("holds a model's {name}")]);
+        assert_eq!(contents(&folder).len(), 1);
+    }
+}
+
+/// Runs of a comparison that have not begun begin with the weights that the others began with, from where those were
+/// found.
+#[test]
+fn a_comparison_goes_on_with_its_own_weights() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [own, other, run] = ["own", "other", "run"].map(|name| outputs.path().join(name));
+    succeed(tiny(photos.path(), &own, "--steps 1"));
+    succeed(tiny(photos.path(), &other, "--steps 1 --seed 1"));
+    let mut command = finetune(&format!("--data folder --steps 2 {BATCH} --compare none"));
+    command.arg("--weights").arg(&own).arg("--data-dir").arg(photos.path()).arg("--output").arg(&run);
+    succeed(command);
+    // As if it had been killed between the two.
+    let whole = json(&run.join("report.json"));
+    let mut cut = whole.clone();
+    cut["runs"].as_array_mut().unwrap().truncate(1);
+    fs::write(run.join("report.json"), cut.to_string()).unwrap();
+    fs::remove_dir_all(run.join("full-length")).unwrap();
+    let resume = || {
+        let mut command = finetune("--resume");
+        command.arg(&run);
+        command
+    };
+    let best = own.join("best.safetensors");
+    let bytes = fs::read(&best).unwrap();
+    fs::copy(other.join("best.safetensors"), &best).unwrap();
+    refuse(resume(), &["--resume", "are others than the run began with"]);
+    fs::write(&best, bytes).unwrap();
+    // A name on the Hub, whose files lie where they did.
+    let mut args = json(&run.join("args.json"));
+    args["weights"] = "hub:owner/model".into();
+    fs::write(run.join("args.json"), args.to_string()).unwrap();
+    succeed(resume());
+    let report = json(&run.join("report.json"));
+    assert_eq!(report["runs"][1]["test_loss"], whole["runs"][1]["test_loss"]);
+}
+
 /// With the run's own settings, where fewer tokens at first would save more.
 #[test]
 fn a_run_that_saves_little_says_what_would_save_more() {
@@ -517,6 +616,106 @@ fn a_run_that_saves_little_says_what_would_save_more() {
     assert!(said.contains(&expected), "{expected}: {said}");
     let (said, _) = run("few", "--ltd-ramp 0.1 --ltd-start 0.2");
     assert!(said.contains("random-LTD saves") && !said.contains("it would save"), "{said}");
+}
+
+// ---- DeepSpeed's files ----
+
+/// A file with random-LTD in the middle block of three, from 8 to `most` tokens.
+fn deepspeed(most: usize, batch: usize) -> Value {
+    let ltd = object!({
+        "enabled": true, "total_layer_num": 3, "random_ltd_layer_num": 1, "random_ltd_layer_id": [1],
+        "model_type": "encoder", "random_ltd_schedule": {
+            "min_value": 8, "max_value": most, "schedule_type": "fixed_linear",
+            "schedule_config": { "require_steps": 2, "seq_per_step": 4 }
+        }
+    });
+    object!({
+        "train_batch_size": batch,
+        "data_efficiency": { "enabled": true, "data_routing": { "enabled": true, "random_ltd": ltd } }
+    })
+}
+
+/// The tiny run with a configuration, which is written to `file`.
+fn configured(photos: &Path, output: &Path, more: &str, file: &Path, config: &Value) -> Command {
+    fs::write(file, config.to_string()).unwrap();
+    let mut command = finetune(&format!("{TINY} {more} --data-dir"));
+    command.arg(photos).arg("--output").arg(output).arg("--ltd-config").arg(file);
+    command
+}
+
+/// The file's own blocks, lengths and first tokens count, for an arm of constant length too; and for a run that goes on,
+/// whatever has become of the file.
+#[test]
+fn a_file_settles_which_tokens_are_dropped() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [run, file] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+    let config = deepspeed(17, 10);
+    let command = configured(photos.path(), &run, "--steps 4 --compare constant", &file, &config);
+    let said = text(&succeed(command).stdout);
+    assert!(said.contains("[1] keep, by step from 0, 0:8 1:12 2:16 3:17, ltd-keep-prefix 0"), "{said}");
+    assert!(!said.contains("never reaches full length"), "{said}");
+    assert_eq!(json(&run.join("recipe.json"))["ltd_keep_prefix"], 0);
+    assert_eq!(json(&run.join("args.json"))["overrides"]["ltd_keep_prefix"], 0);
+    let kept = |arm: &str| {
+        let rows = rows(&run.join("metrics.csv")).into_iter().filter(|row| row["run"] == arm);
+        rows.map(|row| row["kept"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((kept("random-ltd").join(" "), kept("constant").join(" ")), ("8 12 16 17".into(), "8 8 8 8".into()));
+    let report = json(&run.join("report.json"));
+    let saved = [0, 1].map(|i| report["runs"][i]["layer_tokens_saved"].as_f64().unwrap());
+    assert!((saved[1] - 9.0 / 51.0).abs() < 1e-9, "{saved:?}: a block of three keeps 8 of 17 tokens");
+    let refused = outputs.path().join("refused");
+    let command = configured(photos.path(), &refused, "--compare constant --ltd-start 0.5", &file, &config);
+    refuse(command, &["--ltd-start has no effect"]);
+
+    fs::write(&file, "{}").unwrap();
+    fs::remove_file(run.join("report.json")).unwrap();
+    let mut command = finetune("--resume");
+    command.arg(&run);
+    assert!(text(&succeed(command).stdout).contains("0:8 1:12 2:16 3:17"));
+}
+
+/// A file that turns random-LTD off is no reason to drop tokens in another way, unless that is asked for.
+#[test]
+fn a_file_without_random_ltd_trains_at_full_length() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [run, file] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+    let off = object!({
+        "train_batch_size": 10,
+        "data_efficiency": { "enabled": true, "data_routing": { "enabled": true, "random_ltd": { "enabled": false } } }
+    });
+    let silent = object!({ "train_batch_size": 10 });
+    for (config, more, drop) in
+        [(&off, "", "none"), (&off, "--drop random-ltd", "random-ltd"), (&silent, "", "patchdrop")]
+    {
+        let command = configured(photos.path(), &run, &format!("--estimate {more}"), &file, config);
+        let said = text(&succeed(command).stdout);
+        assert!(said.contains(&format!("drop {drop},")), "{drop}: {said}");
+    }
+}
+
+/// What of a file's plan the run does not come to.
+#[test]
+fn a_file_that_does_not_fit_the_run_is_told() {
+    let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
+    let [run, file] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+    let mut by_tokens = deepspeed(17, 60);
+    by_tokens["optimizer"] = object!({ "type": "AdamW", "params": { "lr": 0.01 } });
+    by_tokens["scheduler"] = object!({ "type": "WarmupDecayLR", "params": {
+        "warmup_max_lr": 0.01, "warmup_num_steps": 2, "total_num_steps": 6
+    } });
+    let ltd = &mut by_tokens["data_efficiency"]["data_routing"]["random_ltd"];
+    ltd["layer_token_lr_schedule"] = object!({ "enabled": true });
+    let never = "never reaches full length: at the last step";
+    for (config, steps, parts) in [
+        (deepspeed(17, 10), 3, [never, "16 of 17 tokens are kept; its require_steps are too many for a run of 3"]),
+        (deepspeed(12, 10), 6, [never, "12 of 17 tokens are kept; its max_value is 12"]),
+        (by_tokens, 6, ["batches of 56 pictures instead of 60", "planned for batches of 60: with 56 pictures"]),
+    ] {
+        let command = configured(photos.path(), &run, &format!("--steps {steps} --estimate"), &file, &config);
+        let said = text(&succeed(command).stdout);
+        assert!(parts.iter().all(|part| said.contains(part)), "{parts:?}: {said}");
+    }
 }
 
 // ---- weights of others ----
@@ -945,6 +1144,36 @@ fn unreadable_pictures_are_known_before_the_run() {
     spoil("train/even", OF_CLASS);
     refuse(tiny(photos.path(), &never, more), &["class even: none of its ", "training pictures can be read"]);
     assert!(!never.exists(), "nothing was written for a run that never began");
+}
+
+/// With `--strict` all pictures are tried before the first step, not those alone that make a batch.
+#[test]
+fn strict_finds_the_last_picture_too() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    fs::write(photos.path().join("train/striped/9.png"), "no picture").unwrap();
+    refuse(tiny(photos.path(), &run, "--steps 1 --strict"), &["--strict: ", "9.png"]);
+    assert!(!run.exists(), "nothing was written for a run that never began");
+}
+
+/// Without test pictures the result is of those that the epoch was chosen by, and says so wherever it stands.
+#[test]
+fn validation_alone_is_no_test() {
+    let (photos, folder) = (photos(), tempfile::tempdir().unwrap());
+    let run = folder.path().join("run");
+    for class in CLASSES {
+        let [from, to] = ["train", "val"].map(|split| photos.path().join(split).join(class));
+        fs::create_dir_all(&to).unwrap();
+        (0..6).for_each(|i| fs::rename(from.join(format!("{i}.png")), to.join(format!("{i}.png"))).unwrap());
+    }
+    let said = text(&succeed(tiny(photos.path(), &run, "--steps 2")).stdout);
+    assert!(said.contains("warning: no test pictures: the result will be of the validation pictures"), "{said}");
+    assert!(said.contains("validation accuracy") && !said.contains("test accuracy"), "{said}");
+    let report = json(&run.join("report.json"))["runs"][0].clone();
+    assert_eq!(report["tested_on"], "validation");
+    assert_eq!(report["test_accuracy"], report["validation_accuracy"]);
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("<h2>Validation: patchdrop</h2>") && page.contains("<th>tested on</th>"));
 }
 
 /// A head is of classes, not of a number of classes: another run's is used by name, and a run goes on only over the same classes

@@ -308,6 +308,9 @@ fn states_of_other_runs_are_refused() {
     let (digits, own) = (Digits::new(), settings(&gpu));
     let said = refused(&gpu, read(), config(), TrainSettings { seed: 8, ..own.clone() }, &digits);
     assert!(said.contains("other settings: \"seed: 7\" there, \"seed: 8\" here"), "{said}");
+    let rate = LrSchedule::piecewise(&[(0, 3e-3), (60, 0.0)]).unwrap();
+    let said = refused(&gpu, read(), config(), TrainSettings { rate, ..own.clone() }, &digits);
+    assert!(said.contains("other settings: \"rate: {") && said.contains("Piecewise"), "{said}");
     let said = refused(&gpu, read(), config(), TrainSettings { ema: None, ..own.clone() }, &digits);
     assert!(said.contains("other settings: \"ema: {"), "{said}");
     let said = refused(
@@ -399,8 +402,8 @@ fn bad_states_are_refused() {
         ("updates must be at most the", &|_, h| h["counts"]["optimizer"]["updates"][3] = json!(9)),
         ("updates must be at most 2147483648", &|_, h| h["counts"]["optimizer"]["words"][4] = json!(u32::MAX)),
         ("counts or sums", &|_, h| h["progress"]["weight_bits"] = json!(f64::INFINITY.to_bits())),
-        ("counts or sums", &|_, h| h["counts"]["layer_tokens"] = json!([u64::MAX, 0])),
-        ("counts or sums", &|_, h| h["counts"]["layer_tokens"] = json!([0, u64::MAX])),
+        ("counts that no run reaches", &|_, h| h["counts"]["layer_tokens"] = json!([u64::MAX, 0])),
+        ("counts that no run reaches", &|_, h| h["counts"]["layer_tokens"] = json!([0, u64::MAX])),
         ("counts or sums", &|_, h| h["progress"]["best"]["epoch"] = json!(u64::MAX)),
         ("counts or sums", &|_, h| h["progress"]["best"]["samples"] = json!(u64::MAX)),
         ("bad state of a run", &|_, h| h["counts"]["optimizer"]["words"] = json!("x")),

@@ -127,7 +127,6 @@ fn largest(gpu: &Gpu) -> Vec<(&'static str, wgrad::Result<Tensor>)> {
     }
     for [batch, tokens, width] in [[MOST, 1, 1], [1, MOST, 1], [1, MOST / 4, 4], [1, 1, MOST], [MOST / 256, 256, 1]] {
         all.push(("mean_tokens", ops::mean_tokens(&of(&[batch, tokens, width]), 0)));
-        all.push(("slice_tokens", ops::slice_tokens(&of(&[batch, tokens, width]), 0..1)));
         all.push(("dropout", ops::dropout(&of(&[batch, tokens, width]), 0.5, key)));
         all.push(("drop_path", ops::drop_path(&of(&[batch, tokens, width]), 0.5, key)));
         all.push(("embed_tokens", ops::embed_tokens(&of(&[batch, tokens, width]), None, &of(&[1, tokens, width]))));

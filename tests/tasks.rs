@@ -12,10 +12,11 @@ use wgrad::ltd::TokenBypass;
 use wgrad::models::gpt2::{Gpt2, Gpt2Config};
 use wgrad::nn::{Init, Linear, Mode, Model, Span};
 use wgrad::ops::{self, TokenIndices};
-use wgrad::optim::{AdamW, Ema, LrSchedule, Rule, Sgd};
+use wgrad::optim::{AdamW, Ema, LayerTokenRate, LrSchedule, LrShape, Rule, Sgd};
 use wgrad::train::{
-    CausalLm, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Outcome, Part, RunFolder, RunState,
-    STATE_FILE, Scored, StepMetrics, Task, TrainSettings, Trainer, Workload, evaluate, fit, rehearse, write_weights,
+    CausalLm, Correct, EpochMetrics, Evaluation, FitData, FitOptions, Freeze, Observer, Outcome, Part, RunFolder,
+    RunState, STATE_FILE, Scored, StepMetrics, Task, TrainSettings, Trainer, Workload, evaluate, fit, rehearse,
+    write_weights,
 };
 use wgrad::{Error, Gpu, Result, Tensor};
 
@@ -286,6 +287,98 @@ impl Task for Unscored<'_> {
     fn blank(&self, samples: usize) -> Result<Points> {
         self.0.blank(samples)
     }
+}
+
+/// A line whose results are made into something else.
+struct Changed<'a>(&'a Line, fn(Scored, &Gpu) -> Result<Scored>);
+
+impl Task for Changed<'_> {
+    type Batch = Points;
+
+    fn model(&self) -> &dyn Model {
+        self.0
+    }
+
+    fn identity(&self) -> String {
+        Task::identity(self.0)
+    }
+
+    fn loss(&self, part: &Part<'_, Points>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Scored> {
+        (self.1)(self.0.loss(part, spans, mode)?, self.0.parameters.gpu())
+    }
+
+    fn blank(&self, samples: usize) -> Result<Points> {
+        self.0.blank(samples)
+    }
+}
+
+/// A loss or a count of another type would be read as a number that nobody meant: 1.0 right answers as a billion.
+#[test]
+fn results_of_another_type_are_refused() {
+    fn counted(scored: Scored, count: Tensor) -> Scored {
+        Scored { correct: Some(Correct { count, of: 2 }), ..scored }
+    }
+    let line = Line::new(&gpu()).unwrap();
+    let batch = || Points { x: vec![1.0, -1.0], y: vec![2.0, -4.0], position: Position::default() };
+    let before = line.values();
+    type Change = fn(Scored, &Gpu) -> Result<Scored>;
+    let changes: [(&str, Change); 4] = [
+        ("right answers must be u32[]: got f32[]", |s, gpu| Ok(counted(s, Tensor::from_slice(gpu, &[], &[1.0f32])?))),
+        ("right answers must be u32[]: got u32[2]", |s, gpu| {
+            Ok(counted(s, Tensor::from_slice(gpu, &[2], &[1u32; 2])?))
+        }),
+        ("loss must be f32[]: got u32[]", |_, gpu| Ok(Scored::new(Tensor::from_slice(gpu, &[], &[7u32])?))),
+        ("loss must be f32[]: got f32[2]", |s, gpu| {
+            Ok(Scored::new(ops::mul(&s.loss, &Tensor::from_slice(gpu, &[2], &[1.0f32; 2])?)?))
+        }),
+    ];
+    for (said, change) in changes {
+        let mut trainer = Trainer::new(Changed(&line, change), settings(0.1)).unwrap();
+        let errors = [trainer.record(&batch()).err(), evaluate(&Changed(&line, change), [Ok(batch())]).err()];
+        for error in errors.map(Option::unwrap) {
+            assert!(matches!(error, Error::Shape { .. }) && error.to_string().contains(said), "{error}");
+        }
+        assert_eq!((trainer.steps(), line.values()), (0, before.clone()), "nothing is trained");
+    }
+    // As it should be.
+    let sound = Changed(&line, |s, gpu| Ok(counted(s, Tensor::from_slice(gpu, &[], &[1u32])?)));
+    assert_eq!(evaluate(&sound, [Ok(batch())]).unwrap().accuracy, 0.5);
+    let mut trainer = Trainer::new(sound, settings(0.1)).unwrap();
+    trainer.step(&batch()).unwrap();
+    // Of two parts, since the batch is cut.
+    assert_eq!(trainer.finish().unwrap().unwrap().correct, 2);
+}
+
+/// A loop of one's own changes the schedule on the way: steps count on, snapshots hold none, and what cannot be is
+/// refused.
+#[test]
+fn a_rate_that_is_set_on_the_way() {
+    let rates = |trainer: &mut Trainer<Line>, steps: u64| {
+        let batch = Points { x: vec![1.0, -1.0], y: vec![2.0, -4.0], position: Position::default() };
+        (0..steps)
+            .map(|_| {
+                trainer.step(&batch).unwrap();
+                trainer.finish().unwrap().unwrap().rate
+            })
+            .collect::<Vec<f32>>()
+    };
+    let mut trainer = Trainer::new(Line::new(&gpu()).unwrap(), settings(0.1)).unwrap();
+    assert_eq!(rates(&mut trainer, 2), [0.1, 0.1]);
+    let snapshot = trainer.snapshot().unwrap();
+    let falling = LrSchedule::piecewise(&[(0, 0.5), (4, 0.25), (5, 0.125)]).unwrap();
+    trainer.set_rate(falling.clone()).unwrap();
+    assert_eq!((rates(&mut trainer, 4), &trainer.settings().rate), (vec![0.375, 0.3125, 0.25, 0.125], &falling));
+    let end = trainer.snapshot().unwrap();
+    trainer.restore(&snapshot).unwrap();
+    assert_eq!(rates(&mut trainer, 4), [0.375, 0.3125, 0.25, 0.125]);
+    assert!(trainer.snapshot().unwrap() == end);
+
+    let shape = LrShape::Linear;
+    let by_tokens = LrSchedule::layer_token(LayerTokenRate { max: 0.1, min: 0.0, shape, total: 100.0, warmup: 0.0 });
+    // A line has no layer tokens.
+    let error = trainer.set_rate(by_tokens.unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Argument { name: "rate", .. }), "{error}");
+    assert_eq!(trainer.settings().rate, falling);
 }
 
 /// The latest of them is the best, as of equals, and patience ends the run.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use wgrad::DType;
-use wgrad::gpu::{Access, Bound, Dispatched, Gpu, Kernel, Observer, joined_source};
+use wgrad::gpu::{Access, Bound, DispatchObserver, Dispatched, Gpu, Kernel, joined_source};
 
 /// Of each kernel, with different `Params`.
 const VECTORS: usize = 3;
@@ -36,7 +36,7 @@ struct Writer {
     folder: &'static Path,
 }
 
-impl Observer for Writer {
+impl DispatchObserver for Writer {
     fn wants(&self, kernel: &'static Kernel, params: &[u8], bytes: u64) -> bool {
         if bytes > MOST_BYTES {
             return false;

@@ -49,7 +49,7 @@ impl Group {
             ("embedding", Group::Tokens),
             ("token_", Group::Tokens),
             ("mean_tokens", Group::Tokens),
-            ("copy_rows", Group::Tokens),
+            ("strided_copy", Group::Tokens),
             ("cross_entropy", Group::Loss),
             ("optim", Group::Optimiser),
         ];

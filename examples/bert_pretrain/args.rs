@@ -4,20 +4,18 @@ use anyhow::Result;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::language::args::Common;
+use crate::language::args::{Common, Own};
 use crate::pretraining::Vocabulary;
-use crate::training::device::Device;
-use crate::training::output::Output;
-use crate::training::resume::Arguments;
 
 /// Pretrain a BERT with random-LTD (random and layerwise token dropping).
 ///
-/// Options of training, regularisation and dropped tokens change the recipe's settings. All settings are printed at the start.
+/// Options of training, regularisation and dropped tokens change the recipe's settings. All settings are printed at
+/// the start.
 #[derive(Parser, Clone, Debug, Serialize, Deserialize)]
 #[command(version, about)]
 pub struct Args {
-    /// Model: base or large (BERT's sizes), or WIDTHxDEPTHxHEADS. It has as many positions as a sequence has tokens (--length), 256 by
-    /// default.
+    /// Model: base or large (BERT's sizes), or WIDTHxDEPTHxHEADS. It has as many positions as a sequence has tokens
+    /// (--length), 256 by default.
     #[arg(long, default_value = "128x4x4", help_heading = "Model")]
     pub model: String,
     #[command(flatten)]
@@ -38,26 +36,16 @@ pub struct Args {
     pub common: Common,
 }
 
-impl Arguments for Args {
-    const ABOUT_MACHINE: &'static [&'static str] = Common::ABOUT_MACHINE;
-
-    fn output(&self) -> &Output {
-        &self.common.output
+impl Own for Args {
+    fn common(&self) -> &Common {
+        &self.common
     }
 
-    fn device(&self) -> &Device {
-        &self.common.device
+    fn common_mut(&mut self) -> &mut Common {
+        &mut self.common
     }
 
-    fn here(self, saved: Self) -> Self {
-        Args { common: self.common.here(saved.common), ..saved }
-    }
-
-    fn kept(&self) -> Result<Self> {
-        Ok(Args { vocabulary: self.vocabulary.kept()?, common: self.common.kept()?, ..self.clone() })
-    }
-
-    fn about_machine(&self) -> Vec<(&'static str, Option<String>)> {
-        self.common.about_machine()
+    fn settle_paths(&mut self) -> Result<()> {
+        self.vocabulary.settle_path()
     }
 }

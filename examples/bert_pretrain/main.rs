@@ -19,13 +19,14 @@ mod training;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 use wgrad::data::{MaskedOptions, Special, SpecialTokens};
 use wgrad::models::bert::BertConfig;
 
 use args::Args;
 use bert::OfMasks;
-use language::args::Common;
 use language::program::Lesson;
 use language::recipe::Recipe;
 use language::setup::Beginning;
@@ -44,14 +45,6 @@ impl Lesson for Pretraining {
 
     const TITLE: &'static str = "Pretraining a BERT";
 
-    fn common(args: &Args) -> &Common {
-        &args.common
-    }
-
-    fn common_mut(args: &mut Args) -> &mut Common {
-        &mut args.common
-    }
-
     fn recipe() -> Recipe {
         pretraining::recipe()
     }
@@ -60,7 +53,8 @@ impl Lesson for Pretraining {
         pretraining::rules()
     }
 
-    fn begin(args: &Args) -> Result<Beginning<OfMasks>> {
+    /// With random weights, which lie nowhere.
+    fn begin(args: &Args, _: Option<PathBuf>) -> Result<Beginning<OfMasks>> {
         let common = &args.common;
         ensure!(!common.text.is_empty(), "--text PATH is needed: what the model is to learn");
         let texts = texts::open(common)?;

@@ -9,6 +9,8 @@
 //! transformers loads.
 
 mod args;
+#[path = "../common/language/beside.rs"]
+mod beside;
 #[path = "../common/language/embedded.rs"]
 mod embedded;
 #[path = "../common/language/gpt.rs"]
@@ -24,17 +26,19 @@ mod training;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
-use wgrad::data::{TextOptions, TokenCache, Tokenizer};
+use wgrad::data::{TextOptions, TokenCache};
 use wgrad::models::gpt2::{self, Pretrained};
+use wgrad::optim::LrSchedule;
 use wgrad::train::read_deepspeed;
 
 use args::Args;
 use gpt::Gpt;
-use language::args::{Common, Rival};
 use language::program::Lesson;
-use language::recipe::{DropKind, Recipe};
-use language::setup::Beginning;
+use language::recipe::{DropKind, Recipe, Rival};
+use language::setup::{Beginning, Weights};
 use language::texts::{self, Texts};
 use training::given::Rule;
 
@@ -56,23 +60,17 @@ impl Lesson for Finetuning {
 
     const TITLE: &'static str = "Finetuning a GPT";
 
-    fn common(args: &Args) -> &Common {
-        &args.common
-    }
-
-    fn common_mut(args: &mut Args) -> &mut Common {
-        &mut args.common
-    }
-
     /// The demonstration shows both, but where a file's rate is made for one of them.
     fn settled(mut args: Args) -> Args {
-        let Common { text, compare, overrides, ltd_config, .. } = &mut args.common;
-        let is_alone = args.weights.is_none() && text.is_empty() && compare.is_empty();
+        let common = &mut args.common;
+        let is_alone = args.weights.is_none() && common.text.is_empty() && common.compare.is_empty();
         // A file that cannot be read is told of later.
-        let rate = ltd_config.as_ref().and_then(|path| read_deepspeed(path).ok()?.rate);
-        let is_for_one = rate.is_some_and(|rate| rate.follows_layer_tokens());
-        if is_alone && overrides.drop != Some(DropKind::None) && !is_for_one {
-            compare.push(Rival::None);
+        let config = common.ltd_config.as_ref().and_then(|path| read_deepspeed(path).ok());
+        let rate = config.as_ref().and_then(|config| config.rate.as_ref());
+        let is_for_one = rate.is_some_and(LrSchedule::follows_layer_tokens);
+        let way = common.main_way(config.as_ref(), common.recipe(Self::recipe()).drop);
+        if is_alone && way != DropKind::None && !is_for_one {
+            common.compare.push(Rival::None);
         }
         args
     }
@@ -82,23 +80,20 @@ impl Lesson for Finetuning {
     }
 
     fn rules(args: &Args) -> Vec<Rule> {
-        let is_text = !args.common.text.is_empty();
-        vec![(&["text_field", "text_cache"], is_text, "with --text")]
+        vec![(&["text_cache"], !args.common.text.is_empty(), "with --text")]
     }
 
-    fn begin(args: &Args) -> Result<Beginning<Gpt>> {
+    fn begin(args: &Args, known: Option<PathBuf>) -> Result<Beginning<Gpt>> {
         let common = &args.common;
-        let (name, mut pretrained, tokenizer) = match &args.weights {
+        let (name, place, mut pretrained, tokenizer) = match &args.weights {
             Some(path) => {
                 let naming = || format!("--weights {}", path.display());
-                let folder = local::found(path)?;
-                let beside = if folder.is_dir() { &folder } else { folder.parent().unwrap_or(&folder) };
-                let tokenizer = args.tokenizer.as_deref().unwrap_or(beside);
-                let tokenizer = Tokenizer::open(tokenizer)
-                    .with_context(|| format!("the tokenizer in {} (--tokenizer names another)", tokenizer.display()))?;
-                (path.display().to_string(), gpt2::open(&folder).with_context(naming)?, tokenizer)
+                let place = known.map_or_else(|| local::found(path), Ok)?;
+                let tokenizer = beside::tokenizer(&place, args.tokenizer.as_deref())?;
+                let opened = gpt2::open(&place).with_context(naming)?;
+                (path.display().to_string(), Some(place), opened, tokenizer)
             }
-            None => ("the embedded checkpoint".to_owned(), embedded::model()?, embedded::tokenizer()?),
+            None => ("the embedded checkpoint".to_owned(), None, embedded::model()?, embedded::tokenizer()?),
         };
         // New ones, if any, begin beside what those of an earlier run have made of the weights.
         pretrained.merge_adapters()?;
@@ -112,6 +107,6 @@ impl Lesson for Finetuning {
             let texts = texts::open(common)?;
             Texts::new(common, common.text_names(), &texts, &common.token_cache(), tokenizer, length)?
         };
-        Ok(Beginning { config, weights: Some((name, checkpoint)), texts })
+        Ok(Beginning { config, weights: Some(Weights { name, place, checkpoint }), texts })
     }
 }

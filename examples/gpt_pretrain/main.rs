@@ -20,13 +20,14 @@ mod training;
 #[path = "../common/warnings.rs"]
 mod warnings;
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 use wgrad::data::{Special, SpecialTokens};
 use wgrad::models::gpt2::Gpt2Config;
 
 use args::Args;
 use gpt::Gpt;
-use language::args::Common;
 use language::program::Lesson;
 use language::recipe::Recipe;
 use language::setup::Beginning;
@@ -45,14 +46,6 @@ impl Lesson for Pretraining {
 
     const TITLE: &'static str = "Pretraining a GPT";
 
-    fn common(args: &Args) -> &Common {
-        &args.common
-    }
-
-    fn common_mut(args: &mut Args) -> &mut Common {
-        &mut args.common
-    }
-
     fn recipe() -> Recipe {
         pretraining::recipe()
     }
@@ -61,7 +54,8 @@ impl Lesson for Pretraining {
         pretraining::rules()
     }
 
-    fn begin(args: &Args) -> Result<Beginning<Gpt>> {
+    /// With random weights, which lie nowhere.
+    fn begin(args: &Args, _: Option<PathBuf>) -> Result<Beginning<Gpt>> {
         let common = &args.common;
         ensure!(!common.text.is_empty(), "--text PATH is needed: what the model is to learn");
         let texts = texts::open(common)?;

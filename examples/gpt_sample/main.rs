@@ -7,6 +7,8 @@
 
 #[path = "../common/adapters.rs"]
 mod adapters;
+#[path = "../common/language/beside.rs"]
+mod beside;
 #[path = "../common/console.rs"]
 mod console;
 #[path = "../common/language/embedded.rs"]
@@ -19,7 +21,7 @@ mod sampled;
 mod warnings;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +29,8 @@ use clap::Parser;
 use wgrad::checkpoint::{MatchOptions, load_parameters};
 use wgrad::data::Tokenizer;
 use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
-use wgrad::models::gpt2::{self, Gpt2, Pretrained, Sampling};
+use wgrad::models::gpt2::{self, Gpt2, Pretrained};
+use wgrad::nn::Sampling;
 
 use console::{complain, printable};
 use sampled::{beginning, is_text};
@@ -36,11 +39,11 @@ use sampled::{beginning, is_text};
 #[derive(Parser)]
 #[command(version, about)]
 struct Args {
-    /// Model; the embedded one by default. A run's folder, or a folder as transformers saves it (config.json, model.safetensors and the
-    /// tokenizer's files); in a build with the feature hub, hub:OWNER/MODEL.
+    /// Model; the embedded one by default. A run's folder or a checkpoint in it, or a folder as transformers saves it
+    /// (config.json, model.safetensors and the tokenizer's files); in a build with the feature hub, hub:OWNER/MODEL.
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Its tokenizer, where that is not in the same folder.
+    /// Its tokenizer, where that is not in the same folder: a folder, or one of its files.
     #[arg(long, requires = "weights")]
     tokenizer: Option<PathBuf>,
     /// What the text begins with [default: the token that begins texts, or else a line's end].
@@ -86,7 +89,7 @@ fn main() -> Result<()> {
         Some(path) => {
             let path = hub::found(path)?;
             let model = gpt2::open(&path).with_context(|| format!("--weights {}", path.display()))?;
-            (model, open_tokenizer(&path, args.tokenizer.as_deref())?)
+            (model, beside::tokenizer(&path, args.tokenizer.as_deref())?)
         }
         None => (embedded::model()?, embedded::tokenizer()?),
     };
@@ -106,13 +109,6 @@ fn main() -> Result<()> {
         write_on(&model, &tokenizer, &prompt, &args, seed, &ends)?;
     }
     Ok(())
-}
-
-/// The one that is named, or that in the model's folder.
-fn open_tokenizer(weights: &Path, named: Option<&Path>) -> Result<Tokenizer> {
-    let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(weights) };
-    let path = named.unwrap_or(folder);
-    Tokenizer::open(path).with_context(|| format!("the tokenizer in {} (--tokenizer names another)", path.display()))
 }
 
 fn prompt(text: Option<&str>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {

@@ -147,6 +147,16 @@ impl<'a, K: SmallModel<O>, O: Objective> Study<'a, K, O> {
         (K::TITLE, told)
     }
 
+    /// The share of full length's layer tokens that an arm saves in as many steps.
+    pub fn saved(&self, arm: &Arm) -> Result<f64> {
+        let drop = arm.kind.drop(self.depth, TOKENS, self.steps, 0)?;
+        Ok(drop.layer_tokens_before(self.steps, BATCH as u64, self.extent()).saved_share())
+    }
+
+    fn extent(&self) -> Extent {
+        Extent { depth: self.depth, tokens: TOKENS, prefix: 0 }
+    }
+
     fn task(&self, seed: u64, drop: &TokenDrop) -> Result<LanguageTask<K::Model, O>> {
         let tokenizer = &self.corpus.tokenizer;
         let model = K::model(self.gpu, tokenizer.vocab_size(), seed)?;
@@ -167,9 +177,8 @@ impl<'a, K: SmallModel<O>, O: Objective> Study<'a, K, O> {
         let warmup = (WARMUP * steps as f64) as u64;
         let rate = if by_layer_tokens {
             let raw = |steps: u64| steps * (BATCH * TOKENS) as u64;
-            let extent = Extent { depth: self.depth, tokens: TOKENS, prefix: 0 };
             let LayerTokenPlan { total, warmup } =
-                drop.layer_token_plan(raw(steps), raw(warmup), BATCH as u64, extent)?;
+                drop.layer_token_plan(raw(steps), raw(warmup), BATCH as u64, self.extent())?;
             LrSchedule::layer_token(LayerTokenRate { max: RATE, min: 0.0, shape: LrShape::Cosine, total, warmup })?
         } else {
             LrSchedule::new(ShapedRate { base: RATE, min: 0.0, warmup, total: steps, shape: LrShape::Cosine })?

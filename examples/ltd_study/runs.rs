@@ -201,7 +201,8 @@ impl Study<'_> {
 
     pub fn train_settings(&self, piece: &Piece, seed: u64) -> TrainSettings {
         let rule = Rule::AdamW(AdamW { weight_decay: WEIGHT_DECAY, ..AdamW::default() });
-        TrainSettings { max_norm: Some(1.0), drop: piece.drop.clone(), seed, ..TrainSettings::new(rule, piece.rate) }
+        let Piece { drop, rate, .. } = piece.clone();
+        TrainSettings { max_norm: Some(1.0), drop, seed, ..TrainSettings::new(rule, rate) }
     }
 
     /// Trains an arm for so many steps, after which its rate is 0.

@@ -7,33 +7,35 @@ use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 
 use crate::local;
-use crate::recipe::{DropKind, MirrorKind, Overrides, Recipe, RecipeName};
+use crate::recipe::{DropKind, MirrorKind, Overrides, Recipe, RecipeName, Rival};
 use crate::size::Size;
-use crate::training::comparison::{Arm, Comparison};
+use crate::training::comparison::Comparison;
 use crate::training::device::Device;
 use crate::training::folder;
 use crate::training::kinds::StorageKind;
 use crate::training::output::Output;
 use crate::training::resume::Arguments;
 
-/// Finetune a Vision Transformer on some of its tokens (PatchDropout, or random-LTD: random and layerwise token dropping), on all of them, or
-/// its adapters or head alone.
+/// Finetune a Vision Transformer on some of its tokens (PatchDropout, or random-LTD: random and layerwise token
+/// dropping), on all of them, or its adapters or head alone.
 ///
-/// Options of training, regularisation, augmentation and dropped tokens change the recipe's settings. All settings are printed at
-/// the start.
+/// Options of training, regularisation, augmentation and dropped tokens change the recipe's settings. All settings
+/// are printed at the start.
 #[derive(Parser, Clone, Debug, Serialize, Deserialize)]
 #[command(version, about)]
 pub struct Args {
     /// Data set [default: folder where --data-dir is given, else digits].
     #[arg(long, value_enum, help_heading = "Data")]
     pub data: Option<Data>,
-    /// Its folder: CIFAR's binary files, or pictures in train/CLASS, val/CLASS and test/CLASS, or in CLASS alone, and below.
+    /// Its folder: CIFAR's binary files, or pictures in train/CLASS, val/CLASS and test/CLASS, or in CLASS alone, and
+    /// below. With val/ and without test/ the result is that of val/, by which the epoch is chosen.
     #[arg(long, help_heading = "Data")]
     pub data_dir: Option<PathBuf>,
-    /// Seeds which pictures of a folder become validation and test pictures where it has no such folders [default: 0].
+    /// Seeds which training pictures of a folder become validation and test pictures, where it has no folders of these
+    /// [default: 0].
     #[arg(long, help_heading = "Data")]
     pub split_seed: Option<u64>,
-    /// End with an error at the first picture that cannot be read, instead of skipping it.
+    /// End with an error where a picture cannot be read, instead of skipping it: all are tried before the first step.
     #[arg(long, help_heading = "Data")]
     pub strict: bool,
     /// Threads that decode pictures; 0 takes as many as there are cores.
@@ -41,9 +43,9 @@ pub struct Args {
     #[serde(skip)]
     pub threads: usize,
 
-    /// Checkpoint to start from; the embedded one by default. A run's folder (its best.safetensors), a safetensors file (this
-    /// program's, or with timm's names), a folder as timm or transformers save it, or, in a build with the feature hub,
-    /// hub:OWNER/MODEL.
+    /// Checkpoint to start from; the embedded one by default. A run's folder (its best.safetensors), a safetensors
+    /// file (this program's, or with timm's names), a folder as timm or transformers save it, or, in a build with the
+    /// feature hub, hub:OWNER/MODEL.
     #[arg(long, conflicts_with = "from_scratch", help_heading = "Model")]
     pub weights: Option<PathBuf>,
     /// Heads of that checkpoint's model, where no file beside it tells.
@@ -58,8 +60,8 @@ pub struct Args {
     /// Model when starting from scratch: tiny, small, base, large, or WIDTHxDEPTHxHEADS.
     #[arg(long, default_value = "64x6x4", requires = "from_scratch", help_heading = "Model")]
     pub model: String,
-    /// Side of the input pictures [default: that which the checkpoint's library shows it, 224 for a published DINOv2; 32 from scratch].
-    /// Position embeddings are resampled.
+    /// Side of the input pictures [default: that which the checkpoint's library shows it, 224 for a published DINOv2;
+    /// 32 from scratch]. Position embeddings are resampled.
     #[arg(long, help_heading = "Model")]
     pub img_size: Option<usize>,
     /// Side of a patch when starting from scratch.
@@ -69,12 +71,14 @@ pub struct Args {
     /// Settings to begin with.
     #[arg(long, value_enum, default_value_t, help_heading = "Training")]
     pub recipe: RecipeName,
-    /// Train the head alone, on features that the frozen model gives once for each picture, as in evaluation (a linear probe): epochs
-    /// in seconds, with the settings of the recipe linear-probe.
+    /// Train the head alone, on features that the frozen model gives once for each picture, as in evaluation (a
+    /// linear probe): epochs in seconds, with the settings of the recipe linear-probe.
     #[arg(long, conflicts_with_all = ["ltd_config", "compare"], help_heading = "Training")]
     #[serde(default)]
     pub probe: bool,
-    /// DeepSpeed configuration whose batch size, optimiser, schedules, fp16 and random-LTD replace the recipe's.
+    /// DeepSpeed configuration whose batch size, accumulation, clipping, optimiser, learning rate, fp16 and random-LTD
+    /// replace the recipe's. Where it says that random-LTD is off, the run is at full length, unless --drop says
+    /// otherwise. A run keeps a copy, which --resume reads.
     #[arg(long, value_name = "JSON", help_heading = "Training")]
     pub ltd_config: Option<PathBuf>,
     /// Seeds the order, augmentation, new weights and dropped tokens.
@@ -83,7 +87,7 @@ pub struct Args {
     #[command(flatten)]
     pub overrides: Overrides,
 
-    /// Train again in other ways, and show all side by side: without a list at full length.
+    /// Train again in other ways, in a list as none,constant, and show all side by side; without a list at full length.
     #[arg(
         long,
         value_enum,
@@ -100,7 +104,8 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     pub output: Output,
-    /// Write the best weights as a folder for timm or for transformers too, into export/ of the run's folder.
+    /// Write the best weights, in a comparison those of the first run, as a folder for timm or for transformers too,
+    /// into export/ of the run's folder.
     #[arg(long, value_enum, help_heading = "Output")]
     pub export: Option<ExportKind>,
     /// Element type of the exported weights.
@@ -176,34 +181,6 @@ pub enum Data {
     Cifar100,
     /// A folder of pictures by class.
     Folder,
-}
-
-/// What the run is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rival {
-    /// Full length.
-    None,
-    /// random-LTD with its schedule.
-    RandomLtd,
-    /// random-LTD that keeps its start length.
-    Constant,
-    /// PatchDropout.
-    Patchdrop,
-    /// Full length, for as many steps as take the time of the first run.
-    EqualTime,
-}
-
-impl From<Rival> for Arm<DropKind> {
-    fn from(rival: Rival) -> Self {
-        match rival {
-            Rival::None => Arm::Drop(DropKind::None),
-            Rival::RandomLtd => Arm::Drop(DropKind::RandomLtd),
-            Rival::Constant => Arm::Drop(DropKind::Constant),
-            Rival::Patchdrop => Arm::Drop(DropKind::Patchdrop),
-            Rival::EqualTime => Arm::EqualTime,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

@@ -18,6 +18,13 @@ pub fn data(data: &DataSet, class_weights: ClassWeights) -> Result<Vec<String>> 
         bail!("{}: one class, {only}, leaves nothing to tell apart; at least two class folders are needed", data.name);
     }
     let mut warnings: Vec<String> = small_classes(data).into_iter().collect();
+    if data.test.is_empty() {
+        warnings.push(
+            "no test pictures: the result will be of the validation pictures, by which the epoch is chosen, and so \
+             too good; a test/ folder gives one of its own"
+                .to_owned(),
+        );
+    }
     let counts = data.train.class_counts(data.class_names.len());
     let (least, most) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
     if class_weights == ClassWeights::None && most >= UNBALANCED * least.max(1) {
@@ -53,7 +60,7 @@ fn small_classes(data: &DataSet) -> Option<String> {
 /// What is known of the pictures before the training.
 #[derive(Default)]
 pub struct Read {
-    /// Training pictures that can be read, up to as many as were asked for.
+    /// Training pictures that can be read, of those that were tried.
     pub training: usize,
     /// Pictures that cannot be read, of those that were tried.
     pub unreadable: Vec<Skipped>,
@@ -62,13 +69,13 @@ pub struct Read {
 }
 
 /// Reads as many training pictures as make a batch, one picture at least of each class and split: a run that could not end is
-/// not begun.
+/// not begun. With `strict`, which any picture would end, it reads all.
 pub fn pictures(data: &DataSet, batch: usize, strict: bool) -> Result<Read> {
     let mut read = Read::default();
     for (name, split, least) in
         [("training", &data.train, batch), ("validation", &data.validation, 1), ("test", &data.test, 1)]
     {
-        let probe = split.probe(least);
+        let probe = split.probe(if strict { split.len() } else { least });
         if name == "training" {
             read.training = probe.readable;
         }

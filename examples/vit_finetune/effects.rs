@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use wgrad::data::{Crop, DataSet};
 use wgrad::train::DeepSpeedConfig;
 
-use crate::args::{Args, Data, Rival};
-use crate::recipe::{CropKind, DropKind, Recipe, RecipeName};
+use crate::args::{Args, Data};
+use crate::recipe::{CropKind, DropKind, Recipe, RecipeName, Rival};
 use crate::training::comparison::Arm;
 use crate::training::deepspeed;
 use crate::training::given::{Given, Rule};

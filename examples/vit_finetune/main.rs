@@ -31,11 +31,11 @@ mod splits;
 mod training;
 #[path = "../common/warnings.rs"]
 mod warnings;
+#[path = "../common/ways.rs"]
+mod ways;
 mod weights;
 
-use std::io::Write;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use args::Args;
 use run::Runner;
@@ -46,7 +46,6 @@ use training::console::say;
 use training::device::Machine;
 use training::given::Given;
 use training::report::Report;
-use training::resume::Arguments;
 use training::session::Session;
 use training::{adapters, folder, interrupt, memory, resume, tuning};
 use wgrad::train::Task;
@@ -97,14 +96,12 @@ fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, 
     setup.check(args)?;
     let folder = setup.create_folder(args)?;
     let _lock = folder::lock(&folder)?;
-    if args.output.resume.is_none() {
-        folder::save(&folder, &args.kept()?, &setup.recipe)?;
-    }
+    setup.keep(args, &folder)?;
     let splits = Splits::open(args, setup, &folder)?;
     let tuning = tuning::tune(&gpu, &args.device, &works)?;
     tuning::compile(&gpu, &works)?;
     let command = resume::command(args, &folder);
-    let stop = interrupt::stop(command.clone())?;
+    let stop = interrupt::stop(folder.clone(), command.clone())?;
     let session = Session {
         folder: &folder,
         comparison: args.comparison(setup.recipe.drop),
@@ -116,12 +113,5 @@ fn run<T: Task>(args: &Args, machine: &Machine, setup: &Setup, make: &Maker<'_, 
     drop(gpu);
     let mut runner = Runner { machine, args, setup, session: &session, splits };
     session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &works))?;
-    session.conclude::<Runner<'_>>(&report.runs);
-    if let Some(told) = setup.about_saving(args)? {
-        say!("{told}");
-    }
-    if args.output.json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
-    }
-    Ok(())
+    session.conclude::<Runner<'_>, _, _>(&report, setup.about_saving(args)?)
 }

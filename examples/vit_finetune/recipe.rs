@@ -4,13 +4,13 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::Augment;
-use crate::training::comparison::{FULL_LENGTH, Way};
 use crate::training::kinds::{LrKind, LtdSchedule, OptimizerKind};
 use crate::training::lora::{LoraOptions, LoraSettings};
 use crate::training::ltd::{LtdOptions, LtdSettings};
 use crate::training::optimisation::{Optimisation, OptimisationOptions};
 use crate::training::recipe::{entry, settings, show};
 use crate::training::values::{BlockList, FreezeKind, Length};
+use crate::ways::ways;
 
 /// The recipes that have names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -55,31 +55,9 @@ pub enum MirrorKind {
     Off,
 }
 
-/// Which tokens a run drops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DropKind {
-    /// None: full length.
-    None,
-    /// Some in each LTD block, ever fewer (random-LTD).
-    RandomLtd,
-    /// As many in each LTD block throughout: random-LTD that keeps its start length.
-    Constant,
+ways! {
     /// Some patches once, for all blocks (PatchDropout).
-    Patchdrop,
-}
-
-impl Way for DropKind {
-    const NONE: Self = DropKind::None;
-
-    fn name(self) -> &'static str {
-        match self {
-            DropKind::None => FULL_LENGTH,
-            DropKind::RandomLtd => "random-ltd",
-            DropKind::Constant => "constant",
-            DropKind::Patchdrop => "patchdrop",
-        }
-    }
+    Patchdrop: "patchdrop", "PatchDropout.";
 }
 
 settings! {

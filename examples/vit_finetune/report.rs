@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::findings::ClassReport;
-use crate::training::columns::{Column, columns, decimals, list, percent, text, whole};
+use crate::training::columns::{Column, columns, decimals, list, percent, text, time, whole};
 use crate::training::html::drawing;
 use crate::training::report::{Course, Run, Which};
-use crate::training::table::{Line, mean};
+use crate::training::table::{Line, mean, spread};
 use crate::training::words::{Score, Words};
 
 /// Of a program that learns to tell pictures apart.
@@ -31,6 +31,9 @@ pub const WORDS: Words = Words {
 pub struct RunReport {
     #[serde(flatten)]
     pub which: Which,
+    /// The split that the test's results are of.
+    #[serde(default)]
+    pub tested_on: TestedOn,
     pub test_accuracy: f64,
     pub test_loss: f64,
     /// The checkpoint that was tested: the one with the best validation accuracy.
@@ -38,9 +41,9 @@ pub struct RunReport {
     pub validation_accuracy: f64,
     #[serde(flatten)]
     pub course: Course,
-    /// What the features of a probe took, besides; 0 where everything goes through the whole model.
+    /// What the features of a probe took, besides; nothing where everything goes through the whole model.
     #[serde(default)]
-    pub features_seconds: f64,
+    pub features_seconds: Option<f64>,
     /// Of the steps that were timed; 0 where none was.
     pub images_per_second: f64,
     /// Pictures that could not be read.
@@ -48,6 +51,16 @@ pub struct RunReport {
     /// Where its checkpoints and pictures lie, relative to this report.
     pub folder: PathBuf,
     pub per_class: Vec<ClassReport>,
+}
+
+/// What the best checkpoint was tested on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestedOn {
+    #[default]
+    Test,
+    /// There are no test pictures: the result is of those that the checkpoint was chosen by.
+    Validation,
 }
 
 impl Run for RunReport {
@@ -63,24 +76,35 @@ impl Run for RunReport {
         self.test_accuracy
     }
 
+    fn is_tested(&self) -> bool {
+        self.tested_on == TestedOn::Test
+    }
+
     fn speed(&self) -> f64 {
         self.images_per_second
     }
 }
 
 /// This program's lines of the table at the end.
-pub const LINES: [Line<RunReport>; 1] =
-    [("pictures skipped", |runs| format!("{:.0}", mean(runs, |r| r.skipped.len() as f64)))];
+pub const LINES: [Line<RunReport>; 2] = [
+    ("features, besides", |runs| {
+        let is_probe = runs.iter().all(|run| run.features_seconds.is_some());
+        if is_probe { spread(runs, |run| run.features_seconds.unwrap_or_default(), 1, " s") } else { String::new() }
+    }),
+    ("pictures skipped", |runs| format!("{:.0}", mean(runs, |r| r.skipped.len() as f64))),
+];
 
 /// The table of runs on the page.
 pub fn run_columns() -> Vec<Column> {
-    let results: [Column; 4] = [
+    let results: [Column; 5] = [
+        ("tested on", "tested_on", text),
         ("test accuracy", "test_accuracy", percent),
         ("test loss", "test_loss", decimals),
         ("validation accuracy", "validation_accuracy", percent),
         ("best epoch", "best_epoch", text),
     ];
-    columns(&results, ("images/s", "images_per_second", whole), &[("pictures skipped", "skipped", count)])
+    let more: [Column; 2] = [("features", "features_seconds", time), ("pictures skipped", "skipped", count)];
+    columns(&results, ("images/s", "images_per_second", whole), &more)
 }
 
 /// The page's title.

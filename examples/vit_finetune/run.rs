@@ -15,12 +15,12 @@ use wgrad::train::{Evaluation, FitData, RunFolder, Task, predict};
 use crate::args::Args;
 use crate::findings::{self, ClassReport};
 use crate::recipe::DropKind;
-use crate::report::{self, RunReport};
+use crate::report::{self, RunReport, TestedOn};
 use crate::setup::Setup;
 use crate::splits::Splits;
 use crate::training::columns::Column;
 use crate::training::comparison::Arm;
-use crate::training::console::say;
+use crate::training::console::{complain, say};
 use crate::training::device::Machine;
 use crate::training::fit::{Fitted, Followed};
 use crate::training::history::History;
@@ -71,14 +71,18 @@ impl Program for Runner<'_> {
         };
         let (mut trained, model) = self.train(make, &mut Leg { arm, seed, steps, folder: &folder, history })?;
         let tested = test(args, setup, &model, &folder)?;
-        if session.comparison.is_first(arm, seed) {
-            setup.export(args, &model, &folder)?;
-        }
         if !setup.data.test.is_empty() {
             trained.skipped.extend_from_slice(&tested.skipped);
         }
-        let report = self.report(arm, seed, &folder, &trained, tested)?;
+        let mut report = self.report(arm, seed, &folder, &trained, tested)?;
         self.splits.write(&trained.skipped)?;
+        if session.comparison.is_first(arm, seed)
+            && let Err(error) = setup.export(args, &model, &folder)
+        {
+            // What was measured is reported all the same, and the other runs are not in need of it.
+            complain!("warning: not exported: {error:#}");
+            report.course.export_error = Some(format!("{error:#}"));
+        }
         Ok(report)
     }
 
@@ -110,7 +114,7 @@ impl Runner<'_> {
         let train = setup.train_loader(args, leg.seed)?;
         let (fitted, task) = self.fit(|gpu| Ok(setup.task(make(gpu)?)), &train, &validation, leg)?;
         let skipped = [&train, &validation].into_iter().flat_map(skipped).collect();
-        Ok((Trained { fitted, skipped, features: 0.0 }, task.model))
+        Ok((Trained { fitted, skipped, features: None }, task.model))
     }
 
     /// The same of the head alone, on features of the pictures.
@@ -142,7 +146,7 @@ impl Runner<'_> {
         let again = |gpu: &Gpu| first.take().map_or_else(|| Ok(setup.probe(make(gpu)?)), Ok);
         let (fitted, task) = self.fit(again, &train, &validation, leg)?;
         let skipped = [&train, &validation].into_iter().flat_map(|loader| skipped(loader.source().pictures()));
-        Ok((Trained { fitted, skipped: skipped.collect(), features }, task.model))
+        Ok((Trained { fitted, skipped: skipped.collect(), features: Some(features) }, task.model))
     }
 
     fn fit<T: Task, S: Source<Batch = T::Batch>>(
@@ -157,15 +161,8 @@ impl Runner<'_> {
         let data = FitData { train, validation, steps, folder: Some(RunFolder::new(folder, setup.writer())) };
         let settings = setup.settings(args, &machine.gpu(), arm.drop(), steps, seed)?;
         let state = if session.goes_on { resume::state(folder)? } else { None };
-        let followed = Followed {
-            name: &session.comparison.name(arm, seed),
-            words: &report::WORDS,
-            folder: session.folder,
-            tensorboard: args.output.tensorboard,
-            stop: session.stop,
-            machine,
-            history,
-        };
+        let (run, words, tensorboard) = ((arm, seed), &report::WORDS, args.output.tensorboard);
+        let followed = Followed { session, run, words, tensorboard, machine, history };
         followed.fit(make, &data, settings, setup.recipe.training.fit_options(args.output.save_every, state))
     }
 
@@ -183,6 +180,7 @@ impl Runner<'_> {
         let (best_epoch, validation) = outcome.best.unwrap_or_default();
         Ok(RunReport {
             which: self.session.comparison.which(arm, seed),
+            tested_on: if self.setup.data.test.is_empty() { TestedOn::Validation } else { TestedOn::Test },
             test_accuracy: test.accuracy,
             test_loss: test.loss,
             best_epoch: best_epoch + 1,
@@ -212,7 +210,7 @@ struct Trained {
     /// Pictures that could not be read.
     skipped: Vec<Skipped>,
     /// The seconds that a probe's features took.
-    features: f64,
+    features: Option<f64>,
 }
 
 /// The test's result, in all and by class.
@@ -226,7 +224,7 @@ struct Tested {
 /// Reads the test split, once: with the weights that did best on the validation split.
 fn test(args: &Args, setup: &Setup, model: &Vit, folder: &Path) -> Result<Tested> {
     if setup.data.test.is_empty() {
-        say!("no test pictures: the test columns repeat the validation split");
+        say!("no test pictures: the result is of the validation pictures, by which the epoch was chosen");
     }
     let split = if setup.data.test.is_empty() { &setup.data.validation } else { &setup.data.test };
     model.gpu().trim();

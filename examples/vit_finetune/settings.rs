@@ -17,7 +17,7 @@ use crate::setup::Setup;
 use crate::training::comparison::Arm;
 use crate::training::given::Given;
 use crate::training::optimisation::Plan;
-use crate::training::{memory, patch_drop};
+use crate::training::{deepspeed, memory, patch_drop};
 
 /// Makes what is trained.
 pub type Maker<'a, T> = dyn Fn(&Gpu) -> wgrad::Result<T> + 'a;
@@ -25,13 +25,10 @@ pub type Maker<'a, T> = dyn Fn(&Gpu) -> wgrad::Result<T> + 'a;
 impl Setup {
     /// Settings of a run of `steps` steps that drops tokens in this way.
     pub fn settings(&self, args: &Args, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
-        let drop = self.token_drop(drop, steps, seed)?;
         let extent =
             Extent { depth: self.config.depth, tokens: self.config.tokens(), prefix: self.config.prefix_tokens() };
-        let plan = Plan { steps, drop: drop.clone(), extent };
-        let settings = self.recipe.training.settings(&args.device, gpu, plan, seed)?;
-        let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
-        Ok(TrainSettings { drop, ..settings })
+        let plan = Plan { steps, drop: self.token_drop(drop, steps, seed)?, extent };
+        self.recipe.training.settings(self.deepspeed.as_ref(), &args.device, gpu, plan, seed)
     }
 
     /// What is minimised, and by which the runs are measured.
@@ -95,18 +92,14 @@ impl Setup {
     }
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
-        let of_file = self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone());
-        if let Some(ltd) = of_file.filter(|_| kind == DropKind::RandomLtd) {
-            // Of files that differ in their seed alone, each has draws of its own.
-            let seed = ltd.seed().wrapping_add(seed);
-            return Ok(ltd.with_seed(seed).into());
-        }
         let (recipe, tokens) = (&self.recipe, self.config.tokens());
-        let ltd = match kind {
-            DropKind::None => return Ok(TokenDrop::None),
-            DropKind::RandomLtd => recipe.ltd.rising(tokens)?,
-            DropKind::Constant => recipe.ltd.constant(tokens),
-            DropKind::Patchdrop => {
+        let ltd = match (kind, deepspeed::random_ltd(self.deepspeed.as_ref(), seed)) {
+            (DropKind::None, _) => return Ok(TokenDrop::None),
+            (DropKind::RandomLtd, Some(ltd)) => return Ok(ltd.into()),
+            (DropKind::Constant, Some(ltd)) => return Ok(deepspeed::at_start_length(&ltd)?.into()),
+            (DropKind::RandomLtd, None) => recipe.ltd.rising(tokens)?,
+            (DropKind::Constant, None) => recipe.ltd.constant(tokens),
+            (DropKind::Patchdrop, _) => {
                 let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, self.config.prefix_tokens())?;
                 return Ok(patch_drop::in_run(drop, recipe.patchdrop_until, steps, seed));
             }

@@ -16,18 +16,20 @@ use wgrad::models::vit::{
     export_timm, save_adapter,
 };
 use wgrad::nn::Classifier;
-use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, read_deepspeed};
+use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, STATE_FILE};
 
 use crate::args::{Args, ExportKind};
 use crate::check;
 use crate::effects;
 use crate::recipe::{CropKind, DropKind, MirrorKind, Recipe};
+use crate::report::RunReport;
+use crate::run::Runner;
 use crate::training::console::{printable, say};
-use crate::training::deepspeed::{of_another_kind, of_another_length, schedules};
-use crate::training::folder;
+use crate::training::deepspeed::{self, of_another_kind, schedules, unfit};
 use crate::training::given::Given;
-use crate::training::lora;
 use crate::training::optimisation::check_shares;
+use crate::training::resume::{self, Arguments};
+use crate::training::{folder, lora};
 use crate::weights::{Weights, load_data};
 
 /// The data set, the model's sizes, how to train, and the weights to start from.
@@ -49,8 +51,8 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(args: &Args, given: &Given) -> Result<Self> {
-        let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
-        let mut recipe = with_deepspeed(args.recipe(), deepspeed.as_ref());
+        let deepspeed = deepspeed::read(args.ltd_config.as_deref(), args.output.resume.as_deref())?;
+        let mut recipe = with_deepspeed(args.recipe(), deepspeed.as_ref(), args.overrides.drop.is_some());
         let mut data = load_data(args)?;
         let mut warnings = std::mem::take(&mut data.warnings);
         warnings.extend(check::data(&data, recipe.class_weights)?);
@@ -59,7 +61,6 @@ impl Setup {
         warnings.extend(weights.warning());
         let (drop_path_rate, lora) = (recipe.drop_path, recipe.adapters.config(weights.config.heads()));
         let mut config = VitConfig { drop_path_rate, lora, ..weights.config.clone() };
-        warnings.extend(deepspeed.as_ref().and_then(|file| of_another_length(file, config.tokens())));
         if args.overrides.ltd.ltd_keep_prefix.is_none() && args.output.resume.is_none() {
             // Without a class token the first place is a patch like others.
             recipe.ltd.ltd_keep_prefix = recipe.ltd.ltd_keep_prefix.min(config.prefix_tokens());
@@ -85,8 +86,10 @@ impl Setup {
                 "batches of {readable} pictures instead of {wanted}: no more training pictures can be read"
             ));
             recipe.training.batch_size = readable;
+            warnings.extend(deepspeed.as_ref().and_then(|file| of_fewer(file, readable)));
         }
         let steps = recipe.training.settle_steps(data.train.len())?;
+        warnings.extend(deepspeed.iter().flat_map(|file| unfit(file, steps, config.tokens())));
         effects::check(given, args, &recipe, steps, deepspeed.as_ref(), &data)?;
         let (unreadable, is_probe) = (read.unreadable, args.probe);
         Ok(Setup { data, config, recipe, deepspeed, weights, is_probe, steps, unreadable, warnings })
@@ -224,15 +227,33 @@ impl Setup {
     pub fn create_folder(&self, args: &Args) -> Result<PathBuf> {
         let folder = folder::create(args.output.output.as_deref())?;
         self.check_output(args, &folder)?;
-        if args.output.resume.is_none() {
+        let goes_on = args.output.resume.is_some();
+        if !goes_on {
             folder::refuse_another(&folder)?;
-            let (model, adapters) = (args.export.map(|_| "export"), self.config.lora.as_ref().map(|_| "adapter"));
-            let exports: Vec<&str> = model.into_iter().chain(adapters).collect();
-            // The first run alone is exported.
-            let comparison = args.comparison(self.recipe.drop);
-            comparison.places(&folder).take(1).try_for_each(|run| folder::refuse_exports(&run, &exports))?;
         }
+        let (model, adapters) = (args.export.map(|_| "export"), self.config.lora.as_ref().map(|_| "adapter"));
+        let comparison = args.comparison(self.recipe.drop);
+        // The first run alone is exported.
+        let exports = |arm, seed| {
+            let is_exported = comparison.is_first(arm, seed);
+            model.into_iter().chain(adapters).filter(|_| is_exported).collect()
+        };
+        resume::check_exports::<Runner<'_>>(&folder, &comparison, goes_on, exports)?;
         Ok(folder)
+    }
+
+    /// Keeps in the folder of a new run what it is made of. What has not begun of one that goes on is to begin with the
+    /// same weights as the rest.
+    pub fn keep(&self, args: &Args, folder: &Path) -> Result<()> {
+        if args.output.resume.is_none() {
+            deepspeed::keep(args.ltd_config.as_deref(), folder)?;
+            self.weights.keep(folder)?;
+            return folder::save(folder, &args.kept()?, &self.recipe);
+        }
+        let comparison = args.comparison(self.recipe.drop);
+        let has_begun = |(arm, seed)| comparison.place(folder, arm, seed).join(STATE_FILE).exists();
+        let is_open = !comparison.missing::<RunReport>(&[]).into_iter().all(has_begun);
+        if is_open { self.weights.check(folder) } else { Ok(()) }
     }
 
     /// A run's folder is not searched for pictures: in the place of a class's, it would take that class from later runs.
@@ -291,11 +312,26 @@ impl fmt::Display for Setup {
     }
 }
 
-/// What a DeepSpeed configuration says of a recipe's settings, in their place.
-fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>) -> Recipe {
-    let drops = config.is_some_and(|config| config.random_ltd.is_some());
-    let drop = if drops { DropKind::RandomLtd } else { recipe.drop };
-    Recipe { training: recipe.training.with_deepspeed(config), drop, ..recipe }
+/// What a DeepSpeed configuration says of a recipe's settings, in their place; `has_chosen` where somebody said which
+/// tokens are dropped.
+fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>, has_chosen: bool) -> Recipe {
+    let drop = deepspeed::main_way(config, DropKind::RandomLtd, recipe.drop, has_chosen);
+    let mut ltd = recipe.ltd;
+    if let Some(of_file) = config.and_then(|config| config.random_ltd.as_ref()) {
+        ltd.ltd_keep_prefix = of_file.keep_prefix_tokens();
+    }
+    Recipe { training: recipe.training.with_deepspeed(config), drop, ltd, ..recipe }
+}
+
+/// That its rate by layer tokens is planned for larger batches than the run has, if it is.
+fn of_fewer(config: &DeepSpeedConfig, batch: usize) -> Option<String> {
+    config.rate.as_ref().is_some_and(|rate| rate.follows_layer_tokens()).then(|| {
+        format!(
+            "the configuration file's layer_token_lr_schedule is planned for batches of {}: with {batch} pictures the \
+             rate comes to its end too late",
+            config.batch_size
+        )
+    })
 }
 
 /// Photos are shown in random parts in training, and evaluated on the part of them that the model is used to. What the recipe

@@ -1,7 +1,7 @@
 //! The data and the weights that the arguments name.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use wgrad::data::{self, DataSet, FolderOptions};
@@ -9,6 +9,7 @@ use wgrad::models::vit::{self, HeadFit, OpenOptions, Pretrained, VitConfig};
 
 use crate::args::{Args, Data};
 use crate::local;
+use crate::training::start;
 
 /// The data set that the arguments name.
 pub fn load_data(args: &Args) -> Result<DataSet> {
@@ -34,6 +35,8 @@ pub struct Weights {
     pub config: VitConfig,
     /// The checkpoint with its name, if it is not random weights.
     checkpoint: Option<(String, Pretrained)>,
+    /// The file or folder that it was read from.
+    place: Option<PathBuf>,
     /// How the checkpoint's head fits the data's classes.
     head: HeadFit,
     /// Whether the user named the checkpoint.
@@ -48,14 +51,14 @@ impl Weights {
             let side = args.img_size.unwrap_or(32);
             let (img_size, patch_size) = ((side, side), args.patch_size);
             let config = VitConfig { img_size, patch_size, num_classes, normalize, ..preset(&args.model)? };
-            return Ok(Weights { config, checkpoint: None, head: HeadFit::None, is_given: false });
+            return Ok(Weights { config, checkpoint: None, place: None, head: HeadFit::None, is_given: false });
         }
-        let (name, mut weights) = match &args.weights {
+        let (name, place, mut weights) = match &args.weights {
             Some(path) => {
-                let opened = open(path, args).with_context(|| format!("--weights {}", path.display()))?;
-                (path.display().to_string(), opened)
+                let (place, opened) = open(path, args).with_context(|| format!("--weights {}", path.display()))?;
+                (path.display().to_string(), Some(place), opened)
             }
-            None => ("the embedded checkpoint".to_owned(), Pretrained::embedded()?),
+            None => ("the embedded checkpoint".to_owned(), None, Pretrained::embedded()?),
         };
         // New ones, if any, begin beside what those of an earlier run have made of the weights.
         weights.merge_adapters()?;
@@ -66,11 +69,21 @@ impl Weights {
         }
         let head = weights.set_classes(&data.class_names);
         let (config, is_given) = (weights.config.clone(), args.weights.is_some());
-        Ok(Weights { config, checkpoint: Some((name, weights)), head, is_given })
+        Ok(Weights { config, checkpoint: Some((name, weights)), place, head, is_given })
     }
 
     pub fn pretrained(&self) -> Option<&Pretrained> {
         self.checkpoint.as_ref().map(|(_, weights)| weights)
+    }
+
+    /// Keeps what tells the checkpoint in the folder of a new run.
+    pub fn keep(&self, run: &Path) -> Result<()> {
+        self.pretrained().map_or(Ok(()), |weights| start::keep(run, self.place.as_deref(), &weights.checkpoint))
+    }
+
+    /// Refuses another checkpoint than the run in this folder began with.
+    pub fn check(&self, run: &Path) -> Result<()> {
+        self.pretrained().map_or(Ok(()), |weights| start::check(run, &weights.checkpoint))
     }
 
     /// The share of a picture's short side that the checkpoint was evaluated on, where it tells.
@@ -115,10 +128,13 @@ impl fmt::Display for Weights {
     }
 }
 
-/// A file, a folder, a run, or a name on the Hub.
-fn open(path: &Path, args: &Args) -> Result<Pretrained> {
+/// A file, a folder, a run, or a name on the Hub: with its place, which a run that goes on knows.
+fn open(path: &Path, args: &Args) -> Result<(PathBuf, Pretrained)> {
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
-    Ok(vit::open(local::found(path)?, &options)?)
+    let known = args.output.resume.as_deref().and_then(start::place);
+    let place = known.map_or_else(|| local::found(path), Ok)?;
+    let opened = vit::open(&place, &options)?;
+    Ok((place, opened))
 }
 
 fn preset(name: &str) -> Result<VitConfig> {

@@ -89,6 +89,11 @@ impl Destination {
     pub fn flag(&self) -> u32 {
         u32::from(self.accumulate)
     }
+
+    /// Fills it with zeros where nothing is yet: for rules that add to some elements and leave the others.
+    pub(crate) fn zeroed(&self) -> Result<()> {
+        if self.accumulate { Ok(()) } else { self.tensor.gpu().clear(self.tensor.buffer()) }
+    }
 }
 
 /// The parents of an operation, as its backward rule sees them.

@@ -155,16 +155,11 @@ fn node_of(tensor: &Tensor) -> Option<Arc<GraphNode>> {
 /// Gives `output` its place in the graph of `parents`. `rule` is called, and thus anything saved, only if some parent
 /// is in a graph and recording is on.
 pub fn record<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: impl FnOnce() -> R) -> Tensor {
-    if needs_grad(parents) { attach(output, parents, rule()) } else { output }
+    if needs_grad(parents) { attach_part(output, parents, Vec::new(), Vec::new(), rule()) } else { output }
 }
 
-/// Gives `output` a place in a graph.
-fn attach<R: Backward + 'static>(output: Tensor, parents: &[&Tensor], rule: R) -> Tensor {
-    attach_part(output, parents, Vec::new(), Vec::new(), rule)
-}
-
-/// The same, also where none of the parents has one, for a rule that reads more than the parents' memory and adds to the
-/// gradients of more parameters.
+/// Gives `output` a place in a graph, also where none of the parents has one. The rule may read more than the parents'
+/// memory (`stamps`), and add to the gradients of more parameters (`inside`).
 fn attach_part<R: Backward + 'static>(
     output: Tensor,
     parents: &[&Tensor],

@@ -63,8 +63,9 @@ fn observed<T>(f: impl FnOnce() -> T) -> (T, Meetings) {
     (result, MEETINGS.take().unwrap_or_default())
 }
 
-/// `f(x)`, of which only `x` is kept: backward calls `f` a second time, recorded, and goes back through that. The gradients
-/// are those of `f(x)` bit for bit, for one more forward pass and the memory of one `f` at a time.
+/// `f(x)`, of which only `x` is kept: backward calls `f` a second time, recorded, and goes back through that, for one
+/// more forward pass and the memory of one `f` at a time. The gradients are those of `f(x)`: bit for bit where nothing
+/// else uses `x` or the parameters of `f`, else to the rounding of sums, whose terms then come in another order.
 ///
 /// `f` must compute the same each time, so what it draws must come from a key ([`crate::ops::RandomKey`]), and backward is an
 /// error if a parameter that it uses has changed meanwhile. It may use parameters and tensors outside any graph; its one

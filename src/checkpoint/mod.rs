@@ -81,7 +81,7 @@ pub(crate) use parameters::read_named;
 pub use parameters::{download_async, load_parameters};
 pub use read::{read, read_bytes};
 #[cfg(feature = "files")]
-pub(crate) use renaming::{Packing, Renaming, cut};
+pub(crate) use renaming::{Packing, Pair, Renaming, cut};
 #[cfg(feature = "files")]
 pub(crate) use settings::Settings;
 #[cfg(feature = "files")]

@@ -13,7 +13,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{Checkpoint, HostTensor, MAX_HEADER, METADATA_KEY, SkippedTensor, foreign, quoted};
 use crate::error::{Error, Result};
-use crate::files::position;
+use crate::files::{expect_regular, position};
 
 /// Bytes before the header: its length as a little-endian u64.
 const PREFIX: u64 = 8;
@@ -28,10 +28,7 @@ const CHUNK: usize = 16 * 1024;
 pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint> {
     let path = path.as_ref();
     // Asked before opening: opening a pipe would wait for its other end.
-    let is_file = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_file();
-    if !is_file {
-        return Err(Error::file(path, "is not a regular file"));
-    }
+    expect_regular(path, &std::fs::metadata(path).map_err(|e| Error::io(path, e))?)?;
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
     Source { reader: file, size, path }.checkpoint()

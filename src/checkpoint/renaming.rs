@@ -6,8 +6,8 @@ use super::tensors::{fault, refusal};
 use super::{Checkpoint, HostTensor, READ};
 use crate::error::Result;
 
-/// A name of theirs, and ours.
-type Pair = (&'static str, &'static str);
+/// A name of another library's, and ours.
+pub(crate) type Pair = (&'static str, &'static str);
 
 /// What another library calls the tensors of a model.
 pub(crate) struct Renaming {

@@ -1,13 +1,14 @@
 //! Folders as other libraries load them, written whole or not at all.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::{HostTensor, Storage, write_as};
 use crate::error::{Error, Result};
-use crate::files::{replace_file, sync_folder};
+use crate::files::{parent, replace_file, sync_folder};
 
 /// A folder's files.
 pub(crate) struct Folder<'a> {
@@ -24,17 +25,18 @@ pub(crate) struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// Writes the folder beside its place, which it then takes. If there is such a folder already, that is first renamed to
-    /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under
-    /// that name. A folder with any other content is not touched.
+    /// Writes the folder beside its place, which it then takes. If there is such a folder already, that is first
+    /// renamed to `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one
+    /// complete, at worst under that name. Hidden files that were in it, `.DS_Store` and the like, are in the new one
+    /// then. A folder with any other content is not touched.
     ///
     /// # Errors
     /// [`Error::File`] if the folder holds other files, [`Error::Io`] if the system refuses, and as [`write_as`].
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let places = Places::new(folder)?;
         let new = &places.new;
-        [&places.folder, new, &places.old].into_iter().try_for_each(|folder| self.check_replaceable(folder))?;
-        self.remove(new)?;
+        [&places.folder, &places.old].into_iter().try_for_each(|folder| self.hidden(folder).map(drop))?;
+        self.remove(new, None)?;
         fs::create_dir(new).map_err(|e| Error::io(new, e))?;
         write_as(new.join(self.weights), &self.tensors, &self.metadata, self.storage)?;
         for (name, content) in self.files {
@@ -47,44 +49,64 @@ impl Folder<'_> {
 
     fn swap(&self, Places { parent, folder, new, old }: &Places) -> Result<()> {
         if folder.exists() {
-            self.remove(old)?;
+            self.remove(old, Some(folder))?;
             fs::rename(folder, old).map_err(|e| Error::io(folder, e))?;
         }
         fs::rename(new, folder).map_err(|e| Error::io(folder, e))?;
         sync_folder(parent).map_err(|e| Error::io(parent, e))?;
-        self.remove(old)
+        self.remove(old, Some(folder))
     }
 
-    /// Removes such a folder, if it is there.
-    fn remove(&self, folder: &Path) -> Result<()> {
-        self.check_replaceable(folder)?;
+    /// Removes such a folder, if it is there. Hidden files in it go to the folder `heir` first; where that has such a
+    /// file, or there is none, nothing is removed.
+    fn remove(&self, folder: &Path, heir: Option<&Path>) -> Result<()> {
+        for name in self.hidden(folder)? {
+            let place = heir.map(|heir| heir.join(&name)).filter(|place| fs::symlink_metadata(place).is_err());
+            let place = place.ok_or_else(|| foreign(folder, &name))?;
+            fs::rename(folder.join(&name), &place).map_err(|e| Error::io(&place, e))?;
+            let heir = parent(&place);
+            sync_folder(heir).map_err(|e| Error::io(heir, e))?;
+        }
         match fs::remove_dir_all(folder) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(folder, e)),
             _ => Ok(()),
         }
     }
 
-    /// That there is nothing, or a folder with files of an export alone.
-    fn check_replaceable(&self, folder: &Path) -> Result<()> {
+    /// The hidden files in a folder that are no part of an export, nor what a killed write has left. None where there
+    /// is no folder.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it holds anything else that is no part of an export.
+    fn hidden(&self, folder: &Path) -> Result<Vec<OsString>> {
+        let io = |e| Error::io(folder, e);
         let entries = match fs::read_dir(folder) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(|e| Error::io(folder, e))?,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io)?,
         };
+        let mut hidden = Vec::new();
         for entry in entries {
-            let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
-            let name = name.to_string_lossy();
+            let entry = entry.map_err(io)?;
+            let file_name = entry.file_name();
+            let name = file_name.to_string_lossy();
             let is_ours = name == self.weights || self.files.iter().any(|(ours, _)| *ours == name);
             // A killed write leaves its temporary file.
             let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
-            if !is_ours && !is_temporary {
-                return Err(Error::file(
-                    folder,
-                    format!("is not replaced: it holds {name}, which is no part of an export"),
-                ));
+            if is_ours || is_temporary {
+                continue;
             }
+            if !name.starts_with('.') || !entry.file_type().map_err(io)?.is_file() {
+                return Err(foreign(folder, &file_name));
+            }
+            hidden.push(file_name);
         }
-        Ok(())
+        Ok(hidden)
     }
+}
+
+fn foreign(folder: &Path, name: &OsStr) -> Error {
+    let what = format!("is not replaced: it holds {}, which is no part of an export", name.to_string_lossy());
+    Error::file(folder, what)
 }
 
 /// The folder, and the names beside it that it goes by while it is replaced.
@@ -100,10 +122,7 @@ impl Places {
         let Some(name) = folder.file_name() else {
             return Err(Error::file(folder, "is not the name of a folder"));
         };
-        let parent = match folder.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let parent = parent(folder).to_owned();
         let beside = |end: &str| parent.join(format!(".{}.{end}", name.to_string_lossy()));
         let (new, old) = (beside("new"), beside("old"));
         Ok(Places { folder: folder.to_owned(), parent, new, old })

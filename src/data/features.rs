@@ -122,6 +122,7 @@ mod source {
     use super::{FeatureBatch, Features};
     use crate::data::{Loader, Source, Wanted};
     use crate::error::Result;
+    use crate::identity::json;
 
     /// Features as what a loader makes batches of, with the pictures that they were made of.
     #[derive(Debug)]
@@ -165,9 +166,7 @@ mod source {
 
         /// The pictures', and what tells the model from others.
         fn identity(&self) -> String {
-            let identity = Identity { pictures: self.pictures.identity(), model: self.model.clone() };
-            // Two texts can always be written.
-            serde_json::to_string(&identity).unwrap_or_default()
+            json(&Identity { pictures: self.pictures.identity(), model: self.model.clone() })
         }
 
         fn difference(&self, saved: &str) -> Option<String> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::random::{Purpose, keyed, shuffle};
 use super::{Batch, Position, Source, Wanted};
 use crate::error::{Error, Result};
-use crate::identity;
+use crate::identity::{self, json};
 
 const OP: &str = "data.loader";
 
@@ -114,9 +114,7 @@ impl<S: Source> Loader<S> {
     /// Equal loaders have equal ones.
     pub fn identity(&self) -> String {
         let Work { source, options, .. } = &*self.work;
-        // Numbers, truth values and texts can always be written.
-        let options = serde_json::to_string(options).unwrap_or_default();
-        serde_json::to_string(&Identity { options, source: source.identity() }).unwrap_or_default()
+        json(&Identity { options: json(options), source: source.identity() })
     }
 
     /// What is otherwise here than in the loader that `saved` is the identity of, in words; `None` if nothing is. What a

@@ -5,6 +5,7 @@
 //! | `batch` | [`Batch`], [`Position`]: what training asks of a batch |
 //! | `source`, `loader` | [`Source`]: what batches are made of; [`Loader`]: which, in what order, ahead of time |
 //! | `random` | random numbers by key |
+//! | `runs` | which folders are runs', and so no data |
 //! | `image_batch` | [`ImageBatch`]: pictures with their classes |
 //! | `features` | [`Features`]: what a frozen model has made of pictures, and batches of it |
 //! | `digits` | `Digits`: the pictures that come with the crate |
@@ -44,6 +45,8 @@ mod loader;
 mod pictures;
 #[cfg(feature = "files")]
 mod random;
+#[cfg(any(feature = "pictures", feature = "text"))]
+mod runs;
 #[cfg(feature = "files")]
 mod source;
 #[cfg(feature = "text")]

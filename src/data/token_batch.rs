@@ -65,7 +65,7 @@ impl TokenBatch {
         Ok(batch)
     }
 
-    /// The same with the segment of each token, `u32[B, T]`.
+    /// The batch with the segment of each token, `u32[B, T]`.
     ///
     /// # Errors
     /// [`Error::Argument`] if they are not as many as the tokens.
@@ -74,7 +74,7 @@ impl TokenBatch {
         batch.check_counts().map(|()| batch)
     }
 
-    /// The same with the number of real tokens of each sample, `u32[B]`.
+    /// The batch with the number of real tokens of each sample, `u32[B]`.
     ///
     /// # Errors
     /// [`Error::Argument`] unless there is one for each sample, from 1 to T, and nothing is learnt behind it.
@@ -84,7 +84,7 @@ impl TokenBatch {
         batch.check_padding().map(|()| batch)
     }
 
-    /// The same with labels, `u32[B, T]`.
+    /// The batch with labels, `u32[B, T]`.
     ///
     /// # Errors
     /// [`Error::Argument`] if they are not as many as the tokens, or one at padding is not [`TokenBatch::IGNORED`].

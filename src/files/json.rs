@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::{position, quoted};
+use super::{expect_regular, position, quoted};
 use crate::error::{Error, Result};
 
 /// The largest JSON file that is read, in bytes. With the names of ImageNet's 21,843 classes such files take about 4 MB.
@@ -59,9 +59,7 @@ fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         metadata => metadata.map_err(|e| Error::io(path, e))?,
     };
-    if !metadata.is_file() {
-        return Err(Error::file(path, "is not a regular file"));
-    }
+    expect_regular(path, &metadata)?;
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut bytes = Vec::new();
     // One byte more than is allowed, so that a file which grows meanwhile shows.

@@ -5,7 +5,8 @@
 //! | `json` | texts and JSON of limited size |
 //! | `replace` | new content for a path, as a whole or not at all |
 //!
-//! Without the feature `files` only what messages say of a file's content is left, for checkpoints in memory.
+//! Without the feature `files` only what checkpoints need of it is left: what is no file, and what messages say of a
+//! file's content.
 
 #[cfg(feature = "files")]
 mod json;
@@ -18,6 +19,25 @@ pub(crate) use json::read_text;
 pub(crate) use json::{json_text, parse_json, read_json};
 #[cfg(feature = "files")]
 pub(crate) use replace::{replace_file, sync_folder, temporary_file};
+
+use std::fs::Metadata;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Whether `about` is of a regular file: to read a pipe or a device might never end.
+///
+/// # Errors
+/// [`Error::File`] naming `path`.
+pub(crate) fn expect_regular(path: &Path, about: &Metadata) -> Result<()> {
+    if about.is_file() { Ok(()) } else { Err(Error::file(path, "is not a regular file")) }
+}
+
+/// The folder that `path` lies in: the current one for a name by itself.
+#[cfg(feature = "files")]
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
 
 /// How much of a name, or of a parser's complaint, a message repeats.
 const MAX_QUOTED: usize = 200;

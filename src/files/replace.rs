@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use super::parent;
 use crate::error::{Error, Result};
 
 /// Gives `path` new content, as a whole or not at all.
@@ -21,10 +22,7 @@ pub(crate) fn replace_file(path: &Path, content: impl FnOnce(&mut BufWriter<&Fil
     let Some(name) = path.file_name() else {
         return Err(Error::file(path, "is not the name of a file"));
     };
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = parent(path);
     let io = |e| Error::io(path, e);
     if is_special(path) {
         let file = File::options().write(true).open(path).map_err(io)?;

@@ -318,39 +318,21 @@ fn matrix_units(adapter: &wgpu::Adapter) -> Option<u32> {
 /// The limits that kernels rely on must be at least WebGPU's defaults.
 pub(super) fn check_limits(limits: &wgpu::Limits, device: &str) -> Result<()> {
     let need = wgpu::Limits::default();
-    let pairs = [
-        (
-            "max_storage_buffers_per_shader_stage",
-            need.max_storage_buffers_per_shader_stage,
-            limits.max_storage_buffers_per_shader_stage,
-        ),
-        (
-            "max_compute_workgroup_storage_size",
-            need.max_compute_workgroup_storage_size,
-            limits.max_compute_workgroup_storage_size,
-        ),
-        (
-            "max_compute_invocations_per_workgroup",
-            need.max_compute_invocations_per_workgroup,
-            limits.max_compute_invocations_per_workgroup,
-        ),
-        ("max_compute_workgroup_size_x", need.max_compute_workgroup_size_x, limits.max_compute_workgroup_size_x),
-        (
-            "max_compute_workgroups_per_dimension",
-            need.max_compute_workgroups_per_dimension,
-            limits.max_compute_workgroups_per_dimension,
-        ),
-        ("max_bind_groups", need.max_bind_groups, limits.max_bind_groups),
-    ];
-    let sizes = [
-        (
-            "max_storage_buffer_binding_size",
-            need.max_storage_buffer_binding_size,
-            limits.max_storage_buffer_binding_size,
-        ),
-        ("max_buffer_size", need.max_buffer_size, limits.max_buffer_size),
-    ];
-    let all = pairs.into_iter().map(|(name, need, have)| (name, u64::from(need), u64::from(have))).chain(sizes);
+    macro_rules! needed_and_available {
+        ($($name:ident)+) => {
+            [$((stringify!($name), u64::from(need.$name), u64::from(limits.$name))),+]
+        };
+    }
+    let all = needed_and_available! {
+        max_storage_buffers_per_shader_stage
+        max_compute_workgroup_storage_size
+        max_compute_invocations_per_workgroup
+        max_compute_workgroup_size_x
+        max_compute_workgroups_per_dimension
+        max_bind_groups
+        max_storage_buffer_binding_size
+        max_buffer_size
+    };
     for (name, needed, available) in all {
         if available < needed {
             return Err(Error::Limit { device: device.to_owned(), name, needed, available, hint: "" });
@@ -360,16 +342,21 @@ pub(super) fn check_limits(limits: &wgpu::Limits, device: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn named(name: &str) -> AdapterInfo {
+    /// A GPU of which nothing else is known.
+    pub(in crate::gpu) fn some_gpu() -> AdapterInfo {
         AdapterInfo {
-            name: name.to_owned(),
-            driver: "Mesa 22.3.6".to_owned(),
-            backend: wgpu::Backend::Vulkan,
+            name: String::new(),
+            driver: String::new(),
+            backend: wgpu::Backend::Noop,
             device_type: wgpu::DeviceType::DiscreteGpu,
         }
+    }
+
+    fn named(name: &str) -> AdapterInfo {
+        AdapterInfo { name: name.to_owned(), driver: "Mesa 22.3.6".to_owned(), ..some_gpu() }
     }
 
     #[test]

@@ -83,19 +83,14 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::adapter::tests::some_gpu;
 
     /// On devices from a hundred times slower than is guessed to a thousand times faster, whose host waits for every second
     /// submission: after a few dozen, what fits the budget takes it.
     #[test]
     fn the_budget_is_kept_on_slow_and_fast_devices() {
-        let info = AdapterInfo {
-            name: String::new(),
-            driver: String::new(),
-            backend: wgpu::Backend::Noop,
-            device_type: wgpu::DeviceType::DiscreteGpu,
-        };
         for slowness in [50.0, 1.0, 1e-3] {
-            let mut budget = Budget::new(&info);
+            let mut budget = Budget::new(&some_gpu());
             let (start, mut now) = (Instant::now(), 0.0);
             let at = |now: f64| start + Duration::from_secs_f64(now);
             let fitting = |budget: &Budget| {
@@ -120,13 +115,7 @@ mod tests {
     /// The time between a submission and a late look at it is not the device's.
     #[test]
     fn pauses_of_the_host_are_not_counted() {
-        let info = AdapterInfo {
-            name: String::new(),
-            driver: String::new(),
-            backend: wgpu::Backend::Noop,
-            device_type: wgpu::DeviceType::DiscreteGpu,
-        };
-        let mut budget = Budget::new(&info);
+        let mut budget = Budget::new(&some_gpu());
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         budget.learn(1_000_000_000, at(0), Some(at(1)));

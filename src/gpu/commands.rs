@@ -222,8 +222,7 @@ impl Gpu {
 
     /// Lets go of what the pool can, and waits until the driver has it back: once the device has done what it was given.
     fn make_room(&self, state: &mut State) {
-        self.give_scratch_back();
-        state.recorder.forget(self.0.pool.trim());
+        self.release(state);
         #[cfg(not(target_arch = "wasm32"))]
         if let Err(message) = super::health::wait(&self.0.device, &self.0.queue, None) {
             log::warn!("waiting for memory: {message}");
@@ -331,25 +330,25 @@ impl Gpu {
         if state.holds == 0 {
             self.submit_or_keep(&mut state);
         }
-        self.give_scratch_back();
-        state.recorder.forget(self.0.pool.trim());
+        self.release(&mut state);
     }
 
     /// The same at once, also of held commands.
     pub(super) fn give_back_all(&self) {
         let mut state = self.state();
         self.submit_or_keep(&mut state);
-        self.give_scratch_back();
-        state.recorder.forget(self.0.pool.trim());
+        self.release(&mut state);
     }
 
-    /// Unless somebody is lent it, who may be the one that finds no memory.
-    fn give_scratch_back(&self) {
+    /// Lets go of what the pool has free, and of scratch, unless somebody is lent it, who may be the one that finds no
+    /// memory.
+    fn release(&self, state: &mut State) {
         match self.0.scratch.try_lock() {
             Ok(mut scratch) => *scratch = None,
             Err(TryLockError::Poisoned(scratch)) => *scratch.into_inner() = None,
             Err(TryLockError::WouldBlock) => {}
         }
+        state.recorder.forget(self.0.pool.trim());
     }
 
     /// Submits where no error can be returned: the next call that can returns it.

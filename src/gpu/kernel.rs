@@ -58,13 +58,13 @@ impl Source {
         self.enable
     }
 
-    /// The same where it needs a WGSL extension, such as `f16`. The directive itself must not stand in the text: it would
-    /// have to stand before all other files'.
+    /// The source with a WGSL extension that it needs, such as `f16`. The directive itself must not stand in the text:
+    /// it would have to stand before all other files'.
     pub const fn with_enable(self, extension: &'static str) -> Self {
         Source { enable: Some(extension), ..self }
     }
 
-    /// The same compiled without those checks, as this crate's own files are, where all files of a kernel are such.
+    /// The source compiled without bounds checks, as this crate's own files are, where all files of a kernel are such.
     ///
     /// # Safety
     /// For every dispatch that is made of a kernel with it: no index, also of those that it reads from a buffer, is outside
@@ -177,12 +177,13 @@ impl Kernel {
         Kernel { name, sources, entry, bindings, params: P::FIELDS, constants: &[], rounds: NO_LOOPS }
     }
 
-    /// The same with values for some of the file's `override`s.
+    /// The kernel with values for some of its files' `override`s.
     pub const fn with_constants(self, constants: &'static [(&'static str, f64)]) -> Self {
         Kernel { constants, ..self }
     }
 
-    /// The same with loops that make so many [`Kernel::rounds`]; the macro [`rounds!`](super::rounds) makes the function.
+    /// The kernel with loops that make so many [`Kernel::rounds`]; the macro [`rounds!`](super::rounds) makes the
+    /// function.
     pub const fn with_rounds(self, rounds: Rounds) -> Self {
         Kernel { rounds, ..self }
     }

@@ -51,7 +51,7 @@ pub use kernel::macros;
 pub use kernel::{Access, Grid, Kernel, MAX_ROUNDS, Params, Rounds, Source, lib, looped};
 pub use memory::BufferView;
 #[cfg(all(feature = "internals", not(target_arch = "wasm32")))]
-pub use observe::{Bound, Dispatched, Observer};
+pub use observe::{Bound, DispatchObserver, Dispatched};
 pub use pool::MemoryUse;
 pub use profiler::ProfileRow;
 pub use readback::Readback;

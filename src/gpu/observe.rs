@@ -33,7 +33,7 @@ pub struct Bound {
 }
 
 /// Who looks on.
-pub trait Observer: Send + Sync + 'static {
+pub trait DispatchObserver: Send + Sync + 'static {
     /// Whether a dispatch with so many bytes in its bindings is worth reading back.
     fn wants(&self, kernel: &'static Kernel, params: &[u8], bytes: u64) -> bool;
 
@@ -43,7 +43,7 @@ pub trait Observer: Send + Sync + 'static {
 
 /// Nobody, or somebody.
 #[derive(Default)]
-pub(super) struct Onlooker(OnceLock<Box<dyn Observer>>);
+pub(super) struct Onlooker(OnceLock<Box<dyn DispatchObserver>>);
 
 impl fmt::Debug for Onlooker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +54,7 @@ impl fmt::Debug for Onlooker {
 impl Gpu {
     /// Shows `observer`, the first that is given, every dispatch from now on that it wants. Those are waited for, and many times
     /// slower.
-    pub fn observe(&self, observer: Box<dyn Observer>) {
+    pub fn observe(&self, observer: Box<dyn DispatchObserver>) {
         // There is no second.
         let _ = self.0.onlooker.0.set(observer);
     }

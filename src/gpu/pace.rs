@@ -14,14 +14,16 @@ use super::clock::Instant;
 use super::recorder::Command;
 use super::slices::SliceTime;
 
-/// What tells commands of different cost apart: pipeline and grid, or the size of what is copied.
-type Key = (usize, [u32; 3]);
+/// What tells commands of different cost apart: pipeline, grid and the octave of their operations, as far as they say
+/// how many, since products of any K share a grid; or the octave of what is copied. (Of the operations too: what grows
+/// with every token that is generated would be ever new.)
+type Key = (usize, [u32; 3], u32);
 
 /// More than a model has at all the lengths that random-LTD visits; beyond, learning begins anew.
 const MOST_KNOWN: usize = 1 << 14;
 /// What a slice takes beside its commands, learnt as they are: some browsers need milliseconds for a submission. Pipelines have
 /// addresses that are not this.
-const SUBMISSION: Key = (usize::MAX, [0; 3]);
+const SUBMISSION: Key = (usize::MAX, [0; 3], 0);
 /// At first.
 const SUBMISSION_SECONDS: f64 = 50e-6;
 /// How far one slice may move its commands' times, however often it has a command.
@@ -189,9 +191,9 @@ impl Pace {
 }
 
 fn key(command: &Command) -> Key {
-    let copied = |bytes: u64| (0, [bytes.max(1).ilog2(), 0, 0]);
+    let copied = |bytes: u64| (0, [octave(bytes), 0, 0], 0);
     match command {
-        Command::Dispatch { pipeline, groups, .. } => (Arc::as_ptr(pipeline).addr(), *groups),
+        Command::Dispatch { pipeline, groups, flops, .. } => dispatched(Arc::as_ptr(pipeline).addr(), *groups, *flops),
         Command::Copy { from, .. } | Command::Download { from, .. } => copied(from.size),
         Command::Upload { size, .. } => copied(*size),
         Command::Clear { to } => copied(to.size),
@@ -199,21 +201,27 @@ fn key(command: &Command) -> Key {
     }
 }
 
+fn dispatched(pipeline: usize, groups: [u32; 3], flops: u64) -> Key {
+    (pipeline, groups, octave(flops))
+}
+
+fn octave(size: u64) -> u32 {
+    size.max(1).ilog2()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::adapter::tests::some_gpu;
 
+    /// Two have a pipeline and a grid in common, as products of different K, of which the second says that it computes
+    /// more.
     fn key_of(i: usize) -> Key {
-        (i, [1; 3])
+        dispatched(i / 2, [1; 3], if i.is_multiple_of(2) { 0 } else { 1 << 20 })
     }
 
     fn new() -> Pace {
-        Pace::new(&AdapterInfo {
-            name: String::new(),
-            driver: String::new(),
-            backend: wgpu::Backend::Noop,
-            device_type: wgpu::DeviceType::DiscreteGpu,
-        })
+        Pace::new(&some_gpu())
     }
 
     /// One that has ended.

@@ -82,11 +82,16 @@ pub(super) fn shapes<'a>(
 }
 
 /// Merges the adapters at those of `places` that have one into the weights, W + α/r · B·A, and leaves them out: what is left computes
-/// the same within rounding.
+/// the same within rounding. A model without `lora` stays as it is.
 ///
 /// # Errors
 /// [`crate::Error::Parameter`] naming a tensor that is missing or of another shape.
-pub(super) fn merge(tensors: &mut Tensors, places: impl Iterator<Item = Place>, lora: &LoraConfig) -> Result<()> {
+pub(super) fn merge(
+    tensors: &mut Tensors,
+    places: impl Iterator<Item = Place>,
+    lora: Option<&LoraConfig>,
+) -> Result<()> {
+    let Some(lora) = lora else { return Ok(()) };
     for place in places.filter(|place| lora.targets(&place.path)) {
         let [a, b] = place.tensors(lora.rank).map(|(name, shape)| match tensors.remove(&name) {
             Some(tensor) if tensor.shape == shape => Ok(tensor.data),

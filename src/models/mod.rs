@@ -1,11 +1,15 @@
 //! Networks, each in a folder of its own, which alone knows its name: its sizes, its forward pass, what others call its
-//! parameters, and its files. `transformers` and `settings` hold what language models have in common on disk, `adapters` and `peft`
-//! what all have of low-rank adapters there.
+//! parameters, and its files. `extended` holds a model's parameters, and those that a program adds; `transformers` and
+//! `settings` what language models have in common on disk, `library` what folders for other libraries have, `adapters`
+//! and `peft` what all models have of low-rank adapters there.
 
 #[cfg(feature = "files")]
 mod adapters;
 pub mod bert;
+mod extended;
 pub mod gpt2;
+#[cfg(feature = "files")]
+mod library;
 #[cfg(feature = "files")]
 mod peft;
 mod settings;

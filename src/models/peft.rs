@@ -7,9 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::adapters::{Place, Tensors};
-use crate::autograd::Parameters;
+use super::extended::Extended;
+use super::library::{of_pytorch, pretty_json};
 use crate::checkpoint::{
-    self, Folder, HostTensor, Settings, Storage, download, fault, in_block, json_text, parse_json, quoted,
+    self, Folder, HostTensor, Pair, Settings, Storage, download, fault, in_block, json_text, parse_json, quoted,
 };
 use crate::error::{Error, Result};
 use crate::nn::{LORA_A, LORA_B, LoraConfig, Precision};
@@ -19,9 +20,6 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before a model's own names.
 const PLACE: &str = "base_model.model.";
-
-/// A name of theirs, and ours.
-pub(super) type Pair = (&'static str, &'static str);
 
 /// What of PEFT's settings is read, must be so, or does not matter where the tensors tell the rest.
 const SETTINGS: Settings = Settings {
@@ -92,7 +90,7 @@ fn expect_plain_base(file: &Path, init: &serde_json::Value) -> Result<()> {
 }
 
 /// Names that layers have had, by which adapters are read.
-pub(super) struct Known {
+pub(super) struct AdapterReading {
     /// What stands before a block's number.
     pub(super) blocks: &'static [Pair],
     /// Layers of a block.
@@ -100,7 +98,7 @@ pub(super) struct Known {
     pub(super) heads: &'static [Pair],
 }
 
-impl Known {
+impl AdapterReading {
     /// The path of a layer, or of the part of one that its adapter is for here.
     fn place(&self, module: &str) -> Option<String> {
         if let Some((_, head)) = self.heads.iter().find(|(theirs, _)| *theirs == module) {
@@ -201,17 +199,19 @@ fn name_and_revision(base: &str) -> (&str, Option<&str>) {
 /// is to call the model.
 ///
 /// # Errors
-/// As [`Spelling::layers`]; [`Error::Argument`] if more is trained as a whole than heads; as [`Folder::write`]; and if the device
-/// fails.
+/// As [`expect_some`] and [`Spelling::layers`]; [`Error::Argument`] if more is trained as a whole than heads; as
+/// [`Folder::write`]; and if the device fails.
 pub(super) fn save(
     folder: &Path,
-    parameters: &Parameters,
-    lora: &LoraConfig,
+    parameters: &Extended,
+    lora: Option<&LoraConfig>,
     places: impl Iterator<Item = Place>,
     spelling: &Spelling,
     base: Option<&str>,
 ) -> Result<()> {
-    let mut ours = download(parameters)?;
+    let lora = expect_some(lora)?;
+    parameters.expect_plain("save_adapter")?;
+    let mut ours = download(parameters.all())?;
     ours.retain(|name, _| lora.trains(name));
     let mut theirs = BTreeMap::new();
     let target_modules = put_layers(&mut ours, lora, places, spelling, &mut theirs)?;
@@ -231,12 +231,11 @@ pub(super) fn save(
         target_modules,
         modules_to_save: Some(heads).filter(|heads| !heads.is_empty()),
     };
-    let text = serde_json::to_string_pretty(&written)
-        .map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))?;
+    let text = pretty_json(folder, &written)?;
     let contents = Folder {
         weights: WEIGHTS_FILE,
         tensors: theirs,
-        metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
+        metadata: of_pytorch(),
         storage: Storage::F32,
         files: &[(CONFIG_FILE, Some(text.as_bytes()))],
     };
@@ -297,7 +296,7 @@ impl Adapter {
     /// # Errors
     /// [`Error::File`] if the settings are others than are computed here, which are named; [`Error::Parameter`] for a tensor whose
     /// name is not known; [`Error::Io`] if the system refuses.
-    pub(super) fn read(folder: &Path, known: &Known) -> Result<Self> {
+    pub(super) fn read(folder: &Path, known: &AdapterReading) -> Result<Self> {
         let file = folder.join(CONFIG_FILE);
         let text = json_text(&file)?.ok_or_else(|| Error::file(&file, "is not there"))?;
         SETTINGS.check(&file, &text)?;
@@ -374,7 +373,7 @@ impl Adapter {
 /// [`Error::Argument`] if it has some; as [`Adapter::read`] and [`Adapter::config`]; if the settings are impossible.
 pub(super) fn load(
     folder: &Path,
-    known: &Known,
+    known: &AdapterReading,
     own: Option<&LoraConfig>,
     places: &[Place],
     blocks: &str,
@@ -384,6 +383,14 @@ pub(super) fn load(
     let lora = adapter.config(places, blocks)?;
     lora.check()?;
     Ok((lora, adapter.into_tensors()))
+}
+
+/// The adapters of a model that has some.
+///
+/// # Errors
+/// [`Error::Argument`] if it has none.
+pub(super) fn expect_some(own: Option<&LoraConfig>) -> Result<&LoraConfig> {
+    own.ok_or_else(|| Error::argument("save_adapter", "lora", "a model with adapters", "none"))
 }
 
 /// Whether a model has no adapters yet.

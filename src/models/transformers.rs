@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::library::{of_pytorch, pretty_json};
 use crate::checkpoint::{
     CONFIG, CONFIG_FILE, Checkpoint, Folder, HostTensor, Settings, Storage, TOKENIZER_FILES, WEIGHTS_FILE, check_kind,
     depth, fault, json_text, parse_json,
@@ -153,8 +154,7 @@ pub(super) fn write_folder(
     if let Some((name, _)) = options.tokenizer.iter().find(|(name, _)| !TOKENIZER_FILES.contains(name)) {
         return Err(Error::argument("save", "tokenizer", format!("one of {}", TOKENIZER_FILES.join(", ")), name));
     }
-    let json = serde_json::to_string_pretty(config)
-        .map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))?;
+    let json = pretty_json(folder, config)?;
     let given = |name: &'static str| {
         let file = options.tokenizer.iter().find(|(given, _)| *given == name);
         (name, file.map(|(_, content)| *content))
@@ -165,22 +165,9 @@ pub(super) fn write_folder(
     contents.write(folder)
 }
 
-/// The text entry that transformers asks for.
-pub(super) fn of_pytorch() -> BTreeMap<String, String> {
-    BTreeMap::from([("format".to_owned(), "pt".to_owned())])
-}
-
 /// The text entries of a file that needs no `config.json` beside it.
 pub(super) fn single_file_metadata(identity: String) -> BTreeMap<String, String> {
     let mut metadata = of_pytorch();
     metadata.insert(CONFIG.to_owned(), identity);
     metadata
-}
-
-/// transformers' name of an element type.
-pub(super) fn dtype(storage: Storage) -> &'static str {
-    match storage {
-        Storage::F32 => "float32",
-        Storage::F16 => "float16",
-    }
 }

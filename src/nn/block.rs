@@ -2,7 +2,7 @@
 
 use super::{AdaptedLinear, BlockConfig, Init, LayerNorm, Mode, NormOrder, Precision};
 use crate::autograd::{Parameter, recompute};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{self, Dropout, Gelu, KeyValues, Mask, Rotary, TokenIndices};
 use crate::shape::DType;
 use crate::tensor::Tensor;
@@ -59,16 +59,14 @@ impl Attention {
 
     /// What each head has gathered.
     fn attended(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode, dropout: Option<Dropout>) -> Result<Tensor> {
-        let qkv = self.qkv(x, mode)?;
+        let (Keys::Own(_, places) | Keys::Cached(_, places)) = keys;
+        let qkv = match &self.rotary {
+            Some(rotary) => ops::rotary(self.qkv(x, mode)?, self.heads, rotary, places)?,
+            None => self.qkv(x, mode)?,
+        };
         match keys {
-            Keys::Own(mask, places) => {
-                let qkv = match &self.rotary {
-                    Some(rotary) => ops::rotary(qkv, self.heads, rotary, places)?,
-                    None => qkv,
-                };
-                ops::attention(&qkv, self.heads, mask, dropout)
-            }
-            Keys::Cached(cache) => ops::attention_cached(&qkv, self.heads, cache),
+            Keys::Own(mask, _) => ops::attention(&qkv, self.heads, mask, dropout),
+            Keys::Cached(cache, _) => ops::attention_cached(&qkv, self.heads, cache),
         }
     }
 
@@ -84,8 +82,9 @@ impl Attention {
 enum Keys<'a> {
     /// Each other's, as far as the mask says; and which of all tokens they are, if not all.
     Own(&'a Mask, Option<&'a TokenIndices>),
-    /// Those of the tokens before them, which the cache holds, and their own.
-    Cached(&'a mut KeyValues),
+    /// Those of the tokens before them, which the cache holds, and their own; and where positions are rotary, their
+    /// places.
+    Cached(&'a mut KeyValues, Option<&'a TokenIndices>),
 }
 
 /// Two linear layers with GELU between, or SwiGLU.
@@ -175,11 +174,17 @@ impl Block {
     /// shares the number of that behind the projection.
     const RANDOM_LAYERS: u32 = 5;
 
-    /// Block number `number`, from 0, of a model: no two blocks of one draw alike.
+    /// The largest number of a block: adapters' random layers have numbers from 2³¹ on.
+    const MOST: usize = 1 << 28;
+
+    /// Block number `number`, from 0, of a model: no two blocks of different numbers draw alike.
     ///
     /// # Errors
-    /// As [`crate::autograd::Parameters::add`].
+    /// [`Error::Argument`] for a number beyond 2²⁸; otherwise as [`crate::autograd::Parameters::add`].
     pub fn new(mut init: Init<'_>, config: BlockConfig, number: usize) -> Result<Self> {
+        if number > Self::MOST {
+            return Err(Error::argument("Block", "number", format!("at most {}", Self::MOST), number));
+        }
         let BlockConfig { width, eps, names, .. } = config;
         Ok(Block {
             norm1: LayerNorm::new(init.at(names.norm1), width, eps)?,
@@ -244,8 +249,14 @@ impl Block {
     }
 
     /// As [`super::Encoder::forward_cached`].
-    pub(super) fn forward_cached(&self, x: &Tensor, cache: &mut KeyValues, precision: Precision) -> Result<Tensor> {
-        self.plain(x, Keys::Cached(cache), &Mode::evaluation().with_precision(precision))
+    pub(super) fn forward_cached(
+        &self,
+        x: &Tensor,
+        cache: &mut KeyValues,
+        places: Option<&TokenIndices>,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        self.plain(x, Keys::Cached(cache, places), &Mode::evaluation().with_precision(precision))
     }
 
     fn plain(&self, x: &Tensor, keys: Keys<'_>, mode: &Mode) -> Result<Tensor> {

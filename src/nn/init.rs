@@ -54,8 +54,8 @@ impl<'a> Init<'a> {
         self.parameters.len()
     }
 
-    /// The device of its parameters.
-    pub(crate) fn gpu(&self) -> &Gpu {
+    /// The device of its parameters: a dry run where their sizes are still to be known ([`super::build()`]).
+    pub fn gpu(&self) -> &Gpu {
         self.parameters.gpu()
     }
 

@@ -8,6 +8,7 @@
 mod adapted;
 mod block;
 mod block_config;
+mod build;
 mod encoder;
 mod init;
 mod language;
@@ -15,6 +16,7 @@ mod layers;
 mod lora;
 mod lora_config;
 mod model;
+mod sampling;
 mod span;
 
 pub use adapted::AdaptedLinear;
@@ -23,6 +25,7 @@ pub use block::Block;
 pub(crate) use block::GATED_PARTS;
 pub(crate) use block::QKV_PARTS;
 pub use block_config::{BlockConfig, BlockNames, NormOrder};
+pub use build::build;
 pub use encoder::Encoder;
 pub use init::Init;
 pub use language::{LanguageModel, Tokens};
@@ -31,6 +34,7 @@ pub use lora_config::LoraConfig;
 #[cfg(feature = "files")]
 pub(crate) use lora_config::{A as LORA_A, B as LORA_B};
 pub use model::{Classifier, Extent, Headed, Model};
+pub use sampling::Sampling;
 pub use span::Span;
 
 use crate::error::{Error, Result};

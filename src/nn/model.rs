@@ -38,8 +38,10 @@ pub trait Model {
         Extent::default()
     }
 
-    /// The layer that a parameter belongs to, for learning rates that fall with depth and for freezing: 0 for what lies below
-    /// the first block, i + 1 for block i, depth + 1 for what follows the last.
+    /// The layer that a parameter belongs to, for learning rates that fall with depth and for freezing: 0 for what lies
+    /// below the first block, i + 1 for block i, depth + 1 for what follows the last. By default that is all of them,
+    /// as is right of a network without blocks: one that has some must say it, else what goes by layers would do
+    /// nothing, and is refused.
     fn layer(&self, path: &str) -> usize {
         let _ = path;
         self.extent().depth + 1

@@ -3,10 +3,10 @@
 
 use super::expect;
 use super::item::{sample_grid, sample_rounds, strided};
-use super::random::{Purpose, RandomKey, halves, threshold};
+use super::random::{Draws, Purpose, RandomKey};
 use super::variants::ByItem;
 use crate::autograd::{Backward, ParentGradients, record, unchanged};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, Kernel, Params, looped, params, rounds, wgsl};
 use crate::shape::DType;
@@ -126,13 +126,8 @@ pub fn drop_path(x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
 fn drop_some(op: &'static str, unit: Unit, x: &Tensor, p: f32, key: RandomKey) -> Result<Tensor> {
     let fits = x.dtype() == DType::F32 || (x.dtype() == DType::F16 && sample_of(x).is_multiple_of(4));
     expect(op, x, fits, "needs f32, or f16 with samples of a multiple of 4 elements")?;
-    if !(0.0..1.0).contains(&p) {
-        return Err(Error::argument(op, "p", "at least 0 and below 1", p));
-    }
-    if p == 0.0 {
-        return Ok(unchanged(x));
-    }
-    let mask = Mask { unit, p, key };
+    let Some(draws) = Draws::new(op, p, key, unit.purpose())? else { return Ok(unchanged(x)) };
+    let mask = Mask { unit, draws };
     let y = x.empty_like()?;
     mask.apply(x, &y, 0)?;
     Ok(record(y, &[x], || mask))
@@ -162,8 +157,7 @@ impl Unit {
 /// All that is saved: the mask is made again when it is needed.
 struct Mask {
     unit: Unit,
-    p: f32,
-    key: RandomKey,
+    draws: Draws,
 }
 
 /// Items of a sample that an invocation of drop_path treats with the one random word that it makes.
@@ -184,18 +178,18 @@ impl Mask {
                 (kernel, items, sample_grid(items.div_ceil(PATH_RUN), samples))
             }
         };
-        let [key_low, key_high] = self.key.words(self.unit.purpose());
-        let [first_low, first_high] = halves(self.key.first_sample);
+        let Draws { key: [key_low, key_high], layer, first: [first_low, first_high], threshold, keep_scale } =
+            self.draws;
         let params = DropoutParams {
             samples: samples as u32,
             n: n as u32,
             key_low,
             key_high,
-            layer: self.key.layer,
+            layer,
             first_low,
             first_high,
-            threshold: threshold(self.p),
-            scale: 1.0 / (1.0 - self.p),
+            threshold,
+            scale: keep_scale,
             accumulate,
         };
         x.gpu().dispatch(kernel, &params, &[x.buffer(), y.buffer()], grid)

@@ -37,8 +37,8 @@ pub use cast::cast;
 pub use conv::{Conv2d, Pool2d, avg_pool2d, conv2d, max_pool2d};
 pub use dropout::{drop_path, dropout};
 pub use elementwise::{
-    Gelu, abs, add, clamp, div, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow, relu, rsqrt, scale,
-    sigmoid, silu, softplus, sqrt, sub, swiglu, tanh, where_,
+    Gelu, abs, add, clamp, div, eq, exp, ge, gelu, gt, le, leaky_relu, log, lt, maximum, minimum, mul, ne, neg, pow,
+    relu, rsqrt, scale, sigmoid, silu, softplus, sqrt, sub, swiglu, tanh, where_,
 };
 pub use layout::{concat, expand, gather, pad, permute, reshape, scatter_add, slice, stack, transpose};
 pub use loss::{
@@ -57,8 +57,7 @@ pub use random::RandomKey;
 pub use reduce::{argmax, max_axes, mean, mean_axes, sum, sum_axes, var_axes};
 pub use softmax::{log_softmax, softmax};
 pub use tokens::{
-    TokenIndices, embed_tokens, embedding, keep_largest, mean_tokens, slice_tokens, token_gather, token_scatter,
-    update_means,
+    TokenIndices, embed_tokens, embedding, keep_largest, mean_tokens, token_gather, token_scatter, update_means,
 };
 
 pub use crate::normalize::Normalize;
@@ -86,7 +85,6 @@ references! {
     keep_largest of tokens::largest;
     losses of loss::pointwise;
     mean_tokens of tokens::mean;
-    slice_tokens of tokens::slice;
     token_gather of tokens::gather;
     token_scatter of tokens::scatter;
     update_means of tokens::means;

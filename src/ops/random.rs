@@ -14,6 +14,7 @@
 //!   a permutation by shifts and products (multipliers 0x7feb352d and 0x846ca68b, shifts 16, 15, 16; Wellons, 2018, "Prospecting for hash
 //!   functions").
 
+use crate::error::{Error, Result};
 use crate::hash::absorb;
 
 /// What random bits depend on, besides the operation and the element.
@@ -54,8 +55,42 @@ impl RandomKey {
     }
 }
 
+/// What a kernel that drops something finds in its `Params`. The default drops nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Draws {
+    /// Philox's key.
+    pub(super) key: [u32; 2],
+    pub(super) layer: u32,
+    /// The position of the first sample.
+    pub(super) first: [u32; 2],
+    /// Words below it are dropped.
+    pub(super) threshold: u32,
+    /// What is left is multiplied by this: 1 / (1 − p).
+    pub(super) keep_scale: f32,
+}
+
+impl Draws {
+    /// Those that drop with probability `p`; `None` where it is 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if p is not in 0 ≤ p < 1.
+    pub(super) fn new(op: &'static str, p: f32, key: RandomKey, purpose: Purpose) -> Result<Option<Self>> {
+        if !(0.0..1.0).contains(&p) {
+            return Err(Error::argument(op, "p", "at least 0 and below 1", p));
+        }
+        let draws = || Draws {
+            key: key.words(purpose),
+            layer: key.layer,
+            first: halves(key.first_sample),
+            threshold: threshold(p),
+            keep_scale: 1.0 / (1.0 - p),
+        };
+        Ok((p > 0.0).then(draws))
+    }
+}
+
 /// The low and the high word.
-pub(super) fn halves(value: u64) -> [u32; 2] {
+fn halves(value: u64) -> [u32; 2] {
     [value as u32, (value >> 32) as u32]
 }
 

@@ -10,6 +10,7 @@ mod layers;
 mod loss_scale;
 mod memory;
 mod pass;
+mod piecewise;
 mod rule;
 mod saved;
 mod schedule;
@@ -190,8 +191,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The same with the learning rate of each parameter multiplied by what `scale` says for its path, weight decay
-    /// included: [`layer_scale`] is layer-wise decay.
+    /// The optimiser with the learning rate of each parameter multiplied by what `scale` says for its path, weight
+    /// decay included: [`layer_scale`] is layer-wise decay.
     ///
     /// # Errors
     /// [`Error::Parameter`] if `parameters` are not the optimiser's; if a factor is negative or not finite, or the device
@@ -202,9 +203,9 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// The same with a running average of the weights, which starts from those of now. It takes the memory of one more set
-    /// of those that are trained, and a pass over both sets at each step, which a skipped step skips. Of what was never trained
-    /// the average is the weight itself.
+    /// The optimiser with a running average of the weights, which starts from those of now. It takes the memory of one
+    /// more set of those that are trained, and a pass over both sets at each step, which a skipped step skips. Of what
+    /// was never trained the average is the weight itself.
     ///
     /// # Errors
     /// [`Error::Parameter`] if `parameters` are not the optimiser's; if a setting is out of range, or the device has no
@@ -219,9 +220,16 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// Whether a running average is kept.
-    pub fn has_ema(&self) -> bool {
-        self.ema.is_some()
+    /// The optimiser for gradients of a loss that is multiplied by a factor, which the norm, the clip and the update
+    /// take out again: start each backward pass from [`Optimizer::loss_scale`]. For half precision, whose small
+    /// gradients would otherwise vanish.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or the device has no room.
+    pub fn with_loss_scale(self, settings: LossScale) -> Result<Self> {
+        settings.check()?;
+        let scale = Tensor::from_slice(self.state.gpu(), &[], &[settings.initial])?;
+        Ok(Optimizer { scale, scaling: Some(settings), ..self })
     }
 
     /// What `f` gives while the weights are exchanged with their running average, in place: it may evaluate or save the
@@ -239,18 +247,6 @@ impl Optimizer {
         let result = f();
         let put_back = exchanged.put_back();
         result.and_then(|result| put_back.map(|()| result))
-    }
-
-    /// The same for gradients of a loss that is multiplied by a factor, which the norm, the clip and the update take out
-    /// again: start each backward pass from [`Optimizer::loss_scale`]. For half precision, whose small gradients would
-    /// otherwise vanish.
-    ///
-    /// # Errors
-    /// If a setting is out of range, or the device has no room.
-    pub fn with_loss_scale(self, settings: LossScale) -> Result<Self> {
-        settings.check()?;
-        let scale = Tensor::from_slice(self.state.gpu(), &[], &[settings.initial])?;
-        Ok(Optimizer { scale, scaling: Some(settings), ..self })
     }
 
     /// What the loss of the next step is to be multiplied by, `f32[]`; `None` where no scaling was asked for. Every

@@ -73,6 +73,14 @@ impl Rule {
         }
     }
 
+    /// Which of them, for saved states.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Rule::AdamW(_) => "adamw",
+            Rule::Sgd(_) => "sgd",
+        }
+    }
+
     /// Whether the settings are in range.
     ///
     /// # Errors

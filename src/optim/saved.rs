@@ -21,6 +21,9 @@ pub struct OptimizerState {
     pub updates: Vec<u32>,
     /// The bits of the factor on the loss of the next step, an f32.
     pub loss_scale: u32,
+    /// The kind of update, `adamw` or `sgd`; empty in what was saved before it was noted, which any may go on from.
+    #[serde(default)]
+    pub rule: String,
 }
 
 impl Optimizer {
@@ -54,7 +57,7 @@ impl Optimizer {
         let (words, scale) = (self.state.read::<u32>().await?, self.scale.read::<f32>().await?);
         let updates = self.table.updates().read::<u32>().await?;
         let loss_scale = scale.first().map_or(0, |scale| scale.to_bits());
-        Ok(OptimizerState { steps: self.steps, words, updates, loss_scale })
+        Ok(OptimizerState { steps: self.steps, words, updates, loss_scale, rule: self.rule.kind().to_owned() })
     }
 
     /// Goes on from what was saved: the values of each tensor of [`Optimizer::held`], by name, and the rest. What had been updated
@@ -70,6 +73,9 @@ impl Optimizer {
         values: impl Fn(&str) -> Result<&'a [f32]>,
     ) -> Result<()> {
         self.table.check(parameters)?;
+        if !(saved.rule.is_empty() || saved.rule == self.rule.kind()) {
+            return Err(Error::argument(OP, "rule", self.rule.kind(), &saved.rule));
+        }
         self.check_counts(saved)?;
         let scale = f32::from_bits(saved.loss_scale);
         let is_scale = if self.scaling.is_some() { scale > 0.0 && scale.is_finite() } else { scale == 1.0 };

@@ -1,5 +1,6 @@
 //! Learning rates over the steps of a run.
 
+use super::piecewise::PiecewiseRate;
 use super::{AfterWarmup, DeepSpeedRate, LayerTokenRate};
 use crate::error::{Error, Result};
 
@@ -36,8 +37,9 @@ pub struct At {
     pub layer_tokens: u64,
 }
 
-/// The learning rate as a function of the optimiser step; or one of DeepSpeed's; or one of the layer tokens consumed
-/// ([`LayerTokenRate`]). With s the step (from 0), W the steps of warm-up and N those of the run:
+/// The learning rate as a function of the optimiser step: warm-up and a shape, as follows; or one of the caller's own
+/// ([`LrSchedule::piecewise`]); or one of DeepSpeed's; or one of the layer tokens consumed ([`LayerTokenRate`]). With s
+/// the step (from 0), W the steps of warm-up and N those of the run:
 ///
 /// ```text
 /// s < W:   base (s + 1) / (W + 1)
@@ -52,12 +54,13 @@ pub struct At {
 /// transformers' `get_cosine_schedule_with_warmup`, whose `min` is 0, but for the warm-up, which there is base s / W and
 /// leaves the first step without effect. ([`LrShape::Linear`]: `LinearLR` from 1 to min / base, and
 /// `get_linear_schedule_with_warmup`.)
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct LrSchedule(Kind);
 
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 enum Kind {
     Shaped(ShapedRate),
+    Piecewise(PiecewiseRate),
     DeepSpeed(DeepSpeedRate),
     LayerToken(LayerTokenRate),
 }
@@ -113,6 +116,36 @@ impl LrSchedule {
         Self::new(ShapedRate { base: rate, min: 0.0, warmup: 0, total: 1, shape: LrShape::Constant })
     }
 
+    /// Straight lines between `knots`, which are steps (from 0) with their rates; the first rate before the first of
+    /// them, the last one behind the last, as `numpy.interp` has it. A rate that jumps has two knots, a step apart. So
+    /// most schedules can be made; of a curve, such as a cosine, with a knot for each step that is to lie on it:
+    ///
+    /// ```
+    /// use wgrad::optim::{At, LrSchedule};
+    ///
+    /// let (max, steps) = (1e-3, 10_000);
+    /// // Warm-up, stable, decay: up in 500 steps, down in the last 2,000. No step has 0: that would be the rate of one
+    /// // behind the last.
+    /// let stable = LrSchedule::piecewise(&[(0, max / 501.0), (500, max), (8_000, max), (steps, 0.0)])?;
+    /// // A tenth of the rate from steps 3,000 and 6,000 on (PyTorch's `MultiStepLR`).
+    /// let decays = [(2_999, max), (3_000, 0.1 * max), (5_999, 0.1 * max), (6_000, 0.01 * max)];
+    /// let decays = LrSchedule::piecewise(&decays)?;
+    /// // PyTorch's `OneCycleLR(max, total_steps=steps, anneal_strategy="linear")`.
+    /// let cycle = LrSchedule::piecewise(&[(0, max / 25.0), (2_999, max), (steps - 1, max / 25e4)])?;
+    ///
+    /// let rate = |schedule: &LrSchedule, step| schedule.rate(At { step, ..At::default() });
+    /// assert_eq!([0, 500, 8_000, 9_000].map(|step| rate(&stable, step)), [max / 501.0, max, max, 0.5 * max]);
+    /// assert_eq!([0, 2_999, 3_000].map(|step| rate(&decays, step)), [max, max, 0.1 * max]);
+    /// assert_eq!(rate(&cycle, 2_999), max);
+    /// # Ok::<(), wgrad::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If there is no knot, the steps do not increase, or a rate is negative or not finite.
+    pub fn piecewise(knots: &[(u64, f32)]) -> Result<Self> {
+        Ok(LrSchedule(Kind::Piecewise(PiecewiseRate::new(knots)?)))
+    }
+
     /// One of DeepSpeed's schedules.
     ///
     /// # Errors
@@ -141,6 +174,7 @@ impl LrSchedule {
     pub fn has_end(&self) -> bool {
         match &self.0 {
             Kind::Shaped(settings) => settings.shape != LrShape::Constant,
+            Kind::Piecewise(settings) => settings.falls(),
             Kind::DeepSpeed(settings) => settings.after != AfterWarmup::Constant,
             Kind::LayerToken(_) => false,
         }
@@ -150,6 +184,7 @@ impl LrSchedule {
     pub fn rate(&self, at: At) -> f32 {
         match &self.0 {
             Kind::Shaped(shaped) => shaped.rate(at.step),
+            Kind::Piecewise(settings) => settings.rate(at.step),
             Kind::DeepSpeed(settings) => settings.rate(at.step),
             Kind::LayerToken(settings) => settings.rate(at.layer_tokens),
         }

@@ -32,7 +32,8 @@ impl Evaluation {
 /// of all samples at once ([`Task::weight`]).
 ///
 /// # Errors
-/// Those of `batches`; [`Error::OutOfRange`] if a label is; or if the device fails.
+/// Those of `batches`; [`Error::OutOfRange`] if a label is; [`Error::Shape`] if the task's loss is not one f32 or its
+/// count of right answers not one u32; or if the device fails.
 pub async fn evaluate_async<T: Task>(
     task: &T,
     batches: impl IntoIterator<Item = Result<T::Batch>>,
@@ -59,6 +60,7 @@ async fn measure<T: Task>(
         let whole = Part::whole(&batch);
         let weight = task.weight(&batch, whole.samples.clone());
         let scored = task.loss(&whole, &[], &Mode::evaluation())?;
+        scored.check()?;
         let correct = scored.correct.as_ref();
         let tensors = [Some(&scored.loss), correct.map(|correct| &correct.count)];
         let views: Vec<_> = tensors.into_iter().flatten().map(Tensor::buffer).collect();

@@ -45,13 +45,14 @@ impl Freeze {
         }
     }
 
-    /// Whether the model is large enough.
+    /// Whether the model is large enough, and tells its layers apart where that matters.
     pub(super) fn check(self, model: &dyn Model) -> Result<()> {
         let depth = model.extent().depth;
         match self {
             Freeze::Blocks(blocks) if blocks > depth => {
                 Err(Error::argument("freeze", "blocks", format!("at most {depth}, the model's depth"), blocks))
             }
+            Freeze::Blocks(_) => expect_layers(model, "freeze", "blocks"),
             _ => Ok(()),
         }
     }
@@ -59,7 +60,8 @@ impl Freeze {
     /// Freezes a model's parameters, and thaws those that this has frozen before: the last call decides.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the model has fewer blocks than are to be frozen.
+    /// [`Error::Argument`] if the model has fewer blocks than are to be frozen, or does not say what belongs to them
+    /// ([`Model::layer`]).
     pub fn apply(self, model: &dyn Model) -> Result<()> {
         self.check(model)?;
         let withhold = |parameter: &Parameter| {
@@ -69,6 +71,21 @@ impl Freeze {
         model.parameters().iter().for_each(withhold);
         Ok(())
     }
+}
+
+/// Whether a model with blocks says which parameters belong to them or lie below: else what goes by layers would do
+/// nothing.
+///
+/// # Errors
+/// [`Error::Argument`] for the setting `name` of `op`.
+pub(super) fn expect_layers(model: &dyn Model, op: &'static str, name: &'static str) -> Result<()> {
+    let depth = model.extent().depth;
+    let mut layers = model.parameters().iter().map(|parameter| model.layer(parameter.path()));
+    if depth == 0 || layers.any(|layer| layer <= depth) {
+        return Ok(());
+    }
+    let expected = "none that goes by layers, for a model that does not tell them apart (Model::layer)";
+    Err(Error::argument(op, name, expected, format!("one, and all parameters behind {depth} blocks")))
 }
 
 /// Whether a parameter lies beside a `weight` of a single axis, or is one: of all layers, norms alone have such.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{FitData, Task, Trainer};
 use crate::autograd::Parameter;
 use crate::data::Source;
-use crate::identity;
+use crate::identity::{self, json};
 
 /// What must be the same in the run that goes on, each as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,8 +26,7 @@ impl Identity {
         Identity {
             model: model.identity(),
             task: trainer.task().identity(),
-            // A struct of numbers and names can always be written.
-            settings: serde_json::to_string(trainer.settings()).unwrap_or_default(),
+            settings: json(trainer.settings()),
             frozen: frozen.map(str::to_owned).collect(),
             train: data.train.identity(),
             validation: data.validation.identity(),
@@ -50,7 +49,7 @@ impl Identity {
                 Some(format!("is of a run with other validation data: {what}"))
             })
         };
-        let frozen = |identity: &Identity| serde_json::to_string(&identity.frozen).unwrap_or_default();
+        let frozen = |identity: &Identity| json(&identity.frozen);
         let (frozen_then, frozen_now) = (frozen(self), frozen(&now));
         let pairs = [
             ("another model", &self.model, &now.model),

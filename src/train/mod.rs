@@ -8,12 +8,13 @@
 //! |---|---|
 //! | `task`, `tasks` | [`Task`]; those that come with the engine: [`Classify`], [`LinearProbe`], [`CausalLm`], [`MaskedLm`] |
 //! | `settings`, `freeze`, `deepspeed` | [`TrainSettings`]; [`Freeze`]; [`DeepSpeedConfig`] |
-//! | `step` | [`Trainer`], [`Pending`] |
+//! | `step`, `slices` | [`Trainer`], [`Pending`]; its steps cut into slices of time ([`Trainer::step_slice`]) |
 //! | `evaluate` | [`evaluate`] |
-//! | `rehearsal`, `memory`, `tuning` | [`rehearse`]: a run's needs beforehand; whether it fits, and with what settings; its kernels |
-//! | `snapshot` | [`Snapshot`]: where a trainer stands, in the host's memory |
+//! | `rehearsal`, `memory` | [`rehearse`]: a run's needs beforehand; whether it fits, and with what settings |
+//! | `snapshot` | [`Snapshot`]: where a trainer stands, in the host's memory and as bytes |
 //! | `recovery` | [`Recovery`]: from a lost device to another one |
-//! | `fit`, `run_folder`, `state`, `identity`, `available`, `tuning_store` | whole runs, with files: the feature `files` |
+//! | `tuning` | [`tune`]: a run's kernels, chosen by measurement and kept on disk; with the feature `files` |
+//! | `fit`, `run`, `run_folder`, `state`, `identity`, `available` | [`fit`]: whole runs; with the feature `files` |
 
 #[cfg(feature = "files")]
 mod available;
@@ -33,6 +34,7 @@ mod run;
 #[cfg(feature = "files")]
 mod run_folder;
 mod settings;
+mod slices;
 mod snapshot;
 #[cfg(feature = "files")]
 mod state;
@@ -41,8 +43,6 @@ mod task;
 mod tasks;
 #[cfg(feature = "files")]
 mod tuning;
-#[cfg(feature = "files")]
-mod tuning_store;
 
 #[cfg(feature = "files")]
 pub use available::available_memory;
@@ -72,6 +72,4 @@ pub use tasks::{
 #[cfg(not(target_arch = "wasm32"))]
 pub use tasks::{extract, predict};
 #[cfg(feature = "files")]
-pub use tuning::{TUNING_BUDGET, tune};
-#[cfg(feature = "files")]
-pub use tuning_store::{TuningStore, tuned};
+pub use tuning::{TUNING_BUDGET, TuningStore, tune};

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Freeze;
+use super::freeze::expect_layers;
 use crate::error::{Error, Result};
 use crate::ltd::TokenDrop;
 use crate::nn::{Extent, Model, Precision};
@@ -84,6 +85,7 @@ impl TrainSettings {
         let mut optimizer =
             Optimizer::new(parameters, self.rule, self.max_norm, |path, rank| model.decays(path, rank))?;
         if self.layer_decay < 1.0 {
+            expect_layers(model, "Trainer", "layer_decay")?;
             let scale = |path: &str| layer_scale(model.layer(path), depth, self.layer_decay);
             optimizer = optimizer.with_rate_scales(parameters, scale)?;
         }

@@ -1,11 +1,13 @@
-//! Where a trainer stands, in the host's memory.
+//! Where a trainer stands, in the host's memory, and as bytes for a program that goes on another day.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Task, Trainer};
-use crate::checkpoint::read_named;
+use crate::checkpoint::{self, read_named};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::ltd::LayerTokens;
@@ -18,11 +20,17 @@ const OP: &str = "snapshot";
 const WEIGHTS: &str = "weights.";
 /// What stands before the name of what a task holds.
 const TASK: &str = "task.";
+/// Metadata key of a [`Header`] in JSON.
+const KEY: &str = "snapshot";
+/// Goes up when the content changes.
+const VERSION: u32 = 1;
+/// No count of a training comes so far.
+pub(super) const MOST: u64 = 1 << 60;
 
 /// All that a [`Trainer`] goes on from: weights, moments, running average, the optimiser's counts and loss scale, what the task has
 /// learnt beside its model ([`Task::held`]), the step. What is random in training follows from seeds and the step. So a trainer
 /// that is brought back to a snapshot goes on bit for bit as it did from there, on another device of the same kind too; on one of
-/// another kind within rounding.
+/// another kind within rounding. [`Snapshot::to_bytes`] is for what goes on after the program has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub(super) counts: Counts,
@@ -40,10 +48,85 @@ pub(super) struct Counts {
     pub(super) optimizer: OptimizerState,
 }
 
+/// The text beside the tensors of a snapshot in bytes.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    counts: Counts,
+}
+
+/// What tells whether the rest of a header can be read.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// A header in JSON, if it is of `version`; no field of another version is looked at. `kind` says in words what `file`
+/// is to be.
+pub(super) fn parse_header<H: DeserializeOwned>(text: &str, version: u32, kind: &str, file: &Path) -> Result<H> {
+    let bad = |error: serde_json::Error| Error::file(file, format!("bad {kind}: {error}"));
+    let found = serde_json::from_str::<Versioned>(text).map_err(bad)?.version;
+    if found != version {
+        let what = format!(
+            "is a {kind}, of version {found}, as another release of wgrad writes it; this one goes on from version \
+             {version}"
+        );
+        return Err(Error::file(file, what));
+    }
+    serde_json::from_str(text).map_err(bad)
+}
+
 impl Snapshot {
     /// Optimiser steps done.
     pub fn steps(&self) -> u64 {
         self.counts.step
+    }
+
+    /// The snapshot as the bytes of a safetensors file, for a loop of one's own that is to go on after the program has
+    /// ended: in a file, a browser's storage, wherever bytes can be kept. [`Snapshot::from_bytes`] gives the same
+    /// snapshot, and from that a trainer goes on bit for bit, on the same kind of device. The bytes depend on the
+    /// snapshot alone.
+    ///
+    /// They hold neither settings nor the place in the data, and do not say of what model or task they are: a program
+    /// that offers a choice keeps that beside them. Data go on from [`Snapshot::steps`].
+    ///
+    /// # Errors
+    /// [`Error::File`] if a value is not finite, or the names exceed the format's 100 MB: what is written can be read.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let memory = Path::new("snapshot in memory");
+        if let Some(what) = self.fault() {
+            return Err(Error::file(memory, what));
+        }
+        let header = serde_json::to_string(&Header { version: VERSION, counts: self.counts.clone() });
+        let header = header.map_err(|error| Error::file(memory, format!("the counts cannot be written: {error}")))?;
+        checkpoint::to_bytes(&self.tensors, &BTreeMap::from([(KEY.to_owned(), header)]))
+    }
+
+    /// A snapshot from what [`Snapshot::to_bytes`] gave. `name` stands for the bytes in messages. They are not trusted:
+    /// whether they fit a trainer is looked at by [`Trainer::restore`].
+    ///
+    /// # Errors
+    /// [`Error::File`] if the bytes are no snapshot, or one of another version, or have values that are not finite or
+    /// counts that nothing reaches.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        let mut file = checkpoint::read_bytes(bytes, name)?;
+        let path = Path::new(name);
+        let text = file.metadata.remove(KEY).ok_or_else(|| Error::file(path, "is not a snapshot of a trainer"))?;
+        let Header { counts, .. } = parse_header(&text, VERSION, "snapshot", path)?;
+        let snapshot = Snapshot { counts, tensors: file.tensors };
+        snapshot.fault().map_or(Ok(snapshot), |what| Err(Error::file(path, what)))
+    }
+
+    /// Why no trainer can go on from this, whichever it is, if so. Asked of what is read and of what is to be written:
+    /// nothing that cannot be read takes the place of what can.
+    pub(super) fn fault(&self) -> Option<String> {
+        let Counts { step, layer_tokens: [consumed, full], ref optimizer } = self.counts;
+        if [step, consumed, full, optimizer.steps].iter().any(|&count| count >= MOST) {
+            return Some("has counts that no run reaches".to_owned());
+        }
+        let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
+        let (name, _) = self.tensors.iter().find(|(_, tensor)| !is_finite(tensor))?;
+        Some(format!("has values in {} that are not finite", checkpoint::quoted(name)))
     }
 
     fn values(&self, name: &str) -> Result<&[f32]> {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::evaluate::Sums;
 use super::identity::Identity;
-use super::snapshot::{Counts, describe};
+use super::snapshot::{Counts, MOST, describe, parse_header};
 use super::{Evaluation, FitData, Snapshot, Task, Trainer};
-use crate::checkpoint::{self, HostTensor};
+use crate::checkpoint;
 use crate::data::{Position, Source};
 use crate::error::{Error, Result};
 use crate::ops::Tuning;
@@ -19,8 +19,6 @@ pub const STATE_FILE: &str = checkpoint::STATE_FILE;
 
 /// Metadata key of a [`Header`] in JSON.
 const KEY: &str = checkpoint::RUN_STATE;
-/// No count of a run comes so far.
-const MOST: u64 = 1 << 60;
 /// Goes up when the content changes.
 const VERSION: u32 = 3;
 
@@ -32,12 +30,6 @@ pub struct RunState {
     file: PathBuf,
     header: Header,
     snapshot: Snapshot,
-}
-
-/// What tells whether the rest can be read.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -141,16 +133,12 @@ impl Saved {
     }
 }
 
-/// Why no run can go on from this, if so. Asked of what is read and of what is to be written: nothing that cannot be read
-/// takes the place of a state that can.
+/// Why no run can go on from this, if so ([`Snapshot::fault`]).
 fn fault(progress: &Saved, snapshot: &Snapshot) -> Option<String> {
-    let Counts { step, layer_tokens: [consumed, full], ref optimizer } = snapshot.counts;
-    if !progress.is_sound() || [step, consumed, full, optimizer.steps].iter().any(|&count| count >= MOST) {
+    if !progress.is_sound() {
         return Some("has counts or sums that no run reaches".to_owned());
     }
-    let is_finite = |tensor: &HostTensor| tensor.data.iter().all(|value| value.is_finite());
-    let (name, _) = snapshot.tensors.iter().find(|(_, tensor)| !is_finite(tensor))?;
-    Some(format!("has values in {name} that are not finite"))
+    snapshot.fault()
 }
 
 /// Writes the state of a run whose results have all been read, and returns its snapshot. The file is replaced as a whole or not at all.
@@ -184,16 +172,7 @@ impl RunState {
         let path = path.as_ref();
         let mut file = checkpoint::read(path)?;
         let text = file.metadata.remove(KEY).ok_or_else(|| Error::file(path, "is not the state of a run"))?;
-        let bad = |error: serde_json::Error| Error::file(path, format!("bad state of a run: {error}"));
-        let Versioned { version } = serde_json::from_str(&text).map_err(bad)?;
-        if version != VERSION {
-            let what = format!(
-                "is a run's state of version {version}, as another release of wgrad writes it; this one goes on from \
-                 version {VERSION}"
-            );
-            return Err(Error::file(path, what));
-        }
-        let header: Header = serde_json::from_str(&text).map_err(bad)?;
+        let header: Header = parse_header(&text, VERSION, "state of a run", path)?;
         let snapshot = Snapshot { counts: header.counts.clone(), tensors: file.tensors };
         if let Some(what) = fault(&header.progress, &snapshot) {
             return Err(Error::file(path, what));

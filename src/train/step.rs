@@ -1,19 +1,19 @@
 //! One optimiser step.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::slices::Sliced;
 use super::{Part, Scored, Task, TokenScores, TrainSettings};
 use crate::autograd::Parameter;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuStats, Instant, Readback, Room, SliceTime};
+use crate::gpu::{Gpu, GpuStats, Instant, Readback};
 use crate::ltd::{LayerTokens, TokenBypass};
 use crate::nn::{Extent, Mode, Span};
 use crate::ops::{self, RandomKey, TokenIndices};
-use crate::optim::{At, Optimizer, OptimizerState, StepReport};
+use crate::optim::{At, LrSchedule, Optimizer, OptimizerState, StepReport};
 use crate::tensor::Tensor;
 
 /// What one step did.
@@ -73,7 +73,7 @@ impl Pending {
     }
 
     /// Of one that [`Pending::is_ready`].
-    fn ready(self) -> Result<StepMetrics> {
+    pub(super) fn ready(self) -> Result<StepMetrics> {
         let Pending { results, shares, metrics, paths } = self;
         resolve(&results.ready()?, &shares, metrics, &paths)
     }
@@ -105,9 +105,6 @@ fn resolve(bytes: &[Vec<u8>], shares: &[f32], metrics: StepMetrics, paths: &[Str
 /// A part of a batch, and what came of it.
 type Outcome<'b, T> = (Part<'b, <T as Task>::Batch>, Scored);
 
-/// Steps that [`Trainer::step_slice`] records before the oldest of them has ended.
-const MOST_AHEAD: usize = 4;
-
 /// Trains a [`Task`] step by step.
 pub struct Trainer<T: Task> {
     task: T,
@@ -120,11 +117,7 @@ pub struct Trainer<T: Task> {
     layer_tokens: LayerTokens,
     pending: Option<Pending>,
     /// Steps of [`Trainer::step_slice`].
-    sliced: VecDeque<Pending>,
-    /// [`Trainer::slices`].
-    slices: Vec<SliceTime>,
-    /// The error of one of them, as long as it has not been returned.
-    failed: Option<Error>,
+    pub(super) sliced: Sliced,
     host_time: Duration,
     /// [`Trainer::debug_nan`].
     #[cfg(not(target_arch = "wasm32"))]
@@ -156,9 +149,7 @@ impl<T: Task> Trainer<T> {
             kept: None,
             layer_tokens: LayerTokens::default(),
             pending: None,
-            sliced: VecDeque::new(),
-            slices: Vec::new(),
-            failed: None,
+            sliced: Sliced::default(),
             host_time: Duration::ZERO,
             #[cfg(not(target_arch = "wasm32"))]
             debug_nan: false,
@@ -235,7 +226,9 @@ impl<T: Task> Trainer<T> {
     /// all; a program that records much faster than its device computes looks at [`Pending::is_ready`] before it goes on.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the batch does not fit the model or itself: nothing is changed. Else if the device fails.
+    /// [`Error::Argument`] if the batch does not fit the model or itself: nothing is changed. [`Error::Shape`] if the
+    /// task's loss is not one f32 or its count of right answers not one u32: nothing is trained. Else if the device
+    /// fails.
     pub fn record(&mut self, batch: &T::Batch) -> Result<Pending> {
         let not_its_own = |stats: GpuStats| stats.compile_time + stats.wait_time;
         let (clock, before) = (Instant::now(), not_its_own(self.gpu().stats()));
@@ -243,55 +236,6 @@ impl<T: Task> Trainer<T> {
         let other = not_its_own(self.gpu().stats()) - before;
         self.host_time += clock.elapsed().saturating_sub(other);
         Ok(pending)
-    }
-
-    /// Trains for about `budget` of the device's time ([`Gpu::submit_slice`]), for programs that draw frames on the same device and call
-    /// this in each: never waits, and cuts steps anywhere. Takes a batch of `next` whenever the device would else run out of work; where
-    /// that has none, now or at the end of the data, what is recorded goes on. Returns what the steps did that have ended since the call
-    /// before, in order.
-    ///
-    /// Recording a step takes the host a millisecond or two, but the first of each length also compiles its kernels
-    /// ([`Gpu::warm_up`]). A weight that is read, a prediction, a snapshot have the rest of the recorded steps done first.
-    ///
-    /// # Errors
-    /// Those of `next` and of [`Trainer::record`]; those of [`Pending::read`] for the oldest step that has ended.
-    pub fn step_slice(
-        &mut self,
-        budget: Duration,
-        mut next: impl FnMut() -> Option<Result<T::Batch>>,
-    ) -> Result<Vec<StepMetrics>> {
-        let gpu = self.gpu().clone();
-        self.slices.clear();
-        let mut room = Room::of(budget);
-        loop {
-            let slice = gpu.submit_within(&mut room)?;
-            self.slices.extend(slice.ended);
-            let is_spent = slice.commands > 0 && room.is_spent();
-            if slice.waiting > 0 || is_spent || self.sliced.len() >= MOST_AHEAD {
-                break;
-            }
-            let Some(batch) = next().transpose()? else { break };
-            let recorded = gpu.hold(|| self.record(&batch))?;
-            self.sliced.push_back(recorded);
-        }
-        self.ended()
-    }
-
-    /// How long slices took, of this engine's device, that had ended at the last [`Trainer::step_slice`] and not at the one before.
-    pub fn slices(&self) -> &[SliceTime] {
-        &self.slices
-    }
-
-    /// The results of sliced steps that have ended. What comes before an error is returned first, and the error with the next call.
-    fn ended(&mut self) -> Result<Vec<StepMetrics>> {
-        let mut ended = Vec::new();
-        while self.failed.is_none() && self.sliced.front().is_some_and(Pending::is_ready) {
-            match self.sliced.pop_front().map(Pending::ready).transpose() {
-                Ok(metrics) => ended.extend(metrics),
-                Err(error) => self.failed = Some(error),
-            }
-        }
-        if ended.is_empty() { self.failed.take().map_or(Ok(ended), Err) } else { Ok(ended) }
     }
 
     fn record_step(&mut self, batch: &T::Batch) -> Result<Pending> {
@@ -378,6 +322,7 @@ impl<T: Task> Trainer<T> {
         let TrainSettings { recompute_blocks, precision, .. } = self.settings;
         let mode = Mode::training(key).recomputing(recompute_blocks).with_precision(precision);
         let scored = self.task.loss(part, spans, &mode)?;
+        scored.check()?;
         let scaled = match self.optimizer.loss_scale() {
             Some(scale) => ops::scale(scale, share)?,
             None => Tensor::from_slice(self.gpu(), &[], &[share])?,
@@ -412,7 +357,7 @@ impl<T: Task> Trainer<T> {
         self.task.extent()
     }
 
-    fn gpu(&self) -> &Gpu {
+    pub(super) fn gpu(&self) -> &Gpu {
         self.task.model().parameters().gpu()
     }
 
@@ -440,6 +385,23 @@ impl<T: Task> Trainer<T> {
         &self.settings
     }
 
+    /// Sets the schedule of the steps that are recorded from now on in place of [`TrainSettings::rate`], for loops that
+    /// find their rate on the way. It is asked for the rate at [`Trainer::steps`], which goes on counting.
+    ///
+    /// The schedule is a part of the [`Trainer::settings`], not of a [`super::Snapshot`]: [`Trainer::restore`] leaves
+    /// it as it is, and [`super::Recovery`] goes on with the last one, by which steps that come again learn too. A loop
+    /// that is to repeat itself bit for bit sets the schedule again where it did before, or has one from the beginning
+    /// ([`LrSchedule::piecewise`]).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it follows layer tokens, and the task has none: nothing is changed.
+    pub fn set_rate(&mut self, rate: LrSchedule) -> Result<()> {
+        let settings = TrainSettings { rate, ..self.settings.clone() };
+        settings.check(self.extent())?;
+        self.settings = settings;
+        Ok(())
+    }
+
     pub(super) fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
@@ -455,7 +417,7 @@ impl<T: Task> Trainer<T> {
     /// Goes on from step `step`.
     pub(super) fn go_to(&mut self, step: u64, layer_tokens: LayerTokens) {
         (self.step, self.layer_tokens, self.kept, self.pending) = (step, layer_tokens, None, None);
-        (self.sliced, self.failed) = (VecDeque::new(), None);
+        self.sliced.give_up();
     }
 
     /// Steps recorded so far.

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::Evaluation;
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Extent, Mode, Model, Span};
 use crate::ops::TokenIndices;
+use crate::shape::DType;
 use crate::tensor::Tensor;
 
 /// A network with an objective: all that [`super::Trainer`] and what stands on it know of either. A reference to a task is a
@@ -143,6 +144,24 @@ impl Scored {
     /// A mean loss, `f32[]`, alone. Add what else there is: `Scored { correct: Some(Correct { count, of }), ..Scored::new(loss) }`.
     pub fn new(loss: Tensor) -> Self {
         Scored { loss, correct: None, losses: None }
+    }
+
+    /// Whether loss and count are of the element types as which their bytes are read, and one number each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if not.
+    pub(super) fn check(&self) -> Result<()> {
+        let is_one = |tensor: &Tensor, dtype| tensor.dtype() == dtype && tensor.numel() == 1;
+        let fault = |what, tensor: &Tensor| Err(Error::Shape { op: "Task::loss", what, got: tensor.info() });
+        if !is_one(&self.loss, DType::F32) {
+            return fault("the loss must be f32[]", &self.loss);
+        }
+        match &self.correct {
+            Some(Correct { count, .. }) if !is_one(count, DType::U32) => {
+                fault("the count of right answers must be u32[]", count)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

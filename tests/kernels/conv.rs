@@ -1,8 +1,9 @@
 use super::support::{assert_gradients, leaf, upload};
-use crate::common::{assert_close, each_family, values};
+use crate::common::{assert_close, each_family, gpu_with_f16, values};
 use wgrad::ops::conv::reference;
 use wgrad::ops::reduce::reference::{max, mean};
 use wgrad::ops::{self, Conv2d, Pool2d};
+use wgrad::{DType, Error, Tensor};
 
 /// Picture [B, C, H, W], kernel [O, KH, KW], and how it moves.
 const CONVS: &[([usize; 4], [usize; 3], Conv2d)] = &[
@@ -97,6 +98,32 @@ fn pool_gradient(
         pixels.iter().zip(shares).for_each(|(&pixel, share)| dx[pixel] += share * dy);
     }
     dx
+}
+
+/// A kernel of halves is computed with as the f32 that they are, and is not trained.
+#[test]
+fn convolution_by_a_kernel_of_halves() {
+    if gpu_with_f16().is_none() {
+        return;
+    }
+    for gpu in each_family() {
+        for &([b, c, h, w], [out, kh, kw], conv) in CONVS {
+            let x = leaf(&gpu, &[b, c, h, w], &values(1, b * c * h * w));
+            let halves = |weight: &Tensor| ops::cast(weight, DType::F16).unwrap();
+            let dims = [out, c, kh, kw];
+            let weight = halves(&upload(&gpu, &dims, &values(2, out * c * kh * kw)));
+            let wide = ops::cast(&weight, DType::F32).unwrap();
+            let [y, expected] = [&weight, &wide].map(|weight| ops::conv2d(&x, weight, None, conv).unwrap());
+            assert_close("halves", &y.to_vec().unwrap(), &expected.to_vec().unwrap(), 1e-6);
+            let dy = values(3, y.numel());
+            let gradients = expected.backward_from(&upload(&gpu, y.dims(), &dy)).unwrap();
+            let dx: Vec<f32> = gradients.get(&x).unwrap().to_vec().unwrap();
+            assert_gradients("halves", &y, &dy, &[(&x, &dx)], 1e-6);
+            let trained = halves(&leaf(&gpu, &dims, &values(2, weight.numel())));
+            let error = ops::conv2d(&x, &trained, None, conv).unwrap_err();
+            assert!(matches!(error, Error::Shape { what: "a weight of f16 has no gradient", .. }), "{error}");
+        }
+    }
 }
 
 #[test]

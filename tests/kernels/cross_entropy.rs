@@ -1,4 +1,5 @@
 use crate::common::{assert_close, each_family, gpu, values};
+use wgrad::autograd::no_grad;
 use wgrad::gpu::Gpu;
 use wgrad::ops::cross_entropy::reference;
 use wgrad::ops::{self, CrossEntropy, Targets};
@@ -196,6 +197,18 @@ fn a_second_label_out_of_range_is_reported() {
         let expected = reference::backward(&LOGITS[..8], labels, &settings, 1.0);
         assert_close("beside a bad second label", &dlogits, &expected, 5e-6);
     }
+}
+
+#[test]
+fn shares_of_a_graph_are_refused() {
+    let [gpu, _] = each_family();
+    let logits = Tensor::from_slice(&gpu, &[2, 4], &LOGITS[..8]).unwrap();
+    let [own, others] = [[1u32, 0], [3, 1]].map(|labels| Tensor::from_slice(&gpu, &[2], &labels).unwrap());
+    let shares = Tensor::from_slice(&gpu, &[2], &[0.75f32, 0.5]).unwrap().requires_grad().unwrap();
+    let loss = || ops::cross_entropy(&logits, Targets::mixed(&own, &others, &shares), &CrossEntropy::default());
+    assert_eq!(loss().unwrap_err().to_string(), "cross_entropy: shares have no gradient: got f32[2]");
+    // Where nothing is recorded nothing is lost.
+    no_grad(loss).unwrap();
 }
 
 #[test]

@@ -300,3 +300,88 @@ fn choice() {
         }
     }
 }
+
+/// A comparison with what it is on the host.
+type Comparison = (&'static str, fn(&Tensor, &Tensor) -> Result<Tensor>, fn(&f32, &f32) -> bool);
+
+const COMPARISONS: &[Comparison] = &[
+    ("eq", ops::eq, f32::eq),
+    ("ne", ops::ne, f32::ne),
+    ("lt", ops::lt, f32::lt),
+    ("le", ops::le, f32::le),
+    ("gt", ops::gt, f32::gt),
+    ("ge", ops::ge, f32::ge),
+];
+
+/// The truth as the operations write it.
+fn truth(is_true: bool) -> f32 {
+    f32::from(u8::from(is_true))
+}
+
+#[test]
+fn comparisons_are_broadcast() {
+    for gpu in each_family() {
+        for (name, op, holds) in COMPARISONS {
+            for dims in SHAPES {
+                let [x, y] = operands(dims);
+                let z = op(&leaf(&gpu, dims[0], &x), &leaf(&gpu, dims[1], &y)).unwrap();
+                let at = |i: usize| {
+                    let at = index(i, dims[2]);
+                    truth(holds(&x[source(&at, dims[0])], &y[source(&at, dims[1])]))
+                };
+                let expected: Vec<f32> = (0..numel(dims[2])).map(at).collect();
+                assert_eq!((z.dims(), z.to_vec::<f32>().unwrap()), (dims[2], expected), "{name} {dims:?}");
+                assert!(z.backward_from(&z).is_err(), "{name}: in no graph");
+            }
+        }
+    }
+}
+
+/// Each of these beside each, in both forms of the kernels.
+#[test]
+fn comparisons_of_nan_and_zeros() {
+    let ends = [f32::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, f32::INFINITY, f32::NAN, -f32::NAN];
+    let n = ends.len();
+    let of_x: Vec<f32> = (0..n * n).map(|i| ends[i / n]).collect();
+    let of_y: Vec<f32> = (0..n * n).map(|i| ends[i % n]).collect();
+    for gpu in each_family() {
+        for (name, op, holds) in COMPARISONS {
+            let expected: Vec<f32> = of_x.iter().zip(&of_y).map(|(x, y)| truth(holds(x, y))).collect();
+            let of = |x: &Tensor, y: &Tensor| op(x, y).unwrap().to_vec::<f32>().unwrap();
+            let same = of(&upload(&gpu, &[n * n], &of_x), &upload(&gpu, &[n * n], &of_y));
+            assert_eq!(same, expected, "{name}");
+            let broadcast = of(&upload(&gpu, &[n, 1], &ends), &upload(&gpu, &[n], &ends));
+            assert_eq!(broadcast, expected, "{name}, broadcast");
+        }
+    }
+}
+
+/// A condition of floats: what is not 0 is true, NaN too, and −0 is 0.
+#[test]
+fn choice_by_floats() {
+    for gpu in each_family() {
+        let condition = upload(&gpu, &[6], &[0.0, -0.0, 1.0, -1e-30, f32::NAN, f32::INFINITY]);
+        let (x, y) = (leaf(&gpu, &[6], &[1.0; 6]), leaf(&gpu, &[], &[2.0]));
+        let z = ops::where_(&condition, &x, &y).unwrap();
+        assert_eq!(z.to_vec::<f32>().unwrap(), [2.0, 2.0, 1.0, 1.0, 1.0, 1.0]);
+        let dz = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        assert_gradients("where", &z, &dz, &[(&x, &[0.0, 0.0, 3.0, 4.0, 5.0, 6.0]), (&y, &[3.0])], 0.0);
+        // The sign of a whole number is a bit like any other.
+        let whole = Tensor::from_slice(&gpu, &[2], &[1u32 << 31, 0]).unwrap();
+        let z = ops::where_(&whole, &upload(&gpu, &[2], &[1.0; 2]), &upload(&gpu, &[2], &[2.0; 2])).unwrap();
+        assert_eq!(z.to_vec::<f32>().unwrap(), [1.0, 2.0]);
+    }
+}
+
+/// ReLU as a choice: the gradient goes through what is chosen, and none through the comparison.
+#[test]
+fn choice_by_a_comparison() {
+    for gpu in each_family() {
+        let (x, dz) = (values(1, 65), values(2, 65));
+        let (tx, zero) = (leaf(&gpu, &[65], &x), upload(&gpu, &[], &[0.0]));
+        let z = ops::where_(&ops::gt(&tx, &zero).unwrap(), &tx, &zero).unwrap();
+        let chosen = |of: &[f32]| of.iter().zip(&x).map(|(v, x)| if *x > 0.0 { *v } else { 0.0 }).collect::<Vec<_>>();
+        assert_eq!(z.to_vec::<f32>().unwrap(), chosen(&x));
+        assert_gradients("where", &z, &dz, &[(&tx, &chosen(&dz))], 0.0);
+    }
+}

@@ -38,7 +38,9 @@ fn files(gpu: &Gpu, work: impl FnOnce()) -> Vec<&'static str> {
 fn linear_of_few_rows() {
     for gpu in each_family() {
         let few = if gpu.family() == KernelFamily::Lane { "matmul_few_lane" } else { "matmul_few_group" };
-        for (m, &[n, k]) in (1..=5).flat_map(|m| SIZES.iter().map(move |size| (m, size))) {
+        // GPUs make some more than four with it.
+        let most = if gpu.family() == KernelFamily::Lane { 4 } else { 16 };
+        for (m, &[n, k]) in (1..=5).chain([7, 16, 17]).flat_map(|m| SIZES.iter().map(move |size| (m, size))) {
             let what = format!("linear of few rows {:?} ({:?})", [m, n, k], gpu.family());
             let ([x, w, bias, residual], y) = layer([m, n, k]);
             let (tx, tw, tb) = (upload(&gpu, &[m, k], &x), upload(&gpu, &[n, k], &w), upload(&gpu, &[n], &bias));
@@ -49,7 +51,7 @@ fn linear_of_few_rows() {
             let minus: Vec<f32> = bias.iter().map(|bias| -bias).collect();
             assert_close(&what, &read(ops::matmul_nt(&tx, &tw)), &added(&y, &minus), 1e-5);
 
-            let fits = m <= 4 && k % 4 == 0 && (m == 1 || n % 4 == 0);
+            let fits = m <= most && k % 4 == 0 && (m == 1 || n % 4 == 0);
             let used = files(&gpu, || drop(read(ops::linear(&tx, &tw, None))));
             assert_eq!(used.contains(&few), fits, "{what}: {used:?}");
         }
@@ -59,7 +61,8 @@ fn linear_of_few_rows() {
 #[test]
 fn mlp_of_few_rows() {
     for gpu in each_family() {
-        for (rows, gelu) in (1..=4).flat_map(|rows| [Gelu::Erf, Gelu::Tanh, Gelu::Quick].map(|gelu| (rows, gelu))) {
+        let gelus = |rows| [Gelu::Erf, Gelu::Tanh, Gelu::Quick].map(|gelu| (rows, gelu));
+        for (rows, gelu) in [1, 2, 3, 4, 7, 16].into_iter().flat_map(gelus) {
             let [c, f] = [36, 132];
             let sizes = [rows * c, f * c, f, c * f, c, rows * c];
             let data: [Vec<f32>; 6] = std::array::from_fn(|i| values(i as u64 + 1, sizes[i]));
@@ -79,7 +82,8 @@ fn few_rows_of_half_precision() {
         return;
     }
     for gpu in each_family() {
-        for [m, n, k] in [[1, 131, 252], [1, 36, 260], [3, 36, 260], [4, 8, 12]] {
+        let more = [[5, 36, 260], [7, 8, 12], [16, 36, 260]];
+        for [m, n, k] in [[1, 131, 252], [1, 36, 260], [3, 36, 260], [4, 8, 12]].into_iter().chain(more) {
             let what = format!("few rows of f16 {:?} ({:?})", [m, n, k], gpu.family());
             let ([x, w, bias, residual], y) = layer([m, n, k]);
             let x = ops::cast(&upload(&gpu, &[m, k], &x), DType::F16).unwrap();

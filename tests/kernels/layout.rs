@@ -56,15 +56,59 @@ fn permutations() {
 
 #[test]
 fn slices() {
-    for (dims, along, range) in
-        [(&[7][..], 0, 2..5), (&[5, 8, 3], 1, 0..4), (&[5, 8], 1, 4..8), (&[5, 12], 0, 1..3), (&[2, 3], 1, 0..3)]
-    {
+    for (dims, along, range) in [
+        (&[7][..], 0, 2..5),
+        (&[5, 8, 3], 1, 0..4),
+        (&[5, 8], 1, 4..8),
+        (&[5, 12], 0, 1..3),
+        (&[2, 3], 1, 0..3),
+        (&[1, 1, 1], 1, 0..1),
+        (&[3, 7, 5], 1, 2..6),
+        (&[2, 65, 64], 1, 0..1),
+        (&[65, 7, 12], 1, 0..1),
+        (&[2, 197, 20], 1, 1..197),
+        (&[1, 1757, 7], 1, 1756..1757),
+        (&[70_000, 2, 1], 1, 1..2),
+    ] {
         let from = |at: &[usize]| {
             let mut source = at.to_vec();
             source[along] += range.start;
             Some(source)
         };
         check(&format!("slice {dims:?} {along} {range:?}"), dims, |x| ops::slice(x, along, range.clone()), 0.0, from);
+    }
+}
+
+/// All of an axis is the tensor itself: no kernel runs.
+#[test]
+fn a_slice_of_all_copies_nothing() {
+    for gpu in each_family() {
+        let x = leaf(&gpu, &[2, 3], &values(1, 6));
+        let before = gpu.stats().dispatches;
+        let y = ops::slice(&x, 1, 0..3).unwrap();
+        assert_eq!((y.dims(), gpu.stats().dispatches), (&[2, 3][..], before));
+        ops::slice(&x, 1, 0..2).unwrap();
+        assert_eq!(gpu.stats().dispatches, before + 1);
+    }
+}
+
+/// Two slices that overlap: the first gradient is written, the second added.
+#[test]
+fn overlapping_slices() {
+    for gpu in each_family() {
+        for width in [12, 7] {
+            let (x, dy) = (values(1, 2 * 7 * width), values(2, 2 * 4 * width));
+            let tx = leaf(&gpu, &[2, 7, width], &x);
+            let slice = |range| ops::slice(&tx, 1, range).unwrap();
+            let y = ops::add(&slice(0..4), &slice(2..6)).unwrap();
+            let mut dx = vec![0.0; x.len()];
+            for (i, dy) in dy.iter().enumerate() {
+                let (sample, rest) = (i / (4 * width), i % (4 * width));
+                dx[sample * 7 * width + rest] += dy;
+                dx[(sample * 7 + 2) * width + rest] += dy;
+            }
+            assert_gradients("overlapping slices", &y, &dy, &[(&tx, &dx)], 0.0);
+        }
     }
 }
 

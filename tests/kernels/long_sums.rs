@@ -3,7 +3,7 @@
 use super::support::{leaf, upload};
 use crate::common::each_family;
 use wgrad::gpu::KernelFamily;
-use wgrad::ops::{self, CrossEntropy};
+use wgrad::ops::{self, CrossEntropy, Mask};
 use wgrad::{Gpu, Tensor};
 
 /// The largest error of `got`, all of which should be `expected`, in parts of it.
@@ -55,6 +55,57 @@ fn gradient_of_a_broadcast_scalar() {
         let (x, b) = (upload(&gpu, &[1_000_000, 1], &vec![1.0; 1_000_000]), leaf(&gpu, &[1], &[0.5]));
         let db = gradient(&ops::add(&x, &b).unwrap(), &b, 0.1);
         assert_all("db", &db, 1e6 * f64::from(0.1f32), 1e-5);
+    }
+}
+
+/// A layer's channels, in sizes of which all are whole vec4s and in odd ones; one matrix and two.
+#[test]
+fn depth_of_products() {
+    for gpu in each_family() {
+        for (matrices, rows, columns, depth) in [(1, 20, 8, 65_536), (2, 20, 8, 65_536), (1, 5, 3, 65_537)] {
+            let of = |[lines, length]: [usize; 2], value: f32| {
+                upload(&gpu, &[matrices, lines, length], &vec![value; matrices * lines * length])
+            };
+            let a = of([rows, depth], 0.1);
+            let products = [
+                ("nn", ops::matmul(&a, &of([depth, columns], 1.0))),
+                ("nt", ops::matmul_nt(&a, &of([columns, depth], 1.0))),
+            ];
+            for (layout, c) in products {
+                let what = format!("{layout} of {matrices} × {depth} ({:?})", gpu.family());
+                let c: Vec<f32> = c.unwrap().to_vec().unwrap();
+                assert_all(&what, &c, depth as f64 * f64::from(0.1f32), 2e-4);
+            }
+        }
+    }
+}
+
+/// Every query sees all keys alike.
+#[test]
+fn attention_of_many_keys() {
+    const TOKENS: usize = 8192;
+    const WIDTH: usize = 16;
+    let row = [[0.0; WIDTH], [0.0; WIDTH], [0.3; WIDTH]].concat();
+    for gpu in each_family() {
+        let qkv = upload(&gpu, &[1, TOKENS, 3 * WIDTH], &row.repeat(TOKENS));
+        let y: Vec<f32> = ops::attention_flash(&qkv, 1, &Mask::NONE, None).unwrap().to_vec().unwrap();
+        assert_all(&format!("attention ({:?})", gpu.family()), &y, f64::from(0.3f32), 6e-5);
+    }
+}
+
+#[test]
+fn affine_gradients_of_many_rows() {
+    const ROWS: usize = 1 << 18;
+    for gpu in each_family() {
+        let x = upload(&gpu, &[ROWS, 4], &[1.0, -1.0, 1.0, -1.0].repeat(ROWS));
+        let (w, b) = (leaf(&gpu, &[4], &[1.0; 4]), leaf(&gpu, &[4], &[0.0; 4]));
+        let y = ops::layernorm(&x, &w, &b, 1e-6).unwrap();
+        let gradients = y.backward_from(&upload(&gpu, y.dims(), &vec![0.1; y.numel()])).unwrap();
+        let of = |leaf: &Tensor| gradients.get(leaf).unwrap().to_vec::<f32>().unwrap();
+        let expected = ROWS as f64 * f64::from(0.1f32);
+        assert_all("dbias", &of(&b), expected, 1e-5);
+        let dweight: Vec<f32> = of(&w).iter().zip([1.0, -1.0, 1.0, -1.0]).map(|(v, sign)| v * sign).collect();
+        assert_all("dweight", &dweight, expected / f64::sqrt(1.0 + 1e-6), 1e-5);
     }
 }
 

@@ -35,6 +35,21 @@ fn messages() {
         ),
         (ops::mul(&x, &u), "mul: needs f32: got u32[2, 3, 4]"),
         (ops::mul(&x, &elsewhere), "mul: the tensors are on different devices: lhs f32[2, 3, 4], rhs f32[2, 3, 4]"),
+        (ops::gt(&x, &u), "gt: needs f32: got u32[2, 3, 4]"),
+        (
+            ops::ne(&x, &f(&[2, 4])),
+            "ne: sizes must be equal or 1, matched from the last, and the result of at most 2^32 - 2^25 elements: \
+             lhs f32[2, 3, 4], rhs f32[2, 4]",
+        ),
+        (
+            ops::ge(&f(&[2, 4]), &x),
+            "ge: sizes must be equal or 1, matched from the last, and the result of at most 2^32 - 2^25 elements: \
+             lhs f32[2, 4], rhs f32[2, 3, 4]",
+        ),
+        (
+            ops::where_(&Tensor::full(&gpu, &[4], 1u8).unwrap(), &x, &x),
+            "where: the condition must be u32 or f32: got u8[4]",
+        ),
         (ops::scale(&u, 2.0), "scale: needs f32: got u32[2, 3, 4]"),
         (ops::sum(&u), "sum: needs f32: got u32[2, 3, 4]"),
         (ops::mean(&u), "mean: needs f32: got u32[2, 3, 4]"),
@@ -51,10 +66,10 @@ fn messages() {
             "reshape: shape must be at most 6 sizes, none 0, with a product of at most 2^32 - 2^25, \
              got [18446744073709551615, 18446744073709551615]",
         ),
-        (ops::slice_tokens(&matrix, 0..1), "slice_tokens: needs f32[B, T, C]: got f32[3, 4]"),
-        (ops::slice_tokens(&u, 0..1), "slice_tokens: needs f32: got u32[2, 3, 4]"),
-        (ops::slice_tokens(&x, 1..4), "slice_tokens: range must be a range that is not empty, within 0..3, got 1..4"),
-        (ops::slice_tokens(&x, 2..2), "slice_tokens: range must be a range that is not empty, within 0..3, got 2..2"),
+        (ops::slice(&f(&[3]), 1, 0..1), "slice: axis must be an axis of f32[3], got 1"),
+        (ops::slice(&u, 1, 0..1), "slice: needs f32: got u32[2, 3, 4]"),
+        (ops::slice(&x, 1, 1..4), "slice: range must be not empty and within 0..3, got 1..4"),
+        (ops::slice(&x, 1, 2..2), "slice: range must be not empty and within 0..3, got 2..2"),
         (ops::embed_tokens(&matrix, None, &x), "embed_tokens: needs f32[B, T, C]: got f32[3, 4]"),
         (
             ops::embed_tokens(&x, Some(&f(&[1, 1, 5])), &f(&[1, 4, 4])),

@@ -31,7 +31,6 @@ mod reduce;
 mod reshape;
 mod rotary;
 mod scale;
-mod slice_tokens;
 mod small_grids;
 mod softmax;
 mod sum;

@@ -80,4 +80,8 @@ fn rotary_errors() {
     let kept = TokenIndices::new(&gpu, [1, 3], 5, &[0, 1, 2]).unwrap();
     assert!(message(&[2, 3, 48], 2, Some(&kept)).contains("u32[B, R]"));
     assert!(Rotary::new(&gpu, 4, &[0.0; 6]).unwrap_err().to_string().contains("number of angles"));
+    for bad in [f64::NAN, f64::INFINITY] {
+        let message = Rotary::new(&gpu, 2, &[0.0, bad]).unwrap_err().to_string();
+        assert_eq!(message, format!("rotary: angles must be finite, got {bad}"));
+    }
 }

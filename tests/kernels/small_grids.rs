@@ -106,6 +106,7 @@ fn elementwise(all: &mut Trial) {
     all.add("sub, broadcast", &[&[60, 1], &[67]], |x| ops::sub(&x[0], &x[1]));
     all.add("maximum", two, |x| ops::maximum(&x[0], &x[1]));
     all.add("where", two, |x| ops::where_(&below(x[0].gpu(), 2, &[60, 67]), &x[0], &x[1]));
+    all.add("where of a comparison", two, |x| ops::where_(&ops::lt(&x[0], &x[1])?, &x[0], &x[1]));
     all.add("dropout", &[&[60, 667]], |x| ops::dropout(&x[0], 0.4, KEY));
     all.add("dropout of fours", &[&[60, 668]], |x| ops::dropout(&x[0], 0.4, KEY));
     all.add("drop_path", &[&[60, 667]], |x| ops::drop_path(&x[0], 0.4, KEY));
@@ -205,7 +206,7 @@ fn tokens(all: &mut Trial) {
         all.add(&what("token_scatter"), &[&[20, 11, width], &[20, 5, width]], |x| {
             ops::token_scatter(ops::scale(&x[0], 2.0)?, &x[1], &kept(&x[0]))
         });
-        all.add(&what("slice_tokens"), x, |x| ops::slice_tokens(&x[0], 2..9));
+        all.add(&what("slice"), x, |x| ops::slice(&x[0], 1, 2..9));
         all.add(&what("mean_tokens"), x, |x| ops::mean_tokens(&x[0], 1));
         all.add(&what("embed_tokens"), &[&[20, 10, width], &[1, 1, width], &[1, 11, width]], |x| {
             ops::embed_tokens(&x[0], Some(&x[1]), &x[2])

@@ -35,7 +35,9 @@ fn documents_are_files_lines_or_paragraphs() {
     let json = "{\"text\": \"a\\nb\", \"other\": [{}]}\n\n{\"text\": \"\"}\r\n{\"n\": 1, \"text\": \"\\u00e9\"}";
     assert_eq!(documents_of("a.jsonl", json, options(Documents::Files)), ["a\nb", "é"]);
     let field = TextOptions { field: "n".into(), ..TextOptions::default() };
-    assert_eq!(documents_of("A.JSONL", "{\"n\": \"x\", \"text\": 1}", field), ["x"]);
+    for name in ["A.JSONL", "b.ndjson"] {
+        assert_eq!(documents_of(name, "{\"n\": \"x\", \"text\": 1}", field.clone()), ["x"]);
+    }
 }
 
 /// A pre-tokenizer that puts a space before a text.
@@ -174,6 +176,53 @@ fn what_is_no_text_is_an_error_that_names_the_place() {
     write_all(at, &[("pipe.txt/a", b"")]);
     fs::create_dir_all(at.join("deep").join(["d"; 70].join("/"))).unwrap();
     assert_mentions(&refused(Texts::open(at.join("deep"), TextOptions::default())), &["deeper than"]);
+}
+
+/// Braces and escapes are not learnt as text, and what is called .json may be lines of it or one document.
+#[test]
+fn a_named_json_is_a_text_only_where_it_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.JSON");
+    for json in ["{\"text\": \"a\"}\n{\"text\": \"b\"}\n", "\u{feff}\n [\n{\"text\": \"a\"}]", "{broken"] {
+        fs::write(&path, json).unwrap();
+        let parts = ["a.JSON", "call it .jsonl", "is not read"];
+        assert_mentions(&refused(Texts::open(&path, TextOptions::default())), &parts);
+        assert_mentions(&refused(Texts::from_memory([("a.JSON", json)], TextOptions::default())), &parts);
+    }
+    fs::write(&path, "of {braces}").unwrap();
+    let texts = Texts::open(&path, TextOptions::default()).unwrap();
+    assert_eq!((texts.len(), texts.has_json_lines()), (1, false));
+    // One that nobody names is left out, and told, whatever it holds.
+    write_all(folder.path(), &[("b.ndjson", b"{\"text\": \"b\"}\n")]);
+    let texts = Texts::open(folder.path(), TextOptions::default()).unwrap();
+    assert_eq!((texts.len(), texts.has_json_lines()), (1, true));
+    assert_mentions(&texts.unused().join("\n"), &["1 .json"]);
+    assert_eq!(all(&tokens_of(&texts, &bytes(SpecialTokens::Gpt2))), [98, 256]);
+}
+
+/// A run that was written among the texts holds a tokenizer's files, and samples, which are none of them.
+#[test]
+fn folders_of_runs_are_no_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    write_all(
+        folder.path(),
+        &[
+            ("a.txt", b"a"),
+            ("runs/1/best.safetensors", b""),
+            ("runs/1/export/merges.txt", b"b"),
+            ("runs/2/args.json", b"{}"),
+            ("runs/2/recipe.json", b"{}"),
+            ("runs/2/vocab.txt", b"c"),
+            ("other/args.json", b"{}"),
+            ("other/d.txt", b"d"),
+        ],
+    );
+    let texts = Texts::open(folder.path(), TextOptions::default()).unwrap();
+    assert_eq!(all(&tokens_of(&texts, &bytes(SpecialTokens::Gpt2))), [97, 256, 100, 256]);
+    assert_mentions(&texts.unused().join("\n"), &["2 folders of runs", "1 .json"]);
+    // One that is named is read.
+    let texts = Texts::open(folder.path().join("runs/2"), TextOptions::default()).unwrap();
+    assert_eq!(texts.len(), 1);
 }
 
 /// A line without an end takes no more memory than the limit, and a file of ten gigabytes no more than a block.

@@ -8,7 +8,7 @@ use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::ops::CrossEntropy;
 use wgrad::optim::{AdamW, LrSchedule, Rule};
-use wgrad::train::{Classify, StepMetrics, Task, TrainSettings, Trainer, evaluate_async};
+use wgrad::train::{Classify, Snapshot, StepMetrics, Task, TrainSettings, Trainer, evaluate_async};
 use wgrad::{Error, Tensor};
 
 /// What may go wrong: an error of the engine, or a figure that is not what it should be.
@@ -37,8 +37,9 @@ const MOVED: [(&str, [f32; 4]); 5] = [
 /// Loss and accuracy of the plain model in the end.
 const EVALUATED: [f32; 2] = [0.7115175, 0.6666667];
 
-/// A small ViT with all that is random in training learns a batch with random-LTD. Each step is recorded before the results of the one
-/// before are awaited; half-way it goes back to a snapshot, and in the end it is evaluated.
+/// A small ViT with all that is random in training learns a batch with random-LTD. Each step is recorded before the
+/// results of the one before are awaited; half-way it goes back to a snapshot, which has been bytes meanwhile, and in
+/// the end it is evaluated.
 pub async fn train(gpu: &Gpu) -> Outcome<()> {
     let config = VitConfig {
         img_size: (16, 16),
@@ -57,7 +58,7 @@ pub async fn train(gpu: &Gpu) -> Outcome<()> {
     let snapshot = trainer.snapshot_async().await?;
     steps.extend(go_on(&mut trainer).await?);
     let after = weights(&trainer).await?;
-    trainer.restore(&snapshot)?;
+    trainer.restore(&Snapshot::from_bytes(&snapshot.to_bytes()?, "snapshot")?)?;
     let again = go_on(&mut trainer).await?;
     if again != steps[STEPS as usize..] || weights(&trainer).await? != after {
         return Err(format!("from the snapshot it went on otherwise: {again:?}, not {steps:?}").into());

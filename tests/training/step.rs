@@ -5,13 +5,15 @@ use super::{
     task, weights,
 };
 use crate::common::{assert_close, each_family, gpu, gpu_with_f16, values};
+use serde_json::{Value, json};
 use wgrad::autograd::Parameters;
+use wgrad::checkpoint::{self, Checkpoint};
 use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::{Init, Linear, Mode, Model};
 use wgrad::ops::{self, CrossEntropy};
 use wgrad::optim::{AdamW, Ema, Rule, Sgd};
-use wgrad::train::{Classify, Pending, StepMetrics, TrainSettings, Trainer};
+use wgrad::train::{Classify, Pending, Snapshot, StepMetrics, TrainSettings, Trainer};
 use wgrad::{Error, Tensor};
 
 #[test]
@@ -248,6 +250,94 @@ fn snapshots_are_gone_back_to() {
         assert!(matches!(missing.restore(&snapshot), Err(Error::Parameter { .. })));
         assert_same(&small, &weights(&small), &before);
     }
+}
+
+/// With everything that a snapshot has to keep.
+fn trainer(seed: u64, settings: TrainSettings) -> Trainer<Classify<Vit>> {
+    Trainer::new(task(Vit::new(&gpu(), random_config(), seed).unwrap()), settings).unwrap()
+}
+
+fn averaging() -> TrainSettings {
+    TrainSettings { ema: Some(Ema { decay: 0.9, warmup: true }), ..settings(ltd(9)) }
+}
+
+/// Where the trainer stands after these steps.
+fn train(trainer: &mut Trainer<Classify<Vit>>, steps: std::ops::Range<u64>) -> Snapshot {
+    for step in steps {
+        trainer.step(&batch(step, BATCH)).unwrap();
+    }
+    trainer.finish().unwrap();
+    trainer.snapshot().unwrap()
+}
+
+/// Another program's trainer, on a device of its own, goes on from a snapshot's bytes to the same bits.
+#[test]
+fn snapshots_outlive_their_program() {
+    let mut first = trainer(5, averaging());
+    let middle = train(&mut first, 0..3);
+    let bytes = middle.to_bytes().unwrap();
+    let read = Snapshot::from_bytes(&bytes, "kept").unwrap();
+    assert!(read == middle && read.steps() == 3 && read.to_bytes().unwrap() == bytes);
+    let end = train(&mut first, 3..6);
+    let mut second = trainer(6, averaging());
+    second.restore(&read).unwrap();
+    assert!(train(&mut second, 3..6) == end);
+
+    // The checks of what is restored stay: moments and an average that this optimiser does not have.
+    let sgd = Rule::Sgd(Sgd { momentum: 0.9, ..Sgd::default() });
+    for others in [TrainSettings { rule: sgd, ..averaging() }, settings(ltd(9))] {
+        let error = trainer(6, others).restore(&read).unwrap_err();
+        assert!(matches!(error, Error::Argument { name: "tensors", .. }), "{error}");
+    }
+    // What could not be read again is not written.
+    first.task().model.parameters().get("head.bias").unwrap().set(&[f32::NAN; CLASSES]).unwrap();
+    let error = first.snapshot().unwrap().to_bytes().unwrap_err();
+    assert!(error.to_string().contains("weights.head.bias that are not finite"), "{error}");
+}
+
+/// Bytes that were cut, or are wrong in one thing.
+#[test]
+fn bad_snapshots_are_refused() {
+    let bytes = train(&mut trainer(5, averaging()), 0..1).to_bytes().unwrap();
+    let refused = |bytes: &[u8]| match Snapshot::from_bytes(bytes, "kept") {
+        Err(error @ Error::File { .. }) => error.to_string(),
+        other => panic!("expected refused bytes, got {:?}", other.map(|snapshot| snapshot.steps())),
+    };
+    for length in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        assert!(refused(&bytes[..length]).starts_with("kept"), "{length}");
+    }
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Checkpoint, &mut Value));
+    let changes: &[Change<'_>] = &[
+        ("of version 2, as another release", &|_, h| {
+            // No field of another version is looked at.
+            *h = json!({ "version": 2, "counts": 7 });
+        }),
+        ("bad snapshot", &|_, h| *h = json!([])),
+        ("bad snapshot", &|_, h| h["counts"]["step"] = json!(-1)),
+        ("bad snapshot", &|_, h| h["counts"]["optimizer"]["words"] = json!("x")),
+        ("counts that no run reaches", &|_, h| h["counts"]["step"] = json!(u64::MAX)),
+        ("counts that no run reaches", &|_, h| h["counts"]["optimizer"]["steps"] = json!(u64::MAX)),
+        ("average.head.bias that are not finite", &|f, _| {
+            f.tensors.get_mut("average.head.bias").unwrap().data[1] = f32::INFINITY;
+        }),
+    ];
+    let sound = checkpoint::read_bytes(&bytes, "kept").unwrap();
+    for (said, change) in changes {
+        let mut file = sound.clone();
+        let mut header = serde_json::from_str(&file.metadata["snapshot"]).unwrap();
+        change(&mut file, &mut header);
+        file.metadata.insert("snapshot".to_owned(), header.to_string());
+        let error = refused(&checkpoint::to_bytes(&file.tensors, &file.metadata).unwrap());
+        assert!(error.contains(said), "expected {said:?}: {error:?}");
+    }
+    let nothing = checkpoint::to_bytes(&sound.tensors, &Default::default()).unwrap();
+    assert!(refused(&nothing).contains("is not a snapshot"));
+    // What its trainer alone can know.
+    let mut short = sound.clone();
+    short.tensors.remove("weights.head.bias");
+    let short = checkpoint::to_bytes(&short.tensors, &short.metadata).unwrap();
+    let error = trainer(5, averaging()).restore(&Snapshot::from_bytes(&short, "kept").unwrap()).unwrap_err();
+    assert!(error.to_string().contains("weights.head.bias: is missing"), "{error}");
 }
 
 /// Dropout of attention's weights in a ViT's blocks, which the identity of one without it does not mention.

@@ -83,7 +83,7 @@ fn layer_tokens_drive_the_rate_of_a_run() {
         trainer.snapshot().unwrap()
     };
     let model = Vit::new(&gpu, config(), 5).unwrap();
-    let settings = TrainSettings { rate, accumulate: 4, ..settings(ltd) };
+    let settings = TrainSettings { rate: rate.clone(), accumulate: 4, ..settings(ltd) };
     let mut trainer = Trainer::new(task(&model), settings.clone()).unwrap();
     let middle = run(&mut trainer, 0..4);
     let end = run(&mut trainer, 4..steps);

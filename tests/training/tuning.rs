@@ -7,7 +7,7 @@ use crate::common::gpu;
 use wgrad::Gpu;
 use wgrad::ltd::{RandomLtd, Schedule};
 use wgrad::models::vit::Vit;
-use wgrad::train::{TUNING_BUDGET, Trainer, TuningStore, Workload, tune, tuned};
+use wgrad::train::{TUNING_BUDGET, Trainer, TuningStore, Workload, tune};
 
 /// Tables on disk: written once, read ever after, and not believed.
 #[test]
@@ -20,9 +20,9 @@ fn tuning_is_kept_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let store = TuningStore::Folder(folder.path().join("new"));
     // As often as it takes to settle all within the budget of each.
-    let mut report = tuned(&first, &work, &store, TUNING_BUDGET).unwrap();
+    let mut report = tune(&first, &work, &store, TUNING_BUDGET).unwrap();
     while report.known + report.measured < report.asked {
-        report = tuned(&first, &work, &store, TUNING_BUDGET).unwrap();
+        report = tune(&first, &work, &store, TUNING_BUDGET).unwrap();
     }
     let table = first.tuning();
     assert!(report.asked > 10 && table.products.len() == report.asked, "{report:?}");
@@ -31,13 +31,13 @@ fn tuning_is_kept_on_disk() {
 
     // Another program.
     let second = gpu();
-    let again = tuned(&second, &work, &store, Duration::ZERO).unwrap();
+    let again = tune(&second, &work, &store, Duration::ZERO).unwrap();
     assert_eq!((again.known, again.measured, second.tuning()), (again.asked, 0, table.clone()));
     // What does not go to disk comes from nowhere.
-    let report = tune(&second, &work, Duration::ZERO).unwrap();
+    let report = tune(&second, &work, &TuningStore::Off, Duration::ZERO).unwrap();
     assert_eq!((report.known, report.measured), (report.asked, 0));
     let fresh = gpu();
-    assert_eq!(tune(&fresh, &work, Duration::ZERO).unwrap().measured, 0);
+    assert_eq!(tune(&fresh, &work, &TuningStore::Off, Duration::ZERO).unwrap().measured, 0);
 
     let text = std::fs::read_to_string(file).unwrap();
     let hostile = [
@@ -52,14 +52,14 @@ fn tuning_is_kept_on_disk() {
     for text in hostile {
         std::fs::write(file, &text).unwrap();
         let fresh = gpu();
-        let report = tuned(&fresh, &work, &store, Duration::ZERO).unwrap();
+        let report = tune(&fresh, &work, &store, Duration::ZERO).unwrap();
         assert_eq!(report.known, 0, "{}", &text[..text.len().min(80)]);
     }
     // What was measured goes in its place.
-    assert!(tuned(&gpu(), &work, &store, TUNING_BUDGET).unwrap().measured > 0);
-    assert!(tuned(&gpu(), &work, &store, Duration::ZERO).unwrap().known > 0);
+    assert!(tune(&gpu(), &work, &store, TUNING_BUDGET).unwrap().measured > 0);
+    assert!(tune(&gpu(), &work, &store, Duration::ZERO).unwrap().known > 0);
     std::fs::write(file, text.replace("\"split\": 1", "\"split\": 7").replace("rows", "columns")).unwrap();
-    assert_eq!(tuned(&gpu(), &work, &store, Duration::ZERO).unwrap().known, 0, "no entry fits");
+    assert_eq!(tune(&gpu(), &work, &store, Duration::ZERO).unwrap().known, 0, "no entry fits");
 }
 
 /// The table of one run is that of the next: the same losses to the last bit.
@@ -69,7 +69,7 @@ fn a_tuned_run_repeats() {
     let settings = settings(ltd(9));
     let work = Workload { make: &making(&config), settings: &settings, batch: BATCH, steps: 8 };
     let first = gpu();
-    tune(&first, &work, TUNING_BUDGET).unwrap();
+    tune(&first, &work, &TuningStore::Off, TUNING_BUDGET).unwrap();
     let second = gpu();
     assert_eq!(second.set_tuning(&first.tuning()).ignored, 0);
     let losses = |gpu: &Gpu| {

@@ -3,31 +3,37 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{ValueEnum, value_parser};
+use clap::value_parser;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wgrad::data::TokenCache;
+use wgrad::train::DeepSpeedConfig;
 
-use super::recipe::{DropKind, Overrides, Recipe};
-use crate::training::comparison::{Arm, Comparison};
+use super::recipe::{DropKind, INCREMENT, Overrides, Recipe, Rival};
+use crate::training::comparison::Comparison;
 use crate::training::device::Device;
-use crate::training::folder;
 use crate::training::kinds::StorageKind;
 use crate::training::output::Output;
+use crate::training::resume::Arguments;
+use crate::training::{deepspeed, folder};
 
-/// Data, training and output. Options of training, regularisation and dropped tokens change the recipe's settings, which are all
-/// printed at the start.
+/// Data, training and output. Options of training, regularisation and dropped tokens change the recipe's settings,
+/// which are all printed at the start.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
 pub struct Common {
-    /// Texts: files, or folders of .txt and .jsonl files; each file, or line of .jsonl, is a document.
+    /// Texts: files, or folders of .txt, .text, .md, .jsonl and .ndjson files; each file, or line of .jsonl and
+    /// .ndjson, is a document [default: in finetuning the embedded beginning of Paradise Lost, in pretraining none].
     #[arg(long, num_args = 1.., value_name = "PATH", help_heading = "Data")]
     pub text: Vec<PathBuf>,
-    /// The field of .jsonl lines that holds the text.
+    /// The field of lines of .jsonl and .ndjson that holds the text.
     #[arg(long, default_value = "text", help_heading = "Data")]
     pub text_field: String,
-    /// Share of the text that is held out for the test, and of what is left for validation: of documents, or where there are few, its end.
+    /// Share of the text that is held out for the test, and the same share of what is left for validation: whole
+    /// documents, or where there are few, the end of the text.
     #[arg(long, default_value_t = 0.1, help_heading = "Data")]
     pub held_out: f64,
-    /// Tokens of a sequence [default: of a pretrained model as many as it has positions for, at most 1,024].
+    /// Tokens of a sequence [default: in pretraining 256; in finetuning as many as the model has positions for, at most
+    /// 1,024].
     #[arg(long, value_name = "TOKENS", help_heading = "Data")]
     pub length: Option<usize>,
     /// Folder that keeps texts as tokens [default: .wgrad-tokens beside the texts].
@@ -35,7 +41,9 @@ pub struct Common {
     #[serde(skip)]
     pub text_cache: Option<PathBuf>,
 
-    /// DeepSpeed configuration whose batch size, optimiser, schedules, fp16 and random-LTD replace the recipe's.
+    /// DeepSpeed configuration whose batch size, accumulation, clipping, optimiser, learning rate, fp16 and random-LTD
+    /// replace the recipe's. Where it says that random-LTD is off, the run is at full length, unless --drop says
+    /// otherwise. A run keeps a copy, which --resume reads.
     #[arg(long, value_name = "JSON", help_heading = "Training")]
     pub ltd_config: Option<PathBuf>,
     /// Seeds the order, dropout, new weights and dropped tokens.
@@ -44,7 +52,7 @@ pub struct Common {
     #[command(flatten)]
     pub overrides: Overrides,
 
-    /// Train again in other ways, and show all side by side: without a list at full length.
+    /// Train again in other ways, in a list as none,constant, and show all side by side; without a list at full length.
     #[arg(
         long,
         value_enum,
@@ -61,7 +69,7 @@ pub struct Common {
     #[command(flatten)]
     #[serde(flatten)]
     pub output: Output,
-    /// Element type of the weights in export/.
+    /// Element type of the weights in export/ of a run's folder, which transformers loads.
     #[arg(long, value_enum, default_value_t = StorageKind::F32, help_heading = "Output")]
     pub export_precision: StorageKind,
 
@@ -70,45 +78,19 @@ pub struct Common {
     pub device: Device,
 }
 
-/// What the run is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rival {
-    /// Full length.
-    None,
-    /// random-LTD with its schedule.
-    RandomLtd,
-    /// random-LTD that keeps its start length.
-    Constant,
-    /// TokenBypass.
-    Tokenbypass,
-    /// PatchDropout.
-    Patchdrop,
-    /// Full length, for as many steps as take the time of the first run.
-    EqualTime,
-}
-
-impl From<Rival> for Arm<DropKind> {
-    fn from(rival: Rival) -> Self {
-        match rival {
-            Rival::None => Arm::Drop(DropKind::None),
-            Rival::RandomLtd => Arm::Drop(DropKind::RandomLtd),
-            Rival::Constant => Arm::Drop(DropKind::Constant),
-            Rival::Tokenbypass => Arm::Drop(DropKind::Tokenbypass),
-            Rival::Patchdrop => Arm::Drop(DropKind::Patchdrop),
-            Rival::EqualTime => Arm::EqualTime,
-        }
-    }
-}
-
 impl Common {
-    /// Of the options, those about this machine: they may be given anew to a run that goes on.
-    pub const ABOUT_MACHINE: &'static [&'static str] = &["text_cache"];
-
     /// A program's recipe with what the options change of it.
     pub fn recipe(&self, mut recipe: Recipe) -> Recipe {
         recipe.training.heed_epochs(&self.overrides.training);
+        if self.overrides.ltd_interval.is_some_and(|tokens| tokens > 0) {
+            recipe.ltd.ltd_granularity = INCREMENT;
+        }
         recipe.with(&self.overrides)
+    }
+
+    /// How the first run drops tokens: as the configuration file says, or else as `recipe` does with the options in it.
+    pub fn main_way(&self, config: Option<&DeepSpeedConfig>, recipe: DropKind) -> DropKind {
+        deepspeed::main_way(config, DropKind::RandomLtd, recipe, self.overrides.drop.is_some())
     }
 
     /// Where texts are kept as tokens.
@@ -127,22 +109,56 @@ impl Common {
     }
 
     /// Those of an interrupted run, with what is about this machine, and the folder, as given now.
-    pub fn here(self, saved: Self) -> Self {
+    fn here(self, saved: Self) -> Self {
         let Common { output, text_cache, device, .. } = self;
         Common { output: output.here(saved.output), text_cache, device: device.here(saved.device), ..saved }
     }
 
-    /// As they are kept: their paths lead to the same files from any folder.
-    pub fn kept(&self) -> Result<Self> {
+    /// With paths that lead to the same files from any folder.
+    fn kept(&self) -> Result<Self> {
         Ok(Common {
             text: self.text.iter().map(|path| folder::absolute(path)).collect::<Result<_>>()?,
             ltd_config: self.ltd_config.as_deref().map(folder::absolute).transpose()?,
             ..self.clone()
         })
     }
+}
 
-    /// The values of [`Common::ABOUT_MACHINE`].
-    pub fn about_machine(&self) -> Vec<(&'static str, Option<String>)> {
-        vec![("--text-cache", self.text_cache.as_ref().map(|folder| folder.display().to_string()))]
+/// A program's arguments: its own, and those that all such programs have.
+pub trait Own: Clone + Serialize + DeserializeOwned {
+    fn common(&self) -> &Common;
+
+    fn common_mut(&mut self) -> &mut Common;
+
+    /// Its own paths lead to the same files from any folder then.
+    fn settle_paths(&mut self) -> Result<()>;
+}
+
+impl<A: Own> Arguments for A {
+    const ABOUT_MACHINE: &'static [&'static str] = &["text_cache"];
+
+    fn output(&self) -> &Output {
+        &self.common().output
+    }
+
+    fn device(&self) -> &Device {
+        &self.common().device
+    }
+
+    fn here(self, mut saved: Self) -> Self {
+        let common = self.common().clone().here(saved.common().clone());
+        *saved.common_mut() = common;
+        saved
+    }
+
+    fn kept(&self) -> Result<Self> {
+        let mut kept = self.clone();
+        kept.settle_paths()?;
+        *kept.common_mut() = self.common().kept()?;
+        Ok(kept)
+    }
+
+    fn about_machine(&self) -> Vec<(&'static str, Option<String>)> {
+        vec![("--text-cache", self.common().text_cache.as_ref().map(|folder| folder.display().to_string()))]
     }
 }

@@ -1,10 +1,11 @@
 //! Options that change nothing about the run that all of them describe together: an error.
 
 use anyhow::{Result, ensure};
+use wgrad::optim::LrSchedule;
 use wgrad::train::DeepSpeedConfig;
 
-use super::args::{Common, Rival};
-use super::recipe::{DropKind, Recipe};
+use super::args::Common;
+use super::recipe::{DropKind, Recipe, Rival};
 use crate::training::comparison::Arm;
 use crate::training::deepspeed;
 use crate::training::given::{Given, Rule};
@@ -24,6 +25,12 @@ pub fn check(
     let rules = own.iter().copied().chain(recipe.training.rules(config)).chain(about_tokens(args, recipe, config));
     given.check(rules.chain(args.device.rules()).chain([saving]))?;
     deepspeed::check_rivals(config, !args.compare.is_empty(), args.compare.contains(&Rival::EqualTime))?;
+    let has_end = config.and_then(|config| config.rate.as_ref()).is_some_and(LrSchedule::has_end);
+    ensure!(
+        !has_end || recipe.layer_tokens == 0 || args.compare.is_empty(),
+        "--compare with --layer-tokens: arms that drop other tokens take other numbers of steps, and the configuration \
+         file's scheduler is made for one; compare without --ltd-config, or by --steps"
+    );
     let main = Arm::Drop(recipe.drop);
     // Beside a run at full length, one of equal time is the same again.
     let is_compared = args.compare.iter().any(|&rival| Arm::from(rival).drop() == main.drop());

@@ -7,8 +7,8 @@ use wgrad::checkpoint::Checkpoint;
 use wgrad::data::{PackedText, Tokenizer, Tokens};
 use wgrad::gpu::Gpu;
 use wgrad::models::FolderOptions;
-use wgrad::models::gpt2::{self, Gpt2, Gpt2Config, Pretrained, Sampling};
-use wgrad::nn::LoraConfig;
+use wgrad::models::gpt2::{self, Gpt2, Gpt2Config, Pretrained};
+use wgrad::nn::{LoraConfig, Sampling};
 use wgrad::train::{Causal, Weights};
 
 use crate::language::kind::{Kind, Sizes};

@@ -4,6 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `args`, `recipe`, `effects` | the command line; how a run trains; options that change nothing |
+//! | `ways` | the ways to drop tokens, as every program lists them |
 //! | `kind` | what tells one kind of language model from another |
 //! | `program` | a whole program, from its arguments to its report |
 //! | `setup`, `run` | what its runs share; one run |
@@ -20,3 +21,5 @@ pub mod report;
 mod run;
 pub mod setup;
 pub mod texts;
+#[path = "../ways.rs"]
+mod ways;

@@ -52,10 +52,10 @@ impl Vocabulary {
         Ok(Tokenizer::train(texts, &options)?)
     }
 
-    /// With a path that leads to the same file from any folder.
-    pub fn kept(&self) -> Result<Self> {
-        let tokenizer = self.tokenizer.as_deref().map(folder::absolute).transpose()?;
-        Ok(Vocabulary { tokenizer, ..self.clone() })
+    /// Its path leads to the same file from any folder then.
+    pub fn settle_path(&mut self) -> Result<()> {
+        self.tokenizer = self.tokenizer.as_deref().map(folder::absolute).transpose()?;
+        Ok(())
     }
 }
 

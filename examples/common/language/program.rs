@@ -1,11 +1,11 @@
 //! A whole program, from its arguments to its report.
 
-use std::io::Write;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};
 
-use super::args::Common;
+use super::args::Own;
 use super::kind::Kind;
 use super::recipe::Recipe;
 use super::run::Runner;
@@ -16,21 +16,15 @@ use crate::training::given::{Given, Rule};
 use crate::training::report::Report;
 use crate::training::resume::Arguments;
 use crate::training::session::Session;
-use crate::training::{adapters, folder, interrupt, memory, resume, tuning};
+use crate::training::{adapters, deepspeed, folder, interrupt, memory, resume, start, tuning};
 
 /// A program that trains a language model.
 pub trait Lesson {
-    type Args: Arguments + CommandFactory + FromArgMatches;
+    type Args: Own + CommandFactory + FromArgMatches;
     type Kind: Kind;
 
     /// On the page.
     const TITLE: &'static str;
-
-    /// Of its arguments, those that all such programs have.
-    fn common(args: &Self::Args) -> &Common;
-
-    /// The same, to be settled.
-    fn common_mut(args: &mut Self::Args) -> &mut Common;
 
     /// The arguments with what follows from them where it is not said.
     fn settled(args: Self::Args) -> Self::Args {
@@ -43,8 +37,9 @@ pub trait Lesson {
     /// When its own options count.
     fn rules(args: &Self::Args) -> Vec<Rule>;
 
-    /// The model's sizes and weights, and the texts, that the arguments name.
-    fn begin(args: &Self::Args) -> Result<Beginning<Self::Kind>>;
+    /// The model's sizes and weights, and the texts, that the arguments name. `known` is where a run that goes on found
+    /// its weights, if they are still there.
+    fn begin(args: &Self::Args, known: Option<PathBuf>) -> Result<Beginning<Self::Kind>>;
 }
 
 /// The program.
@@ -52,7 +47,7 @@ pub fn main<P: Lesson>() -> Result<()> {
     let (args, given) = Given::parse::<P::Args>();
     crate::warnings::show();
     let mut args = resume::arguments(P::settled(args), &given)?;
-    let common = P::common(&args);
+    let common = args.common();
     if common.device.list_adapters {
         adapters::list();
         return Ok(());
@@ -63,7 +58,8 @@ pub fn main<P: Lesson>() -> Result<()> {
     let machine = Machine::open(&common.device)?;
     let gpu = machine.gpu();
     say!("adapter: {}", gpu.info());
-    let mut setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args)?)?;
+    let known = common.output.resume.as_deref().and_then(start::place);
+    let mut setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args, known)?)?;
     setup.check(common, &given, &P::rules(&args))?;
     say!("{setup}");
     if common.device.estimate {
@@ -72,9 +68,16 @@ pub fn main<P: Lesson>() -> Result<()> {
         say!("{}", memory::needs(&gpu, &setup.workload(&make, &settings), common.device.budget(&gpu))?);
         return Ok(());
     }
-    setup.fit_memory(P::common_mut(&mut args), &gpu, &given)?;
-    let common = P::common(&args);
-    let (setup, comparison) = (&setup, common.comparison(setup.recipe.drop));
+    setup.fit_memory(args.common_mut(), &gpu, &given)?;
+    // One that is lost is given up as a whole: nobody else holds it.
+    drop(gpu);
+    run::<P>(&args, &machine, &setup)
+}
+
+/// The runs that the arguments ask for.
+fn run<P: Lesson>(args: &P::Args, machine: &Machine, setup: &Setup<P::Kind>) -> Result<()> {
+    let (gpu, common) = (machine.gpu(), args.common());
+    let comparison = common.comparison(setup.recipe.drop);
     let arms = comparison.ways().into_iter().map(|way| {
         let settings = setup.settings(common, &gpu, way, setup.steps_of(way)?, common.seed)?;
         Ok((settings, move |gpu: &wgrad::Gpu| setup.blank_task(gpu, way)))
@@ -85,26 +88,22 @@ pub fn main<P: Lesson>() -> Result<()> {
     let goes_on = common.output.resume.is_some();
     if !goes_on {
         folder::refuse_another(&folder)?;
-        comparison.places(&folder).try_for_each(|run| folder::refuse_exports(&run, setup.exports()))?;
     }
+    resume::check_exports::<Runner<'_, P>>(&folder, &comparison, goes_on, |_, _| setup.exports().to_vec())?;
     let _lock = folder::lock(&folder)?;
+    setup.keep_weights(&folder, goes_on)?;
     if !goes_on {
+        deepspeed::keep(common.ltd_config.as_deref(), &folder)?;
         folder::save(&folder, &args.kept()?, &setup.recipe)?;
     }
     let tuning = tuning::tune(&gpu, &common.device, &works)?;
     tuning::compile(&gpu, &works)?;
-    let command = resume::command(&args, &folder);
-    let stop = interrupt::stop(command.clone())?;
+    let command = resume::command(args, &folder);
+    let stop = interrupt::stop(folder.clone(), command.clone())?;
     let session = Session { folder: &folder, comparison, goes_on, command, stop: &stop };
-    let mut report =
-        Report { adapter: gpu.info().to_string(), tuning, args: &args, recipe: &setup.recipe, runs: Vec::new() };
-    // One that is lost is given up as a whole.
+    let mut report = Report { adapter: gpu.info().to_string(), tuning, args, recipe: &setup.recipe, runs: Vec::new() };
     drop(gpu);
-    let mut runner = Runner::<P> { machine: &machine, args: common, setup, session: &session };
+    let mut runner = Runner::<P> { machine, args: common, setup, session: &session };
     session.run(&mut runner, &mut report).map_err(|error| memory::explain(error, &machine.gpu(), &works))?;
-    session.conclude::<Runner<'_, P>>(&report.runs);
-    if common.output.json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?).context("printing the report")?;
-    }
-    Ok(())
+    session.conclude::<Runner<'_, P>, _, _>(&report, None)
 }

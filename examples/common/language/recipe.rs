@@ -1,9 +1,6 @@
 //! How a language model trains: everything but data, weights and device.
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
-
-use crate::training::comparison::{FULL_LENGTH, Way};
+use super::ways::ways;
 use crate::training::kinds::LtdSchedule;
 use crate::training::lora::{LoraOptions, LoraSettings};
 use crate::training::ltd::{LtdOptions, LtdSettings};
@@ -11,34 +8,14 @@ use crate::training::optimisation::{Optimisation, OptimisationOptions};
 use crate::training::recipe::{entry, settings, show};
 use crate::training::values::{BlockList, Length};
 
-/// Which tokens a run drops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DropKind {
-    /// None: full length.
-    None,
-    /// Some in each LTD block, ever fewer (random-LTD).
-    RandomLtd,
-    /// As many in each LTD block throughout: random-LTD that keeps its start length.
-    Constant,
+/// By how much the kept length grows at a time where it goes by raw tokens: the paper's.
+pub const INCREMENT: usize = 16;
+
+ways! {
     /// The same in all middle blocks, those that the model predicts best (TokenBypass).
-    Tokenbypass,
+    Tokenbypass: "tokenbypass", "TokenBypass.";
     /// Some tokens once, for all blocks (PatchDropout).
-    Patchdrop,
-}
-
-impl Way for DropKind {
-    const NONE: Self = DropKind::None;
-
-    fn name(self) -> &'static str {
-        match self {
-            DropKind::None => FULL_LENGTH,
-            DropKind::RandomLtd => "random-ltd",
-            DropKind::Constant => "constant",
-            DropKind::Tokenbypass => "tokenbypass",
-            DropKind::Patchdrop => "patchdrop",
-        }
-    }
+    Patchdrop: "patchdrop", "PatchDropout.";
 }
 
 settings! {
@@ -63,7 +40,8 @@ settings! {
         drop: DropKind,
         ;
         ltd: LtdSettings / LtdOptions;
-        /// Raw tokens between two increments of the kept length (MSLG), instead of --ltd-schedule and --ltd-ramp; 0 goes by those
+        /// Raw tokens between two increments of the kept length (MSLG), instead of --ltd-schedule and --ltd-ramp; 0
+        /// goes by those. --ltd-granularity is the increment then, 16 unless it is given
         ltd_interval: u64,
         /// Share of the tokens that TokenBypass sends through the middle blocks
         bypass_keep: f64,

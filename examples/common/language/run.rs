@@ -18,7 +18,7 @@ use super::report::{self, RunReport};
 use super::setup::Setup;
 use crate::training::columns::Column;
 use crate::training::comparison::Arm;
-use crate::training::console::{printable, say};
+use crate::training::console::{complain, printable, say};
 use crate::training::device::Machine;
 use crate::training::fit::{Fitted, Followed};
 use crate::training::history::History;
@@ -51,7 +51,7 @@ impl<P: Lesson> Program for Runner<'_, P> {
     }
 
     fn run(&mut self, arm: Arm<DropKind>, seed: u64, ended: &[RunReport], history: &mut History) -> Result<RunReport> {
-        let Runner { machine, args, setup, session } = *self;
+        let Runner { machine, setup, session, .. } = *self;
         let comparison = &session.comparison;
         let folder = comparison.run_folder(session.folder, arm, seed)?;
         let steps = session.steps((arm, seed), ended, &folder, setup.steps_of(arm.drop())?, |drop| self.trial(drop))?;
@@ -70,17 +70,16 @@ impl<P: Lesson> Program for Runner<'_, P> {
         drop(gpu);
         let (fitted, model) = self.train(model, (arm, seed), (steps, state), &folder, history)?;
         let gpu = machine.gpu();
-        let course = Course::new(&fitted.outcome, fitted.resumed_at, gpu.memory().peak_allocated)?;
+        let mut course = Course::new(&fitted.outcome, fitted.resumed_at, gpu.memory().peak_allocated)?;
         gpu.trim();
         let (_, best) = <P::Kind as Kind>::open(&folder.join("best.safetensors"))?;
         load_parameters(model.parameters(), &best, &MatchOptions::default())?;
         let test = setup.test(&model)?;
         say!("{name:12} after {} steps: test {test}", course.steps);
-        kind::export::<P::Kind>(&folder.join("export"), &model, setup.tokenizer(), args.export_precision.into())?;
-        if setup.has_adapters() {
-            let folder = folder.join("adapter");
-            <P::Kind as Kind>::save_adapter(&folder, &model)?;
-            say!("{name:12} adapters, as PEFT has them, in {}", folder.display());
+        if let Err(error) = self.export(&name, &model, &folder) {
+            // What was measured is reported all the same, and the other runs are not in need of it.
+            complain!("warning: {name} is not exported: {error:#}");
+            course.export_error = Some(format!("{error:#}"));
         }
         let sample = <P::Kind as Kind>::sample(&model, setup.tokenizer(), seed)?;
         if let Some(sample) = &sample {
@@ -119,6 +118,18 @@ impl<P: Lesson> Program for Runner<'_, P> {
 }
 
 impl<P: Lesson> Runner<'_, P> {
+    /// Writes what other libraries load into the run's folder.
+    fn export(&self, name: &str, model: &<P::Kind as Kind>::Model, folder: &Path) -> Result<()> {
+        let Runner { args, setup, .. } = *self;
+        kind::export::<P::Kind>(&folder.join("export"), model, setup.tokenizer(), args.export_precision.into())?;
+        if setup.has_adapters() {
+            let folder = folder.join("adapter");
+            <P::Kind as Kind>::save_adapter(&folder, model)?;
+            say!("{name:12} adapters, as PEFT has them, in {}", folder.display());
+        }
+        Ok(())
+    }
+
     /// All steps that are left, from the state that the run had, if it goes on. Returns the model too: it may be on another device.
     fn train(
         &self,
@@ -138,15 +149,8 @@ impl<P: Lesson> Runner<'_, P> {
             folder: Some(RunFolder::new(folder, setup.writer())),
         };
         let settings = setup.settings(args, &machine.gpu(), arm.drop(), steps, seed)?;
-        let followed = Followed {
-            name: &session.comparison.name(arm, seed),
-            words: &report::WORDS,
-            folder: session.folder,
-            tensorboard: args.output.tensorboard,
-            stop: session.stop,
-            machine,
-            history,
-        };
+        let (run, words, tensorboard) = ((arm, seed), &report::WORDS, args.output.tensorboard);
+        let followed = Followed { session, run, words, tensorboard, machine, history };
         let options = setup.recipe.training.fit_options(args.output.save_every, state);
         let mut first = Some(model);
         let make = |gpu: &Gpu| {

@@ -1,7 +1,7 @@
 //! What all runs of a program share, checked before any training.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use wgrad::checkpoint::{Checkpoint, MatchOptions, load_parameters};
@@ -10,7 +10,7 @@ use wgrad::gpu::Gpu;
 use wgrad::ltd::{PatchDrop, Schedule, TokenBypass, TokenDrop};
 use wgrad::nn::{Extent, LanguageModel, Model};
 use wgrad::ops::CrossEntropy;
-use wgrad::train::{self, DeepSpeedConfig, LanguageTask, ModelType, TrainSettings, Workload, evaluate, read_deepspeed};
+use wgrad::train::{self, DeepSpeedConfig, LanguageTask, ModelType, TrainSettings, Workload, evaluate};
 
 use super::args::Common;
 use super::effects;
@@ -19,29 +19,39 @@ use super::recipe::{DropKind, Recipe};
 use super::report::Fluency;
 use super::texts::Texts;
 use crate::training::console::printable;
-use crate::training::deepspeed::{of_another_kind, of_another_length, schedules};
+use crate::training::deepspeed::{self, of_another_kind, schedules, unfit};
 use crate::training::given::{Given, Rule};
 use crate::training::lora;
 use crate::training::ltd_drop::random_ltd;
 use crate::training::memory;
 use crate::training::optimisation::{Plan, check_shares};
 use crate::training::patch_drop;
+use crate::training::start;
 use crate::training::values::{LayerList, Length};
 
 /// What a program's arguments name.
 pub struct Beginning<K: Kind> {
     /// The model's.
     pub config: K::Config,
-    /// The checkpoint with its name, if it is not random weights.
-    pub weights: Option<(String, Checkpoint)>,
+    /// Nothing of random weights.
+    pub weights: Option<Weights>,
     pub texts: Texts<K>,
+}
+
+/// A checkpoint to start from.
+pub struct Weights {
+    /// As it was named.
+    pub name: String,
+    /// The file or folder that it was read from.
+    pub place: Option<PathBuf>,
+    pub checkpoint: Checkpoint,
 }
 
 /// The texts, the model's sizes, how to train, and the weights to start from.
 pub struct Setup<K: Kind> {
     pub texts: Texts<K>,
     config: K::Config,
-    weights: Option<(String, Checkpoint)>,
+    weights: Option<Weights>,
     pub recipe: Recipe,
     deepspeed: Option<DeepSpeedConfig>,
     pub steps: u64,
@@ -63,10 +73,9 @@ impl<K: Kind> Setup<K> {
     /// `recipe` is the program's.
     pub fn new(args: &Common, recipe: Recipe, beginning: Beginning<K>) -> Result<Self> {
         let Beginning { config, weights, texts } = beginning;
-        let deepspeed = args.ltd_config.as_ref().map(read_deepspeed).transpose()?;
+        let deepspeed = deepspeed::read(args.ltd_config.as_deref(), args.output.resume.as_deref())?;
         let recipe = args.recipe(recipe);
-        let drops = deepspeed.as_ref().is_some_and(|config| config.random_ltd.is_some());
-        let drop = if drops { DropKind::RandomLtd } else { recipe.drop };
+        let drop = args.main_way(deepspeed.as_ref(), recipe.drop);
         let mut recipe = Recipe { training: recipe.training.with_deepspeed(deepspeed.as_ref()), drop, ..recipe };
         let Sizes { width, positions, vocabulary, .. } = K::sizes(&config);
         let (length, tokens) = (texts.length(), texts.tokenizer.vocab_size());
@@ -76,9 +85,13 @@ impl<K: Kind> Setup<K> {
         let sequences = texts.train()?.len();
         ensure!(
             recipe.training.batch_size <= sequences,
-            "--batch-size {}: the text has {sequences} training sequences of {length} tokens",
+            "--batch-size {}: the text has {sequences} training sequences of {length} tokens; a smaller batch, or a \
+             shorter --length",
             recipe.training.batch_size
         );
+        // What is too short is found before there is a folder.
+        texts.validation()?;
+        texts.test()?;
         let steps = recipe.training.settle_steps(sequences)?;
         let config = K::with_lora(K::with_dropout(config, recipe.dropout), recipe.adapters.config(&[]));
         let mut setup = Setup { texts, config, weights, recipe, deepspeed, steps };
@@ -89,7 +102,7 @@ impl<K: Kind> Setup<K> {
     /// Finds what would end the run before its first step, and options without effect; `own` are the program's.
     pub fn check(&self, args: &Common, given: &Given, own: &[Rule]) -> Result<()> {
         let Recipe { training, ltd, patchdrop_until, .. } = &self.recipe;
-        let own = [own, &self.recipe.adapters.rules(training.freeze)].concat();
+        let own = [own, &self.recipe.adapters.rules(training.freeze), &[self.texts.rule()]].concat();
         effects::check(given, args, &own, &self.recipe, self.steps, self.deepspeed.as_ref())?;
         let (warmup, ramp) = (training.warmup, ltd.ltd_ramp);
         check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
@@ -114,31 +127,24 @@ impl<K: Kind> Setup<K> {
 
     /// Settings of a run of `steps` steps that drops tokens in this way.
     pub fn settings(&self, args: &Common, gpu: &Gpu, drop: DropKind, steps: u64, seed: u64) -> Result<TrainSettings> {
-        let drop = self.token_drop(drop, steps, seed)?;
-        let plan = Plan { steps, drop: drop.clone(), extent: self.extent() };
-        let settings = self.recipe.training.settings(&args.device, gpu, plan, seed)?;
-        let settings = self.deepspeed.as_ref().map_or(settings.clone(), |config| config.apply(settings));
-        Ok(TrainSettings { drop, ..settings })
+        let plan = Plan { steps, drop: self.token_drop(drop, steps, seed)?, extent: self.extent() };
+        self.recipe.training.settings(self.deepspeed.as_ref(), &args.device, gpu, plan, seed)
     }
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
-        let of_file = self.deepspeed.as_ref().and_then(|config| config.random_ltd.clone());
-        if let Some(ltd) = of_file.filter(|_| kind == DropKind::RandomLtd) {
-            // Of files that differ in their seed alone, each has draws of its own.
-            let seed = ltd.seed().wrapping_add(seed);
-            return Ok(ltd.with_seed(seed).into());
-        }
         let (recipe, Extent { depth, tokens, .. }) = (&self.recipe, self.extent());
-        let ltd = match kind {
-            DropKind::None => return Ok(TokenDrop::None),
-            DropKind::RandomLtd if recipe.ltd_interval > 0 => {
+        let ltd = match (kind, deepspeed::random_ltd(self.deepspeed.as_ref(), seed)) {
+            (DropKind::None, _) => return Ok(TokenDrop::None),
+            (DropKind::RandomLtd, Some(ltd)) => return Ok(ltd.into()),
+            (DropKind::Constant, Some(ltd)) => return Ok(deepspeed::at_start_length(&ltd)?.into()),
+            (DropKind::RandomLtd, None) if recipe.ltd_interval > 0 => {
                 let (blocks, keep_prefix) = (recipe.ltd.ltd_blocks.chosen(), recipe.ltd.ltd_keep_prefix);
                 return Ok(random_ltd(depth, self.by_tokens()?, blocks, keep_prefix)?.with_seed(seed).into());
             }
-            DropKind::RandomLtd => recipe.ltd.rising(tokens)?,
-            DropKind::Constant => recipe.ltd.constant(tokens),
-            DropKind::Tokenbypass => return Ok(self.bypass(depth)?.into()),
-            DropKind::Patchdrop => {
+            (DropKind::RandomLtd, None) => recipe.ltd.rising(tokens)?,
+            (DropKind::Constant, None) => recipe.ltd.constant(tokens),
+            (DropKind::Tokenbypass, _) => return Ok(self.bypass(depth)?.into()),
+            (DropKind::Patchdrop, _) => {
                 let drop = PatchDrop::share(recipe.patchdrop_keep, tokens, 0)?;
                 return Ok(patch_drop::in_run(drop, recipe.patchdrop_until, steps, seed));
             }
@@ -173,11 +179,18 @@ impl<K: Kind> Setup<K> {
     /// A fresh model with the starting weights.
     pub fn model(&self, gpu: &Gpu, seed: u64) -> wgrad::Result<K::Model> {
         let model = K::model(gpu, self.config.clone(), seed)?;
-        if let Some((_, checkpoint)) = &self.weights {
+        if let Some(Weights { checkpoint, .. }) = &self.weights {
             let new: Vec<&str> = lora::new_parameters(model.parameters()).collect();
             load_parameters(model.parameters(), checkpoint, &MatchOptions { head: &new, allow_missing: false })?;
         }
         Ok(model)
+    }
+
+    /// Keeps what tells the starting weights in the folder of a new run. One that goes on is to have the same: runs
+    /// that have not begun begin with them, and those that have are compared with them at their end.
+    pub fn keep_weights(&self, run: &Path, goes_on: bool) -> Result<()> {
+        let Some(Weights { place, checkpoint, .. }) = &self.weights else { return Ok(()) };
+        if goes_on { start::check(run, checkpoint) } else { start::keep(run, place.as_deref(), checkpoint) }
     }
 
     /// What is trained in a run that drops tokens in this way.
@@ -263,7 +276,7 @@ impl<K: Kind> Setup<K> {
 impl<K: Kind> fmt::Display for Setup<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "text: {}", self.texts)?;
-        let weights = self.weights.as_ref().map_or("random weights", |(name, _)| name);
+        let weights = self.weights.as_ref().map_or("random weights", |weights| &weights.name);
         writeln!(f, "model: {}, from {weights}", K::describe(&self.config))?;
         write!(f, "{} steps:\n{}", self.steps, self.recipe)?;
         let Some(config) = &self.deepspeed else { return Ok(()) };
@@ -271,7 +284,7 @@ impl<K: Kind> fmt::Display for Setup<K> {
         write!(f, "\nin the place of these, from the configuration file:{told}")?;
         let own = if K::IS_CAUSAL { ModelType::Decoder } else { ModelType::Encoder };
         let of_file = config.warnings.iter().cloned().chain(of_another_kind(config, own));
-        let mut warnings = of_file.chain(of_another_length(config, self.texts.length()));
+        let mut warnings = of_file.chain(unfit(config, self.steps, self.texts.length()));
         warnings.try_for_each(|warning| write!(f, "\nwarning: {}", printable(&warning)))
     }
 }

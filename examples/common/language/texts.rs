@@ -10,9 +10,13 @@ use super::args::Common;
 use super::bytes;
 use super::kind::Kind;
 use crate::training::console::{printable, say};
+use crate::training::given::Rule;
 
 /// Of fewer documents none is held out whole, but the end of the text.
 const FEW_DOCUMENTS: usize = 20;
+
+/// The folder of [`TokenCache::Beside`].
+const CACHE: &str = ".wgrad-tokens";
 
 /// A text in three parts, which are read as a kind of model is trained.
 pub struct Texts<K: Kind> {
@@ -25,6 +29,8 @@ pub struct Texts<K: Kind> {
     /// Of the test text, of the tokens that are predicted, where their losses add up to that of the text, and its bytes can be counted.
     pub bytes_per_token: Option<f64>,
     documents: usize,
+    /// Whether some were fields of JSON.
+    has_fields: bool,
 }
 
 /// The texts that the arguments name, as they are.
@@ -47,7 +53,7 @@ impl<K: Kind> Texts<K> {
         tokenizer: Tokenizer,
         reading: K::Reading,
     ) -> Result<Self> {
-        let tokens = Tokens::new(texts, &tokenizer, cache)?;
+        let tokens = Tokens::new(texts, &tokenizer, cache).map_err(|error| about_cache(error, cache))?;
         let documents = tokens.documents().count();
         let share = args.held_out;
         let rule =
@@ -55,11 +61,19 @@ impl<K: Kind> Texts<K> {
         let hold_out = |tokens: &Tokens| tokens.hold_out(rule).with_context(|| format!("--held-out {share}"));
         let [rest, test] = hold_out(&tokens)?;
         let [train, validation] = hold_out(&rest)?;
-        let mut texts = Texts { name, tokenizer, reading, train, validation, test, bytes_per_token: None, documents };
+        let has_fields = texts.has_json_lines();
+        let bytes_per_token = None;
+        let mut texts =
+            Texts { name, tokenizer, reading, train, validation, test, bytes_per_token, documents, has_fields };
         if K::IS_CAUSAL {
             texts.bytes_per_token = bytes::a_token(texts.test()?, &texts.tokenizer)?;
         }
         Ok(texts)
+    }
+
+    /// When the option that says how they are read counts.
+    pub fn rule(&self) -> Rule {
+        (&["text_field"], self.has_fields, "with --text of JSON lines (.jsonl or .ndjson)")
     }
 
     /// T.
@@ -97,6 +111,20 @@ impl<K: Kind> Texts<K> {
             Error::Argument { name: "length", .. } => anyhow::Error::from(error).context(too_short),
             error => error.into(),
         })
+    }
+}
+
+/// Where the tokens cannot be kept beside the texts, they can be elsewhere.
+fn about_cache(error: Error, cache: &TokenCache) -> anyhow::Error {
+    let is_cache = match &error {
+        Error::Io { path, .. } => *cache == TokenCache::Beside && path.iter().any(|part| part == CACHE),
+        _ => false,
+    };
+    let error = anyhow::Error::from(error);
+    if is_cache {
+        error.context("the tokens cannot be kept beside the texts: --text-cache names another folder")
+    } else {
+        error
     }
 }
 

@@ -13,7 +13,11 @@ pub fn columns(results: &[Column], speed: Column, more: &[Column]) -> Vec<Column
         [("steps", "steps", text), ("training time", "wall_seconds", time), ("saving", "checkpoint_seconds", time)];
     let sizes: [Column; 2] =
         [("layer tokens saved", "layer_tokens_saved", percent), ("device memory", "peak_device_bytes", megabytes)];
-    let ends: [Column; 2] = [("out of patience", "out_of_patience", text), ("interrupted", "stopped", text)];
+    let ends: [Column; 3] = [
+        ("out of patience", "out_of_patience", text),
+        ("interrupted", "stopped", text),
+        ("not exported", "export_error", text),
+    ];
     [&which[..], results, &times, &[speed], &sizes, more, &ends].concat()
 }
 
@@ -50,7 +54,7 @@ pub fn whole(value: &Value) -> String {
     number(value, |value| format!("{value:.0}"))
 }
 
-fn time(value: &Value) -> String {
+pub fn time(value: &Value) -> String {
     number(value, |seconds| format!("{seconds:.1} s"))
 }
 

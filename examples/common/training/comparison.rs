@@ -85,8 +85,17 @@ impl<W: Way> Comparison<W> {
     /// The runs, each an arm with a seed, which are not among those that have ended.
     pub fn missing<U: Run>(&self, ended: &[U]) -> Vec<(Arm<W>, u64)> {
         let has_ended =
-            |&(arm, seed): &(Arm<W>, u64)| run_of(arm, seed, ended).is_some_and(|run| !run.course().stopped);
+            |&(arm, seed): &(Arm<W>, u64)| run_of(arm, seed, ended).is_some_and(|run| run.course().has_ended());
         self.runs().filter(|run| !has_ended(run)).collect()
+    }
+
+    /// Brings results into the order of their runs.
+    pub fn sort<U: Run>(&self, results: &mut [U]) {
+        let place = |result: &U| {
+            let Which { arm: name, seed: own, .. } = result.which();
+            self.runs().position(|(arm, seed)| arm.name() == name && seed == *own)
+        };
+        results.sort_by_key(place);
     }
 
     /// A seed at a time: what slows the machine for a while then slows all arms.
@@ -121,12 +130,8 @@ impl<W: Way> Comparison<W> {
         Ok(folder)
     }
 
-    /// The folders of all runs, whether they are there or not.
-    pub fn places<'a>(&'a self, top: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
-        self.runs().map(move |(arm, seed)| self.place(top, arm, seed))
-    }
-
-    fn place(&self, top: &Path, arm: Arm<W>, seed: u64) -> PathBuf {
+    /// The run's folder, whether it is there or not.
+    pub fn place(&self, top: &Path, arm: Arm<W>, seed: u64) -> PathBuf {
         if self.is_first(arm, seed) { top.to_owned() } else { top.join(self.name(arm, seed)) }
     }
 

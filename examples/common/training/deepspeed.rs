@@ -1,10 +1,59 @@
-//! What is printed of a DeepSpeed configuration.
+//! A DeepSpeed configuration: where it is read and kept, how it drops tokens, and what is printed of it.
 
-use anyhow::{Result, ensure};
-use wgrad::ltd::{RandomLtd, TokenDrop};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use wgrad::ltd::{RandomLtd, Schedule, TokenDrop};
 use wgrad::nn::Extent;
 use wgrad::optim::At;
-use wgrad::train::{DeepSpeedConfig, ModelType};
+use wgrad::train::{DeepSpeedConfig, ModelType, read_deepspeed};
+
+use super::comparison::Way;
+use super::files;
+
+/// A run's copy of its configuration.
+const COPY: &str = "ltd_config.json";
+
+/// The configuration at `path`, if there is one. A run that goes on, in the folder `run`, has the copy of it that it
+/// began with, whatever has become of the file since.
+pub fn read(path: Option<&Path>, run: Option<&Path>) -> Result<Option<DeepSpeedConfig>> {
+    let Some(path) = path else { return Ok(None) };
+    // Runs of earlier releases have none.
+    let copy = run.map(|run| run.join(COPY)).filter(|copy| copy.exists());
+    Ok(Some(read_deepspeed(copy.as_deref().unwrap_or(path))?))
+}
+
+/// Keeps the configuration at `path`, if there is one, in the folder of a new run.
+pub fn keep(path: Option<&Path>, run: &Path) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    files::replace(&run.join(COPY), &text)
+}
+
+/// How the first arm drops tokens: by random-LTD, which is `ltd`, where the file has it, at full length where the file
+/// says that it is off and nobody `has_chosen` another way, and else as the recipe says.
+pub fn main_way<W: Way>(config: Option<&DeepSpeedConfig>, ltd: W, recipe: W, has_chosen: bool) -> W {
+    match config {
+        Some(config) if config.random_ltd.is_some() => ltd,
+        Some(config) if config.is_random_ltd_off() && !has_chosen => W::NONE,
+        _ => recipe,
+    }
+}
+
+/// The file's random-LTD, if it has one, in a run of this seed: of runs that differ in their seed alone, each has draws
+/// of its own.
+pub fn random_ltd(config: Option<&DeepSpeedConfig>, seed: u64) -> Option<RandomLtd> {
+    let ltd = config?.random_ltd.clone()?;
+    let seed = ltd.seed().wrapping_add(seed);
+    Some(ltd.with_seed(seed))
+}
+
+/// The same in the same blocks with the first length throughout, which is what the constant arm is beside it.
+pub fn at_start_length(ltd: &RandomLtd) -> wgrad::Result<RandomLtd> {
+    let schedule = Schedule::constant(ltd.schedule().kept_length(0))?;
+    let constant = RandomLtd::in_blocks(ltd.total_blocks(), ltd.ltd_blocks(), schedule)?;
+    Ok(constant.with_keep_prefix(ltd.keep_prefix_tokens())?.with_seed(ltd.seed()))
+}
 
 /// What it says of the learning rate and the kept length, in the place of the recipe's.
 pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String {
@@ -21,13 +70,41 @@ pub fn schedules(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> String 
     if let Some(ltd) = &config.random_ltd {
         let stages: Vec<String> =
             ltd.stages(steps, tokens).iter().map(|stage| format!("{}:{}", stage.first_step, stage.kept)).collect();
-        lines += &format!("\n  blocks          {:?} keep, by step, {}", ltd.ltd_blocks(), stages.join(" "));
+        lines += &format!(
+            "\n  blocks          {:?} keep, by step from 0, {}, ltd-keep-prefix {}",
+            ltd.ltd_blocks(),
+            stages.join(" "),
+            ltd.keep_prefix_tokens()
+        );
     }
     lines
 }
 
+/// What of it does not fit a run of so many steps and tokens.
+pub fn unfit(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> impl Iterator<Item = String> {
+    [never_full(config, steps, tokens), of_another_length(config, tokens)].into_iter().flatten()
+}
+
+/// That the kept length ends below the full length, if it does: the model is then measured at a length that it has
+/// never learnt at.
+fn never_full(config: &DeepSpeedConfig, steps: u64, tokens: usize) -> Option<String> {
+    let schedule = config.random_ltd.as_ref()?.schedule();
+    let (last, end) = (schedule.kept_length(steps.saturating_sub(1)), schedule.kept_length(u64::MAX));
+    let why = if end < tokens {
+        format!("its max_value is {end}")
+    } else {
+        format!("its require_steps are too many for a run of {steps}")
+    };
+    (last < tokens).then(|| {
+        format!(
+            "the configuration file's random_ltd_schedule never reaches full length: at the last step {last} of \
+             {tokens} tokens are kept; {why}"
+        )
+    })
+}
+
 /// That its rate by layer tokens is planned for sequences of another length than the run's `tokens`, if it is.
-pub fn of_another_length(config: &DeepSpeedConfig, tokens: usize) -> Option<String> {
+fn of_another_length(config: &DeepSpeedConfig, tokens: usize) -> Option<String> {
     let (rate, ltd) = config.rate.as_ref().zip(config.random_ltd.as_ref())?;
     let planned = ltd.schedule().kept_length(u64::MAX);
     (rate.follows_layer_tokens() && planned != tokens).then(|| {

@@ -1,28 +1,26 @@
 //! One run, followed on the console and recorded.
 
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
-
 use anyhow::Result;
 use wgrad::data::Source;
 use wgrad::gpu::Gpu;
 use wgrad::train::{FitData, FitOptions, Outcome, RunState, Task, TrainSettings, fit, fit_recovering};
 
+use super::comparison::{Arm, Way};
 use super::console::{complain, say};
 use super::device::Machine;
 use super::history::History;
 use super::progress::Progress;
+use super::session::Session;
 use super::tensorboard::Watched;
 use super::words::{Score, Words};
 
 /// Who follows a run.
-pub struct Followed<'a> {
-    pub name: &'a str,
+pub struct Followed<'a, W> {
+    pub session: &'a Session<'a, W>,
+    /// Its arm and seed.
+    pub run: (Arm<W>, u64),
     pub words: &'a Words,
-    /// The program's folder.
-    pub folder: &'a Path,
     pub tensorboard: bool,
-    pub stop: &'a AtomicBool,
     pub machine: &'a Machine,
     pub history: &'a mut History,
 }
@@ -34,7 +32,7 @@ pub struct Fitted {
     pub resumed_at: u64,
 }
 
-impl Followed<'_> {
+impl<W: Way> Followed<'_, W> {
     /// All steps that are left, with a bar and a row of the history for each. `make` makes what is trained, at the start and, where the
     /// device is lost, on another one. Returns it too.
     pub fn fit<T, S, V>(
@@ -49,7 +47,8 @@ impl Followed<'_> {
         S: Source<Batch = T::Batch>,
         V: Source<Batch = T::Batch>,
     {
-        let Followed { name, words, folder, tensorboard, stop, machine, history } = self;
+        let Followed { session, run: (arm, seed), words, tensorboard, machine, history } = self;
+        let name = &session.comparison.name(arm, seed);
         let options = FitOptions { debug_nan: machine.options.debug_nan, ..options };
         let (steps, patience) = (data.steps, options.patience);
         let resumed_at = options.resume.as_ref().map_or(0, RunState::steps);
@@ -57,8 +56,8 @@ impl Followed<'_> {
             say!("{name} goes on after step {resumed_at} of {steps}");
         }
         history.begin(name, options.resume.as_ref(), steps);
-        let mut progress = Progress::new(name, words, steps, resumed_at, history, stop);
-        let mut watched = Watched::new(tensorboard, folder, name, &words.score, &mut progress)?;
+        let mut progress = Progress::new(name, words, steps, resumed_at, history, session.stop);
+        let mut watched = Watched::new(tensorboard, session.folder, name, &words.score, &mut progress)?;
         let fitted = match machine.options.recovery()? {
             Some(recovery) => {
                 let mut is_first = true;

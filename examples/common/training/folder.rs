@@ -1,6 +1,6 @@
 //! The folder of a run: where it is, who may write into it, and what it was asked for.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirEntry, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,28 @@ use super::report::REPORT;
 const ARGS: &str = "args.json";
 /// How a run trains.
 const RECIPE: &str = "recipe.json";
+/// A model's tensors, as other libraries call their files.
+const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+/// Its tokenizer, with what generation begins from.
+const TOKENIZER: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+/// What exports hold besides [`WEIGHTS`] and [`TOKENIZER`].
+const EXPORTED: [&str; 5] = [
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+];
 
 /// The folder that was asked for, or the next free number below `runs`.
 pub fn create(output: Option<&Path>) -> Result<PathBuf> {
@@ -26,30 +48,43 @@ pub fn create(output: Option<&Path>) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Of two runs in one folder, going on would mix the reports; and what one has learnt is lost where another begins.
+/// Of two runs in one folder, going on would mix the reports; and what one has learnt is lost where another begins. Nor
+/// does a run begin among the files of a model, as in the folder of the weights that it begins with.
 pub fn refuse_another(folder: &Path) -> Result<()> {
     let has = |file: &str| folder.join(file).exists();
     ensure!(!has(STATE_FILE), "--output {0}: holds a run already; --resume {0} goes on with it", folder.display());
     if let Some(file) = ["best.safetensors", "last.safetensors", REPORT].into_iter().find(|file| has(file)) {
         bail!("--output {}: holds {file} of a run already; name another folder", folder.display());
     }
+    let of_model = WEIGHTS.into_iter().chain(TOKENIZER).find(|file| has(file));
+    // A run that ended before it was saved may have left its tokenizer.
+    if let Some(file) = of_model.filter(|_| !has(ARGS)) {
+        bail!("--output {}: holds a model's {file}; a folder of the run's own is needed", folder.display());
+    }
     Ok(())
 }
 
-/// What is exported at a run's end takes the place of nothing else: that is found while nothing has been trained. `names` are the folders,
-/// in a run's own.
-pub fn refuse_exports(folder: &Path, names: &[&str]) -> Result<()> {
+/// What is exported at a run's end takes the place of nothing else, but where it `goes_on` of what it exported before:
+/// that is found while nothing has been trained. `names` are the folders, in a run's own.
+pub fn refuse_exports(folder: &Path, names: &[&str], goes_on: bool) -> Result<()> {
+    let is_own = |entry: std::io::Result<DirEntry>| {
+        let name = entry.map(|entry| entry.file_name()).unwrap_or_default();
+        let name = name.to_string_lossy();
+        let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
+        goes_on && (is_temporary || WEIGHTS.iter().chain(&TOKENIZER).chain(&EXPORTED).any(|own| *own == name))
+    };
     for path in names.iter().map(|name| folder.join(name)) {
         let is_free = match path.read_dir() {
-            Ok(mut entries) => entries.next().is_none(),
+            Ok(mut entries) => entries.all(is_own),
             Err(error) => error.kind() == ErrorKind::NotFound,
         };
-        ensure!(
-            is_free,
-            "--output {}: the run is to be exported to {}, which is there already; move it, or name another folder",
-            folder.display(),
-            path.display()
-        );
+        let (option, fault) = if goes_on {
+            ("--resume", "holds other files than an export's; move them")
+        } else {
+            ("--output", "is there already; move it, or name another folder")
+        };
+        let (run, path) = (folder.display(), path.display());
+        ensure!(is_free, "{option} {run}: the run is to be exported to {path}, which {fault}");
     }
     Ok(())
 }

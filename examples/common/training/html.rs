@@ -26,7 +26,7 @@ pub struct Page {
     pub columns: Vec<Column>,
     /// The name of the score.
     pub score: &'static str,
-    /// What was found of a run in the test, given its folder.
+    /// What was found of a run in the test, or where there is none on the validation split, given its folder.
     pub blocks: fn(&Path, &Value) -> Vec<Markup>,
 }
 
@@ -113,10 +113,11 @@ fn run_table(runs: &[Value], columns: &[Column]) -> Markup {
 
 fn run_section(folder: &Path, run: &Value, blocks: fn(&Path, &Value) -> Vec<Markup>) -> Markup {
     let blocks = blocks(&folder.join(run["folder"].as_str().unwrap_or_default()), run);
+    let split = if run["tested_on"] == "validation" { "Validation" } else { "Test" };
     html! {
         @if !blocks.is_empty() {
             section {
-                h2 { "Test: " (text(&run["name"])) }
+                h2 { (split) ": " (text(&run["name"])) }
                 @for block in blocks { (block) }
             }
         }

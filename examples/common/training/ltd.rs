@@ -17,7 +17,7 @@ settings! {
         /// How the kept length rises
         #[clap(value_enum)]
         ltd_schedule: LtdSchedule,
-        /// Tokens kept at first, a number or a share such as 0.5
+        /// Tokens kept at first, and throughout where they are constant: a number or a share such as 0.5
         ltd_start: Length,
         /// Tokens kept at the end of the schedule, a number or a share
         ltd_end: Length,
@@ -25,7 +25,7 @@ settings! {
         ltd_ramp: f64,
         /// The kept length is a multiple of this
         ltd_granularity: usize,
-        /// Blocks that drop tokens, as 1,2,3; auto is all but the first and last
+        /// Blocks that drop tokens, counted from 0, as 1,2,3; auto is all but the first and last
         ltd_blocks: BlockList,
         /// First tokens that are never dropped: 1 keeps the class token, 0 is the paper's
         ltd_keep_prefix: usize,
@@ -77,7 +77,7 @@ impl LtdSettings {
             ),
             (
                 &["ltd_start", "ltd_blocks", "ltd_keep_prefix"],
-                is_scheduled || is_constant,
+                is_scheduled || (is_constant && !by_config),
                 "where a run drops tokens by random-LTD, and without --ltd-config",
             ),
         ]

@@ -10,10 +10,11 @@
 //! | `lora` | the settings of adapters |
 //! | `given`, `output` | which options stand on the command line; those about the output |
 //! | `device`, `adapters`, `memory`, `tuning`, `trial` | the options about this machine; whether a run fits; its kernels; the time of a step |
-//! | `deepspeed` | what is printed of a DeepSpeed configuration |
+//! | `deepspeed` | a DeepSpeed configuration: where it is kept, how it drops tokens, what is printed of it |
 //! | `comparison`, `session` | the kinds of runs that are set side by side; all of them, one after the other |
 //! | `fit`, `progress`, `interrupt` | one run, followed on the console; Ctrl-C |
-//! | `files`, `folder`, `resume`, `command` | the run's folder, its lock and arguments; where it stands; the command that goes on |
+//! | `files`, `folder`, `start` | the run's folder, its lock and arguments; the weights that it began with |
+//! | `resume`, `command` | where it stands; the command that goes on |
 //! | `history`, `events`, `tensorboard` | metrics.csv; TensorBoard's files |
 //! | `report`, `table` | report.json; the table at the end |
 //! | `html`, `columns`, `curves`, `canvas` | report.html; curves.png; what drawings share |
@@ -56,6 +57,7 @@ pub mod resume;
 #[path = "../same_adapter.rs"]
 pub mod same_adapter;
 pub mod session;
+pub mod start;
 pub mod table;
 mod tensorboard;
 pub mod trial;

@@ -39,7 +39,8 @@ settings! {
         /// Shape of the learning rate after warm-up
         #[clap(value_enum)]
         lr_schedule: LrKind,
-        /// Share of the steps that warm up
+        /// Share of the steps that warm up. Where the rate goes by layer tokens it is as many of them as these steps
+        /// have at full length, and so more steps where tokens are dropped
         warmup: f64,
         /// Layer-wise decay of the learning rate: each block's is so much of the next one's; 1 is none
         layer_decay: f32,
@@ -151,10 +152,17 @@ impl Optimisation {
         self.batch_size.div_ceil(self.accumulate.max(1))
     }
 
-    /// Those of a run.
-    pub fn settings(&self, device: &Device, gpu: &Gpu, plan: Plan, seed: u64) -> Result<TrainSettings> {
+    /// Those of a run, with what a DeepSpeed configuration says in their place; but tokens are dropped as planned.
+    pub fn settings(
+        &self,
+        config: Option<&DeepSpeedConfig>,
+        device: &Device,
+        gpu: &Gpu,
+        plan: Plan,
+        seed: u64,
+    ) -> Result<TrainSettings> {
         let rule = self.optimizer.rule(self.weight_decay, self.momentum, self.nesterov);
-        Ok(TrainSettings {
+        let settings = TrainSettings {
             max_norm: (self.clip_grad != 0.0).then_some(self.clip_grad),
             freeze: self.freeze.into(),
             layer_decay: self.layer_decay,
@@ -163,9 +171,13 @@ impl Optimisation {
             accumulate: self.accumulate,
             precision: self.precision.on(gpu),
             recompute_blocks: device.recompute_blocks,
-            drop: plan.drop.clone(),
             ..TrainSettings::new(rule, self.rate(&plan)?)
-        })
+        };
+        let settings = match config {
+            Some(config) => config.apply(settings),
+            None => settings,
+        };
+        Ok(TrainSettings { drop: plan.drop, ..settings })
     }
 
     fn rate(&self, plan: &Plan) -> wgrad::Result<LrSchedule> {

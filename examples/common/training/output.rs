@@ -10,7 +10,9 @@ use super::given::Rule;
 /// Where a run is written, and what of it.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
 pub struct Output {
-    /// Go on with the run in this folder, which was interrupted: the same bits as if it had not been. All settings are its own.
+    /// Go on with the run in this folder, which was interrupted: the same bits as if it had not been. All settings are
+    /// its own, but for what is about this machine, as --adapter and --memory; data and weights must be those that it
+    /// began with.
     #[arg(long, value_name = "RUN", conflicts_with = "output", help_heading = "Output")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,

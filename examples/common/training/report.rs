@@ -39,6 +39,11 @@ pub trait Run: Serialize + DeserializeOwned {
     /// The test's, as [`super::words::Score::of`] gives it.
     fn score(&self) -> f64;
 
+    /// Whether that is of what no choice was made by: where nothing is left for a test, it is of the validation split.
+    fn is_tested(&self) -> bool {
+        true
+    }
+
     /// What the program counts in a second.
     fn speed(&self) -> f64;
 }
@@ -77,6 +82,10 @@ pub struct Course {
     /// Share of those at full length.
     pub layer_tokens_saved: f64,
     pub peak_device_bytes: u64,
+    /// Why what it has learnt was not written for others, where that failed: it is what a run that goes on has left to
+    /// do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export_error: Option<String>,
 }
 
 impl Course {
@@ -99,7 +108,13 @@ impl Course {
             layer_tokens: outcome.layer_tokens.consumed,
             layer_tokens_saved: outcome.layer_tokens.saved_share(),
             peak_device_bytes,
+            export_error: None,
         })
+    }
+
+    /// Whether nothing of it is left to do.
+    pub fn has_ended(&self) -> bool {
+        !self.stopped && self.export_error.is_none()
     }
 
     /// Of the steps that were timed; `None` where it went on after its last one.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wgrad::train::{RunState, STATE_FILE};
 
-use super::comparison::Comparison;
+use super::comparison::{Arm, Comparison};
 use super::console::say;
 use super::device::Device;
 use super::given::Given;
@@ -103,7 +103,35 @@ pub fn finished<U: Run>(folder: &Path) -> Result<Vec<U>> {
         return Ok(Vec::new());
     }
     let Runs { runs } = files::read_json::<Runs<U>>(&path)?;
-    Ok(runs.into_iter().filter(|run| !run.course().stopped).collect())
+    Ok(runs.into_iter().filter(|run| run.course().has_ended()).collect())
+}
+
+/// Whether there is anything of the run in `folder` to go on from: a state, or a run that has ended.
+pub fn is_saved(folder: &Path) -> bool {
+    [STATE_FILE, REPORT].iter().any(|file| folder.join(file).exists())
+}
+
+/// What `command` does about the run in `folder`, with it.
+pub fn offer(folder: &Path, command: &str) -> String {
+    if is_saved(folder) {
+        format!("to go on from what was saved last: {command}")
+    } else {
+        format!("nothing was saved yet; to begin anew: {command}")
+    }
+}
+
+/// Refuses to train where a run that is left to do could not be exported at its end. `exports` are the folders in its
+/// own, of an arm and a seed.
+pub fn check_exports<P: Program>(
+    folder: &Path,
+    comparison: &Comparison<P::Way>,
+    goes_on: bool,
+    exports: impl Fn(Arm<P::Way>, u64) -> Vec<&'static str>,
+) -> Result<()> {
+    let ended: Vec<P::Run> = if goes_on { finished(folder)? } else { Vec::new() };
+    comparison.missing(&ended).into_iter().try_for_each(|(arm, seed)| {
+        folder::refuse_exports(&comparison.place(folder, arm, seed), &exports(arm, seed), goes_on)
+    })
 }
 
 /// Says what came of runs that have ended: their table, and report.json where that is asked for. Nothing is written.
@@ -122,14 +150,15 @@ fn show_ended<U: Run>(folder: &Path, runs: &[U], table: &Table, json: bool) -> R
     Ok(())
 }
 
-/// What to do about a run that failed, behind its name. `command` goes on; `has_news` tells whether this program has seen a step.
-pub fn way_on(command: &str, error: &anyhow::Error, has_news: bool) -> String {
+/// What to do about a run that failed, behind its name. `offer` is [`offer`]'s; `has_news` tells whether this program
+/// has seen a step.
+pub fn way_on(offer: &str, error: &anyhow::Error, has_news: bool) -> String {
     let is_state = |path: &Path| path.file_name().is_some_and(|name| name == STATE_FILE);
     match error.downcast_ref() {
-        Some(wgrad::Error::NonFinite { .. }) if has_news => format!(
-            "; to go on from what was saved last: {command}; with --debug-nan it names the kernel that is at fault"
-        ),
-        _ if has_news => format!("; to go on from what was saved last: {command}"),
+        Some(wgrad::Error::NonFinite { .. }) if has_news => {
+            format!("; {offer}; with --debug-nan it names the kernel that is at fault")
+        }
+        _ if has_news => format!("; {offer}"),
         Some(wgrad::Error::File { path, .. }) if is_state(path) => {
             " cannot go on: put back what was changed, or begin a new run (without --resume)".to_owned()
         }

@@ -1,9 +1,10 @@
 //! All runs of a program, one after the other.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use maud::Markup;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,9 +14,10 @@ use super::comparison::{Arm, Comparison, Way};
 use super::console::say;
 use super::html::{self, Page};
 use super::report::{Report, Run};
+use super::resume::{self, Arguments};
 use super::table::{self, Line};
 use super::words::Words;
-use super::{curves, history::History, resume};
+use super::{curves, history::History};
 
 /// What a program trains, and how it tells of it.
 pub trait Program {
@@ -89,6 +91,9 @@ impl<W: Way> Session<'_, W> {
         let mut history = if *goes_on { History::resume(folder) } else { History::create(folder)? };
         if *goes_on {
             report.runs = resume::finished(folder)?;
+            if !resume::is_saved(folder) {
+                say!("nothing was saved: the run begins anew");
+            }
         }
         let missing = comparison.missing(&report.runs);
         if comparison.arms().len() > 1 && !missing.is_empty() {
@@ -104,12 +109,13 @@ impl<W: Way> Session<'_, W> {
                 curves::draw(&folder.join("curves.png"), &history, &P::WORDS.score)?;
             }
             let run = result.map_err(|error| {
-                let way_on = resume::way_on(&self.command, &error, history.has_news());
+                let way_on = resume::way_on(&resume::offer(folder, &self.command), &error, history.has_news());
                 error.context(format!("run {}{way_on}", comparison.name(arm, seed)))
             })?;
             report.runs.push(run);
+            comparison.sort(&mut report.runs);
             html::write(folder, report, &page::<P>(&report.runs))?;
-            // Last, for it says that the run has ended.
+            // Last, for it says how the run has ended.
             report.write(folder)?;
             if self.stop.load(Ordering::Relaxed) {
                 break;
@@ -118,12 +124,33 @@ impl<W: Way> Session<'_, W> {
         Ok(())
     }
 
-    /// Says what came of the runs, and how to go on where some are missing.
-    pub fn conclude<P: Program<Way = W>>(&self, runs: &[P::Run]) {
+    /// Says what came of the runs, how to go on where some are missing, and what else there is to be `told`; in the
+    /// last line the report, where that is asked for.
+    ///
+    /// # Errors
+    /// If a run could not be exported, once all of this is said.
+    pub fn conclude<P, A, C>(&self, report: &Report<'_, A, C, P::Run>, told: Option<String>) -> Result<()>
+    where
+        P: Program<Way = W>,
+        A: Arguments,
+        C: Serialize,
+    {
+        let runs = &report.runs;
         say!("\n{}", P::table(runs));
         say!("written to {}", self.folder.display());
         if !self.comparison.missing(runs).is_empty() {
             say!("to go on: {}", self.command);
+        }
+        if let Some(told) = told {
+            say!("{told}");
+        }
+        if report.args.output().json {
+            writeln!(std::io::stdout(), "{}", serde_json::to_string(report)?).context("printing the report")?;
+        }
+        let error = |run: &P::Run| Some((run.which().name.clone(), run.course().export_error.clone()?));
+        match runs.iter().find_map(error) {
+            Some((name, error)) => bail!("run {name} has ended, and could not be exported: {error}"),
+            None => Ok(()),
         }
     }
 }

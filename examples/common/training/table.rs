@@ -9,7 +9,8 @@ use super::words::Words;
 /// A line of the table: what it shows, and how to print it for an arm's runs.
 pub type Line<U> = (&'static str, fn(&[&U]) -> String);
 
-/// The arms side by side, each in the mean of its runs, with the program's own lines at the end.
+/// The arms side by side, each in the mean of its runs, with the program's own lines at the end, those that say
+/// anything.
 pub fn results<U: Run>(all: &[U], words: &Words, own: &[Line<U>]) -> Table {
     let mut arms: Vec<(&str, Vec<&U>)> = Vec::new();
     for run in all {
@@ -20,10 +21,14 @@ pub fn results<U: Run>(all: &[U], words: &Words, own: &[Line<U>]) -> Table {
     }
     let mut table = with_columns("", arms.iter().map(|(name, _)| *name));
     let mut row = |name: &str, value: &dyn Fn(&[&U]) -> String| {
-        add_row(&mut table, name, arms.iter().map(|(_, runs)| value(runs)));
+        let values: Vec<String> = arms.iter().map(|(_, runs)| value(runs)).collect();
+        if values.iter().any(|value| !value.is_empty()) {
+            add_row(&mut table, name, values.into_iter());
+        }
     };
     let score = words.score;
-    row(&format!("test {}", score.name), &|runs| spread(runs, |r| score.times * r.score(), 2, score.unit));
+    let split = if all.iter().all(U::is_tested) { "test" } else { "validation" };
+    row(&format!("{split} {}", score.name), &|runs| spread(runs, |r| score.times * r.score(), 2, score.unit));
     if arms.iter().any(|(_, runs)| runs.len() > 1) {
         row("  less full length's, paired", &|runs| difference(runs, all, score.times));
         row("runs", &|runs| runs.len().to_string());
@@ -94,7 +99,7 @@ pub fn mean<U>(runs: &[&U], value: impl Fn(&U) -> f64) -> f64 {
 }
 
 /// The mean over the runs, and their standard deviation where there are several.
-fn spread<U>(runs: &[&U], value: impl Fn(&U) -> f64, digits: usize, unit: &str) -> String {
+pub fn spread<U>(runs: &[&U], value: impl Fn(&U) -> f64, digits: usize, unit: &str) -> String {
     mean_and_deviation(&runs.iter().map(|run| value(run)).collect::<Vec<_>>(), digits, unit)
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wgrad::gpu::Gpu;
 use wgrad::ops::TuneReport;
-use wgrad::train::{TUNING_BUDGET, Task, TuningStore, Workload, rehearse, tuned};
+use wgrad::train::{self, TUNING_BUDGET, Task, TuningStore, Workload, rehearse};
 
 use super::console::say;
 use super::device::{Device, TuneKind};
@@ -16,7 +16,7 @@ pub fn tune<T: Task>(gpu: &Gpu, device: &Device, works: &[Workload<'_, T>]) -> R
     let store = device.tuning_cache.clone().map_or_else(TuningStore::user_cache, TuningStore::Folder);
     let mut report = TuneReport::default();
     for work in works {
-        let own = tuned(gpu, work, &store, TUNING_BUDGET.saturating_sub(report.elapsed))?;
+        let own = train::tune(gpu, work, &store, TUNING_BUDGET.saturating_sub(report.elapsed))?;
         report.asked += own.asked;
         report.known += own.known;
         report.measured += own.measured;

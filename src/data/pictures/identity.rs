@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::fingerprint::Fingerprint;
 use super::{ImageOptions, Mix, Split, Transform};
 use crate::hash::absorb;
-use crate::identity;
+use crate::identity::{self, json};
 
 /// What decides on a source's batches.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,11 +29,6 @@ struct Settings<'a> {
     transform: &'a Transform,
 }
 
-/// Numbers and texts, which can always be written.
-fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 impl Identity {
     /// It takes a look at the files.
     pub(super) fn new(split: &Split, transform: &Transform, options: &ImageOptions) -> Self {
@@ -42,13 +37,13 @@ impl Identity {
         let settings = Settings { samples: split.len(), labels: format!("{labels:016x}"), strict, mix, transform };
         Identity {
             class_names: split.class_names().to_vec(),
-            settings: to_json(&settings),
+            settings: json(&settings),
             pictures: split.fingerprints(),
         }
     }
 
     pub(super) fn to_json(&self) -> String {
-        to_json(self)
+        json(self)
     }
 
     /// What is otherwise here than in `saved`, in words. Names and exchanged pictures come first: what they bring about

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::image::is_image_name;
+use crate::data::runs::is_run;
 use crate::error::{Error, Result};
 
 /// Pictures of kinds that are not read, though other programs show them.
@@ -12,10 +13,6 @@ const CONVERTIBLE: [&str; 20] = [
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".exr", ".hdr", ".dds", ".dng", ".cr2", ".cr3",
     ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef",
 ];
-/// What only a run writes. Pictures beside it are its curves and findings.
-const OF_A_RUN: [&str; 3] = ["state.safetensors", "best.safetensors", "last.safetensors"];
-/// What a run writes before its first step.
-const OF_A_NEW_RUN: [&str; 2] = ["args.json", "recipe.json"];
 /// A picture that belongs to no class.
 pub(super) const STRAY: &str = "stray picture";
 /// Why such a folder is not entered.
@@ -129,12 +126,6 @@ fn kind_of(path: &Path) -> String {
         Some(extension) => format!(".{}", extension.to_lowercase()),
         None => "other file".to_owned(),
     }
-}
-
-/// Whether a run of ours lies in this folder.
-fn is_run(dir: &Path) -> bool {
-    let has = |name: &&str| dir.join(name).is_file();
-    OF_A_RUN.iter().any(has) || OF_A_NEW_RUN.iter().all(has)
 }
 
 impl Unused {

@@ -20,6 +20,7 @@ use tempfile::SpooledTempFile;
 
 use super::reader::BLOCK;
 use crate::hash::hash_bytes;
+use crate::identity::json;
 
 const MAGIC: &[u8; 8] = b"wgradtok";
 /// Of the file, and of how texts are cut and become ids.
@@ -47,8 +48,7 @@ pub(super) struct Header {
 
 impl Header {
     fn to_json(&self) -> String {
-        // Texts and numbers can always be written.
-        serde_json::to_string(self).unwrap_or_default()
+        json(self)
     }
 
     /// What a file of it is called.

@@ -9,6 +9,7 @@ use super::{Special, Tokenizer, Tokens};
 use crate::data::random::{Purpose, below, keyed, shuffle};
 use crate::data::{Source, TokenBatch, Wanted};
 use crate::error::{Error, Result};
+use crate::identity::json;
 
 const OP: &str = "data.masked_text";
 
@@ -213,9 +214,7 @@ impl Source for MaskedText {
 
     /// The options, and what decides on the tokens.
     fn identity(&self) -> String {
-        let identity = Identity { kind: "masked", options: &self.options, tokens: self.tokens.identity() };
-        // Texts and numbers can always be written.
-        serde_json::to_string(&identity).unwrap_or_default()
+        json(&Identity { kind: "masked", options: &self.options, tokens: self.tokens.identity() })
     }
 
     fn check(&self, batch_size: usize) -> Result<()> {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Tokens;
 use crate::data::{Source, TokenBatch, Wanted};
 use crate::error::{Error, Result};
+use crate::identity::json;
 
 const OP: &str = "data.packed_text";
 
@@ -34,11 +35,6 @@ impl PackedText {
     /// What it is made of.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
-    }
-
-    /// Tokens at the end that are in no window.
-    pub fn left_over(&self) -> usize {
-        (self.tokens.len() % self.length as u64) as usize
     }
 }
 
@@ -75,9 +71,7 @@ impl Source for PackedText {
 
     /// T, and what decides on the tokens.
     fn identity(&self) -> String {
-        let identity = Identity { kind: "packed", length: self.length, tokens: self.tokens.identity() };
-        // Texts and numbers can always be written.
-        serde_json::to_string(&identity).unwrap_or_default()
+        json(&Identity { kind: "packed", length: self.length, tokens: self.tokens.identity() })
     }
 
     fn check(&self, batch_size: usize) -> Result<()> {

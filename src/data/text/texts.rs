@@ -8,14 +8,18 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::reader::{Piece, Reader, content_hash};
+use super::reader::{BLOCK, Piece, Reader, content_hash};
+use crate::data::runs::is_run;
 use crate::error::{Error, Result};
+use crate::files::expect_regular;
 use crate::hash::{absorb, hash_bytes};
 
 /// What in a folder is text, by the ending of its name.
-const ENDINGS: [&str; 4] = ["txt", "text", "md", "jsonl"];
+const ENDINGS: [&str; 5] = ["txt", "text", "md", "jsonl", "ndjson"];
 /// Of these, lines are JSON.
-const JSON_LINES: &str = "jsonl";
+const JSON_LINES: [&str; 2] = ["jsonl", "ndjson"];
+/// Lines of JSON, or one document, or in spite of its name a text: its content tells.
+const JSON: &str = "json";
 /// Folders within folders that are entered.
 const MAX_DEPTH: usize = 64;
 
@@ -35,11 +39,12 @@ pub enum Documents {
 /// How [`Texts`] are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextOptions {
-    /// What of a file is a document; of .jsonl, each line is one.
+    /// What of a file is a document; of .jsonl and .ndjson, each line is one.
     pub documents: Documents,
-    /// The field of a .jsonl's lines that holds the text.
+    /// The field of a .jsonl's or .ndjson's lines that holds the text.
     pub field: String,
-    /// The longest line of a .jsonl, in bytes. A line is held in memory; other texts are not, however long their lines are.
+    /// The longest line of a .jsonl or .ndjson, in bytes. A line is held in memory; other texts are not, however long
+    /// their lines are.
     pub max_line: usize,
 }
 
@@ -52,9 +57,10 @@ impl Default for TextOptions {
 
 /// Texts, of which none is held in memory: UTF-8, read block by block whenever they are needed.
 ///
-/// What cannot be read is an error that names the file and the byte, and of .jsonl the line: bytes that are not UTF-8, a NUL,
-/// broken JSON, a line without the field, a file without a document. Of lines, paragraphs and fields of JSON, blank or empty ones are
-/// no documents. A byte-order mark at a file's beginning is no part of its text; everything else is, line ends as they are.
+/// What cannot be read is an error that names the file and the byte, and of lines of JSON the line: bytes that are not
+/// UTF-8, a NUL, broken JSON, a line without the field, a file without a document. Of lines, paragraphs and fields of
+/// JSON, blank or empty ones are no documents. A byte-order mark at a file's beginning is no part of its text;
+/// everything else is, line ends as they are.
 #[derive(Clone, Debug)]
 pub struct Texts {
     items: Vec<Item>,
@@ -94,17 +100,40 @@ impl Item {
         })
     }
 
+    /// Whether its lines are JSON.
     fn is_json(&self) -> bool {
-        ending(Path::new(&self.name)) == JSON_LINES
+        JSON_LINES.contains(&ending(Path::new(&self.name)).as_str())
+    }
+
+    /// As text, a .json would be learnt with its braces and escapes: one that begins as JSON does is none.
+    fn refuse_json(&self) -> Result<()> {
+        if ending(Path::new(&self.name)) != JSON {
+            return Ok(());
+        }
+        let mut begin = Vec::new();
+        self.bytes()?.take(BLOCK).read_to_end(&mut begin).map_err(|e| Error::io(self.path(), e))?;
+        let begin = begin.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&begin);
+        if matches!(begin.trim_ascii_start(), [b'{' | b'[', ..]) {
+            let what = "is JSON and no text: call it .jsonl if each of its lines is an object with a text field; a \
+                        document of JSON is not read";
+            return Err(Error::file(self.path(), what));
+        }
+        Ok(())
     }
 }
 
 impl Texts {
     /// The text in a file, or those in a folder and in the folders below it, in the order of their paths: .txt, .text, .md, and
-    /// .jsonl. What else is there is told in [`Texts::unused`]; hidden files and folders and links to folders are left out.
+    /// .jsonl and .ndjson, whose lines are JSON. What else is there is told in [`Texts::unused`]; hidden files and
+    /// folders, links to folders and folders of runs, which hold texts of their own, are left out; `path` itself may be
+    /// one.
+    ///
+    /// A file that is named is read whatever its ending is, but for a .json that begins, behind white space, with `{`
+    /// or `[`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses, [`Error::File`] if there is no text or it is no regular file.
+    /// [`Error::Io`] if the system refuses, [`Error::File`] if there is no text, or it is such a .json or no regular
+    /// file.
     pub fn open(path: impl AsRef<Path>, options: TextOptions) -> Result<Self> {
         Self::open_all(&[path.as_ref().to_owned()], options)
     }
@@ -126,7 +155,7 @@ impl Texts {
     /// Texts in memory, each with a name, whose ending says whether its lines are JSON.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is none.
+    /// [`Error::Argument`] if there is none, [`Error::File`] for a .json as in [`Texts::open`].
     pub fn from_memory<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>, options: TextOptions) -> Result<Self> {
         let item = |(name, text): (&str, &str)| {
             let (bytes, place) = (text.len() as u64, Place::Memory(text.as_bytes().into()));
@@ -136,6 +165,7 @@ impl Texts {
         if items.is_empty() {
             return Err(Error::argument("data.text", "texts", "at least one", "none"));
         }
+        items.iter().try_for_each(Item::refuse_json)?;
         Ok(Texts { items, options, beside: None, unused: Vec::new() })
     }
 
@@ -168,13 +198,13 @@ impl Texts {
 
     fn add_file(&mut self, path: &Path, name: String) -> Result<()> {
         let about = fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !about.is_file() {
-            return Err(Error::file(path, "is not a regular file"));
-        }
+        expect_regular(path, &about)?;
         if about.len() == 0 {
             return Err(Error::file(path, "is empty"));
         }
-        self.items.push(Item { name, place: Place::File(path.to_owned()), bytes: about.len() });
+        let item = Item { name, place: Place::File(path.to_owned()), bytes: about.len() };
+        item.refuse_json()?;
+        self.items.push(item);
         Ok(())
     }
 
@@ -191,6 +221,11 @@ impl Texts {
     /// Bytes of all texts together.
     pub fn bytes(&self) -> u64 {
         self.items.iter().map(|item| item.bytes).sum()
+    }
+
+    /// Whether lines of JSON are among them, and so [`TextOptions::field`] counts.
+    pub fn has_json_lines(&self) -> bool {
+        self.items.iter().any(Item::is_json)
     }
 
     /// In words, what was found and is not read.
@@ -304,7 +339,9 @@ impl Found {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            if kind.is_dir() && depth == 0 {
+            if kind.is_dir() && is_run(&path) {
+                self.unused("folders of runs".to_owned());
+            } else if kind.is_dir() && depth == 0 {
                 return Err(Error::file(path, format!("is deeper than {MAX_DEPTH} folders")));
             } else if kind.is_dir() {
                 self.walk(&path, depth - 1)?;

@@ -14,7 +14,8 @@ use super::held_out::Rule;
 use super::reader::Piece;
 use super::{Special, Texts, Tokenizer};
 use crate::error::{Error, Result};
-use crate::files::replace_file;
+use crate::files::{expect_regular, replace_file};
+use crate::identity::json;
 
 /// The folder beside the texts that caches are put into by default. It is hidden, and so no text of theirs.
 const FOLDER: &str = ".wgrad-tokens";
@@ -97,9 +98,7 @@ impl TokenFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(|e| Error::io(path, e))?,
         };
-        if !file.metadata().map_err(|e| Error::io(path, e))?.is_file() {
-            return Err(Error::file(path, "is not a regular file"));
-        }
+        expect_regular(path, &file.metadata().map_err(|e| Error::io(path, e))?)?;
         // SAFETY: the map must not change while it is read. This crate never writes into such a file: it puts a new one in its
         // place, and the map keeps the old one. Another program that writes into it breaks that; every pattern of bits is a
         // number, and each id is checked when it is read, so what it writes is then another token or an error. If it cuts the file
@@ -299,10 +298,7 @@ impl Tokens {
     /// As JSON, all that decides on them: tokenizer, texts by their content, how they were read, and which part of them.
     pub fn identity(&self) -> String {
         let Header { tokenizer, texts, settings, separator, .. } = &self.file.header;
-        let identity =
-            Identity { version: VERSION, tokenizer, texts, settings, separator: *separator, parts: &self.rules };
-        // Texts and numbers can always be written.
-        serde_json::to_string(&identity).unwrap_or_default()
+        json(&Identity { version: VERSION, tokenizer, texts, settings, separator: *separator, parts: &self.rules })
     }
 }
 

@@ -1,6 +1,7 @@
 //! BERT's sizes.
 
 use crate::error::{Error, Result};
+use crate::identity::json;
 use crate::models::settings;
 use crate::nn::LoraConfig;
 use crate::ops::Gelu;
@@ -106,9 +107,7 @@ impl BertConfig {
             pooler: bool,
             num_labels: usize,
         }
-        let identity = Identity { settings: self, pooler: self.pooler, num_labels: self.num_labels };
-        // A struct of numbers and names can always be written.
-        serde_json::to_string(&identity).unwrap_or_default()
+        json(&Identity { settings: self, pooler: self.pooler, num_labels: self.num_labels })
     }
 
     /// Whether the sizes fit together.

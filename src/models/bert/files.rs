@@ -7,13 +7,15 @@ use serde::Serialize;
 
 use super::{Bert, BertConfig};
 use crate::checkpoint::{
-    self, CONFIG_FILE, Checkpoint, HostTensor, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download, fault,
+    self, CONFIG_FILE, Checkpoint, HostTensor, Pair, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download,
+    fault,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::adapters::{self, Place};
-use crate::models::peft::{self, Known, Pair, Spelling};
+use crate::models::library::{dtype, label};
+use crate::models::peft::{self, AdapterReading, Spelling};
 use crate::models::transformers::{
-    FolderOptions, check_depth, check_rows, dtype, is_of_class, layer_shapes, parse_config, read_config, says_class,
+    FolderOptions, check_depth, check_rows, is_of_class, layer_shapes, parse_config, read_config, says_class,
     single_file_metadata, take_copy, write_folder,
 };
 
@@ -124,8 +126,8 @@ const ADAPTED: [Pair; 6] = [
 ];
 
 /// By which adapters are read.
-const KNOWN: Known =
-    Known { blocks: &[("bert.encoder.layer.", BLOCKS), (BLOCKS, BLOCKS)], layers: &[&ADAPTED], heads: &[] };
+const KNOWN: AdapterReading =
+    AdapterReading { blocks: &[("bert.encoder.layer.", BLOCKS), (BLOCKS, BLOCKS)], layers: &[&ADAPTED], heads: &[] };
 
 /// As which they are written.
 const SPELLING: Spelling = Spelling {
@@ -221,9 +223,9 @@ impl Pretrained {
     /// plain model of it.
     ///
     /// # Errors
-    /// [`Error::File`] if the settings are others than are computed here, which are named, [`Error::Parameter`] if a tensor is not
-    /// of a layer of this model, or does not fit it; [`Error::Argument`] if the model has adapters already; [`Error::Io`] if the
-    /// system refuses.
+    /// [`crate::Error::File`] if the settings are others than are computed here, which are named,
+    /// [`crate::Error::Parameter`] if a tensor is not of a layer of this model, or does not fit it;
+    /// [`crate::Error::Argument`] if the model has adapters already; [`crate::Error::Io`] if the system refuses.
     pub fn load_adapter(&mut self, folder: impl AsRef<Path>) -> Result<()> {
         let places: Vec<Place> = places(&self.config).collect();
         let (lora, tensors) = peft::load(folder.as_ref(), &KNOWN, self.config.lora.as_ref(), &places, BLOCKS)?;
@@ -235,11 +237,9 @@ impl Pretrained {
     /// Merges the model's adapters into its weights, W + α/r · B·A, if it has any: what is left computes the same within rounding.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if a tensor is missing or of another shape.
+    /// [`crate::Error::Parameter`] if a tensor is missing or of another shape.
     pub fn merge_adapters(&mut self) -> Result<()> {
-        if let Some(lora) = &self.config.lora {
-            adapters::merge(&mut self.checkpoint.tensors, places(&self.config), lora)?;
-        }
+        adapters::merge(&mut self.checkpoint.tensors, places(&self.config), self.config.lora.as_ref())?;
         self.config.lora = None;
         Ok(())
     }
@@ -248,7 +248,7 @@ impl Pretrained {
 /// The layers that may have adapters.
 fn places(config: &BertConfig) -> impl Iterator<Item = Place> + use<> {
     let sizes = [config.hidden_size, config.intermediate_size, config.intermediate_size];
-    let block = move |block: usize| Place::of_block(&format!("{BLOCKS}{block}."), &super::NAMES, sizes);
+    let block = move |block: usize| Place::of_block(&format!("{BLOCKS}{block}."), &super::LAYER_NAMES, sizes);
     (0..config.num_hidden_layers).flat_map(block)
 }
 
@@ -330,19 +330,17 @@ struct ConfigJson<'a> {
 ///
 /// The folder is written beside its place, and then takes it. If there is such a folder already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
-/// name. A folder with any other content is not touched.
+/// name. Hidden files in it stay; a folder with any other content is not touched.
 ///
 /// # Errors
-/// [`crate::Error::Argument`] for a file that is none of a tokenizer's, [`crate::Error::File`] if the folder holds other files,
-/// [`crate::Error::Io`] if the system refuses, [`crate::Error::Parameter`] if a weight is beyond the range of f16 where that is
-/// asked for; and if the device fails.
+/// [`crate::Error::Argument`] for a file that is none of a tokenizer's, or a model with parameters that were added to
+/// it, [`crate::Error::File`] if the folder holds other files, [`crate::Error::Io`] if the system refuses,
+/// [`crate::Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
 pub fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> Result<()> {
+    model.parameters.expect_plain("save")?;
     let (mut weights, config) = (download(model.parameters())?, model.config());
-    if let Some(lora) = &config.lora {
-        adapters::merge(&mut weights, places(config), lora)?;
-    }
+    adapters::merge(&mut weights, places(config), config.lora.as_ref())?;
     let config = &BertConfig { lora: None, ..config.clone() };
-    let label = |i: usize| format!("LABEL_{i}");
     let json = ConfigJson {
         architectures: [if config.num_labels > 0 { "BertForSequenceClassification" } else { "BertForMaskedLM" }],
         model_type: MODEL_TYPE,
@@ -360,12 +358,10 @@ pub fn save(folder: &Path, model: &Bert, options: &FolderOptions<'_>) -> Result<
 /// perhaps with `@` and a revision.
 ///
 /// # Errors
-/// [`Error::Argument`] if the model has none, or more is trained; otherwise as [`save`].
+/// [`crate::Error::Argument`] if the model has none, or more is trained or was added; otherwise as [`save`].
 pub fn save_adapter(folder: &Path, model: &Bert, base: Option<&str>) -> Result<()> {
-    let Some(lora) = &model.config().lora else {
-        return Err(Error::argument("save_adapter", "lora", "a model with adapters", "none"));
-    };
-    peft::save(folder, model.parameters(), lora, places(model.config()), &SPELLING, base)
+    let config = model.config();
+    peft::save(folder, &model.parameters, config.lora.as_ref(), places(config), &SPELLING, base)
 }
 
 /// Writes weights that have been read back as one file, under transformers' names, which says itself what model it is of: what a

@@ -60,8 +60,10 @@ impl Classification {
 
     /// tanh(dense(first token)): `f32[B, T, C]` to `f32[B, C]`.
     pub(super) fn pool(&self, hidden: &Tensor) -> Result<Tensor> {
-        let first = ops::slice_tokens(hidden, 0..1)?;
-        let [batch, _, width] = [0, 1, 2].map(|axis| first.dims()[axis]);
+        let &[batch, _, width] = hidden.dims() else {
+            return Err(Error::Shape { op: OP, what: "needs f32[B, T, C]", got: hidden.info() });
+        };
+        let first = ops::slice(hidden, 1, 0..1)?;
         ops::tanh(&self.pooler.forward(&ops::reshape(&first, &[batch, width])?)?)
     }
 

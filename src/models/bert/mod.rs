@@ -17,6 +17,7 @@ use config::OP;
 use embeddings::Embeddings;
 use heads::{Classification, Predictions};
 
+use super::extended::Extended;
 use super::layer_of_block;
 use crate::autograd::Parameters;
 use crate::error::{Error, Result};
@@ -35,14 +36,18 @@ use crate::tensor::Tensor;
 /// stands at the ends alone, that gradient is 0.
 pub struct Bert {
     config: BertConfig,
-    parameters: Parameters,
+    parameters: Extended,
+    layers: Layers,
+}
+
+struct Layers {
     embeddings: Embeddings,
     blocks: Encoder,
     predictions: Predictions,
     classification: Option<Classification>,
 }
 
-const NAMES: BlockNames = BlockNames {
+const LAYER_NAMES: BlockNames = BlockNames {
     norm1: "attention.output.LayerNorm",
     qkv: "attention.self.qkv",
     proj: "attention.output.dense",
@@ -52,29 +57,44 @@ const NAMES: BlockNames = BlockNames {
     ..BlockNames::TIMM
 };
 
+impl Layers {
+    /// With transformers' initial values.
+    fn new(init: &mut Init<'_>, config: &BertConfig) -> Result<Self> {
+        let embeddings = Embeddings::new(init.at("embeddings"), config)?;
+        let block = block_config(config);
+        let blocks = Encoder::new(init.at("encoder.layer"), config.num_hidden_layers, |_| block)?;
+        let predictions = Predictions::new(init.at("cls.predictions"), config)?;
+        let classification = Classification::new(init, config)?;
+        Ok(Layers { embeddings, blocks, predictions, classification })
+    }
+}
+
 impl Bert {
     /// A new model on `gpu` with transformers' initial values, drawn from `seed`, but for the padding token's, which are drawn too.
     ///
     /// # Errors
     /// As [`BertConfig::check`], or if the device has no room.
     pub fn new(gpu: &Gpu, config: BertConfig, seed: u64) -> Result<Self> {
-        config.check()?;
-        // Their sizes first.
-        let sizes = Self::build(Parameters::new(&gpu.dry_run()?), config.clone(), seed)?;
-        Self::build(Parameters::like(gpu, &sizes.parameters), config, seed)
+        Ok(Self::new_with(gpu, config, seed, |_| Ok(()))?.0)
     }
 
-    fn build(mut parameters: Parameters, config: BertConfig, seed: u64) -> Result<Self> {
-        let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
-        let embeddings = Embeddings::new(init.at("embeddings"), &config)?;
-        let block = block_config(&config);
-        let blocks = Encoder::new(init.at("encoder.layer"), config.num_hidden_layers, |_| block)?;
-        let predictions = Predictions::new(init.at("cls.predictions"), &config)?;
-        let classification = Classification::new(&mut init, &config)?;
-        if let Some(lora) = &config.lora {
-            lora.freeze(&parameters)?;
-        }
-        Ok(Bert { config, parameters, embeddings, blocks, predictions, classification })
+    /// A model as [`Bert::new`] makes it, as a part of one of your own: as [`crate::models::vit::Vit::new_with`], which
+    /// has an example. What is added counts as a head. [`write()`] and [`save`] refuse a model with such parts:
+    /// [`crate::checkpoint::write()`] writes all parameters under their own names, and
+    /// [`crate::checkpoint::load_parameters`] reads them.
+    ///
+    /// # Errors
+    /// As [`Bert::new`], those of `added`, and [`Error::Parameter`] if it adds a path that the model has.
+    pub fn new_with<E>(
+        gpu: &Gpu,
+        config: BertConfig,
+        seed: u64,
+        added: impl Fn(&mut Init<'_>) -> Result<E>,
+    ) -> Result<(Self, E)> {
+        config.check()?;
+        let layers = |init: &mut Init<'_>| Layers::new(init, &config);
+        let (parameters, layers, added) = Extended::build(gpu, seed, config.lora.as_ref(), layers, added)?;
+        Ok((Bert { config, parameters, layers }, added))
     }
 
     /// Scores of all positions, `u32[B, T]` to `f32[B, T, V]`. A loss does without them: see [`LanguageModel`].
@@ -90,7 +110,7 @@ impl Bert {
     /// # Errors
     /// As [`LanguageModel::hidden`].
     pub fn embed(&self, tokens: &Tokens<'_>, mode: &Mode) -> Result<Tensor> {
-        mode.dropout(self.embeddings.forward(tokens)?, self.config.hidden_dropout_prob, 0)
+        mode.dropout(self.layers.embeddings.forward(tokens)?, self.config.hidden_dropout_prob, 0)
     }
 
     /// What the pooler makes of the first token, tanh of a layer: [`LanguageModel::hidden`] `f32[B, T, C]` to `f32[B, C]`.
@@ -110,7 +130,7 @@ impl Bert {
     }
 
     fn classification(&self) -> Result<&Classification> {
-        self.classification.as_ref().ok_or_else(|| Error::argument(OP, "pooler", "there to pool tokens", "none"))
+        self.layers.classification.as_ref().ok_or_else(|| Error::argument(OP, "pooler", "there to pool tokens", "none"))
     }
 
     /// Its sizes.
@@ -118,19 +138,19 @@ impl Bert {
         &self.config
     }
 
-    /// Its parameters.
+    /// Its parameters, and what was added to it ([`Bert::new_with`]).
     pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+        self.parameters.all()
     }
 
     /// Its blocks.
     pub fn encoder(&self) -> &Encoder {
-        &self.blocks
+        &self.layers.blocks
     }
 
     /// The device.
     pub fn gpu(&self) -> &Gpu {
-        self.parameters.gpu()
+        self.parameters().gpu()
     }
 }
 
@@ -143,7 +163,7 @@ fn block_config(config: &BertConfig) -> BlockConfig {
         attention_dropout: config.attention_probs_dropout_prob,
         eps: config.layer_norm_eps,
         order: NormOrder::Post,
-        names: NAMES,
+        names: LAYER_NAMES,
         std,
         residual_std: std,
         ..BlockConfig::new(config.hidden_size, config.num_attention_heads)
@@ -159,11 +179,11 @@ impl fmt::Debug for Bert {
 
 impl Model for Bert {
     fn parameters(&self) -> &Parameters {
-        &self.parameters
+        self.parameters.all()
     }
 
     fn identity(&self) -> String {
-        self.config.identity()
+        self.parameters.identity(self.config.identity())
     }
 
     fn extent(&self) -> Extent {
@@ -176,9 +196,9 @@ impl Model for Bert {
         if path.starts_with("embeddings.") { 0 } else { layer_of_block("encoder.layer.", path, depth) }
     }
 
-    /// The classifier, and the masked tokens' head.
+    /// The classifier, the masked tokens' head, and what was added.
     fn is_head(&self, path: &str) -> bool {
-        path.starts_with("classifier.") || path.starts_with("cls.")
+        path.starts_with("classifier.") || path.starts_with("cls.") || self.parameters.is_added(path)
     }
 }
 
@@ -197,15 +217,15 @@ impl LanguageModel for Bert {
             Some(lengths) => Mask::NONE.with_lengths(lengths)?,
             None => Mask::NONE,
         };
-        self.blocks.forward(self.embed(tokens, mode)?, spans, &mask, mode)
+        self.layers.blocks.forward(self.embed(tokens, mode)?, spans, &mask, mode)
     }
 
     /// A layer, GELU and a norm.
     fn transform(&self, rows: &Tensor, mode: &Mode) -> Result<Tensor> {
-        self.predictions.transform(rows, mode)
+        self.layers.predictions.transform(rows, mode)
     }
 
     fn decoder(&self) -> (Tensor, Option<Tensor>) {
-        (self.embeddings.words.tensor(), Some(self.predictions.bias.tensor()))
+        (self.layers.embeddings.words.tensor(), Some(self.layers.predictions.bias.tensor()))
     }
 }

@@ -1,6 +1,7 @@
 //! GPT-2's sizes.
 
 use crate::error::{Error, Result};
+use crate::identity::json;
 use crate::models::settings;
 use crate::nn::{LoraConfig, QKV_PARTS};
 use crate::ops::Gelu;
@@ -109,8 +110,7 @@ impl Gpt2Config {
 
     /// Itself as JSON.
     pub fn identity(&self) -> String {
-        // A struct of numbers and names can always be written.
-        serde_json::to_string(self).unwrap_or_default()
+        json(self)
     }
 
     /// Whether the sizes fit together.

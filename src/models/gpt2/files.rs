@@ -7,15 +7,16 @@ use serde::Serialize;
 
 use super::{Gpt2, Gpt2Config};
 use crate::checkpoint::{
-    self, CONFIG_FILE, Checkpoint, HostTensor, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download,
+    self, CONFIG_FILE, Checkpoint, HostTensor, Pair, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download,
     in_block,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::adapters::{self, Place};
-use crate::models::peft::{self, Known, Pair, Spelling};
+use crate::models::library::dtype;
+use crate::models::peft::{self, AdapterReading, Spelling};
 use crate::models::transformers::{
-    FolderOptions, check_depth, check_rows, dtype, layer_shapes, parse_config, read_config, single_file_metadata,
-    take_copy, write_folder,
+    FolderOptions, check_depth, check_rows, layer_shapes, parse_config, read_config, single_file_metadata, take_copy,
+    write_folder,
 };
 
 /// transformers' `model_type`.
@@ -106,7 +107,8 @@ const ADAPTED: [Pair; 4] = [
 ];
 
 /// By which adapters are read.
-const KNOWN: Known = Known { blocks: &[("transformer.h.", BLOCKS), (BLOCKS, BLOCKS)], layers: &[&ADAPTED], heads: &[] };
+const KNOWN: AdapterReading =
+    AdapterReading { blocks: &[("transformer.h.", BLOCKS), (BLOCKS, BLOCKS)], layers: &[&ADAPTED], heads: &[] };
 
 /// As which they are written: beside `Conv1D`s.
 const SPELLING: Spelling = Spelling {
@@ -183,9 +185,9 @@ impl Pretrained {
     /// plain model of it.
     ///
     /// # Errors
-    /// [`Error::File`] if the settings are others than are computed here, which are named, [`Error::Parameter`] if a tensor is not
-    /// of a layer of this model, or does not fit it; [`Error::Argument`] if the model has adapters already; [`Error::Io`] if the
-    /// system refuses.
+    /// [`crate::Error::File`] if the settings are others than are computed here, which are named,
+    /// [`crate::Error::Parameter`] if a tensor is not of a layer of this model, or does not fit it;
+    /// [`crate::Error::Argument`] if the model has adapters already; [`crate::Error::Io`] if the system refuses.
     pub fn load_adapter(&mut self, folder: impl AsRef<Path>) -> Result<()> {
         let places: Vec<Place> = places(&self.config).collect();
         let (lora, tensors) = peft::load(folder.as_ref(), &KNOWN, self.config.lora.as_ref(), &places, BLOCKS)?;
@@ -197,11 +199,9 @@ impl Pretrained {
     /// Merges the model's adapters into its weights, W + α/r · B·A, if it has any: what is left computes the same within rounding.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if a tensor is missing or of another shape.
+    /// [`crate::Error::Parameter`] if a tensor is missing or of another shape.
     pub fn merge_adapters(&mut self) -> Result<()> {
-        if let Some(lora) = &self.config.lora {
-            adapters::merge(&mut self.checkpoint.tensors, places(&self.config), lora)?;
-        }
+        adapters::merge(&mut self.checkpoint.tensors, places(&self.config), self.config.lora.as_ref())?;
         self.config.lora = None;
         Ok(())
     }
@@ -210,7 +210,7 @@ impl Pretrained {
 /// The layers that may have adapters.
 fn places(config: &Gpt2Config) -> impl Iterator<Item = Place> + use<> {
     let sizes = [config.n_embd, config.hidden(), config.hidden()];
-    (0..config.n_layer).flat_map(move |block| Place::of_block(&format!("{BLOCKS}{block}."), &super::NAMES, sizes))
+    (0..config.n_layer).flat_map(move |block| Place::of_block(&format!("{BLOCKS}{block}."), &super::LAYER_NAMES, sizes))
 }
 
 /// Of the matrix that tokens and output layer share, programs that save each tensor once keep either name.
@@ -281,17 +281,16 @@ struct ConfigJson<'a> {
 ///
 /// The folder is written beside its place, and then takes it. If there is such a folder already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
-/// name. A folder with any other content is not touched.
+/// name. Hidden files in it stay; a folder with any other content is not touched.
 ///
 /// # Errors
-/// [`crate::Error::Argument`] for a file that is none of a tokenizer's, [`crate::Error::File`] if the folder holds other files,
-/// [`crate::Error::Io`] if the system refuses, [`crate::Error::Parameter`] if a weight is beyond the range of f16 where that is
-/// asked for; and if the device fails.
+/// [`crate::Error::Argument`] for a file that is none of a tokenizer's, or a model with parameters that were added to
+/// it, [`crate::Error::File`] if the folder holds other files, [`crate::Error::Io`] if the system refuses,
+/// [`crate::Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
 pub fn save(folder: &Path, model: &Gpt2, options: &FolderOptions<'_>) -> Result<()> {
+    model.parameters.expect_plain("save")?;
     let (mut weights, config) = (download(model.parameters())?, model.config());
-    if let Some(lora) = &config.lora {
-        adapters::merge(&mut weights, places(config), lora)?;
-    }
+    adapters::merge(&mut weights, places(config), config.lora.as_ref())?;
     let config = ConfigJson {
         architectures: ["GPT2LMHeadModel"],
         model_type: MODEL_TYPE,
@@ -307,12 +306,10 @@ pub fn save(folder: &Path, model: &Gpt2, options: &FolderOptions<'_>) -> Result<
 /// perhaps with `@` and a revision.
 ///
 /// # Errors
-/// [`Error::Argument`] if the model has none, or more is trained; otherwise as [`save`].
+/// [`crate::Error::Argument`] if the model has none, or more is trained or was added; otherwise as [`save`].
 pub fn save_adapter(folder: &Path, model: &Gpt2, base: Option<&str>) -> Result<()> {
-    let Some(lora) = &model.config().lora else {
-        return Err(Error::argument("save_adapter", "lora", "a model with adapters", "none"));
-    };
-    peft::save(folder, model.parameters(), lora, places(model.config()), &SPELLING, base)
+    let config = model.config();
+    peft::save(folder, &model.parameters, config.lora.as_ref(), places(config), &SPELLING, base)
 }
 
 /// Writes weights that have been read back as one file, under transformers' names and in its layout, which says itself what

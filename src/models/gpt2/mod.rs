@@ -8,12 +8,13 @@ mod generate;
 pub use config::Gpt2Config;
 #[cfg(feature = "files")]
 pub use files::{Pretrained, from_bytes, open, save, save_adapter, write};
-pub use generate::{Generation, Sampling};
+pub use generate::Generation;
 
 use std::fmt;
 
 use config::OP;
 
+use super::extended::Extended;
 use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
@@ -30,7 +31,11 @@ use crate::tensor::Tensor;
 /// its matrices are `[out, in]`, as everywhere here, and [`open`] and [`save`] turn transformers' `[in, out]` round.
 pub struct Gpt2 {
     config: Gpt2Config,
-    parameters: Parameters,
+    parameters: Extended,
+    layers: Layers,
+}
+
+struct Layers {
     /// `f32[V, C]`; also the output layer's weight.
     wte: Parameter,
     /// `f32[positions, C]`
@@ -39,7 +44,7 @@ pub struct Gpt2 {
     ln_f: LayerNorm,
 }
 
-const NAMES: BlockNames = BlockNames {
+const LAYER_NAMES: BlockNames = BlockNames {
     norm1: "ln_1",
     qkv: "attn.c_attn",
     proj: "attn.c_proj",
@@ -49,30 +54,45 @@ const NAMES: BlockNames = BlockNames {
     ..BlockNames::TIMM
 };
 
+impl Layers {
+    /// With transformers' initial values.
+    fn new(init: &mut Init<'_>, config: &Gpt2Config) -> Result<Self> {
+        let &Gpt2Config { vocab_size, n_positions, n_embd: width, n_layer, initializer_range: std, .. } = config;
+        let wte = init.at("wte").trunc_normal("weight", &[vocab_size, width], std)?;
+        let wpe = init.at("wpe").trunc_normal("weight", &[n_positions, width], std)?;
+        let block = block_config(config);
+        let blocks = Encoder::new(init.at("h"), n_layer, |_| block)?;
+        let ln_f = LayerNorm::new(init.at("ln_f"), width, config.layer_norm_epsilon)?;
+        Ok(Layers { wte, wpe, blocks, ln_f })
+    }
+}
+
 impl Gpt2 {
     /// A new model on `gpu` with transformers' initial values, drawn from `seed`.
     ///
     /// # Errors
     /// As [`Gpt2Config::check`], or if the device has no room.
     pub fn new(gpu: &Gpu, config: Gpt2Config, seed: u64) -> Result<Self> {
-        config.check()?;
-        // Their sizes first.
-        let sizes = Self::build(Parameters::new(&gpu.dry_run()?), config.clone(), seed)?;
-        Self::build(Parameters::like(gpu, &sizes.parameters), config, seed)
+        Ok(Self::new_with(gpu, config, seed, |_| Ok(()))?.0)
     }
 
-    fn build(mut parameters: Parameters, config: Gpt2Config, seed: u64) -> Result<Self> {
-        let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
-        let Gpt2Config { vocab_size, n_positions, n_embd: width, n_layer, initializer_range: std, .. } = config;
-        let wte = init.at("wte").trunc_normal("weight", &[vocab_size, width], std)?;
-        let wpe = init.at("wpe").trunc_normal("weight", &[n_positions, width], std)?;
-        let block = block_config(&config);
-        let blocks = Encoder::new(init.at("h"), n_layer, |_| block)?;
-        let ln_f = LayerNorm::new(init.at("ln_f"), width, config.layer_norm_epsilon)?;
-        if let Some(lora) = &config.lora {
-            lora.freeze(&parameters)?;
-        }
-        Ok(Gpt2 { config, parameters, wte, wpe, blocks, ln_f })
+    /// A model as [`Gpt2::new`] makes it, as a part of one of your own: as [`crate::models::vit::Vit::new_with`], which
+    /// has an example. What is added counts as a head. [`write()`] and [`save`] refuse a model with such parts:
+    /// [`crate::checkpoint::write()`] writes all parameters under their own names, and
+    /// [`crate::checkpoint::load_parameters`] reads them.
+    ///
+    /// # Errors
+    /// As [`Gpt2::new`], those of `added`, and [`Error::Parameter`] if it adds a path that the model has.
+    pub fn new_with<E>(
+        gpu: &Gpu,
+        config: Gpt2Config,
+        seed: u64,
+        added: impl Fn(&mut Init<'_>) -> Result<E>,
+    ) -> Result<(Self, E)> {
+        config.check()?;
+        let layers = |init: &mut Init<'_>| Layers::new(init, &config);
+        let (parameters, layers, added) = Extended::build(gpu, seed, config.lora.as_ref(), layers, added)?;
+        Ok((Gpt2 { config, parameters, layers }, added))
     }
 
     /// Scores of all positions, `u32[B, T]` to `f32[B, T, V]`. A loss does without them: see [`LanguageModel`].
@@ -104,8 +124,8 @@ impl Gpt2 {
             let expected = format!("at most {}, the model's positions", self.config.n_positions);
             return Err(Error::argument(OP, "tokens of a sample", expected, end));
         }
-        let positions = ops::slice(&self.wpe.tensor(), 0, first..end)?;
-        let x = ops::add(&ops::embedding(&self.wte.tensor(), ids)?, &positions)?;
+        let positions = ops::slice(&self.layers.wpe.tensor(), 0, first..end)?;
+        let x = ops::add(&ops::embedding(&self.layers.wte.tensor(), ids)?, &positions)?;
         mode.dropout(x, self.config.embd_pdrop, 0)
     }
 
@@ -113,10 +133,10 @@ impl Gpt2 {
     fn next_scores(&self, ids: &Tensor, caches: &mut [KeyValues]) -> Result<Tensor> {
         let (mode, first) = (Mode::evaluation(), caches.first().map_or(0, KeyValues::len));
         let x = self.embed_from(first, ids, &mode)?;
-        let x = self.blocks.forward_cached(x, caches, Precision::F32)?;
+        let x = self.layers.blocks.forward_cached(x, caches, Precision::F32)?;
         let last = x.dims()[1] - 1;
-        let x = ops::reshape(&ops::slice_tokens(&x, last..last + 1)?, &[1, self.config.n_embd])?;
-        self.logits(&self.ln_f.forward(&x, DType::F32)?, &mode)
+        let x = ops::reshape(&ops::slice(&x, 1, last..last + 1)?, &[1, self.config.n_embd])?;
+        self.logits(&self.layers.ln_f.forward(&x, DType::F32)?, &mode)
     }
 
     /// Its sizes.
@@ -124,19 +144,19 @@ impl Gpt2 {
         &self.config
     }
 
-    /// Its parameters.
+    /// Its parameters, and what was added to it ([`Gpt2::new_with`]).
     pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+        self.parameters.all()
     }
 
     /// Its blocks.
     pub fn encoder(&self) -> &Encoder {
-        &self.blocks
+        &self.layers.blocks
     }
 
     /// The device.
     pub fn gpu(&self) -> &Gpu {
-        self.parameters.gpu()
+        self.parameters().gpu()
     }
 }
 
@@ -149,7 +169,7 @@ fn block_config(config: &Gpt2Config) -> BlockConfig {
         attention_dropout: config.attn_pdrop,
         eps: config.layer_norm_epsilon,
         order: NormOrder::Pre,
-        names: NAMES,
+        names: LAYER_NAMES,
         std,
         // So that the residual stream, a sum of 2·L of them, begins no wider in a deeper model.
         residual_std: std / (2.0 * config.n_layer as f32).sqrt(),
@@ -166,11 +186,11 @@ impl fmt::Debug for Gpt2 {
 
 impl Model for Gpt2 {
     fn parameters(&self) -> &Parameters {
-        &self.parameters
+        self.parameters.all()
     }
 
     fn identity(&self) -> String {
-        self.config.identity()
+        self.parameters.identity(self.config.identity())
     }
 
     fn extent(&self) -> Extent {
@@ -183,9 +203,9 @@ impl Model for Gpt2 {
         if path.starts_with("wte.") || path.starts_with("wpe.") { 0 } else { layer_of_block("h.", path, depth) }
     }
 
-    /// None: the output layer is the tokens' own matrix.
-    fn is_head(&self, _path: &str) -> bool {
-        false
+    /// What was added alone: the output layer is the tokens' own matrix.
+    fn is_head(&self, path: &str) -> bool {
+        self.parameters.is_added(path)
     }
 }
 
@@ -201,8 +221,8 @@ impl LanguageModel for Gpt2 {
     /// The blocks' result, behind the last norm. Lengths change nothing: what follows the last real token is seen by none before
     /// it. Segments are an error, since GPT-2 has none.
     fn hidden(&self, tokens: &Tokens<'_>, spans: &[Span<TokenIndices>], mode: &Mode) -> Result<Tensor> {
-        let x = self.blocks.forward(self.embed(tokens, mode)?, spans, &Mask::CAUSAL, mode)?;
-        self.ln_f.forward(&x, DType::F32)
+        let x = self.layers.blocks.forward(self.embed(tokens, mode)?, spans, &Mask::CAUSAL, mode)?;
+        self.layers.ln_f.forward(&x, DType::F32)
     }
 
     /// The rows themselves.
@@ -211,6 +231,6 @@ impl LanguageModel for Gpt2 {
     }
 
     fn decoder(&self) -> (Tensor, Option<Tensor>) {
-        (self.wte.tensor(), None)
+        (self.layers.wte.tensor(), None)
     }
 }

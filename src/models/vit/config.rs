@@ -1,6 +1,7 @@
 //! A ViT's sizes.
 
 use crate::error::{Error, Result};
+use crate::identity::json;
 use crate::models::settings;
 use crate::nn::LoraConfig;
 use crate::ops::{Gelu, Normalize};
@@ -292,8 +293,7 @@ impl VitConfig {
 
     /// Itself as JSON.
     pub fn identity(&self) -> String {
-        // A struct of numbers and names can always be written.
-        serde_json::to_string(self).unwrap_or_default()
+        json(self)
     }
 
     /// The configuration that [`VitConfig::identity`] made this text of.

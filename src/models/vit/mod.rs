@@ -21,6 +21,7 @@ pub use crate::preprocess::{CropMode, Interpolation};
 use std::fmt;
 
 use self::readout::Readout;
+use super::extended::Extended;
 use super::layer_of_block;
 use crate::autograd::{Parameter, Parameters};
 use crate::error::{Error, Result};
@@ -33,7 +34,11 @@ use crate::tensor::Tensor;
 /// A Vision Transformer for classification.
 pub struct Vit {
     config: VitConfig,
-    parameters: Parameters,
+    parameters: Extended,
+    layers: Layers,
+}
+
+struct Layers {
     cls_token: Option<Parameter>,
     dist_token: Option<Parameter>,
     reg_token: Option<Parameter>,
@@ -45,23 +50,9 @@ pub struct Vit {
     readout: Readout,
 }
 
-impl Vit {
-    /// Paths of the heads that a model may have, which start anew where classes differ ([`crate::checkpoint::MatchOptions`]).
-    pub const HEADS: &[&str] = config::HEADS;
-
-    /// A new model on `gpu` with timm's initial values, drawn from `seed`.
-    ///
-    /// # Errors
-    /// As [`VitConfig::check`], or if the device has no room.
-    pub fn new(gpu: &Gpu, config: VitConfig, seed: u64) -> Result<Self> {
-        config.check()?;
-        // Their sizes first.
-        let sizes = Self::build(Parameters::new(&gpu.dry_run()?), config.clone(), seed)?;
-        Self::build(Parameters::like(gpu, &sizes.parameters), config, seed)
-    }
-
-    fn build(mut parameters: Parameters, config: VitConfig, seed: u64) -> Result<Self> {
-        let mut init = Init::new(&mut parameters, seed).with_lora(config.lora.as_ref());
+impl Layers {
+    /// With timm's initial values.
+    fn new(init: &mut Init<'_>, config: &VitConfig) -> Result<Self> {
         let width = config.embed_dim;
         let cls_token = config.class_token.then(|| init.trunc_normal("cls_token", &[1, 1, width], 1e-6)).transpose()?;
         let dist_token =
@@ -77,27 +68,73 @@ impl Vit {
         let (patch, normalize) = (config.patch_size, config.normalize);
         let patch_embed = PatchEmbed::new(init.at("patch_embed"), patch, width, config.patch_bias, normalize)?;
         let norm_pre = config.pre_norm.then(|| LayerNorm::new(init.at("norm_pre"), width, config.eps)).transpose()?;
-        let blocks = Encoder::new(init.at("blocks"), config.depth, |i| block_config(&config, i))?;
+        let blocks = Encoder::new(init.at("blocks"), config.depth, |i| block_config(config, i))?;
         let blocks = match config.rope_temperature {
-            Some(base) => blocks.with_rotary(&rotary::positions(init.gpu(), &config, base)?),
+            Some(base) => blocks.with_rotary(&rotary::positions(init.gpu(), config, base)?),
             None => blocks,
         };
-        let readout = Readout::new(&mut init, &config)?;
-        if let Some(lora) = &config.lora {
-            lora.freeze(&parameters)?;
-        }
-        Ok(Vit {
-            config,
-            parameters,
-            cls_token,
-            dist_token,
-            reg_token,
-            pos_embed,
-            patch_embed,
-            norm_pre,
-            blocks,
-            readout,
-        })
+        let readout = Readout::new(init, config)?;
+        Ok(Layers { cls_token, dist_token, reg_token, pos_embed, patch_embed, norm_pre, blocks, readout })
+    }
+}
+
+impl Vit {
+    /// Paths of the heads that a model may have, which start anew where classes differ
+    /// ([`crate::checkpoint::MatchOptions`]).
+    pub const HEADS: &[&str] = config::HEADS;
+
+    /// A new model on `gpu` with timm's initial values, drawn from `seed`.
+    ///
+    /// # Errors
+    /// As [`VitConfig::check`], or if the device has no room.
+    pub fn new(gpu: &Gpu, config: VitConfig, seed: u64) -> Result<Self> {
+        Ok(Self::new_with(gpu, config, seed, |_| Ok(()))?.0)
+    }
+
+    /// A model as [`Vit::new`] makes it, as a part of one of your own: `added` makes further layers, whose parameters
+    /// stand behind the model's in [`Vit::parameters`], so that one trainer and one checkpoint have them all. (It is
+    /// called twice, see [`crate::nn::build()`].)
+    ///
+    /// What is added counts as a part of the head ([`Model::is_head`]): neither adapters nor a run's settings freeze
+    /// it. It belongs to the layer that its path says, behind the last block if that is below no block.
+    /// [`crate::checkpoint::load_parameters`] reads a checkpoint into it, and says what is new where the paths of what
+    /// is added are among [`crate::checkpoint::MatchOptions::head`]. [`save`] and [`VitFile`] write all of it, and
+    /// [`open`] reads that; what writes for other libraries refuses it. Random layers that are added are numbered as if
+    /// they were of blocks from `depth + 1` on ([`crate::nn::Block::layers_below`], [`Encoder::numbered`]): the head's
+    /// dropout has the numbers of one block behind the last.
+    ///
+    /// ```
+    /// # let gpu = wgrad::Gpu::new()?.dry_run()?;
+    /// use wgrad::models::vit::{Vit, VitConfig};
+    /// use wgrad::nn::{Linear, Mode};
+    /// use wgrad::{DType, Tensor, ops};
+    ///
+    /// // How old somebody is, from a picture.
+    /// let config = VitConfig::tiny();
+    /// let inputs = config.head_inputs();
+    /// let (vit, age) = Vit::new_with(&gpu, config, 0, |init| Linear::new(init.at("age"), inputs, 1, true))?;
+    /// assert!(vit.parameters().get("age.weight").is_some());
+    ///
+    /// // The loss of a task, `train::Task::loss`, whose model is `vit`.
+    /// let images = Tensor::zeros(&gpu, DType::F32, &[8, 3, 224, 224])?;
+    /// let features = vit.features(&images, &[], &Mode::evaluation())?;
+    /// let ages = age.forward(&vit.pool(&features)?)?;
+    /// let loss = ops::mse_loss(&ages, &Tensor::zeros(&gpu, DType::F32, &[8, 1])?)?;
+    /// # Ok::<(), wgrad::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Vit::new`], those of `added`, and [`Error::Parameter`] if it adds a path that the model has.
+    pub fn new_with<E>(
+        gpu: &Gpu,
+        config: VitConfig,
+        seed: u64,
+        added: impl Fn(&mut Init<'_>) -> Result<E>,
+    ) -> Result<(Self, E)> {
+        config.check()?;
+        let layers = |init: &mut Init<'_>| Layers::new(init, &config);
+        let (parameters, layers, added) = Extended::build(gpu, seed, config.lora.as_ref(), layers, added)?;
+        Ok((Vit { config, parameters, layers }, added))
     }
 
     /// Logits: `u8[B, 3, H, W]` (normalised here) or `f32[B, 3, H, W]` (already normalised) to `f32[B, V]`.
@@ -118,7 +155,7 @@ impl Vit {
     /// # Errors
     /// If the features are not of the model's width, or the device fails.
     pub fn classify(&self, features: &Tensor, mode: &Mode) -> Result<Tensor> {
-        self.readout.head(&self.pre_logits_of(features)?, &self.config, mode)
+        self.layers.readout.head(&self.pool(features)?, &self.config, mode)
     }
 
     /// The logits of each head by itself, which [`Vit::classify`] gives the mean of: one, or with [`VitConfig::distilled`] two, of the
@@ -127,13 +164,17 @@ impl Vit {
     /// # Errors
     /// As [`Vit::classify`].
     pub fn classify_each(&self, features: &Tensor, mode: &Mode) -> Result<Vec<Tensor>> {
-        self.readout.heads(&self.pre_logits_of(features)?, &self.config, mode)
+        self.layers.readout.heads(&self.pool(features)?, &self.config, mode)
     }
 
-    /// `f32[B, T, C]` to what the head reads, `f32[B, F]`.
-    fn pre_logits_of(&self, features: &Tensor) -> Result<Tensor> {
+    /// What the head reads of what the last block has made of each token ([`Vit::features`]), pooled and normed:
+    /// `f32[B, T, C]` or `f32[B, R, C]` to `f32[B, F]` with F of [`Headed::head_inputs`].
+    ///
+    /// # Errors
+    /// If the features are not of the model's width, or the device fails.
+    pub fn pool(&self, features: &Tensor) -> Result<Tensor> {
         match features.dims() {
-            &[_, _, width] if width == self.config.embed_dim => self.readout.pre_logits(features, &self.config),
+            &[_, _, width] if width == self.config.embed_dim => self.layers.readout.pre_logits(features, &self.config),
             _ => Err(Error::Shape { op: "ViT", what: "needs features [B, T, C]", got: features.info() }),
         }
     }
@@ -154,10 +195,10 @@ impl Vit {
             x = ops::token_gather(&x, positions)?;
             spans = &[];
         }
-        if let Some(norm) = &self.norm_pre {
+        if let Some(norm) = &self.layers.norm_pre {
             x = norm.forward(&x, DType::F32)?;
         }
-        self.blocks.forward(x, spans, &Mask::NONE, mode)
+        self.layers.blocks.forward(x, spans, &Mask::NONE, mode)
     }
 
     /// What the first block sees, but for a norm before it: images to `f32[B, T, C]`, with their positions.
@@ -180,7 +221,7 @@ impl Vit {
 
     /// Images to `f32[B, T, C]`.
     fn tokens(&self, images: &Tensor) -> Result<Tensor> {
-        let patches = self.patch_embed.forward(images)?;
+        let patches = self.layers.patch_embed.forward(images)?;
         let prefix = self.prefix()?;
         let Some(pos) = self.positions()? else {
             return prefix.as_ref().map_or_else(|| Ok(patches.clone()), |prefix| with_prefix(&patches, prefix));
@@ -193,7 +234,7 @@ impl Vit {
 
     /// The learned positions of what they are added to, `f32[1, N, C]` or `f32[1, T, C]`: zeros where registers alone have none.
     fn positions(&self) -> Result<Option<Tensor>> {
-        let Some(pos) = self.pos_embed.as_ref().map(Parameter::tensor) else { return Ok(None) };
+        let Some(pos) = self.layers.pos_embed.as_ref().map(Parameter::tensor) else { return Ok(None) };
         let VitConfig { no_embed_class, no_embed_reg, reg_tokens, embed_dim, .. } = self.config;
         if no_embed_class || !no_embed_reg || reg_tokens == 0 {
             return Ok(Some(pos));
@@ -209,7 +250,8 @@ impl Vit {
 
     /// The tokens before the patches, `f32[1, P, C]`, if there are any.
     fn prefix(&self) -> Result<Option<Tensor>> {
-        let tokens = [&self.reg_token, &self.dist_token, &self.cls_token].into_iter().flatten().map(Parameter::tensor);
+        let Layers { reg_token, dist_token, cls_token, .. } = &self.layers;
+        let tokens = [reg_token, dist_token, cls_token].into_iter().flatten().map(Parameter::tensor);
         tokens.map(Ok).reduce(|behind, token| with_prefix(&behind?, &token?)).transpose()
     }
 
@@ -218,19 +260,19 @@ impl Vit {
         &self.config
     }
 
-    /// Its parameters, in timm's order and under timm's names.
+    /// Its parameters, in timm's order and under timm's names; and what was added to it ([`Vit::new_with`]).
     pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+        self.parameters.all()
     }
 
     /// Its blocks.
     pub fn encoder(&self) -> &Encoder {
-        &self.blocks
+        &self.layers.blocks
     }
 
     /// The device.
     pub fn gpu(&self) -> &Gpu {
-        self.parameters.gpu()
+        self.parameters().gpu()
     }
 }
 
@@ -243,11 +285,11 @@ impl fmt::Debug for Vit {
 
 impl Model for Vit {
     fn parameters(&self) -> &Parameters {
-        &self.parameters
+        self.parameters.all()
     }
 
     fn identity(&self) -> String {
-        self.config.identity()
+        self.parameters.identity(self.config.identity())
     }
 
     fn extent(&self) -> Extent {
@@ -260,7 +302,7 @@ impl Model for Vit {
     }
 
     fn is_head(&self, path: &str) -> bool {
-        path.split('.').next().is_some_and(|first| Self::HEADS.contains(&first))
+        path.split('.').next().is_some_and(|first| Self::HEADS.contains(&first)) || self.parameters.is_added(path)
     }
 
     /// timm's grouping: none on biases, norms, the class token and the positions.
@@ -292,12 +334,12 @@ impl Headed for Vit {
     }
 
     fn pre_logits(&self, images: &Tensor, mode: &Mode) -> Result<Tensor> {
-        self.pre_logits_of(&self.features(images, &[], mode)?)
+        self.pool(&self.features(images, &[], mode)?)
     }
 
     fn head(&self, pre_logits: &Tensor, mode: &Mode) -> Result<Tensor> {
         match pre_logits.dims() {
-            &[_, width] if width == self.head_inputs() => self.readout.head(pre_logits, &self.config, mode),
+            &[_, width] if width == self.head_inputs() => self.layers.readout.head(pre_logits, &self.config, mode),
             _ => Err(Error::Shape { op: "ViT", what: "needs what the head reads, [B, F]", got: pre_logits.info() }),
         }
     }

@@ -36,7 +36,7 @@ impl Readout {
         if self.head_dist.is_none() {
             return self.pool(x, config);
         }
-        let tokens = self.norm(&ops::slice_tokens(x, 0..2)?)?;
+        let tokens = self.norm(&ops::slice(x, 1, 0..2)?)?;
         ops::reshape(&tokens, &[x.dims()[0], 2 * config.embed_dim])
     }
 
@@ -64,7 +64,7 @@ impl Readout {
         if let Some(pool) = &self.attn_pool {
             // timm's ViT shows it the patches alone, its Eva, which has rotary positions, all tokens.
             let first = if config.rope_temperature.is_some() { 0 } else { first_patch };
-            return pool.forward(&self.norm(&ops::slice_tokens(x, first..x.dims()[1])?)?);
+            return pool.forward(&self.norm(&ops::slice(x, 1, first..x.dims()[1])?)?);
         }
         match config.global_pool {
             Pool::Token | Pool::Map => self.norm(&token_at(x, 0)?),
@@ -89,5 +89,5 @@ fn head_of(init: &mut Init<'_>, name: &str, inputs: usize, config: &VitConfig) -
 
 /// A token of each sample: of `f32[B, T, C]`, `f32[B, C]`.
 fn token_at(x: &Tensor, token: usize) -> Result<Tensor> {
-    ops::reshape(&ops::slice_tokens(x, token..token + 1)?, &[x.dims()[0], x.shape().last()])
+    ops::reshape(&ops::slice(x, 1, token..token + 1)?, &[x.dims()[0], x.shape().last()])
 }

@@ -2,10 +2,11 @@
 
 use super::packed::Dims;
 use super::scores::Scores;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
-use crate::ops::random::{Purpose, RandomKey, halves, threshold};
+use crate::ops::item::LANES;
+use crate::ops::random::{Draws, Purpose, RandomKey};
 
 /// Dropout, and where it draws from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,38 +18,12 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// `dropout`, if it drops anything.
+    /// What `dropout` draws, if it drops anything.
     ///
     /// # Errors
-    /// [`Error::Argument`] if p is not in 0 ≤ p < 1.
-    pub(super) fn checked(op: &'static str, dropout: Option<Dropout>) -> Result<Option<Dropout>> {
-        let Some(Dropout { p, .. }) = dropout else { return Ok(None) };
-        if !(0.0..1.0).contains(&p) {
-            return Err(Error::argument(op, "p", "at least 0 and below 1", p));
-        }
-        Ok(dropout.filter(|_| p > 0.0))
-    }
-}
-
-/// What `shaders/lib/draws.wgsl` finds in a kernel's `Params`. The default drops nothing.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Draws {
-    pub(super) key: [u32; 2],
-    pub(super) layer: u32,
-    pub(super) first: [u32; 2],
-    pub(super) threshold: u32,
-    pub(super) keep_scale: f32,
-}
-
-impl From<Dropout> for Draws {
-    fn from(Dropout { p, key }: Dropout) -> Self {
-        Draws {
-            key: key.words(Purpose::Attention),
-            layer: key.layer,
-            first: halves(key.first_sample),
-            threshold: threshold(p),
-            keep_scale: 1.0 / (1.0 - p),
-        }
+    /// [`Error::Argument`](crate::Error::Argument) if p is not in 0 ≤ p < 1.
+    pub(super) fn draws(op: &'static str, dropout: Option<Dropout>) -> Result<Option<Draws>> {
+        dropout.map_or(Ok(None), |Dropout { p, key }| Draws::new(op, p, key, Purpose::Attention))
     }
 }
 
@@ -87,42 +62,44 @@ static IN_PLACE: Kernel =
 
 pub(super) const KERNELS: &[&Kernel] = &[&INTO, &IN_PLACE];
 
-/// Invocations of a workgroup, and the vec4s that each treats with the words that it makes: as in the shader.
-const LANES: usize = 64;
+/// The vec4s that each invocation treats with the words that it makes, as in the shader.
 const RUN: usize = 16;
 
-impl Dropout {
-    /// What is left of `weights`, written to `kept`.
-    pub(super) fn drop_into(self, gpu: &Gpu, scores: &Scores, weights: &BufferView, kept: &BufferView) -> Result<()> {
-        self.dispatch(gpu, &INTO, scores, &[kept, weights])
-    }
+/// What is left of `weights`, written to `kept`.
+pub(super) fn drop_into(
+    draws: Draws,
+    gpu: &Gpu,
+    scores: &Scores,
+    weights: &BufferView,
+    kept: &BufferView,
+) -> Result<()> {
+    dispatch(draws, gpu, &INTO, scores, &[kept, weights])
+}
 
-    /// The same in place; also of the weights' gradients.
-    pub(super) fn drop_in_place(self, gpu: &Gpu, scores: &Scores, weights: &BufferView) -> Result<()> {
-        self.dispatch(gpu, &IN_PLACE, scores, &[weights])
-    }
+/// The same in place; also of the weights' gradients.
+pub(super) fn drop_in_place(draws: Draws, gpu: &Gpu, scores: &Scores, weights: &BufferView) -> Result<()> {
+    dispatch(draws, gpu, &IN_PLACE, scores, &[weights])
+}
 
-    fn dispatch(self, gpu: &Gpu, kernel: &'static Kernel, scores: &Scores, buffers: &[&BufferView]) -> Result<()> {
-        let Dims { batch, heads, tokens, .. } = scores.dims;
-        let (row, matrices) = (scores.stride() / 4, batch * heads);
-        let groups = (tokens * row).div_ceil(LANES * RUN);
-        let draws = Draws::from(self);
-        let params = WeightsDropoutParams {
-            items: (tokens * row) as u32,
-            row: row as u32,
-            heads: heads as u32,
-            matrices: matrices as u32,
-            groups: groups as u32,
-            key_low: draws.key[0],
-            key_high: draws.key[1],
-            layer: draws.layer,
-            first_low: draws.first[0],
-            first_high: draws.first[1],
-            threshold: draws.threshold,
-            keep_scale: draws.keep_scale,
-        };
-        gpu.dispatch(kernel, &params, buffers, Grid::linear(matrices * groups, 1))
-    }
+fn dispatch(draws: Draws, gpu: &Gpu, kernel: &'static Kernel, scores: &Scores, buffers: &[&BufferView]) -> Result<()> {
+    let Dims { batch, heads, tokens, .. } = scores.dims;
+    let (row, matrices) = (scores.stride() / 4, batch * heads);
+    let groups = (tokens * row).div_ceil(LANES * RUN);
+    let params = WeightsDropoutParams {
+        items: (tokens * row) as u32,
+        row: row as u32,
+        heads: heads as u32,
+        matrices: matrices as u32,
+        groups: groups as u32,
+        key_low: draws.key[0],
+        key_high: draws.key[1],
+        layer: draws.layer,
+        first_low: draws.first[0],
+        first_high: draws.first[1],
+        threshold: draws.threshold,
+        keep_scale: draws.keep_scale,
+    };
+    gpu.dispatch(kernel, &params, buffers, Grid::linear(matrices * groups, 1))
 }
 
 /// The same on the CPU.

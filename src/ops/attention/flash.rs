@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::dropout::{Draws, Dropout};
+use super::dropout::Dropout;
 use super::mask::Mask;
 use super::packed::Dims;
 use crate::autograd::{Backward, ParentGradients, record};
@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::lib::philox_rounds;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
 use crate::ops::item::{longest, pieces};
+use crate::ops::random::Draws;
 use crate::ops::shape;
 use crate::ops::variants::{ByFamily, ByPrecision};
 use crate::shape::DType;
@@ -248,7 +249,7 @@ pub fn attention_flash(qkv: &Tensor, heads: usize, mask: &Mask, dropout: Option<
         dims,
         is_causal: mask.is_causal(),
         lengths: mask.lengths_for(OP, qkv, dims.batch)?,
-        dropout: Dropout::checked(OP, dropout)?,
+        draws: Dropout::draws(OP, dropout)?,
         qkv: qkv.detach(),
     };
     let out = Tensor::unwritten(gpu, qkv.dtype(), shape(OP, &[dims.batch, dims.tokens, dims.channels()])?)?;
@@ -265,7 +266,7 @@ struct Call {
     is_causal: bool,
     /// `u32[B]`
     lengths: Option<Tensor>,
-    dropout: Option<Dropout>,
+    draws: Option<Draws>,
     /// `[B, T, 3·C]`
     qkv: Tensor,
 }
@@ -276,14 +277,21 @@ impl Call {
     }
 
     fn is_masked(&self) -> bool {
-        self.lengths.is_some() || self.dropout.is_some()
+        self.lengths.is_some() || self.draws.is_some()
     }
 
-    /// Records a pass that makes `products` products of T·T·D for each head: at once, or, where T is more than the kernel's loops
-    /// can run through, for equal parts of the other side. `own` are its bindings behind those that all passes have.
+    /// Records a pass that makes `products` products of T·T·D for each head: at once, or, where T is more than
+    /// [`Call::part`], for equal parts of the other side. `own` are its bindings behind those that all passes have.
     fn run(&self, pass: &'static Kernel, accumulate: u32, own: &[&BufferView], products: u64) -> Result<()> {
-        let most = longest(self.dims.tokens, PART, |rows| pass.fits(&self.params(0..rows, 0), self.grid()));
-        self.run_in_parts(pass, accumulate, own, products, most)
+        self.run_in_parts(pass, accumulate, own, products, self.part(pass))
+    }
+
+    /// Rows of the other side that a dispatch meets: no more than the kernel's loops can run through or one sum should
+    /// take. Halves are rounded with each part, so that they come in no more of them than the loops need.
+    fn part(&self, pass: &'static Kernel) -> usize {
+        let most = if self.qkv.dtype() == DType::F32 { LONGEST_SUM } else { usize::MAX };
+        let fits = |rows: usize| rows <= most && pass.fits(&self.params(0..rows, 0), self.grid());
+        longest(self.dims.tokens, PART, fits)
     }
 
     /// The same with at most `most` rows a part, a multiple of [`PART`].
@@ -315,7 +323,7 @@ impl Call {
     /// Those of a dispatch that meets the rows `part` of the other side.
     fn params(&self, part: Range<usize>, accumulate: u32) -> FlashParams {
         let Dims { batch, heads, tokens, .. } = self.dims;
-        let draws = self.dropout.map_or(Draws::default(), Draws::from);
+        let draws = self.draws.unwrap_or_default();
         FlashParams {
             tokens: tokens as u32,
             heads: heads as u32,
@@ -345,6 +353,9 @@ impl Call {
 
 /// Parts of the other side begin at multiples of so many rows: the blocks in which the kernels of GPUs meet them.
 const PART: usize = 32;
+/// Rows of the other side that a sum takes at most: each is added to it by itself, and a longer sum of terms of one
+/// sign would lose digits.
+const LONGEST_SUM: usize = 4096;
 
 struct Rule {
     /// `[B, T, C]`
@@ -384,7 +395,7 @@ mod tests {
             dims,
             is_causal: mask.is_causal(),
             lengths: mask.lengths().cloned(),
-            dropout,
+            draws: Dropout::draws("attention", dropout)?,
             qkv: Tensor::from_slice(gpu, &[TOKENS * 96], &wave(TOKENS * 96, 0.7))?,
         };
         let dy = Tensor::from_slice(gpu, &[TOKENS * 32], &wave(TOKENS * 32, 0.3))?;
@@ -396,6 +407,32 @@ mod tests {
         call.run_in_parts(&passes.backward_q, 0, &[dy, l, d, e, o], 3, most)?;
         call.run_in_parts(&passes.backward_kv, 0, &[dy, l, d, e], 4, most)?;
         Ok([out.to_vec()?, lse.to_vec()?, dqkv.to_vec()?])
+    }
+
+    /// No sum takes more rows than [`LONGEST_SUM`], and up to those a pass is one dispatch, as far as its loops reach.
+    #[test]
+    fn long_sums_go_in_parts() -> Result<()> {
+        for family in [KernelFamily::Lane, KernelFamily::Workgroup] {
+            let gpu = Gpu::with_options(&GpuOptions { family: Some(family), ..Default::default() })?;
+            for (tokens, group) in [(197, 197), (2048, 2048), (4096, 4096), (8192, 4096), (50_000, 3872)] {
+                let Some(head) = HEADS.iter().find(|head| head.width == 64) else { return Ok(()) };
+                let call = Call {
+                    form: head.pick(&gpu, DType::F32),
+                    dims: Dims { batch: 1, heads: 1, tokens, width: 64 },
+                    is_causal: false,
+                    lengths: None,
+                    draws: None,
+                    qkv: Tensor::zeros(&gpu, DType::F32, &[4])?,
+                };
+                let passes = call.passes();
+                for pass in [&passes.forward, &passes.backward_q, &passes.backward_kv] {
+                    let part = call.part(pass);
+                    let is_right = part == group || (family == KernelFamily::Lane && part < group);
+                    assert!(is_right, "{} of {tokens}: {part}", pass.name);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// More keys and queries than a kernel's loops can run through go in parts, in both forms.

@@ -35,9 +35,9 @@ impl Mask {
     /// Those at its own position and before.
     pub const CAUSAL: Mask = Mask { is_causal: true, lengths: None };
 
-    /// The same for samples that are padded at their end: of each, only the keys in front of its length, `u32[B]`, are seen,
-    /// all of them where it is longer than the sample. Padded queries see what they would see without padding, and a query
-    /// that sees no key gets zeros.
+    /// The mask for samples that are padded at their end: of each, of the keys that the mask lets through only those in
+    /// front of its length, `u32[B]`, are seen, all of them where it is longer than the sample. Padded queries see what
+    /// they would see without padding, and a query that sees no key gets zeros.
     ///
     /// # Errors
     /// If `lengths` is not `u32[B]`. That B is the batch's is looked at where the mask is used.

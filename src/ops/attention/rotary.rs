@@ -53,6 +53,8 @@ pub(super) const KERNELS: &[&Kernel] = &[&VEC4, &VEC4_KEPT, &SCALAR, &SCALAR_KEP
 static ALL: ByItem = ByItem::new(&VEC4, &SCALAR).with_half(&HALF);
 static KEPT: ByItem = ByItem::new(&VEC4_KEPT, &SCALAR_KEPT).with_half(&HALF_KEPT);
 
+const OP: &str = "rotary";
+
 /// The angles by which the places of tokens turn queries and keys, the same in every head. Clones share memory.
 #[derive(Clone, Debug)]
 pub struct Rotary {
@@ -74,11 +76,15 @@ impl Rotary {
     /// Of `angles`, in radians, D/2 for each of `tokens` places: angle j is that of channels j and j + D/2 of a head, as in DINOv3.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are none, or they are no whole number for each place; or if the device has no room.
+    /// [`Error::Argument`] if there are none, they are no whole number for each place, or one is not finite; or if the
+    /// device has no room.
     pub fn new(gpu: &Gpu, tokens: usize, angles: &[f64]) -> Result<Self> {
         if tokens == 0 || angles.is_empty() || !angles.len().is_multiple_of(tokens) {
             let expected = format!("a whole number for each of {tokens} places");
-            return Err(Error::argument("rotary", "number of angles", expected, angles.len()));
+            return Err(Error::argument(OP, "number of angles", expected, angles.len()));
+        }
+        if let Some(bad) = angles.iter().find(|angle| !angle.is_finite()) {
+            return Err(Error::argument(OP, "angles", "finite", bad));
         }
         let pairs = angles.len() / tokens;
         let place =
@@ -88,9 +94,14 @@ impl Rotary {
         Ok(Rotary { table: Tensor::from_slice(gpu, &[tokens, 2 * pairs], &table)?, pairs: Pairs::Halves })
     }
 
-    /// The same with angle j for channels 2j and 2j + 1, as in EVA-02.
+    /// The positions with angle j for channels 2j and 2j + 1, as in EVA-02.
     pub fn interleaved(self) -> Self {
         Rotary { pairs: Pairs::Neighbours, ..self }
+    }
+
+    /// T, how many places it has angles for.
+    pub fn tokens(&self) -> usize {
+        self.table.dims()[0]
     }
 }
 
@@ -104,7 +115,6 @@ impl Rotary {
 /// # Errors
 /// If `qkv` is not `[B, T, 3·heads·D]` of the T and D that `rotary` is for, or not what `kept` is for.
 pub fn rotary(qkv: Tensor, heads: usize, rotary: &Rotary, kept: Option<&TokenIndices>) -> Result<Tensor> {
-    const OP: &str = "rotary";
     let dims = Dims::of(OP, &qkv, heads)?;
     expect(OP, &qkv, dims.width.is_multiple_of(2), "the width of a head must be even")?;
     let (table, dtype) = (&rotary.table, qkv.dtype());

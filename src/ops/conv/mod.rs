@@ -49,8 +49,9 @@ impl Pool2d {
     }
 }
 
-/// Convolution (cross-correlation, as everywhere in this field): `f32[B, C, H, W]` with `weight` `f32[O, C, KH, KW]` and `bias`
-/// `f32[O]` to `f32[B, O, OH, OW]`, OH = ⌊(H + 2·padding − dilation·(KH − 1) − 1) / stride⌋ + 1.
+/// Convolution (cross-correlation, as everywhere in this field): `f32[B, C, H, W]` with `weight` `f32[O, C, KH, KW]`
+/// and `bias` `f32[O]` to `f32[B, O, OH, OW]`, OH = ⌊(H + 2·padding − dilation·(KH − 1) − 1) / stride⌋ + 1. The weight
+/// may be f16 if nothing asks for its gradient, as that of a [`linear`] layer.
 ///
 /// # Errors
 /// If shapes or dtypes do not fit, or the kernel is larger than the padded picture.
@@ -59,7 +60,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) 
     let [batch, channels, _, _] = picture(OP, x)?;
     let [out, of, kh, kw] = weight.shape().to_array().ok_or(Error::Shape {
         op: OP,
-        what: "the weight must be f32[O, C, KH, KW]",
+        what: "the weight must be [O, C, KH, KW]",
         got: weight.info(),
     })?;
     super::expect_match(OP, x, weight, channels == of, "channels differ")?;

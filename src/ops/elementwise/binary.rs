@@ -133,10 +133,13 @@ binaries! {
 /// Broadcast ones alone: `crate::ops::add()` does the others.
 static ADD: Kernel = broadcast!("add", "forward", "binary.wgsl", "binary/add.wgsl", FORWARD);
 static SUB: Forms = forms!(forward "sub", "binary/sub.wgsl");
-static EQUAL: Forms = forms!(forward "equal", "binary/equal.wgsl");
+static EQ: Forms = forms!(forward "eq", "binary/eq.wgsl");
+static NE: Forms = forms!(forward "ne", "binary/ne.wgsl");
+static LT: Forms = forms!(forward "lt", "binary/lt.wgsl");
+static LE: Forms = forms!(forward "le", "binary/le.wgsl");
 
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    let plain = [&SUB, &EQUAL].into_iter();
+    let plain = [&SUB, &EQ, &NE, &LT, &LE].into_iter();
     let all = plain.chain(ALL.iter().flat_map(|f| [&f.forward, &f.backward[0], &f.backward[1]]));
     [&ADD].into_iter().chain(all.flat_map(|forms| [&forms.same, &forms.broadcast])).collect()
 }
@@ -152,6 +155,13 @@ fn result(op: &'static str, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 fn value(op: &'static str, forms: &'static Forms, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let z = result(op, x, y)?;
     forms.dispatch(x, y, z.shape(), &[&z], 0)?;
+    Ok(z)
+}
+
+/// f(y, x) outside any graph.
+fn exchanged(op: &'static str, forms: &'static Forms, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let z = result(op, x, y)?;
+    forms.dispatch(y, x, z.shape(), &[&z], 0)?;
     Ok(z)
 }
 
@@ -234,9 +244,54 @@ pub(super) fn broadcast_add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     Ok(record(z, &[x, y], || LinearRule { terms: [(x.shape(), 1.0), (y.shape(), 1.0)] }))
 }
 
-/// 1 where x and y are equal, else 0, broadcast. Has no gradient.
-pub(in crate::ops) fn equal(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    value("equal", &EQUAL, x, y)
+/// 1 where x = y, else 0, element by element, broadcast: `f32[..]` and `f32[..]` to their common shape, in no graph. A
+/// condition for [`where_`](crate::ops::where_). As IEEE 754 has it, −0 equals 0 and NaN equals nothing; on devices without
+/// subnormal numbers those count as 0.
+///
+/// # Errors
+/// As [`mul`].
+pub fn eq(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    value("eq", &EQ, x, y)
+}
+
+/// 1 where x ≠ y, else 0: what [`eq`] is not, so 1 where one of them is NaN.
+///
+/// # Errors
+/// As [`mul`].
+pub fn ne(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    value("ne", &NE, x, y)
+}
+
+/// 1 where x < y, else 0, as where one of them is NaN; else as [`eq`].
+///
+/// # Errors
+/// As [`mul`].
+pub fn lt(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    value("lt", &LT, x, y)
+}
+
+/// 1 where x ≤ y, else 0, as where one of them is NaN; else as [`eq`].
+///
+/// # Errors
+/// As [`mul`].
+pub fn le(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    value("le", &LE, x, y)
+}
+
+/// 1 where x > y, else 0, as where one of them is NaN; else as [`eq`].
+///
+/// # Errors
+/// As [`mul`].
+pub fn gt(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    exchanged("gt", &LT, x, y)
+}
+
+/// 1 where x ≥ y, else 0, as where one of them is NaN; else as [`eq`].
+///
+/// # Errors
+/// As [`mul`].
+pub fn ge(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    exchanged("ge", &LE, x, y)
 }
 
 /// Of a sum of terms factor · x, which keeps nothing but their shapes.

@@ -9,7 +9,7 @@ use crate::ops::{expand, expect, expect_f32, expect_match};
 use crate::shape::{DType, Shape};
 use crate::tensor::Tensor;
 
-walk_params!(WhereParams { items: u32, side: u32, accumulate: u32 });
+walk_params!(WhereParams { items: u32, side: u32, accumulate: u32, mask: u32 });
 
 static FORWARD: Kernel = Kernel {
     name: "where.forward",
@@ -30,14 +30,16 @@ static BACKWARD: Kernel = Kernel {
 
 pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
 
-/// x where `condition` is not 0, else y, element by element: `u32[..]`, `f32[..]` and `f32[..]`, broadcast, to their common shape.
+/// x where `condition` is not 0, else y, element by element: `u32[..]` or `f32[..]`, `f32[..]` and `f32[..]`, broadcast, to
+/// their common shape. The condition, such as [`lt`](crate::ops::lt) makes, has no gradient; −0 is 0, and NaN is not.
 /// (PyTorch's `where`, which is a word of Rust's own.)
 ///
 /// # Errors
 /// If the dtypes are others, or the shapes have no common one.
 pub fn where_(condition: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     const OP: &str = "where";
-    expect(OP, condition, condition.dtype() == DType::U32, "the condition must be u32")?;
+    let is_condition = matches!(condition.dtype(), DType::U32 | DType::F32);
+    expect(OP, condition, is_condition, "the condition must be u32 or f32")?;
     expect_f32(OP, x)?;
     expect_f32(OP, y)?;
     let shape = common(common_shape(OP, x, y)?, condition.shape());
@@ -45,9 +47,11 @@ pub fn where_(condition: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let shape = shape.ok_or(Error::Shape { op: OP, what: NOT_COMMON, got: x.info() })?;
     let (x, y) = (expand(x, shape.dims())?, expand(y, shape.dims())?);
     let z = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
-    let choice = Choice { condition: condition.detach(), shape };
+    let condition = condition.detach();
+    let choice = Choice { condition: condition.clone(), shape };
     choice.dispatch(&FORWARD, 1, 0, &[&x, &y, &z])?;
-    Ok(record(z, &[&x, &y], || choice))
+    // The condition, outside its graph, is a parent only because backward reads it.
+    Ok(record(z, &[&x, &y, &condition], || choice))
 }
 
 struct Choice {
@@ -57,11 +61,16 @@ struct Choice {
 }
 
 impl Choice {
+    /// The bits by which an element of the condition is told from 0: of a float all but its sign.
+    fn mask(&self) -> u32 {
+        if self.condition.dtype() == DType::F32 { u32::MAX >> 1 } else { u32::MAX }
+    }
+
     fn dispatch(&self, kernel: &'static Kernel, side: u32, accumulate: u32, rest: &[&Tensor]) -> Result<()> {
         let all = sizes(self.shape);
         let walk = Walk::new(all, repeating_strides(sizes(self.condition.shape())), strides(all));
         let items = self.shape.numel();
-        let params = WhereParams::along(&walk, items as u32, side, accumulate);
+        let params = WhereParams::along(&walk, items as u32, side, accumulate, self.mask());
         let buffers: Vec<_> = [&self.condition].iter().chain(rest).map(|t| t.buffer()).collect();
         self.condition.gpu().dispatch(kernel, &params, &buffers, Grid::linear(items, LANES))
     }
@@ -77,7 +86,7 @@ impl Backward for Choice {
         Ok(())
     }
 
-    fn reads(&self, _i: usize) -> bool {
-        false
+    fn reads(&self, i: usize) -> bool {
+        i == 2
     }
 }

@@ -14,8 +14,7 @@ pub mod swiglu;
 mod unary;
 
 pub use add::add;
-pub(super) use binary::equal;
-pub use binary::{div, maximum, minimum, mul, sub};
+pub use binary::{div, eq, ge, gt, le, lt, maximum, minimum, mul, ne, sub};
 pub use choice::where_;
 pub use gelu::{Gelu, gelu};
 pub use scale::scale;

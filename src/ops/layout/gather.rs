@@ -154,9 +154,7 @@ struct GatherRule {
 impl Backward for GatherRule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
-        if !dx.accumulate {
-            dy.gpu().clear(dx.tensor.buffer())?;
-        }
+        dx.zeroed()?;
         self.columns.scatter_add(&dy, &dx.tensor)
     }
 

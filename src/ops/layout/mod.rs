@@ -1,5 +1,5 @@
 //! Operations that move elements and compute nothing: permuting, repeating, taking parts, joining. Each makes a new tensor; only
-//! [`reshape()`] shares memory, and [`expand()`] where it repeats nothing.
+//! [`reshape()`] shares memory, [`expand()`] where it repeats nothing, and [`slice()`] where it takes all.
 
 mod gather;
 mod join;

@@ -47,7 +47,8 @@ pub fn transpose(x: &Tensor, a: usize, b: usize) -> Result<Tensor> {
     permute(x, &order)
 }
 
-/// The part of `x` with indices in `range` along the axis `along`: `f32[.., N, ..]` to `f32[.., range.len(), ..]`.
+/// The part of `x` with indices in `range` along the axis `along`: `f32[.., N, ..]` to `f32[.., range.len(), ..]`. All of
+/// them are `x` itself.
 ///
 /// # Errors
 /// If `x` is not f32, has no such axis, or the range is empty or goes beyond it.
@@ -58,6 +59,9 @@ pub fn slice(x: &Tensor, along: usize, range: Range<usize>) -> Result<Tensor> {
     if range.is_empty() || range.end > x.dims()[along] {
         let expected = format!("not empty and within 0..{}", x.dims()[along]);
         return Err(Error::argument(OP, "range", expected, format!("{range:?}")));
+    }
+    if range.len() == x.dims()[along] {
+        return Ok(unchanged(x));
     }
     let mut dims = x.dims().to_vec();
     dims[along] = range.len();
@@ -116,8 +120,8 @@ struct ViewRule {
 impl Backward for ViewRule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
-        if !dx.accumulate && dy.numel() < self.of {
-            dy.gpu().clear(dx.tensor.buffer())?;
+        if dy.numel() < self.of {
+            dx.zeroed()?;
         }
         copy_view(&dy, View::all(self.view.sizes), &dx, self.view)
     }

@@ -21,8 +21,8 @@ use crate::tensor::Tensor;
 /// what depends on it, an [`Error::OutOfRange`].
 ///
 /// # Errors
-/// If `logits` are not `f32[N, V]`, labels not `u32[N]`, shares not `f32[N]`, ε is not from 0 to 1, or weights are not V,
-/// finite and at least 0.
+/// If `logits` are not `f32[N, V]`, labels not `u32[N]`, shares not `f32[N]` or in a graph, ε is not from 0 to 1, or
+/// weights are not V, finite and at least 0.
 pub fn cross_entropy<'a>(logits: &Tensor, targets: impl Into<Targets<'a>>, settings: &CrossEntropy) -> Result<Tensor> {
     let criterion = criterion("cross_entropy", logits, targets.into(), settings)?;
     let stats = criterion.new_stats()?;

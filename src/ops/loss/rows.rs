@@ -1,7 +1,7 @@
 //! The passes over rows of logits that the losses by class labels are made of.
 
 use super::settings::{CrossEntropy, Targets};
-use crate::autograd::Destination;
+use crate::autograd::{Destination, needs_grad};
 use crate::error::{Error, Result};
 use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, BufferView, Fault, FaultSource, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
@@ -178,6 +178,7 @@ impl Criterion {
         if let Some((_, shares)) = mixed {
             expect_f32(op, shares)?;
             expect_match(op, logits, shares, shares.dims() == [rows], "shares must be f32[N] of logits f32[N, V]")?;
+            expect(op, shares, !needs_grad(&[shares]), "shares have no gradient")?;
         }
         let (class_weights, weight_sum) = weights_on(op, logits.gpu(), classes, settings)?;
         let params = CrossEntropyParams {

@@ -39,7 +39,8 @@ pub struct Targets<'a> {
 
 impl<'a> Targets<'a> {
     /// Rows that belong to two classes, as mixup and CutMix make them: to that of `labels` by `shares`, to that of
-    /// `others` by what is left to 1. Labels are `u32[N]`, shares `f32[N]` from 0 to 1 (which is not checked).
+    /// `others` by what is left to 1. Labels are `u32[N]`, shares `f32[N]` from 0 to 1 (which is not checked). Shares
+    /// have no gradient: those of a graph are an error.
     pub fn mixed(labels: &'a Tensor, others: &'a Tensor, shares: &'a Tensor) -> Self {
         Targets { labels, mixed: Some((others, shares)) }
     }

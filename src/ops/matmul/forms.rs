@@ -337,7 +337,7 @@ pub(super) static SIMPLE: Form = whole_form!("simple", 8, 64, ["matmul_simple" "
     "matmul_simple.wgsl" "lib/matmul.wgsl" "lib/matmul_scalar.wgsl" "tiles/scalar.wgsl"
 ]);
 
-/// The most rows that [`FEW_LANE`] and [`FEW_GROUP`] make.
+/// Rows of C that a workgroup of [`FEW_LANE`] and [`FEW_GROUP`] makes.
 pub(super) const FEW: usize = 4;
 
 /// CPU drivers, for as few rows as text is generated with.

@@ -88,7 +88,7 @@ pub fn linear_add(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: &Tensor)
     expect_residual(OP, residual, x, shape)?;
     let y = Tensor::unwritten(x.gpu(), DType::F32, shape)?;
     layer.forward(x, &y, Epilogue::Residual { bias: bias.buffer(), residual: residual.buffer() })?;
-    Ok(record(y, &[x, weight, bias, residual], || LinearAdd { layer }))
+    Ok(record(y, &[x, weight, bias, residual], || Linear { layer }))
 }
 
 /// A residual is on x's device, f32 and of the result's shape.
@@ -188,6 +188,7 @@ fn with_last(op: &'static str, x: Shape, last: usize) -> Result<Shape> {
     shape(op, &[leading, &[last]].concat())
 }
 
+/// Of a layer, with or without a residual behind it.
 struct Linear {
     layer: Layer,
 }
@@ -197,25 +198,8 @@ impl Backward for Linear {
         if let Some(dx) = parents.destination(0)? {
             self.layer.input_gradient(&dy, &dx.tensor, add_to(dx.accumulate))?;
         }
-        self.layer.parameter_gradients(&dy, parents, 1, 2)
-    }
-
-    fn reads(&self, i: usize) -> bool {
-        self.layer.reads(i)
-    }
-}
-
-struct LinearAdd {
-    layer: Layer,
-}
-
-impl Backward for LinearAdd {
-    fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        if let Some(dx) = parents.destination(0)? {
-            self.layer.input_gradient(&dy, &dx.tensor, add_to(dx.accumulate))?;
-        }
         self.layer.parameter_gradients(&dy, parents, 1, 2)?;
-        // y = .. + residual: its gradient is dy.
+        // y = .. + residual: its gradient is dy, if there is one.
         parents.give(3, dy)
     }
 
@@ -241,7 +225,7 @@ fn product(op: &'static str, layout: Layout, a: &Tensor, b: &Tensor) -> Result<T
     // A shared B sees all of A's rows as one tall matrix.
     let (batch, m) = if b_lead.is_empty() { (1, leading * m) } else { (leading, m) };
     run(layout, batch, [m, n, k], a, b, &c, add_to(false))?;
-    Ok(record(c, &[a, b], || Product { layout, batch, size: [m, n, k], a: a.detach(), b: b.detach() }))
+    Ok(record(c, &[a, b], || ProductRule { layout, batch, size: [m, n, k], a: a.detach(), b: b.detach() }))
 }
 
 /// Leading axes, and the last two.
@@ -249,7 +233,7 @@ fn split(x: &Tensor) -> (&[usize], &[usize]) {
     x.dims().split_at(x.dims().len() - 2)
 }
 
-struct Product {
+struct ProductRule {
     layout: Layout,
     batch: usize,
     size: [usize; 3],
@@ -257,9 +241,9 @@ struct Product {
     b: Tensor,
 }
 
-impl Backward for Product {
+impl Backward for ProductRule {
     fn backward(self: Box<Self>, dc: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
-        let Product { layout, batch, size: [m, n, k], a, b } = *self;
+        let ProductRule { layout, batch, size: [m, n, k], a, b } = *self;
         let (dc, a, b) = (&dc, &a, &b);
         // Which layout, which operands, and M, N, K of the product that makes (dA, dB).
         let ((la, a1, a2, sa), (lb, b1, b2, sb)) = match layout {

@@ -73,13 +73,14 @@ pub(super) fn makes_sums(gpu: &Gpu, m: usize, n: usize) -> bool {
     gpu.family() == KernelFamily::Lane && (m | n).is_multiple_of(4)
 }
 
-/// Steps of K that a sum takes at most in layout tn, where they are the rows of a batch and so may be any number: a kernel adds one
-/// after the other, and a longer sum of terms of one sign would lose digits. GPUs, whose plans cut K for other reasons too, take more
-/// of it at a time: what a share costs them, a pass over C, has not been measured on one.
-fn longest_sum(family: KernelFamily) -> usize {
-    match family {
-        KernelFamily::Lane => 4096,
-        KernelFamily::Workgroup => 16_384,
+/// Steps of K that a sum takes at most: a kernel adds one after the other, and a longer sum of terms of one sign would
+/// lose digits. In layout tn they are the rows of a batch, often many beside a small C. A layer's are its channels, few
+/// but where a vocabulary's gradient comes back. GPUs, whose plans cut K for other reasons too, take more of a batch at
+/// a time: what a share costs them, a pass over C, has not been measured on one.
+fn longest_sum(layout: Layout, family: KernelFamily) -> usize {
+    match (layout, family) {
+        (Layout::Tn, KernelFamily::Lane) => 4096,
+        (Layout::Tn, KernelFamily::Workgroup) | (Layout::Nn | Layout::Nt, _) => 16_384,
     }
 }
 
@@ -131,6 +132,16 @@ impl<'a> Gemm<'a> {
         self.layout == Layout::Tn && plain && alone
     }
 
+    /// Whether shares of the sum can be added up in C, without rounding them to halves: others keep it whole as long as
+    /// a kernel can run through it.
+    fn adds_shares(&self) -> bool {
+        let adds = match self.epilogue {
+            Epilogue::Plain { .. } | Epilogue::Sums { .. } | Epilogue::Bias(_) | Epilogue::Residual { .. } => true,
+            Epilogue::Gelu { .. } | Epilogue::GeluBackward(_) | Epilogue::Scatter { .. } => false,
+        };
+        adds && self.types[2] == DType::F32
+    }
+
     /// In the order of the kernel's bindings.
     pub(super) fn buffers(&self, faults: &'a BufferView) -> Vec<&'a BufferView> {
         let between: &[&BufferView] = match &self.epilogue {
@@ -153,7 +164,7 @@ impl<'a> Gemm<'a> {
 
     /// How many steps of K its kernel of `form` runs through in a dispatch on `gpu`; all of them, if there is no such kernel.
     pub(super) fn share_of_k(&self, gpu: &Gpu, form: &Form) -> usize {
-        let most = if self.layout == Layout::Tn { longest_sum(gpu.family()) } else { usize::MAX };
+        let most = if self.adds_shares() { longest_sum(self.layout, gpu.family()) } else { usize::MAX };
         self.kernel(form).map_or(self.size[2], |kernel| self.params().share_of_k(kernel, most))
     }
 

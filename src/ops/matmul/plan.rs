@@ -6,6 +6,7 @@ use super::forms::{
 };
 use super::product::{Layout, Product};
 use crate::gpu::KernelFamily;
+use crate::ops::item::LANES;
 use crate::ops::variants::ByFamily;
 
 /// The facts of a device by which [`choose`] ranks the forms.
@@ -53,10 +54,11 @@ pub(super) fn plans(facts: Facts, product: &Product) -> Vec<Plan> {
 /// The plans for a device and a product's sizes, by what they are expected to cost, the best first. The figures were read off
 /// lavapipe 22.3 and 26.2 (docs/benchmarks.md); for GPUs they stand on published ones.
 fn choose(facts: Facts, product: &Product) -> Vec<Plan> {
-    if is_few(product) {
+    if is_few(product, FEW) {
         let forms = ByFamily { lane: &FEW_LANE, group: &FEW_GROUP };
         return vec![whole(forms.pick(facts.family))];
     }
+    let ahead = is_few_at_once(facts, product).then(|| whole(&FEW_GROUP));
     let mut plans = if !product.aligned {
         vec![(0.0, whole(&SIMPLE))]
     } else {
@@ -68,13 +70,27 @@ fn choose(facts: Facts, product: &Product) -> Vec<Plan> {
     // Stable, so that of equal costs the first stays first.
     plans.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     // Matrix units come last: measuring alone can prefer them.
-    plans.into_iter().map(|(_, plan)| plan).chain(matrix_plan(facts, product)).collect()
+    ahead.into_iter().chain(plans.into_iter().map(|(_, plan)| plan)).chain(matrix_plan(facts, product)).collect()
 }
 
-/// Whether a layer sees so few rows that reading its weight is all the work: as when text is generated, a token at a time.
-fn is_few(product: &Product) -> bool {
+/// Whether a layer sees so few rows, `most` of them, that reading its weight is all the work: as when text is
+/// generated, a token at a time.
+fn is_few(product: &Product, most: usize) -> bool {
     let [rows, _, k] = product.size;
-    product.layout == Layout::Nt && product.batch == 1 && product.aligned && rows <= FEW && k.is_multiple_of(4)
+    product.layout == Layout::Nt && product.batch == 1 && product.aligned && rows <= most && k.is_multiple_of(4)
+}
+
+/// The most rows of which [`FEW_GROUP`] is thought of.
+const FEW_AT_ONCE: usize = 16;
+
+/// Whether a GPU makes a few more rows by [`FEW_GROUP`] all the same, of which every four read the weight anew: where
+/// all of its workgroups run at once, so that they read it in step and the memory gives it once. Tiles would leave most
+/// of the device idle there.
+fn is_few_at_once(facts: Facts, product: &Product) -> bool {
+    let [rows, columns, _] = product.size;
+    let groups = rows.div_ceil(FEW_GROUP.rows) * columns.div_ceil(FEW_GROUP.columns);
+    let at_once = groups as f64 * LANES as f64 <= ENOUGH;
+    facts.family == KernelFamily::Workgroup && is_few(product, FEW_AT_ONCE) && at_once
 }
 
 fn matrix_plan(facts: Facts, product: &Product) -> Option<Plan> {
@@ -211,8 +227,16 @@ mod tests {
                 assert_eq!(best(facts, few_rows), few);
                 assert_eq!(choose(facts, &few_rows).len(), 1, "there is nothing to measure");
             }
+            // A few more only where all workgroups run at once.
+            let more = if facts.family == KernelFamily::Lane { "rows16 / 1" } else { few };
+            for rows in [rows(5), rows(8), Product { size: [16, 512, 192], ..layer }] {
+                assert_eq!(best(facts, rows), more);
+                assert!(choose(facts, &rows).len() > 1, "tuning may find another");
+            }
             let others = [
-                rows(5),
+                rows(16),
+                Product { size: [17, 64, 192], ..layer },
+                Product { size: [8, 50_256, 192], ..layer },
                 Product { layout: Layout::Nn, ..layer },
                 Product { batch: 2, ..layer },
                 Product { aligned: false, ..layer },

@@ -13,7 +13,7 @@ pub(super) use passes::sum_to;
 use passes::{MAX, Reduction, SUM, marks};
 pub use sum::{mean, sum};
 
-use super::elementwise::equal;
+use super::elementwise::eq;
 use super::strided::{View, copy_view, repeating_strides, sizes};
 use super::{expect_f32, mul, reshape, scale, sub};
 use crate::autograd::{Backward, Destination, ParentGradients, no_grad, record};
@@ -157,7 +157,7 @@ impl Backward for MaxRule {
         let dx = no_grad(|| {
             let kept = self.reduced.kept.dims();
             let (y, dy) = (reshape(&self.y, kept)?, reshape(&dy, kept)?);
-            let is_largest = equal(&self.x, &y)?;
+            let is_largest = eq(&self.x, &y)?;
             let axes: Vec<usize> = (0..kept.len()).filter(|&axis| kept[axis] != self.x.dims()[axis]).collect();
             let share = super::div(&dy, &sum_axes(&is_largest, &axes, true)?)?;
             mul(&is_largest, &share)

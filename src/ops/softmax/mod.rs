@@ -8,7 +8,7 @@ use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, BufferView, Gpu, Grid, Kernel, Params, looped, params, rounds, wgsl};
-use crate::ops::item::{rest_rounds, team_of};
+use crate::ops::item::{LANES, rest_rounds, team_of};
 use crate::ops::variants::{ByFamily, ByItem};
 use crate::ops::{expect_f32, sole_or_copy};
 use crate::tensor::Tensor;
@@ -115,9 +115,6 @@ pub(crate) const KERNELS: &[&Kernel] = &[
     &FORWARD_LANE_LENGTHS,
     &FORWARD_GROUP_LENGTHS,
 ];
-
-/// Invocations a workgroup, as in the shader.
-const LANES: usize = 64;
 
 static FORWARD: ByFamily<ByItem> = ByFamily {
     lane: ByItem::new(&FORWARD_LANE, &FORWARD_LANE_SCALAR),

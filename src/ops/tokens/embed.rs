@@ -1,14 +1,15 @@
 //! The tokens that a ViT's first block sees: class token and registers, then the patches, all with their positions.
 
-use super::copy_rows::{Rows, copy_rows, token_sizes};
+use super::rows::token_sizes;
 use crate::autograd::{Backward, ParentGradients, record};
 use crate::error::Result;
 use crate::gpu::{Access, Kernel, Params, params, rounds, wgsl};
 use crate::ops::item::{sample_grid, sample_rounds};
 use crate::ops::reduce::column_sum::{column_sum, first_columns_sum};
+use crate::ops::strided::{View, copy_view, sizes};
 use crate::ops::variants::ByItem;
 use crate::ops::{expect_f32, expect_match, shape};
-use crate::shape::DType;
+use crate::shape::{DType, Shape};
 use crate::tensor::Tensor;
 
 params!(EmbedParams { samples: u32, items: u32, prefix_items: u32 });
@@ -89,9 +90,9 @@ impl Backward for Sizes {
         let Sizes { batch, prefix, patches, width } = *self;
         let sample = self.tokens() * width;
         if let Some(to) = parents.destination(0)? {
-            let from = Rows { tensor: &dy, tokens: self.tokens(), first: prefix };
-            let onto = Rows { tensor: &to.tensor, tokens: patches, first: 0 };
-            copy_rows(from, onto, [batch, patches, width], to.flag())?;
+            const TOKENS: usize = Shape::MAX_RANK - 2;
+            let behind_prefix = View::all(sizes(dy.shape())).part(TOKENS, prefix, patches);
+            copy_view(&dy, behind_prefix, &to, View::all(behind_prefix.sizes))?;
         }
         if let Some(to) = parents.destination(1)? {
             column_sum(&dy, batch, sample, &to)?;

@@ -37,9 +37,7 @@ impl GatherRule {
 impl Backward for GatherRule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dx) = parents.destination(0)? else { return Ok(()) };
-        if !dx.accumulate {
-            dy.gpu().clear(dx.tensor.buffer())?;
-        }
+        dx.zeroed()?;
         let rows = TokenRows::new(&self.indices, dy.shape().last(), Fault::GatherIndex);
         rows.scatter(&dy, &dx.tensor, dx.accumulate)
     }

@@ -36,9 +36,7 @@ struct Rule {
 impl Backward for Rule {
     fn backward(self: Box<Self>, dy: Tensor, parents: &mut ParentGradients<'_>) -> Result<()> {
         let Some(dweight) = parents.destination(0)? else { return Ok(()) };
-        if !dweight.accumulate {
-            dy.gpu().clear(dweight.tensor.buffer())?;
-        }
+        dweight.zeroed()?;
         self.table.add(&dy, &dweight.tensor)
     }
 

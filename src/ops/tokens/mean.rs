@@ -1,6 +1,6 @@
 //! Average pooling over tokens.
 
-use super::copy_rows::token_sizes;
+use super::rows::token_sizes;
 use crate::autograd::{Backward, Destination, ParentGradients, record};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Grid, Kernel, Params, looped, params, rounds, wgsl};

@@ -1,7 +1,6 @@
-//! Rows of tokens, `f32[B, T, C]`: looking them up in a table, choosing, taking and putting back those that are kept, and cutting,
+//! Rows of tokens, `f32[B, T, C]`: looking them up in a table, choosing, taking and putting back those that are kept, and
 //! averaging and embedding along T.
 
-mod copy_rows;
 pub(super) mod embed;
 pub(super) mod gather;
 mod indices;
@@ -11,7 +10,6 @@ pub(super) mod mean;
 pub(super) mod means;
 mod rows;
 pub(super) mod scatter;
-pub(super) mod slice;
 mod table;
 
 pub use embed::embed_tokens;
@@ -24,12 +22,10 @@ pub use mean::mean_tokens;
 pub use means::update_means;
 pub(super) use rows::{TokenRows, channels_of};
 pub use scatter::token_scatter;
-pub use slice::slice_tokens;
 
 use crate::gpu::Kernel;
 
 /// The kernels of this module.
 pub(super) fn kernels() -> Vec<&'static Kernel> {
-    [copy_rows::KERNELS, embed::KERNELS, largest::KERNELS, mean::KERNELS, means::KERNELS, rows::KERNELS, table::KERNELS]
-        .concat()
+    [embed::KERNELS, largest::KERNELS, mean::KERNELS, means::KERNELS, rows::KERNELS, table::KERNELS].concat()
 }

@@ -108,12 +108,15 @@ impl<'a> TokenRows<'a> {
     }
 }
 
+/// B, T and C, if `x` is `f32[B, T, C]`.
+pub(super) fn token_sizes(op: &'static str, x: &Tensor) -> Result<[usize; 3]> {
+    expect_f32(op, x)?;
+    x.shape().to_array().ok_or(Error::Shape { op, what: "needs f32[B, T, C]", got: x.info() })
+}
+
 /// C, if `full` is `f32[B, T, C]` with the B and T that `indices` are for.
 pub(in crate::ops) fn channels_of(op: &'static str, full: &Tensor, indices: &TokenIndices) -> Result<usize> {
-    expect_f32(op, full)?;
-    let Some([batch, tokens, channels]) = full.shape().to_array::<3>() else {
-        return Err(Error::Shape { op, what: "needs f32[B, T, C]", got: full.info() });
-    };
+    let [batch, tokens, channels] = token_sizes(op, full)?;
     expect_match(
         op,
         full,

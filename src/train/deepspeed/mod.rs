@@ -53,23 +53,39 @@ pub struct DeepSpeedConfig {
     pub rate: Option<LrSchedule>,
     /// `fp16`, where it is enabled.
     pub loss_scale: Option<LossScale>,
-    /// `data_efficiency.data_routing.random_ltd`, where it is enabled.
+    /// `data_efficiency.data_routing.random_ltd`, where it is enabled. Where it is not,
+    /// [`DeepSpeedConfig::is_random_ltd_off`] tells whether the file says so or says nothing of it.
     pub random_ltd: Option<RandomLtd>,
     /// Its `model_type`, for programs to compare with their model: masks follow from that alone.
     pub model_type: Option<ModelType>,
     /// Keys without effect here, or with another one, each a sentence that begins with the dotted path.
     pub warnings: Vec<String>,
+    /// [`DeepSpeedConfig::is_random_ltd_off`].
+    is_off: bool,
 }
 
 impl DeepSpeedConfig {
-    /// `settings` with what the file says in their place. Where it has no `gradient_clipping` and no `gradient_accumulation_steps`,
-    /// it says none, and whole batches, as to DeepSpeed. The batch size is the data loader's.
+    /// Whether the file says that random-LTD is off, so that a program with a default of its own trains at full length:
+    /// it has the section, which is not enabled (as it is not where `enabled` is left out), or a section around it says
+    /// `"enabled": false`. A file without any of this says nothing of random-LTD, and this is false.
+    pub fn is_random_ltd_off(&self) -> bool {
+        self.is_off
+    }
+
+    /// `settings` with what the file says in their place. Where it has no `gradient_clipping` and no
+    /// `gradient_accumulation_steps`, it says none, and whole batches, as to DeepSpeed; where it says that random-LTD
+    /// is off, the settings' own is left out. The batch size is the data loader's.
     pub fn apply(&self, settings: TrainSettings) -> TrainSettings {
+        let drop = match (&self.random_ltd, settings.drop) {
+            (Some(ltd), _) => TokenDrop::RandomLtd(ltd.clone()),
+            (None, TokenDrop::RandomLtd(_)) if self.is_off => TokenDrop::None,
+            (None, drop) => drop,
+        };
         TrainSettings {
             rule: self.rule.unwrap_or(settings.rule),
-            rate: self.rate.unwrap_or(settings.rate),
+            rate: self.rate.clone().unwrap_or(settings.rate),
             max_norm: self.max_norm,
-            drop: self.random_ltd.clone().map_or(settings.drop, TokenDrop::RandomLtd),
+            drop,
             accumulate: self.accumulate,
             precision: if self.loss_scale.is_some() { Precision::F16 } else { settings.precision },
             loss_scale: self.loss_scale.unwrap_or(settings.loss_scale),
@@ -110,7 +126,7 @@ fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
     let (batch_size, accumulate) = batch(&root)?;
     let (rule, constant) = optimizer(&root)?.unzip();
     let (scheduler, scheduled) = scheduler(&root, constant)?.unzip();
-    let routed = random_ltd(&root, (batch_size, batch_size / accumulate))?;
+    let (routed, is_off) = random_ltd(&root, (batch_size, batch_size / accumulate))?;
     let layer_token = routed.as_ref().and_then(|routed| Some((routed.layer_token?, &routed.ltd)));
     let is_scheduled = layer_token.is_none() && scheduled.is_some();
     let rate = match (layer_token, scheduled) {
@@ -128,6 +144,7 @@ fn parse(file: &Path, text: &[u8]) -> Result<DeepSpeedConfig> {
         model_type: routed.as_ref().and_then(|routed| routed.model_type),
         random_ltd: routed.map(|routed| routed.ltd),
         warnings: Vec::new(),
+        is_off,
     };
     root.warn_of_unknown();
     drop(root);
@@ -303,33 +320,34 @@ struct Routed {
     layer_token: Option<LayerToken>,
 }
 
-/// The section, whose batch sizes must be `batch`, whole and micro.
-fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<Option<Routed>> {
-    let Some(efficiency) = root.section("data_efficiency")? else { return Ok(None) };
+/// The section, whose batch sizes must be `batch`, whole and micro; and whether the file says that random-LTD is off.
+fn random_ltd(root: &Section<'_>, batch: (usize, usize)) -> Result<(Option<Routed>, bool)> {
+    let Some(efficiency) = root.section("data_efficiency")? else { return Ok((None, false)) };
     let seed = efficiency.integer("seed")?.unwrap_or(1234);
-    let is_on = |section: &Section<'_>| Ok::<_, Error>(section.flag("enabled")?.unwrap_or(false));
-    let is_efficient = is_on(&efficiency)?;
-    let mut found = None;
+    let is_efficient = efficiency.flag("enabled")?;
+    let (mut found, mut is_off) = (None, is_efficient == Some(false));
     if let Some(routing) = efficiency.section("data_routing")? {
-        let is_routed = is_on(&routing)?;
+        let is_routed = routing.flag("enabled")?;
+        is_off |= is_routed == Some(false);
         if let Some(section) = routing.section("random_ltd")? {
-            if is_efficient && is_routed && is_on(&section)? {
+            if [is_efficient, is_routed, section.flag("enabled")?] == [Some(true); 3] {
                 let routed = layers(&section, batch)?;
                 found = Some(Routed { ltd: routed.ltd.with_seed(seed), ..routed });
                 section.warn_of_unknown();
             } else {
+                is_off = true;
                 routing.warn("random_ltd", "is not enabled, or a section around it is not");
             }
         }
         routing.warn_of_unknown();
     }
     if let Some(sampling) = efficiency.section("data_sampling")?
-        && is_on(&sampling)?
+        && sampling.flag("enabled")? == Some(true)
     {
         efficiency.warn("data_sampling", "is not used: batches come from the data loader as they are");
     }
     efficiency.warn_of_unknown();
-    Ok(found)
+    Ok((found, is_off))
 }
 
 fn layers(section: &Section<'_>, (batch, micro): (usize, usize)) -> Result<Routed> {

@@ -6,6 +6,7 @@ use super::in_mode;
 use crate::data::{Batch, ImageBatch, Mixed, Position};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::identity::json;
 use crate::nn::{Classifier, Mode, Model, Span};
 use crate::ops::{self, CrossEntropy, Targets, TokenIndices};
 use crate::tensor::Tensor;
@@ -66,8 +67,7 @@ impl<M: Classifier> Task for Classify<M> {
     }
 
     fn identity(&self) -> String {
-        // A struct of numbers can always be written.
-        serde_json::to_string(&self.loss).unwrap_or_default()
+        json(&self.loss)
     }
 
     fn check(&self, batch: &ImageBatch) -> Result<()> {

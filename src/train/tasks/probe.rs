@@ -8,6 +8,7 @@ use crate::data::{FeatureBatch, Features, ImageBatch};
 use crate::data::{FeatureSource, Loader, Source};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Readback};
+use crate::identity::json;
 use crate::nn::{Extent, Headed, Mode, Model, Span};
 use crate::ops::{CrossEntropy, Targets, TokenIndices};
 use crate::tensor::Tensor;
@@ -76,8 +77,7 @@ impl<M: Headed> Task for LinearProbe<M> {
     }
 
     fn identity(&self) -> String {
-        // A struct of numbers can always be written.
-        serde_json::to_string(&self.loss).unwrap_or_default()
+        json(&self.loss)
     }
 
     fn check(&self, batch: &FeatureBatch) -> Result<()> {

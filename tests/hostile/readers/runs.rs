@@ -13,8 +13,9 @@ use wgrad::models::vit::{Vit, VitConfig};
 use wgrad::nn::Extent;
 use wgrad::optim::{AdamW, LrSchedule, Rule};
 use wgrad::train::{
-    Classify, EpochMetrics, FitData, FitOptions, Observer, RunFolder, RunState, STATE_FILE, StepMetrics, TUNING_BUDGET,
-    TrainSettings, TuningStore, Workload, fit, read_deepspeed, rehearse, tuned, write_weights,
+    self, Classify, EpochMetrics, FitData, FitOptions, Observer, RunFolder, RunState, STATE_FILE, Snapshot,
+    StepMetrics, TUNING_BUDGET, Task, TrainSettings, Trainer, TuningStore, Workload, fit, read_deepspeed, rehearse,
+    write_weights,
 };
 
 use super::{Reader, Set, gpu};
@@ -79,6 +80,30 @@ fn run_state() -> Reader {
     Reader { name: "run's state", share: 25, sets, read: Box::new(read), memory: [4 << 20, 64] }
 }
 
+/// A trainer's snapshot, from which another goes on for a step.
+fn snapshot() -> Reader {
+    const SNAPSHOT: &str = "snapshot.safetensors";
+    let gpu = gpu();
+    let trainer = move || Trainer::new(Classify::new(Vit::new(&gpu, config(), 0)?), settings());
+    let step = |trainer: &mut Trainer<Classify<Vit>>| {
+        let batch = trainer.task().blank(2)?;
+        trainer.step(&batch)?;
+        trainer.finish().map(drop)
+    };
+    let mut first = trainer().unwrap();
+    step(&mut first).unwrap();
+    let bytes = first.snapshot().unwrap().to_bytes().unwrap();
+    let read = move |folder: &Path, _| {
+        let path = folder.join(SNAPSHOT);
+        let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+        let mut trainer = trainer()?;
+        trainer.restore(&Snapshot::from_bytes(&bytes, SNAPSHOT)?)?;
+        step(&mut trainer)
+    };
+    let sets = vec![Set::new([(SNAPSHOT, bytes)], &[])];
+    Reader { name: "trainer's snapshot", share: 25, sets, read: Box::new(read), memory: [4 << 20, 64] }
+}
+
 /// What was settled is asked for by a rehearsal, on a handle whose table begins empty.
 fn tuning_table() -> Reader {
     let gpu = gpu();
@@ -86,7 +111,7 @@ fn tuning_table() -> Reader {
     let tune = move |gpu: &Gpu, folder: &Path, budget| {
         let settings = settings();
         let work = Workload { make: &make, settings: &settings, batch: 2, steps: 1 };
-        tuned(gpu, &work, &TuningStore::Folder(folder.to_owned()), budget)?;
+        train::tune(gpu, &work, &TuningStore::Folder(folder.to_owned()), budget)?;
         rehearse(gpu, &work).map(drop)
     };
     let folder = tempfile::tempdir().unwrap();
@@ -229,7 +254,7 @@ fn go_on(gpu: &Gpu, folder: &Path) -> anyhow::Result<()> {
     .with(&ltd);
     let drop = ltd.rising(TOKENS)?.in_run(DEPTH, TOKENS, steps, seed)?;
     let plan = Plan { steps, drop, extent: Extent { depth: DEPTH, tokens: TOKENS, prefix: 1 } };
-    let settings = recipe.settings(&device, gpu, plan, seed)?;
+    let settings = recipe.settings(None, &device, gpu, plan, seed)?;
     recipe.fit_options(output.save_every, None);
     for step in [0, steps / 2, steps - 1] {
         settings.drop.kept_length(step, TOKENS);
@@ -238,5 +263,5 @@ fn go_on(gpu: &Gpu, folder: &Path) -> anyhow::Result<()> {
 }
 
 pub fn readers() -> Vec<Reader> {
-    vec![run_state(), run_folder(), tuning_table(), deepspeed()]
+    vec![run_state(), snapshot(), run_folder(), tuning_table(), deepspeed()]
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::files::expect_regular;
 
 pub(crate) use content::is_image_name;
 
@@ -136,12 +137,10 @@ fn warn_once(path: &Path, doubt: &str) {
     }
 }
 
-/// The file's bytes. Only regular files: reading a pipe or a device might never end.
+/// The file's bytes.
 fn read(path: &Path) -> Result<Vec<u8>> {
     let about = fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !about.is_file() {
-        return Err(Error::file(path, "is not a regular file"));
-    }
+    expect_regular(path, &about)?;
     if about.len() > MAX_FILE {
         return Err(Error::file(path, format!("{} bytes are more than a picture may have ({MAX_FILE})", about.len())));
     }

@@ -21,7 +21,7 @@ const DECODERS: &[&str] = &["BPEDecoder", "ByteLevel", "WordPiece"];
 /// A tokenizer.json, as far as it is looked at.
 #[derive(Deserialize)]
 pub(super) struct Described {
-    pub(super) model: Model,
+    pub(super) model: TokenModel,
     #[serde(default)]
     pub(super) added_tokens: Vec<Added>,
     normalizer: Option<Value>,
@@ -37,7 +37,7 @@ pub(super) struct Added {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Model {
+pub(super) struct TokenModel {
     r#type: Option<String>,
     /// Of another form in models that are not read.
     vocab: Value,
@@ -114,7 +114,7 @@ fn check_part(name: &str, part: &Value, inner: &str, known: &[&str]) -> Checked 
     Ok(())
 }
 
-impl Model {
+impl TokenModel {
     fn check(&self) -> Checked {
         match self.r#type.as_deref() {
             Some("BPE") => self.check_bpe(),

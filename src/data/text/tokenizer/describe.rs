@@ -63,12 +63,12 @@ impl Class {
 
 /// A model's config.json, as far as it tells the class of a tokenizer whose own files do not.
 #[derive(Deserialize)]
-pub(super) struct Model {
+pub(super) struct ModelConfig {
     model_type: Option<String>,
     tokenizer_class: Option<String>,
 }
 
-impl Model {
+impl ModelConfig {
     /// The class that it names, else that of such models, if it is one of those above.
     pub(super) fn class(self) -> Option<String> {
         if self.tokenizer_class.is_some() {

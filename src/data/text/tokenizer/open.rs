@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::beside::{Beside, Config, Text, has_id};
 use super::check::{Described, MAX_ID};
-use super::describe::{Model, byte_level_bpe, overridden, word_piece};
+use super::describe::{ModelConfig, byte_level_bpe, overridden, word_piece};
 use super::{Special, Tokenizer};
 use crate::error::{Error, Result};
 use crate::files::{parse_json, quoted, read_json, read_text};
@@ -69,11 +69,11 @@ impl Files {
         let is_told = said.get("tokenizer_class").is_some_and(|class| !class.is_null());
         let Some(text) = self.texts.get(TOKENIZER_JSON).filter(|_| !is_told) else { return Ok(()) };
         // It is another program's file, and need not be a model's.
-        let model = read_json::<Model>(&self.place.join(MODEL_JSON)).unwrap_or_else(|error| {
+        let model = read_json::<ModelConfig>(&self.place.join(MODEL_JSON)).unwrap_or_else(|error| {
             log::warn!("it is not asked for the tokenizer's class: {error}");
             None
         });
-        let Some(class) = model.and_then(Model::class) else { return Ok(()) };
+        let Some(class) = model.and_then(ModelConfig::class) else { return Ok(()) };
         said.insert("tokenizer_class".to_owned(), json!(class));
         let config = Value::Object(said).to_string();
         let settings: Config = parse_json(&self.place.join(CONFIG_JSON), config.as_bytes())?;

@@ -19,8 +19,6 @@ pub(super) fn places(config: &VitConfig) -> impl Iterator<Item = Place> {
 /// # Errors
 /// As [`adapters::merge`].
 pub(super) fn merge(tensors: &mut Tensors, config: &VitConfig) -> Result<VitConfig> {
-    if let Some(lora) = &config.lora {
-        adapters::merge(tensors, places(config), lora)?;
-    }
+    adapters::merge(tensors, places(config), config.lora.as_ref())?;
     Ok(VitConfig { lora: None, ..config.clone() })
 }

@@ -1,20 +1,18 @@
 //! Folders that timm and transformers load.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-
-use serde::Serialize;
 
 use super::VitFile;
 use super::adapted;
-use super::export_hf::{self, HfConfig, HfPreprocessor};
-use super::export_timm::TimmConfig;
+use super::export_hf::{self, HfExport, HfPreprocessor};
+use super::export_timm::TimmExport;
 use super::layouts;
 use super::names::Family;
 use crate::checkpoint::{
     CONFIG_FILE, Folder, HostTensor, PREPROCESSOR_FILE, PROCESSOR_FILE, Storage, WEIGHTS_FILE, download,
 };
 use crate::error::{Error, Result};
+use crate::models::library::{label, of_pytorch, pretty_json};
 use crate::models::vit::{Pool, Vit, VitConfig};
 use crate::ops::Gelu;
 use crate::preprocess::CropMode;
@@ -43,7 +41,7 @@ impl ExportOptions<'_> {
     /// The classes' names, or transformers' default ones.
     fn names(&self, config: &VitConfig) -> Result<Vec<String>> {
         match self.class_names.len() {
-            0 => Ok((0..config.num_classes).map(|i| format!("LABEL_{i}")).collect()),
+            0 => Ok((0..config.num_classes).map(label).collect()),
             n if n == config.num_classes => Ok(self.class_names.to_vec()),
             n => Err(Error::argument("export", "class_names", format!("none or {}", config.num_classes), n)),
         }
@@ -61,18 +59,20 @@ impl ExportOptions<'_> {
 ///
 /// The folder is written beside its place, and then takes it. If there is an export already, that is first renamed to
 /// `.NAME.old`, and removed at the end: a crash in between leaves the old folder or the new one complete, at worst under that
-/// name. A folder with any other content is not touched.
+/// name. Hidden files in it stay; a folder with any other content is not touched.
 ///
 /// # Errors
-/// [`Error::Argument`] if transformers' ViT cannot express the model (mean pooling, registers, a first norm and the like):
-/// [`export_timm`] can. [`Error::File`] if the folder holds other files, [`Error::Io`] if the system refuses,
-/// [`Error::Parameter`] if a weight is beyond the range of f16 where that is asked for; and if the device fails.
+/// [`Error::Argument`] if transformers' ViT cannot express the model (mean pooling, registers, a first norm and the
+/// like): [`export_timm`] can; or the model has parameters that were added to it ([`Vit::new_with`]). [`Error::File`]
+/// if the folder holds other files, [`Error::Io`] if the system refuses, [`Error::Parameter`] if a weight is beyond the
+/// range of f16 where that is asked for; and if the device fails.
 pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
+    model.parameters.expect_plain("export_hf")?;
     let config = model.config();
     let family = exported_family(config)?;
     let names = options.names(config)?;
-    let hf = json(folder, &HfConfig::new(config, family, &names, options.storage))?;
-    let preprocessor = json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)?))?;
+    let hf = pretty_json(folder, &HfExport::new(config, family, &names, options.storage))?;
+    let preprocessor = pretty_json(folder, &HfPreprocessor::new(config, family, options.crop_pct(config)?))?;
     let mut tensors = download(model.parameters())?;
     adapted::merge(&mut tensors, config)?;
     match family {
@@ -92,8 +92,7 @@ pub fn export_hf(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Res
     let contents = Folder {
         weights: WEIGHTS_FILE,
         tensors,
-        // transformers asks for this entry.
-        metadata: BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
+        metadata: of_pytorch(),
         storage: options.storage,
         files: &[
             (CONFIG_FILE, Some(hf.as_bytes())),
@@ -132,6 +131,7 @@ fn exported_family(config: &VitConfig) -> Result<Family> {
 /// As [`export_hf`]; what timm cannot express is a head that reads both class token and mean, a bias of patches that are normed, and rotary
 /// positions in a model that is otherwise not as DINOv3 or EVA-02.
 pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> Result<()> {
+    model.parameters.expect_plain("export_timm")?;
     check_export_timm(model.config())?;
     let names = options.names(model.config())?;
     let crop_pct = options.crop_pct(model.config())?;
@@ -142,11 +142,11 @@ pub fn export_timm(folder: &Path, model: &Vit, options: &ExportOptions<'_>) -> R
     if config.rope_temperature.is_some() {
         layouts::to_eva(&mut tensors, config)?;
     }
-    let timm = TimmConfig::new(config, &names, crop_pct);
+    let timm = TimmExport::new(config, &names, crop_pct);
     if config.eps != timm.eps() {
         log::warn!("timm's model of this architecture has an eps of {}, this one of {}", timm.eps(), config.eps);
     }
-    let timm = json(folder, &timm)?;
+    let timm = pretty_json(folder, &timm)?;
     let contents = Folder {
         weights: WEIGHTS_FILE,
         tensors,
@@ -242,9 +242,4 @@ pub(super) fn family(config: &VitConfig) -> Result<Family> {
         }
         None => Ok(family),
     }
-}
-
-pub(super) fn json(folder: &Path, value: &impl Serialize) -> Result<String> {
-    let text = serde_json::to_string_pretty(value);
-    text.map_err(|e| Error::file(folder, format!("its configuration cannot be written: {e}")))
 }

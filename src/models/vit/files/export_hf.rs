@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::hf_json::resample;
 use super::names::Family;
 use crate::checkpoint::Storage;
+use crate::models::library::dtype;
 use crate::models::vit::VitConfig;
 use crate::ops::Gelu;
 use crate::preprocess::{CropMode, resized_side};
@@ -27,7 +28,7 @@ impl Side {
 
 /// transformers' `config.json`.
 #[derive(Serialize)]
-pub(super) struct HfConfig<'a> {
+pub(super) struct HfExport<'a> {
     architectures: [&'static str; 1],
     model_type: &'static str,
     #[serde(flatten)]
@@ -143,7 +144,7 @@ impl HfOwn {
     }
 }
 
-impl<'a> HfConfig<'a> {
+impl<'a> HfExport<'a> {
     pub(super) fn new(config: &VitConfig, family: Family, names: &'a [String], storage: Storage) -> Self {
         let sizes = HfSizes {
             hidden_size: config.embed_dim,
@@ -170,17 +171,14 @@ impl<'a> HfConfig<'a> {
             Family::Clip => ("clip", HfPlace::Tower { vision_config: sizes }),
             Family::Siglip | Family::SiglipTower => ("siglip", HfPlace::Tower { vision_config: sizes }),
         };
-        HfConfig {
+        HfExport {
             architectures: [family.architecture()],
             model_type,
             place,
             id2label: names.iter().map(String::as_str).enumerate().collect(),
             // Of equal names the first.
             label2id: names.iter().map(String::as_str).enumerate().rev().map(|(i, name)| (name, i)).collect(),
-            dtype: match storage {
-                Storage::F32 => "float32",
-                Storage::F16 => "float16",
-            },
+            dtype: dtype(storage),
         }
     }
 }

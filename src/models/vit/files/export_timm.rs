@@ -9,7 +9,7 @@ use crate::preprocess::{CropMode, Interpolation};
 
 /// timm's `config.json`.
 #[derive(Serialize)]
-pub(super) struct TimmConfig<'a> {
+pub(super) struct TimmExport<'a> {
     architecture: &'static str,
     num_classes: usize,
     num_features: usize,
@@ -23,7 +23,7 @@ pub(super) struct TimmConfig<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Args {
-    Vit(TimmArgs),
+    Vit(TimmExportArgs),
     DinoV3(DinoV3Args),
     Eva02(Eva02Args),
 }
@@ -128,7 +128,7 @@ impl Eva02Args {
 
 /// Arguments of timm's `VisionTransformer`, all that may differ from the architecture named.
 #[derive(Serialize)]
-struct TimmArgs {
+struct TimmExportArgs {
     #[serde(flatten)]
     sizes: Sizes,
     qkv_bias: bool,
@@ -155,9 +155,9 @@ fn init_values(config: &VitConfig) -> Option<f32> {
     config.init_values.map(|value| if value == 0.0 { 1e-5 } else { value })
 }
 
-impl TimmArgs {
+impl TimmExportArgs {
     fn new(config: &VitConfig, global_pool: &'static str) -> Self {
-        TimmArgs {
+        TimmExportArgs {
             sizes: Sizes::new(config),
             qkv_bias: config.qkv_bias,
             class_token: config.class_token,
@@ -219,7 +219,7 @@ const WITH_INNER_NORMS: &str = "beit3_base_patch16_224";
 const GATED: &str = "vit_giant_patch14_dinov2";
 const DISTILLED: &str = "deit_base_distilled_patch16_224";
 
-impl<'a> TimmConfig<'a> {
+impl<'a> TimmExport<'a> {
     pub(super) fn new(config: &VitConfig, names: &'a [String], crop_pct: f64) -> Self {
         let (height, width) = config.img_size;
         let global_pool = match config.global_pool {
@@ -227,7 +227,7 @@ impl<'a> TimmConfig<'a> {
             Pool::Map => "map",
             Pool::Token | Pool::TokenAvg => "token",
         };
-        TimmConfig {
+        TimmExport {
             architecture: match config {
                 VitConfig { ref_feat_shape: Some(_), scale_mlp_norm: true, .. } => ROTARY_AND_LEARNED_NORMED,
                 VitConfig { ref_feat_shape: Some(_), .. } => ROTARY_AND_LEARNED,
@@ -250,7 +250,7 @@ impl<'a> TimmConfig<'a> {
             model_args: match config {
                 VitConfig { ref_feat_shape: Some(_), .. } => Args::Eva02(Eva02Args::new(config, global_pool)),
                 VitConfig { rope_temperature: Some(_), .. } => Args::DinoV3(DinoV3Args::new(config, global_pool)),
-                _ => Args::Vit(TimmArgs::new(config, global_pool)),
+                _ => Args::Vit(TimmExportArgs::new(config, global_pool)),
             },
             pretrained_cfg: TimmPretrained {
                 input_size: [3, height, width],

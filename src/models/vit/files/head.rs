@@ -7,6 +7,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::Pretrained;
 use crate::checkpoint::HostTensor;
+use crate::models::library::label;
 
 /// The classifiers' parameters, a row for each class; those of adapters beside them too.
 const HEAD: [&str; 6] =
@@ -102,7 +103,7 @@ impl Pretrained {
 
 /// transformers' names for classes that have none.
 fn are_placeholders(names: &[String]) -> bool {
-    names.iter().enumerate().all(|(i, name)| name.strip_prefix("LABEL_") == Some(&i.to_string()))
+    names.iter().enumerate().all(|(i, name)| *name == label(i))
 }
 
 /// Some of a tensor's rows.

@@ -2,7 +2,7 @@
 
 use super::infer::REFUSED;
 use super::positions::Resampling;
-use crate::checkpoint::{Checkpoint, Renaming};
+use crate::checkpoint::{Checkpoint, Pair, Renaming};
 use crate::ops::Normalize;
 use crate::preprocess::{CropMode, Interpolation};
 
@@ -137,9 +137,6 @@ impl Family {
         matches!(self, Family::Dinov3 { .. })
     }
 }
-
-/// A name of theirs, and ours.
-type Pair = (&'static str, &'static str);
 
 /// Tensors outside the blocks.
 const OUTER: [Pair; 8] = [

@@ -6,13 +6,13 @@ use std::path::Path;
 use super::adapted::places;
 use super::names::{Family, GATED};
 use super::{Pretrained, export, layouts};
-use crate::checkpoint::fault;
+use crate::checkpoint::{Pair, fault};
 use crate::error::{Error, Result};
-use crate::models::peft::{self, Adapter, Known, Pair, Spelling};
+use crate::models::peft::{self, Adapter, AdapterReading, Spelling};
 use crate::models::vit::{Pool, Vit, VitConfig};
 
 /// By which adapters are read: as layers are called in memory now, were in transformers 4, and are in a tower by itself.
-const KNOWN: Known = Known {
+const KNOWN: AdapterReading = AdapterReading {
     blocks: &[
         ("vit.layers.", OURS),
         ("vit.encoder.layer.", OURS),
@@ -31,7 +31,7 @@ const KNOWN: Known = Known {
 };
 
 /// The same for models with gated MLPs, in which one of these names stands for another layer.
-const KNOWN_GATED: Known = Known {
+const KNOWN_GATED: AdapterReading = AdapterReading {
     layers: &[&LAYERS_OF_GATED, &GATED, &LAYERS_OF_GATED_TIMM, &LAYERS_OF_GATED_EVA, &LAYERS_OF_TIMM, &OLD_LAYERS],
     ..KNOWN
 };
@@ -153,9 +153,7 @@ impl AdapterNames {
     /// [`Error::Argument`] if transformers has no such model, or timm no layer of an adapter's own.
     pub fn check(self, config: &VitConfig) -> Result<()> {
         let spelling = spelling(config, self)?;
-        let Some(lora) = &config.lora else {
-            return Err(Error::argument("save_adapter", "lora", "a model with adapters", "none"));
-        };
+        let lora = peft::expect_some(config.lora.as_ref())?;
         let mut adapted = places(config).filter(|place| lora.targets(&place.path));
         adapted.try_for_each(|place| spelling.layers(&place).map(drop))
     }
@@ -209,13 +207,12 @@ fn spelling(config: &VitConfig, names: AdapterNames) -> Result<Spelling> {
 /// [`super::export_hf`].
 ///
 /// # Errors
-/// As [`AdapterNames::check`]; [`Error::Argument`] if more is trained as a whole than heads; [`Error::File`] and [`Error::Io`] as
-/// [`super::export_hf`]; and if the device fails.
+/// As [`AdapterNames::check`]; [`Error::Argument`] if more is trained as a whole than heads, or was added to the model;
+/// [`Error::File`] and [`Error::Io`] as [`super::export_hf`]; and if the device fails.
 pub fn save_adapter(folder: &Path, model: &Vit, names: AdapterNames, base: Option<&str>) -> Result<()> {
     let config = model.config();
     names.check(config)?;
-    let Some(lora) = &config.lora else { return Ok(()) };
-    peft::save(folder, model.parameters(), lora, places(config), &spelling(config, names)?, base)
+    peft::save(folder, &model.parameters, config.lora.as_ref(), places(config), &spelling(config, names)?, base)
 }
 
 impl Pretrained {

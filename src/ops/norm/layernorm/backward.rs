@@ -1,10 +1,10 @@
 //! The gradients of a layer normalisation: dx and sums of columns over slices of rows in one or two passes, then their totals.
 
-use super::forms::{BackwardParams, Form, LANES, NARROW};
+use super::forms::{BackwardParams, Form, NARROW};
 use crate::autograd::{Backward, Destination, ParentGradients};
 use crate::error::Result;
 use crate::gpu::{Gpu, Grid, KernelFamily};
-use crate::ops::item::{STRIP, team_of};
+use crate::ops::item::{LANES, STRIP, team_of};
 use crate::ops::shape;
 use crate::shape::DType;
 use crate::tensor::Tensor;

@@ -2,7 +2,7 @@
 
 use crate::gpu::lib::reduce_rounds;
 use crate::gpu::{Access, Kernel, Params, Rounds, Source, looped, params, rounds, wgsl};
-use crate::ops::item::{rest_rounds, strip_rounds};
+use crate::ops::item::{LANES, rest_rounds, strip_rounds};
 use crate::ops::variants::{ByFamily, ByItem};
 
 params!(pub(super) ForwardParams { rows: u32, width: u32, eps: f32, kept: u32, tokens: u32, fault: u32, lanes: u32 });
@@ -20,9 +20,8 @@ pub(super) struct Form {
     pub(super) totals: ByFamily<Kernel>,
 }
 
-/// Invocations a workgroup, as in the shaders.
+/// Invocations a workgroup of the lane form, as in the shaders.
 pub(super) const NARROW: usize = 16;
-pub(super) const LANES: usize = 64;
 
 const FORWARD: &[Access] = &[Access::Read, Access::Read, Access::Read, Access::Write, Access::Write];
 const GATHER: &[Access] = &[

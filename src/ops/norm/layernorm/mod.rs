@@ -6,12 +6,12 @@ mod forms;
 pub(super) use forms::kernels;
 
 use backward::Rule;
-use forms::{FORMS, Form, ForwardParams, LANES, NARROW};
+use forms::{FORMS, Form, ForwardParams, NARROW};
 
 use crate::autograd::{needs_grad, record};
 use crate::error::Result;
 use crate::gpu::{Fault, Grid};
-use crate::ops::item::team_of;
+use crate::ops::item::{LANES, team_of};
 use crate::ops::tokens::{GatherRule, channels_of};
 use crate::ops::{TokenIndices, expect, expect_f32, expect_match, shape};
 use crate::shape::DType;

@@ -1,4 +1,4 @@
-//! Descriptions of what decides on a run, and in words what two of them differ in.
+//! In words, what two descriptions differ in.
 
 use serde_json::Value;
 
