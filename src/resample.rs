@@ -12,25 +12,25 @@ use crate::preprocess::Interpolation;
 pub(crate) struct Taps {
     pub(crate) start: usize,
     pub(crate) count: usize,
-    /// Where its weights start in [`Axis::weights`].
+    /// Where their weights start in [`Axis::weights`].
     weights: usize,
 }
 
-/// How one axis is resampled: a span and its weights, of sum 1, for each new sample.
+/// How one axis is resampled: taps and their weights, of sum 1, for each new sample.
 pub(crate) struct Axis<W> {
-    pub(crate) spans: Vec<Taps>,
+    pub(crate) taps: Vec<Taps>,
     weights: Vec<W>,
 }
 
 impl<W> Axis<W> {
-    pub(crate) fn weights(&self, span: &Taps) -> &[W] {
-        &self.weights[span.weights..span.weights + span.count]
+    pub(crate) fn weights(&self, taps: &Taps) -> &[W] {
+        &self.weights[taps.weights..taps.weights + taps.count]
     }
 
     /// The same with other numbers for weights.
     #[cfg(feature = "pictures")]
     pub(crate) fn map<V>(self, weight: impl FnMut(W) -> V) -> Axis<V> {
-        Axis { spans: self.spans, weights: self.weights.into_iter().map(weight).collect() }
+        Axis { taps: self.taps, weights: self.weights.into_iter().map(weight).collect() }
     }
 }
 
@@ -54,7 +54,7 @@ impl Axis<f64> {
         let scale = length / size as f64;
         let stretch = scale.max(1.0);
         let (reach, shrink) = (reach * stretch, 1.0 / stretch);
-        let mut axis = Axis { spans: Vec::with_capacity(size), weights: Vec::new() };
+        let mut axis = Axis { taps: Vec::with_capacity(size), weights: Vec::new() };
         for index in 0..size {
             let centre = start + (index as f64 + 0.5) * scale;
             let first = (centre - reach + 0.5).max(0.0) as usize;
@@ -77,7 +77,7 @@ impl Axis<f64> {
             Edges::Whole => (index + 0.5) * (source as f64 / size as f64) - 0.5,
             Edges::Aligned => index * last / (size - 1).max(1) as f64,
         };
-        let mut axis = Axis { spans: Vec::with_capacity(size), weights: Vec::new() };
+        let mut axis = Axis { taps: Vec::with_capacity(size), weights: Vec::new() };
         for index in 0..size {
             let centre = centre_of(index as f64);
             let left = centre.floor();
@@ -93,14 +93,14 @@ impl Axis<f64> {
         axis
     }
 
-    /// Adds a span with its weights brought to sum 1.
+    /// Adds taps with their weights brought to sum 1.
     fn push(&mut self, start: usize, weights: impl Iterator<Item = f64>) {
         let at = self.weights.len();
         self.weights.extend(weights);
         let added = &mut self.weights[at..];
         let normalise = 1.0 / added.iter().sum::<f64>();
         added.iter_mut().for_each(|weight| *weight *= normalise);
-        self.spans.push(Taps { start, count: added.len(), weights: at });
+        self.taps.push(Taps { start, count: added.len(), weights: at });
     }
 }
 

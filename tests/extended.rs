@@ -190,6 +190,9 @@ fn language_models_take_layers_too() {
     assert_refused(gpt2::write(&file, &sizes, &download(model.parameters()).unwrap()), &["stars.bias"]);
 
     let sizes = BertConfig { vocab_size: 11, max_position_embeddings: 8, ..BertConfig::custom(16, 2, 2) };
+    let classes = |init: &mut Init<'_>| Linear::new(init.at("classifier"), 16, 5, true);
+    let (model, _) = Bert::new_with(&gpu, sizes.clone(), 0, classes).unwrap();
+    assert_refused(bert::write(&file, &sizes, &download(model.parameters()).unwrap()), &["classifier.weight"]);
     let (model, _) = Bert::new_with(&gpu, BertConfig { lora: lora("qkv"), ..sizes }, 0, stars).unwrap();
     assert_eq!(trained(model.parameters()), ["stars.weight", "stars.bias"]);
     assert!(model.is_head("stars.bias") && model.layer("stars.bias") == 3);

@@ -218,10 +218,8 @@ fn a_run_ends_at_its_layer_tokens() {
     refuse(frozen, &["freeze", "something to train"]);
 }
 
-#[test]
-fn a_configuration_of_deepspeed() {
-    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
-    let [run, config] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+/// A file with random-LTD in the middle block of three.
+fn deepspeed() -> Value {
     let ltd = object!({
         "enabled": true, "total_layer_num": 3, "random_ltd_layer_num": 1, "random_ltd_layer_id": [1],
         "model_mask_name": "attention_mask", "model_type": "decoder", "hidden_state_order": "batch_seq_dim",
@@ -230,15 +228,27 @@ fn a_configuration_of_deepspeed() {
             "schedule_config": { "require_steps": 4, "seq_per_step": 4 }
         }
     });
-    let whole = object!({
+    object!({
         "train_batch_size": 8,
         "optimizer": { "type": "AdamW", "params": { "lr": 0.01 } },
         "data_efficiency": { "enabled": true, "data_routing": { "enabled": true, "random_ltd": ltd } }
-    });
-    fs::write(&config, whole.to_string()).unwrap();
+    })
+}
+
+/// The tiny run with a configuration, which is written to `file`.
+fn configured(texts: &Path, output: &Path, more: &str, file: &Path, config: &Value) -> Command {
+    fs::write(file, config.to_string()).unwrap();
     let mut command = example("gpt_pretrain");
-    command.args("--model 32x3x2 --length 16 --vocab-size 280 --steps 6 --text".split(' ')).arg(texts.path());
-    command.arg("--output").arg(&run).arg("--ltd-config").arg(&config).args(["--compare", "constant"]);
+    command.args("--model 32x3x2 --length 16 --vocab-size 280 --text".split(' ')).arg(texts);
+    command.arg("--output").arg(output).arg("--ltd-config").arg(file);
+    command_with(command, more)
+}
+
+#[test]
+fn a_configuration_of_deepspeed() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let [run, config] = ["run", "ds.json"].map(|name| outputs.path().join(name));
+    let command = configured(texts.path(), &run, "--steps 6 --compare constant", &config, &deepspeed());
     let said = text(&succeed(command).stdout);
     assert!(said.contains("blocks          [1] keep, by step from 0, 0:8 2:12 4:16"), "{said}");
     // Beside a file its first length is the constant one: half of the tokens in a third of the blocks.
@@ -256,9 +266,14 @@ fn a_configuration_of_deepspeed() {
     command.arg("--resume").arg(&run);
     succeed(command);
     assert_eq!(saved(), before);
+}
 
-    // A rate by layer tokens is made for the file's own way to drop them, one with an end for its own steps.
-    let (mut by_tokens, mut by_steps) = (whole.clone(), whole);
+/// A rate by layer tokens is made for the file's own way to drop them, one with an end for its own steps.
+#[test]
+fn a_files_rate_is_made_for_one_run() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let [never, config] = ["never", "ds.json"].map(|name| outputs.path().join(name));
+    let (mut by_tokens, mut by_steps) = (deepspeed(), deepspeed());
     by_tokens["scheduler"] = object!({ "type": "WarmupDecayLR", "params": {
         "warmup_max_lr": 0.01, "warmup_num_steps": 2, "total_num_steps": 6
     } });
@@ -271,16 +286,7 @@ fn a_configuration_of_deepspeed() {
         (by_steps.clone(), "--layer-tokens 2000 --compare none", ["--compare with --layer-tokens", "scheduler"]),
         (by_steps, "--steps 6 --compare constant --ltd-start 4", ["--ltd-start", "without --ltd-config"]),
     ] {
-        fs::write(&config, file.to_string()).unwrap();
-        let mut command = example("gpt_pretrain");
-        command.args("--model 32x3x2 --length 16 --vocab-size 280 --text".split(' ')).arg(texts.path());
-        command
-            .args(more.split(' '))
-            .arg("--output")
-            .arg(outputs.path().join("never"))
-            .arg("--ltd-config")
-            .arg(&config);
-        refuse(command, &parts);
+        refuse(configured(texts.path(), &never, more, &config, &file), &parts);
     }
 }
 
@@ -316,12 +322,13 @@ fn the_increment_of_the_kept_length() {
     }
 }
 
-/// A rate that a file makes for runs that drop tokens is of one run: the demonstration sets no other beside it.
+/// A rate that a file makes for runs that drop tokens is of one run, and so is one with an end where the budget is of
+/// layer tokens: the demonstration sets no other beside it.
 #[test]
-fn the_demonstration_takes_a_rate_by_layer_tokens() {
+fn the_demonstration_takes_a_rate_that_is_made_for_one_run() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("ds.json");
-    let file = object!({
+    let mut file = object!({
         "train_batch_size": 4,
         "optimizer": { "type": "AdamW", "params": { "lr": 0.001 } },
         "scheduler": { "type": "WarmupDecayLR", "params": {
@@ -337,15 +344,20 @@ fn the_demonstration_takes_a_rate_by_layer_tokens() {
             "layer_token_lr_schedule": { "enabled": true }
         } } }
     });
-    fs::write(&config, file.to_string()).unwrap();
-    let demonstration = |more: &str| {
+    let demonstration = |file: &Value, more: &str| {
+        fs::write(&config, file.to_string()).unwrap();
         let mut command = example("gpt_finetune");
-        command.args(["--steps", "6", "--estimate", "--ltd-config"]).arg(&config);
+        command.args(["--estimate", "--ltd-config"]).arg(&config);
         command_with(command, more)
     };
-    let said = text(&succeed(demonstration("")).stdout);
+    let said = text(&succeed(demonstration(&file, "--steps 6")).stdout);
     assert!(said.contains("blocks          [1, 2] keep, by step from 0, 0:32"), "{said}");
-    refuse(demonstration("--compare none"), &["--compare", "layer_token_lr_schedule"]);
+    refuse(demonstration(&file, "--steps 6 --compare none"), &["--compare", "layer_token_lr_schedule"]);
+    let ltd = file["data_efficiency"]["data_routing"]["random_ltd"].as_object_mut().unwrap();
+    ltd.remove("layer_token_lr_schedule").unwrap();
+    let said = text(&succeed(demonstration(&file, "--layer-tokens 3000")).stdout);
+    assert!(said.contains("layer-tokens 3000"), "{said}");
+    refuse(demonstration(&file, "--layer-tokens 3000 --compare none"), &["--compare with --layer-tokens"]);
 }
 
 /// Blocks that are named drop tokens however few there are.
@@ -389,18 +401,17 @@ fn an_export_takes_the_place_of_nothing_else() {
 fn a_run_that_could_not_be_exported_is_reported() {
     let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
     let run = outputs.path().join("run");
-    let more = "--steps 40 --lr 0.01 --save-every 1 --drop none --json";
-    let mut command = pretrain("gpt_pretrain", texts.path(), &run, more);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    until_saved(&mut child, &run);
-    let notes = run.join("export/notes.txt");
-    fs::create_dir_all(run.join("export")).unwrap();
-    fs::write(&notes, "mine").unwrap();
-    let output = child.wait_with_output().unwrap();
+    // In the way of the export alone.
+    let old = run.join(".export.old");
+    fs::create_dir_all(&old).unwrap();
+    fs::write(old.join("notes.txt"), "mine").unwrap();
+    let more = "--steps 12 --lr 0.01 --drop none --json";
+    let output = pretrain("gpt_pretrain", texts.path(), &run, more).output().unwrap();
     let said = text(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains("could not be exported"), "{said}");
+    let told = "run full-length could not be exported";
+    assert!(output.status.code() == Some(1) && said.contains(told), "{said}");
     let before = report_holds(&run, &["full-length"]);
-    assert!(before["runs"][0]["export_error"].is_string(), "{before}");
+    assert!(before["runs"][0]["export_error"].as_str().unwrap().contains("notes.txt"), "{before}");
     let printed: Value = serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap();
     assert_eq!(printed, before, "--json prints report.json all the same");
     let resume = || {
@@ -408,12 +419,15 @@ fn a_run_that_could_not_be_exported_is_reported() {
         command.arg("--resume").arg(&run);
         command
     };
+    fs::create_dir(run.join("export")).unwrap();
+    fs::rename(old.join("notes.txt"), run.join("export/notes.txt")).unwrap();
     refuse(resume(), &["--resume", "holds other files than an export's"]);
-    fs::remove_file(&notes).unwrap();
+    fs::remove_file(run.join("export/notes.txt")).unwrap();
     succeed(resume());
-    let after = json(&run.join("report.json"));
-    assert!(after["runs"][0]["export_error"].is_null(), "{after}");
-    assert_eq!(after["runs"][0]["test"], before["runs"][0]["test"]);
+    // All that was measured was so before the export.
+    let (mut before, after) = (before, report_holds(&run, &["full-length"]));
+    before["runs"][0].as_object_mut().unwrap().remove("export_error").unwrap();
+    assert_eq!(after["runs"], before["runs"]);
     gpt2::open(run.join("export")).unwrap();
 }
 
@@ -468,6 +482,38 @@ fn killed_and_resumed(outputs: &Path, go_on: impl Fn(&Path) -> Command) {
     println!("{seen}");
     succeed(go_on(&killed));
     same(&killed, &seen);
+}
+
+/// A run goes on as its recipe says, whatever has become since of what nobody chose: the increment of the kept length,
+/// and the way to drop tokens beside a file that turns random-LTD off.
+#[test]
+fn a_run_goes_on_by_its_own_recipe() {
+    let (texts, outputs) = (texts(), tempfile::tempdir().unwrap());
+    let file = outputs.path().join("ds.json");
+    let mut off = deepspeed();
+    off["data_efficiency"]["data_routing"]["random_ltd"] = object!({ "enabled": false });
+    let run = |name: &str| outputs.path().join(name);
+    let interval = "--steps 3 --ltd-interval 256";
+    succeed(pretrain("gpt_pretrain", texts.path(), &run("settled"), interval));
+    assert_eq!(json(&run("settled").join("args.json"))["overrides"]["ltd_granularity"], 16);
+    let more = format!("{interval} --ltd-granularity 4");
+    let of_interval = pretrain("gpt_pretrain", texts.path(), &run("interval"), &more);
+    let of_file = configured(texts.path(), &run("off"), "--steps 3 --drop random-ltd", &file, &off);
+    for (name, command) in [("interval", of_interval), ("off", of_file)] {
+        let run = run(name);
+        succeed(command);
+        // As if it had been interrupted, and begun by a release that chose these itself.
+        fs::remove_file(run.join("report.json")).unwrap();
+        let mut args = json(&run.join("args.json"));
+        let overrides = args["overrides"].as_object_mut().unwrap();
+        overrides.remove("ltd_granularity").unwrap();
+        overrides.remove("drop");
+        fs::write(run.join("args.json"), args.to_string()).unwrap();
+        let mut command = example("gpt_pretrain");
+        command.arg("--resume").arg(&run);
+        let said = text(&succeed(command).stdout);
+        assert!(said.contains("random-ltd goes on after step 3 of 3"), "{said}");
+    }
 }
 
 /// A finetuning goes on with the weights that it began with, from where those were found.

@@ -607,6 +607,10 @@ fn settings_refuse_what_makes_no_sense() {
     assert_eq!(refused(settings().with_blocks(&[3, 1, 3])), "blocks");
     assert_eq!(refused(settings().with_keep_prefix(33)), "keep_prefix_tokens");
     assert!(settings().with_keep_prefix(32).is_ok());
+    let shorter = |kept| settings().with_keep_prefix(16).unwrap().with_schedule(Schedule::constant(kept).unwrap());
+    assert_eq!(refused(shorter(15)), "keep_prefix_tokens");
+    let again = shorter(16).unwrap().with_schedule(settings().schedule().clone()).unwrap();
+    assert_eq!(again, settings().with_keep_prefix(16).unwrap());
     assert!(settings().check_length(33).is_ok());
     assert_eq!(refused(settings().check_length(32)), "schedule");
 }

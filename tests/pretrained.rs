@@ -933,6 +933,7 @@ fn exports_replace_exports_and_nothing_else() {
     fs::write(beside(".export.old").join(".DS_Store"), "older").unwrap();
     assert!(export().unwrap_err().to_string().contains(".DS_Store"));
     assert_eq!((read(".DS_Store").as_str(), beside(".export.old").join(".DS_Store").exists()), ("view", true));
+    assert!(!beside(".export.new").exists(), "nothing is written in vain");
     fs::remove_dir_all(beside(".export.old")).unwrap();
     fs::create_dir(path.join(".git")).unwrap();
     assert!(export().unwrap_err().to_string().contains(".git"));

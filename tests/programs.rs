@@ -520,15 +520,12 @@ fn an_export_takes_the_place_of_nothing_else() {
 fn an_export_that_fails_costs_no_results() {
     let (photos, outputs) = (photos(), tempfile::tempdir().unwrap());
     let run = outputs.path().join("run");
-    let mut command = tiny(photos.path(), &run, "--steps 24 --save-every 1 --lora qkv --export timm --compare none");
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    until_saved(&mut child, &run);
-    let notes = run.join("export/notes.txt");
-    fs::create_dir(run.join("export")).unwrap();
-    fs::write(&notes, "mine").unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = text(&output.stderr);
-    assert!(!output.status.success() && said.contains("run patchdrop has ended, and could not be exported"), "{said}");
+    // In the way of the export alone.
+    let old = run.join(".export.old");
+    fs::create_dir_all(&old).unwrap();
+    fs::write(old.join("notes.txt"), "mine").unwrap();
+    let command = tiny(photos.path(), &run, "--steps 4 --lora qkv --export timm --compare none");
+    refuse(command, &["run patchdrop could not be exported", ".export.old"]);
     let report = || json(&run.join("report.json"))["runs"].as_array().unwrap().clone();
     let before = report();
     assert!(before.len() == 2 && before[0]["export_error"].as_str().unwrap().contains("notes.txt"), "{before:?}");
@@ -537,18 +534,24 @@ fn an_export_that_fails_costs_no_results() {
         command.arg(&run);
         command
     };
+    fs::create_dir(run.join("export")).unwrap();
+    fs::rename(old.join("notes.txt"), run.join("export/notes.txt")).unwrap();
     refuse(resume(), &["--resume", "export", "other files than an export's"]);
-    fs::remove_file(&notes).unwrap();
+    fs::remove_file(run.join("export/notes.txt")).unwrap();
     succeed(resume());
     let after = report();
     assert!(after[0].get("export_error").is_none(), "{after:?}");
-    for key in ["name", "test_accuracy"] {
+    // What was measured was so before the export.
+    for key in ["name", "test_accuracy", "wall_seconds", "images_per_second", "resumed_at"] {
         assert_eq!([&before[0][key], &before[1][key]], [&after[0][key], &after[1][key]], "{key}");
     }
     open(run.join("export"), &OpenOptions::default()).unwrap();
-    // As if it had been killed between the export and the report: what it exported itself is in nobody's way.
+    // As if it had been killed between the export and the report: what it exported itself is in nobody's way, nor is a
+    // hidden file beside it.
     fs::remove_file(run.join("report.json")).unwrap();
+    fs::write(run.join("export/.DS_Store"), "").unwrap();
     succeed(resume());
+    assert!(run.join("export/.DS_Store").is_file());
 }
 
 /// Nor does a run write among the files of a model.

@@ -14,9 +14,16 @@ use anyhow::Result;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use wgrad::Error;
+use wgrad::checkpoint::Checkpoint;
 use wgrad::ltd::LayerTokens;
+use wgrad::models::FolderOptions;
+use wgrad::models::gpt2::{self, Gpt2, Gpt2Config};
+use wgrad::models::vit::{AdapterNames, ExportOptions, Vit, VitConfig, export_hf, export_timm, save_adapter};
+use wgrad::nn::LoraConfig;
 use wgrad::train::{EpochMetrics, Evaluation, Outcome, StepMetrics, Timing};
 
+use crate::common::gpu;
 use training::columns::{Column, columns, decimals, whole};
 use training::comparison::{Arm, Comparison, FULL_LENGTH, Way};
 use training::history::History;
@@ -24,7 +31,7 @@ use training::report::{Course, Report, Run, Which};
 use training::session::{Program, Session};
 use training::table::Line;
 use training::words::{Score, Words};
-use training::{folder, resume};
+use training::{folder, resume, start};
 
 const STEPS: u64 = 6;
 const SAMPLE: &str = "Of Mans First <Disobedience>";
@@ -62,6 +69,10 @@ impl Run for Results {
         &self.course
     }
 
+    fn course_mut(&mut self) -> &mut Course {
+        &mut self.course
+    }
+
     fn score(&self) -> f64 {
         self.test_perplexity
     }
@@ -76,6 +87,8 @@ struct Pretender<'a> {
     session: &'a Session<'a, Drop>,
     /// Runs that are left before it is interrupted.
     left: usize,
+    /// Why its runs are not exported.
+    export_error: Option<&'static str>,
 }
 
 impl Program for Pretender<'_> {
@@ -111,7 +124,13 @@ impl Program for Pretender<'_> {
         history.epoch(&name, &epoch_metrics(steps));
         anyhow::ensure!(self.left > 0, "interrupted");
         self.left -= 1;
-        let course = Course::new(&outcome(steps, if arm.drop() == Drop::None { 2 } else { 1 }), 0, 1_000_000)?;
+        // Of a run that was trained before, nothing but its export is left to do.
+        let trained = own.join("trained");
+        let resumed_at = if trained.exists() { steps } else { 0 };
+        fs::write(trained, "")?;
+        let seconds = (steps - resumed_at) * if arm.drop() == Drop::None { 2 } else { 1 };
+        let mut course = Course::new(&outcome(steps, seconds), resumed_at, 1_000_000)?;
+        course.export_error = self.export_error.map(str::to_owned);
         let sample = SAMPLE.to_owned();
         Ok(Results { which: comparison.which(arm, seed), test_perplexity: 12.5 + seed as f64, course, sample })
     }
@@ -155,7 +174,7 @@ fn epoch_metrics(steps: u64) -> EpochMetrics {
     EpochMetrics { epoch: 0, steps, train_loss: 2.7, train_accuracy: 0.0, validation, is_best: true }
 }
 
-fn outcome(steps: u64, seconds_a_step: u64) -> Outcome {
+fn outcome(steps: u64, seconds: u64) -> Outcome {
     Outcome {
         steps,
         samples: 8 * steps,
@@ -164,19 +183,24 @@ fn outcome(steps: u64, seconds_a_step: u64) -> Outcome {
         losses: 0,
         best: Some((0, epoch_metrics(steps).validation)),
         layer_tokens: LayerTokens::default(),
-        timing: Timing { training: Duration::from_secs(seconds_a_step * steps), ..Timing::default() },
+        timing: Timing { training: Duration::from_secs(seconds), ..Timing::default() },
     }
 }
 
 /// Two seeds of three arms, of which `left` end before an error.
 fn session(folder: &Path, goes_on: bool, left: usize) -> Result<Vec<Results>> {
+    session_with(folder, goes_on, left, None)
+}
+
+/// The same, whose runs may be not exported.
+fn session_with(folder: &Path, goes_on: bool, left: usize, export_error: Option<&'static str>) -> Result<Vec<Results>> {
     let (stop, nothing) = (AtomicBool::new(false), json!({}));
     let rivals = [Arm::Drop(Drop::None), Arm::EqualTime, Arm::Drop(Drop::Half)];
     let comparison = Comparison::new(Drop::Half, rivals, 0, 2);
     let session = Session { folder, comparison, goes_on, command: "pretend --resume".to_owned(), stop: &stop };
     let adapter = "none".to_owned();
     let mut report = Report { adapter, tuning: None, args: &nothing, recipe: &nothing, runs: Vec::new() };
-    session.run(&mut Pretender { session: &session, left }, &mut report)?;
+    session.run(&mut Pretender { session: &session, left, export_error }, &mut report)?;
     Ok(report.runs)
 }
 
@@ -224,6 +248,85 @@ fn a_comparison_goes_on_where_it_ended() {
     assert_eq!(metrics.lines().count() as u64, 1 + 2 * (2 * STEPS + STEPS / 2), "{metrics}");
     // Nothing is left to do.
     assert_eq!(session(folder.path(), true, 0).unwrap().len(), 6);
+}
+
+/// What exports a run that was trained before takes no step: what was measured then stays, and counts for those after
+/// it.
+#[test]
+fn a_run_that_lacked_its_export_keeps_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    session_with(folder.path(), false, 2, Some("no room")).err().unwrap();
+    // As if the third had not begun.
+    fs::remove_dir_all(folder.path().join("equal-time-seed0")).unwrap();
+    // Whatever ends the program while others are still to be exported.
+    session(folder.path(), true, 1).err().unwrap();
+    assert_eq!(resume::finished::<Results>(folder.path()).unwrap().len(), 1);
+    let runs = session(folder.path(), true, 5).unwrap();
+    let told = runs.iter().take(3).map(|run| &run.course);
+    let told: Vec<_> = told.map(|run| (run.steps, run.wall_seconds, run.resumed_at, &run.export_error)).collect();
+    let equal = STEPS / 2;
+    assert_eq!(told, [(STEPS, 6.0, 0, &None), (STEPS, 12.0, 0, &None), (equal, 6.0, 0, &None)]);
+}
+
+/// What a folder keeps of the weights that its run began with is told, or what is wrong with it.
+#[test]
+fn weights_of_a_run_that_goes_on() {
+    let run = tempfile::tempdir().unwrap();
+    let (place, weights) = (run.path().join("model.safetensors"), Checkpoint::default());
+    assert_eq!(start::place(run.path()).unwrap(), None, "of an earlier release");
+    start::keep(run.path(), Some(&place), &weights).unwrap();
+    assert_eq!(start::place(run.path()).unwrap(), None, "it is not there");
+    fs::write(&place, "").unwrap();
+    assert_eq!(start::place(run.path()).unwrap(), Some(place));
+    start::check(run.path(), &weights).unwrap();
+    fs::write(run.path().join("start.json"), r#"{"place": "\u001b[2J", "crc32c": 1}"#).unwrap();
+    let message = start::check(run.path(), &weights).unwrap_err().to_string();
+    assert!(message.contains("are others") && !message.contains(char::is_control), "{message:?}");
+    fs::write(run.path().join("start.json"), "{").unwrap();
+    let message = start::place(run.path()).unwrap_err().to_string();
+    assert!(message.contains("start.json"), "{message}");
+}
+
+/// What any export leaves in its folder, and what the library keeps there, is in the way of no run that goes on; other
+/// files are.
+#[test]
+fn exports_know_their_own_folders() {
+    let (gpu, runs) = (gpu(), tempfile::tempdir().unwrap());
+    let lora = |layer: &str| Some(LoraConfig::new(2, 4.0, &[layer]));
+    let sizes = VitConfig { img_size: (16, 16), patch_size: 4, num_classes: 5, ..VitConfig::custom(32, 2, 2) };
+    let vit = Vit::new(&gpu, VitConfig { lora: lora("qkv"), ..sizes }, 0).unwrap();
+    let sizes = Gpt2Config { vocab_size: 11, n_positions: 8, ..Gpt2Config::custom(16, 2, 2) };
+    let gpt = Gpt2::new(&gpu, Gpt2Config { lora: lora("c_attn"), ..sizes }, 0).unwrap();
+    // Every name that a tokenizer's file may have, as the refusal of another tells.
+    let other = FolderOptions { tokenizer: &[("other", b"")], ..FolderOptions::default() };
+    let Err(Error::Argument { expected, .. }) = gpt2::save(runs.path(), &gpt, &other) else { panic!("not refused") };
+    let names = expected.trim_start_matches("one of ").split(", ");
+    let tokenizer: Vec<(&str, &[u8])> = names.map(|name| (name, &b"{}"[..])).collect();
+    let whole = FolderOptions { tokenizer: &tokenizer, ..FolderOptions::default() };
+    let exports: [&dyn Fn(&Path) -> wgrad::Result<()>; 5] = [
+        &|folder| gpt2::save(folder, &gpt, &whole),
+        &|folder| gpt2::save_adapter(folder, &gpt, None),
+        &|folder| export_hf(folder, &vit, &ExportOptions::default()),
+        &|folder| export_timm(folder, &vit, &ExportOptions::default()),
+        &|folder| save_adapter(folder, &vit, AdapterNames::Timm, None),
+    ];
+    for (i, export) in exports.iter().enumerate() {
+        let run = runs.path().join(i.to_string());
+        fs::create_dir(&run).unwrap();
+        let place = run.join("export");
+        let check = |goes_on| folder::refuse_exports(&run, &["export"], goes_on);
+        check(false).unwrap();
+        export(&place).unwrap();
+        check(true).unwrap();
+        assert!(check(false).is_err(), "a new run takes the place of nothing");
+        fs::write(place.join(".DS_Store"), "").unwrap();
+        check(true).unwrap();
+        export(&place).unwrap();
+        assert!(place.join(".DS_Store").is_file());
+        fs::create_dir(place.join(".git")).unwrap();
+        let message = check(true).unwrap_err().to_string();
+        assert!(message.contains("holds other files than an export's") && export(&place).is_err(), "{message}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What chooses, counts or averages: operations without a gradient, each against its reference on the CPU.
+//! What compares, chooses, counts or averages: operations without a gradient, each against its reference on the CPU.
 
 use anyhow::{Result, ensure};
 use wgrad::autograd::Parameters;
@@ -16,7 +16,8 @@ const KEPT: usize = 23;
 type Check = fn(&Gpu) -> Result<()>;
 
 pub fn run(gpu: &Gpu) -> Vec<Named> {
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
+        ("comparisons", comparisons),
         ("argmax", argmax),
         ("keep_largest", keep_largest),
         ("lengths of kept tokens", kept_lengths),
@@ -34,6 +35,37 @@ fn few_values(seed: u64, n: usize) -> Vec<f32> {
 fn same(what: &str, got: &[u32], expected: &[u32]) -> Result<()> {
     ensure!(got == expected, "{what}: {got:?}, not {expected:?}");
     Ok(())
+}
+
+/// Every end of the floats beside every other, in both forms, and what `where_` makes of it.
+fn comparisons(gpu: &Gpu) -> Result<()> {
+    type Compare = (&'static str, fn(&Tensor, &Tensor) -> wgrad::Result<Tensor>, fn(&f32, &f32) -> bool);
+    let all: [Compare; 6] = [
+        ("eq", ops::eq, f32::eq),
+        ("ne", ops::ne, f32::ne),
+        ("lt", ops::lt, f32::lt),
+        ("le", ops::le, f32::le),
+        ("gt", ops::gt, f32::gt),
+        ("ge", ops::ge, f32::ge),
+    ];
+    let ends = [f32::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, f32::INFINITY, f32::NAN];
+    let pairs: Vec<(f32, f32)> = ends.iter().flat_map(|&x| ends.map(|y| (x, y))).collect();
+    let (of_x, of_y): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+    let n = ends.len();
+    let tensor = |dims: &[usize], values: &[f32]| Tensor::from_slice(gpu, dims, values);
+    let (x, y) = (tensor(&[n, n], &of_x)?, tensor(&[n, n], &of_y)?);
+    let (column, row) = (tensor(&[n, 1], &ends)?, tensor(&[n], &ends)?);
+    let [one, zero] = [1.0, 0.0].map(|value| Tensor::full(gpu, &[n, n], value));
+    let (one, zero) = (one?, zero?);
+    for (name, compare, holds) in all {
+        let expected: Vec<f32> = pairs.iter().map(|(x, y)| f32::from(u8::from(holds(x, y)))).collect();
+        for (what, z) in [("same shape", compare(&x, &y)?), ("broadcast", compare(&column, &row)?)] {
+            close(&format!("{name}, {what}"), &z.to_vec()?, &expected)?;
+            close(&format!("where_ of {name}"), &ops::where_(&z, &one, &zero)?.to_vec()?, &expected)?;
+        }
+    }
+    let chosen: Vec<f32> = of_x.iter().map(|&x| f32::from(u8::from(x != 0.0))).collect();
+    close("where_ of floats", &ops::where_(&x, &one, &zero)?.to_vec()?, &chosen)
 }
 
 fn argmax(gpu: &Gpu) -> Result<()> {

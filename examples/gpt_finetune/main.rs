@@ -31,7 +31,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use wgrad::data::{TextOptions, TokenCache};
 use wgrad::models::gpt2::{self, Pretrained};
-use wgrad::optim::LrSchedule;
 use wgrad::train::read_deepspeed;
 
 use args::Args;
@@ -67,8 +66,11 @@ impl Lesson for Finetuning {
         // A file that cannot be read is told of later.
         let config = common.ltd_config.as_ref().and_then(|path| read_deepspeed(path).ok());
         let rate = config.as_ref().and_then(|config| config.rate.as_ref());
-        let is_for_one = rate.is_some_and(LrSchedule::follows_layer_tokens);
-        let way = common.main_way(config.as_ref(), common.recipe(Self::recipe()).drop);
+        let recipe = common.recipe(Self::recipe());
+        // By layer tokens the other would take another number of steps.
+        let is_for_one =
+            rate.is_some_and(|rate| rate.follows_layer_tokens() || (recipe.layer_tokens > 0 && rate.has_end()));
+        let way = common.main_way(config.as_ref(), recipe.drop);
         if is_alone && way != DropKind::None && !is_for_one {
             common.compare.push(Rival::None);
         }

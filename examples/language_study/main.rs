@@ -101,7 +101,7 @@ fn study<K: SmallModel<O>, O: Objective>(
     let runs = (0..SEEDS).flat_map(|seed| arms.iter().map(move |arm| (arm, seed)));
     let missing: Vec<(&Arm, u64)> = runs.filter(|(arm, seed)| !results.has(arm.name, *seed)).take(*left).collect();
     *left -= missing.len();
-    let saved = arms.iter().map(|arm| study.saved(arm)).collect::<Result<_>>()?;
+    let saved = arms.iter().map(|arm| study.saved_share(arm)).collect::<Result<_>>()?;
     let head = Head { text: format!("{corpus}"), adapter: gpu.info().to_string(), seeds: SEEDS, saved };
     let (path, plan_path) = (args.document(), args.output.join(format!("plan-{}.json", K::NAME)));
     let write = |results: &Results<runs::Run>, plan: Option<&Plan>| {

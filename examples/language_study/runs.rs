@@ -148,7 +148,7 @@ impl<'a, K: SmallModel<O>, O: Objective> Study<'a, K, O> {
     }
 
     /// The share of full length's layer tokens that an arm saves in as many steps.
-    pub fn saved(&self, arm: &Arm) -> Result<f64> {
+    pub fn saved_share(&self, arm: &Arm) -> Result<f64> {
         let drop = arm.kind.drop(self.depth, TOKENS, self.steps, 0)?;
         Ok(drop.layer_tokens_before(self.steps, BATCH as u64, self.extent()).saved_share())
     }

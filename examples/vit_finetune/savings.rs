@@ -42,8 +42,7 @@ fn lower(ltd: &RandomLtd, first: usize) -> Option<RandomLtd> {
         }
         _ => return None,
     };
-    let lower = RandomLtd::in_blocks(ltd.total_blocks(), ltd.ltd_blocks(), schedule.ok()?).ok()?;
-    lower.with_keep_prefix(ltd.keep_prefix_tokens()).ok()
+    ltd.clone().with_schedule(schedule.ok()?).ok()
 }
 
 /// The share of the layer tokens of so many steps.

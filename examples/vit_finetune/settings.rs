@@ -93,7 +93,7 @@ impl Setup {
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
         let (recipe, tokens) = (&self.recipe, self.config.tokens());
-        let ltd = match (kind, deepspeed::random_ltd(self.deepspeed.as_ref(), seed)) {
+        let ltd = match (kind, deepspeed::of_file(self.deepspeed.as_ref(), seed)) {
             (DropKind::None, _) => return Ok(TokenDrop::None),
             (DropKind::RandomLtd, Some(ltd)) => return Ok(ltd.into()),
             (DropKind::Constant, Some(ltd)) => return Ok(deepspeed::at_start_length(&ltd)?.into()),

@@ -131,8 +131,8 @@ impl fmt::Display for Weights {
 /// A file, a folder, a run, or a name on the Hub: with its place, which a run that goes on knows.
 fn open(path: &Path, args: &Args) -> Result<(PathBuf, Pretrained)> {
     let options = OpenOptions { heads: args.heads, trained_on: args.trained_on.map(Into::into) };
-    let known = args.output.resume.as_deref().and_then(start::place);
-    let place = known.map_or_else(|| local::found(path), Ok)?;
+    let known = args.output.resume.as_deref().map(start::place).transpose()?;
+    let place = known.flatten().map_or_else(|| local::found(path), Ok)?;
     let opened = vit::open(&place, &options)?;
     Ok((place, opened))
 }

@@ -35,7 +35,7 @@ impl Folder<'_> {
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let places = Places::new(folder)?;
         let new = &places.new;
-        [&places.folder, &places.old].into_iter().try_for_each(|folder| self.hidden(folder).map(drop))?;
+        self.check(&places)?;
         self.remove(new, None)?;
         fs::create_dir(new).map_err(|e| Error::io(new, e))?;
         write_as(new.join(self.weights), &self.tensors, &self.metadata, self.storage)?;
@@ -45,6 +45,19 @@ impl Folder<'_> {
             }
         }
         self.swap(&places)
+    }
+
+    /// Whether nothing of what is there would be lost, before anything is written.
+    fn check(&self, Places { folder, old, .. }: &Places) -> Result<()> {
+        let (here, left) = (self.hidden(folder)?, self.hidden(old)?);
+        if let Some(name) = left.iter().find(|name| here.contains(name)) {
+            return Err(foreign(old, name));
+        }
+        // What a link leads to may lie on another file system, from which no file can be moved.
+        match here.first().filter(|_| folder.is_symlink()).map(|name| foreign(folder, name)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
     }
 
     fn swap(&self, Places { parent, folder, new, old }: &Places) -> Result<()> {

@@ -110,6 +110,15 @@ impl RandomLtd {
         Ok(self)
     }
 
+    /// Replaces the schedule of kept lengths.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it starts with fewer tokens than the prefix that is always kept.
+    pub fn with_schedule(self, schedule: Schedule) -> Result<Self> {
+        let prefix = self.keep_prefix_tokens;
+        RandomLtd { schedule, ..self }.with_keep_prefix(prefix)
+    }
+
     /// Sets the seed of the draws.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;

@@ -88,6 +88,23 @@ impl Common {
         recipe.with(&self.overrides)
     }
 
+    /// Where a run goes on, takes from its recipe what its arguments tell only if somebody chose it: another release
+    /// may have settled it otherwise.
+    pub fn heed_recipe(&mut self) -> Result<()> {
+        /// That part of recipe.json.
+        #[derive(Deserialize)]
+        struct Settled {
+            drop: DropKind,
+            ltd_granularity: usize,
+        }
+        if let Some(run) = &self.output.resume {
+            let Settled { drop, ltd_granularity } = folder::saved_recipe(run)?;
+            self.overrides.drop = Some(drop);
+            self.overrides.ltd.ltd_granularity = Some(ltd_granularity);
+        }
+        Ok(())
+    }
+
     /// How the first run drops tokens: as the configuration file says, or else as `recipe` does with the options in it.
     pub fn main_way(&self, config: Option<&DeepSpeedConfig>, recipe: DropKind) -> DropKind {
         deepspeed::main_way(config, DropKind::RandomLtd, recipe, self.overrides.drop.is_some())

@@ -47,6 +47,7 @@ pub fn main<P: Lesson>() -> Result<()> {
     let (args, given) = Given::parse::<P::Args>();
     crate::warnings::show();
     let mut args = resume::arguments(P::settled(args), &given)?;
+    args.common_mut().heed_recipe()?;
     let common = args.common();
     if common.device.list_adapters {
         adapters::list();
@@ -58,7 +59,7 @@ pub fn main<P: Lesson>() -> Result<()> {
     let machine = Machine::open(&common.device)?;
     let gpu = machine.gpu();
     say!("adapter: {}", gpu.info());
-    let known = common.output.resume.as_deref().and_then(start::place);
+    let known = common.output.resume.as_deref().map(start::place).transpose()?.flatten();
     let mut setup = Setup::<P::Kind>::new(common, P::recipe(), P::begin(&args, known)?)?;
     setup.check(common, &given, &P::rules(&args))?;
     say!("{setup}");
@@ -68,6 +69,7 @@ pub fn main<P: Lesson>() -> Result<()> {
         say!("{}", memory::needs(&gpu, &setup.workload(&make, &settings), common.device.budget(&gpu))?);
         return Ok(());
     }
+    setup.settle(args.common_mut());
     setup.fit_memory(args.common_mut(), &gpu, &given)?;
     // One that is lost is given up as a whole: nobody else holds it.
     drop(gpu);

@@ -103,6 +103,10 @@ impl Run for RunReport {
         &self.course
     }
 
+    fn course_mut(&mut self) -> &mut Course {
+        &mut self.course
+    }
+
     fn score(&self) -> f64 {
         self.test.perplexity
     }

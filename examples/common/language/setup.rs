@@ -108,6 +108,11 @@ impl<K: Kind> Setup<K> {
         check_shares(&[("warmup", warmup), ("ltd-ramp", ramp), ("patchdrop-until", *patchdrop_until)])
     }
 
+    /// What --ltd-interval has settled becomes the arguments', which a run that goes on is made of.
+    pub fn settle(&self, args: &mut Common) {
+        args.overrides.ltd.ltd_granularity = Some(self.recipe.ltd.ltd_granularity);
+    }
+
     /// The steps of a run that drops tokens in this way: those that consume the layer-averaged tokens that it is to have, if that is
     /// said.
     pub fn steps_of(&self, drop: DropKind) -> Result<u64> {
@@ -133,7 +138,7 @@ impl<K: Kind> Setup<K> {
 
     fn token_drop(&self, kind: DropKind, steps: u64, seed: u64) -> Result<TokenDrop> {
         let (recipe, Extent { depth, tokens, .. }) = (&self.recipe, self.extent());
-        let ltd = match (kind, deepspeed::random_ltd(self.deepspeed.as_ref(), seed)) {
+        let ltd = match (kind, deepspeed::of_file(self.deepspeed.as_ref(), seed)) {
             (DropKind::None, _) => return Ok(TokenDrop::None),
             (DropKind::RandomLtd, Some(ltd)) => return Ok(ltd.into()),
             (DropKind::Constant, Some(ltd)) => return Ok(deepspeed::at_start_length(&ltd)?.into()),

@@ -42,7 +42,7 @@ pub fn main_way<W: Way>(config: Option<&DeepSpeedConfig>, ltd: W, recipe: W, has
 
 /// The file's random-LTD, if it has one, in a run of this seed: of runs that differ in their seed alone, each has draws
 /// of its own.
-pub fn random_ltd(config: Option<&DeepSpeedConfig>, seed: u64) -> Option<RandomLtd> {
+pub fn of_file(config: Option<&DeepSpeedConfig>, seed: u64) -> Option<RandomLtd> {
     let ltd = config?.random_ltd.clone()?;
     let seed = ltd.seed().wrapping_add(seed);
     Some(ltd.with_seed(seed))
@@ -50,9 +50,7 @@ pub fn random_ltd(config: Option<&DeepSpeedConfig>, seed: u64) -> Option<RandomL
 
 /// The same in the same blocks with the first length throughout, which is what the constant arm is beside it.
 pub fn at_start_length(ltd: &RandomLtd) -> wgrad::Result<RandomLtd> {
-    let schedule = Schedule::constant(ltd.schedule().kept_length(0))?;
-    let constant = RandomLtd::in_blocks(ltd.total_blocks(), ltd.ltd_blocks(), schedule)?;
-    Ok(constant.with_keep_prefix(ltd.keep_prefix_tokens())?.with_seed(ltd.seed()))
+    ltd.clone().with_schedule(Schedule::constant(ltd.schedule().kept_length(0))?)
 }
 
 /// What it says of the learning rate and the kept length, in the place of the recipe's.

@@ -68,10 +68,13 @@ pub fn refuse_another(folder: &Path) -> Result<()> {
 /// that is found while nothing has been trained. `names` are the folders, in a run's own.
 pub fn refuse_exports(folder: &Path, names: &[&str], goes_on: bool) -> Result<()> {
     let is_own = |entry: std::io::Result<DirEntry>| {
-        let name = entry.map(|entry| entry.file_name()).unwrap_or_default();
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_temporary = name.starts_with('.') && name.ends_with(".tmp");
-        goes_on && (is_temporary || WEIGHTS.iter().chain(&TOKENIZER).chain(&EXPORTED).any(|own| *own == name))
+        let is_file = || entry.file_type().is_ok_and(|kind| kind.is_file());
+        // What a killed write has left, and .DS_Store and the like, which stay.
+        let is_hidden = name.starts_with('.') && (name.ends_with(".tmp") || is_file());
+        goes_on && (is_hidden || WEIGHTS.iter().chain(&TOKENIZER).chain(&EXPORTED).any(|own| *own == name))
     };
     for path in names.iter().map(|name| folder.join(name)) {
         let is_free = match path.read_dir() {
@@ -104,7 +107,8 @@ pub fn lock(folder: &Path) -> Result<File> {
 /// Writes what a run was asked for, for readers and for [`saved_args`]. The arguments' paths lead to the same files from any folder
 /// ([`absolute`]).
 pub fn save(folder: &Path, args: &impl Serialize, recipe: &impl Serialize) -> Result<()> {
-    let texts = [(ARGS, serde_json::to_string_pretty(args)?), (RECIPE, serde_json::to_string_pretty(recipe)?)];
+    // The arguments last: where they are, there is all that a run goes on with.
+    let texts = [(RECIPE, serde_json::to_string_pretty(recipe)?), (ARGS, serde_json::to_string_pretty(args)?)];
     for (name, text) in texts {
         files::replace(&folder.join(name), text.as_bytes())?;
     }

@@ -40,7 +40,7 @@ settings! {
         #[clap(value_enum)]
         lr_schedule: LrKind,
         /// Share of the steps that warm up. Where the rate goes by layer tokens it is as many of them as these steps
-        /// have at full length, and so more steps where tokens are dropped
+        /// have at full length, and so more steps under random-LTD
         warmup: f64,
         /// Layer-wise decay of the learning rate: each block's is so much of the next one's; 1 is none
         layer_decay: f32,

@@ -36,6 +36,8 @@ pub trait Run: Serialize + DeserializeOwned {
 
     fn course(&self) -> &Course;
 
+    fn course_mut(&mut self) -> &mut Course;
+
     /// The test's, as [`super::words::Score::of`] gives it.
     fn score(&self) -> f64;
 
@@ -112,14 +114,19 @@ impl Course {
         })
     }
 
+    /// Whether a step was timed: none was where it went on after its last one.
+    pub fn is_timed(&self) -> bool {
+        self.steps > self.resumed_at
+    }
+
     /// Whether nothing of it is left to do.
     pub fn has_ended(&self) -> bool {
         !self.stopped && self.export_error.is_none()
     }
 
-    /// Of the steps that were timed; `None` where it went on after its last one.
+    /// Of the steps that were timed; `None` where none was.
     pub fn seconds_a_step(&self) -> Option<f64> {
-        (self.steps > self.resumed_at).then(|| self.wall_seconds / (self.steps - self.resumed_at) as f64)
+        self.is_timed().then(|| self.wall_seconds / (self.steps - self.resumed_at) as f64)
     }
 
     /// So many a second, where a step has `count`; 0 where no step was timed.

@@ -93,6 +93,11 @@ pub fn state(folder: &Path) -> Result<Option<RunState>> {
 
 /// Runs of the interrupted program that had ended; those that were stopped go on.
 pub fn finished<U: Run>(folder: &Path) -> Result<Vec<U>> {
+    Ok(trained(folder)?.into_iter().filter(|run: &U| run.course().has_ended()).collect())
+}
+
+/// Those that had seen their last step, of which some may be left to be exported.
+pub fn trained<U: Run>(folder: &Path) -> Result<Vec<U>> {
     /// The part of report.json that a program reads again.
     #[derive(Deserialize)]
     struct Runs<U> {
@@ -103,7 +108,7 @@ pub fn finished<U: Run>(folder: &Path) -> Result<Vec<U>> {
         return Ok(Vec::new());
     }
     let Runs { runs } = files::read_json::<Runs<U>>(&path)?;
-    Ok(runs.into_iter().filter(|run| run.course().has_ended()).collect())
+    Ok(runs.into_iter().filter(|run| !run.course().stopped).collect())
 }
 
 /// Whether there is anything of the run in `folder` to go on from: a state, or a run that has ended.

@@ -31,7 +31,7 @@ pub trait Program {
     /// The seconds of a step of a model that is thrown away.
     fn trial(&self, way: Self::Way) -> Result<f64>;
 
-    /// Trains and tests. `ended` are the runs before it.
+    /// Trains and tests. `ended` are the runs that have been trained before.
     fn run(&mut self, arm: Arm<Self::Way>, seed: u64, ended: &[Self::Run], history: &mut History) -> Result<Self::Run>;
 
     /// Its own lines of the table.
@@ -90,7 +90,7 @@ impl<W: Way> Session<'_, W> {
         let Session { folder, comparison, goes_on, .. } = self;
         let mut history = if *goes_on { History::resume(folder) } else { History::create(folder)? };
         if *goes_on {
-            report.runs = resume::finished(folder)?;
+            report.runs = resume::trained(folder)?;
             if !resume::is_saved(folder) {
                 say!("nothing was saved: the run begins anew");
             }
@@ -112,7 +112,7 @@ impl<W: Way> Session<'_, W> {
                 let way_on = resume::way_on(&resume::offer(folder, &self.command), &error, history.has_news());
                 error.context(format!("run {}{way_on}", comparison.name(arm, seed)))
             })?;
-            report.runs.push(run);
+            enter(&mut report.runs, run);
             comparison.sort(&mut report.runs);
             html::write(folder, report, &page::<P>(&report.runs))?;
             // Last, for it says how the run has ended.
@@ -149,9 +149,23 @@ impl<W: Way> Session<'_, W> {
         }
         let error = |run: &P::Run| Some((run.which().name.clone(), run.course().export_error.clone()?));
         match runs.iter().find_map(error) {
-            Some((name, error)) => bail!("run {name} has ended, and could not be exported: {error}"),
+            Some((name, error)) => bail!("run {name} could not be exported: {error}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Adds the results of a run, or puts them in the place of earlier ones. Of one that lacked its export alone, what was
+/// measured then stays: what has exported it now took no step.
+fn enter<U: Run>(runs: &mut Vec<U>, mut run: U) {
+    let Some(earlier) = runs.iter_mut().find(|earlier| earlier.which().name == run.which().name) else {
+        runs.push(run);
+        return;
+    };
+    if run.course().is_timed() {
+        *earlier = run;
+    } else {
+        earlier.course_mut().export_error = run.course_mut().export_error.take();
     }
 }
 

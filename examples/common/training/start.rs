@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use wgrad::checkpoint::Checkpoint;
 
+use super::console::printable;
 use super::{files, folder};
 
 const START: &str = "start.json";
@@ -28,12 +29,8 @@ pub fn keep(run: &Path, place: Option<&Path>, weights: &Checkpoint) -> Result<()
 /// Refuses weights that are others than the run in this folder began with: what of a comparison has not begun would
 /// begin with these. Runs of earlier releases have kept nothing.
 pub fn check(run: &Path, weights: &Checkpoint) -> Result<()> {
-    let path = run.join(START);
-    if !path.exists() {
-        return Ok(());
-    }
-    let Start { place, crc32c } = files::read_json(&path)?;
-    let place = place.map_or_else(String::new, |place| format!(" in {}", place.display()));
+    let Some(Start { place, crc32c }) = kept(run)? else { return Ok(()) };
+    let place = place.map_or_else(String::new, |place| format!(" in {}", printable(&place.display().to_string())));
     ensure!(
         checksum(weights) == crc32c,
         "--resume {}: the weights{place} are others than the run began with: put those back, or begin a new run",
@@ -44,9 +41,13 @@ pub fn check(run: &Path, weights: &Checkpoint) -> Result<()> {
 
 /// Where the run in this folder found its weights, if they are still there. What was fetched from the Hub is found
 /// again without a network.
-pub fn place(run: &Path) -> Option<PathBuf> {
-    let start: Start = files::read_json(&run.join(START)).ok()?;
-    start.place.filter(|place| place.exists())
+pub fn place(run: &Path) -> Result<Option<PathBuf>> {
+    Ok(kept(run)?.and_then(|start| start.place).filter(|place| place.exists()))
+}
+
+fn kept(run: &Path) -> Result<Option<Start>> {
+    let path = run.join(START);
+    if path.exists() { files::read_json(&path).map(Some) } else { Ok(None) }
 }
 
 /// CRC-32C of all tensors' names, shapes and values.

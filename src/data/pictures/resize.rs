@@ -102,8 +102,8 @@ impl Image<'_> {
         rows_first: bool,
     ) -> Result<Image<'static>> {
         // Only the source rows that are needed.
-        let first = rows.spans.iter().map(|span| span.start).min().unwrap_or(0);
-        let end = rows.spans.iter().map(|span| span.start + span.count).max().unwrap_or(0);
+        let first = rows.taps.iter().map(|taps| taps.start).min().unwrap_or(0);
+        let end = rows.taps.iter().map(|taps| taps.start + taps.count).max().unwrap_or(0);
         let (stride, top) = (self.width() as usize * 3, top as usize);
         let pixels = &self.pixels()[(top + first) * stride..(top + end) * stride];
         let source = Rows { pixels, stride, left: left as usize * 3, length: width as usize * 3 };
@@ -112,9 +112,9 @@ impl Image<'_> {
             resize_columns(&Rows::all(&resized, source.length), columns)
         } else {
             let resized = resize_columns(&source, columns);
-            resize_rows(&Rows::all(&resized, columns.spans.len() * 3), first, rows)
+            resize_rows(&Rows::all(&resized, columns.taps.len() * 3), first, rows)
         };
-        Image::new(columns.spans.len() as u32, rows.spans.len() as u32, output)
+        Image::new(columns.taps.len() as u32, rows.taps.len() as u32, output)
     }
 }
 
@@ -154,15 +154,15 @@ impl<'a> Rows<'a> {
 
 /// `u8[H, W, 3]` to `u8[H, width, 3]`.
 fn resize_columns(source: &Rows<'_>, columns: &Axis<i32>) -> Vec<u8> {
-    let output_row = columns.spans.len() * 3;
+    let output_row = columns.taps.len() * 3;
     let mut output = vec![0; source.count() * output_row];
     for (y, output) in output.chunks_exact_mut(output_row).enumerate() {
         let source = source.row(y);
-        for (pixel, span) in output.chunks_exact_mut(3).zip(&columns.spans) {
-            let taps = source[span.start * 3..(span.start + span.count) * 3].chunks_exact(3);
+        for (pixel, taps) in output.chunks_exact_mut(3).zip(&columns.taps) {
+            let pixels = source[taps.start * 3..(taps.start + taps.count) * 3].chunks_exact(3);
             let mut sums = [HALF; 3];
-            for (tap, &weight) in taps.zip(columns.weights(span)) {
-                for (sum, &value) in sums.iter_mut().zip(tap) {
+            for (source, &weight) in pixels.zip(columns.weights(taps)) {
+                for (sum, &value) in sums.iter_mut().zip(source) {
                     *sum += weight * i32::from(value);
                 }
             }
@@ -174,14 +174,14 @@ fn resize_columns(source: &Rows<'_>, columns: &Axis<i32>) -> Vec<u8> {
     output
 }
 
-/// `u8[H, W, 3]` to `u8[height, W, 3]`; the source's first row is the one that spans call `first`.
+/// `u8[H, W, 3]` to `u8[height, W, 3]`; `first` is the number that its taps give the source's first row.
 fn resize_rows(source: &Rows<'_>, first: usize, rows: &Axis<i32>) -> Vec<u8> {
-    let mut output = vec![0; rows.spans.len() * source.length];
+    let mut output = vec![0; rows.taps.len() * source.length];
     let mut sums = vec![0; source.length];
-    for (output, span) in output.chunks_exact_mut(source.length).zip(&rows.spans) {
+    for (output, taps) in output.chunks_exact_mut(source.length).zip(&rows.taps) {
         sums.fill(HALF);
-        for (tap, &weight) in rows.weights(span).iter().enumerate() {
-            for (sum, &value) in sums.iter_mut().zip(source.row(span.start - first + tap)) {
+        for (tap, &weight) in rows.weights(taps).iter().enumerate() {
+            for (sum, &value) in sums.iter_mut().zip(source.row(taps.start - first + tap)) {
                 *sum += weight * i32::from(value);
             }
         }

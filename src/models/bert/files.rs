@@ -10,7 +10,7 @@ use crate::checkpoint::{
     self, CONFIG_FILE, Checkpoint, HostTensor, Pair, Renaming, Settings, Storage, WEIGHTS_FILE, check_shapes, download,
     fault,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::adapters::{self, Place};
 use crate::models::library::{dtype, label};
 use crate::models::peft::{self, AdapterReading, Spelling};
@@ -368,7 +368,14 @@ pub fn save_adapter(folder: &Path, model: &Bert, base: Option<&str>) -> Result<(
 /// run's folder holds. The file appears whole or not at all.
 ///
 /// # Errors
-/// [`crate::Error::Parameter`] if they are not [`Bert`]'s, [`crate::Error::Io`] if the system refuses.
+/// [`crate::Error::Parameter`] if they are not those of a [`Bert`] of this configuration, [`crate::Error::Io`] if the system refuses.
 pub fn write(path: &Path, config: &BertConfig, weights: &BTreeMap<String, HostTensor>) -> Result<()> {
+    // Layers of a program's own by these names would be read as the model's.
+    for (name, is_own) in [(POOLER, config.pooler), (CLASSIFIER, config.num_labels > 0)] {
+        if weights.contains_key(name) && !is_own {
+            let what = "is no part of a model of this configuration, and would be read as one".to_owned();
+            return Err(Error::Parameter { name: name.to_owned(), what });
+        }
+    }
     checkpoint::write_as(path, &to_theirs(weights.clone())?, &single_file_metadata(config.identity()), Storage::F32)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wgrad::Error;
+use wgrad::checkpoint::{Checkpoint, HostTensor};
 use wgrad::data::{ImageOptions, ImageSource, Loader, LoaderOptions, digits};
 use wgrad::gpu::Gpu;
 use wgrad::ltd::{RandomLtd, Schedule};
@@ -27,7 +28,7 @@ use crate::shared::training::ltd::{LtdOptions, LtdSettings};
 use crate::shared::training::optimisation::{Optimisation, OptimisationOptions, Plan};
 use crate::shared::training::output::Output;
 use crate::shared::training::report::{Course, Run, Which};
-use crate::shared::training::resume;
+use crate::shared::training::{resume, start};
 
 const DEPTH: usize = 3;
 /// Patches, and the class token.
@@ -188,6 +189,10 @@ impl Run for Results {
         &self.course
     }
 
+    fn course_mut(&mut self) -> &mut Course {
+        &mut self.course
+    }
+
     fn score(&self) -> f64 {
         0.5
     }
@@ -209,10 +214,20 @@ const REPORT: &str = r#"{"runs": [{"name": "random-ltd", "arm": "random-ltd", "s
     "evaluation_seconds": 0.3, "checkpoint_seconds": 0.1, "compilation_seconds": 0.1, "layer_tokens": 100,
     "layer_tokens_saved": 0.2, "peak_device_bytes": 1000}]}"#;
 
+/// Of [`weights`].
+const START: &str = r#"{"place": "/models/vit/model.safetensors", "crc32c": 1718623331}"#;
+
+/// Those that the run began with.
+fn weights() -> Checkpoint {
+    let tensor = HostTensor { shape: vec![2, 2], data: vec![0.0, 1.0, 2.0, 3.0] };
+    Checkpoint { tensors: [("head.weight".to_owned(), tensor)].into(), ..Checkpoint::default() }
+}
+
 /// The programs' part of a run's folder.
 fn run_folder() -> Reader {
     let files = [("args.json", ARGS), ("recipe.json", RECIPE), ("metrics.csv", METRICS), ("report.json", REPORT)];
-    let files = files.into_iter().chain([("steps.json", "12")]).map(|(name, text)| (name, text.as_bytes().to_vec()));
+    let files = files.into_iter().chain([("steps.json", "12"), ("start.json", START)]);
+    let files = files.map(|(name, text)| (name, text.as_bytes().to_vec()));
     let gpu = gpu();
     let read = move |folder: &Path, _| {
         go_on(&gpu, folder).map_err(|error| match error.downcast() {
@@ -233,6 +248,8 @@ fn run_folder() -> Reader {
 fn go_on(gpu: &Gpu, folder: &Path) -> anyhow::Result<()> {
     let Arguments { seed, output, device, options, ltd } = saved_args(folder)?;
     saved_recipe::<Recipe>(folder)?;
+    start::place(folder)?;
+    start::check(folder, &weights())?;
     for run in resume::finished::<Results>(folder)? {
         run.speed();
     }

@@ -74,12 +74,12 @@ pub fn resample_pos_embed(
 
 /// Weighted sums of the items, each `size` values, that `source` consists of.
 fn resampled(source: &[f32], size: usize, axis: &Axis<f64>) -> Vec<f32> {
-    let mut output = Vec::with_capacity(axis.spans.len() * size);
+    let mut output = Vec::with_capacity(axis.taps.len() * size);
     let mut sums = vec![0.0; size];
-    for span in &axis.spans {
+    for taps in &axis.taps {
         sums.fill(0.0);
-        let items = source.chunks_exact(size).skip(span.start).take(span.count);
-        for (item, weight) in items.zip(axis.weights(span)) {
+        let items = source.chunks_exact(size).skip(taps.start).take(taps.count);
+        for (item, weight) in items.zip(axis.weights(taps)) {
             for (sum, &value) in sums.iter_mut().zip(item) {
                 *sum += weight * f64::from(value);
             }
