@@ -62,8 +62,9 @@ impl Rehearsal {
     }
 }
 
-/// Steps of one kept length that are run: from the second on nothing new is allocated.
-const REPEATS: usize = 2;
+/// Steps of one kept length that are run at most, until one takes no more memory than those before. The second is the first
+/// that finds free buffers; in half precision, whose tensors are of two sizes, it may be the fourth or fifth that finds all.
+const MOST_REPEATS: usize = 8;
 /// Kept lengths that are looked at, of a schedule that visits more.
 const MOST_STAGES: usize = 32;
 
@@ -100,10 +101,10 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     let tokens = trainer.task().extent().tokens;
     let mut used = Vec::new();
     for stage in stages(&settings.drop, steps, tokens) {
-        for _ in 0..REPEATS {
+        settle(&dry, || {
             dry.take_usage();
-            trainer.rehearse(stage.first_step, &batch)?;
-        }
+            trainer.rehearse(stage.first_step, &batch)
+        })?;
         used.push(StepUse { stage, kernels: dry.take_usage() });
     }
     let peak = dry.memory().peak_allocated - empty;
@@ -114,15 +115,26 @@ pub fn rehearse<T: Task>(gpu: &Gpu, work: &Workload<'_, T>) -> Result<Rehearsal>
     Ok(Rehearsal { memory, products, steps: used })
 }
 
-/// The peak of an evaluation: from the second batch on nothing new is allocated.
+/// The peak of an evaluation.
 fn evaluation_of<T: Task>(dry: &Gpu, task: &T, samples: usize) -> Result<u64> {
     dry.trim();
     dry.reset_peak_memory();
     let batch = task.blank(samples)?;
-    for _ in 0..REPEATS {
-        no_grad(|| task.loss(&Part::whole(&batch), &[], &Mode::evaluation()))?;
-    }
+    settle(dry, || no_grad(|| task.loss(&Part::whole(&batch), &[], &Mode::evaluation())).map(drop))?;
     Ok(dry.memory().peak_allocated)
+}
+
+/// Does it over and over until the peak stays.
+fn settle(dry: &Gpu, mut again: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut peak = None;
+    for _ in 0..MOST_REPEATS {
+        again()?;
+        let now = Some(dry.memory().peak_allocated);
+        if std::mem::replace(&mut peak, now) == now {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The kept lengths to look at.

@@ -7,8 +7,11 @@ use wgrad::data::ImageBatch;
 use wgrad::gpu::{Gpu, GpuOptions};
 use wgrad::ltd::{PatchDrop, RandomLtd, Schedule, TokenDrop};
 use wgrad::models::vit::{Vit, VitConfig};
+use wgrad::nn::Precision;
 use wgrad::optim::Ema;
-use wgrad::train::{TrainSettings, Trainer, Workload, check_memory, cut_to_fit, estimate, rehearse, remedies};
+use wgrad::train::{
+    Classify, Task, TrainSettings, Trainer, Workload, check_memory, cut_to_fit, estimate, rehearse, remedies,
+};
 
 /// With R constant a step allocates nothing once it has warmed up, and finds the bind groups of the step before.
 #[test]
@@ -120,6 +123,23 @@ fn estimate_is_what_is_taken() {
             assert!((0.95..1.05).contains(&ratio), "{name}: {estimate:?}, {taken} were taken");
         }
     }
+}
+
+/// In half precision with stochastic depth, where steps find the free buffers in ever new places at first.
+#[test]
+fn estimates_go_on_until_the_peak_stays() {
+    let gpu = gpu();
+    let config = VitConfig { img_size: (64, 64), patch_size: 8, drop_path_rate: 0.1, ..VitConfig::custom(192, 12, 3) };
+    let settings = TrainSettings { precision: Precision::F16, ..settings(TokenDrop::None) };
+    let work = Workload { make: &making(&config), settings: &settings, batch: 8, steps: 8 };
+    let (estimate, before) = (estimate(&gpu, &work).unwrap(), gpu.memory());
+    let model = Vit::new(&gpu, config.clone(), 5).unwrap();
+    let mut trainer = Trainer::new(Classify::new(&model), settings.clone()).unwrap();
+    let batch = trainer.task().blank(8).unwrap();
+    for _ in 0..8 {
+        trainer.step(&batch).unwrap();
+    }
+    assert_eq!(gpu.memory().peak_allocated - before.allocated, estimate.peak);
 }
 
 /// The kernels of a rehearsed step are those that a step then dispatches, as often; and all of them can be compiled beforehand.
