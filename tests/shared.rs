@@ -303,7 +303,8 @@ fn exports_know_their_own_folders() {
     let names = expected.trim_start_matches("one of ").split(", ");
     let tokenizer: Vec<(&str, &[u8])> = names.map(|name| (name, &b"{}"[..])).collect();
     let whole = FolderOptions { tokenizer: &tokenizer, ..FolderOptions::default() };
-    let exports: [&dyn Fn(&Path) -> wgrad::Result<()>; 5] = [
+    type Export<'a> = &'a dyn Fn(&Path) -> wgrad::Result<()>;
+    let exports: [Export<'_>; 5] = [
         &|folder| gpt2::save(folder, &gpt, &whole),
         &|folder| gpt2::save_adapter(folder, &gpt, None),
         &|folder| export_hf(folder, &vit, &ExportOptions::default()),

@@ -16,6 +16,7 @@ use wgrad::models::vit::{
     export_timm, save_adapter,
 };
 use wgrad::nn::Classifier;
+use wgrad::optim::LrSchedule;
 use wgrad::train::{self, Classify, DeepSpeedConfig, LinearProbe, ModelType, STATE_FILE};
 
 use crate::args::{Args, ExportKind};
@@ -325,7 +326,7 @@ fn with_deepspeed(recipe: Recipe, config: Option<&DeepSpeedConfig>, has_chosen: 
 
 /// That its rate by layer tokens is planned for larger batches than the run has, if it is.
 fn of_fewer(config: &DeepSpeedConfig, batch: usize) -> Option<String> {
-    config.rate.as_ref().is_some_and(|rate| rate.follows_layer_tokens()).then(|| {
+    config.rate.as_ref().is_some_and(LrSchedule::follows_layer_tokens).then(|| {
         format!(
             "the configuration file's layer_token_lr_schedule is planned for batches of {}: with {batch} pictures the \
              rate comes to its end too late",
