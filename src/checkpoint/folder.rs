@@ -26,8 +26,8 @@ pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 /// The same within another file, as transformers 5 writes it with a tokenizer.
 pub(crate) const PROCESSOR_FILE: &str = "processor_config.json";
 
-/// A folder's files with the tokenizer, in any of the forms that it comes in, and with what generation begins from.
-pub(crate) const TOKENIZER_FILES: [&str; 9] = [
+/// A model's folder's files with the tokenizer, in any of the forms that it comes in, and with what generation begins from.
+pub const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -68,9 +68,10 @@ use std::fmt;
 pub(crate) use claims::{Claim, check_claims, check_kind, check_model_type, claims};
 pub use encode::{Storage, to_bytes};
 #[cfg(feature = "files")]
+pub use folder::TOKENIZER_FILES;
+#[cfg(feature = "files")]
 pub(crate) use folder::{
-    BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE, RUN_STATE, STATE_FILE, TOKENIZER_FILES, WEIGHTS_FILE,
-    open,
+    BEST_FILE, CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE, RUN_STATE, STATE_FILE, WEIGHTS_FILE, open,
 };
 #[cfg(feature = "files")]
 pub(crate) use labels::Labels;

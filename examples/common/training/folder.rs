@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use wgrad::checkpoint::TOKENIZER_FILES;
 use wgrad::train::STATE_FILE;
 
 use super::files;
@@ -17,19 +18,7 @@ const ARGS: &str = "args.json";
 const RECIPE: &str = "recipe.json";
 /// A model's tensors, as other libraries call their files.
 const WEIGHTS: [&str; 3] = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
-/// Its tokenizer, with what generation begins from.
-const TOKENIZER: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-];
-/// What exports hold besides [`WEIGHTS`] and [`TOKENIZER`].
+/// What exports hold besides [`WEIGHTS`] and [`TOKENIZER_FILES`].
 const EXPORTED: [&str; 5] = [
     "config.json",
     "preprocessor_config.json",
@@ -56,7 +45,7 @@ pub fn refuse_another(folder: &Path) -> Result<()> {
     if let Some(file) = ["best.safetensors", "last.safetensors", REPORT].into_iter().find(|file| has(file)) {
         bail!("--output {}: holds {file} of a run already; name another folder", folder.display());
     }
-    let of_model = WEIGHTS.into_iter().chain(TOKENIZER).find(|file| has(file));
+    let of_model = WEIGHTS.into_iter().chain(TOKENIZER_FILES).find(|file| has(file));
     // A run that ended before it was saved may have left its tokenizer.
     if let Some(file) = of_model.filter(|_| !has(ARGS)) {
         bail!("--output {}: holds a model's {file}; a folder of the run's own is needed", folder.display());
@@ -74,7 +63,7 @@ pub fn refuse_exports(folder: &Path, names: &[&str], goes_on: bool) -> Result<()
         let is_file = || entry.file_type().is_ok_and(|kind| kind.is_file());
         // What a killed write has left, and .DS_Store and the like, which stay.
         let is_hidden = name.starts_with('.') && (name.ends_with(".tmp") || is_file());
-        goes_on && (is_hidden || WEIGHTS.iter().chain(&TOKENIZER).chain(&EXPORTED).any(|own| *own == name))
+        goes_on && (is_hidden || WEIGHTS.iter().chain(&TOKENIZER_FILES).chain(&EXPORTED).any(|own| *own == name))
     };
     for path in names.iter().map(|name| folder.join(name)) {
         let is_free = match path.read_dir() {
