@@ -54,10 +54,8 @@ impl Folder<'_> {
             return Err(foreign(old, name));
         }
         // What a link leads to may lie on another file system, from which no file can be moved.
-        match here.first().filter(|_| folder.is_symlink()).map(|name| foreign(folder, name)) {
-            Some(refusal) => Err(refusal),
-            None => Ok(()),
-        }
+        let refused = here.first().filter(|_| folder.is_symlink());
+        refused.map_or(Ok(()), |name| Err(foreign(folder, name)))
     }
 
     fn swap(&self, Places { parent, folder, new, old }: &Places) -> Result<()> {
